@@ -1,0 +1,65 @@
+//! The numbers Kairo promises, each beside its baseline in one run.
+//!
+//! `cargo bench --bench bars` runs all of them, `cargo bench --bench bars -- rpc spawn` some. A contender and its
+//! baselines take turns, seven rounds or more, and what is compared is the median of the ratios of a round: the
+//! absolute figures belong to the machine, the ratios travel. CPU is that of the daemon, its worker threads, the
+//! kernel's workers on its behalf and the keeper; the clients and writers are not counted. Results are printed
+//! and written to `bench-results/NAME.json` in the target folder.
+//!
+//! The program starts itself again in other roles (`--role writer …`): see `support::roles`.
+
+#![forbid(unsafe_code)]
+
+mod framed;
+mod idle;
+mod idle_streams;
+mod lines;
+mod pty;
+mod rpc;
+mod slow_client;
+mod spawn;
+mod support;
+
+use support::report::Report;
+
+/// One bench.
+struct Bench {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&mut Report),
+}
+
+const fn bench(name: &'static str, what: &'static str, run: fn(&mut Report)) -> Bench {
+    Bench { name, what, run }
+}
+
+const BENCHES: &[Bench] = &[
+    bench("framed", "one stream to one subscriber in frames", framed::run),
+    bench("rpc", "calls, one after the other and 64 deep", rpc::run),
+    bench("spawn", "spawn to exit, 8 in flight", spawn::run),
+    bench("lines", "whole lines against chunks", lines::run),
+    bench("pty", "draining a terminal", pty::run),
+    bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
+    bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),
+    bench("idle", "a daemon with nothing to do", idle::run),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--role") {
+        return support::roles::play(&arguments[1..]);
+    }
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    for name in &wanted {
+        assert!(BENCHES.iter().any(|bench| bench.name == *name), "there is no bench called {name}");
+    }
+    let mut missed = 0;
+    for Bench { name, what, run } in BENCHES {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            let mut report = Report::new(name, what);
+            run(&mut report);
+            missed += report.finish();
+        }
+    }
+    println!("{missed} of the bars missed");
+}

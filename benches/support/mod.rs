@@ -1,0 +1,34 @@
+//! What the benches share: a daemon to measure, bulk clients, other roles of this program, statistics.
+
+pub(crate) mod daemon;
+pub(crate) mod flow;
+pub(crate) mod report;
+pub(crate) mod roles;
+
+#[allow(dead_code, reason = "the tests use what the benches don't")]
+#[path = "../../tests/daemon/support/processes.rs"]
+pub(crate) mod processes;
+#[allow(dead_code, reason = "the tests use what the benches don't")]
+#[path = "../../tests/daemon/support/raw.rs"]
+pub(crate) mod raw;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// Confines this thread, and what it starts from now on, to some cores.
+pub(crate) fn pin(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core).expect("a core's number fits a set");
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).expect("a thread may choose among its cores");
+}
+
+/// All cores.
+pub(crate) fn unpin() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // `available_parallelism` heeds the mask in force: ask the system how many there are.
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    let all: Vec<usize> = (0..online.map_or(cores, |online| online as usize)).collect();
+    pin(&all);
+}

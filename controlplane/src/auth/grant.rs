@@ -1,0 +1,67 @@
+//! Whether this principal may touch that process: one function, asked by calls, notices and events alike.
+//!
+//! Invariant: what a principal may not touch it is not told about either. The permission for the kind of deed is
+//! checked before, in [`policy`](crate::auth::policy).
+
+use crate::auth::principal::{Creator, Principal};
+
+/// True when `principal` may touch what `creator` started: the owner everything, a user what was started under
+/// its uid, a skill what it started itself, nobody nothing.
+pub fn may_touch(principal: &Principal, creator: &Creator) -> bool {
+    match principal {
+        Principal::Owner => true,
+        Principal::User { uid } => creator.uid == *uid,
+        Principal::Skill(skill) => {
+            skill.uid == creator.uid
+                && skill.session == creator.session
+                && (skill.name.is_none() || skill.name == creator.name)
+        }
+        Principal::Nobody { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::principal::Skill;
+
+    fn skill(uid: u32, session: Option<&str>, name: Option<&str>) -> Principal {
+        Principal::Skill(Skill { uid, session: session.map(Into::into), name: name.map(Into::into) })
+    }
+
+    #[test]
+    fn each_sees_its_own_and_nothing_else() {
+        let askers = [
+            Principal::User { uid: 1 },
+            Principal::User { uid: 2 },
+            skill(1, None, Some("a")),
+            skill(1, None, Some("b")),
+            skill(2, None, Some("a")),
+            skill(1, Some("s"), None),
+            skill(1, Some("t"), None),
+        ];
+        for (asking, asker) in askers.iter().enumerate() {
+            for (made, maker) in askers.iter().enumerate() {
+                let creator = maker.creator(0);
+                let same_user = matches!(asker, Principal::User { uid } if *uid == creator.uid);
+                assert_eq!(may_touch(asker, &creator), asking == made || same_user, "{asker} on {maker}'s");
+            }
+        }
+    }
+
+    #[test]
+    fn the_owner_touches_all_and_nobody_nothing() {
+        let creator = skill(3, Some("s"), Some("a")).creator(0);
+        assert!(may_touch(&Principal::Owner, &creator));
+        assert!(!may_touch(&Principal::Nobody { uid: 3 }, &creator));
+        assert!(!may_touch(&Principal::Nobody { uid: 0 }, &Principal::Nobody { uid: 0 }.creator(0)));
+    }
+
+    #[test]
+    fn a_skill_lowered_inside_its_session_sees_only_what_that_name_started() {
+        let whole = skill(1, Some("s"), None);
+        let part = skill(1, Some("s"), Some("a"));
+        assert!(may_touch(&whole, &part.creator(0)));
+        assert!(!may_touch(&part, &whole.creator(0)));
+    }
+}

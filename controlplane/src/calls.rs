@@ -1,0 +1,250 @@
+//! Calls: from a request to exactly one answer, now or later.
+//!
+//! ```text
+//!   request ──handler──▶ answer
+//!                 └────▶ park ──notice──▶ answer
+//!                          ├────timer───▶ E_TIMEOUT, what can be undone is
+//!                          └────cancel──▶ E_CANCELLED, the same
+//! ```
+//!
+//! Invariant: a parked call is in the table of calls and in its connection's list, or in neither; whoever takes it
+//! out answers it, and a connection that is gone has none. What methods do is in [`methods`](crate::methods).
+
+use crate::clock::after_ms;
+use crate::kernel::Kernel;
+use crate::state::{Call, Deed, Pending, Timer, Trace};
+use bytes::{Bytes, BytesMut};
+use kairo_dataplane::command::{Command, Commands};
+use kairo_dataplane::control::Moment;
+use kairo_dataplane::key::{ConnectionKey, ProcessKey, ReactorId, Ticket, TimerKey};
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::codec::raw::RawRef;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::limits::CALLS_IN_FLIGHT_MAX;
+use kairo_wire::method::{Method, params};
+use kairo_wire::methods::status::EndCause;
+use kairo_wire::request::Meta;
+use kairo_wire::response;
+use serde::Serialize;
+
+/// One call into the control plane: its time, where its replies go, what it decides.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    /// When.
+    pub at: Moment,
+    /// The connection whose replies go to `out.replies`.
+    pub here: Option<ConnectionKey>,
+    /// What is decided.
+    pub out: &'a mut Commands,
+}
+
+/// A request that is being looked at.
+#[derive(Debug)]
+pub(crate) struct Asking<'a> {
+    /// Who asks.
+    pub connection: ConnectionKey,
+    /// The call's id as it came.
+    pub id: RawRef<'a>,
+    /// What is called.
+    pub method: &'a str,
+    /// The parameters as they came.
+    pub params: RawRef<'a>,
+    /// What accompanies it; none if nothing does.
+    pub meta: Option<Meta<'a>>,
+}
+
+impl Asking<'_> {
+    /// The parameters, read.
+    pub(crate) fn read<M: Method>(&self) -> Result<M::Params, WireError> {
+        params::<M>(self.params)
+    }
+
+    /// What is said of the call's place in a larger story.
+    pub(crate) fn trace(&self) -> Trace {
+        let Some(meta) = &self.meta else { return Trace::default() };
+        let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
+        // version-traceid-parentid-flags (W3C Trace Context)
+        let trace = meta.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).map(str::to_owned);
+        Trace { correlation: text(&meta.correlation_id), causation: text(&meta.causation_id), trace }
+    }
+}
+
+impl Kernel {
+    /// Answers a call that was not parked.
+    pub(crate) fn answer<R: Serialize>(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, result: &R) {
+        self.send(turn, asking.connection, |buf, dialect| {
+            response::put_ok(buf, dialect, asking.id, result);
+        });
+    }
+
+    /// Answers a parked call.
+    pub(crate) fn resolve<R: Serialize>(&mut self, turn: &mut Turn<'_>, ticket: u64, result: &R) {
+        if let Some(call) = self.unpark(turn, ticket) {
+            self.send_late(turn, &call, |buf, dialect, id| response::put_ok(buf, dialect, id, result));
+        }
+    }
+
+    /// Answers a parked call with a failure.
+    pub(crate) fn reject(&mut self, turn: &mut Turn<'_>, ticket: u64, error: &WireError) {
+        if let Some(call) = self.unpark(turn, ticket) {
+            self.send_late(turn, &call, |buf, dialect, id| response::put_err(buf, dialect, id, error));
+        }
+    }
+
+    fn send_late(
+        &mut self,
+        turn: &mut Turn<'_>,
+        call: &Call,
+        put: impl FnOnce(&mut BytesMut, Dialect, RawRef<'_>),
+    ) {
+        self.send(turn, call.connection, |buf, dialect| put(buf, dialect, call.id.as_ref()));
+        self.close_if_over(turn, call.connection);
+    }
+
+    /// Puts a frame where it goes: with the replies of this turn, or on another connection.
+    pub(crate) fn send(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        put: impl FnOnce(&mut BytesMut, Dialect),
+    ) {
+        let Some(peer) = self.state.connections.get_mut(connection) else { return };
+        let dialect = peer.dialect;
+        if !peer.greeted {
+            peer.greeted = true;
+            self.state.audience.insert(connection);
+        }
+        if turn.here == Some(connection) {
+            put(&mut turn.out.replies, dialect);
+        } else {
+            let mut frame = BytesMut::new();
+            put(&mut frame, dialect);
+            turn.out.push(Command::Reply { connection, frame: frame.freeze() });
+        }
+    }
+
+    /// Puts a frame that is encoded already where it goes.
+    pub(crate) fn deliver(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, frame: Bytes) {
+        if turn.here == Some(connection) {
+            turn.out.replies.extend_from_slice(&frame);
+        } else if self.state.connections.get(connection).is_some() {
+            turn.out.push(Command::Reply { connection, frame });
+        }
+    }
+
+    /// Keeps a call until something happens. Returns its ticket.
+    pub(crate) fn park(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, pending: Pending) -> u64 {
+        let ticket = self.state.next_serial();
+        let deadline = self.deadline(turn, asking, ticket);
+        let call = Call {
+            connection: asking.connection,
+            id: asking.id.to_owned(),
+            deadline,
+            pending,
+        };
+        self.state.calls.insert(ticket, call);
+        if let Some(connection) = self.state.connections.get_mut(asking.connection) {
+            connection.calls.push(ticket);
+        }
+        ticket
+    }
+
+    fn deadline(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, ticket: u64) -> Option<TimerKey> {
+        let delay_ms = asking.meta.as_ref()?.deadline_ms?;
+        let timer = self.arm(turn, asking.connection.reactor, after_ms(turn.at, delay_ms));
+        self.state.timers.insert(timer.serial, Timer::Deadline { call: ticket });
+        Some(timer)
+    }
+
+    /// True when a connection may have one more call in flight.
+    pub(crate) fn has_room(&self, connection: ConnectionKey) -> bool {
+        self.state.connections.get(connection).is_some_and(|peer| peer.calls.len() < CALLS_IN_FLIGHT_MAX)
+    }
+
+    /// Takes a call out of the tables, with its timers.
+    fn unpark(&mut self, turn: &mut Turn<'_>, ticket: u64) -> Option<Call> {
+        let call = self.state.calls.remove(&ticket)?;
+        if let Some(connection) = self.state.connections.get_mut(call.connection) {
+            connection.calls.retain(|other| *other != ticket);
+        }
+        if let Some(timer) = call.deadline {
+            self.disarm(turn, timer);
+        }
+        match &call.pending {
+            Pending::Reuse { timer, .. } | Pending::Wait { timer: Some(timer), .. } => self.disarm(turn, *timer),
+            Pending::Wait { timer: None, .. }
+            | Pending::Spawn { .. }
+            | Pending::Deed { .. }
+            | Pending::Metrics => {}
+        }
+        Some(call)
+    }
+
+    /// Gives a call up: undoes what can be undone and answers with `error`.
+    pub(crate) fn abandon(&mut self, turn: &mut Turn<'_>, ticket: u64, error: &WireError, cause: EndCause) {
+        let Some(call) = self.state.calls.get(&ticket) else { return };
+        match &call.pending {
+            Pending::Deed { process, deed: Deed::Write { .. }, sent: true } => {
+                let process = ProcessKey { home: self.home(*process, call.connection.reactor), serial: *process };
+                turn.out.push(Command::AbandonWrite { process, ticket: Ticket(ticket) });
+            }
+            Pending::Spawn { process } => {
+                let (process, by) = (*process, self.ended_by(call.connection, cause));
+                self.doom(turn, process, by);
+            }
+            // A signal can't be taken back, a wait and a reading leave nothing behind.
+            Pending::Deed { .. } | Pending::Wait { .. } | Pending::Reuse { .. } | Pending::Metrics => {}
+        }
+        self.reject(turn, ticket, error);
+    }
+
+    /// Forgets the calls of a connection that is gone. What they asked for goes on, but waiting for an id.
+    pub(crate) fn drop_calls(&mut self, turn: &mut Turn<'_>, tickets: Vec<u64>) {
+        for ticket in tickets {
+            self.unpark(turn, ticket);
+        }
+    }
+
+    /// Gives up every call of a connection whose id is `id`. True if there was one.
+    pub(crate) fn cancel(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: &[u8]) -> bool {
+        let Some(peer) = self.state.connections.get(connection) else { return false };
+        let calls = &self.state.calls;
+        let is_meant = |ticket: &&u64| calls.get(ticket).is_some_and(|call| call.id.bytes() == id);
+        let tickets: Vec<u64> = peer.calls.iter().filter(is_meant).copied().collect();
+        let error = WireError::new(Code::Cancelled, "abandoned with kernel.cancel");
+        for ticket in &tickets {
+            self.abandon(turn, *ticket, &error, EndCause::Kill);
+        }
+        !tickets.is_empty()
+    }
+
+    /// Arms a new timer; the caller says in `state.timers` what it is for.
+    pub(crate) fn arm(&mut self, turn: &mut Turn<'_>, home: ReactorId, at_ns: u64) -> TimerKey {
+        let timer = TimerKey { home, serial: self.state.next_serial() };
+        turn.out.push(Command::Arm { timer, at_ns });
+        timer
+    }
+
+    /// Disarms a timer that may have rung.
+    pub(crate) fn disarm(&mut self, turn: &mut Turn<'_>, timer: TimerKey) {
+        if self.state.timers.remove(&timer.serial).is_some() {
+            turn.out.push(Command::Disarm { timer });
+        }
+    }
+
+    /// Closes a connection that sends no more, waits for nothing and is told nothing.
+    pub(crate) fn close_if_over(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey) {
+        let streams = &self.state.streams;
+        let Some(peer) = self.state.connections.get_mut(connection) else { return };
+        let listens = || peer.streams.iter().any(|stream| streams.get(stream).is_some_and(|s| s.is_live()));
+        if peer.half_closed && !peer.closing && peer.calls.is_empty() && peer.topics.is_empty() && !listens() {
+            peer.closing = true;
+            turn.out.push(Command::Close { connection });
+        }
+    }
+
+    /// The home of a process, which is `otherwise` once its record is gone.
+    fn home(&self, process: u64, otherwise: ReactorId) -> ReactorId {
+        self.state.processes.get(&process).map_or(otherwise, |process| process.key.home)
+    }
+}

@@ -1,0 +1,147 @@
+//! What the control plane is told about the machine and about its own limits, once, before it starts.
+//!
+//! Nothing in this crate reads the environment, a file or the user database: whoever starts a kernel reads them
+//! and hands them in here. Invariant: a configuration never changes while its kernel lives.
+
+use kairo_dataplane::command::{Credentials, HistorySize};
+use kairo_dataplane::limits::{HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
+use kairo_wire::methods::options::{Rlimit, SignalName};
+use kairo_wire::methods::system::Fact;
+use std::fmt;
+
+/// Everything a kernel is told.
+pub struct Config {
+    /// The daemon's user: its administrator.
+    pub owner_uid: u32,
+    /// The daemon's pid.
+    pub pid: i32,
+    /// The daemon's version.
+    pub version: String,
+    /// True in `kairo run`: descriptors of this process may be inherited by children and written to.
+    pub embedded: bool,
+    /// Where the daemon listens; children find it in `KAIRO_IPC_SOCKET`.
+    pub socket_path: Option<Vec<u8>>,
+    /// The environment at the daemon's start, names and values.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The users of the machine.
+    pub accounts: Box<dyn Accounts>,
+    /// What `kernel.doctor` answers.
+    pub facts: Vec<Fact>,
+    /// How long and how many.
+    pub limits: Limits,
+    /// What the operating system calls things.
+    pub numbers: Numbers,
+}
+
+impl fmt::Debug for Config {
+    /// Without the environment: it may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("owner_uid", &self.owner_uid)
+            .field("pid", &self.pid)
+            .field("version", &self.version)
+            .field("embedded", &self.embedded)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The user database. Called under the control plane's lock, so it must answer from memory.
+pub trait Accounts: Send {
+    /// The account of a user id.
+    fn by_uid(&self, uid: u32) -> Option<Account>;
+    /// The account of a name.
+    fn by_name(&self, name: &str) -> Option<Account>;
+}
+
+/// No users at all: for tests and machines without a database.
+#[derive(Clone, Copy, Debug)]
+pub struct NoAccounts;
+
+impl Accounts for NoAccounts {
+    fn by_uid(&self, _: u32) -> Option<Account> {
+        None
+    }
+    fn by_name(&self, _: &str) -> Option<Account> {
+        None
+    }
+}
+
+/// One user, as passwd(5) and group(5) tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Login name.
+    pub name: String,
+    /// User, group, and the groups it is a member of.
+    pub credentials: Credentials,
+    /// Home folder.
+    pub home: Vec<u8>,
+    /// Login shell.
+    pub shell: Vec<u8>,
+}
+
+/// How long and how many. Times are milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Between SIGTERM and SIGKILL of `process.kill`.
+    pub kill_grace_ms: u64,
+    /// The same, once a spawn wants the id.
+    pub reuse_grace_ms: u64,
+    /// How long that spawn waits for the tree to be gone.
+    pub reuse_wait_ms: u64,
+    /// How long an exited process is remembered.
+    pub retention_ms: u64,
+    /// How many exited processes are remembered.
+    pub retained_max: usize,
+    /// Topic subscriptions of one connection.
+    pub topics_max: usize,
+    /// Stream subscriptions of one connection that are being served.
+    pub streams_max: usize,
+    /// Output kept of a process by default.
+    pub history: HistorySize,
+    /// Pipe size asked for by default, bytes.
+    pub pipe_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            kill_grace_ms: 5_000,
+            reuse_grace_ms: 2_000,
+            reuse_wait_ms: 4_000,
+            retention_ms: 3_600_000,
+            retained_max: 10_000,
+            topics_max: 256,
+            streams_max: 4_096,
+            history: HistorySize { head_bytes: HISTORY_HEAD_BYTES, tail_bytes: HISTORY_TAIL_BYTES },
+            pipe_bytes: PIPE_BYTES,
+        }
+    }
+}
+
+/// Numbers that differ between operating systems.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// RLIMIT_* of setrlimit(2).
+    pub rlimit: fn(Rlimit) -> u32,
+    /// Of a signal.
+    pub signal: fn(&SignalName) -> i32,
+}
+
+impl Numbers {
+    /// Linux on x86, ARM and most others.
+    pub const LINUX: Numbers = Numbers {
+        rlimit: |resource| match resource {
+            Rlimit::Cpu => 0,
+            Rlimit::Fsize => 1,
+            Rlimit::Data => 2,
+            Rlimit::Stack => 3,
+            Rlimit::Core => 4,
+            Rlimit::Nproc => 6,
+            Rlimit::Nofile => 7,
+            Rlimit::Memlock => 8,
+            Rlimit::As => 9,
+        },
+        signal: SignalName::number,
+    };
+}

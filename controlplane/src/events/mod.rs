@@ -1,0 +1,5 @@
+//! What the kernel tells unasked: events of the bus to whoever subscribed, notices to whom they concern.
+
+pub mod pattern;
+
+pub(crate) mod bus;

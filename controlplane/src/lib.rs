@@ -1,0 +1,1 @@
+//! Identity, authorization, sessions, events and methods: every decision, no stream byte

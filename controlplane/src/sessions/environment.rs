@@ -1,0 +1,86 @@
+//! The environment of a child: a short list from the daemon's own, what the request gives, and three names of ours.
+//!
+//! Secrets of the daemon's environment never reach a child by accident: what is not on the list stays. Precedence,
+//! lowest first: the daemon's, the account's, the request's, the kernel's. The same `PATH` that the child sees finds its program.
+
+use crate::config::{Account, Config};
+use std::collections::BTreeMap;
+
+/// Names and values.
+pub(crate) type Variables = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Names a child gets from the daemon's environment; `LC_*` besides.
+const INHERITED: [&str; 10] =
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TERM", "TMPDIR", "XDG_RUNTIME_DIR"];
+
+/// Where a program is looked for if nobody names a `PATH`.
+const SEARCH_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a terminal is called if nobody says.
+const TERMINAL: &[u8] = b"xterm-256color";
+
+/// What goes into an environment.
+#[derive(Debug)]
+pub(crate) struct Ingredients<'a> {
+    /// The user the child becomes, if it isn't the daemon's.
+    pub account: Option<&'a Account>,
+    /// Of the request.
+    pub given: Variables,
+    /// Take the daemon's environment whole.
+    pub inherit: bool,
+    /// It gets a terminal.
+    pub terminal: bool,
+    /// `KAIRO_SESSION`.
+    pub session: &'a str,
+    /// `KAIRO_PROCESS_ID`.
+    pub process_id: &'a str,
+}
+
+/// Mixes them.
+pub(crate) fn compose(config: &Config, from: Ingredients<'_>) -> Variables {
+    let mut all: Variables = config
+        .environment
+        .iter()
+        .filter(|(name, _)| if from.inherit { !is_ours(name) } else { is_inherited(name) })
+        .cloned()
+        .collect();
+    if let Some(account) = from.account {
+        all.insert(b"HOME".into(), account.home.clone());
+        all.insert(b"USER".into(), account.name.clone().into_bytes());
+        all.insert(b"LOGNAME".into(), account.name.clone().into_bytes());
+        all.insert(b"SHELL".into(), account.shell.clone());
+        // These name folders of the daemon's user.
+        all.remove(&b"XDG_RUNTIME_DIR"[..]);
+        all.remove(&b"TMPDIR"[..]);
+    }
+    all.extend(from.given);
+    all.entry(b"PATH".into()).or_insert_with(|| SEARCH_PATH.into());
+    if from.terminal {
+        all.entry(b"TERM".into()).or_insert_with(|| TERMINAL.into());
+    }
+    all.insert(b"KAIRO_SESSION".into(), from.session.into());
+    all.insert(b"KAIRO_PROCESS_ID".into(), from.process_id.into());
+    if let Some(path) = &config.socket_path {
+        all.insert(b"KAIRO_IPC_SOCKET".into(), path.clone());
+    }
+    all
+}
+
+/// The folders of `PATH`.
+pub(crate) fn search_path(variables: &Variables) -> Vec<u8> {
+    variables.get(&b"PATH"[..]).cloned().unwrap_or_else(|| SEARCH_PATH.into())
+}
+
+/// As execve(2) takes them.
+pub(crate) fn lines(variables: &Variables) -> Vec<Vec<u8>> {
+    variables.iter().map(|(name, value)| [name, &b"="[..], value].concat()).collect()
+}
+
+fn is_inherited(name: &[u8]) -> bool {
+    name.starts_with(b"LC_") || INHERITED.iter().any(|inherited| inherited.as_bytes() == name)
+}
+
+/// Names a child must have from this kernel or not at all.
+fn is_ours(name: &[u8]) -> bool {
+    matches!(name, b"KAIRO_SESSION" | b"KAIRO_PROCESS_ID" | b"KAIRO_IPC_SOCKET")
+}

@@ -1,0 +1,403 @@
+//! Carrying a plan out: the id is claimed, the environment mixed, the command given, the record opened.
+//!
+//! Invariant: of any number of spawns that want one id at a time exactly one gets it; each other gets an error
+//! that says why. What a spawn may ask for is in [`plan`](crate::sessions::plan).
+
+use crate::auth::grant::may_touch;
+use crate::auth::principal::Principal;
+use crate::calls::{Asking, Turn};
+use crate::clock::after_ms;
+use crate::entropy::bits;
+use crate::kernel::Kernel;
+use crate::sessions::environment::{self, Ingredients, Variables};
+use crate::sessions::plan::Plan;
+use crate::state::{Pending, Phase, Process, Timer};
+use bytes::BytesMut;
+use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
+use kairo_dataplane::control::{SpawnFailure, SpawnStage, Tree};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey};
+use kairo_dataplane::meter::ProcessMeter;
+use kairo_wire::codec::encode::{Dialect, to_buf};
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::id::{ProcessId, SessionId};
+use serde::Serialize;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+/// Whether an id can be had.
+enum Claim {
+    /// Now.
+    Free,
+    /// When the tree of this process is gone.
+    Dying(u64),
+}
+
+/// What the keeper keeps of a session for a kernel that has lost its memory; opaque to it.
+#[derive(Serialize)]
+struct Record<'a> {
+    v: u32,
+    id: &'a ProcessId,
+    session: &'a SessionId,
+    owner: String,
+    #[serde(rename = "argvDigest")]
+    argv_digest: String,
+    #[serde(rename = "memoryBytes")]
+    memory_bytes: Option<u64>,
+    #[serde(rename = "cpuPercent")]
+    cpu_percent: Option<u32>,
+    pids: Option<u64>,
+}
+
+impl Kernel {
+    /// Starts a planned process for a call, or parks the call until the id is free.
+    pub(crate) fn spawn(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        plan: Plan,
+    ) -> Result<(), WireError> {
+        self.takes_spawns()?;
+        match self.claim(asking.connection, &plan.id)? {
+            Claim::Free => {
+                let process = self.launch(turn, asking.connection, plan);
+                let call = self.park(turn, asking, Pending::Spawn { process });
+                if let Some(process) = self.state.processes.get_mut(&process) {
+                    process.spawning = Some(call);
+                }
+            }
+            Claim::Dying(process) => {
+                self.hurry(turn, process);
+                let at_ns = after_ms(turn.at, self.config.limits.reuse_wait_ms);
+                let timer = self.arm(turn, asking.connection.reactor, at_ns);
+                let call = self.park(turn, asking, Pending::Reuse { plan: Box::new(plan), timer });
+                self.state.timers.insert(timer.serial, Timer::Patience { call });
+                if let Some(process) = self.state.processes.get_mut(&process) {
+                    process.heirs.push(call);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything can be started at all.
+    fn takes_spawns(&self) -> Result<(), WireError> {
+        if self.keeper_lost {
+            return Err(keeper_lost());
+        }
+        if self.stopping {
+            return Err(WireError::new(Code::Unavailable, "the kernel is stopping"));
+        }
+        Ok(())
+    }
+
+    fn claim(&self, connection: ConnectionKey, id: &ProcessId) -> Result<Claim, WireError> {
+        let Some(holder) = self.state.named(id) else { return Ok(Claim::Free) };
+        let principal = self.principal(connection);
+        let refused = |why: &str| {
+            Err(WireError::new(Code::AlreadyExists, format!("process {id}: {why}")).with("id", id.to_string()))
+        };
+        if !may_touch(principal, &holder.creator) {
+            return refused("the id belongs to somebody else");
+        }
+        if holder.tree_gone {
+            return Ok(Claim::Free);
+        }
+        if holder.phase == Phase::Exited || holder.killing.is_some() {
+            return Ok(Claim::Dying(holder.key.serial));
+        }
+        if holder.id != *id {
+            return refused("the id is taken by a process whose id has the same text and another type");
+        }
+        refused("it is still running")
+    }
+
+    /// The tree of a process is gone: the first spawn that waits for its id gets it, the others an error.
+    pub(crate) fn inherit(&mut self, turn: &mut Turn<'_>, heirs: Vec<u64>) {
+        for ticket in heirs {
+            let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
+            let connection = call.connection;
+            let Pending::Reuse { plan, timer } = &call.pending else { continue };
+            let (id, timer) = (plan.id.clone(), *timer);
+            if let Err(error) = self.takes_spawns() {
+                self.reject(turn, ticket, &error);
+                continue;
+            }
+            match self.claim(connection, &id) {
+                Ok(Claim::Free) => {
+                    self.disarm(turn, timer);
+                    let process = self.state.next_serial();
+                    let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
+                    let before = std::mem::replace(&mut call.pending, Pending::Spawn { process });
+                    let Pending::Reuse { plan, .. } = before else { continue };
+                    self.launch_as(turn, connection, *plan, process);
+                    if let Some(process) = self.state.processes.get_mut(&process) {
+                        process.spawning = Some(ticket);
+                    }
+                }
+                // Somebody was faster, and is alive.
+                Ok(Claim::Dying(_)) => self.reject(turn, ticket, &busy(&id)),
+                Err(error) => self.reject(turn, ticket, &error),
+            }
+        }
+    }
+
+    fn launch(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, plan: Plan) -> u64 {
+        let serial = self.state.next_serial();
+        self.launch_as(turn, connection, plan, serial);
+        serial
+    }
+
+    fn launch_as(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, plan: Plan, serial: u64) {
+        let key = ProcessKey { home: connection.reactor, serial };
+        let session = SessionId::new(bits(&mut *self.entropy) as u64);
+        let variables = environment::compose(
+            &self.config,
+            Ingredients {
+                account: plan.account.as_ref(),
+                given: plan.given.clone(),
+                inherit: plan.inherit_env,
+                terminal: plan.terminal().is_some(),
+                session: session.as_str(),
+                process_id: &plan.id.key(),
+            },
+        );
+        let meter = Arc::new(ProcessMeter::default());
+        turn.out.push(Command::Spawn(Box::new(Spawn {
+            process: key,
+            session: session.as_str().to_owned(),
+            argv: plan.argv.clone(),
+            env: environment::lines(&variables),
+            search_path: environment::search_path(&variables),
+            cwd: plan.cwd.clone(),
+            stdio: plan.stdio,
+            credentials: plan.account.as_ref().map(|account| account.credentials.clone()),
+            rlimits: plan.rlimits.clone(),
+            cgroup: plan.cgroup,
+            history: plan.history,
+            unread: plan.unread,
+            record: self.record(&plan, &session),
+            meter: Arc::clone(&meter),
+        })));
+        self.supersede(turn, &plan.id);
+        self.state.names.insert(plan.id.key().into(), serial);
+        self.state.sessions.insert(session.as_str().into(), serial);
+        if plan.guarded
+            && let Some(guardian) = self.state.connections.get_mut(connection)
+        {
+            guardian.wards.insert(serial);
+        }
+        let environment_digest = self.digest_of(&variables);
+        let process = open_record(turn, key, connection, session, plan, environment_digest, meter);
+        self.state.processes.insert(serial, Box::new(process));
+    }
+
+    /// What stays with the keeper.
+    fn record(&self, plan: &Plan, session: &SessionId) -> bytes::Bytes {
+        let mut digest = self.digester.build_hasher();
+        for argument in &plan.argv {
+            digest.write(argument);
+            digest.write_u8(0);
+        }
+        let record = Record {
+            v: 1,
+            id: &plan.id,
+            session,
+            owner: plan.creator.to_string(),
+            argv_digest: format!("{:016x}", digest.finish()),
+            memory_bytes: plan.cgroup.memory_bytes,
+            cpu_percent: plan.cgroup.cpu_percent,
+            pids: plan.cgroup.pids,
+        };
+        let mut buf = BytesMut::new();
+        if let Err(error) = to_buf(&mut buf, Dialect::Int64, &record) {
+            tracing::error!(component = "controlplane", processId = %plan.id, %error, "a session's record is empty");
+            buf.clear();
+        }
+        buf.freeze()
+    }
+
+    /// Equal environments have equal digests, and nobody without the kernel's key can try values out.
+    fn digest_of(&self, variables: &Variables) -> u64 {
+        let mut digest = self.digester.build_hasher();
+        for (name, value) in variables {
+            // These two differ in every life.
+            if name.starts_with(b"KAIRO_SESSION") || name.starts_with(b"KAIRO_PROCESS_ID") {
+                continue;
+            }
+            digest.write(name);
+            digest.write_u8(b'=');
+            digest.write(value);
+            digest.write_u8(0);
+        }
+        digest.finish()
+    }
+}
+
+fn open_record(
+    turn: &Turn<'_>,
+    key: ProcessKey,
+    connection: ConnectionKey,
+    session: SessionId,
+    plan: Plan,
+    environment_digest: u64,
+    meter: Arc<ProcessMeter>,
+) -> Process {
+    let terminal = plan.terminal();
+    let mut argv = plan.argv;
+    for place in plan.secret_args {
+        argv[place] = b"<secret>".to_vec();
+    }
+    let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+    Process {
+        key,
+        id: plan.id,
+        session,
+        creator: plan.creator,
+        guardian: plan.guarded.then_some(connection),
+        spawning: None,
+        phase: Phase::Starting,
+        tree_gone: false,
+        paused: false,
+        terminal,
+        argv,
+        cwd: plan.cwd,
+        environment_digest,
+        history: plan.history,
+        unread: plan.unread,
+        pid: 0,
+        start_ticks: 0,
+        tree: Tree::BestEffort,
+        limits: Vec::new(),
+        started: turn.at,
+        exited: None,
+        exit: None,
+        doom: None,
+        ended_by: None,
+        signalled: None,
+        killing: None,
+        ends: [None; 2],
+        open: [true, second],
+        meter,
+        waits: Vec::new(),
+        deferred: Vec::new(),
+        heirs: Vec::new(),
+        readers: Default::default(),
+        superseded: false,
+        retained_ns: None,
+        status: crate::sessions::report::running(None),
+        trace: plan.trace,
+    }
+}
+
+/// Nobody is there to start or signal anything.
+pub(crate) fn keeper_lost() -> WireError {
+    WireError::new(Code::KeeperLost, "the keeper is gone; start the kernel again")
+}
+
+/// An id that does not get free.
+pub(crate) fn busy(id: &ProcessId) -> WireError {
+    WireError::new(Code::Busy, format!("process {id}: its tree is still there")).with("id", id.to_string())
+}
+
+/// The error of a spawn that came to nothing. The messages hold the original's texts.
+pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireError {
+    let program = process.argv.first().map(|program| String::from_utf8_lossy(program)).unwrap_or_default();
+    let errno = failure.errno;
+    let error = match failure.stage {
+        SpawnStage::Exec => match errno {
+            ENOENT | ENOTDIR if program.contains('/') => {
+                let message = format!("ENOENT: no such file or directory, posix_spawn '{program}'");
+                WireError::new(Code::ExecutableNotFound, message).with("field", "command[0]")
+            }
+            ENOENT | ENOTDIR => {
+                let message = format!("Executable not found in $PATH: \"{program}\"");
+                WireError::new(Code::ExecutableNotFound, message).with("field", "command[0]")
+            }
+            EACCES | EPERM | ENOEXEC | EISDIR | ETXTBSY | ELIBBAD | ELOOP => {
+                let message = format!("{program}: {}, so it cannot be executed", errno_words(errno));
+                WireError::new(Code::NotExecutable, message).with("field", "command[0]")
+            }
+            E2BIG => {
+                let message = "command: argv and environment are too large for the operating system";
+                WireError::too_large("argumentsBytesMax", message).with("field", "command")
+            }
+            _ => failed(failure, &program),
+        },
+        SpawnStage::Cwd => {
+            let cwd = process.cwd.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let message = format!("{}, chdir '{cwd}'", errno_words(errno));
+            WireError::new(Code::Cwd, message).with("field", "options.cwd")
+        }
+        SpawnStage::Cgroup => {
+            let message = format!("no cgroup for the limits ({}); allowWeaker accepts less", errno_words(errno));
+            WireError::unsupported("options.limits", &message)
+        }
+        SpawnStage::Keeper => WireError::new(Code::KeeperLost, format!("the keeper does not answer (errno {errno})")),
+        SpawnStage::Resources
+        | SpawnStage::Fork
+        | SpawnStage::Rlimit
+        | SpawnStage::Credentials
+        | SpawnStage::Stdio => failed(failure, &program),
+    };
+    error.with("stage", stage(failure.stage)).with("errno", errno)
+}
+
+fn failed(failure: &SpawnFailure, program: &str) -> WireError {
+    let (stage, words) = (stage(failure.stage), errno_words(failure.errno));
+    WireError::new(Code::SpawnFailed, format!("{program}: {stage} failed: {words}"))
+}
+
+fn stage(stage: SpawnStage) -> &'static str {
+    match stage {
+        SpawnStage::Resources => "resources",
+        SpawnStage::Fork => "fork",
+        SpawnStage::Cgroup => "cgroup",
+        SpawnStage::Rlimit => "rlimit",
+        SpawnStage::Credentials => "credentials",
+        SpawnStage::Cwd => "cwd",
+        SpawnStage::Stdio => "stdio",
+        SpawnStage::Exec => "exec",
+        SpawnStage::Keeper => "keeper",
+    }
+}
+
+// errno(3); those that differ between systems are only ever shown as numbers.
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const E2BIG: i32 = 7;
+const ENOEXEC: i32 = 8;
+const EACCES: i32 = 13;
+const ENOTDIR: i32 = 20;
+const EISDIR: i32 = 21;
+const ETXTBSY: i32 = 26;
+const ELOOP: i32 = 40;
+const ELIBBAD: i32 = 80;
+
+fn errno_words(errno: i32) -> String {
+    let words = match errno {
+        EPERM => "EPERM: operation not permitted",
+        ENOENT => "ENOENT: no such file or directory",
+        E2BIG => "E2BIG: argument list too long",
+        ENOEXEC => "ENOEXEC: exec format error",
+        11 => "EAGAIN: too many processes or descriptors",
+        12 => "ENOMEM: out of memory",
+        EACCES => "EACCES: permission denied",
+        ENOTDIR => "ENOTDIR: not a directory",
+        EISDIR => "EISDIR: is a directory",
+        22 => "EINVAL: invalid argument",
+        23 | 24 => "EMFILE: too many open files",
+        ETXTBSY => "ETXTBSY: the file is being written",
+        ELOOP => "ELOOP: too many symbolic links",
+        _ => return format!("errno {errno}"),
+    };
+    words.to_owned()
+}
+
+/// The principal a connection has; nobody if it is gone.
+impl Kernel {
+    /// Of a live connection; a gone one has no rights.
+    pub(crate) fn principal(&self, connection: ConnectionKey) -> &Principal {
+        const GONE: &Principal = &Principal::Nobody { uid: u32::MAX };
+        self.state.connections.get(connection).map_or(GONE, |connection| &connection.principal)
+    }
+}

@@ -1,0 +1,19 @@
+//! Processes: from a request to a plan, from a plan to a child, from a child to its three ends, from its record
+//! to oblivion.
+//!
+//! ```text
+//!   request ─plan▶ Plan ─launch▶ Starting ──▶ Running ──▶ Exited ──▶ tree gone, streams closed ─retention▶ forgotten
+//!                     └ waits for its id ┘       └─ending─▶ SIGTERM … SIGKILL
+//! ```
+//!
+//! Invariant: an id names at most one process that is not over. The methods that ask for all this are in
+//! [`methods::process`](crate::methods::process), readers of the output in [`readers`].
+
+pub(crate) mod ending;
+pub(crate) mod environment;
+pub(crate) mod launch;
+pub(crate) mod lifecycle;
+pub(crate) mod plan;
+pub(crate) mod readers;
+pub(crate) mod report;
+pub(crate) mod retention;

@@ -1,0 +1,302 @@
+//! A spawn, checked: what was asked for becomes a plan that can be carried out, or an error that names the field.
+//!
+//! Nothing is ignored: an option is carried out or refused. What the wire's types rule out (a NUL in an argument,
+//! a terminal without extent) doesn't get here. A plan holds no reference to the request, so it can
+//! wait for its id to be free. How it is carried out is in [`launch`](crate::sessions::launch).
+
+use crate::auth::principal::{Creator, Principal};
+use crate::config::{Account, Config};
+use crate::sessions::environment::Variables;
+use crate::state::{Connection, Trace};
+use kairo_dataplane::command::{
+    CgroupLimits, Credentials, HistorySize, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
+};
+use kairo_dataplane::limits::HISTORY_BYTES_MAX;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::id::ProcessId;
+use kairo_wire::limits::ARGUMENTS_BYTES_MAX;
+use kairo_wire::methods::options::{
+    self, HistoryOption, OnDisconnect, SpawnOptions, StderrOption, StdinOption, User, WhenUnread,
+};
+use kairo_wire::methods::process::SpawnParams;
+
+/// Longest single argument or variable, bytes, its NUL not counted (execve(2), MAX_ARG_STRLEN).
+const STRING_BYTES_MAX: usize = 131_071;
+/// Smallest tail of a history, bytes.
+const TAIL_BYTES_MIN: u32 = 4_096;
+/// Pipe sizes that may be asked for, bytes; what is in force is in the status.
+const PIPE_BYTES: std::ops::RangeInclusive<u32> = 4_096..=(1 << 30);
+
+/// What is going to be started.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Its name on the wire.
+    pub id: ProcessId,
+    /// Who starts it.
+    pub creator: Creator,
+    /// argv.
+    pub argv: Vec<Vec<u8>>,
+    /// Which of it is secret.
+    pub secret_args: Vec<usize>,
+    /// Variables of the request.
+    pub given: Variables,
+    /// Begin with the daemon's environment.
+    pub inherit_env: bool,
+    /// Where it works; none is where the keeper does.
+    pub cwd: Option<Vec<u8>>,
+    /// Its descriptors.
+    pub stdio: Stdio,
+    /// Whom it becomes, if not the daemon's user.
+    pub account: Option<Account>,
+    /// setrlimit(2).
+    pub rlimits: Vec<(u32, u64)>,
+    /// Of its cgroup.
+    pub cgroup: CgroupLimits,
+    /// How much is kept.
+    pub history: HistorySize,
+    /// What an unread output does.
+    pub unread: Unread,
+    /// It dies with its connection.
+    pub guarded: bool,
+    /// Of the request.
+    pub trace: Trace,
+}
+
+impl Plan {
+    /// Its terminal's size.
+    pub(crate) fn terminal(&self) -> Option<TerminalSize> {
+        match self.stdio {
+            Stdio::Pty(size) => Some(size),
+            Stdio::Pipes { .. } => None,
+        }
+    }
+}
+
+/// Checks a request of the peer behind `connection`.
+pub(crate) fn check(config: &Config, connection: &Connection, params: SpawnParams) -> Result<Plan, WireError> {
+    let asked = params.options.map(|options| *options).unwrap_or_default();
+    let owner = connection.principal == Principal::Owner;
+    if asked.sandbox.is_some() {
+        return Err(WireError::unsupported("options.sandbox", "containment is not part of this kernel yet"));
+    }
+    if asked.inherit_env && !owner {
+        return Err(WireError::denied("process.spawn", "options.inheritEnv is the owner's only"));
+    }
+    let argv: Vec<Vec<u8>> = params.command.into_iter().map(|argument| argument.into_bytes()).collect();
+    let given = variables(&asked)?;
+    arguments(&argv, &given)?;
+    let account = account(config, connection, asked.user.as_ref())?;
+    let cwd = folder(&asked, account.as_ref())?;
+    let secret_args = secrets(&asked, argv.len())?;
+    let limits = asked.limits.clone().unwrap_or_default();
+    Ok(Plan {
+        id: params.id,
+        creator: connection.principal.creator(config.owner_uid),
+        secret_args,
+        given,
+        inherit_env: asked.inherit_env,
+        cwd,
+        stdio: stdio(config, owner, &asked)?,
+        account,
+        rlimits: limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect(),
+        cgroup: cgroup(&limits, asked.allow_weaker)?,
+        history: history(config, asked.history)?,
+        unread: match asked.when_unread {
+            WhenUnread::Drop => Unread::Drop,
+            WhenUnread::Block => Unread::Block,
+        },
+        guarded: asked.on_disconnect == OnDisconnect::Kill,
+        trace: Trace::default(),
+        argv,
+    })
+}
+
+fn variables(asked: &SpawnOptions) -> Result<Variables, WireError> {
+    let mut given = Variables::new();
+    for (name, value) in &asked.env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let field = format!("options.env.{name}");
+            return Err(WireError::invalid(&field, "a variable's name is not empty and has no '=' and no NUL"));
+        }
+        given.insert(name.clone().into_bytes(), value.as_bytes().to_vec());
+    }
+    Ok(given)
+}
+
+fn arguments(argv: &[Vec<u8>], given: &Variables) -> Result<(), WireError> {
+    match argv.first() {
+        None => return Err(WireError::invalid("command", "names at least a program")),
+        Some(program) if program.is_empty() => {
+            return Err(WireError::invalid("command[0]", "the program's name is not empty"));
+        }
+        Some(_) => {}
+    }
+    let mut total = 0;
+    for (nth, argument) in argv.iter().enumerate() {
+        if argument.len() > STRING_BYTES_MAX {
+            return Err(too_large(&format!("command[{nth}]"), argument.len(), STRING_BYTES_MAX));
+        }
+        // A pointer each, as execve(2) counts.
+        total += argument.len() + 9;
+    }
+    for (name, value) in given {
+        let length = name.len() + value.len() + 1;
+        if length > STRING_BYTES_MAX {
+            let field = format!("options.env.{}", String::from_utf8_lossy(name));
+            return Err(too_large(&field, length, STRING_BYTES_MAX));
+        }
+        total += length + 9;
+    }
+    if total > ARGUMENTS_BYTES_MAX {
+        return Err(too_large("command", total, ARGUMENTS_BYTES_MAX));
+    }
+    Ok(())
+}
+
+fn too_large(field: &str, bytes: usize, bound: usize) -> WireError {
+    let message = format!("{field}: {bytes} bytes are over the limit of {bound}");
+    WireError::too_large("argumentsBytesMax", message).with("field", field)
+}
+
+/// Whom the child becomes: none for the daemon's own user.
+fn account(
+    config: &Config,
+    connection: &Connection,
+    wanted: Option<&User>,
+) -> Result<Option<Account>, WireError> {
+    let caller = connection.principal.uid(config.owner_uid);
+    let (uid, named) = match wanted {
+        None => (caller, None),
+        Some(User::Uid(uid)) => (*uid, config.accounts.by_uid(*uid)),
+        Some(User::Name(name)) => match config.accounts.by_name(name) {
+            Some(account) => (account.credentials.uid, Some(account)),
+            None => return Err(WireError::invalid("options.user", format!("there is no user {name:?}"))),
+        },
+    };
+    if uid != caller && !(config.owner_uid == 0 && connection.principal == Principal::Owner) {
+        return Err(WireError::denied("process.spawn", "options.user: only root may start programs as others"));
+    }
+    if uid == config.owner_uid {
+        return Ok(None);
+    }
+    if config.owner_uid != 0 {
+        return Err(WireError::denied("process.spawn", "this daemon can start programs for its own user only"));
+    }
+    let nameless = |gid: u32, groups: Vec<u32>| Account {
+        name: uid.to_string(),
+        credentials: Credentials { uid, gid, groups },
+        home: b"/".into(),
+        shell: b"/bin/sh".into(),
+    };
+    if uid == caller {
+        // The groups of the peer, as the operating system tells them, not those of the database.
+        let (gid, groups) = (connection.peer.gid, connection.peer.groups.clone());
+        let mut account = config.accounts.by_uid(uid).unwrap_or_else(|| nameless(gid, Vec::new()));
+        account.credentials = Credentials { uid, gid, groups };
+        return Ok(Some(account));
+    }
+    match named {
+        Some(account) => Ok(Some(account)),
+        None => Err(WireError::invalid("options.user", format!("there is no user {uid}"))),
+    }
+}
+
+fn folder(asked: &SpawnOptions, account: Option<&Account>) -> Result<Option<Vec<u8>>, WireError> {
+    match &asked.cwd {
+        None => Ok(account.map(|account| account.home.clone())),
+        Some(cwd) if cwd.as_bytes().is_empty() => {
+            Err(WireError::invalid("options.cwd", "a folder's name is not empty"))
+        }
+        Some(cwd) => Ok(Some(cwd.as_bytes().to_vec())),
+    }
+}
+
+fn secrets(asked: &SpawnOptions, count: usize) -> Result<Vec<usize>, WireError> {
+    for (nth, place) in asked.secret_args.iter().enumerate() {
+        if *place as usize >= count {
+            let field = format!("options.secretArgs[{nth}]");
+            return Err(WireError::invalid(&field, format!("the command has no argument {place}")));
+        }
+    }
+    Ok(asked.secret_args.iter().map(|place| *place as usize).collect())
+}
+
+fn stdio(config: &Config, owner: bool, asked: &SpawnOptions) -> Result<Stdio, WireError> {
+    let inherits = |field| {
+        if config.embedded && owner {
+            Ok(())
+        } else {
+            Err(WireError::unsupported(field, "only an embedded kernel has descriptors to inherit"))
+        }
+    };
+    if let Some(size) = asked.pty.0 {
+        if asked.stdin != StdinOption::Pipe || asked.stderr == StderrOption::Inherit {
+            let message = "options.pty: a terminal is all three standard descriptors";
+            return Err(WireError::new(Code::Conflict, message).with("field", "options.pty"));
+        }
+        return Ok(Stdio::Pty(terminal_size(size)));
+    }
+    let stdin = match asked.stdin {
+        StdinOption::Pipe => StdinSource::Pipe,
+        StdinOption::Null => StdinSource::Null,
+        StdinOption::Inherit => inherits("options.stdin").map(|()| StdinSource::Inherit)?,
+    };
+    let stderr = match asked.stderr {
+        StderrOption::Pipe => StderrTarget::Pipe,
+        StderrOption::Stdout => StderrTarget::Stdout,
+        StderrOption::Inherit => inherits("options.stderr").map(|()| StderrTarget::Inherit)?,
+    };
+    let pipe_bytes = asked.pipe_bytes.unwrap_or(config.limits.pipe_bytes);
+    if !PIPE_BYTES.contains(&pipe_bytes) {
+        let message = format!("{} to {} bytes", PIPE_BYTES.start(), PIPE_BYTES.end());
+        return Err(WireError::invalid("options.pipeBytes", message));
+    }
+    Ok(Stdio::Pipes { stdin, stderr, pipe_bytes })
+}
+
+/// The wire's size as the data plane's.
+pub(crate) fn terminal_size(size: options::TerminalSize) -> TerminalSize {
+    TerminalSize { rows: size.rows, cols: size.cols }
+}
+
+fn cgroup(limits: &options::Limits, allow_weaker: bool) -> Result<CgroupLimits, WireError> {
+    for (field, zero) in [
+        ("options.limits.cpu", limits.cpu == Some(0)),
+        ("options.limits.memory", limits.memory == Some(0)),
+        ("options.limits.pids", limits.pids == Some(0)),
+    ] {
+        if zero {
+            return Err(WireError::invalid(field, "a limit is at least 1"));
+        }
+    }
+    let memory_bytes = match limits.memory {
+        None => None,
+        Some(mib) => match mib.checked_mul(1 << 20) {
+            Some(bytes) => Some(bytes),
+            None => return Err(WireError::invalid("options.limits.memory", "more than there can be")),
+        },
+    };
+    Ok(CgroupLimits { memory_bytes, cpu_percent: limits.cpu, pids: limits.pids, allow_weaker })
+}
+
+fn history(config: &Config, asked: HistoryOption) -> Result<HistorySize, WireError> {
+    let usual = config.limits.history;
+    let (head_bytes, tail_bytes) = match asked {
+        HistoryOption::Default => return Ok(usual),
+        HistoryOption::None => {
+            return Err(WireError::unsupported("options.history", "streams without history come with the relay"));
+        }
+        HistoryOption::Sizes { head_bytes, tail_bytes } => {
+            (head_bytes.unwrap_or(usual.head_bytes), tail_bytes.unwrap_or(usual.tail_bytes))
+        }
+    };
+    if head_bytes > HISTORY_BYTES_MAX {
+        let message = format!("at most {HISTORY_BYTES_MAX} bytes");
+        return Err(WireError::invalid("options.history.headBytes", message));
+    }
+    if !(TAIL_BYTES_MIN..=HISTORY_BYTES_MAX).contains(&tail_bytes) {
+        let message = format!("{TAIL_BYTES_MIN} to {HISTORY_BYTES_MAX} bytes");
+        return Err(WireError::invalid("options.history.tailBytes", message));
+    }
+    Ok(HistorySize { head_bytes, tail_bytes })
+}

@@ -1,0 +1,283 @@
+//! Readers of processes: one that waits for its process, one that reads, one that follows an id into its next life.
+//!
+//! ```text
+//!   subscribe ─┬─ no such process ─▶ Waiting ──spawned──▶ Reading ──drained──▶ Following ──spawned again──▶ Reading …
+//!              └─ there is one ─────────────────────────▶ Reading
+//! ```
+//!
+//! Invariant: a reader is in `waiting` under its target's id exactly while it waits or follows, and in its process's
+//! `readers` exactly while it reads. The bytes themselves, and who waits for whom, are the data plane's.
+
+use crate::auth::grant::may_touch;
+use crate::calls::Turn;
+use crate::clock::after_ms;
+use crate::kernel::Kernel;
+use crate::state::{Named, Phase, Place, StreamSubscription, Timer, Wish};
+use bytes::Bytes;
+use kairo_dataplane::command::{Command, From, Sink, Subscribe};
+use kairo_dataplane::key::{ConnectionKey, SubscriptionKey};
+use kairo_dataplane::meter::ReaderMeter;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::event::{StreamEndReason, StreamEndRecord, put_notice};
+use kairo_wire::id::{ProcessId, SubscriptionId};
+use kairo_wire::limits::{WAITING_SUBSCRIPTION_MS, WAITING_SUBSCRIPTIONS_MAX};
+use kairo_wire::methods::stream::StreamName;
+use std::sync::Arc;
+
+/// Readers of one connection that follow ids without reading; the oldest goes when there is one more.
+const FOLLOWING_MAX: usize = 1_024;
+
+/// How a reader leaves.
+#[derive(Debug)]
+pub(crate) enum Departure {
+    /// Its client asked; the frame goes to the connection after the last of its bytes.
+    Asked(ConnectionKey, Bytes),
+    /// Its client is gone, or what it read.
+    Unasked,
+}
+
+impl StreamSubscription {
+    /// True when bytes can come of it without another spawn of an id that has been.
+    pub(crate) fn is_live(&self) -> bool {
+        match self.place {
+            Place::Waiting { .. } | Place::Reading { .. } => true,
+            Place::Following { .. } => false,
+        }
+    }
+}
+
+impl Kernel {
+    /// Adds a reader under a fresh name: it reads what its target names now, or waits for it.
+    pub(crate) fn add_reader(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        id: SubscriptionId,
+        target: ProcessId,
+        wish: Wish,
+    ) -> Result<(), WireError> {
+        let process = self.readable(&target);
+        self.has_room_for_reader(connection, process.is_none())?;
+        let serial = self.state.next_serial();
+        self.state.subscriptions.insert(id.shared(), Named::Stream(serial));
+        let place = match process {
+            Some(process) => self.read(turn, serial, connection, &id, wish, process, wish.from),
+            None => {
+                let timer = self.arm(turn, connection.reactor, after_ms(turn.at, WAITING_SUBSCRIPTION_MS));
+                self.state.timers.insert(timer.serial, Timer::Waiting { stream: serial });
+                self.state.waiting.entry(target.key().into()).or_default().push(serial);
+                Place::Waiting { timer }
+            }
+        };
+        if let Some(peer) = self.state.connections.get_mut(connection) {
+            peer.streams.insert(serial);
+            peer.waiting += usize::from(process.is_none());
+        }
+        self.state.streams.insert(serial, StreamSubscription { id, connection, target, wish, place });
+        Ok(())
+    }
+
+    /// The process of an id whose streams are there to be read.
+    fn readable(&self, target: &ProcessId) -> Option<u64> {
+        self.state.exactly(target).filter(|process| process.phase != Phase::Starting).map(|p| p.key.serial)
+    }
+
+    fn has_room_for_reader(&self, connection: ConnectionKey, must_wait: bool) -> Result<(), WireError> {
+        let Some(peer) = self.state.connections.get(connection) else {
+            return Err(WireError::new(Code::Internal, "the connection is gone"));
+        };
+        let limit = self.config.limits.streams_max;
+        if peer.streams.len() - peer.following.len() >= limit {
+            return Err(WireError::new(Code::Busy, format!("a connection has at most {limit} subscriptions")));
+        }
+        if must_wait && peer.waiting >= WAITING_SUBSCRIPTIONS_MAX {
+            let message = format!("{WAITING_SUBSCRIPTIONS_MAX} subscriptions of this connection wait already");
+            return Err(WireError::new(Code::Busy, message).with("limit", "waitingSubscriptionsMax"));
+        }
+        Ok(())
+    }
+
+    /// Has the data plane read for a subscription. Returns where the subscription then stands.
+    #[expect(clippy::too_many_arguments, reason = "a subscription's parts, before or after it is in its table")]
+    fn read(
+        &mut self,
+        turn: &mut Turn<'_>,
+        serial: u64,
+        connection: ConnectionKey,
+        id: &SubscriptionId,
+        wish: Wish,
+        process: u64,
+        from: From,
+    ) -> Place {
+        let (chunk_bytes_max, records) = match self.state.connections.get(connection) {
+            Some(peer) => (peer.chunk_bytes_max, peer.records),
+            None => (kairo_wire::limits::CHUNK_V1_BYTES_MAX as u32, false),
+        };
+        let name = self.state.next_serial();
+        let mut home = connection.reactor;
+        let mut process_key = kairo_dataplane::key::ProcessKey { home, serial: process };
+        if let Some(process) = self.state.processes.get_mut(&process) {
+            process.readers.insert(serial);
+            process_key = process.key;
+            home = process.key.home;
+        }
+        let key = SubscriptionKey { home, serial: name };
+        let meter = Arc::new(ReaderMeter::default());
+        self.state.reading.insert(name, serial);
+        turn.out.push(Command::Subscribe(Box::new(Subscribe {
+            subscription: key,
+            id: id.shared(),
+            process: process_key,
+            stdout: wish.stdout,
+            stderr: wish.stderr,
+            from,
+            mode: wish.mode,
+            policy: wish.policy,
+            sink: match wish.descriptor {
+                Some(descriptor) => Sink::Descriptor(descriptor),
+                None => Sink::Frames { connection, chunk_bytes_max, records },
+            },
+            history_bytes: wish.history_bytes,
+            meter: Arc::clone(&meter),
+        })));
+        Place::Reading { key, process, meter }
+    }
+
+    /// A process runs: whoever waits for it, or follows its id from a former life of the same creator, reads it.
+    pub(crate) fn attach_waiting(&mut self, turn: &mut Turn<'_>, process: u64) {
+        let Some(there) = self.state.processes.get(&process) else { return };
+        let key = there.id.key().into_owned();
+        let Some(waiting) = self.state.waiting.get(key.as_str()) else { return };
+        for serial in waiting.clone() {
+            self.attach(turn, serial, process);
+        }
+    }
+
+    /// One that waits or follows reads `process`, if that is what it wants and may.
+    fn attach(&mut self, turn: &mut Turn<'_>, serial: u64, process: u64) {
+        let Some(stream) = self.state.streams.get(&serial) else { return };
+        let Some(there) = self.state.processes.get(&process) else { return };
+        let fits = match &stream.place {
+            Place::Waiting { .. } => true,
+            Place::Following { creator } => there.creator == *creator,
+            Place::Reading { .. } => false,
+        };
+        if !fits || there.id != stream.target || !may_touch(self.principal(stream.connection), &there.creator) {
+            return;
+        }
+        // It was there before the process: what comes next is the first byte. Offsets of a former life mean nothing.
+        let from = match (&stream.place, stream.wish.from) {
+            (Place::Waiting { .. }, From::At(offsets)) => From::At(offsets),
+            (Place::Waiting { .. } | Place::Following { .. } | Place::Reading { .. }, _) => From::Oldest,
+        };
+        let (connection, id, wish) = (stream.connection, stream.id.clone(), stream.wish);
+        self.unwait(turn, serial);
+        let place = self.read(turn, serial, connection, &id, wish, process, from);
+        if let Some(stream) = self.state.streams.get_mut(&serial) {
+            stream.place = place;
+        }
+    }
+
+    /// Takes a subscription out of the lists of those that wait or follow.
+    fn unwait(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(stream) = self.state.streams.get(&serial) else { return };
+        let connection = stream.connection;
+        let timer = match &stream.place {
+            Place::Waiting { timer } => Some(*timer),
+            Place::Following { .. } => None,
+            Place::Reading { .. } => return,
+        };
+        let key = stream.target.key().into_owned();
+        if let Some(waiting) = self.state.waiting.get_mut(key.as_str()) {
+            waiting.retain(|other| *other != serial);
+            if waiting.is_empty() {
+                self.state.waiting.remove(key.as_str());
+            }
+        }
+        if let Some(peer) = self.state.connections.get_mut(connection) {
+            peer.following.remove(&serial);
+            peer.waiting -= usize::from(timer.is_some());
+        }
+        if let Some(timer) = timer {
+            self.disarm(turn, timer);
+        }
+    }
+
+    /// The data plane has delivered everything of a process to a reader: it follows the id from now on.
+    pub(crate) fn drained(&mut self, turn: &mut Turn<'_>, key: SubscriptionKey) {
+        let Some(serial) = self.state.reading.remove(&key.serial) else { return };
+        let Some(stream) = self.state.streams.get_mut(&serial) else { return };
+        let Place::Reading { process, .. } = stream.place else { return };
+        let connection = stream.connection;
+        let Some(was) = self.state.processes.get_mut(&process) else { return };
+        was.readers.remove(&serial);
+        let (creator, superseded) = (was.creator.clone(), was.superseded);
+        stream.place = Place::Following { creator };
+        let target = stream.target.clone();
+        self.state.waiting.entry(target.key().into()).or_default().push(serial);
+        let mut oldest = None;
+        if let Some(peer) = self.state.connections.get_mut(connection) {
+            peer.following.insert(serial);
+            oldest = peer.following.first().copied().filter(|_| peer.following.len() > FOLLOWING_MAX);
+        }
+        if let Some(next) = self.readable(&target).filter(|_| superseded) {
+            self.attach(turn, serial, next);
+        }
+        if let Some(oldest) = oldest {
+            self.end_reader(turn, oldest, Departure::Unasked);
+        }
+        self.settle(turn, process);
+        self.close_if_over(turn, connection);
+    }
+
+    /// Nobody has spawned what a subscription waits for.
+    pub(crate) fn waited_enough(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(stream) = self.state.streams.get(&serial) else { return };
+        let (id, connection, wish) = (stream.id.clone(), stream.connection, stream.wish);
+        let records = self.state.connections.get(connection).is_some_and(|peer| peer.records);
+        for (stream, wanted) in [(StreamName::Stdout, wish.stdout), (StreamName::Stderr, wish.stderr)] {
+            if !wanted || !records {
+                continue;
+            }
+            let subscription_id = id.clone();
+            let reason = StreamEndReason::Forgotten;
+            let record = StreamEndRecord { subscription_id, stream, total_bytes: 0, gap_bytes: 0, reason };
+            self.send(turn, connection, |buf, dialect| {
+                if let Err(error) = put_notice(buf, dialect, &record) {
+                    tracing::error!(component = "controlplane", %error, "a record was not sent");
+                }
+            });
+        }
+        self.end_reader(turn, serial, Departure::Unasked);
+    }
+
+    /// Ends a subscription, wherever it stands.
+    pub(crate) fn end_reader(&mut self, turn: &mut Turn<'_>, serial: u64, departure: Departure) {
+        self.unwait(turn, serial);
+        let Some(stream) = self.state.streams.remove(&serial) else { return };
+        self.state.subscriptions.remove(stream.id.as_str());
+        if let Some(peer) = self.state.connections.get_mut(stream.connection) {
+            peer.streams.remove(&serial);
+        }
+        let reply = match departure {
+            Departure::Asked(connection, frame) => Some((connection, frame)),
+            Departure::Unasked => None,
+        };
+        match stream.place {
+            Place::Reading { key, process, .. } => {
+                self.state.reading.remove(&key.serial);
+                turn.out.push(Command::Unsubscribe { subscription: key, reply });
+                if let Some(process) = self.state.processes.get_mut(&process) {
+                    process.readers.remove(&serial);
+                }
+                self.settle(turn, process);
+            }
+            Place::Waiting { .. } | Place::Following { .. } => {
+                if let Some((connection, frame)) = reply {
+                    self.deliver(turn, connection, frame);
+                }
+            }
+        }
+        self.close_if_over(turn, stream.connection);
+    }
+}

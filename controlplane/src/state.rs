@@ -1,0 +1,525 @@
+//! The tables of the state machine: connections, calls, processes, subscriptions, timers.
+//!
+//! ```text
+//!   connection ──calls──▶ call ──pending──▶ process ◀──names── id
+//!        │                                  ▲  ▲
+//!        ├──streams──▶ stream subscription ─┘  │        (a reader of one process, or waiting for one)
+//!        └──topics───▶ topic subscription      └─ session ── KAIRO_SESSION of its children
+//! ```
+//!
+//! Invariant: every arrow has its two ends; `Kernel::check` walks them all. Everything is named by a serial that
+//! is never reused, so a late notice misses instead of hitting a stranger. What changes the tables is in
+//! `kernel`, `calls`, `sessions` and `methods`.
+
+use crate::auth::principal::{Creator, Principal};
+use crate::entropy::{Entropy, Keyed, KeyedMap};
+use crate::events::pattern::Pattern;
+use crate::sessions::plan::Plan;
+use bytes::Bytes;
+use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Scope, TerminalSize, Unread};
+use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey, TimerKey};
+use kairo_dataplane::meter::{ProcessMeter, ReaderMeter};
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::id::{ProcessId, SessionId, SubscriptionId};
+use kairo_wire::methods::status::EndedBy;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+/// Hashes serials of our own making, which nobody can choose: one multiplication.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SerialHasher(u64);
+
+impl Hasher for SerialHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, serial: u64) {
+        self.0 = (self.0 ^ serial).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
+
+/// A table by serial.
+pub(crate) type SerialMap<V> = HashMap<u64, V, BuildHasherDefault<SerialHasher>>;
+
+/// All tables.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Peers.
+    pub connections: Connections,
+    /// Connections that have had a reply, and so may be told things unasked.
+    pub audience: BTreeSet<ConnectionKey>,
+    /// Unanswered calls by ticket.
+    pub calls: SerialMap<Call>,
+    /// Processes and the records of ended ones.
+    pub processes: SerialMap<Box<Process>>,
+    /// The newest process of each id, by the id's text form.
+    pub names: KeyedMap<Box<str>, u64>,
+    /// The process of each `KAIRO_SESSION`.
+    pub sessions: KeyedMap<Box<str>, u64>,
+    /// Readers.
+    pub streams: SerialMap<StreamSubscription>,
+    /// Readers by the serial the data plane knows them by.
+    pub reading: SerialMap<u64>,
+    /// Readers that wait for a process, by the text form of its id.
+    pub waiting: KeyedMap<Box<str>, Vec<u64>>,
+    /// Event subscriptions, in the order they were made.
+    pub topics: BTreeMap<u64, TopicSubscription>,
+    /// Both kinds by their name on the wire.
+    pub subscriptions: KeyedMap<Arc<str>, Named>,
+    /// Armed timers.
+    pub timers: SerialMap<Timer>,
+    /// Records of processes all of which is over, oldest first: (when, serial).
+    pub retained: BTreeSet<(u64, u64)>,
+    /// The timer that forgets the oldest record.
+    pub retention: Option<TimerKey>,
+    /// The last serial given out.
+    serial: u64,
+}
+
+impl State {
+    /// Empty tables, hashed under a fresh secret.
+    pub(crate) fn new(entropy: &mut dyn Entropy) -> State {
+        let keyed = Keyed::new(entropy);
+        State {
+            connections: Connections::default(),
+            audience: BTreeSet::new(),
+            calls: SerialMap::default(),
+            processes: SerialMap::default(),
+            names: KeyedMap::with_hasher(keyed),
+            sessions: KeyedMap::with_hasher(keyed),
+            streams: SerialMap::default(),
+            reading: SerialMap::default(),
+            waiting: KeyedMap::with_hasher(keyed),
+            topics: BTreeMap::new(),
+            subscriptions: KeyedMap::with_hasher(keyed),
+            timers: SerialMap::default(),
+            retained: BTreeSet::new(),
+            retention: None,
+            serial: 0,
+        }
+    }
+
+    /// A name nobody has had.
+    pub(crate) fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// The process an id names, of either form: `77` finds `"77"`.
+    pub(crate) fn named(&self, id: &ProcessId) -> Option<&Process> {
+        let serial = self.names.get(id.key().as_ref())?;
+        self.processes.get(serial).map(|process| &**process)
+    }
+
+    /// The same, if the id has the form the process was spawned with.
+    pub(crate) fn exactly(&self, id: &ProcessId) -> Option<&Process> {
+        self.named(id).filter(|process| process.id == *id)
+    }
+}
+
+/// Connections by the place their reactor gave them.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    reactors: Vec<Vec<Option<Box<Connection>>>>,
+}
+
+impl Connections {
+    /// Adds one; whoever was in its place is gone.
+    pub(crate) fn insert(&mut self, connection: Connection) {
+        let (reactor, slot) = (usize::from(connection.key.reactor.0), connection.key.slot as usize);
+        if self.reactors.len() <= reactor {
+            self.reactors.resize_with(reactor + 1, Vec::new);
+        }
+        let slots = &mut self.reactors[reactor];
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, || None);
+        }
+        slots[slot] = Some(Box::new(connection));
+    }
+
+    /// The one of this key, not a later one in the same place.
+    pub(crate) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
+        let slots = self.reactors.get(usize::from(key.reactor.0))?;
+        let connection = slots.get(key.slot as usize)?.as_deref()?;
+        (connection.key.generation == key.generation).then_some(connection)
+    }
+
+    /// The same, to change.
+    pub(crate) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
+        let connection = slots.get_mut(key.slot as usize)?.as_deref_mut()?;
+        (connection.key.generation == key.generation).then_some(connection)
+    }
+
+    /// Takes one out.
+    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Connection>> {
+        self.get(key)?;
+        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
+        let connection = slots.get_mut(key.slot as usize)?.take();
+        while slots.last().is_some_and(Option::is_none) {
+            slots.pop();
+        }
+        connection
+    }
+
+    /// All of them, by place.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.reactors.iter().flatten().flatten().map(|connection| &**connection)
+    }
+}
+
+/// A peer and what it has negotiated.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Its name.
+    pub key: ConnectionKey,
+    /// As the operating system told.
+    pub peer: Peer,
+    /// Whose rights it has.
+    pub principal: Principal,
+    /// How integers are written to it.
+    pub dialect: Dialect,
+    /// It takes offsets and records.
+    pub records: bool,
+    /// Largest chunk, bytes.
+    pub chunk_bytes_max: u32,
+    /// It has had a reply.
+    pub greeted: bool,
+    /// It sends no more.
+    pub half_closed: bool,
+    /// It was told to close; nothing is answered any more.
+    pub closing: bool,
+    /// Unanswered calls, oldest first.
+    pub calls: Vec<u64>,
+    /// Its readers.
+    pub streams: BTreeSet<u64>,
+    /// Those of them that have read a process and follow its id.
+    pub following: BTreeSet<u64>,
+    /// How many of them wait for a process that has never been.
+    pub waiting: usize,
+    /// Its event subscriptions.
+    pub topics: BTreeSet<u64>,
+    /// (busy, all) of `/proc/stat` at its last `system.get_metrics`.
+    pub cpu: Option<(u64, u64)>,
+    /// Processes that die with it, by serial.
+    pub wards: BTreeSet<u64>,
+}
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Who asked.
+    pub connection: ConnectionKey,
+    /// The id as it came.
+    pub id: Raw,
+    /// Rings when the caller's patience is over.
+    pub deadline: Option<TimerKey>,
+    /// What for.
+    pub pending: Pending,
+}
+
+/// What a call waits for.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// A child to run.
+    Spawn {
+        /// Which.
+        process: u64,
+    },
+    /// The id of a dying process to be free.
+    Reuse {
+        /// What is spawned then.
+        plan: Box<Plan>,
+        /// Rings when it has waited enough.
+        timer: TimerKey,
+    },
+    /// A child's end.
+    Wait {
+        /// Which.
+        process: u64,
+        /// Rings after `timeoutMs`.
+        timer: Option<TimerKey>,
+    },
+    /// Something done to a process by the data plane.
+    Deed {
+        /// To which.
+        process: u64,
+        /// What.
+        deed: Deed,
+        /// True exactly when its command was given; false while the child is being started.
+        sent: bool,
+    },
+    /// The files of `system.get_metrics`.
+    Metrics,
+}
+
+/// What is done to a process.
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    /// `process.kill`.
+    Kill {
+        /// The first signal.
+        signal: i32,
+        /// Until SIGKILL, milliseconds.
+        grace_ms: u64,
+        /// Whom.
+        scope: Scope,
+    },
+    /// `process.signal`.
+    Signal {
+        /// Number.
+        signal: i32,
+        /// Whom.
+        scope: Scope,
+    },
+    /// `process.pause`.
+    Pause,
+    /// `process.resume`.
+    Resume,
+    /// `process.stdin.write`.
+    Write {
+        /// What.
+        data: Bytes,
+    },
+    /// `process.stdin.close`.
+    CloseStdin,
+    /// `process.resize`.
+    Resize {
+        /// To what.
+        size: TerminalSize,
+    },
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// A call's `deadlineMs`.
+    Deadline {
+        /// Its ticket.
+        call: u64,
+    },
+    /// A call's own patience: `timeoutMs` of a wait, an id that won't get free.
+    Patience {
+        /// Its ticket.
+        call: u64,
+    },
+    /// SIGKILL for a process that did not heed SIGTERM.
+    Grace {
+        /// Which.
+        process: u64,
+    },
+    /// A subscription whose process does not come.
+    Waiting {
+        /// Which.
+        stream: u64,
+    },
+    /// The oldest record is due to be forgotten.
+    Retention,
+}
+
+/// A subscription found by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Of a process.
+    Stream(u64),
+    /// Of the bus.
+    Topic(u64),
+}
+
+/// How far a process's life has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its spawn is on the way.
+    Starting,
+    /// Its leader runs.
+    Running,
+    /// Its leader has ended.
+    Exited,
+    /// The keeper died with it: nobody knows.
+    Lost,
+}
+
+/// A process, from its spawn until its record is forgotten.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Its name in the data plane.
+    pub key: ProcessKey,
+    /// Its name on the wire.
+    pub id: ProcessId,
+    /// This life of it.
+    pub session: SessionId,
+    /// Who started it.
+    pub creator: Creator,
+    /// The connection that started it, if it is to die with that one.
+    pub guardian: Option<ConnectionKey>,
+    /// The unanswered spawn call.
+    pub spawning: Option<u64>,
+    /// Where its life is.
+    pub phase: Phase,
+    /// Nobody of its tree is left, or nobody can tell.
+    pub tree_gone: bool,
+    /// It was stopped by `process.pause`.
+    pub paused: bool,
+    /// Its terminal's size.
+    pub terminal: Option<TerminalSize>,
+    /// What it was started with.
+    pub argv: Vec<Vec<u8>>,
+    /// Its working folder, if one was named.
+    pub cwd: Option<Vec<u8>>,
+    /// Tells equal environments from different ones.
+    pub environment_digest: u64,
+    /// How much of its output is kept.
+    pub history: HistorySize,
+    /// What an output does that nobody reads.
+    pub unread: Unread,
+    /// Its pid, 0 before there is one.
+    pub pid: i32,
+    /// `/proc/PID/stat` field 22.
+    pub start_ticks: u64,
+    /// How well its tree is known.
+    pub tree: Tree,
+    /// Limits in force.
+    pub limits: Vec<LimitInForce>,
+    /// When it ran.
+    pub started: Moment,
+    /// When its leader ended.
+    pub exited: Option<Moment>,
+    /// How its leader ended, and at what expense.
+    pub exit: Option<(ExitStatus, Usage)>,
+    /// It is to be killed as soon as it runs, and why.
+    pub doom: Option<EndedBy>,
+    /// Who or what ends it; none for itself.
+    pub ended_by: Option<EndedBy>,
+    /// The last signal a client sent, and who did.
+    pub signalled: Option<(i32, EndedBy)>,
+    /// It is being killed.
+    pub killing: Option<Killing>,
+    /// The end of each stream, by channel.
+    pub ends: [Option<StreamEnd>; 2],
+    /// What stays open: streams whose end has not come.
+    pub open: [bool; 2],
+    /// Its numbers.
+    pub meter: Arc<ProcessMeter>,
+    /// Calls that wait for it to exit.
+    pub waits: Vec<u64>,
+    /// Calls that wait for it to start.
+    pub deferred: Vec<u64>,
+    /// Spawn calls that wait for its id.
+    pub heirs: Vec<u64>,
+    /// Subscriptions that read it.
+    pub readers: BTreeSet<u64>,
+    /// Its id names a younger process.
+    pub superseded: bool,
+    /// Since when only its record is left, CLOCK_MONOTONIC nanoseconds.
+    pub retained_ns: Option<u64>,
+    /// The result of `process.status` without detail, encoded.
+    pub status: Raw,
+    /// Of the spawn request's `meta`, for events.
+    pub trace: Trace,
+}
+
+impl Process {
+    /// Nobody of the tree is left, and every stream has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.tree_gone && self.open == [false, false]
+    }
+}
+
+/// A kill under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Killing {
+    /// Rings when the grace is over; none once SIGKILL was sent.
+    pub timer: Option<TimerKey>,
+    /// When that is, CLOCK_MONOTONIC nanoseconds.
+    pub deadline_ns: u64,
+    /// Whom.
+    pub scope: Scope,
+}
+
+/// What a request said about its place in a larger story.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trace {
+    /// `meta.correlationId`.
+    pub correlation: Option<String>,
+    /// `meta.causationId`.
+    pub causation: Option<String>,
+    /// The trace id of `meta.traceparent`.
+    pub trace: Option<String>,
+}
+
+/// A reader of a process's output.
+#[derive(Debug)]
+pub(crate) struct StreamSubscription {
+    /// Its name on the wire.
+    pub id: SubscriptionId,
+    /// Who reads.
+    pub connection: ConnectionKey,
+    /// Which process, by name.
+    pub target: ProcessId,
+    /// What and how.
+    pub wish: Wish,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a reader asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// Wanted.
+    pub stdout: bool,
+    /// Wanted.
+    pub stderr: bool,
+    /// Where to begin.
+    pub from: From,
+    /// How to cut.
+    pub mode: Mode,
+    /// When slow.
+    pub policy: Policy,
+    /// Least history wanted, bytes.
+    pub history_bytes: Option<u32>,
+    /// Descriptor to write to instead of frames (embedded kernel only).
+    pub descriptor: Option<i32>,
+}
+
+/// Where a reader stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Its process has never been; the timer ends the wait.
+    Waiting {
+        /// Which.
+        timer: TimerKey,
+    },
+    /// It reads.
+    Reading {
+        /// Its name in the data plane.
+        key: SubscriptionKey,
+        /// What it reads, by serial.
+        process: u64,
+        /// Its numbers.
+        meter: Arc<ReaderMeter>,
+    },
+    /// It has read a process to its end and follows the id into the next spawn of the same creator.
+    Following {
+        /// The creator.
+        creator: Creator,
+    },
+}
+
+/// A receiver of events.
+#[derive(Debug)]
+pub(crate) struct TopicSubscription {
+    /// Its name on the wire.
+    pub id: SubscriptionId,
+    /// Who receives.
+    pub connection: ConnectionKey,
+    /// Which topics.
+    pub pattern: Pattern,
+}

@@ -1,0 +1,361 @@
+//! The only door down: what the control plane has decided and the data plane carries out.
+//!
+//! A command names its object by key. A reactor that is handed a command for an object of another reactor
+//! forwards it; commands from one reactor to another arrive in the order they were given.
+
+use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey};
+use crate::meter::{ProcessMeter, ReaderMeter};
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a call into the control plane returns: whole reply frames for the connection it was about, appended to
+/// `replies` without an allocation each, and commands, carried out after those replies are queued.
+#[derive(Debug, Default)]
+pub struct Commands {
+    /// Frames for the connection of this call, in order.
+    pub replies: BytesMut,
+    /// Everything else, in order.
+    pub list: Vec<Command>,
+}
+
+impl Commands {
+    /// Adds a command.
+    pub fn push(&mut self, command: Command) {
+        self.list.push(command);
+    }
+}
+
+/// One decision.
+#[derive(Debug)]
+pub enum Command {
+    /// Queue a whole frame on a connection.
+    Reply {
+        /// Where to.
+        connection: ConnectionKey,
+        /// Header and payload.
+        frame: Bytes,
+    },
+    /// Flush what is queued, then close.
+    Close {
+        /// Which.
+        connection: ConnectionKey,
+    },
+    /// Start a process.
+    Spawn(Box<Spawn>),
+    /// Start reading its streams.
+    Subscribe(Box<Subscribe>),
+    /// Stop reading. `reply` is queued after the last frame of the subscription.
+    Unsubscribe {
+        /// Which.
+        subscription: SubscriptionKey,
+        /// Frame to send once nothing of the subscription can follow.
+        reply: Option<(ConnectionKey, Bytes)>,
+    },
+    /// Write to stdin or the terminal, whole and in order; answered when the last byte is in the pipe.
+    Write {
+        /// Whose stdin.
+        process: ProcessKey,
+        /// The bytes.
+        data: Bytes,
+        /// Answered with [`Outcome::Written`](crate::control::Outcome::Written).
+        ticket: Ticket,
+    },
+    /// Give up a parked write: what has gone in has gone in, the rest is dropped. Its ticket is answered.
+    AbandonWrite {
+        /// Whose stdin.
+        process: ProcessKey,
+        /// The write's ticket.
+        ticket: Ticket,
+    },
+    /// Close stdin after what is parked; a PTY gets its VEOF character.
+    CloseStdin {
+        /// Whose.
+        process: ProcessKey,
+        /// Answered.
+        ticket: Ticket,
+    },
+    /// Change the terminal's size; the child's foreground group gets SIGWINCH from the kernel.
+    Resize {
+        /// Whose.
+        process: ProcessKey,
+        /// To what.
+        size: TerminalSize,
+        /// Answered.
+        ticket: Ticket,
+    },
+    /// Send a signal through the keeper.
+    Signal {
+        /// To whom.
+        process: ProcessKey,
+        /// Number, 1 to 64.
+        signal: i32,
+        /// The leader or everybody.
+        scope: Scope,
+        /// Answered when the signal is sent.
+        ticket: Option<Ticket>,
+    },
+    /// Send `frames` once everything the leader had written has been queued to each connection: the place of the
+    /// `process.exit` notice.
+    Announce {
+        /// Whose exit.
+        process: ProcessKey,
+        /// Per connection one frame.
+        frames: Vec<(ConnectionKey, Bytes)>,
+    },
+    /// Free what is kept of a process that has ended.
+    Forget {
+        /// Which.
+        process: ProcessKey,
+    },
+    /// Ring at a time.
+    Arm {
+        /// Name of the timer; arming it again moves it.
+        timer: TimerKey,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        at_ns: u64,
+    },
+    /// Don't ring.
+    Disarm {
+        /// Which.
+        timer: TimerKey,
+    },
+    /// Do slow work off the reactors.
+    Work {
+        /// Answered with [`Outcome::Worked`](crate::control::Outcome::Worked).
+        ticket: Ticket,
+        /// What.
+        job: Job,
+    },
+    /// End every tree, then the keeper, then the reactors.
+    Shutdown {
+        /// Between SIGTERM and SIGKILL, nanoseconds.
+        grace_ns: u64,
+    },
+}
+
+/// Who gets a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// The process that was started.
+    Leader,
+    /// It and all it started.
+    Tree,
+}
+
+/// Work that may block.
+#[derive(Debug)]
+pub enum Job {
+    /// Read small files whole (`/proc`, cgroup statistics).
+    Read(Vec<PathBuf>),
+}
+
+/// Rows and columns of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// 1 to 65,534.
+    pub rows: u16,
+    /// 1 to 65,534.
+    pub cols: u16,
+}
+
+/// A process to be.
+#[derive(Debug)]
+pub struct Spawn {
+    /// Its name in the data plane.
+    pub process: ProcessKey,
+    /// `KAIRO_SESSION` of its environment: finds descendants again.
+    pub session: String,
+    /// argv; the first is the program, searched in `search_path` unless it has a slash.
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value`, complete.
+    pub env: Vec<Vec<u8>>,
+    /// Folders, as in PATH.
+    pub search_path: Vec<u8>,
+    /// Working folder; none is the keeper's.
+    pub cwd: Option<Vec<u8>>,
+    /// Its standard descriptors.
+    pub stdio: Stdio,
+    /// Become somebody else (a root daemon for another user).
+    pub credentials: Option<Credentials>,
+    /// setrlimit(2), soft and hard alike: (RLIMIT_* number, value).
+    pub rlimits: Vec<(u32, u64)>,
+    /// Limits for its cgroup; refused by the keeper where none is delegated.
+    pub cgroup: CgroupLimits,
+    /// How much output is kept.
+    pub history: HistorySize,
+    /// What an unread stream does when history is full.
+    pub unread: Unread,
+    /// The session's record, opaque to the data plane, kept by the keeper.
+    pub record: Bytes,
+    /// Numbers the control plane reads at any time.
+    pub meter: Arc<ProcessMeter>,
+}
+
+/// A child's descriptors 0, 1 and 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// One pipe each.
+    Pipes {
+        /// Descriptor 0.
+        stdin: StdinSource,
+        /// Descriptor 2.
+        stderr: StderrTarget,
+        /// Size to ask for, bytes.
+        pipe_bytes: u32,
+    },
+    /// A terminal for all three; the child leads a session of its own on it.
+    Pty(TerminalSize),
+}
+
+/// Where a child reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StdinSource {
+    /// A pipe we write.
+    Pipe,
+    /// `/dev/null`.
+    Null,
+    /// The keeper's own stdin (embedded kernel only).
+    Inherit,
+}
+
+/// Where a child complains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StderrTarget {
+    /// A pipe we read.
+    Pipe,
+    /// Into stdout's pipe.
+    Stdout,
+    /// The keeper's own stderr (embedded kernel only).
+    Inherit,
+}
+
+/// uid, gid and groups for setresuid(2) and friends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// cgroup v2 limits; none asks for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupLimits {
+    /// `memory.max`, bytes.
+    pub memory_bytes: Option<u64>,
+    /// `cpu.max`, percent of one CPU.
+    pub cpu_percent: Option<u32>,
+    /// `pids.max`.
+    pub pids: Option<u64>,
+    /// If no cgroup can be had: RLIMIT_AS for memory, nothing for the others, and say so.
+    pub allow_weaker: bool,
+}
+
+impl CgroupLimits {
+    /// True exactly when something is asked for.
+    pub fn any(&self) -> bool {
+        self.memory_bytes.is_some() || self.cpu_percent.is_some() || self.pids.is_some()
+    }
+}
+
+/// Bytes of output that outlive their delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistorySize {
+    /// The first bytes of a stream.
+    pub head_bytes: u32,
+    /// The latest.
+    pub tail_bytes: u32,
+}
+
+/// What happens when nobody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The child goes on; the middle is counted and dropped.
+    Drop,
+    /// The child waits.
+    Block,
+}
+
+/// A reader to be.
+#[derive(Debug)]
+pub struct Subscribe {
+    /// Its name.
+    pub subscription: SubscriptionKey,
+    /// Its name on the wire.
+    pub id: Arc<str>,
+    /// What it reads.
+    pub process: ProcessKey,
+    /// Both may be set; they share one `sequence`.
+    pub stdout: bool,
+    /// Both may be set.
+    pub stderr: bool,
+    /// Where it begins.
+    pub from: From,
+    /// How bytes are cut into frames.
+    pub mode: Mode,
+    /// What happens when it is slow.
+    pub policy: Policy,
+    /// Where the bytes go.
+    pub sink: Sink,
+    /// Raise the stream's history to at least this (v1 `bufferSize`), bytes.
+    pub history_bytes: Option<u32>,
+    /// Numbers the control plane reads at any time.
+    pub meter: Arc<ReaderMeter>,
+}
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The first byte there was, or a gap up to the first retained.
+    Oldest,
+    /// What comes next.
+    Now,
+    /// An offset per channel (`Channel as usize`).
+    At([u64; 2]),
+}
+
+/// How bytes become frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As they come.
+    Chunk,
+    /// One line each.
+    Line,
+    /// As many whole lines as fit.
+    Lines,
+}
+
+/// What a slow reader causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The source waits.
+    Block,
+    /// The reader misses a range and is told which.
+    DropOldest,
+}
+
+/// Where a reader's bytes go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// STREAM_CHUNK frames on a connection.
+    Frames {
+        /// Which.
+        connection: ConnectionKey,
+        /// Largest `data`, bytes: 65,535 for v1, up to 1 MiB negotiated.
+        chunk_bytes_max: u32,
+        /// Add `offset`, and send `stream.gap` and `stream.end` records (negotiated); a v1 reader gets
+        /// `stream.overflow` at a gap and nothing at the end.
+        records: bool,
+        /// Integers beyond 32 bits go out as integers (negotiated `int64`), not as floats.
+        exact_integers: bool,
+        /// The process id as this client spelled it, msgpack-encoded, for `stream.overflow`.
+        process_id: Bytes,
+    },
+    /// Raw bytes to a descriptor of this process (embedded kernel only).
+    Descriptor(RawFd),
+}

@@ -1,0 +1,312 @@
+//! The only door up: what the data plane tells whoever decides.
+//!
+//! A reactor calls [`Control`] inline, on its own thread. The callee answers at once by pushing
+//! [`Command`](crate::command::Command)s, or parks the matter and answers in a later call. It never blocks,
+//! never does I/O and never sees a stream byte. Time comes in as an argument, so that the whole control plane
+//! runs under a simulated clock.
+
+use crate::command::Commands;
+use crate::key::{Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The time of a call: both clocks, read once per batch by the reactor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Moment {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub monotonic_ns: u64,
+    /// CLOCK_REALTIME, nanoseconds since 1970.
+    pub wall_ns: u64,
+}
+
+/// What decides. One per kernel, called from every reactor.
+pub trait Control: Send + Sync + 'static {
+    /// A peer connected. Nothing is sent to it before its first reply.
+    fn connected(&self, at: Moment, connection: ConnectionKey, peer: Peer, out: &mut Commands);
+
+    /// A whole frame arrived; `payload` is not yet validated. Frames of one connection come in order.
+    fn received(&self, at: Moment, connection: ConnectionKey, frame: Inbound<'_>, out: &mut Commands);
+
+    /// Something happened on reactor `here`.
+    fn notice(&self, at: Moment, here: ReactorId, notice: Notice, out: &mut Commands);
+}
+
+/// A frame as it came, its header already checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound<'a> {
+    /// The TYPE byte of the header.
+    pub kind: u8,
+    /// LENGTH bytes of MessagePack, unchecked.
+    pub payload: &'a [u8],
+}
+
+/// Who is at the other end, as the kernel tells it; see SEMANTICS 24 and 25.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Process at the time of `connect`.
+    pub pid: i32,
+    /// Effective user at the time of `connect`.
+    pub uid: u32,
+    /// Effective group at the time of `connect`.
+    pub gid: u32,
+    /// Supplementary groups (SO_PEERGROUPS), empty where the platform has none.
+    pub groups: Vec<u32>,
+    /// Where the peer stands in the tree of processes.
+    pub lineage: Lineage,
+}
+
+/// A peer's place relative to the keeper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lineage {
+    /// Its chain of parents ends outside the keeper.
+    Outside,
+    /// It descends from the keeper. `ancestors` are the pids from the peer itself up to, not including, the
+    /// keeper; `session` is the `KAIRO_SESSION` marker of its environment, if it has kept one.
+    Child {
+        /// Peer first, child of the keeper last.
+        ancestors: Vec<i32>,
+        /// As found in its environment: a hint, not a proof.
+        session: Option<String>,
+    },
+    /// It could not be told (gone already, or its pid may have been reused): least rights.
+    Unknown,
+}
+
+/// Something that happened in the data plane.
+#[derive(Debug)]
+pub enum Notice {
+    /// The child runs (its exec succeeded).
+    Spawned {
+        /// Which.
+        process: ProcessKey,
+        /// Its pid.
+        pid: i32,
+        /// How well its tree is known.
+        tree: Tree,
+        /// Start time in clock ticks since boot (`/proc/PID/stat` field 22): with the pid, a name for good.
+        start_ticks: u64,
+        /// What of the requested limits is in force, by which mechanism.
+        limits: Vec<LimitInForce>,
+    },
+    /// There is no child.
+    SpawnFailed {
+        /// Which.
+        process: ProcessKey,
+        /// Why.
+        failure: SpawnFailure,
+    },
+    /// The leader ended, and what it had left in its pipes is in memory.
+    Exited {
+        /// Which.
+        process: ProcessKey,
+        /// How.
+        status: ExitStatus,
+        /// What it used, its waited-for children included.
+        usage: Usage,
+    },
+    /// A stream ended: every holder of the write end is gone, or its tail was read.
+    Closed {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        channel: Channel,
+        /// How long it was.
+        end: StreamEnd,
+    },
+    /// Nobody of the tree is left.
+    Ended {
+        /// Whose.
+        process: ProcessKey,
+    },
+    /// Bytes went by a reader.
+    Lagged {
+        /// The reader.
+        subscription: SubscriptionKey,
+        /// Of which stream.
+        channel: Channel,
+        /// First offset it missed.
+        from: u64,
+        /// One past the last.
+        to: u64,
+    },
+    /// A subscription delivered everything up to the ends of its streams and is gone.
+    Drained {
+        /// Which.
+        subscription: SubscriptionKey,
+    },
+    /// An asynchronous command was carried out, or not.
+    Done {
+        /// The command's ticket.
+        ticket: Ticket,
+        /// Its outcome.
+        outcome: Result<Outcome, Failure>,
+    },
+    /// A timer rang.
+    Rang {
+        /// Which.
+        timer: TimerKey,
+    },
+    /// The peer closed its sending half; replies can still reach it.
+    HalfClosed {
+        /// Whose.
+        connection: ConnectionKey,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// Which.
+        connection: ConnectionKey,
+    },
+    /// The keeper died: no child can be started, signalled or waited for any more.
+    KeeperLost,
+}
+
+/// What a carried-out command reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to add.
+    Ok,
+    /// Stdin: the offset reached, in bytes since birth.
+    Written {
+        /// Bytes in the child's pipe or beyond.
+        offset: u64,
+    },
+    /// Signal: how many processes it was sent to.
+    Signalled {
+        /// Of the tree.
+        processes: u32,
+    },
+    /// Worker: what it read or computed, in the order asked for.
+    Worked(Vec<Result<Bytes, i32>>),
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The process, or the end of it that was meant, is gone.
+    #[error("the process or its descriptor is gone")]
+    Gone,
+    /// Stdin was closed by us or by the child; `offset` bytes had gone in.
+    #[error("stdin is closed at offset {offset}")]
+    BrokenPipe {
+        /// Bytes accepted before.
+        offset: u64,
+    },
+    /// More than the allowed bytes are parked for this connection.
+    #[error("too many bytes are waiting")]
+    WouldBlock,
+    /// The system said no.
+    #[error("errno {0}")]
+    Os(i32),
+    /// The process has no terminal.
+    #[error("the process has no terminal")]
+    NoTerminal,
+    /// The keeper is gone.
+    #[error("the keeper is gone")]
+    KeeperLost,
+}
+
+/// How well the members of a tree are known; see SEMANTICS 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tree {
+    /// A cgroup holds exactly the members.
+    Exact,
+    /// Parentage and an environment marker.
+    BestEffort,
+}
+
+/// One limit and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitInForce {
+    /// `memory`, `cpu`, `pids`, or an rlimit's name.
+    pub name: String,
+    /// `cgroup` or `rlimit`.
+    pub mechanism: &'static str,
+    /// In the limit's unit (bytes, percent of one CPU, count).
+    pub value: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// It returned.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// Number.
+        signal: i32,
+        /// It left a core.
+        core: bool,
+    },
+}
+
+impl ExitStatus {
+    /// The v1 form: 128+n for a signal.
+    pub fn v1_code(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal { signal, .. } => 128 + signal,
+        }
+    }
+}
+
+/// getrusage(2), as wait4(2) gives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in user mode, microseconds.
+    pub user_us: u64,
+    /// CPU time in the kernel, microseconds.
+    pub system_us: u64,
+    /// Peak resident set, KiB.
+    pub max_rss_kib: u64,
+    /// Page faults served without I/O.
+    pub minor_faults: u64,
+    /// Page faults served with I/O.
+    pub major_faults: u64,
+    /// Switches because it waited.
+    pub voluntary_switches: u64,
+    /// Switches because its slice was over.
+    pub involuntary_switches: u64,
+}
+
+/// The record a stream ends with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Bytes from birth to end.
+    pub total_bytes: u64,
+    /// Bytes history no longer holds.
+    pub cut_bytes: u64,
+}
+
+/// What kept a child from running.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{stage:?} failed with errno {errno}")]
+pub struct SpawnFailure {
+    /// The step that failed.
+    pub stage: SpawnStage,
+    /// Why.
+    pub errno: i32,
+}
+
+/// The steps between a spawn command and a running child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum SpawnStage {
+    /// Pipes, PTY, memory in the keeper.
+    Resources = 1,
+    /// fork.
+    Fork = 2,
+    /// Joining the cgroup, or writing its limits.
+    Cgroup = 3,
+    /// setrlimit.
+    Rlimit = 4,
+    /// setgroups, setgid, setuid.
+    Credentials = 5,
+    /// chdir.
+    Cwd = 6,
+    /// Standard descriptors and the terminal.
+    Stdio = 7,
+    /// execve, of every candidate.
+    Exec = 8,
+    /// The keeper is gone or its link is full.
+    Keeper = 9,
+}

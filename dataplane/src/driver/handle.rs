@@ -1,0 +1,322 @@
+//! A shared descriptor, and what can be tried on one at once: the half of a driver that io_uring and readiness
+//! have in common.
+//!
+//! A real driver is an [`Engine`], which carries out operations that wait; with it, everything a
+//! [`Driver`] can do at once comes from here, in one place for both. Nothing here waits or remembers, but for one
+//! thing: a descriptor that readiness watches leaves the watch before it closes, since the keeper holds duplicates
+//! of what we hold, and the kernel ends a watch only with the last of them.
+
+use super::Driver;
+use super::op::{Completion, Lent, Op};
+use super::token::Token;
+use crate::control::{Moment, Peer};
+use crate::sys::{Readiness, pipe, socket};
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::{Rc, Weak};
+
+/// A shared, owned descriptor of this process. The last clone closes it.
+#[derive(Clone, Debug)]
+pub struct Handle(Rc<Descriptor>);
+
+#[derive(Debug)]
+struct Descriptor {
+    /// Who watches it. Before `fd`, as fields are dropped in this order.
+    watch: RefCell<Option<Watched>>,
+    fd: OwnedFd,
+    /// Writes go by send(2), which alone can be told not to wait.
+    socket: bool,
+    /// The socket had more than its last receive took.
+    more_waits: Cell<bool>,
+}
+
+/// A place in a readiness set, given up when dropped.
+#[derive(Debug)]
+struct Watched {
+    by: Rc<Readiness>,
+    number: RawFd,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // SAFETY: a descriptor's watch is dropped before the descriptor, by the order of its fields, or is taken out
+        // of it while it lives: `number` is open, and nobody can close it during this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.number) };
+        // It is in the set; nothing is to be done if the kernel thinks otherwise.
+        let _ = self.by.delete(fd);
+    }
+}
+
+impl From<OwnedFd> for Handle {
+    fn from(fd: OwnedFd) -> Handle {
+        Handle::with_kind(fd, false)
+    }
+}
+
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Handle {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.fd.as_raw_fd()
+    }
+}
+
+/// A handle that doesn't keep its descriptor open.
+#[derive(Clone, Debug)]
+pub(super) struct WeakHandle(Weak<Descriptor>);
+
+impl WeakHandle {
+    /// The handle, unless it is closed.
+    pub(super) fn upgrade(&self) -> Option<Handle> {
+        self.0.upgrade().map(Handle)
+    }
+}
+
+impl Handle {
+    /// Without keeping it open.
+    pub(super) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Rc::downgrade(&self.0))
+    }
+
+    fn with_kind(fd: OwnedFd, socket: bool) -> Handle {
+        Handle(Rc::new(Descriptor { watch: RefCell::new(None), fd, socket, more_waits: Cell::new(false) }))
+    }
+
+    /// True exactly when the descriptor is in a readiness watch.
+    pub(super) fn is_watched(&self) -> bool {
+        self.0.watch.borrow().is_some()
+    }
+
+    /// Notes that it is in `readiness`, and is to leave it before it closes.
+    pub(super) fn watched_by(&self, readiness: &Rc<Readiness>) {
+        let watched = Watched { by: Rc::clone(readiness), number: self.as_raw_fd() };
+        *self.0.watch.borrow_mut() = Some(watched);
+    }
+
+    /// Takes it out of the watch it is in, if any.
+    pub(super) fn unwatch(&self) {
+        self.0.watch.take();
+    }
+
+    /// The descriptor itself, if this is the last clone.
+    fn into_owned(self) -> Result<OwnedFd, Handle> {
+        let Descriptor { watch, fd, .. } = Rc::try_unwrap(self.0).map_err(Handle)?;
+        drop(watch);
+        Ok(fd)
+    }
+
+    /// True exactly when the last receive left bytes behind.
+    pub(super) fn more_waits(&self) -> bool {
+        self.0.more_waits.get()
+    }
+
+    /// Notes whether a receive left bytes behind.
+    pub(super) fn set_more_waits(&self, more: bool) {
+        self.0.more_waits.set(more);
+    }
+
+    /// Takes over descriptor `fd` of this process without changing it for others who share it.
+    ///
+    /// A pipe, a fifo or a terminal is opened anew through `/proc/self/fd`, so that O_NONBLOCK is ours alone; a
+    /// regular file, a folder or `/dev/null` never blocks and is duplicated; a socket is duplicated and written
+    /// with MSG_DONTWAIT. What can't be opened anew (no `/proc`, no permission) is duplicated and set to O_NONBLOCK
+    /// for everybody, as there is no other way.
+    fn adopt(fd: RawFd) -> io::Result<Handle> {
+        if fd < 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        // SAFETY: borrowed only for the duration of this call; a number that isn't open makes fstat fail with
+        // EBADF, and whoever owns it keeps it.
+        let theirs = unsafe { BorrowedFd::borrow_raw(fd) };
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(theirs)?.st_mode);
+        if kind == rustix::fs::FileType::Socket {
+            return Ok(Handle::with_kind(theirs.try_clone_to_owned()?, true));
+        }
+        let blocks = match kind {
+            rustix::fs::FileType::Fifo => true,
+            rustix::fs::FileType::CharacterDevice => rustix::termios::isatty(theirs),
+            _ => false,
+        };
+        if !blocks {
+            return Ok(Handle::from(theirs.try_clone_to_owned()?));
+        }
+        let access = rustix::fs::fcntl_getfl(theirs)? & rustix::fs::OFlags::ACCMODE;
+        let flags = access
+            | rustix::fs::OFlags::NONBLOCK
+            | rustix::fs::OFlags::NOCTTY
+            | rustix::fs::OFlags::CLOEXEC;
+        if let Some(path) = socket::reopen_path(fd)
+            && let Ok(own) = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        {
+            return Ok(Handle::from(own));
+        }
+        let shared = theirs.try_clone_to_owned()?;
+        pipe::set_nonblocking(&shared)?;
+        Ok(Handle::from(shared))
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.socket {
+            return socket::send(self.as_fd(), &[IoSlice::new(bytes)]);
+        }
+        Ok(rustix::io::write(self, bytes)?)
+    }
+}
+
+/// A handle from a descriptor the kernel has just made for us.
+///
+/// # Safety
+/// `fd` is open, and nobody else owns it.
+pub(super) unsafe fn handle_from_kernel(fd: RawFd) -> Handle {
+    // SAFETY: as promised by the caller.
+    Handle::from(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What a driver over real descriptors does by itself; the rest of [`Driver`] is the same for all.
+pub trait Engine {
+    /// See [`Driver::name`].
+    fn engine_name(&self) -> &'static str;
+    /// See [`Driver::submit`].
+    fn start(&mut self, token: Token, op: Op<Handle>);
+    /// See [`Driver::cancel`].
+    fn stop(&mut self, token: Token);
+    /// See [`Driver::wait`].
+    fn collect(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Handle>>) -> io::Result<()>;
+    /// See [`Driver::lent`].
+    fn lent_bytes(&self, lent: &Lent) -> &[u8];
+    /// See [`Driver::give_back`].
+    fn take_back(&mut self, lent: Lent);
+    /// Room for packets.
+    fn packets(&mut self) -> &mut PacketBuffer;
+}
+
+/// Room for one packet from the keeper, made when the first one comes and used for all.
+#[derive(Debug, Default)]
+pub struct PacketBuffer {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl PacketBuffer {
+    fn receive(&mut self, lane: &Handle, into: &mut Vec<u8>, handles: &mut Vec<Handle>) -> io::Result<usize> {
+        self.bytes.resize(socket::PACKET_BYTES_MAX, 0);
+        let len = socket::receive_packet(lane.as_fd(), &mut self.bytes, &mut self.fds)?;
+        into.clear();
+        into.extend_from_slice(&self.bytes[..len]);
+        handles.clear();
+        handles.extend(self.fds.drain(..).map(Handle::from));
+        Ok(len)
+    }
+}
+
+impl<E: Engine> Driver for E {
+    type Fd = Handle;
+
+    fn name(&self) -> &'static str {
+        self.engine_name()
+    }
+
+    fn now(&self) -> Moment {
+        Moment { monotonic_ns: monotonic_ns(), wall_ns: clock_ns(rustix::time::ClockId::Realtime) }
+    }
+
+    fn submit(&mut self, token: Token, op: Op<Handle>) {
+        self.start(token, op);
+    }
+
+    fn cancel(&mut self, token: Token) {
+        self.stop(token);
+    }
+
+    fn wait(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Handle>>) -> io::Result<()> {
+        self.collect(deadline_ns, answers)
+    }
+
+    fn lent(&self, lent: &Lent) -> &[u8] {
+        self.lent_bytes(lent)
+    }
+
+    fn give_back(&mut self, lent: Lent) {
+        self.take_back(lent);
+    }
+
+    fn peer(&mut self, peer: &Handle, keeper_pid: i32) -> io::Result<Peer> {
+        socket::peer(peer.as_fd(), keeper_pid)
+    }
+
+    fn send(&mut self, to: &Handle, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        socket::send(to.as_fd(), bytes)
+    }
+
+    fn write(&mut self, fd: &Handle, bytes: &[u8]) -> io::Result<usize> {
+        fd.write(bytes)
+    }
+
+    fn read(&mut self, fd: &Handle, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(fd, into)?)
+    }
+
+    fn splice(&mut self, from: &Handle, into_pipe: &Handle, max: usize) -> io::Result<usize> {
+        pipe::splice(from.as_fd(), into_pipe.as_fd(), max)
+    }
+
+    fn queued(&mut self, fd: &Handle) -> io::Result<usize> {
+        pipe::queued(fd.as_fd())
+    }
+
+    fn pipe(&mut self, bytes: usize) -> io::Result<(Handle, Handle, usize)> {
+        let made = pipe::pipe(bytes, pipe::NonBlocking::Both)?;
+        Ok((Handle::from(made.reader), Handle::from(made.writer), made.capacity_bytes))
+    }
+
+    fn send_packet(&mut self, lane: &Handle, bytes: &[u8], fds: &[Handle]) -> io::Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        socket::send_packet(lane.as_fd(), bytes, &fds)
+    }
+
+    fn receive_packet(
+        &mut self,
+        lane: &Handle,
+        bytes: &mut Vec<u8>,
+        fds: &mut Vec<Handle>,
+    ) -> io::Result<usize> {
+        self.packets().receive(lane, bytes, fds)
+    }
+
+    fn resize(&mut self, terminal: &Handle, rows: u16, cols: u16) -> io::Result<()> {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(rustix::termios::tcsetwinsize(terminal, size)?)
+    }
+
+    fn eof_character(&mut self, terminal: &Handle) -> io::Result<u8> {
+        let attributes = rustix::termios::tcgetattr(terminal)?;
+        Ok(attributes.special_codes[rustix::termios::SpecialCodeIndex::VEOF])
+    }
+
+    fn import(&mut self, fd: OwnedFd) -> Handle {
+        Handle::from(fd)
+    }
+
+    fn export(&mut self, fd: Handle) -> Result<OwnedFd, Handle> {
+        fd.into_owned()
+    }
+
+    fn adopt(&mut self, fd: RawFd) -> io::Result<Handle> {
+        Handle::adopt(fd)
+    }
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+pub(super) fn monotonic_ns() -> u64 {
+    clock_ns(rustix::time::ClockId::Monotonic)
+}
+
+fn clock_ns(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,372 @@
+//! The kernel's side of a lane: messages to bytes and back.
+//!
+//! Pure, and generic over the descriptor type of the driver: a reactor sends and receives the packets itself
+//! (`Driver::send_packet`, `Driver::receive_packet`), so that it runs against a simulated keeper too. Two
+//! things here do touch the system: [`launch`], which starts a keeper before any thread exists, and
+//! [`pack`], which moves a message that is too long for a packet into a memfd.
+
+use crate::command::{Scope, Spawn};
+use crate::control::{ExitStatus, LimitInForce, SpawnFailure, Tree, Usage};
+use crate::key::{ProcessKey, Ticket};
+use crate::keeper::protocol::{
+    BULK_BYTES_MAX, Blob, End, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX, SpawnRequest, ToKeeper,
+    ToKernel, VERSION,
+};
+use crate::sys::process;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// What arrived from the keeper, its descriptors in place.
+#[derive(Debug)]
+pub enum FromKeeper<F> {
+    /// First on every lane.
+    Hello {
+        /// The keeper's.
+        pid: i32,
+    },
+    /// The child runs.
+    Spawned(Box<Spawned<F>>),
+    /// There is no child.
+    SpawnFailed {
+        /// Which.
+        process: ProcessKey,
+        /// Why.
+        failure: SpawnFailure,
+    },
+    /// The leader ended. Answer with [`encode_acknowledge`].
+    Exited {
+        /// Which.
+        process: ProcessKey,
+        /// How.
+        status: ExitStatus,
+        /// What it used.
+        usage: Usage,
+    },
+    /// Nobody of the tree is left.
+    TreeEnded {
+        /// Whose.
+        process: ProcessKey,
+    },
+    /// A signal with a ticket was sent to so many, or failed with an errno.
+    Signalled {
+        /// From the request.
+        ticket: Ticket,
+        /// 0 for a process that has ended.
+        outcome: Result<u32, i32>,
+    },
+    /// The ring is kept: the page may name it.
+    Held {
+        /// Whose.
+        process: ProcessKey,
+        /// Which stream.
+        end: End,
+        /// From the request.
+        generation: u32,
+    },
+}
+
+/// A running child and our ends of it. All ends are non-blocking and close-on-exec.
+#[derive(Debug)]
+pub struct Spawned<F> {
+    /// Which.
+    pub process: ProcessKey,
+    /// Its pid.
+    pub pid: i32,
+    /// `/proc/PID/stat` field 22.
+    pub start_ticks: u64,
+    /// How well its tree is known.
+    pub tree: Tree,
+    /// What limits hold.
+    pub limits: Vec<LimitInForce>,
+    /// Where stdin is written; none for a PTY (write to its master), `/dev/null` and inherited stdin.
+    pub stdin: Option<Pipe<F>>,
+    /// What is read: a pipe or the PTY master.
+    pub stdout: Output<F>,
+    /// None if stderr is not a pipe of its own.
+    pub stderr: Option<Pipe<F>>,
+}
+
+/// Our end of a pipe.
+#[derive(Debug)]
+pub struct Pipe<F> {
+    /// The end.
+    pub fd: F,
+    /// Size in force, which may be less than was asked for.
+    pub bytes: u32,
+}
+
+/// Where a child's descriptor 1 arrives.
+#[derive(Debug)]
+pub enum Output<F> {
+    /// Read end.
+    Pipe(Pipe<F>),
+    /// Master: read it, write it, resize it.
+    Terminal(F),
+}
+
+/// Clears `packet` and puts one message there.
+fn encode(message: &impl Serialize, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    packet.clear();
+    Ok(rmp_serde::encode::write(packet, message)?)
+}
+
+/// First on every lane.
+pub fn encode_hello(kernel_pid: i32, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Hello { version: VERSION, kernel_pid }, packet)
+}
+
+/// Start a process. `KAIRO_SESSION` is put into its environment here, whatever the command's `env` says of it.
+///
+/// The result may exceed a packet: hand it to [`pack`]. Errors: empty argv, a NUL in a string, a record or a
+/// message that is too long.
+pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    if spawn.argv.is_empty() {
+        return Err(ProtocolError::EmptyArgv);
+    }
+    if spawn.record.len() > RECORD_BYTES_MAX {
+        return Err(ProtocolError::TooLong { what: "record", bytes: spawn.record.len() });
+    }
+    let mut marker = Vec::with_capacity(MARKER.len() + spawn.session.len());
+    marker.extend_from_slice(MARKER);
+    marker.extend_from_slice(spawn.session.as_bytes());
+    let kept = spawn.env.iter().filter(|entry| !entry.starts_with(MARKER)).chain(std::iter::once(&marker));
+    let argv = terminated(spawn.argv.iter(), "argv")?;
+    let env = terminated(kept, "env")?;
+    refuse_nul(&spawn.search_path, "search_path")?;
+    refuse_nul(spawn.cwd.as_deref().unwrap_or_default(), "cwd")?;
+    let request = SpawnRequest {
+        process: spawn.process,
+        session: &spawn.session,
+        argv: Blob(&argv),
+        env: Blob(&env),
+        search_path: Blob(&spawn.search_path),
+        cwd: spawn.cwd.as_deref().map(Blob),
+        stdio: spawn.stdio,
+        credentials: spawn.credentials.clone(),
+        rlimits: spawn.rlimits.clone(),
+        cgroup: spawn.cgroup,
+        record: Blob(&spawn.record),
+    };
+    encode(&ToKeeper::Spawn(request), packet)?;
+    if packet.len() > BULK_BYTES_MAX {
+        return Err(ProtocolError::TooLong { what: "message", bytes: packet.len() });
+    }
+    Ok(())
+}
+
+/// What the environment of every member of a session begins an entry with.
+pub const MARKER: &[u8] = b"KAIRO_SESSION=";
+
+fn terminated<'a>(
+    strings: impl Iterator<Item = &'a Vec<u8>> + Clone,
+    what: &'static str,
+) -> Result<Vec<u8>, ProtocolError> {
+    let mut whole = Vec::with_capacity(strings.clone().map(|string| string.len() + 1).sum());
+    for string in strings {
+        refuse_nul(string, what)?;
+        whole.extend_from_slice(string);
+        whole.push(0);
+    }
+    Ok(whole)
+}
+
+fn refuse_nul(bytes: &[u8], what: &'static str) -> Result<(), ProtocolError> {
+    if memchr::memchr(0, bytes).is_some() { Err(ProtocolError::Nul { what }) } else { Ok(()) }
+}
+
+/// Send a signal (1 to 64).
+pub fn encode_signal(
+    process: ProcessKey,
+    signal: i32,
+    scope: Scope,
+    ticket: Option<Ticket>,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Signal { process, signal, scope, ticket }, packet)
+}
+
+/// The exit was heard.
+pub fn encode_acknowledge(process: ProcessKey, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Acknowledge { process }, packet)
+}
+
+/// Drop the keeper's duplicate of one end.
+pub fn encode_close_channel(
+    process: ProcessKey,
+    end: End,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::CloseChannel { process, end }, packet)
+}
+
+/// Drop all that is kept of a process.
+pub fn encode_forget(process: ProcessKey, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Forget { process }, packet)
+}
+
+/// Keep this reactor's page, staging read end and staging write end: send them, in this order, with the packet.
+pub fn encode_hold_reactor(packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::HoldReactor, packet)
+}
+
+/// Keep a stream's ring: send its memfd with the packet; [`FromKeeper::Held`] comes back.
+pub fn encode_hold_stream(
+    process: ProcessKey,
+    end: End,
+    slot: u32,
+    generation: u32,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::HoldStream { process, end, slot, generation }, packet)
+}
+
+/// End every tree, then the keeper.
+pub fn encode_shutdown(grace_ns: u64, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Shutdown { grace_ns }, packet)
+}
+
+/// Moves a message over [`PACKET_BYTES_MAX`] into a sealed memfd, which the caller sends with what is left in
+/// `packet`. `None`: the packet is fine as it is and takes no descriptor.
+pub fn pack(packet: &mut Vec<u8>) -> io::Result<Option<OwnedFd>> {
+    if packet.len() <= PACKET_BYTES_MAX {
+        return Ok(None);
+    }
+    let memory = process::sealed_memory(packet)?;
+    let bytes = packet.len() as u64;
+    encode(&ToKeeper::Bulk { bytes }, packet).map_err(io::Error::other)?;
+    Ok(Some(memory))
+}
+
+/// One packet with the descriptors that came beside it.
+pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolError> {
+    let message: ToKernel = rmp_serde::from_slice(packet)?;
+    let got = fds.len();
+    let without = |expected: FromKeeper<F>| match got {
+        0 => Ok(expected),
+        _ => Err(ProtocolError::Descriptors { expected: 0, got }),
+    };
+    match message {
+        ToKernel::Hello { version, .. } if version != VERSION => Err(ProtocolError::Version(version)),
+        ToKernel::Hello { pid, .. } => without(FromKeeper::Hello { pid }),
+        ToKernel::SpawnFailed { process, failure } => without(FromKeeper::SpawnFailed { process, failure }),
+        ToKernel::Exited { process, status, usage } => without(FromKeeper::Exited { process, status, usage }),
+        ToKernel::TreeEnded { process } => without(FromKeeper::TreeEnded { process }),
+        ToKernel::Signalled { ticket, outcome } => without(FromKeeper::Signalled { ticket, outcome }),
+        ToKernel::Held { process, end, generation } => without(FromKeeper::Held { process, end, generation }),
+        ToKernel::Spawned { process, pid, start_ticks, tree, limits, terminal, pipe_bytes } => {
+            let expected = pipe_bytes.iter().flatten().count();
+            let mut fds = fds.into_iter();
+            let mut take = |bytes: Option<u32>| bytes.and_then(|bytes| Some(Pipe { fd: fds.next()?, bytes }));
+            let [stdin, stdout, stderr] = pipe_bytes.map(&mut take);
+            let (Some(stdout), true) = (stdout, expected == got) else {
+                return Err(ProtocolError::Descriptors { expected: expected.max(1), got });
+            };
+            let stdout = if terminal { Output::Terminal(stdout.fd) } else { Output::Pipe(stdout) };
+            let limits = limits
+                .into_iter()
+                .map(|limit| LimitInForce {
+                    name: limit.name,
+                    mechanism: limit.mechanism.name(),
+                    value: limit.value,
+                })
+                .collect();
+            let spawned = Spawned { process, pid, start_ticks, tree, limits, stdin, stdout, stderr };
+            Ok(FromKeeper::Spawned(Box::new(spawned)))
+        }
+    }
+}
+
+/// How to start a keeper.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The program; `None` is this very one, executed afresh.
+    pub program: Option<PathBuf>,
+    /// What comes before the keeper's own flags, `keeper` for the `kairo` binary.
+    pub arguments: Vec<OsString>,
+    /// One lane per reactor.
+    pub lanes: u16,
+    /// What it does when its kernel is gone.
+    pub on_kernel_loss: OnKernelLoss,
+    /// Keep our stdin and stderr, so that children may inherit them (`kairo run`).
+    pub embedded: bool,
+    /// Soft and hard RLIMIT_NOFILE for children; `None`: as the keeper finds it. A kernel that raised its own
+    /// names here what it was started with.
+    pub nofile: Option<(u64, u64)>,
+    /// When a session gets a cgroup of its own.
+    pub cgroups: CgroupUse,
+}
+
+/// When a session gets a cgroup of its own, where that can be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupUse {
+    /// Only if it asks for a limit.
+    #[default]
+    Limits,
+    /// Always: trees are exact.
+    Always,
+    /// Never: a session that asks for a limit is refused.
+    Never,
+}
+
+/// What a keeper does when all its lanes have closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OnKernelLoss {
+    /// SIGTERM to every tree, SIGKILL 2 s later, exit.
+    #[default]
+    End,
+    /// Keep everything and hand it to whoever of the same user connects to this socket (created 0600).
+    Hold {
+        /// Where.
+        handover: PathBuf,
+    },
+}
+
+/// A keeper that runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// Our child: [`reap`] it once its lanes have closed.
+    pub pid: i32,
+    /// One per reactor, non-blocking, close-on-exec, `SOCK_SEQPACKET`.
+    pub lanes: Vec<OwnedFd>,
+}
+
+/// Starts a keeper. To be called before this process has threads.
+pub fn launch(launch: &Launch) -> io::Result<Launched> {
+    let (lanes, theirs) = process::lane_pairs(launch.lanes)?;
+    let mut flags = launch.arguments.clone();
+    for lane in &theirs {
+        flags.push("--lane".into());
+        flags.push(process::descriptor_number(lane).to_string().into());
+    }
+    match &launch.on_kernel_loss {
+        OnKernelLoss::End => flags.extend(["--on-kernel-loss".into(), "end".into()]),
+        OnKernelLoss::Hold { handover } => flags.extend([
+            "--on-kernel-loss".into(),
+            "hold".into(),
+            "--handover".into(),
+            handover.clone().into_os_string(),
+        ]),
+    }
+    if launch.embedded {
+        flags.push("--embedded".into());
+    }
+    if let Some((soft, hard)) = launch.nofile {
+        flags.extend(["--nofile".into(), format!("{soft}:{hard}").into()]);
+    }
+    let cgroups = match launch.cgroups {
+        CgroupUse::Limits => "limits",
+        CgroupUse::Always => "always",
+        CgroupUse::Never => "never",
+    };
+    flags.extend(["--cgroups".into(), cgroups.into()]);
+    let pid = process::launch(launch.program.as_deref(), &flags, &theirs, launch.embedded)?;
+    Ok(Launched { pid, lanes })
+}
+
+/// Waits for a launched keeper to end and returns its exit code, 128+n for a signal.
+pub fn reap(pid: i32) -> io::Result<i32> {
+    process::wait_for(pid)
+}

@@ -1,0 +1,378 @@
+//! The keeper's life: what it is started with, what it waits for, how it ends.
+//!
+//! One thread, one `poll` over its lanes, its signals, the news of its cgroups and, without a kernel, the
+//! handover socket. Nothing here waits anywhere else, but for a child on its way to exec.
+
+use crate::command::Scope;
+use crate::keeper::handover::Handover;
+use crate::keeper::lane::Lane;
+use crate::key::ProcessKey;
+use crate::keeper::flags::Flags;
+use crate::keeper::link::OnKernelLoss;
+use crate::keeper::protocol::{ToKeeper, ToKernel, VERSION};
+use crate::keeper::session::{Ring, Sessions};
+use crate::sys::Cgroups;
+use crate::sys::process::{self, Events, Forker};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Between SIGTERM and SIGKILL when nobody says otherwise.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a keeper waits for killed trees to be gone. What is stuck in the kernel then stays.
+const LINGER: Duration = Duration::from_secs(5);
+/// How often trees that are being killed are looked at again: a kill races with forks.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+/// How long a keeper without kernel and children holds what is left for a successor.
+const HOLD_MAX: Duration = Duration::from_secs(600);
+/// Requests taken from a lane before the others get their turn.
+const TURN: usize = 16;
+/// Longest packet of a lane.
+const PACKET_BYTES: usize = crate::sys::socket::PACKET_BYTES_MAX;
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It serves.
+    Serving,
+    /// SIGTERM was sent; SIGKILL follows at this time.
+    Grace(Instant),
+    /// SIGKILL is sent again and again until nobody is left, or until this time.
+    Killing(Instant),
+}
+
+/// Everything a keeper has.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) flags: Flags,
+    pub(super) forker: Forker,
+    pub(super) null: OwnedFd,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) sessions: Sessions,
+    /// Not looked for; not to be had; there.
+    pub(super) cgroups: Option<Option<Cgroups>>,
+    /// Sessions whose leader is reaped and whose tree isn't empty.
+    pub(super) leaderless: Vec<usize>,
+    /// Children of ours that no session claims.
+    pub(super) strays: HashSet<i32>,
+    /// True exactly when the last wait said there is no child.
+    pub(super) childless: bool,
+    /// `/proc/self/task/…/children`, open.
+    pub(super) children: Option<std::fs::File>,
+    pub(super) pids: Vec<i32>,
+    pub(super) environment: Vec<u8>,
+    handover: Option<Handover>,
+    kernel_pid: Option<i32>,
+    alone_since: Option<Instant>,
+    stage: Stage,
+}
+
+/// Runs a keeper to its end; `arguments` are its flags, without the program and its subcommand. To be called
+/// first thing in a process, before a thread, a log or any descriptor is opened. The exit code.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
+    let flags = match Flags::parse(arguments) {
+        Ok(flags) => flags,
+        Err(error) => {
+            eprintln!("kairo keeper: {error}");
+            return 2;
+        }
+    };
+    match start(flags).and_then(|(mut keeper, mut events)| keeper.serve(&mut events)) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("kairo keeper: {error}");
+            1
+        }
+    }
+}
+
+fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
+    process::become_keeper(&flags.lanes, flags.embedded)?;
+    let lanes = process::take_over(&flags.lanes)?.into_iter().map(Lane::new).collect();
+    let events = Events::new()?;
+    let forker = Forker::new()?;
+    // Children are told their own limit at birth.
+    let _ = process::raise_descriptor_limit();
+    let handover = match &flags.on_kernel_loss {
+        OnKernelLoss::End => None,
+        OnKernelLoss::Hold { handover } => Some(Handover::listen(handover)?),
+    };
+    let null = std::fs::File::open("/dev/null")?.into();
+    let keeper = Keeper {
+        flags,
+        forker,
+        null,
+        lanes,
+        sessions: Sessions::default(),
+        cgroups: None,
+        leaderless: Vec::new(),
+        strays: HashSet::new(),
+        childless: true,
+        children: None,
+        pids: Vec::new(),
+        environment: Vec::new(),
+        handover,
+        kernel_pid: None,
+        alone_since: None,
+        stage: Stage::Serving,
+    };
+    Ok((keeper, events))
+}
+
+/// What there is to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Cgroups,
+    Listener,
+    Successor,
+    Lane(usize),
+}
+
+impl Keeper {
+    fn serve(&mut self, events: &mut Events) -> io::Result<()> {
+        let mut buffer = vec![0; PACKET_BYTES];
+        loop {
+            for source in self.wait(events)? {
+                match source {
+                    Source::Lane(lane) => self.turn(lane, &mut buffer),
+                    Source::Signals => self.take_signals(events),
+                    Source::Cgroups => {
+                        if let Some(Some(cgroups)) = &self.cgroups {
+                            cgroups.take_news();
+                        }
+                        self.tell_ended();
+                    }
+                    Source::Listener | Source::Successor => {}
+                }
+            }
+            self.notice_loss();
+            self.hand_over();
+            if self.over() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for anything, or for the next deadline.
+    fn wait(&self, events: &Events) -> io::Result<Vec<Source>> {
+        let mut watched = vec![(Source::Signals, events.as_fd(), PollFlags::IN)];
+        for (index, lane) in self.lanes.iter().enumerate() {
+            watched.extend(lane.socket().map(|fd| (Source::Lane(index), fd, lane.interest())));
+        }
+        if let Some(Some(cgroups)) = &self.cgroups {
+            watched.push((Source::Cgroups, cgroups.as_fd(), PollFlags::IN));
+        }
+        if let (Some(handover), Some(_)) = (&self.handover, self.alone_since) {
+            watched.push(match handover.successor() {
+                Some((fd, interest)) => (Source::Successor, fd, interest),
+                None => (Source::Listener, handover.listener(), PollFlags::IN),
+            });
+        }
+        let mut polled: Vec<PollFd<'_>> =
+            watched.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
+        let timeout = self.deadline().map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+        });
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+        let ready = polled.iter().map(|polled| !polled.revents().is_empty());
+        Ok(watched.iter().zip(ready).filter_map(|((source, _, _), ready)| ready.then_some(*source)).collect())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Grace(until) => Some(until),
+            Stage::Killing(until) => Some(until.min(Instant::now() + KILL_AGAIN)),
+            Stage::Serving if self.childless => self.alone_since.map(|since| since + HOLD_MAX),
+            Stage::Serving => None,
+        }
+    }
+
+    fn take_signals(&mut self, events: &mut Events) {
+        let (child, end) = events.take();
+        if child {
+            self.reap();
+        }
+        if end {
+            self.begin_end(GRACE);
+        }
+    }
+
+    /// Takes some requests from a lane.
+    fn turn(&mut self, index: usize, buffer: &mut [u8]) {
+        self.lanes[index].flush();
+        let (mut bulk, mut fds) = (Vec::new(), Vec::new());
+        for _ in 0..TURN {
+            if self.lanes[index].congested() {
+                return;
+            }
+            match self.lanes[index].receive(buffer, &mut bulk, &mut fds) {
+                None => return,
+                // A kernel that can't be understood can't be served: it sees the lane closed.
+                Some(Err(_)) => return self.lanes[index].lose(),
+                Some(Ok(request)) => self.carry_out(index, &request, &mut fds),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &mut Vec<OwnedFd>) {
+        match request {
+            ToKeeper::Hello { version, kernel_pid } => {
+                self.kernel_pid = Some(*kernel_pid);
+                self.tell(lane, &ToKernel::Hello { version: VERSION, pid: std::process::id() as i32 });
+                if *version != VERSION {
+                    self.lanes[lane].lose();
+                }
+            }
+            ToKeeper::Spawn(request) => {
+                self.childless = false;
+                self.spawn(lane, request);
+            }
+            ToKeeper::Signal { process, signal, scope, ticket } => {
+                let index = self.sessions.find(*process);
+                let outcome = index.map_or(Ok(0), |index| self.signal(index, *signal, *scope));
+                if let Some(ticket) = *ticket {
+                    self.tell(lane, &ToKernel::Signalled { ticket, outcome });
+                }
+            }
+            ToKeeper::Acknowledge { process } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.acknowledged = true;
+                }
+            }
+            ToKeeper::CloseChannel { process, end } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.ends[*end as usize] = None;
+                }
+            }
+            ToKeeper::Forget { process } => self.forget(*process),
+            ToKeeper::HoldReactor => {
+                self.lanes[lane].held = std::mem::take(fds).try_into().ok();
+            }
+            ToKeeper::HoldStream { process, end, slot, generation } => {
+                let (Some(session), Some(memory)) = (self.sessions.by_key_mut(*process), fds.pop()) else {
+                    return;
+                };
+                session.rings.retain(|ring| ring.end != *end);
+                let (end, slot, generation) = (*end, *slot, *generation);
+                session.rings.push(Ring { end, slot, generation, memory });
+                self.tell(lane, &ToKernel::Held { process: *process, end, generation });
+            }
+            ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
+            // Unpacked by the lane; one within another is no message.
+            ToKeeper::Bulk { .. } => self.lanes[lane].lose(),
+        }
+    }
+
+    fn forget(&mut self, process: ProcessKey) {
+        let Some(index) = self.sessions.find(process) else { return };
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.forgotten = true;
+            session.ends = [None, None, None];
+            session.rings = Vec::new();
+            session.record = Box::default();
+        }
+        self.sessions.remove_if_done(index);
+    }
+
+    pub(super) fn tell(&mut self, lane: usize, message: &ToKernel) {
+        self.lanes[lane].send(message, &[]);
+    }
+
+    /// A kernel is gone when all its lanes are.
+    fn notice_loss(&mut self) {
+        if self.alone_since.is_some() || self.lanes.iter().any(|lane| lane.socket().is_some()) {
+            return;
+        }
+        self.alone_since = Some(Instant::now());
+        if self.handover.is_none() {
+            self.begin_end(GRACE);
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if self.alone_since.is_none() {
+            return;
+        }
+        let Some(mut handover) = self.handover.take() else { return };
+        let wish = handover.go_on(&self.lanes, &self.sessions);
+        self.handover = Some(handover);
+        if let Some(grace) = wish {
+            self.begin_end(grace);
+        }
+    }
+
+    /// True exactly when this process is known to belong to us: it may be moved to another cgroup.
+    pub(super) fn ours(&self, pid: i32) -> bool {
+        let me = std::process::id() as i32;
+        let mut ancestor = pid;
+        while ancestor > 1 {
+            if ancestor == me || Some(ancestor) == self.kernel_pid {
+                return true;
+            }
+            ancestor = process::stat(ancestor).map_or(0, |stat| stat.parent);
+        }
+        false
+    }
+
+    pub(super) fn ending(&self) -> bool {
+        self.stage != Stage::Serving
+    }
+
+    /// SIGTERM to every tree; what follows is done by [`Keeper::over`]. A second wish can only shorten the first.
+    fn begin_end(&mut self, grace: Duration) {
+        let until = Instant::now().checked_add(grace).unwrap_or_else(|| Instant::now() + HOLD_MAX);
+        match self.stage {
+            Stage::Serving => {
+                self.stage = Stage::Grace(until);
+                self.signal_all(libc::SIGTERM);
+            }
+            Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),
+            Stage::Killing(_) => {}
+        }
+    }
+
+    fn signal_all(&mut self, signal: i32) {
+        let alive: Vec<usize> =
+            self.sessions.iter().filter(|(_, session)| !session.ended).map(|(index, _)| index).collect();
+        for index in alive {
+            // Who can't be signalled can't be ended either; nobody is left to be told.
+            let _ = self.signal(index, signal, Scope::Tree);
+        }
+    }
+
+    /// Goes on ending. True exactly when nothing is left to do.
+    fn over(&mut self) -> bool {
+        let now = Instant::now();
+        let quiet = self.childless && !self.lanes.iter().any(Lane::congested);
+        match self.stage {
+            Stage::Serving => {
+                self.childless && self.alone_since.is_some_and(|since| now >= since + HOLD_MAX)
+            }
+            Stage::Grace(until) if now < until => quiet,
+            Stage::Grace(_) => {
+                self.stage = Stage::Killing(now + LINGER);
+                self.kill_all();
+                quiet
+            }
+            Stage::Killing(until) => {
+                self.kill_all();
+                quiet || now >= until
+            }
+        }
+    }
+
+    fn kill_all(&mut self) {
+        self.signal_all(libc::SIGKILL);
+        self.kill_strays();
+        self.reap();
+    }
+}

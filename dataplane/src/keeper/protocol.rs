@@ -1,0 +1,405 @@
+//! What a kernel and its keeper say to each other.
+//!
+//! One message is one packet of a lane (`SOCK_SEQPACKET`), MessagePack of the types below; a message over
+//! [`PACKET_BYTES_MAX`] travels in a sealed memfd that goes with a [`ToKeeper::Bulk`] packet. Descriptors go beside the packet (`SCM_RIGHTS`) in the order the message says.
+//! The first message either way is `Hello` with [`VERSION`]; a keeper that meets another version answers its
+//! own `Hello` and hangs up. A second dialect, [`ToSuccessor`] and [`FromSuccessor`], hands everything over to
+//! whoever comes after a kernel that died.
+//!
+//! ```text
+//!  Hello ▶ ◀ Hello      Spawn ▶ ◀ Spawned+fds | SpawnFailed      Signal ▶ ◀ Signalled
+//!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
+//!                       CloseChannel ▶                           ◀ TreeEnded, Forget ▶
+//! ```
+//!
+//! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
+//! [`lane`](crate::keeper::lane) for the keeper's.
+
+use crate::command::{CgroupLimits, Credentials, Scope, Stdio};
+use crate::control::{ExitStatus, SpawnFailure, Tree, Usage};
+use crate::key::{ProcessKey, Ticket};
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Raised by every change of a message.
+pub const VERSION: u16 = 1;
+
+/// Longest packet, bytes. Well under the smallest send buffer a lane may have.
+pub const PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest message in a memfd, bytes: more than the longest argv and environment any kernel executes.
+pub const BULK_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Most descriptors of one packet: three ends of a process, or page and both staging ends of a reactor.
+pub const PACKET_DESCRIPTORS_MAX: usize = 4;
+
+/// Bytes that stay where they are: borrowed from the packet when decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob<'a>(pub &'a [u8]);
+
+impl Serialize for Blob<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrowed;
+        impl<'de> Visitor<'de> for Borrowed {
+            type Value = &'de [u8];
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_bytes(Borrowed).map(Blob)
+    }
+}
+
+/// Kernel to keeper.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToKeeper<'a> {
+    /// First on every lane.
+    Hello {
+        /// [`VERSION`].
+        version: u16,
+        /// Whose lane it is.
+        kernel_pid: i32,
+    },
+    /// The message is in the memfd beside this packet.
+    Bulk {
+        /// Its length.
+        bytes: u64,
+    },
+    /// Start a process; answered by `Spawned` or `SpawnFailed` on the same lane, where its end is told as well.
+    #[serde(borrow)]
+    Spawn(SpawnRequest<'a>),
+    /// Send a signal; answered if there is a ticket.
+    Signal {
+        /// To whom.
+        process: ProcessKey,
+        /// 1 to 64.
+        signal: i32,
+        /// Leader or tree.
+        scope: Scope,
+        /// Comes back in `Signalled`.
+        ticket: Option<Ticket>,
+    },
+    /// The exit was heard and need not be told to a successor.
+    Acknowledge {
+        /// Whose.
+        process: ProcessKey,
+    },
+    /// Drop the kept duplicate of one end, so that EOF and SIGPIPE go where they should.
+    CloseChannel {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        end: End,
+    },
+    /// Drop everything kept of a process. If its tree lives it goes on being watched, silently, until it ends.
+    Forget {
+        /// Which.
+        process: ProcessKey,
+    },
+    /// Beside it: the reactor's page (memfd), its staging pipe's read end and write end, to be kept. Replaces
+    /// what was held for this lane.
+    HoldReactor,
+    /// Beside it: a stream's ring (memfd), to be kept; replaces the one held. Answered by `Held`.
+    HoldStream {
+        /// Whose.
+        process: ProcessKey,
+        /// Which end's bytes.
+        end: End,
+        /// The stream's place in the reactor's page.
+        slot: u32,
+        /// Its life of that place.
+        generation: u32,
+    },
+    /// SIGTERM to every tree, SIGKILL after the grace, then exit.
+    Shutdown {
+        /// Nanoseconds.
+        grace_ns: u64,
+    },
+}
+
+/// All of a spawn command that a fork needs.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpawnRequest<'a> {
+    /// Its name.
+    pub process: ProcessKey,
+    /// `KAIRO_SESSION` of its environment.
+    pub session: &'a str,
+    /// Arguments, each ended by NUL.
+    #[serde(borrow)]
+    pub argv: Blob<'a>,
+    /// `NAME=value`, each ended by NUL.
+    #[serde(borrow)]
+    pub env: Blob<'a>,
+    /// Folders separated by colons.
+    #[serde(borrow)]
+    pub search_path: Blob<'a>,
+    /// Working folder.
+    #[serde(borrow)]
+    pub cwd: Option<Blob<'a>>,
+    /// Descriptors 0, 1, 2.
+    pub stdio: Stdio,
+    /// Another user.
+    pub credentials: Option<Credentials>,
+    /// RLIMIT_* number and value.
+    pub rlimits: Vec<(u32, u64)>,
+    /// Limits of its cgroup.
+    pub cgroup: CgroupLimits,
+    /// Opaque, for a successor.
+    #[serde(borrow)]
+    pub record: Blob<'a>,
+}
+
+/// One of the kernel-side ends of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum End {
+    /// Write end of the child's descriptor 0.
+    Stdin = 0,
+    /// Read end of the child's descriptor 1, or the PTY master.
+    Stdout = 1,
+    /// Read end of the child's descriptor 2.
+    Stderr = 2,
+}
+
+impl End {
+    /// All, in the order in which descriptors follow a packet.
+    pub const ALL: [End; 3] = [End::Stdin, End::Stdout, End::Stderr];
+}
+
+/// Keeper to kernel. What concerns a process comes in this order: `Spawned`, `Exited`, `TreeEnded`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToKernel {
+    /// First on every lane.
+    Hello {
+        /// [`VERSION`].
+        version: u16,
+        /// The keeper's.
+        pid: i32,
+    },
+    /// The child runs. Its ends follow in the order of [`End::ALL`], those that are `Some` in `pipe_bytes`.
+    Spawned {
+        /// Which.
+        process: ProcessKey,
+        /// Its pid.
+        pid: i32,
+        /// `/proc/PID/stat` field 22.
+        start_ticks: u64,
+        /// How well its tree is known.
+        tree: Tree,
+        /// What limits hold.
+        limits: Vec<Limit>,
+        /// True exactly when `Stdout` is a PTY master, which is written to as well.
+        terminal: bool,
+        /// Per end, in the order of [`End::ALL`]: absent, or its pipe's size in force (0 for a PTY).
+        pipe_bytes: [Option<u32>; 3],
+    },
+    /// There is no child.
+    SpawnFailed {
+        /// Which.
+        process: ProcessKey,
+        /// Why.
+        failure: SpawnFailure,
+    },
+    /// The leader ended.
+    Exited {
+        /// Which.
+        process: ProcessKey,
+        /// How.
+        status: ExitStatus,
+        /// wait4(2).
+        usage: Usage,
+    },
+    /// Nobody of its tree is left. After `Exited`.
+    TreeEnded {
+        /// Whose.
+        process: ProcessKey,
+    },
+    /// A signal was sent, or not.
+    Signalled {
+        /// From the request.
+        ticket: Ticket,
+        /// To how many, or an errno. An ended process: 0.
+        outcome: Result<u32, i32>,
+    },
+    /// The ring is in the keeper's hands.
+    Held {
+        /// Whose.
+        process: ProcessKey,
+        /// Which stream.
+        end: End,
+        /// From the request.
+        generation: u32,
+    },
+}
+
+/// A limit in force, as [`LimitInForce`](crate::control::LimitInForce) travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// `memory`, `cpu`, `pids` or an rlimit's name.
+    pub name: String,
+    /// By what.
+    pub mechanism: Mechanism,
+    /// In the limit's unit.
+    pub value: u64,
+}
+
+/// What enforces a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mechanism {
+    /// cgroup v2, for the tree together.
+    Cgroup,
+    /// setrlimit(2), for each process apart.
+    Rlimit,
+}
+
+impl Mechanism {
+    /// The name in a status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Cgroup => "cgroup",
+            Mechanism::Rlimit => "rlimit",
+        }
+    }
+}
+
+/// Keeper to a kernel's successor, over the handover socket. `Hello`, then batches of `Reactor`, `Session` and
+/// `Stream`, each batch closed by `Batch` and acknowledged before the next one starts, then `Complete`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToSuccessor<'a> {
+    /// First.
+    Hello {
+        /// [`VERSION`].
+        version: u16,
+        /// The keeper's.
+        pid: i32,
+        /// How many `Reactor` follow.
+        reactors: u16,
+        /// How many `Session` follow.
+        sessions: u32,
+    },
+    /// A reactor's page, staging read end and staging write end follow this packet.
+    Reactor {
+        /// Its number.
+        reactor: u16,
+    },
+    /// A process; its ends that are still kept follow the packet, in the order of [`End::ALL`].
+    Session {
+        /// Its name under the dead kernel.
+        process: ProcessKey,
+        /// Its session.
+        session: &'a str,
+        /// The leader.
+        pid: i32,
+        /// With the pid, a name for good.
+        start_ticks: u64,
+        /// How well its tree is known.
+        tree: Tree,
+        /// If the leader has ended.
+        exit: Option<(ExitStatus, Usage)>,
+        /// True exactly when the dead kernel had heard of the exit.
+        acknowledged: bool,
+        /// True exactly when nobody of the tree is left.
+        ended: bool,
+        /// True exactly when the tree is on a PTY.
+        terminal: bool,
+        /// Per end, in the order of [`End::ALL`]: it follows, with its pipe's size in force.
+        pipe_bytes: [Option<u32>; 3],
+        /// The spawn's record, up to [`RECORD_BYTES_MAX`].
+        #[serde(borrow)]
+        record: Blob<'a>,
+    },
+    /// A ring follows this packet.
+    Stream {
+        /// Whose.
+        process: ProcessKey,
+        /// Which end's bytes.
+        end: End,
+        /// Place in the page of the process's home reactor.
+        slot: u32,
+        /// Its life of that place.
+        generation: u32,
+    },
+    /// End of a batch.
+    Batch {
+        /// Counted from 0.
+        number: u32,
+    },
+    /// Nothing more.
+    Complete,
+}
+
+/// Longest record of a session, bytes: it and the rest of its session fit one packet.
+pub const RECORD_BYTES_MAX: usize = 32 * 1024;
+
+/// Packets of a batch, at most. Bounds what is in the socket: descriptors in flight count against the user.
+pub const BATCH_PACKETS_MAX: usize = 32;
+
+/// A successor to the keeper.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromSuccessor {
+    /// First; the keeper starts the handover.
+    Hello {
+        /// [`VERSION`].
+        version: u16,
+        /// The successor's.
+        pid: i32,
+    },
+    /// A batch arrived whole.
+    Acknowledge {
+        /// Which.
+        number: u32,
+    },
+    /// End every tree, then the keeper.
+    Shutdown {
+        /// Between SIGTERM and SIGKILL, nanoseconds.
+        grace_ns: u64,
+    },
+}
+
+/// What is wrong with a message.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolError {
+    /// Not a message of ours.
+    #[error("undecodable packet: {0}")]
+    Decode(#[from] rmp_serde::decode::Error),
+    /// A message that cannot be put into bytes.
+    #[error("unencodable message: {0}")]
+    Encode(#[from] rmp_serde::encode::Error),
+    /// Fewer or more descriptors than the message announces.
+    #[error("{got} descriptors came with a packet that announces {expected}")]
+    Descriptors {
+        /// Announced.
+        expected: usize,
+        /// Received.
+        got: usize,
+    },
+    /// argv is empty.
+    #[error("argv is empty")]
+    EmptyArgv,
+    /// C strings end at NUL.
+    #[error("{what} contains NUL")]
+    Nul {
+        /// `argv`, `env`, `cwd` or `search_path`.
+        what: &'static str,
+    },
+    /// A record over [`RECORD_BYTES_MAX`] or a message over [`BULK_BYTES_MAX`].
+    #[error("{what} of {bytes} bytes is too long")]
+    TooLong {
+        /// `record` or `message`.
+        what: &'static str,
+        /// How long.
+        bytes: usize,
+    },
+    /// The other side is of another version.
+    #[error("the peer speaks version {0}, not {VERSION}")]
+    Version(u16),
+}

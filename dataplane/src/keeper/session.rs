@@ -1,0 +1,135 @@
+//! What the keeper knows of one process it started, and the table of all.
+//!
+//! A session goes through: leader alive → leader reaped → tree ended, and leaves the table when it is both ended
+//! and forgotten. Its kept descriptors go earlier, one by one by `CloseChannel` or all by `Forget`.
+
+use crate::control::{ExitStatus, Usage};
+use crate::key::ProcessKey;
+use crate::keeper::protocol::End;
+use crate::sys::Cgroup;
+use slab::Slab;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+/// A kernel-side end.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) fd: OwnedFd,
+    /// Size in force; 0 for a PTY.
+    pub(super) pipe_bytes: u32,
+}
+
+/// A stream's memory.
+#[derive(Debug)]
+pub(super) struct Ring {
+    pub(super) end: End,
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    pub(super) memory: OwnedFd,
+}
+
+/// A descendant that became our child when its parent ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orphan {
+    pub(super) pid: i32,
+    /// Its session (setsid(2)): whoever shares it belongs to the same tree.
+    pub(super) sid: i32,
+}
+
+/// One process and its tree.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) process: ProcessKey,
+    /// Where its news goes.
+    pub(super) lane: usize,
+    pub(super) name: Box<str>,
+    /// The leader; its process group and its session (setsid) have the same number.
+    pub(super) pid: i32,
+    pub(super) start_ticks: u64,
+    pub(super) terminal: bool,
+    pub(super) ends: [Option<Kept>; 3],
+    pub(super) rings: Vec<Ring>,
+    pub(super) record: Box<[u8]>,
+    /// Set when the leader is reaped, from when on its pid means nothing.
+    pub(super) exit: Option<(ExitStatus, Usage)>,
+    pub(super) acknowledged: bool,
+    pub(super) forgotten: bool,
+    /// True exactly when the leader is reaped and nobody of the tree is left.
+    pub(super) ended: bool,
+    pub(super) orphans: Vec<Orphan>,
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+/// All sessions, by name and by the pids that are ours to reap.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    table: Slab<Session>,
+    by_key: HashMap<ProcessKey, usize>,
+    by_pid: HashMap<i32, usize>,
+}
+
+impl Sessions {
+    pub(super) fn insert(&mut self, session: Session) -> usize {
+        let (process, pid) = (session.process, session.pid);
+        let index = self.table.insert(session);
+        self.by_key.insert(process, index);
+        self.by_pid.insert(pid, index);
+        index
+    }
+
+    pub(super) fn find(&self, process: ProcessKey) -> Option<usize> {
+        self.by_key.get(&process).copied()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Session> {
+        self.table.get(index)
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Session> {
+        self.table.get_mut(index)
+    }
+
+    pub(super) fn by_key_mut(&mut self, process: ProcessKey) -> Option<&mut Session> {
+        self.table.get_mut(self.find(process)?)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Session)> {
+        self.table.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whose child `pid` is, if it is known.
+    pub(super) fn owner_of(&self, pid: i32) -> Option<usize> {
+        self.by_pid.get(&pid).copied()
+    }
+
+    /// A reaped pid is nobody's.
+    pub(super) fn release_pid(&mut self, pid: i32) -> Option<usize> {
+        self.by_pid.remove(&pid)
+    }
+
+    pub(super) fn adopt(&mut self, index: usize, orphan: Orphan) {
+        if let Some(session) = self.table.get_mut(index) {
+            session.orphans.push(orphan);
+            self.by_pid.insert(orphan.pid, index);
+        }
+    }
+
+    /// Takes a session out if it is forgotten and ended.
+    pub(super) fn remove_if_done(&mut self, index: usize) -> Option<Session> {
+        let session = self.table.get(index)?;
+        if !(session.forgotten && session.ended) {
+            return None;
+        }
+        self.by_key.remove(&session.process);
+        let session = self.table.remove(index);
+        if self.table.is_empty() {
+            // Nothing is left to name: give back what a busy hour took.
+            *self = Sessions::default();
+        }
+        Some(session)
+    }
+}

@@ -1,0 +1,166 @@
+//! From a spawn request to a running child and its answer, or to a failure that leaves nothing behind.
+
+use crate::control::{SpawnFailure, SpawnStage, Tree};
+use crate::keeper::link::CgroupUse;
+use crate::keeper::main::Keeper;
+use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKernel};
+use crate::keeper::session::Session;
+use crate::keeper::stdio::Prepared;
+use crate::sys::process::{self, Image};
+use crate::sys::{Cgroup, Cgroups};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What limits a request gets.
+#[derive(Debug, Default)]
+struct Limits {
+    cgroup: Option<(Cgroup, OwnedFd)>,
+    rlimits: Vec<(u32, u64, u64)>,
+    in_force: Vec<Limit>,
+}
+
+impl Keeper {
+    /// Starts the process and answers on its lane, one way or the other.
+    pub(super) fn spawn(&mut self, lane: usize, request: &SpawnRequest<'_>) {
+        if let Err(failure) = self.try_spawn(lane, request) {
+            self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
+        }
+    }
+
+    fn try_spawn(&mut self, lane: usize, request: &SpawnRequest<'_>) -> Result<(), SpawnFailure> {
+        if self.ending() {
+            return Err(SpawnFailure { stage: SpawnStage::Keeper, errno: libc::ESHUTDOWN });
+        }
+        if self.sessions.find(request.process).is_some() {
+            return Err(SpawnFailure { stage: SpawnStage::Keeper, errno: libc::EEXIST });
+        }
+        let owner = request.credentials.as_ref().map(|who| who.uid);
+        let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
+            .map_err(|error| failed(SpawnStage::Resources, &error))?;
+        let Limits { cgroup, rlimits, in_force } = self.limits(request)?;
+        let image = Image {
+            argv: request.argv.0,
+            env: request.env.0,
+            search_path: request.search_path.0,
+            cwd: request.cwd.map(|path| path.0),
+            stdio: prepared.child(self.null.as_fd()),
+            terminal: prepared.terminal,
+            credentials: request.credentials.as_ref(),
+            rlimits: &rlimits,
+            cgroup: cgroup.as_ref().map(|(_, folder)| folder.as_fd()),
+        };
+        let spawned = self.forker.spawn(&image);
+        let cgroup = cgroup.map(|(cgroup, _)| cgroup);
+        let pid = match spawned {
+            Ok(pid) => pid,
+            Err(failure) => {
+                self.remove_cgroup(cgroup);
+                if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
+                    // Nobody asked for one: do without, for good.
+                    self.cgroups = Some(None);
+                    return self.try_spawn(lane, request);
+                }
+                return Err(failure);
+            }
+        };
+        // Not reaped, so it is there, even if it has ended.
+        let start_ticks = process::stat(pid).map_or(0, |stat| stat.start_ticks);
+        let tree = if cgroup.is_some() { Tree::Exact } else { Tree::BestEffort };
+        let Prepared { kept, terminal, .. } = prepared;
+        let message = ToKernel::Spawned {
+            process: request.process,
+            pid,
+            start_ticks,
+            tree,
+            limits: in_force,
+            terminal,
+            pipe_bytes: kept.each_ref().map(|kept| kept.as_ref().map(|kept| kept.pipe_bytes)),
+        };
+        let fds: Vec<BorrowedFd<'_>> = kept.iter().flatten().map(|kept| kept.fd.as_fd()).collect();
+        self.lanes[lane].send(&message, &fds);
+        self.sessions.insert(Session {
+            process: request.process,
+            lane,
+            name: request.session.into(),
+            pid,
+            start_ticks,
+            terminal,
+            ends: kept,
+            rings: Vec::new(),
+            record: request.record.0.into(),
+            exit: None,
+            acknowledged: false,
+            forgotten: false,
+            ended: false,
+            orphans: Vec::new(),
+            cgroup,
+        });
+        Ok(())
+    }
+
+    /// Decides what each limit is enforced by. A limit that cannot be is a failure, unless weaker is accepted.
+    fn limits(&mut self, request: &SpawnRequest<'_>) -> Result<Limits, SpawnFailure> {
+        let mut limits = Limits::default();
+        let (soft, hard) = self.flags.nofile;
+        if !request.rlimits.iter().any(|(resource, _)| *resource == process::NOFILE) {
+            limits.rlimits.push((process::NOFILE, soft, hard));
+        }
+        for (resource, value) in &request.rlimits {
+            limits.rlimits.push((*resource, *value, *value));
+            limits.in_force.push(rlimit(process::rlimit_name(*resource), *value));
+        }
+        let wanted = request.cgroup.any();
+        if !wanted && self.flags.cgroups != CgroupUse::Always {
+            return Ok(limits);
+        }
+        match self.cgroup(request) {
+            Ok((cgroup, folder, in_force)) => {
+                limits.cgroup = Some((cgroup, folder));
+                limits.in_force.extend(in_force);
+            }
+            Err(_) if !wanted => {}
+            Err(_) if request.cgroup.allow_weaker => {
+                if let Some(bytes) = request.cgroup.memory_bytes {
+                    limits.rlimits.push((process::ADDRESS_SPACE, bytes, bytes));
+                    limits.in_force.push(rlimit("memory", bytes));
+                }
+            }
+            Err(_) => return Err(SpawnFailure { stage: SpawnStage::Cgroup, errno: libc::EOPNOTSUPP }),
+        }
+        Ok(limits)
+    }
+
+    fn cgroup(&mut self, request: &SpawnRequest<'_>) -> io::Result<(Cgroup, OwnedFd, Vec<Limit>)> {
+        let unsupported = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        if self.flags.cgroups == CgroupUse::Never {
+            return Err(unsupported());
+        }
+        if self.cgroups.is_none() {
+            let established = Cgroups::establish(|pid| self.ours(pid));
+            self.cgroups = Some(established.ok());
+        }
+        let cgroups = self.cgroups.as_mut().and_then(Option::as_mut).ok_or_else(unsupported)?;
+        let (cgroup, in_force) = cgroups.create(&request.cgroup)?;
+        match cgroups.open(&cgroup) {
+            Ok(folder) => Ok((cgroup, folder, in_force)),
+            Err(error) => {
+                cgroups.remove(cgroup);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn remove_cgroup(&mut self, cgroup: Option<Cgroup>) {
+        if let (Some(cgroup), Some(Some(cgroups))) = (cgroup, &mut self.cgroups) {
+            cgroups.remove(cgroup);
+        }
+    }
+}
+
+fn failed(stage: SpawnStage, error: &io::Error) -> SpawnFailure {
+    SpawnFailure { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+fn rlimit(name: &str, value: u64) -> Limit {
+    Limit { name: name.to_owned(), mechanism: Mechanism::Rlimit, value }
+}

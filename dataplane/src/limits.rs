@@ -1,0 +1,44 @@
+//! How much of everything, what for, and how the numbers relate. `docs/LIMITS.md` says what happens past each.
+
+/// History kept from the beginning of a stream, bytes.
+pub const HISTORY_HEAD_BYTES: u32 = 64 << 10;
+/// History kept from the end of a stream, bytes.
+pub const HISTORY_TAIL_BYTES: u32 = 256 << 10;
+/// Largest head or tail a caller may ask for, bytes.
+pub const HISTORY_BYTES_MAX: u32 = 16 << 20;
+/// One batch: the most that is taken from a source at once, bytes. A ring holds its tail and one batch.
+pub const TAKE_BYTES_MAX: usize = 256 << 10;
+/// A source that waits for a slow reader goes on when it can take at least this much, bytes.
+pub const RESUME_BYTES_MIN: usize = 64 << 10;
+/// Bytes one source or one reader may move before others have their turn.
+pub const TURN_BYTES_MAX: usize = 1 << 20;
+/// Retained history of ended streams, all of a kernel together, bytes.
+pub const RETAINED_BYTES_MAX: usize = 256 << 20;
+
+/// Size of a child's pipe, bytes.
+pub const PIPE_BYTES: u32 = 256 << 10;
+
+/// Longest line, terminator included, that is delivered as one, bytes.
+pub const LINE_BYTES_MAX: usize = 65_535;
+/// Frames on their way to another reactor, per subscription, bytes.
+pub const REMOTE_WINDOW_BYTES: usize = 1 << 20;
+
+/// Replies queued for a connection before it isn't read any more, bytes.
+pub const OUTFLOW_PAUSE_BYTES: usize = 1 << 20;
+/// Replies and events queued for a connection before it is cut, bytes.
+pub const OUTFLOW_CUT_BYTES: usize = 32 << 20;
+/// A frame that has begun must be whole after this, nanoseconds.
+pub const FRAME_PATIENCE_NS: u64 = 60_000_000_000;
+/// A connection that is being closed may still drain for this long, nanoseconds.
+pub const CLOSE_PATIENCE_NS: u64 = 5_000_000_000;
+
+/// Connections a kernel serves at once.
+pub const CONNECTIONS_MAX: usize = 12_000;
+
+const _: () = {
+    assert!(HISTORY_TAIL_BYTES as usize + TAKE_BYTES_MAX <= 512 << 10, "tail and one batch make the ring");
+    assert!(RESUME_BYTES_MIN <= TAKE_BYTES_MAX, "a paused source must be able to go on");
+    assert!(LINE_BYTES_MAX < TAKE_BYTES_MAX, "a line in waiting must leave room for its end");
+    assert!(OUTFLOW_PAUSE_BYTES < OUTFLOW_CUT_BYTES, "reading stops before the peer is cut");
+    assert!(crate::driver::token::Token::SLOT_MAX as usize > CONNECTIONS_MAX, "every connection has a token");
+};

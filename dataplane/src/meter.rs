@@ -1,0 +1,70 @@
+//! Numbers a reactor keeps and anybody may read: how the status of a stream is told without asking its reactor.
+//!
+//! Every field has one writer, the home reactor of the process. Readers see each number whole, but not all
+//! numbers of one instant.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Stores. Only the owning reactor calls this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+    /// Adds. Only the owning reactor calls this, so it needs no read-modify-write.
+    pub fn add(&self, value: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + value, Ordering::Relaxed);
+    }
+    /// Reads.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One output stream.
+#[derive(Debug, Default)]
+pub struct StreamMeter {
+    /// Bytes taken from the child since birth.
+    pub taken_bytes: Gauge,
+    /// Bytes that history no longer holds.
+    pub cut_bytes: Gauge,
+    /// Size of the child's pipe in force, bytes; 0 for a PTY.
+    pub pipe_bytes: AtomicU32,
+    /// True exactly while the source waits for a reader.
+    pub paused: AtomicBool,
+    /// Time it has waited so, nanoseconds, without the current wait.
+    pub paused_ns: Gauge,
+    /// True exactly when the stream has ended.
+    pub closed: AtomicBool,
+}
+
+/// A process.
+#[derive(Debug, Default)]
+pub struct ProcessMeter {
+    /// By `Channel as usize`.
+    pub streams: [StreamMeter; 2],
+    /// Bytes that went into stdin.
+    pub stdin_bytes: Gauge,
+    /// Bytes parked for stdin.
+    pub stdin_parked_bytes: Gauge,
+    /// Size of stdin's pipe in force, bytes; 0 for a PTY or none.
+    pub stdin_pipe_bytes: AtomicU32,
+    /// True exactly when stdin is closed.
+    pub stdin_closed: AtomicBool,
+}
+
+/// A reader.
+#[derive(Debug, Default)]
+pub struct ReaderMeter {
+    /// Next offset to deliver, by `Channel as usize`.
+    pub offset: [Gauge; 2],
+    /// Bytes it missed.
+    pub gap_bytes: Gauge,
+    /// Frames sent.
+    pub sequence: Gauge,
+    /// True exactly while its sink takes no more.
+    pub stalled: AtomicBool,
+}

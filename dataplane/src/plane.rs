@@ -1,0 +1,202 @@
+//! The whole data plane of one kernel: its reactors, from start to join.
+//!
+//! Whoever embeds a kernel makes the keeper first ([`launch`](crate::keeper::link::launch), while it has no threads),
+//! then starts a plane with a [`Control`] and a [`Worker`], and ends with [`Plane::join`].
+
+use crate::command::Command;
+use crate::control::{Control, Peer};
+use crate::driver::handle::Handle;
+use crate::driver::poll::Poll;
+use crate::driver::{Driver, Preferred};
+use crate::key::ReactorId;
+use crate::reactor::mail::{Mail, Post};
+use crate::reactor::{Parts, Reactor, Worker};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+/// Which driver the reactors use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DriverChoice {
+    /// io_uring where it is to be had, readiness elsewhere.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// Readiness.
+    Poll,
+}
+
+/// What a plane is started with. Its number of reactors is the number of lanes.
+pub struct Start {
+    /// Decides.
+    pub control: Arc<dyn Control>,
+    /// Does what may block.
+    pub worker: Arc<dyn Worker>,
+    /// One to the keeper per reactor.
+    pub lanes: Vec<OwnedFd>,
+    /// The keeper, to tell its descendants by.
+    pub keeper_pid: i32,
+    /// Where clients connect; none for an embedded kernel.
+    pub listener: Option<OwnedFd>,
+    /// Asked for.
+    pub driver: DriverChoice,
+}
+
+/// Reactors that run.
+pub struct Plane {
+    post: Post,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    driver: &'static str,
+}
+
+/// Speaks to a plane from any thread.
+#[derive(Clone, Debug)]
+pub struct PlaneHandle {
+    post: Post,
+}
+
+impl PlaneHandle {
+    /// Ends every tree, with `grace_ns` between SIGTERM and SIGKILL, then the keeper, then the reactors.
+    pub fn shut_down(&self, grace_ns: u64) {
+        self.post.begin_shutdown();
+        self.post.send(ReactorId(0), Mail::Command(Command::Shutdown { grace_ns }));
+    }
+
+    /// Serves a connected socket as if it had been accepted from `peer`.
+    pub fn connect(&self, socket: OwnedFd, peer: Peer) {
+        self.post.send(ReactorId(0), Mail::Connection { socket, peer });
+    }
+}
+
+impl Plane {
+    /// Starts the reactors and returns once each has its driver, or with the first failure.
+    pub fn start(start: Start) -> io::Result<Plane> {
+        let (post, ears) = Post::new(start.lanes.len() as u16)?;
+        let (report, reports) = channel();
+        let mut plane = Plane { post: post.clone(), threads: Vec::new(), driver: "" };
+        let mut listener = start.listener;
+        for (number, (lane, ear)) in start.lanes.into_iter().zip(ears).enumerate() {
+            let seed = Seed {
+                id: ReactorId(number as u16),
+                control: start.control.clone(),
+                worker: start.worker.clone(),
+                post: post.clone(),
+                ear,
+                lane,
+                listener: listener.take(),
+                keeper_pid: start.keeper_pid,
+            };
+            let (choice, report) = (start.driver, report.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("reactor-{number}"))
+                .spawn(move || run(seed, choice, &report))?;
+            plane.threads.push(thread);
+        }
+        drop(report);
+        plane.await_drivers(&reports)?;
+        Ok(plane)
+    }
+
+    fn await_drivers(&mut self, reports: &Receiver<io::Result<&'static str>>) -> io::Result<()> {
+        for _ in 0..self.threads.len() {
+            let report = reports.recv().unwrap_or_else(|_| Err(io::Error::other("a reactor died at its start")));
+            match report {
+                Ok(name) => self.driver = name,
+                Err(error) => {
+                    self.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver in use: `io_uring` or `poll`.
+    pub fn driver(&self) -> &'static str {
+        self.driver
+    }
+
+    /// For other threads.
+    pub fn handle(&self) -> PlaneHandle {
+        PlaneHandle { post: self.post.clone() }
+    }
+
+    fn stop(&self) {
+        for reactor in 0..self.post.reactors() {
+            self.post.send(ReactorId(reactor), Mail::Stop);
+        }
+    }
+
+    /// Waits until every reactor has ended, by shutdown or failure; the first failure is returned, and ends the rest.
+    pub fn join(mut self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for thread in std::mem::take(&mut self.threads) {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a reactor panicked")));
+            self.stop();
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+/// What a reactor's thread is given; its driver is made there, for it belongs to one thread.
+struct Seed {
+    id: ReactorId,
+    control: Arc<dyn Control>,
+    worker: Arc<dyn Worker>,
+    post: Post,
+    ear: OwnedFd,
+    lane: OwnedFd,
+    listener: Option<OwnedFd>,
+    keeper_pid: i32,
+}
+
+fn run(seed: Seed, choice: DriverChoice, report: &Sender<io::Result<&'static str>>) -> io::Result<()> {
+    if choice != DriverChoice::Poll {
+        match Preferred::new() {
+            Ok(driver) if choice == DriverChoice::Auto || driver.name() == "io_uring" => {
+                return run_on(driver, seed, report);
+            }
+            Ok(driver) => tracing::debug!(driver = driver.name(), "not what was asked for"),
+            Err(error) => tracing::info!(%error, "io_uring can't be used"),
+        }
+    }
+    if choice == DriverChoice::Uring {
+        // The receiver waits for exactly this; if it is gone nobody does.
+        let _ = report.send(Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring can't be used here")));
+        return Ok(());
+    }
+    match Poll::new() {
+        Ok(driver) => run_on(driver, seed, report),
+        Err(error) => {
+            let _ = report.send(Err(error));
+            Ok(())
+        }
+    }
+}
+
+fn run_on<D: Driver<Fd = Handle>>(
+    mut driver: D,
+    seed: Seed,
+    report: &Sender<io::Result<&'static str>>,
+) -> io::Result<()> {
+    let name = driver.name();
+    let parts = Parts {
+        id: seed.id,
+        ear: Some(driver.import(seed.ear)),
+        lane: driver.import(seed.lane),
+        listener: seed.listener.map(|listener| driver.import(listener)),
+        driver,
+        control: seed.control,
+        worker: seed.worker,
+        post: seed.post,
+        keeper_pid: seed.keeper_pid,
+    };
+    let mut reactor = Reactor::new(parts);
+    let _ = report.send(Ok(name));
+    // `report` is cloned per thread; a clone that outlives its message would keep the starter waiting for nobody.
+    reactor.run()
+}

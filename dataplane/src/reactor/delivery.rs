@@ -1,0 +1,698 @@
+//! From history to readers.
+//!
+//! A reader sends whenever its sink takes something: after its stream got bytes, and after its sink got room. On a
+//! connection of this reactor a chunk goes out from where it lies in the ring; to another reactor's connection it is
+//! copied and mailed under a credit; to a descriptor it is written. Invariant: a cursor moves over exactly the bytes
+//! that were handed to a sink or reported as a gap.
+
+use super::mail::Mail;
+use super::table::Place;
+use super::{Kind, Reactor, Turn};
+use crate::command::{From, Mode, Policy, Sink, Subscribe};
+use crate::control::Notice;
+use crate::driver::Driver;
+use crate::driver::op::{Interest, Op};
+use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
+use crate::limits::{REMOTE_WINDOW_BYTES, RETAINED_BYTES_MAX, TURN_BYTES_MAX};
+use crate::stream::history::Peek;
+use crate::stream::subscriber::{Cursor, Cut, Subscriber, cut, look_bytes};
+use crate::transport::descriptor::{DescriptorSink, Put};
+use crate::transport::frames::{Chunk, Framing};
+use crate::transport::outflow::Rest;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering;
+
+/// Lines are gathered into sends of about this size.
+const LINES_BATCH_BYTES: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(super) struct Reader<F> {
+    pub(super) subscriber: Subscriber,
+    framing: Framing,
+    sink: Option<DescriptorSink<F>>,
+    /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
+    idle: bool,
+}
+
+/// Where a reader stands after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It moved so many bytes (0: a record).
+    Moved(usize),
+    /// There is nothing for it.
+    Nothing,
+    /// Its sink takes no more now.
+    Full,
+    /// It is gone.
+    Gone,
+}
+
+/// Retained bytes of ended streams, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    bytes: usize,
+    order: VecDeque<(ProcessKey, Channel)>,
+}
+
+impl Retained {
+    pub(super) fn release(&mut self, process: ProcessKey, channel: Channel, bytes: usize) {
+        if bytes > 0 {
+            self.bytes -= bytes.min(self.bytes);
+            self.order.retain(|entry| *entry != (process, channel));
+        }
+    }
+}
+
+impl<D: Driver> Reactor<D> {
+    pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
+        let key = subscribe.subscription;
+        let connection = match &subscribe.sink {
+            Sink::Frames { connection, .. } => Some(*connection),
+            Sink::Descriptor(_) => None,
+        };
+        let Some(process_place) = self.place_of_process(subscribe.process) else {
+            return self.notices.push_back(Notice::Drained { subscription: key });
+        };
+        if let Some(bytes) = subscribe.history_bytes {
+            self.raise_history(process_place, bytes);
+        }
+        let Some(reader) = self.make_reader(process_place, subscribe) else {
+            return self.notices.push_back(Notice::Drained { subscription: key });
+        };
+        let place = self.readers.insert_with(|_| reader);
+        self.reader_places.insert(key.serial, place);
+        if let Some(process) = self.processes.get_mut(process_place) {
+            process.readers.push(place);
+        }
+        if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
+            && let Some(connection) =
+                self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
+        {
+            connection.readers.push(place);
+        }
+        self.deliver(place);
+    }
+
+    fn raise_history(&mut self, place: Place, bytes: u32) {
+        for channel in Channel::ALL {
+            let Some(process) = self.processes.get_mut(place) else { return };
+            match process.streams[channel as usize].history.raise_tail(bytes) {
+                Ok(true) => self.hold_new_ring(place, channel),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "history stays as it is"),
+            }
+        }
+    }
+
+    fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Option<Reader<D::Fd>> {
+        let streams = &self.processes.get(process)?.streams;
+        let cursor = |wanted: bool, channel: Channel| {
+            let total = streams[channel as usize].history.total();
+            let offset = match subscribe.from {
+                From::Oldest => 0,
+                From::Now => total,
+                From::At(offsets) => offsets[channel as usize].min(total),
+            };
+            wanted.then_some(Cursor { offset, gap_bytes: 0 })
+        };
+        let cursors = [cursor(subscribe.stdout, Channel::Stdout), cursor(subscribe.stderr, Channel::Stderr)];
+        for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
+            meter.set(cursor.map_or(0, |cursor| cursor.offset));
+        }
+        let (framing, sink) = match &subscribe.sink {
+            Sink::Frames { chunk_bytes_max, records, exact_integers, process_id, .. } => {
+                let framing = Framing {
+                    id: subscribe.id.clone(),
+                    chunk_bytes_max: *chunk_bytes_max as usize,
+                    records: *records,
+                    exact_integers: *exact_integers,
+                    process_id: process_id.clone(),
+                };
+                (framing, None)
+            }
+            Sink::Descriptor(number) => {
+                let fd = match self.driver.adopt(*number) {
+                    Ok(fd) => fd,
+                    Err(error) => {
+                        tracing::error!(%error, "the descriptor can't be written to");
+                        return None;
+                    }
+                };
+                let framing = Framing {
+                    id: subscribe.id.clone(),
+                    chunk_bytes_max: TURN_BYTES_MAX,
+                    records: false,
+                    exact_integers: true,
+                    process_id: Bytes::new(),
+                };
+                (framing, Some(DescriptorSink { fd, armed: false }))
+            }
+        };
+        let subscriber = Subscriber {
+            key: subscribe.subscription,
+            id: subscribe.id,
+            process: subscribe.process,
+            cursors,
+            mode: subscribe.mode,
+            policy: subscribe.policy,
+            sink: subscribe.sink,
+            sequence: 0,
+            in_flight_bytes: 0,
+            next_channel: 0,
+            meter: subscribe.meter,
+        };
+        Some(Reader { subscriber, framing, sink, idle: false })
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
+        if let Some(place) = self.reader_places.get(&key.serial).copied() {
+            self.drop_reader(place);
+        }
+        if let Some((connection, frame)) = reply {
+            self.carry_out(crate::command::Command::Reply { connection, frame });
+        }
+    }
+
+    /// Forgets a reader. A frame of it that has begun is finished from a copy.
+    pub(super) fn drop_reader(&mut self, place: Place) {
+        self.finish_rest_of(place);
+        let Some(mut reader) = self.readers.remove(place) else { return };
+        self.reader_places.remove(&reader.subscriber.key.serial);
+        if let Some(sink) = reader.sink.take()
+            && sink.armed
+        {
+            self.driver.cancel(Kind::Sink.token(place));
+        }
+        if let Sink::Frames { connection, .. } = reader.subscriber.sink
+            && let Some(connection) = self.local(connection)
+        {
+            connection.readers.retain(|other| *other != place);
+        }
+        let Some(process_place) = self.place_of_process(reader.subscriber.process) else { return };
+        if let Some(process) = self.processes.get_mut(process_place) {
+            process.readers.retain(|other| *other != place);
+        }
+        for channel in Channel::ALL {
+            self.retire(process_place, channel);
+        }
+        self.resume_sources(process_place);
+        self.make_announcements(process_place);
+    }
+
+    fn local(&mut self, key: ConnectionKey) -> Option<&mut super::connections::Connection<D::Fd>> {
+        let place = Place { slot: key.slot, generation: key.generation };
+        if key.reactor == self.id { self.connections.get_mut(place) } else { None }
+    }
+
+    /// Copies the unsent part of a reader's begun chunk to its connection's queue.
+    fn finish_rest_of(&mut self, place: Place) {
+        let Some(reader) = self.readers.get(place) else { return };
+        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return };
+        let (key, process) = (reader.subscriber.key, reader.subscriber.process);
+        let cursors = reader.subscriber.cursors;
+        let Some(rest) = self.local(connection).and_then(|connection| connection.outflow.rest) else { return };
+        if rest.subscription != key {
+            return;
+        }
+        let mut copy = Vec::new();
+        let mut at = cursors[rest.channel as usize].map_or(rest.end, |cursor| cursor.offset);
+        let process = self.place_of_process(process).and_then(|place| self.processes.get(place));
+        if let Some(process) = process {
+            let history = &process.streams[rest.channel as usize].history;
+            while let Peek::Bytes(run) = history.peek(at, (rest.end - at) as usize) {
+                copy.extend_from_slice(run);
+                at += run.len() as u64;
+            }
+        }
+        debug_assert_eq!(at, rest.end, "a waiting reader's bytes are pinned");
+        if let Some(connection) = self.local(connection) {
+            connection.outflow.rest = None;
+            connection.outflow.push_front(Bytes::from(copy));
+        }
+    }
+
+    /// Lets every reader of a process send.
+    pub(super) fn deliver_all(&mut self, place: Place) {
+        let count = self.processes.get(place).map_or(0, |process| process.readers.len());
+        for turn in 0..count {
+            let reader = self.processes.get(place).and_then(|process| process.readers.get(turn).copied());
+            if let Some(reader) = reader {
+                self.deliver(reader);
+            }
+        }
+        self.make_announcements(place);
+    }
+
+    /// Lets one reader send until its sink is full, it has nothing, or its turn is over.
+    pub(super) fn deliver(&mut self, place: Place) {
+        let Some(reader) = self.readers.get(place) else { return };
+        let Some(process) = self.place_of_process(reader.subscriber.process) else { return };
+        let mut turn_bytes = 0;
+        let last = loop {
+            match self.step(place, process) {
+                Step::Moved(bytes) => turn_bytes += bytes,
+                step => break step,
+            }
+            if turn_bytes >= TURN_BYTES_MAX {
+                self.yield_turn(place);
+                break Step::Full;
+            }
+        };
+        if let Some(reader) = self.readers.get_mut(place) {
+            reader.idle = last == Step::Nothing;
+            reader.subscriber.meter.stalled.store(last == Step::Full, Ordering::Relaxed);
+            if reader.subscriber.is_drained() && last == Step::Nothing {
+                let subscription = reader.subscriber.key;
+                self.drop_reader(place);
+                self.notices.push_back(Notice::Drained { subscription });
+                return;
+            }
+        }
+        if turn_bytes > 0 {
+            self.resume_sources(process);
+        }
+        self.make_announcements(process);
+    }
+
+    fn yield_turn(&mut self, place: Place) {
+        let Some(reader) = self.readers.get(place) else { return };
+        match reader.subscriber.sink {
+            Sink::Frames { connection, .. } if connection.reactor == self.id => {
+                let place = Place { slot: connection.slot, generation: connection.generation };
+                self.later(Turn::Connection(place));
+            }
+            Sink::Frames { .. } | Sink::Descriptor(_) => self.later(Turn::Reader(place)),
+        }
+    }
+
+    /// One frame or record of one reader.
+    fn step(&mut self, place: Place, process: Place) -> Step {
+        let Some(reader) = self.readers.get(place) else { return Step::Gone };
+        let first = reader.subscriber.next_channel;
+        for turn in 0..2 {
+            let channel = Channel::ALL[(first + turn) % 2];
+            match self.step_on(place, process, channel) {
+                Step::Nothing => {}
+                step => {
+                    if let Some(reader) = self.readers.get_mut(place) {
+                        reader.subscriber.next_channel = (channel as usize + 1) % 2;
+                    }
+                    return step;
+                }
+            }
+        }
+        Step::Nothing
+    }
+
+    fn step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        if !self.has_room(place) {
+            return Step::Full;
+        }
+        let Some(reader) = self.readers.get(place) else { return Step::Gone };
+        let Some(cursor) = reader.subscriber.cursors[channel as usize] else { return Step::Nothing };
+        let mode = reader.subscriber.mode;
+        let Some(running) = self.processes.get(process) else { return Step::Gone };
+        let stream = &running.streams[channel as usize];
+        if running.is_starting() {
+            return Step::Nothing;
+        }
+        let total = stream.history.total();
+        if cursor.offset >= total {
+            return if stream.closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
+        }
+        if let Peek::Gap(to) = stream.history.peek(cursor.offset, 1) {
+            // Whoever was overtaken once is given some lead, or it would be overtaken at every batch.
+            let dropping = reader.subscriber.policy == Policy::DropOldest && !stream.closed;
+            let to = if dropping && cursor.offset > 0 { to + (total - to) / 2 } else { to };
+            return self.gap(place, channel, cursor.offset, to);
+        }
+        if reader.sink.is_some() {
+            return self.write_to_sink(place, process, channel);
+        }
+        if mode == Mode::Line {
+            return self.send_lines(place, process, channel);
+        }
+        self.send_chunk(place, process, channel)
+    }
+
+    /// True exactly when the reader's sink takes a frame now.
+    fn has_room(&mut self, place: Place) -> bool {
+        let Some(reader) = self.readers.get(place) else { return false };
+        match (&reader.sink, &reader.subscriber.sink) {
+            (Some(sink), _) => !sink.armed,
+            (None, Sink::Frames { connection, .. }) => {
+                let (connection, in_flight) = (*connection, reader.subscriber.in_flight_bytes);
+                if connection.reactor != self.id {
+                    return in_flight < REMOTE_WINDOW_BYTES;
+                }
+                self.local(connection)
+                    .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
+            }
+            (None, Sink::Descriptor(_)) => false,
+        }
+    }
+
+    fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        reader.subscriber.skip(channel, to);
+        let subscription = reader.subscriber.key;
+        let mut record = Vec::new();
+        reader.framing.gap(channel, from, to, &mut record);
+        self.notices.push_back(Notice::Lagged { subscription, channel, from, to });
+        self.send_record(place, record)
+    }
+
+    fn end(&mut self, place: Place, channel: Channel, total: u64, cursor: Cursor) -> Step {
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        reader.subscriber.cursors[channel as usize] = None;
+        let mut record = Vec::new();
+        reader.framing.end(channel, total, cursor.gap_bytes, "closed", &mut record);
+        self.send_record(place, record)
+    }
+
+    fn send_record(&mut self, place: Place, record: Vec<u8>) -> Step {
+        let Some(reader) = self.readers.get(place) else { return Step::Gone };
+        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Moved(0) };
+        if !record.is_empty() {
+            self.send_whole(place, connection, Bytes::from(record));
+        }
+        Step::Moved(0)
+    }
+
+    /// Queues whole frames here, or mails them to the connection's reactor.
+    fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
+        if connection.reactor != self.id {
+            let Some(reader) = self.readers.get_mut(place) else { return };
+            let (subscription, credit) = (reader.subscriber.key, frames.len());
+            reader.subscriber.in_flight_bytes += credit;
+            let mail = Mail::Frame { connection, subscription, frame: frames, credit };
+            return self.post.send(connection.reactor, mail);
+        }
+        let socket_place = Place { slot: connection.slot, generation: connection.generation };
+        if let Some(connection) = self.connections.get_mut(socket_place) {
+            connection.outflow.push(frames);
+            self.push_out(socket_place);
+        }
+    }
+
+    /// Sends the queue without letting other readers in: the caller is one.
+    fn push_out(&mut self, place: Place) {
+        use crate::transport::outflow::Flushed;
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        match connection.outflow.flush(&mut self.driver, &connection.socket, &mut self.credits) {
+            Flushed::Empty => {}
+            Flushed::Full => self.await_room(place),
+            // Whoever reads the socket finds out; until then nothing more is sent.
+            Flushed::Gone => self.later(Turn::Connection(place)),
+        }
+        for (subscription, bytes) in self.credits.drain(..) {
+            self.post.send(subscription.home, Mail::Credit { subscription, bytes });
+        }
+    }
+
+    /// Gathers lines, a frame each, into one send.
+    fn send_lines(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
+        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
+        let stream = &mut running.streams[channel as usize];
+        let mut moved = 0;
+        self.prelude.clear();
+        while self.prelude.len() < LINES_BATCH_BYTES {
+            let Some((bytes, partial)) = next_cut(&reader.subscriber, &reader.framing, stream, channel, &mut self.lines)
+            else {
+                break;
+            };
+            let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+            let sequence = reader.subscriber.next_sequence();
+            let chunk = Chunk { channel, sequence, offset, partial, bytes: bytes.len() };
+            reader.framing.prelude(chunk, &mut self.prelude);
+            self.prelude.extend_from_slice(bytes);
+            moved += bytes.len();
+            let len = bytes.len();
+            reader.subscriber.advance(channel, len);
+        }
+        if moved == 0 {
+            return Step::Nothing;
+        }
+        stream.delivered = stream.delivered.max(reader.subscriber.cursors[channel as usize].map_or(0, |c| c.offset));
+        let frames = Bytes::copy_from_slice(&self.prelude);
+        self.send_whole(place, connection, frames);
+        Step::Moved(moved)
+    }
+
+    /// Sends one chunk: from the ring where the connection is ours, as a copy where it isn't.
+    fn send_chunk(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        let id = self.id;
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
+        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
+        let stream = &mut running.streams[channel as usize];
+        let Some((bytes, partial)) = next_cut(&reader.subscriber, &reader.framing, stream, channel, &mut self.lines)
+        else {
+            return Step::Nothing;
+        };
+        let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+        let sequence = reader.subscriber.sequence + 1;
+        self.prelude.clear();
+        reader.framing.prelude(
+            Chunk { channel, sequence, offset, partial, bytes: bytes.len() },
+            &mut self.prelude,
+        );
+        let end = offset + bytes.len() as u64;
+        if connection.reactor != id {
+            let frame = Bytes::from([self.prelude.as_slice(), bytes].concat());
+            reader.subscriber.next_sequence();
+            let len = bytes.len();
+            reader.subscriber.advance(channel, len);
+            stream.delivered = stream.delivered.max(end);
+            self.send_whole(place, connection, frame);
+            return Step::Moved(len);
+        }
+        let socket_place = Place { slot: connection.slot, generation: connection.generation };
+        let Some(socket) = self.connections.get_mut(socket_place) else { return Step::Gone };
+        let sent = self.driver.send(&socket.socket, &[IoSlice::new(&self.prelude), IoSlice::new(bytes)]);
+        let whole = self.prelude.len() + bytes.len();
+        let step = match sent {
+            Ok(sent) if sent == whole => Step::Moved(bytes.len()),
+            // A waiting reader's bytes stay in the ring until they are sent; a dropping one's are copied now.
+            Ok(sent) if reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() => {
+                let subscription = reader.subscriber.key;
+                socket.outflow.rest = Some(Rest { subscription, channel, end });
+                reader.subscriber.next_sequence();
+                reader.subscriber.advance(channel, sent - self.prelude.len());
+                self.await_room(socket_place);
+                return Step::Full;
+            }
+            Ok(sent) => {
+                let mut left = self.prelude.get(sent..).unwrap_or_default().to_vec();
+                left.extend_from_slice(&bytes[sent.saturating_sub(self.prelude.len())..]);
+                socket.outflow.push_front(Bytes::from(left));
+                Step::Full
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.await_room(socket_place);
+                return Step::Full;
+            }
+            Err(_) => {
+                self.later(Turn::Connection(socket_place));
+                return Step::Full;
+            }
+        };
+        let len = bytes.len();
+        reader.subscriber.next_sequence();
+        reader.subscriber.advance(channel, len);
+        stream.delivered = stream.delivered.max(end);
+        if step == Step::Full {
+            self.await_room(socket_place);
+        }
+        step
+    }
+
+    /// Goes on with a chunk of which a piece has been sent. True when nothing of it is left.
+    pub(super) fn send_rest(&mut self, place: Place) -> bool {
+        loop {
+            let Some(connection) = self.connections.get_mut(place) else { return false };
+            let Some(rest) = connection.outflow.rest else { return true };
+            let reader = self.reader_places.get(&rest.subscription.serial).copied();
+            let Some(reader) = reader.and_then(|place| self.readers.get_mut(place)) else {
+                debug_assert!(false, "a reader with a begun chunk is dropped only after it is copied");
+                return false;
+            };
+            let process = self.process_places.get(&reader.subscriber.process.serial).copied();
+            let Some(process_place) = process else { return false };
+            let Some(process) = self.processes.get_mut(process_place) else { return false };
+            let stream = &mut process.streams[rest.channel as usize];
+            let offset = reader.subscriber.cursors[rest.channel as usize].map_or(rest.end, |c| c.offset);
+            let Peek::Bytes(bytes) = stream.history.peek(offset, (rest.end - offset) as usize) else {
+                debug_assert!(offset >= rest.end, "a waiting reader's bytes are pinned");
+                connection.outflow.rest = None;
+                continue;
+            };
+            match self.driver.send(&connection.socket, &[IoSlice::new(bytes)]) {
+                Ok(sent) => {
+                    reader.subscriber.advance(rest.channel, sent);
+                    stream.delivered = stream.delivered.max(offset + sent as u64);
+                    if offset + sent as u64 >= rest.end {
+                        connection.outflow.rest = None;
+                    }
+                    self.resume_sources(process_place);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.await_room(place);
+                    return false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.disconnect(place);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn write_to_sink(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
+        let Some(sink) = &mut reader.sink else { return Step::Gone };
+        let stream = &mut running.streams[channel as usize];
+        let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+        let Peek::Bytes(bytes) = stream.history.peek(offset, TURN_BYTES_MAX) else { return Step::Nothing };
+        match sink.put(&mut self.driver, bytes) {
+            Put::Bytes(sent) => {
+                reader.subscriber.advance(channel, sent);
+                stream.delivered = stream.delivered.max(offset + sent as u64);
+                Step::Moved(sent)
+            }
+            Put::Full => {
+                sink.armed = true;
+                let poll = Op::Poll(sink.fd.clone(), Interest::Write);
+                self.driver.submit(Kind::Sink.token(place), poll);
+                Step::Full
+            }
+            Put::Closed(error) => {
+                tracing::debug!(%error, "the sink was closed");
+                reader.subscriber.cursors[channel as usize] = None;
+                self.sever(process, channel);
+                Step::Moved(0)
+            }
+        }
+    }
+
+    pub(super) fn sink_ready(&mut self, place: Place) {
+        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
+            sink.armed = false;
+            self.feed_sink(place);
+        }
+    }
+
+    pub(super) fn feed_sink(&mut self, place: Place) {
+        self.deliver(place);
+    }
+
+    pub(super) fn credited(&mut self, subscription: SubscriptionKey, bytes: usize) {
+        let Some(place) = self.reader_places.get(&subscription.serial).copied() else { return };
+        if let Some(reader) = self.readers.get_mut(place) {
+            let in_flight = &mut reader.subscriber.in_flight_bytes;
+            *in_flight = in_flight.saturating_sub(bytes);
+            self.deliver(place);
+        }
+    }
+
+    pub(super) fn announce(&mut self, process: ProcessKey, frames: Vec<(ConnectionKey, Bytes)>) {
+        match self.place_of_process(process) {
+            Some(place) => {
+                if let Some(process) = self.processes.get_mut(place) {
+                    process.announcements.extend(frames);
+                }
+                self.make_announcements(place);
+            }
+            None => frames.into_iter().for_each(|(connection, frame)| {
+                self.carry_out(crate::command::Command::Reply { connection, frame });
+            }),
+        }
+    }
+
+    /// Sends every exit notice whose connection has been given all the leader had written.
+    fn make_announcements(&mut self, place: Place) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if process.announcements.is_empty() {
+            return;
+        }
+        let marks = [process.streams[0].exit_mark, process.streams[1].exit_mark];
+        let readers = process.readers.clone();
+        let waiting = std::mem::take(&mut process.announcements);
+        let behind = |reader: &Reader<D::Fd>| {
+            let behind = |(cursor, mark): (&Option<Cursor>, u64)| cursor.is_some_and(|c| c.offset < mark);
+            let unfinished_line = reader.idle && reader.subscriber.mode != Mode::Chunk;
+            reader.subscriber.cursors.iter().zip(marks).any(behind) && !unfinished_line
+        };
+        for (connection, frame) in waiting {
+            let held = readers.iter().filter_map(|reader| self.readers.get(*reader)).any(|reader| {
+                let its = matches!(reader.subscriber.sink, Sink::Frames { connection: c, .. } if c == connection);
+                its && behind(reader)
+            });
+            if !held {
+                self.carry_out(crate::command::Command::Reply { connection, frame });
+            } else if let Some(process) = self.processes.get_mut(place) {
+                process.announcements.push((connection, frame));
+            }
+        }
+    }
+
+    /// Turns the ring of an ended stream into plain memory once nobody reads it, within the budget of all.
+    pub(super) fn retire(&mut self, place: Place, channel: Channel) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
+        if !process.streams[channel as usize].closed
+            || read.into_iter().any(|reader| reader.subscriber.cursors[channel as usize].is_some())
+        {
+            return;
+        }
+        let history = &mut process.streams[channel as usize].history;
+        let before = history.retained_bytes();
+        history.retire();
+        let bytes = history.retained_bytes() - before;
+        if bytes > 0 {
+            self.retained.bytes += bytes;
+            self.retained.order.push_back((process.key, channel));
+        }
+        let share = RETAINED_BYTES_MAX / self.post.reactors() as usize;
+        while self.retained.bytes > share {
+            let Some((key, channel)) = self.retained.order.pop_front() else { return };
+            let Some(process) = self.place_of_process(key).and_then(|place| self.processes.get_mut(place)) else {
+                continue;
+            };
+            let history = &mut process.streams[channel as usize].history;
+            self.retained.bytes -= history.retained_bytes().min(self.retained.bytes);
+            history.drop_retained();
+        }
+    }
+}
+
+/// The bytes of a reader's next frame on a channel, and whether they are a piece of a longer line.
+fn next_cut<'a, F>(
+    subscriber: &Subscriber,
+    framing: &Framing,
+    stream: &'a super::processes::Stream<F>,
+    channel: Channel,
+    scratch: &'a mut Vec<u8>,
+) -> Option<(&'a [u8], bool)> {
+    let offset = subscriber.cursors[channel as usize]?.offset;
+    let look = look_bytes(subscriber.mode, framing.chunk_bytes_max);
+    let peek = match subscriber.mode {
+        Mode::Chunk => stream.history.peek(offset, look),
+        Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
+    };
+    let Peek::Bytes(run) = peek else { return None };
+    let end = offset + run.len() as u64;
+    let closed = match stream.history.peek(end, 1) {
+        Peek::Bytes(_) => false,
+        Peek::Gap(_) => true,
+        Peek::Nothing => stream.closed,
+    };
+    let Cut { bytes, partial } = cut(subscriber.mode, run, framing.chunk_bytes_max, closed)?;
+    Some((&run[..bytes], partial))
+}

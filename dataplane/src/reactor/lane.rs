@@ -1,0 +1,175 @@
+//! The lane to the keeper: packets out, in order, and what comes back.
+//!
+//! Invariant: packets leave in the order they were made; what a full lane doesn't take waits here.
+
+use super::{Kind, Reactor};
+use crate::control::{Failure, Notice, Outcome, SpawnFailure, SpawnStage};
+use crate::driver::Driver;
+use crate::driver::op::{Interest, Op};
+use crate::keeper::link::{self, FromKeeper};
+use crate::keeper::protocol::{End, ProtocolError};
+use crate::key::ProcessKey;
+use std::collections::VecDeque;
+use std::io;
+
+#[derive(Debug)]
+pub(super) struct Lane<F> {
+    fd: Option<F>,
+    queue: VecDeque<(Vec<u8>, Vec<F>)>,
+    packet: Vec<u8>,
+    armed: bool,
+    shutdown_sent: bool,
+}
+
+impl<F: Clone> Lane<F> {
+    pub(super) fn new(fd: F) -> Lane<F> {
+        Lane { fd: Some(fd), queue: VecDeque::new(), packet: Vec::new(), armed: false, shutdown_sent: false }
+    }
+
+    /// True exactly when packets wait: a stream that needs a new ring kept had better wait too.
+    pub(super) fn is_full(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Makes a packet and sends it with its descriptors. An error means that the keeper will never see it.
+    pub(super) fn send<D: Driver<Fd = F>>(
+        &mut self,
+        driver: &mut D,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), ProtocolError>,
+        fds: &[F],
+    ) -> io::Result<()> {
+        let Some(lane) = self.fd.clone() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        encode(&mut self.packet).map_err(io::Error::other)?;
+        let mut with = fds.to_vec();
+        if let Some(memory) = link::pack(&mut self.packet)? {
+            with.push(driver.import(memory));
+        }
+        if self.queue.is_empty() {
+            match driver.send_packet(&lane, &self.packet, &with) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.queue.push_back((self.packet.clone(), with));
+        if !self.armed {
+            self.armed = true;
+            driver.submit(Kind::LaneWrite.only(), Op::Poll(lane, Interest::Write));
+        }
+        Ok(())
+    }
+}
+
+impl<D: Driver> Reactor<D> {
+    pub(super) fn greet_keeper(&mut self) {
+        let Some(lane) = self.lane.fd.clone() else { return };
+        let pid = std::process::id() as i32;
+        // A lane that is broken already says so when it is read.
+        let _ = self.lane.send(&mut self.driver, |packet| link::encode_hello(pid, packet), &[]);
+        self.driver.submit(Kind::LaneRead.only(), Op::Poll(lane, Interest::Read));
+    }
+
+    pub(super) fn lane_writable(&mut self) {
+        self.lane.armed = false;
+        let Some(lane) = self.lane.fd.clone() else { return };
+        while let Some((packet, fds)) = self.lane.queue.front() {
+            match self.driver.send_packet(&lane, packet, fds) {
+                Ok(()) => drop(self.lane.queue.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.lane.armed = true;
+                    self.driver.submit(Kind::LaneWrite.only(), Op::Poll(lane, Interest::Write));
+                    return;
+                }
+                // The reading side finds out, and says so.
+                Err(_) => return self.lane.queue.clear(),
+            }
+        }
+    }
+
+    pub(super) fn lane_readable(&mut self) {
+        let Some(lane) = self.lane.fd.clone() else { return };
+        loop {
+            let (mut packet, mut fds) = (std::mem::take(&mut self.lane.packet), Vec::new());
+            let received = self.driver.receive_packet(&lane, &mut packet, &mut fds);
+            let message = match received {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => link::decode(&packet[..len], fds).map_err(io::Error::other),
+                Err(error) => Err(error),
+            };
+            self.lane.packet = packet;
+            match message {
+                Ok(message) => self.from_keeper(message),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.driver.submit(Kind::LaneRead.only(), Op::Poll(lane, Interest::Read));
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.keeper_gone(&error),
+            }
+        }
+    }
+
+    fn from_keeper(&mut self, message: FromKeeper<D::Fd>) {
+        match message {
+            FromKeeper::Hello { pid } => tracing::debug!(pid, "keeper"),
+            FromKeeper::Spawned(spawned) => self.spawned(*spawned),
+            FromKeeper::SpawnFailed { process, failure } => self.spawn_failed(process, failure),
+            FromKeeper::Exited { process, status, usage } => {
+                self.exited(process, status, usage);
+                self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
+            }
+            FromKeeper::TreeEnded { process } => self.notices.push_back(Notice::Ended { process }),
+            FromKeeper::Signalled { ticket, outcome } => {
+                let outcome = outcome.map(|processes| Outcome::Signalled { processes });
+                self.done(ticket, outcome.map_err(Failure::Os));
+            }
+            FromKeeper::Held { .. } => {}
+        }
+        self.settle();
+    }
+
+    /// Tells the keeper something that needs no answer. If it is gone, that is told when the lane is read.
+    pub(super) fn tell_keeper(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), ProtocolError>) {
+        if let Err(error) = self.lane.send(&mut self.driver, encode, &[]) {
+            tracing::debug!(%error, "the keeper was not told");
+        }
+    }
+
+    /// Drops the keeper's duplicate of one end, so that the child sees it closed.
+    pub(super) fn close_end(&mut self, process: ProcessKey, end: End) {
+        self.tell_keeper(|packet| link::encode_close_channel(process, end, packet));
+    }
+
+    fn keeper_gone(&mut self, error: &io::Error) {
+        self.lane.fd = None;
+        self.lane.queue.clear();
+        if self.post.is_shutting_down() {
+            self.stopping = true;
+            return;
+        }
+        tracing::error!(%error, "the keeper is gone");
+        for place in self.processes.places() {
+            if let Some(process) = self.processes.get(place)
+                && process.is_starting()
+            {
+                let failure = SpawnFailure { stage: SpawnStage::Keeper, errno: libc::EPIPE };
+                let key = process.key;
+                self.spawn_failed(key, failure);
+            }
+        }
+        self.notices.push_back(Notice::KeeperLost);
+    }
+
+    pub(super) fn shut_down(&mut self, grace_ns: u64) {
+        self.post.begin_shutdown();
+        if std::mem::replace(&mut self.lane.shutdown_sent, true) {
+            return;
+        }
+        if self.lane.fd.is_none() {
+            for reactor in 0..self.post.reactors() {
+                self.post.send(crate::key::ReactorId(reactor), super::mail::Mail::Stop);
+            }
+        }
+        self.tell_keeper(|packet| link::encode_shutdown(grace_ns, packet));
+    }
+}

@@ -1,0 +1,392 @@
+//! One thread, its driver, and everything it owns.
+//!
+//! ```text
+//!  loop:  mail ─▶ turns (work left over) ─▶ alarms ─▶ wait ─▶ answers
+//!                     each of them ─▶ notices ─▶ control ─▶ commands ─▶ done here, or mailed to their home
+//! ```
+//!
+//! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
+//! `wait`, and never decides who may what. Invariant: after [`Reactor::settle`] no notice is untold and no command
+//! undone. The rooms: [`connections`] and what is sent on them, [`processes`] and their sources, [`delivery`] from
+//! history to readers, [`lane`] to the keeper, [`mail`] to other reactors.
+
+mod connections;
+mod delivery;
+mod lane;
+pub(crate) mod mail;
+mod processes;
+mod table;
+mod timers;
+
+use crate::command::{Command, Commands, Job};
+use crate::control::{Control, Failure, Moment, Notice};
+use crate::driver::Driver;
+use crate::driver::op::{Answer, Completion, Interest, Op};
+use crate::driver::token::Token;
+use crate::key::{ReactorId, SubscriptionKey, Ticket};
+use crate::stream::source::Staging;
+use bytes::Bytes;
+use connections::{Connection, Listener};
+use delivery::Reader;
+use lane::Lane;
+use mail::{Mail, Post};
+use processes::Process;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use table::{Place, Table};
+use timers::{Alarm, Timers};
+
+/// What carries out slow work off the reactors. `done` is called from any thread, with one result per item asked
+/// for, in order; an `Err` is an errno.
+pub trait Worker: Send + Sync + 'static {
+    /// Never blocks.
+    fn submit(&self, job: Job, done: Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>);
+}
+
+/// Which table a token's place is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Bell = 1,
+    Listener,
+    LaneRead,
+    LaneWrite,
+    Receive,
+    Send,
+    Hangup,
+    Stdout,
+    Stderr,
+    Stdin,
+    Sink,
+}
+
+impl Kind {
+    const ALL: [Kind; 11] = [
+        Kind::Bell,
+        Kind::Listener,
+        Kind::LaneRead,
+        Kind::LaneWrite,
+        Kind::Receive,
+        Kind::Send,
+        Kind::Hangup,
+        Kind::Stdout,
+        Kind::Stderr,
+        Kind::Stdin,
+        Kind::Sink,
+    ];
+
+    fn of(token: Token) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == token.kind())
+    }
+
+    fn token(self, place: Place) -> Token {
+        Token::new(self as u8, place.slot, place.generation)
+    }
+
+    /// For what a reactor has one of.
+    fn only(self) -> Token {
+        Token::new(self as u8, 0, 0)
+    }
+}
+
+/// Work left over because its turn was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Take more from a source.
+    Source(Place, crate::key::Channel),
+    /// Send more on a connection.
+    Connection(Place),
+    /// Write more to a descriptor sink.
+    Reader(Place),
+}
+
+/// What a reactor is made of.
+pub(crate) struct Parts<D: Driver> {
+    pub(crate) id: ReactorId,
+    pub(crate) driver: D,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) worker: Arc<dyn Worker>,
+    pub(crate) post: Post,
+    /// What our bell makes readable; none in a simulation of one reactor.
+    pub(crate) ear: Option<D::Fd>,
+    pub(crate) lane: D::Fd,
+    pub(crate) listener: Option<D::Fd>,
+    pub(crate) keeper_pid: i32,
+}
+
+/// One reactor.
+pub(crate) struct Reactor<D: Driver> {
+    id: ReactorId,
+    driver: D,
+    control: Arc<dyn Control>,
+    worker: Arc<dyn Worker>,
+    post: Post,
+    ear: Option<D::Fd>,
+    lane: Lane<D::Fd>,
+    listener: Option<Listener<D::Fd>>,
+    keeper_pid: i32,
+    connections: Table<Connection<D::Fd>>,
+    /// Connections served by all reactors, counted where they are accepted.
+    next_home: u16,
+    processes: Table<Process<D::Fd>>,
+    process_places: HashMap<u64, Place>,
+    readers: Table<Reader<D::Fd>>,
+    reader_places: HashMap<u64, Place>,
+    staging: Option<Staging<D::Fd>>,
+    retained: delivery::Retained,
+    timers: Timers,
+    turns: VecDeque<Turn>,
+    notices: VecDeque<Notice>,
+    out: Commands,
+    at: Moment,
+    /// Reused by frames: prelude, and joined or batched lines.
+    prelude: Vec<u8>,
+    lines: Vec<u8>,
+    credits: Vec<(SubscriptionKey, usize)>,
+    stopping: bool,
+}
+
+impl<D: Driver> Reactor<D> {
+    pub(crate) fn new(parts: Parts<D>) -> Reactor<D> {
+        let at = parts.driver.now();
+        let mut reactor = Reactor {
+            id: parts.id,
+            driver: parts.driver,
+            control: parts.control,
+            worker: parts.worker,
+            post: parts.post,
+            ear: parts.ear,
+            lane: Lane::new(parts.lane),
+            listener: parts.listener.map(Listener::new),
+            keeper_pid: parts.keeper_pid,
+            connections: Table::new(),
+            next_home: 0,
+            processes: Table::new(),
+            process_places: HashMap::new(),
+            readers: Table::new(),
+            reader_places: HashMap::new(),
+            staging: None,
+            retained: delivery::Retained::default(),
+            timers: Timers::default(),
+            turns: VecDeque::new(),
+            notices: VecDeque::new(),
+            out: Commands::default(),
+            at,
+            prelude: Vec::new(),
+            lines: Vec::new(),
+            credits: Vec::new(),
+            stopping: false,
+        };
+        reactor.begin();
+        reactor
+    }
+
+    fn begin(&mut self) {
+        if let Some(ear) = &self.ear {
+            self.driver.submit(Kind::Bell.only(), Op::Poll(ear.clone(), Interest::Read));
+        }
+        self.greet_keeper();
+        self.accept();
+    }
+
+    /// Runs until it is told to stop or its driver fails.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut answers = Vec::new();
+        while !self.stopping {
+            self.round(&mut answers, None)?;
+        }
+        self.farewell();
+        Ok(())
+    }
+
+    /// One round of the loop. With `until_ns` it waits no longer than that.
+    pub(crate) fn round(
+        &mut self,
+        answers: &mut Vec<Completion<D::Fd>>,
+        until_ns: Option<u64>,
+    ) -> io::Result<()> {
+        while let Some(mail) = self.post.receive(self.id) {
+            self.open_mail(mail);
+            self.settle();
+        }
+        for _ in 0..self.turns.len() {
+            let Some(turn) = self.turns.pop_front() else { break };
+            self.take_turn(turn);
+            self.settle();
+        }
+        while let Some(alarm) = self.timers.due(self.at.monotonic_ns) {
+            self.ring(alarm);
+            self.settle();
+        }
+        if self.stopping {
+            return Ok(());
+        }
+        let awake = !self.turns.is_empty() || !self.post.sleep(self.id);
+        let deadline_ns = match (awake, self.timers.next_ns(), until_ns) {
+            (true, _, _) => Some(0),
+            (false, Some(alarm), Some(until)) => Some(alarm.min(until)),
+            (false, alarm, until) => alarm.or(until),
+        };
+        let waited = self.driver.wait(deadline_ns, answers);
+        self.post.wake(self.id);
+        self.at = self.driver.now();
+        waited?;
+        for completion in answers.drain(..) {
+            self.answer(completion);
+            self.settle();
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, completion: Completion<D::Fd>) {
+        let Completion { token, answer } = completion;
+        let place = Place { slot: token.slot(), generation: token.generation() };
+        match (Kind::of(token), answer) {
+            (Some(Kind::Receive), answer) => self.received(place, answer),
+            (_, Answer::Received(lent)) => self.driver.give_back(lent),
+            (Some(Kind::Listener), answer) => self.accepted(answer),
+            (Some(Kind::Bell), _) => self.bell_rang(),
+            (Some(Kind::LaneRead), _) => self.lane_readable(),
+            (Some(Kind::LaneWrite), _) => self.lane_writable(),
+            (Some(Kind::Send), _) => self.writable(place),
+            (Some(Kind::Hangup), answer) => self.hung_up(place, &answer),
+            (Some(Kind::Stdout), _) => self.source_ready(place, crate::key::Channel::Stdout),
+            (Some(Kind::Stderr), _) => self.source_ready(place, crate::key::Channel::Stderr),
+            (Some(Kind::Stdin), _) => self.stdin_ready(place),
+            (Some(Kind::Sink), _) => self.sink_ready(place),
+            (None, _) => tracing::error!(token = token.bits(), "an answer nobody asked for"),
+        }
+    }
+
+    fn bell_rang(&mut self) {
+        let Some(ear) = self.ear.clone() else { return };
+        let mut rings = [0; 8];
+        while matches!(self.driver.read(&ear, &mut rings), Ok(8)) {}
+        self.driver.submit(Kind::Bell.only(), Op::Poll(ear, Interest::Read));
+    }
+
+    fn open_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Command(command) => self.carry_out(command),
+            Mail::Frame { connection, subscription, frame, credit } => {
+                self.queue_remote(connection, subscription, frame, credit);
+            }
+            Mail::Credit { subscription, bytes } => self.credited(subscription, bytes),
+            Mail::Notice(notice) => self.notices.push_back(notice),
+            Mail::Connection { socket, peer } => {
+                let socket = self.driver.import(socket);
+                self.serve(socket, peer);
+            }
+            Mail::Stop => self.stopping = true,
+        }
+    }
+
+    fn take_turn(&mut self, turn: Turn) {
+        match turn {
+            Turn::Source(place, channel) => self.run_source(place, channel),
+            Turn::Connection(place) => self.flush(place),
+            Turn::Reader(place) => self.feed_sink(place),
+        }
+    }
+
+    fn later(&mut self, turn: Turn) {
+        if !self.turns.contains(&turn) {
+            self.turns.push_back(turn);
+        }
+    }
+
+    fn ring(&mut self, alarm: Alarm) {
+        match alarm {
+            Alarm::Control(timer) => self.notices.push_back(Notice::Rang { timer }),
+            Alarm::Connection(slot, generation) => self.out_of_patience(Place { slot, generation }),
+            Alarm::Accept => self.accept(),
+        }
+    }
+
+    /// Tells every notice and carries out what comes back, until there is neither.
+    fn settle(&mut self) {
+        loop {
+            if !self.out.list.is_empty() {
+                let mut list = std::mem::take(&mut self.out.list);
+                for command in list.drain(..) {
+                    self.carry_out(command);
+                }
+                // Keep the allocation, unless carrying out has already made a new list.
+                if self.out.list.is_empty() {
+                    self.out.list = list;
+                }
+                continue;
+            }
+            let Some(notice) = self.notices.pop_front() else { return };
+            self.control.notice(self.at, self.id, notice, &mut self.out);
+            debug_assert!(self.out.replies.is_empty(), "a notice is about no connection: use Reply");
+        }
+    }
+
+    /// Carries a command out, or mails it to where its object lives.
+    fn carry_out(&mut self, command: Command) {
+        if let Some(home) = home_of(&command)
+            && home != self.id
+        {
+            return self.post.send(home, Mail::Command(command));
+        }
+        match command {
+            Command::Reply { connection, frame } => self.queue(connection, frame),
+            Command::Close { connection } => self.close_after_flush(connection),
+            Command::Spawn(spawn) => self.spawn(*spawn),
+            Command::Subscribe(subscribe) => self.subscribe(*subscribe),
+            Command::Unsubscribe { subscription, reply } => self.unsubscribe(subscription, reply),
+            Command::Write { process, data, ticket } => self.write(process, data, ticket),
+            Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
+            Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
+            Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
+            Command::Signal { process, signal, scope, ticket } => self.signal(process, signal, scope, ticket),
+            Command::Announce { process, frames } => self.announce(process, frames),
+            Command::Forget { process } => self.forget(process),
+            Command::Arm { timer, at_ns } => self.timers.arm(Alarm::Control(timer), at_ns),
+            Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
+            Command::Work { ticket, job } => self.work(ticket, job),
+            Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
+        }
+    }
+
+    fn work(&mut self, ticket: Ticket, job: Job) {
+        let (post, here) = (self.post.clone(), self.id);
+        let done = move |results| {
+            let outcome = Ok(crate::control::Outcome::Worked(results));
+            post.send(here, Mail::Notice(Notice::Done { ticket, outcome }));
+        };
+        self.worker.submit(job, Box::new(done));
+    }
+
+    fn done(&mut self, ticket: Ticket, outcome: Result<crate::control::Outcome, Failure>) {
+        self.notices.push_back(Notice::Done { ticket, outcome });
+    }
+
+    /// Gives every connection a last chance to take what is queued for it.
+    fn farewell(&mut self) {
+        for place in self.connections.places() {
+            self.flush(place);
+        }
+    }
+}
+
+/// Where a command is carried out; none is here.
+fn home_of(command: &Command) -> Option<ReactorId> {
+    match command {
+        Command::Reply { connection, .. } | Command::Close { connection } => Some(connection.reactor),
+        Command::Spawn(spawn) => Some(spawn.process.home),
+        Command::Subscribe(subscribe) => Some(subscribe.process.home),
+        Command::Unsubscribe { subscription, .. } => Some(subscription.home),
+        Command::Write { process, .. }
+        | Command::AbandonWrite { process, .. }
+        | Command::CloseStdin { process, .. }
+        | Command::Resize { process, .. }
+        | Command::Signal { process, .. }
+        | Command::Announce { process, .. }
+        | Command::Forget { process } => Some(process.home),
+        Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
+        Command::Work { .. } | Command::Shutdown { .. } => None,
+    }
+}

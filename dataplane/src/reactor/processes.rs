@@ -1,0 +1,538 @@
+//! Processes: starting them through the keeper, taking their output, feeding their input, hearing of their ends.
+//!
+//! Three ends, never mixed up: *exited* (the leader), *closed* (a stream: every holder of its write end is gone),
+//! *ended* (the tree, which the keeper knows). Invariants: a source has at most one poll in flight, and none while it
+//! is paused; what the leader had left in its pipes is in memory before its exit is told, whoever stalls.
+
+use super::table::Place;
+use super::{Kind, Reactor, Turn};
+use crate::command::{Scope, Spawn, Stdio, TerminalSize, Unread};
+use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage};
+use crate::driver::Driver;
+use crate::driver::op::{Interest, Op};
+use crate::keeper::link::{self, Output, Spawned};
+use crate::keeper::protocol::{End, ProtocolError};
+use crate::key::{Channel, ConnectionKey, ProcessKey, Ticket};
+use crate::limits::{RESUME_BYTES_MIN, TAKE_BYTES_MAX, TURN_BYTES_MAX};
+use crate::meter::ProcessMeter;
+use crate::stream::history::History;
+use crate::stream::inflow::{Answer, Inflow};
+use crate::stream::source::{Source, Staging, TakeError, Taken, take};
+use bytes::Bytes;
+use kairo_shm::page::Page;
+use kairo_shm::writer::Writer;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Running,
+    /// The leader is gone; streams and tree may live on.
+    Exited,
+}
+
+#[derive(Debug)]
+pub(super) struct Process<F> {
+    pub(super) key: ProcessKey,
+    pub(super) streams: [Stream<F>; 2],
+    pub(super) readers: Vec<Place>,
+    /// Notices that wait until what the leader had written is queued to their connections.
+    pub(super) announcements: Vec<(ConnectionKey, Bytes)>,
+    phase: Phase,
+    unread: Unread,
+    inflow: Inflow<F>,
+    meter: Arc<ProcessMeter>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream<F> {
+    pub(super) history: History,
+    /// True exactly when nothing can be added.
+    pub(super) closed: bool,
+    /// Bytes there were when the leader's exit was heard.
+    pub(super) exit_mark: u64,
+    /// Highest offset that was ever delivered to anybody.
+    pub(super) delivered: u64,
+    source: Option<Source<F>>,
+    paused_since_ns: Option<u64>,
+}
+
+impl<F> Stream<F> {
+    fn new(spawn: &Spawn) -> Stream<F> {
+        Stream {
+            history: History::new(spawn.history),
+            closed: false,
+            exit_mark: 0,
+            delivered: 0,
+            source: None,
+            paused_since_ns: None,
+        }
+    }
+}
+
+impl<F> Process<F> {
+    pub(super) fn is_starting(&self) -> bool {
+        self.phase == Phase::Starting
+    }
+}
+
+fn kind_of(channel: Channel) -> Kind {
+    match channel {
+        Channel::Stdout => Kind::Stdout,
+        Channel::Stderr => Kind::Stderr,
+    }
+}
+
+fn end_of(channel: Channel) -> End {
+    match channel {
+        Channel::Stdout => End::Stdout,
+        Channel::Stderr => End::Stderr,
+    }
+}
+
+/// The stream's name in the reactor's page, as the keeper splits it.
+fn page_name(process: ProcessKey, channel: Channel) -> u64 {
+    process.serial << 1 | channel as u64
+}
+
+fn encode_hold(
+    process: ProcessKey,
+    channel: Channel,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    let name = page_name(process, channel);
+    link::encode_hold_stream(process, end_of(channel), (name >> 32) as u32, name as u32, packet)
+}
+
+impl<D: Driver> Reactor<D> {
+    pub(super) fn place_of_process(&self, key: ProcessKey) -> Option<Place> {
+        self.process_places.get(&key.serial).copied()
+    }
+
+    pub(super) fn spawn(&mut self, spawn: Spawn) {
+        let key = spawn.process;
+        let place = self.processes.insert_with(|_| Process {
+            key,
+            streams: [Stream::new(&spawn), Stream::new(&spawn)],
+            readers: Vec::new(),
+            announcements: Vec::new(),
+            phase: Phase::Starting,
+            unread: spawn.unread,
+            inflow: Inflow::new(None, false),
+            meter: spawn.meter.clone(),
+        });
+        self.process_places.insert(key.serial, place);
+        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
+        if let Err(error) = sent {
+            tracing::debug!(%error, "spawn was not sent");
+            let (stage, errno) = match error.kind() {
+                std::io::ErrorKind::Other => (SpawnStage::Resources, libc::E2BIG),
+                _ => (SpawnStage::Keeper, error.raw_os_error().unwrap_or(libc::EPIPE)),
+            };
+            self.spawn_failed(key, SpawnFailure { stage, errno });
+        }
+        debug_assert!(matches!(spawn.stdio, Stdio::Pipes { .. } | Stdio::Pty(_)));
+    }
+
+    pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
+        let Some(place) = self.process_places.remove(&key.serial) else { return };
+        if let Some(process) = self.processes.remove(place) {
+            for reader in process.readers {
+                self.drop_reader(reader);
+            }
+        }
+        self.notices.push_back(Notice::SpawnFailed { process: key, failure });
+    }
+
+    pub(super) fn spawned(&mut self, spawned: Spawned<D::Fd>) {
+        let Spawned { process: key, pid, start_ticks, tree, limits, stdin, stdout, stderr } = spawned;
+        let Some(place) = self.place_of_process(key) else { return };
+        let Some(process) = self.processes.get_mut(place) else { return };
+        process.phase = Phase::Running;
+        let meter = process.meter.clone();
+        let (stdout, terminal) = match stdout {
+            Output::Pipe(pipe) => {
+                meter.streams[0].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
+                (pipe.fd, false)
+            }
+            Output::Terminal(fd) => (fd, true),
+        };
+        if let Some(pipe) = &stdin {
+            meter.stdin_pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
+        }
+        meter.stdin_closed.store(stdin.is_none() && !terminal, Ordering::Relaxed);
+        let input = if terminal { Some(stdout.clone()) } else { stdin.map(|pipe| pipe.fd) };
+        process.inflow = Inflow::new(input, terminal);
+        process.streams[0].source = Some(Source { fd: stdout, terminal, armed: false });
+        if let Some(pipe) = stderr {
+            meter.streams[1].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
+            process.streams[1].source = Some(Source { fd: pipe.fd, terminal: false, armed: false });
+            self.arm_source(place, Channel::Stderr);
+        } else {
+            process.streams[1].closed = true;
+            meter.streams[1].closed.store(true, Ordering::Relaxed);
+        }
+        self.arm_source(place, Channel::Stdout);
+        self.notices.push_back(Notice::Spawned { process: key, pid, tree, start_ticks, limits });
+    }
+
+    fn arm_source(&mut self, place: Place, channel: Channel) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let Some(source) = &mut process.streams[channel as usize].source else { return };
+        if !source.armed {
+            source.armed = true;
+            let poll = Op::Poll(source.fd.clone(), Interest::Read);
+            self.driver.submit(kind_of(channel).token(place), poll);
+        }
+    }
+
+    pub(super) fn source_ready(&mut self, place: Place, channel: Channel) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if let Some(source) = &mut process.streams[channel as usize].source {
+            source.armed = false;
+            self.run_source(place, channel);
+        }
+    }
+
+    /// The lowest offset somebody still needs, if anybody makes the source wait.
+    pub(super) fn pinned(&self, place: Place, channel: Channel) -> Option<u64> {
+        let process = self.processes.get(place)?;
+        let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
+        let lowest = readers.filter_map(|reader| reader.subscriber.pinned(channel)).min();
+        let unread = process.unread == Unread::Block && process.phase != Phase::Exited;
+        match lowest {
+            None if unread => Some(process.streams[channel as usize].delivered),
+            lowest => lowest,
+        }
+    }
+
+    /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
+    pub(super) fn run_source(&mut self, place: Place, channel: Channel) {
+        let mut turn_bytes = 0;
+        loop {
+            let pinned = self.pinned(place, channel);
+            let Some(process) = self.processes.get_mut(place) else { return };
+            let stream = &mut process.streams[channel as usize];
+            let Some(source) = &stream.source else { return };
+            if source.armed {
+                return;
+            }
+            let room = stream.history.room_bytes(pinned);
+            if stream.history.total() == 0 && self.lane.is_full() {
+                // Its ring is new and must be in the keeper's hands before a byte is in it alone.
+                return self.later(Turn::Source(place, channel));
+            }
+            let head_room = stream.history.total() < room as u64;
+            let wants = if stream.paused_since_ns.is_some() && !head_room { RESUME_BYTES_MIN } else { 1 };
+            if room < wants {
+                return self.pause_source(place, channel);
+            }
+            self.resume_source(place, channel);
+            match self.take(place, channel, room) {
+                Ok(Taken::Bytes(bytes)) => {
+                    self.deliver_all(place);
+                    turn_bytes += bytes;
+                    if turn_bytes >= TURN_BYTES_MAX {
+                        return self.later(Turn::Source(place, channel));
+                    }
+                    if bytes < room {
+                        return self.arm_source(place, channel);
+                    }
+                }
+                Ok(Taken::Nothing) => return self.arm_source(place, channel),
+                Ok(Taken::End) => return self.close_stream(place, channel),
+                Err(error) => {
+                    tracing::error!(slot = place.slot, %error, "a stream can't be taken any further");
+                    return self.close_stream(place, channel);
+                }
+            }
+        }
+    }
+
+    fn pause_source(&mut self, place: Place, channel: Channel) {
+        let now_ns = self.at.monotonic_ns;
+        let Some(process) = self.processes.get_mut(place) else { return };
+        process.meter.streams[channel as usize].paused.store(true, Ordering::Relaxed);
+        process.streams[channel as usize].paused_since_ns.get_or_insert(now_ns);
+    }
+
+    fn resume_source(&mut self, place: Place, channel: Channel) {
+        let now_ns = self.at.monotonic_ns;
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if let Some(since_ns) = process.streams[channel as usize].paused_since_ns.take() {
+            let meter = &process.meter.streams[channel as usize];
+            meter.paused.store(false, Ordering::Relaxed);
+            meter.paused_ns.add(now_ns.saturating_sub(since_ns));
+        }
+    }
+
+    /// Lets paused sources go on, after readers have moved.
+    pub(super) fn resume_sources(&mut self, place: Place) {
+        for channel in Channel::ALL {
+            let paused = self
+                .processes
+                .get(place)
+                .is_some_and(|process| process.streams[channel as usize].paused_since_ns.is_some());
+            if paused {
+                self.later(Turn::Source(place, channel));
+            }
+        }
+    }
+
+    fn take(&mut self, place: Place, channel: Channel, max: usize) -> Result<Taken, TakeError> {
+        if self.staging.is_none() {
+            self.staging = Some(self.open_staging()?);
+        }
+        let Some(staging) = &self.staging else { return Ok(Taken::Nothing) };
+        let Some(process) = self.processes.get_mut(place) else { return Ok(Taken::Nothing) };
+        let (key, stream) = (process.key, &mut process.streams[channel as usize]);
+        let Some(source) = &stream.source else { return Ok(Taken::Nothing) };
+        let lane = &mut self.lane;
+        let hold = |driver: &mut D, ring: &Writer| hold_ring(driver, lane, key, channel, ring);
+        let name = page_name(key, channel);
+        let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
+        let meter = &process.meter.streams[channel as usize];
+        meter.taken_bytes.set(stream.history.total());
+        meter.cut_bytes.set(stream.history.cut_bytes());
+        Ok(taken)
+    }
+
+    /// Makes the pipe and the page all streams of this reactor share, and has the keeper hold them.
+    fn open_staging(&mut self) -> Result<Staging<D::Fd>, TakeError> {
+        let page = Page::create()?;
+        let (read_end, write_end, bytes_max) = self.driver.pipe(TAKE_BYTES_MAX)?;
+        let page_fd = page.descriptor().try_clone_to_owned()?;
+        let held = [self.driver.import(page_fd), read_end.clone(), write_end.clone()];
+        self.lane.send(&mut self.driver, link::encode_hold_reactor, &held)?;
+        Ok(Staging { read_end, write_end, bytes_max, page })
+    }
+
+    /// Has the keeper hold the ring a stream has got instead of its old one.
+    pub(super) fn hold_new_ring(&mut self, place: Place, channel: Channel) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let key = process.key;
+        if let Ok((ring, _)) = process.streams[channel as usize].history.ring() {
+            hold_ring(&mut self.driver, &mut self.lane, key, channel, ring);
+        }
+    }
+
+    fn close_stream(&mut self, place: Place, channel: Channel) {
+        self.resume_source(place, channel);
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let key = process.key;
+        let stream = &mut process.streams[channel as usize];
+        let Some(source) = stream.source.take() else { return };
+        stream.closed = true;
+        let end =
+            StreamEnd { total_bytes: stream.history.total(), cut_bytes: stream.history.cut_bytes() };
+        process.meter.streams[channel as usize].closed.store(true, Ordering::Relaxed);
+        if source.armed {
+            self.driver.cancel(kind_of(channel).token(place));
+        }
+        if source.terminal {
+            let mut answers = Vec::new();
+            process.inflow.fail(&mut answers);
+            self.input_closed(place, answers);
+        }
+        drop(source);
+        self.close_end(key, end_of(channel));
+        self.notices.push_back(Notice::Closed { process: key, channel, end });
+        self.deliver_all(place);
+        self.retire(place, channel);
+    }
+
+    /// Stops reading a stream for good, everywhere: its child gets SIGPIPE. For a sink that was closed under us.
+    pub(super) fn sever(&mut self, place: Place, channel: Channel) {
+        self.close_stream(place, channel);
+    }
+
+    pub(super) fn exited(&mut self, key: ProcessKey, status: ExitStatus, usage: Usage) {
+        let Some(place) = self.place_of_process(key) else { return };
+        for channel in Channel::ALL {
+            if let Err(error) = self.take_leftovers(place, channel) {
+                tracing::error!(%error, "what the leader had left could not be taken");
+                self.close_stream(place, channel);
+            }
+        }
+        if let Some(process) = self.processes.get_mut(place) {
+            process.phase = Phase::Exited;
+            for stream in &mut process.streams {
+                stream.exit_mark = stream.history.total();
+            }
+        }
+        self.deliver_all(place);
+        self.notices.push_back(Notice::Exited { process: key, status, usage });
+    }
+
+    /// Takes what is in the pipe right now (a terminal: up to EAGAIN or EIO) into memory, whoever stalls.
+    fn take_leftovers(&mut self, place: Place, channel: Channel) -> Result<(), TakeError> {
+        let Some(process) = self.processes.get(place) else { return Ok(()) };
+        let Some(source) = &process.streams[channel as usize].source else { return Ok(()) };
+        let (fd, terminal) = (source.fd.clone(), source.terminal);
+        let mut left = if terminal { usize::MAX } else { self.driver.queued(&fd)? };
+        while left > 0 {
+            let pinned = self.pinned(place, channel);
+            let Some(process) = self.processes.get_mut(place) else { return Ok(()) };
+            let stream = &mut process.streams[channel as usize];
+            let mut room = stream.history.room_bytes(pinned);
+            if room == 0 {
+                if stream.history.make_room(left.min(TAKE_BYTES_MAX), pinned)? {
+                    self.hold_new_ring(place, channel);
+                }
+                let Some(process) = self.processes.get(place) else { return Ok(()) };
+                room = process.streams[channel as usize].history.room_bytes(pinned);
+            }
+            match self.take(place, channel, room.min(left))? {
+                Taken::Bytes(bytes) => left = left.saturating_sub(bytes),
+                Taken::Nothing => return Ok(()),
+                Taken::End => {
+                    self.close_stream(place, channel);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, key: ProcessKey, data: Bytes, ticket: Ticket) {
+        self.with_input(key, ticket, |inflow| inflow.write(data, ticket));
+    }
+
+    pub(super) fn close_stdin(&mut self, key: ProcessKey, ticket: Ticket) {
+        self.with_input(key, ticket, |inflow| inflow.close(ticket));
+    }
+
+    fn with_input(&mut self, key: ProcessKey, ticket: Ticket, queue: impl FnOnce(&mut Inflow<D::Fd>)) {
+        let place = self.place_of_process(key);
+        let Some((place, process)) = place.and_then(|place| Some((place, self.processes.get_mut(place)?)))
+        else {
+            return self.done(ticket, Err(Failure::Gone));
+        };
+        queue(&mut process.inflow);
+        self.push_input(place);
+    }
+
+    pub(super) fn abandon_write(&mut self, key: ProcessKey, ticket: Ticket) {
+        let Some(place) = self.place_of_process(key) else { return };
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if process.inflow.abandon(ticket) {
+            process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
+            let offset = process.inflow.written();
+            self.done(ticket, Ok(Outcome::Written { offset }));
+        }
+    }
+
+    pub(super) fn stdin_ready(&mut self, place: Place) {
+        if let Some(process) = self.processes.get_mut(place) {
+            process.inflow.armed = false;
+            self.push_input(place);
+        }
+    }
+
+    fn push_input(&mut self, place: Place) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if process.is_starting() {
+            return;
+        }
+        let mut answers = Vec::new();
+        if process.inflow.fd().is_none() {
+            process.inflow.fail(&mut answers);
+        }
+        let closed = process.inflow.push(&mut self.driver, &mut answers);
+        process.meter.stdin_bytes.set(process.inflow.written());
+        process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
+        if closed {
+            return self.input_closed(place, answers);
+        }
+        if let Some(fd) = process.inflow.fd()
+            && process.inflow.is_waiting()
+            && !process.inflow.armed
+        {
+            let poll = Op::Poll(fd.clone(), Interest::Write);
+            process.inflow.armed = true;
+            self.driver.submit(Kind::Stdin.token(place), poll);
+        }
+        self.answer_input(answers);
+    }
+
+    fn input_closed(&mut self, place: Place, answers: Vec<Answer>) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let key = process.key;
+        process.meter.stdin_closed.store(true, Ordering::Relaxed);
+        process.meter.stdin_parked_bytes.set(0);
+        if std::mem::take(&mut process.inflow.armed) {
+            self.driver.cancel(Kind::Stdin.token(place));
+        }
+        self.close_end(key, End::Stdin);
+        self.answer_input(answers);
+    }
+
+    fn answer_input(&mut self, answers: Vec<Answer>) {
+        for (ticket, outcome) in answers {
+            self.done(ticket, outcome);
+        }
+    }
+
+    pub(super) fn resize(&mut self, key: ProcessKey, size: TerminalSize, ticket: Ticket) {
+        let terminal = self.place_of_process(key).and_then(|place| self.processes.get(place)).map(|process| {
+            process.streams[0].source.as_ref().filter(|source| source.terminal).map(|source| source.fd.clone())
+        });
+        let outcome = match terminal {
+            None => Err(Failure::Gone),
+            Some(None) => Err(Failure::NoTerminal),
+            Some(Some(fd)) => match self.driver.resize(&fd, size.rows, size.cols) {
+                Ok(()) => Ok(Outcome::Ok),
+                Err(error) => Err(Failure::Os(error.raw_os_error().unwrap_or(libc::EIO))),
+            },
+        };
+        self.done(ticket, outcome);
+    }
+
+    pub(super) fn signal(&mut self, key: ProcessKey, signal: i32, scope: Scope, ticket: Option<Ticket>) {
+        let sent = self.lane.send(
+            &mut self.driver,
+            |packet| link::encode_signal(key, signal, scope, ticket, packet),
+            &[],
+        );
+        if let (Err(_), Some(ticket)) = (sent, ticket) {
+            self.done(ticket, Err(Failure::KeeperLost));
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: ProcessKey) {
+        let Some(place) = self.process_places.remove(&key.serial) else { return };
+        let Some(mut process) = self.processes.remove(place) else { return };
+        for reader in std::mem::take(&mut process.readers) {
+            self.drop_reader(reader);
+        }
+        for channel in Channel::ALL {
+            let stream = &process.streams[channel as usize];
+            self.retained.release(key, channel, stream.history.retained_bytes());
+            if stream.source.as_ref().is_some_and(|source| source.armed) {
+                self.driver.cancel(kind_of(channel).token(place));
+            }
+        }
+        if process.inflow.armed {
+            self.driver.cancel(Kind::Stdin.token(place));
+        }
+        self.tell_keeper(|packet| link::encode_forget(key, packet));
+    }
+}
+
+/// Hands a ring to the keeper. If that fails the keeper is gone, which the lane's reader tells.
+fn hold_ring<D: Driver>(
+    driver: &mut D,
+    lane: &mut super::lane::Lane<D::Fd>,
+    key: ProcessKey,
+    channel: Channel,
+    ring: &Writer,
+) {
+    let held = ring.descriptor().try_clone_to_owned().and_then(|fd| {
+        let fd = driver.import(fd);
+        lane.send(driver, |packet| encode_hold(key, channel, packet), &[fd])
+    });
+    if let Err(error) = held {
+        tracing::warn!(%error, "a ring is not kept");
+    }
+}

@@ -1,0 +1,15 @@
+//! Streams: where a child's bytes are, who has read how far, and who waits for whom.
+//!
+//! ```text
+//!  child ─pipe─▶ source ─splice─▶ staging ─read─▶ history ◀─ cursor ─ subscriber ─▶ transport
+//!  child ◀─pipe─ inflow ◀─ writes
+//! ```
+//!
+//! Nothing here does I/O of its own accord: the reactor drives it. [`source`] takes bytes exactly, [`history`]
+//! keeps them by offset, [`subscriber`] is a reader's place and how it cuts bytes into frames, [`inflow`] is the way
+//! back. How frames reach a client is the [`transport`](crate::transport)'s matter.
+
+pub mod history;
+pub mod inflow;
+pub mod source;
+pub mod subscriber;

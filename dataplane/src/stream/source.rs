@@ -1,0 +1,136 @@
+//! Where a stream's bytes come from, and how they are taken so that a killed kernel can be accounted for.
+//!
+//! ```text
+//!  0  page.name(stream)          whose bytes the staging pipe holds
+//!  1  m = splice(source → staging)
+//!     a new ring goes to the keeper now, before any byte is in it alone
+//!  2  ring.expect(m)             E = T + m
+//!  3  read(staging → ring)       until the staging pipe is empty
+//!  4  ring.commit(m)             T = E
+//! ```
+//!
+//! Killed anywhere in between: E > T means that E − FIONREAD(staging) bytes had come; E = T means that whatever the
+//! staging pipe holds is new. Invariant: the staging pipe is empty whenever nobody is inside [`take`].
+
+use crate::driver::Driver;
+use crate::stream::history::History;
+use kairo_shm::layout::RingError;
+use kairo_shm::page::Page;
+use kairo_shm::writer::Writer;
+use std::io;
+
+/// The readable end of a child's output.
+#[derive(Debug)]
+pub struct Source<F> {
+    /// A pipe's read end or a PTY master.
+    pub fd: F,
+    /// A PTY ends with EIO where a pipe ends with 0 bytes.
+    pub terminal: bool,
+    /// True exactly while a readiness poll is in flight.
+    pub armed: bool,
+}
+
+/// The pipe all history streams of a reactor share, and the page that says whose bytes are in it.
+#[derive(Debug)]
+pub struct Staging<F> {
+    /// Where [`take`] reads.
+    pub read_end: F,
+    /// Where it splices to.
+    pub write_end: F,
+    /// Its capacity, bytes.
+    pub bytes_max: usize,
+    /// Step 0.
+    pub page: Page,
+}
+
+/// What a [`take`] brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// So many bytes more.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// Every holder of the other end is gone and everything was taken.
+    End,
+}
+
+/// Bytes could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// No memory for the ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The system's refusal.
+    #[error(transparent)]
+    Os(#[from] io::Error),
+}
+
+/// Takes at most `max` bytes from `source` into `history`. `name` is the stream's for the page; never 0. `hold` hands
+/// a new ring to the keeper.
+pub fn take<D: Driver>(
+    driver: &mut D,
+    source: &Source<D::Fd>,
+    staging: &Staging<D::Fd>,
+    name: u64,
+    history: &mut History,
+    max: usize,
+    hold: impl FnOnce(&mut D, &Writer),
+) -> Result<Taken, TakeError> {
+    let max = max.min(staging.bytes_max);
+    staging.page.name(name);
+    let bytes = match driver.splice(&source.fd, &staging.write_end, max) {
+        Ok(0) => return Ok(Taken::End),
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Nothing),
+        Err(error) if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            return Ok(Taken::End);
+        }
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            return take_by_copy(driver, source, history, max, hold);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (ring, new) = history.ring()?;
+    if new {
+        hold(driver, ring);
+    }
+    ring.expect(bytes);
+    let mut at = 0;
+    while at < bytes {
+        let room = ring.room(bytes);
+        match driver.read(&staging.read_end, &mut room[at..bytes])? {
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            n => at += n,
+        }
+    }
+    ring.commit(bytes);
+    Ok(Taken::Bytes(bytes))
+}
+
+/// The same where there is no splice: what a kernel killed between the read and the commit had taken is unknown
+/// there, and `doctor` says so.
+fn take_by_copy<D: Driver>(
+    driver: &mut D,
+    source: &Source<D::Fd>,
+    history: &mut History,
+    max: usize,
+    hold: impl FnOnce(&mut D, &Writer),
+) -> Result<Taken, TakeError> {
+    let (ring, new) = history.ring()?;
+    if new {
+        hold(driver, ring);
+    }
+    match driver.read(&source.fd, ring.room(max)) {
+        Ok(0) => Ok(Taken::End),
+        Ok(bytes) => {
+            ring.expect(bytes);
+            ring.commit(bytes);
+            Ok(Taken::Bytes(bytes))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Nothing),
+        Err(error) if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            Ok(Taken::End)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

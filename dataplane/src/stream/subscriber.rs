@@ -1,0 +1,170 @@
+//! A reader: how far it has come on each channel, how it wants bytes cut, and what happens when it is slow.
+//!
+//! Invariant: a cursor only grows, and everything between two of its values was delivered or reported as a gap.
+//! In line modes what is not yet a whole line simply stays behind the cursor: there is no carry.
+
+use crate::command::{Mode, Policy, Sink};
+use crate::key::{Channel, ProcessKey, SubscriptionKey};
+use crate::limits::LINE_BYTES_MAX;
+use crate::meter::ReaderMeter;
+use memchr::{memchr, memrchr};
+use std::sync::Arc;
+
+/// One reader of one process.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// Its name in the data plane.
+    pub key: SubscriptionKey,
+    /// Its name on the wire.
+    pub id: Arc<str>,
+    /// What it reads.
+    pub process: ProcessKey,
+    /// By channel; none where it doesn't read, or has delivered that stream's end.
+    pub cursors: [Option<Cursor>; 2],
+    /// How bytes become frames.
+    pub mode: Mode,
+    /// What happens when it is slow.
+    pub policy: Policy,
+    /// Where bytes go.
+    pub sink: Sink,
+    /// Number of the last frame.
+    pub sequence: u64,
+    /// Bytes on their way to another reactor.
+    pub in_flight_bytes: usize,
+    /// Channel to begin with next time, so that one never starves the other.
+    pub next_channel: usize,
+    /// Published numbers.
+    pub meter: Arc<ReaderMeter>,
+}
+
+/// A place in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Next offset to deliver.
+    pub offset: u64,
+    /// Bytes it missed so far.
+    pub gap_bytes: u64,
+}
+
+impl Subscriber {
+    /// Moves a cursor over delivered bytes.
+    pub fn advance(&mut self, channel: Channel, bytes: usize) {
+        if let Some(cursor) = &mut self.cursors[channel as usize] {
+            cursor.offset += bytes as u64;
+            self.meter.offset[channel as usize].set(cursor.offset);
+        }
+    }
+
+    /// Moves a cursor over bytes that are gone. Returns how many.
+    pub fn skip(&mut self, channel: Channel, to: u64) -> u64 {
+        let Some(cursor) = &mut self.cursors[channel as usize] else { return 0 };
+        let missed = to.saturating_sub(cursor.offset);
+        cursor.offset += missed;
+        cursor.gap_bytes += missed;
+        self.meter.offset[channel as usize].set(cursor.offset);
+        self.meter.gap_bytes.add(missed);
+        missed
+    }
+
+    /// The offset this reader keeps the source from overwriting.
+    pub fn pinned(&self, channel: Channel) -> Option<u64> {
+        match self.policy {
+            Policy::Block => self.cursors[channel as usize].map(|cursor| cursor.offset),
+            Policy::DropOldest => None,
+        }
+    }
+
+    /// True exactly when it has delivered the end of every stream it reads.
+    pub fn is_drained(&self) -> bool {
+        self.cursors.iter().all(Option::is_none)
+    }
+
+    /// The numbers of the next frame.
+    pub fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.meter.sequence.set(self.sequence);
+        self.sequence
+    }
+}
+
+/// How much of a run is the next frame, and whether it is a piece of a longer line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Bytes of the frame, never 0.
+    pub bytes: usize,
+    /// The line goes on in the next frame.
+    pub partial: bool,
+}
+
+/// Cuts the next frame from the front of `run` (not empty). `closed` says that nothing can be added to it: the
+/// stream ended there, or a gap follows. None: not yet a whole line.
+pub fn cut(mode: Mode, run: &[u8], chunk_bytes_max: usize, closed: bool) -> Option<Cut> {
+    let line_bytes_max = LINE_BYTES_MAX.min(chunk_bytes_max);
+    let whole = |bytes: usize| Some(Cut { bytes, partial: false });
+    let end_of_line = match mode {
+        Mode::Chunk => return whole(run.len().min(chunk_bytes_max)),
+        Mode::Line => memchr(b'\n', &run[..run.len().min(line_bytes_max)]),
+        Mode::Lines => memrchr(b'\n', &run[..run.len().min(chunk_bytes_max)]),
+    };
+    match end_of_line {
+        Some(at) => whole(at + 1),
+        None if run.len() > line_bytes_max || (run.len() == line_bytes_max && !closed) => {
+            Some(Cut { bytes: line_bytes_max, partial: true })
+        }
+        None if closed => whole(run.len()),
+        None => None,
+    }
+}
+
+/// How far ahead a mode needs to look for its next frame.
+pub fn look_bytes(mode: Mode, chunk_bytes_max: usize) -> usize {
+    match mode {
+        Mode::Chunk | Mode::Lines => chunk_bytes_max,
+        Mode::Line => LINE_BYTES_MAX.min(chunk_bytes_max) + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 65_535;
+
+    fn pieces(mode: Mode, mut run: &[u8], max: usize) -> Vec<(usize, bool)> {
+        let mut pieces = Vec::new();
+        while !run.is_empty() {
+            let look = &run[..run.len().min(look_bytes(mode, max))];
+            let cut = cut(mode, look, max, look.len() == run.len()).expect("a closed run is always cut");
+            pieces.push((cut.bytes, cut.partial));
+            run = &run[cut.bytes..];
+        }
+        pieces
+    }
+
+    #[test]
+    fn lines_keep_empty_lines_carriage_returns_and_the_unterminated_tail() {
+        assert_eq!(
+            pieces(Mode::Line, b"a\r\n\n\nbc\nd", MAX),
+            [(3, false), (1, false), (1, false), (3, false), (1, false)]
+        );
+        assert_eq!(pieces(Mode::Lines, b"a\r\n\n\nbc\nd", MAX), [(8, false), (1, false)]);
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_whole_and_one_byte_more_makes_pieces() {
+        let mut line = vec![b'x'; MAX - 1];
+        line.push(b'\n');
+        assert_eq!(pieces(Mode::Line, &line, MAX), [(MAX, false)]);
+        line.insert(0, b'x');
+        assert_eq!(pieces(Mode::Line, &line, MAX), [(MAX, true), (1, false)]);
+        assert_eq!(pieces(Mode::Lines, &line, 1 << 20), [(MAX + 1, false)], "a larger chunk holds it whole");
+    }
+
+    #[test]
+    fn an_unfinished_line_waits_until_its_stream_is_closed() {
+        assert_eq!(cut(Mode::Line, b"abc", MAX, false), None);
+        assert_eq!(cut(Mode::Lines, b"abc", MAX, false), None);
+        assert_eq!(cut(Mode::Line, b"abc", MAX, true), Some(Cut { bytes: 3, partial: false }));
+        assert_eq!(cut(Mode::Chunk, b"abc", MAX, false), Some(Cut { bytes: 3, partial: false }));
+    }
+}

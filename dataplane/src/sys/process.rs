@@ -1,0 +1,198 @@
+//! Starting processes: a child from the keeper, a keeper from the kernel, and what is needed around it.
+//!
+//! A [`Forker`] forks for the keeper, and only there: it expects a single-threaded process that stops while a
+//! child is on its way to exec. [`launch`] starts the keeper itself. What is portable is here, what is not is in
+//! `linux/process.rs` and `macos/process.rs`, with the same names in both.
+
+use super::platform::process as platform;
+use crate::command::Credentials;
+use crate::control::{ExitStatus, Usage};
+use crate::sys::socket;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+pub use platform::{
+    Events, Forker, become_keeper, children, environment, rlimit_name, sealed_memory, signal_member, stat,
+    take_over, threads_children,
+};
+
+/// What a child is to be. Strings are NUL-terminated and stand one after the other.
+#[derive(Debug)]
+pub struct Image<'a> {
+    /// At least one string.
+    pub argv: &'a [u8],
+    /// `NAME=value` strings.
+    pub env: &'a [u8],
+    /// Folders separated by colons, for a program without a slash.
+    pub search_path: &'a [u8],
+    /// Working folder.
+    pub cwd: Option<&'a [u8]>,
+    /// Descriptors 0, 1 and 2.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Descriptor 0 becomes the controlling terminal.
+    pub terminal: bool,
+    /// Another user.
+    pub credentials: Option<&'a Credentials>,
+    /// RLIMIT_* number, soft, hard.
+    pub rlimits: &'a [(u32, u64, u64)],
+    /// Folder of the cgroup to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Facts of `/proc/PID/stat`, or what stands in for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `T`, `Z` …
+    pub state: u8,
+    /// Parent.
+    pub parent: i32,
+    /// Session leader's pid.
+    pub session: i32,
+    /// With the pid, a name for good. Clock ticks since boot.
+    pub start_ticks: u64,
+    /// Threads.
+    pub threads: u32,
+}
+
+impl Stat {
+    /// True exactly when it has ended and only waits to be reaped.
+    pub fn dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    /// True exactly when a signal has stopped it.
+    pub fn stopped(&self) -> bool {
+        self.state == b'T'
+    }
+}
+
+/// The number of a descriptor, to name it to another program.
+pub fn descriptor_number(fd: &impl AsRawFd) -> i32 {
+    fd.as_raw_fd()
+}
+
+/// `count` lanes: our ends non-blocking, and theirs; all close-on-exec.
+pub fn lane_pairs(count: u16) -> io::Result<(Vec<OwnedFd>, Vec<OwnedFd>)> {
+    (0..count).map(|_| socket::packet_pair(true)).collect()
+}
+
+/// Starts `program` (none: this very one) with `arguments`, the descriptors `inherited` under the same numbers,
+/// stdout on `/dev/null`, stdin too unless `keep_stdin`, and an empty environment.
+pub fn launch(
+    program: Option<&Path>,
+    arguments: &[OsString],
+    inherited: &[OwnedFd],
+    keep_stdin: bool,
+) -> io::Result<i32> {
+    let itself = platform::own_executable()?;
+    let mut command = Command::new(program.unwrap_or(&itself));
+    command.arg0("kairo").args(arguments).env_clear().stdout(Stdio::null());
+    command.stdin(if keep_stdin { Stdio::inherit() } else { Stdio::null() });
+    let numbers: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+    let keep = move || {
+        for number in &numbers {
+            // SAFETY: the parent holds these descriptors open until `spawn` returns, so the numbers are theirs
+            // in the forked child too; fcntl is async-signal-safe and touches the child's own table only.
+            if unsafe { libc::fcntl(*number, libc::F_SETFD, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec `keep` calls nothing but fcntl(2) and allocates nothing.
+    unsafe { command.pre_exec(keep) };
+    Ok(command.spawn()?.id() as i32)
+}
+
+/// Waits for a child of ours. Its exit code, 128+n for a signal.
+pub fn wait_for(pid: i32) -> io::Result<i32> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call, which writes one int there.
+        let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+        let error = io::Error::last_os_error();
+        if waited == pid {
+            let status = std::process::ExitStatus::from_raw(status);
+            return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
+        }
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// What waiting for any child found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// This one ended and is reaped: its pid may be reused from now on.
+    Child(i32, ExitStatus, Usage),
+    /// There are children, all alive.
+    NoneDead,
+    /// There is no child.
+    NoneLeft,
+}
+
+/// Reaps one child if one is dead; never waits.
+pub fn reap() -> Reaped {
+    let mut status = 0;
+    // SAFETY: rusage is plain numbers, for which all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both out-pointers are to locals that outlive the call.
+    match unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) } {
+        0 => Reaped::NoneDead,
+        pid if pid > 0 => Reaped::Child(pid, exit_status(status), usage_of(&usage)),
+        _ => Reaped::NoneLeft,
+    }
+}
+
+fn exit_status(status: i32) -> ExitStatus {
+    let status = std::process::ExitStatus::from_raw(status);
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, signal) => {
+            ExitStatus::Signal { signal: signal.unwrap_or_default(), core: status.core_dumped() }
+        }
+    }
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    Usage {
+        user_us: micros(usage.ru_utime),
+        system_us: micros(usage.ru_stime),
+        max_rss_kib: usage.ru_maxrss as u64 / platform::MAXRSS_UNITS_PER_KIB,
+        minor_faults: usage.ru_minflt as u64,
+        major_faults: usage.ru_majflt as u64,
+        voluntary_switches: usage.ru_nvcsw as u64,
+        involuntary_switches: usage.ru_nivcsw as u64,
+    }
+}
+
+/// kill(2) of a child that is known not to be reaped yet, so that the pid is its own.
+pub fn signal_child(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes no pointer.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// RLIMIT_NOFILE, soft and hard.
+pub fn descriptor_limit() -> (u64, u64) {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Raises the soft limit of descriptors to the hard one.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let resource = rustix::process::Resource::Nofile;
+    let limit = rustix::process::getrlimit(resource);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    Ok(rustix::process::setrlimit(resource, raised)?)
+}
+
+/// RLIMIT_NOFILE's number.
+pub const NOFILE: u32 = libc::RLIMIT_NOFILE as u32;
+/// RLIMIT_AS's number.
+pub const ADDRESS_SPACE: u32 = libc::RLIMIT_AS as u32;

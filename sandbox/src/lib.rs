@@ -1,0 +1,1 @@
+//! Containment: a profile against what this kernel can enforce

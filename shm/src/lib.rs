@@ -1,0 +1,20 @@
+//! The ring that carries a stream's bytes, in memory that several processes can map.
+//!
+//! A ring is one sealed `memfd`: a header page, the *head* (the first bytes of the stream, kept for good) and the
+//! *tail* (the latest bytes, a circle). The tail is mapped twice in a row, so every run of bytes in it is one
+//! contiguous slice. Bytes are named by their offset in the stream, never by their place in memory.
+//!
+//! ```text
+//!  file    | header | head ........ | tail ................ |
+//!  memory  | header | head ........ | tail ................ | tail again ......... |
+//! ```
+//!
+//! Invariant: `taken − tail_bytes ≤ oldest ≤ taken ≤ expected`. [`layout`] says where things are, [`writer`] owns
+//! the only writable mapping, [`reader`] is what everybody else has, [`page`] is the note a reactor leaves about
+//! the stream it is just taking from. What a stream *is* is not known here; see the data plane.
+
+pub mod layout;
+mod map;
+pub mod page;
+pub mod reader;
+pub mod writer;

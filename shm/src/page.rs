@@ -1,0 +1,82 @@
+//! The note a reactor leaves before it takes bytes: which stream the staging pipe belongs to right now.
+//!
+//! All history streams of a reactor share its staging pipe, one at a time. After a crash the note says whose the
+//! bytes in the pipe are, and that stream's E and T say how many of them were already in its ring.
+
+use crate::layout::{PAGE_BYTES, RingError};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One page of shared memory with one word in it.
+#[derive(Debug)]
+pub struct Page {
+    fd: OwnedFd,
+    base: NonNull<u64>,
+}
+
+// SAFETY: the mapping is this value's alone and doesn't move; its only word is an atomic.
+unsafe impl Send for Page {}
+
+impl Page {
+    /// A new page that names nobody (0).
+    pub fn create() -> Result<Page, RingError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create("kairo-page", flags).map_err(RingError::os("create the page"))?;
+        ftruncate(&fd, PAGE_BYTES as u64).map_err(RingError::os("size the page"))?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&fd, seals).map_err(RingError::os("seal the page"))?;
+        Page::map(fd)
+    }
+
+    /// Maps the page of another process.
+    pub fn open(fd: OwnedFd) -> Result<Page, RingError> {
+        let size = rustix::fs::fstat(&fd).map_err(RingError::os("read the size"))?.st_size;
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(RingError::os("read the seals"))?;
+        if size != PAGE_BYTES as i64 || !seals.contains(SealFlags::SHRINK) {
+            return Err(RingError::Foreign("not a page"));
+        }
+        Page::map(fd)
+    }
+
+    fn map(fd: OwnedFd) -> Result<Page, RingError> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping, at an address of the system's choice, of a file exactly one page long and
+        // sealed against shrinking; it is ours until drop.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), PAGE_BYTES, prot, MapFlags::SHARED, &fd, 0)
+                .map_err(RingError::os("map the page"))?
+        };
+        let base = NonNull::new(base.cast()).ok_or(RingError::Foreign("null mapping"))?;
+        Ok(Page { fd, base })
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the start of our own page, aligned, mapped as long as `self`; all sides use it as an atomic.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr()) }
+    }
+
+    /// The file, for whoever keeps it.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Names the stream whose bytes go through the staging pipe from now on.
+    pub fn name(&self, stream: u64) {
+        self.word().store(stream, Ordering::Release);
+    }
+
+    /// The stream named last.
+    pub fn named(&self) -> u64 {
+        self.word().load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `map`, unmapped only here; `word` borrows `self`, so no reference is left.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), PAGE_BYTES) };
+    }
+}

@@ -1,0 +1,130 @@
+//! The one writer of a ring.
+//!
+//! Bytes arrive in two steps, so that a reader of the header can tell after a crash how many there are: first
+//! [`Writer::expect`] says where T will be, then the bytes are copied in, then [`Writer::commit`] makes them
+//! count. Between the two they are in the staging pipe or already in the ring, never nowhere.
+
+use crate::layout::{Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
+use crate::map::Map;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use std::sync::atomic::Ordering;
+
+/// A ring and the only writable mapping of it there will ever be.
+#[derive(Debug)]
+pub struct Writer {
+    fd: OwnedFd,
+    map: Map,
+    geometry: Geometry,
+    born_at: u64,
+    generation: u64,
+    taken: u64,
+}
+
+impl Writer {
+    /// An empty ring for a stream that has none yet.
+    pub fn create(geometry: Geometry) -> Result<Writer, RingError> {
+        Writer::with(geometry, 0, 0, 0)
+    }
+
+    /// A ring of another size that holds what `self` holds, as far as it fits. Readers of the old one keep
+    /// reading what they have; new bytes come here.
+    pub fn resized(&self, geometry: Geometry) -> Result<Writer, RingError> {
+        let geometry = Geometry { head_bytes: self.geometry.head_bytes, ..geometry };
+        let keep_from = self.tail_from().max(geometry.tail_from(self.taken));
+        let mut ring = Writer::with(geometry, self.generation + 1, keep_from, self.taken)?;
+        let head = self.taken.min(self.geometry.head_bytes as u64) as usize;
+        ring.map.bytes_mut(PAGE_BYTES, head).copy_from_slice(self.map.bytes(PAGE_BYTES, head));
+        if keep_from < self.taken {
+            let len = (self.taken - keep_from) as usize;
+            let place = ring.geometry.place(keep_from);
+            ring.map.bytes_mut(place, len).copy_from_slice(self.map.bytes(self.geometry.place(keep_from), len));
+        }
+        Ok(ring)
+    }
+
+    fn with(geometry: Geometry, generation: u64, born_at: u64, taken: u64) -> Result<Writer, RingError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create("kairo-ring", flags).map_err(RingError::os("create the ring"))?;
+        ftruncate(&fd, geometry.file_bytes() as u64).map_err(RingError::os("size the ring"))?;
+        let map = Map::new(fd.as_fd(), geometry, true)?;
+        map.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
+        map.word(field::VERSION).store(VERSION.into(), Ordering::Relaxed);
+        map.word(field::HEAD_BYTES).store(geometry.head_bytes as u64, Ordering::Relaxed);
+        map.word(field::TAIL_BYTES).store(geometry.tail_bytes as u64, Ordering::Relaxed);
+        map.word(field::GENERATION).store(generation, Ordering::Relaxed);
+        map.word(field::BORN_AT).store(born_at, Ordering::Relaxed);
+        map.word(field::EXPECTED).store(taken, Ordering::Relaxed);
+        map.word(field::TAKEN).store(taken, Ordering::Release);
+        // From here on nobody, this process included, can map it writable again or change its size.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+        fcntl_add_seals(&fd, seals).map_err(RingError::os("seal the ring"))?;
+        Ok(Writer { fd, map, geometry, born_at, generation, taken })
+    }
+
+    /// The file, to be handed to whoever may read it.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Its sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Bytes of the stream so far (T).
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How often the stream has got a new ring.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// First offset of the tail that is here. Offsets below the head's size are in the head.
+    pub fn tail_from(&self) -> u64 {
+        self.geometry.tail_from(self.taken).max(self.born_at)
+    }
+
+    /// The contiguous run of bytes that starts at `offset`, at most `max` long; none if `offset` isn't here. Never
+    /// empty.
+    pub fn run(&self, offset: u64, max: usize) -> Option<&[u8]> {
+        if offset >= self.taken || max == 0 {
+            return None;
+        }
+        let head = self.geometry.head_bytes as u64;
+        let end = if offset < head { self.taken.min(head) } else { self.taken };
+        if offset >= head && offset < self.tail_from() {
+            return None;
+        }
+        let len = ((end - offset) as usize).min(max);
+        Some(self.map.bytes(self.geometry.place(offset), len))
+    }
+
+    /// Room for at most `max` bytes at T, contiguous: the rest of the head first, then up to one circle.
+    pub fn room(&mut self, max: usize) -> &mut [u8] {
+        let len = self.room_bytes(max);
+        let place = self.geometry.place(self.taken);
+        self.map.bytes_mut(place, len)
+    }
+
+    /// How much [`Writer::room`] gives.
+    pub fn room_bytes(&self, max: usize) -> usize {
+        let head = self.geometry.head_bytes as u64;
+        let contiguous =
+            if self.taken < head { (head - self.taken) as usize } else { self.geometry.tail_bytes };
+        max.min(contiguous)
+    }
+
+    /// Notes that `bytes` more are on their way (E = T + bytes).
+    pub fn expect(&self, bytes: usize) {
+        self.map.word(field::EXPECTED).store(self.taken + bytes as u64, Ordering::Release);
+    }
+
+    /// Makes `bytes` more count (T = T + bytes), after they were written to [`Writer::room`].
+    pub fn commit(&mut self, bytes: usize) {
+        self.taken += bytes as u64;
+        self.map.word(field::TAKEN).store(self.taken, Ordering::Release);
+    }
+}

@@ -1,0 +1,114 @@
+//! What a ring promises to its writer and to readers in other mappings.
+
+use kairo_shm::layout::{Geometry, RingError};
+use kairo_shm::page::Page;
+use kairo_shm::reader::Reader;
+use kairo_shm::writer::Writer;
+use std::os::fd::{AsFd, OwnedFd};
+
+fn fill(ring: &mut Writer, bytes: usize) {
+    let mut left = bytes;
+    while left > 0 {
+        let at = ring.taken();
+        let room = ring.room(left);
+        let n = room.len();
+        for (i, byte) in room.iter_mut().enumerate() {
+            *byte = value(at + i as u64);
+        }
+        ring.expect(n);
+        ring.commit(n);
+        left -= n;
+    }
+}
+
+fn value(offset: u64) -> u8 {
+    (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
+}
+
+fn check(ring: &Writer, from: u64, to: u64) {
+    let mut at = from;
+    while at < to {
+        let run = ring.run(at, (to - at) as usize).unwrap_or_else(|| panic!("offset {at} is not there"));
+        for (i, byte) in run.iter().enumerate() {
+            assert_eq!(*byte, value(at + i as u64), "at {}", at + i as u64);
+        }
+        at += run.len() as u64;
+    }
+}
+
+#[test]
+fn head_and_tail_are_kept_and_the_middle_is_gone() {
+    let mut ring = Writer::create(Geometry::new(8192, 16384)).unwrap();
+    fill(&mut ring, 100_000);
+    check(&ring, 0, 8192);
+    check(&ring, 100_000 - 16384, 100_000);
+    assert!(ring.run(8192, 1).is_none());
+    assert!(ring.run(100_000 - 16385, 1).is_none());
+    assert!(ring.run(100_000, 1).is_none());
+}
+
+#[test]
+fn a_run_across_the_seam_of_the_circle_is_contiguous() {
+    let mut ring = Writer::create(Geometry::new(0, 4096)).unwrap();
+    fill(&mut ring, 4096 + 1000);
+    assert_eq!(ring.run(1000, 4096).unwrap().len(), 4096);
+    check(&ring, 1000, 5096);
+}
+
+#[test]
+fn a_larger_ring_holds_what_the_old_one_held() {
+    let mut ring = Writer::create(Geometry::new(4096, 8192)).unwrap();
+    fill(&mut ring, 50_000);
+    let oldest = ring.tail_from();
+    let mut larger = ring.resized(Geometry::new(0, 65536)).unwrap();
+    assert_eq!(larger.generation(), 1);
+    check(&larger, 0, 4096);
+    check(&larger, oldest, 50_000);
+    assert!(larger.run(oldest - 1, 1).is_none(), "it can't hold what was gone before");
+    fill(&mut larger, 40_000);
+    check(&larger, oldest, 90_000);
+}
+
+#[test]
+fn another_mapping_reads_what_was_written_and_never_a_torn_copy() {
+    let mut ring = Writer::create(Geometry::new(4096, 8192)).unwrap();
+    fill(&mut ring, 20_000);
+    let reader = Reader::open(ring.descriptor()).unwrap();
+    let mut copy = Vec::new();
+    assert!(reader.copy(0, 4096, &mut copy));
+    assert!(reader.copy(20_000 - 8192, 20_000, &mut copy));
+    assert_eq!(copy.len(), 4096 + 8192);
+    assert!(copy[..4096].iter().enumerate().all(|(i, b)| *b == value(i as u64)));
+    assert!(!reader.copy(5000, 6000, &mut copy), "overwritten long ago");
+    ring.expect(100);
+    assert!(!reader.copy(20_000 - 8192, 20_000, &mut copy), "the writer may be just there");
+    assert_eq!(copy.len(), 4096 + 8192, "a refused copy leaves nothing behind");
+}
+
+#[test]
+fn nobody_can_map_a_sealed_ring_writable_or_change_its_size() {
+    let ring = Writer::create(Geometry::new(0, 4096)).unwrap();
+    assert!(rustix::fs::ftruncate(ring.descriptor(), 4096).is_err());
+    assert!(rustix::fs::ftruncate(ring.descriptor(), 1 << 20).is_err());
+    assert!(rustix::io::write(ring.descriptor(), b"x").is_err());
+}
+
+#[test]
+fn what_is_not_a_ring_is_refused() {
+    let unsealed = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&unsealed, 1 << 16).unwrap();
+    assert!(matches!(Reader::open(unsealed.as_fd()), Err(RingError::Foreign(_))));
+    rustix::fs::fcntl_add_seals(&unsealed, rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW).unwrap();
+    assert!(matches!(Reader::open(unsealed.as_fd()), Err(RingError::Foreign(_))));
+}
+
+#[test]
+fn a_page_is_seen_by_who_was_given_its_descriptor() {
+    let page = Page::create().unwrap();
+    page.name(77);
+    let fd: OwnedFd = page.descriptor().try_clone_to_owned().unwrap();
+    let seen = Page::open(fd).unwrap();
+    assert_eq!(seen.named(), 77);
+    page.name(78);
+    assert_eq!(seen.named(), 78);
+}

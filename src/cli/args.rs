@@ -1,0 +1,449 @@
+//! What can be typed: commands, flags, help.
+//!
+//! Shapes only. Every command's help ends in examples; the help texts are tested, so that a change to the command
+//! line is a change somebody meant. What is typed is judged in [`crate::config`] and in each command's own file.
+
+use crate::cli::detach::DetachKeys;
+use crate::cli::terminal::Size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Runs programs, streams them both ways, keeps count of every byte.
+#[derive(Debug, Parser)]
+#[command(name = "kairo", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: the child's own; 125 Kairo failed; 126 not executable; 127 not found; \
+    128+n ended by signal n.\n\nExamples:\n  kairo run -- sh -c 'echo hello; exit 3'\n  \
+    kairo serve &\n  kairo spawn --id repl --pty python3\n  kairo attach repl")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Global {
+    /// The daemon's socket [env: KAIRO_IPC_SOCKET] [default: /run/kairo/kernel.sock for root, else
+    /// $XDG_RUNTIME_DIR/kairo/kernel.sock]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    pub(crate) socket: Option<String>,
+    /// Configuration file [env: KAIRO_CONFIG] [default: $XDG_CONFIG_HOME/kairo/config.toml, else
+    /// /etc/kairo/config.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON, one value a line, each with "v":1
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Run),
+    Serve(Serve),
+    Spawn(Spawn),
+    Attach(Attach),
+    Write(Write),
+    Logs(Logs),
+    Ps(Ps),
+    Status(Target),
+    Wait(Wait),
+    Kill(Kill),
+    Signal(Signal),
+    Resize(Resize),
+    Shutdown(Shutdown),
+    Events(Events),
+    Call(Call),
+    Introspect(Introspect),
+    Doctor(Doctor),
+    Config(ConfigCommand),
+    Completions(Completions),
+    /// The process that forks; started by the kernel, not by people.
+    #[command(hide = true)]
+    Keeper {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Run a program under a kernel of its own, without a daemon
+///
+/// Its stdout becomes ours, exactly; stdin, stderr, environment and working folder are ours. Signals sent to
+/// kairo go to everything the program started. However kairo ends, the program's tree ends with it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
+    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --json -- true    # numbers on stderr at the end")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) program: Program,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+    /// auto, uring or poll [env: KAIRO_DRIVER] [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) driver: Option<String>,
+    /// Give the program a terminal, attached to ours
+    #[arg(long)]
+    pub(crate) pty: bool,
+    /// Stdin of the program: inherit ours, or null
+    #[arg(long, value_enum, default_value_t = RunStdin::Inherit)]
+    pub(crate) stdin: RunStdin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RunStdin {
+    Inherit,
+    Null,
+}
+
+/// What to start, for `run` and `spawn` alike.
+#[derive(Debug, Args)]
+pub(crate) struct Program {
+    /// Working folder of the program
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set an environment variable; NAME alone passes ours on
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Limit the program and what it starts: memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit
+    /// such as nofile=1024
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) limit: Vec<String>,
+    /// Accept a weaker limit where this machine can't enforce the one asked for
+    #[arg(long)]
+    pub(crate) allow_weaker: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Run the daemon in the foreground
+///
+/// Prints one line when it is ready. Refuses to start over a living socket, over a file that is not its own, or in
+/// a folder where others could replace the socket. SIGTERM and SIGINT end it in order.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo serve\n  kairo serve --socket /tmp/k/kernel.sock --state /tmp/k/state --driver poll --cores 1\n  \
+    kairo serve --group media --log info,kairo_dataplane=debug --log-format json --log-file /var/log/kairo/kairo.log")]
+pub(crate) struct Serve {
+    /// Folder for what outlives the daemon [env: KAIRO_STATE] [default: /var/lib/kairo for root, else
+    /// $XDG_STATE_HOME/kairo]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<String>,
+    /// auto, uring or poll [env: KAIRO_DRIVER] [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) driver: Option<String>,
+    /// Reactor threads, or auto for one per core [env: KAIRO_CORES] [default: auto]
+    #[arg(long, value_name = "N")]
+    pub(crate) cores: Option<String>,
+    /// Let members of this group connect, as users with processes of their own [env: KAIRO_GROUP]
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct LogFlags {
+    /// Log level or filter [env: KAIRO_LOG] [default: info; run: warn]
+    #[arg(long = "log", value_name = "FILTER")]
+    pub(crate) level: Option<String>,
+    /// text or json [env: KAIRO_LOG_FORMAT] [default: text]
+    #[arg(long = "log-format", value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// Log to a file, rotated as the configuration says, and not to stderr [env: KAIRO_LOG_FILE]
+    #[arg(long = "log-file", value_name = "FILE")]
+    pub(crate) file: Option<String>,
+}
+
+/// Start a program under the daemon
+///
+/// It goes on when kairo and its callers are gone. Its output is kept (its beginning and its latest) and can be
+/// read with `kairo logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo spawn --id repl --pty python3\n  \
+    kairo spawn --id build --cwd /src --env CC=clang --limit memory=2GiB -- make -j4\n  \
+    kairo spawn --stdin null -- sh -c 'sleep 1; echo done'    # prints the id it was given")]
+pub(crate) struct Spawn {
+    /// Its name; a random one if absent
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Give it a terminal for stdin, stdout and stderr
+    #[arg(long)]
+    pub(crate) pty: bool,
+    /// Size of that terminal [default: ours, else 80x24]
+    #[arg(long, value_name = "COLSxROWS", requires = "pty")]
+    pub(crate) size: Option<Size>,
+    /// Its stdin: a pipe that `kairo write` fills, or null
+    #[arg(long, value_enum, default_value_t = SpawnStdin::Pipe)]
+    pub(crate) stdin: SpawnStdin,
+    /// Mix stderr into stdout
+    #[arg(long, conflicts_with = "pty")]
+    pub(crate) merge_stderr: bool,
+    /// Make it wait, when nobody reads and its history is full, and not forget the middle
+    #[arg(long)]
+    pub(crate) block_unread: bool,
+    #[command(flatten)]
+    pub(crate) program: Program,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpawnStdin {
+    Pipe,
+    Null,
+}
+
+/// Connect this terminal to a process
+///
+/// A process with a terminal gets ours, raw, in our size, and is left with the detach keys. Of a process without
+/// one the output is shown and lines typed here go to its stdin; Ctrl-C leaves it. Ends with its exit code.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo attach repl\n  kairo attach --detach-keys 'ctrl-\\' editor\n  kairo attach --replay build")]
+pub(crate) struct Attach {
+    /// The process
+    pub(crate) id: String,
+    /// Keys that leave: ctrl-X and characters, separated by commas, or none
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    pub(crate) detach_keys: DetachKeys,
+    /// Show what is kept of its output first
+    #[arg(long)]
+    pub(crate) replay: bool,
+    /// Only watch: what is typed here stays here
+    #[arg(long)]
+    pub(crate) read_only: bool,
+}
+
+/// Write to a process's stdin or terminal
+///
+/// Returns when the bytes are in its pipe. Escapes are understood as in C: \n \t \e \xHH \NNN \uHHHH.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo write repl 'print(6*7)\\n'\n  \
+    kairo write --close sorter < words.txt\n  kairo write --raw sh 'printf \"\\n\"'")]
+pub(crate) struct Write {
+    /// The process
+    pub(crate) id: String,
+    /// What to write; absent or -: our stdin, as it is
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) data: Option<String>,
+    /// Take backslashes as they are
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Close its stdin afterwards (a terminal gets its end-of-file character)
+    #[arg(long)]
+    pub(crate) close: bool,
+}
+
+/// Show what a process has written
+///
+/// Its stdout goes to stdout, its stderr to stderr. What is no longer kept is named on stderr.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo logs build\n  kairo logs -f repl\n  \
+    kairo logs --stream stdout --from 1048576 encoder > rest.raw\n  kairo logs -f --from now --json build")]
+pub(crate) struct Logs {
+    /// The process
+    pub(crate) id: String,
+    /// Go on until its streams end
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Which stream
+    #[arg(long, value_enum, default_value_t = StreamChoice::Both)]
+    pub(crate) stream: StreamChoice,
+    /// Where to begin: oldest, now, or a byte offset
+    #[arg(long, value_name = "WHERE", default_value = "oldest")]
+    pub(crate) from: FromChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamChoice {
+    Stdout,
+    Stderr,
+    Both,
+}
+
+/// `--from`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FromChoice {
+    Oldest,
+    Now,
+    Offset(u64),
+}
+
+impl std::str::FromStr for FromChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<FromChoice, String> {
+        match text {
+            "oldest" => Ok(FromChoice::Oldest),
+            "now" => Ok(FromChoice::Now),
+            _ => text.parse().map(FromChoice::Offset).map_err(|_| "write oldest, now or a byte offset".to_owned()),
+        }
+    }
+}
+
+/// List processes
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo ps\n  kairo ps --all\n  kairo ps --json | jq -r '.processes[].id'")]
+pub(crate) struct Ps {
+    /// Those that have ended, too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// Only their ids
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Tell everything about one process
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo status repl\n  kairo status --json repl | jq .process.pid")]
+pub(crate) struct Target {
+    /// The process
+    pub(crate) id: String,
+}
+
+/// Wait for a process to end, and end with its exit code
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo wait build && echo built\n  kairo wait --timeout 30 build    # 125 if it still runs then")]
+pub(crate) struct Wait {
+    /// The process
+    pub(crate) id: String,
+    /// Seconds to wait at most
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// End a process and everything it started
+///
+/// SIGTERM to all of them, then SIGKILL to those that are left.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo kill repl\n  kairo kill --grace 0.5 build\n  kairo kill --signal INT --leader encoder")]
+pub(crate) struct Kill {
+    /// The process
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+    /// The first signal, by name or number [default: TERM]
+    #[arg(long, short, value_name = "SIGNAL")]
+    pub(crate) signal: Option<String>,
+    /// Seconds until SIGKILL [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<f64>,
+    /// Only the process itself, not what it started
+    #[arg(long)]
+    pub(crate) leader: bool,
+}
+
+/// Send a signal
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo signal server HUP\n  kairo signal --leader encoder SIGUSR1\n  kairo signal build 19")]
+pub(crate) struct Signal {
+    /// The process
+    pub(crate) id: String,
+    /// The signal, by name (HUP, SIGHUP) or number
+    pub(crate) signal: String,
+    /// Only the process itself, not what it started
+    #[arg(long)]
+    pub(crate) leader: bool,
+}
+
+/// Change the size of a process's terminal
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo resize repl 120x40\n  kairo resize repl    # to the size of this terminal")]
+pub(crate) struct Resize {
+    /// The process
+    pub(crate) id: String,
+    /// Columns and rows; ours if absent
+    #[arg(value_name = "COLSxROWS")]
+    pub(crate) size: Option<Size>,
+}
+
+/// End every process, then the daemon
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo shutdown\n  kairo shutdown --grace 30")]
+pub(crate) struct Shutdown {
+    /// Seconds between SIGTERM and SIGKILL [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<f64>,
+}
+
+/// Show events as they happen, one a line
+///
+/// In a pattern, * stands for one part of a topic and > for the rest.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo events -f 'kairo.process.>'\n  kairo events --count 1 kairo.process.exited\n  \
+    kairo events -f --json 'kairo.>' | jq -c .payload")]
+pub(crate) struct Events {
+    /// Which topics
+    #[arg(default_value = "kairo.>")]
+    pub(crate) pattern: String,
+    /// Go on for ever (the default until there are past events to show)
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// End after this many
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+/// Call any method of the daemon
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo call kernel.ping\n  kairo call process.status '{\"id\": \"repl\", \"detail\": true}'\n  \
+    echo '{\"id\": \"repl\"}' | kairo call process.wait -")]
+pub(crate) struct Call {
+    /// Its name; `kairo introspect` lists them
+    pub(crate) method: String,
+    /// Its parameters, JSON; - reads them from stdin
+    #[arg(default_value = "{}")]
+    pub(crate) params: String,
+    /// Seconds to wait for the answer at most
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// Describe the daemon's methods, events, errors and permissions
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo introspect\n  kairo introspect process.spawn\n  kairo introspect --json process.spawn | jq .method.params")]
+pub(crate) struct Introspect {
+    /// One method; all of them if absent
+    pub(crate) method: Option<String>,
+    /// What this program knows, without asking a daemon
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+/// Tell which guarantees hold on this machine, and why others don't
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo doctor\n  kairo doctor --json | jq '.facts[] | select(.standing != \"holds\")'")]
+pub(crate) struct Doctor {}
+
+/// Look at the configuration
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo config check\n  kairo config check /etc/kairo/config.toml\n  kairo config check --json | jq .config.limits")]
+pub(crate) struct ConfigCommand {
+    #[command(subcommand)]
+    pub(crate) command: ConfigSubcommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigSubcommand {
+    Check(ConfigCheck),
+}
+
+/// Read a configuration file as the daemon would, and say what comes of it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo config check\n  kairo config check ./config.toml")]
+pub(crate) struct ConfigCheck {
+    /// The file; the one that counts if absent
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo completions bash > ~/.local/share/bash-completion/completions/kairo\n  \
+    kairo completions zsh > \"${fpath[1]}/_kairo\"\n  kairo completions fish > ~/.config/fish/completions/kairo.fish")]
+pub(crate) struct Completions {
+    #[arg(value_enum)]
+    pub(crate) shell: ShellChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShellChoice {
+    Bash,
+    Zsh,
+    Fish,
+}

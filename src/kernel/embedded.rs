@@ -1,0 +1,58 @@
+//! The kernel inside `kairo run`: the same one, with one reactor, no socket, and one client: ourselves.
+
+use super::{raise_nofile, start_plane};
+use crate::config::Config;
+use anyhow::{Context, Result};
+use kairo_dataplane::control::{Lineage, Peer};
+use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
+use kairo_dataplane::plane::{Plane, PlaneHandle};
+use kairo_dataplane::sys::socket::stream_pair;
+use std::os::unix::net::UnixStream;
+
+/// A kernel in this process. Its keeper ends the tree when this process goes, however it goes.
+pub(crate) struct Embedded {
+    plane: Plane,
+    keeper_pid: i32,
+}
+
+impl Embedded {
+    /// Starts it, before this process has threads, and returns the client's end of the one connection.
+    pub(crate) fn start(config: &Config) -> Result<(Embedded, UnixStream)> {
+        let nofile = raise_nofile()?;
+        let keeper = launch(&Launch {
+            program: None,
+            arguments: vec!["keeper".into()],
+            lanes: 1,
+            on_kernel_loss: OnKernelLoss::End,
+            embedded: true,
+            nofile,
+            cgroups: CgroupUse::default(),
+        })
+        .context("the keeper could not be started")?;
+        let keeper_pid = keeper.pid;
+        let (plane, _control) = start_plane(config, keeper, None)?;
+        let (ours, theirs) = stream_pair(false).context("no socket pair")?;
+        let me = Peer {
+            pid: std::process::id() as i32,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            groups: Vec::new(),
+            lineage: Lineage::Outside,
+        };
+        plane.handle().connect(ours, me);
+        Ok((Embedded { plane, keeper_pid }, UnixStream::from(theirs)))
+    }
+
+    /// To end it from another thread.
+    pub(crate) fn handle(&self) -> PlaneHandle {
+        self.plane.handle()
+    }
+
+    /// Ends what is left, and the kernel.
+    pub(crate) fn end(self) -> Result<()> {
+        self.plane.handle().shut_down(0);
+        self.plane.join().context("the reactor failed")?;
+        reap(self.keeper_pid).context("the keeper could not be waited for")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! A kernel from start to stop: which part exists before which, and who ends first.
+//!
+//! ```text
+//!  claim the socket ─▶ keeper (while there are no threads) ─▶ logging ─▶ control plane ─▶ reactors ─▶ ready
+//!  signal or shutdown ─▶ trees ─▶ keeper ─▶ reactors ─▶ socket file
+//! ```
+//!
+//! [`daemon`] is `kairo serve`, [`embedded`] is the kernel inside `kairo run`; what they share is here.
+
+pub(crate) mod accounts;
+pub(crate) mod daemon;
+pub(crate) mod embedded;
+
+use crate::config::{Config, DriverChoice};
+use crate::worker::{Done, Worker};
+use anyhow::{Context, Result};
+use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
+use kairo_controlplane::entropy::Entropy;
+use kairo_controlplane::kernel::ControlPlane;
+use kairo_dataplane::command::{HistorySize, Job};
+use kairo_dataplane::keeper::link::Launched;
+use kairo_dataplane::plane::{self, Plane, Start};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+
+/// The operating system's random bytes.
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        // getrandom(2) fails only where the system call is missing, which doctor and the start both refuse.
+        if let Err(error) = getrandom::fill(bytes) {
+            tracing::error!(%error, "no randomness");
+            std::process::abort();
+        }
+    }
+}
+
+/// The worker, as the data plane sees it.
+struct Slow(Worker);
+
+impl kairo_dataplane::reactor::Worker for Slow {
+    fn submit(&self, job: Job, done: Done) {
+        self.0.submit(job, done);
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns what it was for the children to have again.
+fn raise_nofile() -> Result<Option<(u64, u64)>> {
+    let before = getrlimit(Resource::Nofile);
+    let (Some(soft), Some(hard)) = (before.current, before.maximum) else { return Ok(None) };
+    setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) })
+        .context("could not raise the limit of open files")?;
+    Ok(Some((soft, hard)))
+}
+
+fn control_config(config: &Config, embedded: bool) -> ControlConfig {
+    let environment = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect();
+    let limits = &config.limits;
+    ControlConfig {
+        owner_uid: rustix::process::geteuid().as_raw(),
+        pid: std::process::id() as i32,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        embedded,
+        socket_path: (!embedded).then(|| config.socket.clone().into_os_string().into_vec()),
+        environment,
+        accounts: Box::new(accounts::Passwd::read()),
+        facts: crate::doctor::facts(),
+        limits: Limits {
+            kill_grace_ms: limits.kill_grace_ms.into(),
+            retention_ms: u64::from(limits.ended_seconds_max) * 1000,
+            retained_max: limits.ended_processes_max as usize,
+            history: HistorySize {
+                head_bytes: limits.history_head_bytes,
+                tail_bytes: limits.history_tail_bytes,
+            },
+            pipe_bytes: limits.pipe_bytes,
+            ..Limits::default()
+        },
+        numbers: Numbers::LINUX,
+    }
+}
+
+/// Starts the reactors of a kernel whose keeper runs.
+fn start_plane(config: &Config, keeper: Launched, listener: Option<OwnedFd>) -> Result<(Plane, Arc<ControlPlane>)> {
+    let embedded = listener.is_none();
+    let control =
+        Arc::new(ControlPlane::new(control_config(config, embedded), Box::new(SystemEntropy)));
+    let plane = Plane::start(Start {
+        control: control.clone(),
+        worker: Arc::new(Slow(Worker::new())),
+        lanes: keeper.lanes,
+        keeper_pid: keeper.pid,
+        listener,
+        driver: match config.driver {
+            DriverChoice::Auto => plane::DriverChoice::Auto,
+            DriverChoice::Uring => plane::DriverChoice::Uring,
+            DriverChoice::Poll => plane::DriverChoice::Poll,
+        },
+    })
+    .context("the reactors could not be started (--driver poll needs nothing special)")?;
+    Ok((plane, control))
+}
+
+/// Reactors to start: what was asked for, or one per core.
+fn reactors(config: &Config) -> u16 {
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
+    config.cores.unwrap_or_else(cores).max(1)
+}

@@ -1,0 +1,8 @@
+//! The `kairo` program.
+#![forbid(unsafe_code)]
+
+mod config;
+mod logging;
+mod worker;
+
+fn main() {}

@@ -1,0 +1,17 @@
+//! Sentences about the real daemon, each with real children, each on both drivers where the driver may matter.
+//!
+//! One program for all topics: they share the harness in `support`, and a machine with two cores links once. Run
+//! a topic with `cargo test --test daemon streams::`. What needs root says so and is skipped by name without it;
+//! with root some tests also run a daemon as an ordinary user.
+
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod cli;
+mod library;
+mod principals;
+mod processes;
+mod pty;
+mod streams;
+mod support;
+mod wire_v1;

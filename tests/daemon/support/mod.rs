@@ -1,0 +1,299 @@
+//! The real daemon, started for one test and held to account at its end.
+//!
+//! [`on`] starts `kairo serve` on a socket and a state folder of its own, hands it to the test, and afterwards
+//! demands that nothing is left: no process, no descriptor, no socket. A test never waits for time: [`until`]
+//! waits for a condition, under a deadline. When the test fails, the daemon's log is printed.
+//!
+//! Not here: what goes over the wire (`raw`), what `/proc` tells (`processes`).
+
+pub(crate) mod output;
+pub(crate) mod processes;
+pub(crate) mod raw;
+pub(crate) mod sequence;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use processes::Name;
+use raw::Raw;
+use serde_json::json;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A user without rights, where the tests run as root.
+pub(crate) const NOBODY: u32 = 65534;
+/// Descriptors a reactor may come to hold once for all its streams: its staging pipe and what wakes it.
+const DESCRIPTORS_PER_REACTOR: usize = 6;
+
+/// How the daemon asks the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    Uring,
+    Poll,
+}
+
+impl Driver {
+    fn name(self) -> &'static str {
+        match self {
+            Driver::Uring => "uring",
+            Driver::Poll => "poll",
+        }
+    }
+
+    fn is_available(self) -> bool {
+        self == Driver::Poll || io_uring::IoUring::new(8).is_ok()
+    }
+}
+
+/// Runs each named behaviour on each driver as a test of its own.
+macro_rules! on_both_drivers {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod uring {
+            $(#[test] fn $behaviour() { crate::support::on(crate::support::Driver::Uring, super::$behaviour); })+
+        }
+        mod poll {
+            $(#[test] fn $behaviour() { crate::support::on(crate::support::Driver::Poll, super::$behaviour); })+
+        }
+    };
+}
+pub(crate) use on_both_drivers;
+
+/// Waits for a condition; says what was waited for if it doesn't come true.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + raw::PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// True where the tests run as root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// True where the tests run as root; says what is skipped where they don't.
+pub(crate) fn needs_root(test: &str) -> bool {
+    if !is_root() {
+        println!("skipped, needs root: {test}");
+    }
+    is_root()
+}
+
+/// A path to python3 that every user can execute.
+pub(crate) fn python() -> &'static str {
+    if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" }
+}
+
+/// The program under test, where every user can execute it.
+pub(crate) fn program() -> &'static Path {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    let built = Path::new(env!("CARGO_BIN_EXE_kairo"));
+    if !is_root() {
+        return built;
+    }
+    COPY.get_or_init(|| {
+        // One place for all test processes: a copy each would fill the disk, and nobody could remove the last.
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let reachable = folder.ancestors().all(|part| {
+            fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
+        });
+        if reachable {
+            return built.to_owned();
+        }
+        let stamp = fs::metadata(built).and_then(|metadata| metadata.modified()).expect("the program was built");
+        let stamp = stamp.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+        let copy = std::env::temp_dir().join(format!("kairo-under-test-{stamp:x}"));
+        if !copy.exists() {
+            let fresh = copy.with_extension(std::process::id().to_string());
+            fs::copy(built, &fresh).expect("the program can be copied");
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("and made executable");
+            fs::rename(&fresh, &copy).expect("and put in place");
+        }
+        copy
+    })
+}
+
+/// A running `kairo serve`.
+pub(crate) struct Daemon {
+    child: Child,
+    folder: TempDir,
+    pub(crate) socket: PathBuf,
+    pub(crate) ready_line: String,
+    descriptors_at_start: usize,
+}
+
+/// What to start.
+pub(crate) struct Options<'a> {
+    pub(crate) driver: Driver,
+    pub(crate) uid: Option<u32>,
+    pub(crate) arguments: &'a [&'a str],
+}
+
+impl Options<'_> {
+    /// As whoever runs the tests, with nothing special.
+    pub(crate) fn plain(driver: Driver) -> Self {
+        Options { driver, uid: None, arguments: &[] }
+    }
+}
+
+/// Runs `test` against a daemon with this driver, then checks that nothing is left of it.
+pub(crate) fn on(driver: Driver, test: fn(&Daemon)) {
+    with(&Options::plain(driver), test);
+}
+
+/// As [`on`], with options.
+pub(crate) fn with(options: &Options<'_>, test: impl FnOnce(&Daemon)) {
+    if !options.driver.is_available() {
+        println!("skipped, this system forbids io_uring: {:?}", std::thread::current().name());
+        return;
+    }
+    let daemon = Daemon::start(options);
+    test(&daemon);
+    daemon.finish();
+}
+
+impl Daemon {
+    /// Starts and waits for the line that says it is ready.
+    pub(crate) fn start(options: &Options<'_>) -> Daemon {
+        let folder = tempfile::Builder::new().prefix("kairo-test-").tempdir().expect("a temporary folder");
+        let socket = folder.path().join("kernel.sock");
+        let log = File::create(folder.path().join("log")).expect("a log file");
+        let mut command = Command::new(program());
+        command.arg("serve").arg("--socket").arg(&socket).arg("--state").arg(folder.path().join("state"));
+        command.args(["--driver", options.driver.name()]).args(options.arguments);
+        command.env_remove("KAIRO_IPC_SOCKET").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        // No configuration of the machine's has a say.
+        command.env("XDG_CONFIG_HOME", folder.path().join("config"));
+        if let Some(uid) = options.uid {
+            chown(folder.path(), Some(uid), Some(uid)).expect("root may give a folder away");
+            command.uid(uid).gid(uid);
+        }
+        let mut child = command.spawn().expect("the daemon starts");
+        let mut ready_line = String::new();
+        let stdout = child.stdout.take().expect("its stdout is piped");
+        BufReader::new(stdout).read_line(&mut ready_line).expect("its stdout is text");
+        let mut daemon = Daemon { child, folder, socket, ready_line, descriptors_at_start: 0 };
+        assert!(!daemon.ready_line.is_empty(), "the daemon ended before it was ready");
+        daemon.connect().ok("kernel.ping", json!({}));
+        daemon.descriptors_at_start = processes::descriptors(daemon.pid());
+        daemon
+    }
+
+    /// Its pid.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// A folder that goes with the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A v1 connection.
+    pub(crate) fn connect(&self) -> Raw {
+        Raw::connect(&self.socket)
+    }
+
+    /// A connection that has asked for offsets, ends and large chunks.
+    pub(crate) fn connect_modern(&self) -> Raw {
+        let mut raw = self.connect();
+        let hello = json!({"client": "tests", "features": ["records", "int64", "chunks"], "chunkBytesMax": 1 << 20});
+        raw.ok("kernel.hello", hello);
+        raw
+    }
+
+    /// The keeper.
+    pub(crate) fn keeper(&self) -> Option<Name> {
+        let is_keeper = |name: &Name| {
+            fs::read(format!("/proc/{}/cmdline", name.pid))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"keeper"))
+        };
+        processes::descendants(self.pid()).into_iter().find(is_keeper)
+    }
+
+    /// Runs the command line against this daemon.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments).env("KAIRO_IPC_SOCKET", &self.socket).stdin(Stdio::null());
+        command
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the daemon is there");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the daemon ends", || {
+            status = self.child.try_wait().expect("the daemon is our child");
+            status.is_some()
+        });
+        status.unwrap_or_else(|| panic!("the daemon had ended"))
+    }
+
+    /// How many descriptors it has more than when it was idle, what reactors keep for good not counted.
+    pub(crate) fn descriptors_leaked(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let allowed = self.descriptors_at_start + DESCRIPTORS_PER_REACTOR * cores;
+        processes::descriptors(self.pid()).saturating_sub(allowed)
+    }
+
+    fn end_all_processes(&self) {
+        let mut raw = self.connect();
+        let list = raw.ok("process.list", json!({}));
+        let empty = Vec::new();
+        let all = list["processes"].as_array().or(list.as_array()).unwrap_or(&empty);
+        for process in all.iter().filter(|process| process["state"] != "exited") {
+            let kill = json!({"id": process["id"], "signal": "KILL", "graceMs": 0, "scope": "tree"});
+            raw.ok("process.kill", kill);
+        }
+    }
+
+    /// Ends it and everything it started, and demands that nothing is left.
+    pub(crate) fn finish(mut self) {
+        self.end_all_processes();
+        let keeper = self.keeper();
+        until("only the keeper is left of the daemon's processes", || {
+            processes::descendants(self.pid()).iter().all(|name| Some(*name) == keeper)
+        });
+        if self.descriptors_leaked() > 0 {
+            until(&format!("descriptors go, of {:?}", processes::descriptor_targets(self.pid())), || {
+                self.descriptors_leaked() == 0
+            });
+        }
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        assert!(status.success(), "the daemon ended with {status}");
+        until("the keeper ends", || keeper.is_none_or(|name| !processes::is_alive(name)));
+        assert!(!self.socket.exists(), "the socket file is left behind");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            println!("the end of the daemon's log:");
+            tail.iter().rev().for_each(|line| println!("  {line}"));
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let left = processes::descendants(self.pid());
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            for name in left.into_iter().filter(|name| processes::is_alive(*name)) {
+                let _ = kill(Pid::from_raw(name.pid), Signal::SIGKILL);
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! EVENT frames: notices, records and events of the bus, one row each.
+//!
+//! Three shapes share the frame type. *Notices* and stream *records* are `{topic, data}` and go to one connection;
+//! *bus events* are `{topic, payload, correlationId, causationId, traceId, source, time, id}` and go to whoever
+//! subscribed to their topic. Who may see an event is decided in the control plane; matching topics is too.
+
+use crate::codec::encode::{self, Dialect};
+use crate::codec::raw::RawRef;
+use crate::codec::text::OsText;
+use crate::codec::{CodecError, decode};
+use crate::frame::{self, Kind};
+use crate::id::{EventId, ProcessId, SubscriptionId};
+use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
+use crate::methods::stream::StreamName;
+use crate::methods::system::Principal;
+use bytes::BytesMut;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// What carries an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `{topic, data}` to one connection, unasked.
+    Notice,
+    /// `{topic, data}` in the course of a subscription, with the feature `records`.
+    Record,
+    /// A bus event, to subscribers of its topic.
+    Bus,
+}
+
+impl Shape {
+    /// How documentation calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Notice => "notice",
+            Shape::Record => "record",
+            Shape::Bus => "bus",
+        }
+    }
+}
+
+/// An event the kernel sends.
+pub trait Event: Serialize + JsonSchema {
+    /// Its name.
+    const TOPIC: &'static str;
+    /// Its row.
+    const ROW: &'static EventRow;
+}
+
+/// One kind of event.
+#[derive(Debug)]
+pub struct EventRow {
+    /// Its name.
+    pub topic: &'static str,
+    /// What carries it.
+    pub shape: Shape,
+    /// When it is sent.
+    pub doc: &'static str,
+    /// The schema of its `data` or `payload`.
+    pub data: fn(&mut SchemaGenerator) -> Schema,
+}
+
+macro_rules! events {
+    ($($(#[doc = $doc:literal])+ $name:ident = $topic:literal, $shape:ident $fields:tt)+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+            #[serde(rename_all = "camelCase")]
+            pub struct $name $fields
+
+            impl Event for $name {
+                const TOPIC: &'static str = $topic;
+                const ROW: &'static EventRow = &EventRow {
+                    topic: $topic,
+                    shape: Shape::$shape,
+                    doc: concat!($($doc, "\n"),+),
+                    data: |generator| generator.subschema_for::<$name>(),
+                };
+            }
+        )+
+
+        /// All of them.
+        pub const EVENTS: &[&EventRow] = &[$($name::ROW),+];
+    };
+}
+
+events! {
+    /// A process's leader exited. Goes to each connection that may see it, after the bytes the leader had left.
+    ProcessExitNotice = "process.exit", Notice {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// Its exit code, or 128+n if signal n ended it.
+        pub code: i32,
+    }
+
+    /// Bytes were dropped for a subscription, at this place among its chunks. Clients with the feature `records` get
+    /// `stream.gap` instead.
+    StreamOverflowNotice = "stream.overflow", Notice {
+        /// Which.
+        pub subscription_id: SubscriptionId,
+        /// Of which process.
+        pub process_id: ProcessId,
+    }
+
+    /// A subscription misses the bytes `[from, to)`, at this place among its chunks.
+    StreamGapRecord = "stream.gap", Record {
+        /// Which.
+        pub subscription_id: SubscriptionId,
+        /// Of which stream.
+        pub stream: StreamName,
+        /// First offset missed.
+        pub from: u64,
+        /// One past the last.
+        pub to: u64,
+    }
+
+    /// A stream has ended for a subscription: nothing of it follows.
+    StreamEndRecord = "stream.end", Record {
+        /// Which.
+        pub subscription_id: SubscriptionId,
+        /// Which stream.
+        pub stream: StreamName,
+        /// Its length from birth to end.
+        pub total_bytes: u64,
+        /// Of these, missed by this subscription.
+        pub gap_bytes: u64,
+        /// Why it ended.
+        pub reason: StreamEndReason,
+    }
+
+    /// A program runs.
+    ProcessSpawned = "kairo.process.spawned", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// In the operating system.
+        pub pid: i32,
+        /// This life's name.
+        pub session: String,
+        /// Secrets replaced.
+        pub argv: Vec<OsText>,
+        /// Its working folder.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub cwd: Option<OsText>,
+        /// Who started it.
+        pub owner: Principal,
+        /// Milliseconds since 1970.
+        pub started_at_ms: u64,
+        /// How well its tree is known.
+        pub tree: TreeKnowledge,
+    }
+
+    /// A process's leader exited.
+    ProcessExited = "kairo.process.exited", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// In the operating system.
+        pub pid: i32,
+        /// This life's name.
+        pub session: String,
+        /// What it returned; absent if a signal ended it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub code: Option<i32>,
+        /// The signal that ended it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub signal: Option<i32>,
+        /// Its name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub signal_name: Option<String>,
+        /// It left a core.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub core: bool,
+        /// Who or what ended it.
+        pub ended_by: EndedBy,
+        /// What it used.
+        pub usage: ProcessUsage,
+        /// From spawn to exit, milliseconds.
+        pub duration_ms: u64,
+    }
+
+    /// Nobody of a process's tree is left.
+    ProcessEnded = "kairo.process.ended", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// This life's name.
+        pub session: String,
+        /// From spawn to here, milliseconds.
+        pub duration_ms: u64,
+        /// Its outputs.
+        pub streams: Vec<StreamTotal>,
+        /// Bytes that went into its stdin.
+        pub stdin_bytes: u64,
+    }
+
+    /// A stream has ended: every holder of it is gone, or its tail was read.
+    StreamClosed = "kairo.stream.closed", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// Its length from birth to end.
+        pub total_bytes: u64,
+        /// Of these, no longer in the history.
+        pub cut_bytes: u64,
+    }
+
+    /// A reader missed bytes.
+    StreamGap = "kairo.stream.gap", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which reader, if it is the receiver's own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub subscription_id: Option<SubscriptionId>,
+        /// Of which stream.
+        pub stream: StreamName,
+        /// First offset missed.
+        pub from: u64,
+        /// One past the last.
+        pub to: u64,
+    }
+
+    /// The kernel takes calls.
+    KernelReady = "kairo.kernel.ready", Bus {
+        /// Of the kernel.
+        pub pid: i32,
+        /// Of the kernel.
+        pub version: String,
+    }
+
+    /// The kernel takes no new work and ends.
+    KernelStopping = "kairo.kernel.stopping", Bus {
+        /// `kernel.shutdown` or a signal's name.
+        pub reason: String,
+    }
+
+    /// A call was refused for want of rights.
+    SecurityDenied = "kairo.security.denied", Bus {
+        /// Who called.
+        pub principal: Principal,
+        /// What.
+        pub method: String,
+        /// On what.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub target: Option<String>,
+        /// What was lacking.
+        pub reason: String,
+    }
+}
+
+crate::methods::words! {
+    /// Why a stream ended for a subscription.
+    StreamEndReason {
+        /// Every holder of its write end is gone, or its tail was read.
+        Closed = "closed",
+        /// The process is gone and so is what was retained of it.
+        Forgotten = "forgotten",
+        /// The kernel stopped.
+        Shutdown = "shutdown",
+    }
+}
+
+/// What surrounds the payload of a bus event.
+#[derive(Clone, Debug)]
+pub struct Envelope<'a> {
+    /// Of the event.
+    pub id: &'a EventId,
+    /// Who published it.
+    pub source: &'a str,
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+    /// Ties together what has one cause.
+    pub correlation_id: Option<&'a str>,
+    /// The event that caused this one.
+    pub causation_id: Option<&'a str>,
+    /// Of a distributed trace.
+    pub trace_id: Option<&'a str>,
+}
+
+/// Appends an EVENT frame `{topic, data}`.
+pub fn put_notice<E: Event>(buf: &mut BytesMut, dialect: Dialect, data: &E) -> Result<(), CodecError> {
+    framed(buf, |buf| {
+        encode::put_map16(buf, 2);
+        encode::put_str(buf, "topic");
+        encode::put_str(buf, E::TOPIC);
+        encode::put_str(buf, "data");
+        encode::to_buf(buf, dialect, data)
+    })
+}
+
+/// Appends an EVENT frame of the bus. `payload` must be written in the receiver's dialect.
+pub fn put_bus<P: Serialize + ?Sized>(
+    buf: &mut BytesMut,
+    dialect: Dialect,
+    topic: &str,
+    payload: &P,
+    envelope: &Envelope<'_>,
+) -> Result<(), CodecError> {
+    framed(buf, |buf| {
+        encode::put_map16(buf, 8);
+        encode::put_str(buf, "topic");
+        encode::put_str(buf, topic);
+        encode::put_str(buf, "payload");
+        encode::to_buf(buf, dialect, payload)?;
+        let texts = [
+            ("correlationId", envelope.correlation_id),
+            ("causationId", envelope.causation_id),
+            ("traceId", envelope.trace_id),
+            ("source", Some(envelope.source)),
+        ];
+        for (key, text) in texts {
+            encode::put_str(buf, key);
+            encode::to_buf(buf, dialect, &text)?;
+        }
+        encode::put_str(buf, "time");
+        encode::put_str(buf, &crate::codec::time::iso(envelope.time_ms as i64));
+        encode::put_str(buf, "id");
+        encode::put_str(buf, envelope.id.as_str());
+        Ok(())
+    })
+}
+
+fn framed(
+    buf: &mut BytesMut,
+    body: impl FnOnce(&mut BytesMut) -> Result<(), CodecError>,
+) -> Result<(), CodecError> {
+    let at = frame::begin(Kind::EVENT, buf);
+    match body(buf) {
+        Ok(()) => {
+            frame::finish(buf, at);
+            Ok(())
+        }
+        Err(error) => {
+            buf.truncate(at);
+            Err(error)
+        }
+    }
+}
+
+/// An EVENT payload, as a client reads it: either `data` or `payload` is there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventFrame<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub topic: Cow<'a, str>,
+    /// Of a notice or record.
+    #[serde(borrow)]
+    pub data: Option<RawRef<'a>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub payload: Option<RawRef<'a>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub correlation_id: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub causation_id: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub trace_id: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub source: Option<Cow<'a, str>>,
+    /// Of a bus event, ISO 8601.
+    #[serde(borrow)]
+    pub time: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub id: Option<Cow<'a, str>>,
+}
+
+impl<'a> EventFrame<'a> {
+    /// Reads a payload that has been checked.
+    pub fn parse(payload: &'a [u8]) -> Result<EventFrame<'a>, CodecError> {
+        decode::from_slice(payload)
+    }
+
+    /// What it says, wherever it is.
+    pub fn body(&self) -> Option<RawRef<'a>> {
+        self.data.or(self.payload)
+    }
+}

@@ -1,0 +1,95 @@
+//! Every number of the wire: its unit, its bound, and what happens past it.
+//!
+//! One room, so that how limits relate can be asserted in one place; [`LIMITS`] repeats them as rows for
+//! introspection. Limits of one machine (history budgets, pipe sizes) are the data plane's.
+
+/// Length of a frame header, bytes.
+pub const HEADER_BYTES: usize = 8;
+
+/// Longest payload of a frame, bytes. A longer one closes the connection as soon as its header is there.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Deepest nesting of arrays and maps in a payload. Deeper: the call is answered with `E_TOO_LARGE`.
+pub const DEPTH_MAX: usize = 64;
+
+/// Most values in a payload; keys count, and so does each array and map. More: `E_TOO_LARGE`.
+pub const ELEMENTS_MAX: usize = 1_000_000;
+
+/// Most unanswered calls of one connection. The next one is answered with `E_TOO_MANY_CALLS`.
+pub const CALLS_IN_FLIGHT_MAX: usize = 1024;
+
+/// Longest `data` of a STREAM_CHUNK for a client that has negotiated nothing, bytes: what bin16 can carry, because
+/// v1 clients read nothing longer.
+pub const CHUNK_V1_BYTES_MAX: usize = 65_535;
+
+/// Longest `data` of a STREAM_CHUNK that `kernel.hello` grants with the feature `chunks`, bytes.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most bytes parked for children's stdins by one connection. A write past it gets `E_WOULD_BLOCK`.
+pub const STDIN_PARKED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Most subscriptions of one connection that wait for a process not yet spawned. The next: `E_BUSY`.
+pub const WAITING_SUBSCRIPTIONS_MAX: usize = 64;
+
+/// How long a subscription waits for its process, milliseconds.
+pub const WAITING_SUBSCRIPTION_MS: u64 = 60_000;
+
+/// Most bytes of argv and environment together that a spawn may carry. More: `E_TOO_LARGE`.
+pub const ARGUMENTS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest process id in its text form, bytes. Longer: `E_INVALID_PARAMS`.
+pub const PROCESS_ID_BYTES_MAX: usize = 255;
+
+/// Largest history a subscription's `bufferSize` can ask for, bytes. More is cut down to it.
+pub const BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Largest number of rows or columns of a terminal; the smallest is 1. Others: `E_INVALID_PARAMS`.
+pub const TERMINAL_EXTENT_MAX: u16 = 65_534;
+
+/// Offsets and sequence numbers stay below this, so that they survive as a float64.
+pub const EXACT_INTEGER_END: u64 = 1 << 53;
+
+const _: () = {
+    assert!(CHUNK_V1_BYTES_MAX <= u16::MAX as usize);
+    assert!(CHUNK_V1_BYTES_MAX < CHUNK_BYTES_MAX);
+    // A chunk and its prelude fit a frame, and a whole stdin write can be parked.
+    assert!(CHUNK_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
+    assert!(STDIN_PARKED_BYTES_MAX >= FRAME_BYTES_MAX);
+    assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
+    assert!(ELEMENTS_MAX <= FRAME_BYTES_MAX);
+    assert!(ARGUMENTS_BYTES_MAX < FRAME_BYTES_MAX);
+};
+
+/// One limit, for introspection.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitRow {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// What the value counts.
+    pub unit: &'static str,
+    /// What happens past it.
+    pub past: &'static str,
+}
+
+/// All of them.
+pub const LIMITS: &[LimitRow] = &[
+    row("frameBytesMax", FRAME_BYTES_MAX, "bytes", "the connection is closed at the header"),
+    row("depthMax", DEPTH_MAX, "levels", "E_TOO_LARGE"),
+    row("elementsMax", ELEMENTS_MAX, "values", "E_TOO_LARGE"),
+    row("callsInFlightMax", CALLS_IN_FLIGHT_MAX, "calls of a connection", "E_TOO_MANY_CALLS"),
+    row("chunkV1BytesMax", CHUNK_V1_BYTES_MAX, "bytes of data", "never sent without the feature `chunks`"),
+    row("chunkBytesMax", CHUNK_BYTES_MAX, "bytes of data", "a larger wish is granted this much"),
+    row("stdinParkedBytesMax", STDIN_PARKED_BYTES_MAX, "bytes of a connection", "E_WOULD_BLOCK"),
+    row("waitingSubscriptionsMax", WAITING_SUBSCRIPTIONS_MAX, "subscriptions of a connection", "E_BUSY"),
+    row("waitingSubscriptionMs", WAITING_SUBSCRIPTION_MS as usize, "milliseconds", "the subscription ends"),
+    row("argumentsBytesMax", ARGUMENTS_BYTES_MAX, "bytes of argv and environment", "E_TOO_LARGE"),
+    row("processIdBytesMax", PROCESS_ID_BYTES_MAX, "bytes", "E_INVALID_PARAMS"),
+    row("bufferBytesMax", BUFFER_BYTES_MAX, "bytes", "a larger wish is granted this much"),
+    row("terminalExtentMax", TERMINAL_EXTENT_MAX as usize, "rows or columns", "E_INVALID_PARAMS"),
+];
+
+const fn row(name: &'static str, value: usize, unit: &'static str, past: &'static str) -> LimitRow {
+    LimitRow { name, value: value as u64, unit, past }
+}

@@ -1,0 +1,191 @@
+//! Methods: one row each.
+//!
+//! A method is declared once, in `methods/`, as a typed marker (`impl Method`) whose row carries its name, its
+//! documentation, the shapes of parameters and result, the permission it needs, the errors it can give and an
+//! example. Everything that lists or describes methods reads [`METHODS`]. What a method *does* is in the control
+//! plane's file of the same name.
+
+use crate::codec::decode;
+use crate::codec::raw::RawRef;
+use crate::error::{Code, WireError};
+use crate::methods::{device, event, permission, process, stream, system};
+use crate::permission::Permission;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A method, for callers and callees that want types.
+pub trait Method {
+    /// Its name on the wire.
+    const NAME: &'static str;
+    /// Its row.
+    const ROW: &'static MethodRow;
+    /// What it takes.
+    type Params: Serialize + DeserializeOwned + JsonSchema;
+    /// What it gives.
+    type Result: Serialize + DeserializeOwned + JsonSchema;
+}
+
+/// A method, for everybody who goes through all of them.
+#[derive(Debug)]
+pub struct MethodRow {
+    /// `room.verb`.
+    pub name: &'static str,
+    /// What it does, in Markdown; the first line is a summary.
+    pub doc: &'static str,
+    /// The schema of its parameters.
+    pub params: fn(&mut SchemaGenerator) -> Schema,
+    /// The schema of its result.
+    pub result: fn(&mut SchemaGenerator) -> Schema,
+    /// Names that must be there, in the order an error lists them.
+    pub required: &'static [Need],
+    /// What the caller must hold.
+    pub permission: Permission,
+    /// Since when it has been there.
+    pub since: Since,
+    /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT` and `E_CANCELLED`, which
+    /// any method may.
+    pub errors: &'static [Code],
+    /// Parameters of a call that makes sense, JSON.
+    pub example: &'static str,
+}
+
+/// A required parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// Its name, and the one an error uses.
+    pub name: &'static str,
+    /// Another name it may have.
+    pub alias: Option<&'static str>,
+    /// True if `""`, `0` and `false` count as missing, as they did for v1.
+    pub truthy: bool,
+}
+
+/// Must be there and not be `""`, `0` or `false`.
+pub const fn need(name: &'static str) -> Need {
+    Need { name, alias: None, truthy: true }
+}
+
+/// Must be there under one of two names.
+pub const fn need_either(name: &'static str, alias: &'static str) -> Need {
+    Need { name, alias: Some(alias), truthy: true }
+}
+
+/// Must be there, whatever it is.
+pub const fn need_any(name: &'static str) -> Need {
+    Need { name, alias: None, truthy: false }
+}
+
+/// When a method appeared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Existing clients of wire v1 call it.
+    V1,
+    /// New in this release.
+    Release(&'static str),
+}
+
+impl Since {
+    /// `v1` or the release's number.
+    pub fn name(self) -> &'static str {
+        match self {
+            Since::V1 => "v1",
+            Since::Release(number) => number,
+        }
+    }
+}
+
+/// Declares markers, their `Method` and their rows.
+macro_rules! methods {
+    ($($(#[doc = $doc:literal])+
+       $marker:ident = $name:literal($params:ty) -> $result:ty {
+           required: [$($need:expr),* $(,)?],
+           permission: $permission:ident,
+           since: $since:expr,
+           errors: [$($code:ident),* $(,)?],
+           example: $example:literal $(,)?
+       })+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Copy, Debug)]
+            pub struct $marker;
+
+            impl $crate::method::Method for $marker {
+                const NAME: &'static str = $name;
+                const ROW: &'static $crate::method::MethodRow = &$crate::method::MethodRow {
+                    name: $name,
+                    doc: concat!($($doc, "\n"),+),
+                    params: |generator| generator.subschema_for::<$params>(),
+                    result: |generator| generator.subschema_for::<$result>(),
+                    required: &[$($need),*],
+                    permission: $crate::permission::Permission::$permission,
+                    since: $since,
+                    errors: &[$($crate::error::Code::$code),*],
+                    example: $example,
+                };
+                type Params = $params;
+                type Result = $result;
+            }
+        )+
+    };
+}
+pub(crate) use methods;
+
+/// All methods, in the order documentation lists them.
+pub const METHODS: &[&MethodRow] = &[
+    system::Hello::ROW,
+    system::Ping::ROW,
+    system::Introspect::ROW,
+    system::Cancel::ROW,
+    system::Doctor::ROW,
+    system::Shutdown::ROW,
+    system::GetMetrics::ROW,
+    process::Spawn::ROW,
+    process::Kill::ROW,
+    process::Signal::ROW,
+    process::Pause::ROW,
+    process::Resume::ROW,
+    process::StdinWrite::ROW,
+    process::StdinClose::ROW,
+    process::Resize::ROW,
+    process::Wait::ROW,
+    process::Status::ROW,
+    process::List::ROW,
+    stream::Subscribe::ROW,
+    stream::Unsubscribe::ROW,
+    event::Subscribe::ROW,
+    event::Unsubscribe::ROW,
+    permission::Identify::ROW,
+    permission::VaultGet::ROW,
+    device::List::ROW,
+];
+
+/// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are
+/// named in one error; a parameter of the wrong type is named by its path.
+pub fn params<M: Method>(raw: RawRef<'_>) -> Result<M::Params, WireError> {
+    const EMPTY: &[u8] = &[0x80];
+    let raw = if raw.is_map() { raw } else { RawRef::checked(EMPTY) };
+    raw.decode().map_err(|error| missing(M::ROW, raw).unwrap_or_else(|| error.into()))
+}
+
+/// The error that names the required parameters `raw` lacks, if it lacks any.
+pub fn missing(row: &MethodRow, raw: RawRef<'_>) -> Option<WireError> {
+    let there = |need: &Need| {
+        decode::entries(raw.bytes()).any(|(key, value)| {
+            let named =
+                key == need.name.as_bytes() || need.alias.is_some_and(|alias| key == alias.as_bytes());
+            let absent = RawRef::checked(value).is_absent();
+            // false, "", 0 and 0.0 in its two widths.
+            let falsy =
+                matches!(value, [0xc2 | 0xa0 | 0x00] | [0xca, 0, 0, 0, 0] | [0xcb, 0, 0, 0, 0, 0, 0, 0, 0]);
+            named && !absent && !(need.truthy && falsy)
+        })
+    };
+    let names: Vec<&str> = row.required.iter().filter(|need| !there(need)).map(|need| need.name).collect();
+    (!names.is_empty()).then(|| WireError::missing(&names))
+}
+
+/// The row of a name.
+pub fn row(name: &str) -> Option<&'static MethodRow> {
+    METHODS.iter().find(|row| row.name == name).copied()
+}

@@ -1,0 +1,319 @@
+//! What is told about a process: its state, its streams, its readers, who waits for whom, and how it ended.
+//!
+//! Shared by `process.status`, `process.list`, `process.wait` and the events about processes.
+
+use crate::codec::text::OsText;
+use crate::id::{ProcessId, SubscriptionId};
+use crate::methods::options::{OnDisconnect, TerminalSize, WhenUnread};
+use crate::methods::stream::{Mode, Policy, StreamName};
+use crate::methods::system::Principal;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A process's state. Without detail it has the v1 fields alone.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessStatus {
+    /// Running from the spawn to the exit of the leader.
+    pub state: State,
+    /// In the operating system; only while running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Its exit code, or 128+n if signal n ended it; only once exited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// As its client named it; with detail only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<ProcessId>,
+    /// Everything else; if it was asked for and the process is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<Detail>>,
+}
+
+impl ProcessStatus {
+    /// What is said of an id nobody has used, or the caller may not see.
+    pub const UNKNOWN: ProcessStatus =
+        ProcessStatus { state: State::Unknown, pid: None, exit_code: None, id: None, detail: None };
+}
+
+crate::methods::words! {
+    /// A process's state, as v1 knows it.
+    State {
+        /// The leader runs, or is being started.
+        Running = "running",
+        /// The leader has exited.
+        Exited = "exited",
+        /// There is no such process.
+        Unknown = "unknown",
+    }
+}
+
+crate::methods::words! {
+    /// Where a process is in its life.
+    Phase {
+        /// Asked for, not yet running.
+        Starting = "starting",
+        /// The leader runs.
+        Running = "running",
+        /// The tree was stopped by `process.pause`.
+        Paused = "paused",
+        /// It was told to end and has not yet.
+        Ending = "ending",
+        /// The leader has exited; others of its tree may run, streams may be open.
+        Exited = "exited",
+        /// Nobody of the tree is left.
+        Ended = "ended",
+    }
+}
+
+/// Everything about a process.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Detail {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// This life's name: `KAIRO_SESSION` of its environment.
+    pub session: String,
+    /// Its process id in the operating system, after its exit too; absent before it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Who started it.
+    pub owner: Principal,
+    /// Its argv, secrets replaced.
+    pub argv: Vec<OsText>,
+    /// Its working folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<OsText>,
+    /// A digest of its environment: equal environments have equal digests.
+    pub env_digest: String,
+    /// When it was started, milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// How well the members of its tree are known.
+    pub tree: TreeKnowledge,
+    /// The size of its terminal, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
+    /// Its stdin.
+    pub stdin: StdinStatus,
+    /// Its outputs.
+    pub streams: Vec<StreamStatus>,
+    /// Who reads them; readers of other principals have no `subscriptionId`.
+    pub readers: Vec<ReaderStatus>,
+    /// Who waits for whom.
+    pub waiting_for: Vec<Waiting>,
+    /// Limits in force.
+    pub limits: Vec<LimitStatus>,
+    /// Bytes of the beginning of each output that are kept.
+    pub history_head_bytes: u32,
+    /// Bytes of the end of each output that are kept.
+    pub history_tail_bytes: u32,
+    /// What an unread output does.
+    pub when_unread: WhenUnread,
+    /// What the end of its connection means to it.
+    pub on_disconnect: OnDisconnect,
+    /// How its leader ended, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
+crate::methods::words! {
+    /// How well the members of a tree are known.
+    TreeKnowledge {
+        /// A cgroup holds exactly the members.
+        Exact = "exact",
+        /// By parentage and by a marker in their environment; an orphan that scrubbed it is not known.
+        BestEffort = "best_effort",
+    }
+}
+
+/// A stdin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StdinStatus {
+    /// That went into it.
+    pub bytes: u64,
+    /// That wait to go into it.
+    pub parked_bytes: u64,
+    /// Size of its pipe in force; 0 without a pipe.
+    pub pipe_bytes: u32,
+    /// True exactly when nothing more can be written.
+    pub closed: bool,
+}
+
+/// An output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamStatus {
+    /// Which.
+    pub stream: StreamName,
+    /// Taken from the child since its birth.
+    pub bytes: u64,
+    /// Of these, no longer in the history.
+    pub cut_bytes: u64,
+    /// Size of its pipe in force; 0 without a pipe.
+    pub pipe_bytes: u32,
+    /// True exactly while the child's output waits for a reader.
+    pub paused: bool,
+    /// How long it has waited so in all, milliseconds.
+    pub paused_ms: u64,
+    /// True exactly when it has ended.
+    pub closed: bool,
+}
+
+/// A reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReaderStatus {
+    /// Its name, if it is the caller's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscription_id: Option<SubscriptionId>,
+    /// What a slow reader causes.
+    pub policy: Policy,
+    /// How bytes become frames.
+    pub mode: Mode,
+    /// Frames sent.
+    pub sequence: u64,
+    /// Bytes it missed.
+    pub gap_bytes: u64,
+    /// True exactly while its client takes no more.
+    pub stalled: bool,
+    /// How far it is in each stream it reads.
+    pub at: Vec<ReaderOffset>,
+}
+
+/// How far a reader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReaderOffset {
+    /// In which stream.
+    pub stream: StreamName,
+    /// Next offset to deliver.
+    pub offset: u64,
+    /// Bytes taken from the child and not yet delivered to it.
+    pub lag_bytes: u64,
+}
+
+/// Somebody waits for somebody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// What waits: `stdout`, `stderr` or `stdin`.
+    pub what: String,
+    /// For what, in words: a reader, somebody to read, the child.
+    #[serde(rename = "for")]
+    pub for_what: String,
+    /// The reader it waits for, if it is the caller's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscription_id: Option<SubscriptionId>,
+}
+
+/// A limit in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitStatus {
+    /// `memory`, `cpu`, `pids` or an rlimit's name.
+    pub name: String,
+    /// `cgroup` or `rlimit`.
+    pub mechanism: String,
+    /// In the limit's unit: bytes, percent of one CPU, a count, seconds.
+    pub value: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    /// What it returned; absent if a signal ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal_name: Option<String>,
+    /// It left a core.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub core: bool,
+    /// Who or what ended it.
+    pub ended_by: EndedBy,
+    /// What it used, its waited-for children included.
+    pub usage: ProcessUsage,
+    /// From spawn to exit, milliseconds.
+    pub duration_ms: u64,
+}
+
+impl Exit {
+    /// The v1 form: the code, or 128+n for a signal.
+    pub fn v1_code(&self) -> i32 {
+        match (self.code, self.signal) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => 0,
+        }
+    }
+}
+
+/// Who or what ended a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndedBy {
+    /// What.
+    pub cause: EndCause,
+    /// Who, if it was a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
+}
+
+crate::methods::words! {
+    /// What ended a process.
+    EndCause {
+        /// It returned, or signalled itself, or somebody outside the kernel signalled it.
+        Itself = "itself",
+        /// `process.kill`.
+        Kill = "kill",
+        /// The SIGKILL after the grace of `process.kill`.
+        GraceOver = "grace_over",
+        /// `process.signal`.
+        Signal = "signal",
+        /// Its connection closed and it was spawned with `onDisconnect: kill`.
+        Disconnect = "disconnect",
+        /// The deadline of its spawn passed.
+        Deadline = "deadline",
+        /// The kernel stopped.
+        Shutdown = "shutdown",
+        /// A limit.
+        Limit = "limit",
+    }
+}
+
+/// getrusage(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessUsage {
+    /// Processor time in user mode, microseconds.
+    pub user_us: u64,
+    /// Processor time in the kernel, microseconds.
+    pub system_us: u64,
+    /// Peak resident set, KiB.
+    pub max_rss_kib: u64,
+    /// Page faults served without I/O.
+    pub minor_faults: u64,
+    /// Page faults served with I/O.
+    pub major_faults: u64,
+    /// Switches because it waited.
+    pub voluntary_switches: u64,
+    /// Switches because its slice was over.
+    pub involuntary_switches: u64,
+}
+
+/// How long an output was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamTotal {
+    /// Which.
+    pub stream: StreamName,
+    /// From its birth to its end.
+    pub total_bytes: u64,
+    /// Of these, no longer in the history.
+    pub cut_bytes: u64,
+}
