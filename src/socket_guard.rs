@@ -104,16 +104,12 @@ impl Claim {
     pub(crate) fn listener(&mut self) -> Option<OwnedFd> {
         self.listener.take()
     }
-
-    /// Where it listens.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if ours {
             // A socket that can't be removed is found dead by the next daemon.
             let _ = std::fs::remove_file(&self.path);
@@ -123,7 +119,11 @@ impl Drop for Claim {
 
 /// Creates the state folder (0700) and takes the lock file in it for the life of the daemon.
 fn lock_state(state: &Path) -> Result<File, GuardError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(os("creating the state folder", state))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(os("creating the state folder", state))?;
     let path = state.join("kernel.lock");
     let mut file = OpenOptions::new()
         .read(true)
@@ -154,7 +154,11 @@ fn prepare_folder(folder: &Path, group: Option<&Group>) -> Result<(), GuardError
     if folder.exists() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(os("creating the folder", folder))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(os("creating the folder", folder))?;
     if let Some(group) = group {
         chown(folder, None, Some(group.gid)).map_err(os("giving to the group the folder", folder))?;
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o750))
@@ -211,7 +215,9 @@ fn clear(socket: &Path) -> Result<(), GuardError> {
         return Err(GuardError::ForeignFile { path, owner: found.uid() });
     }
     match probe(socket) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(socket).map_err(os("removing the dead socket", socket)),
+        Err(Errno::CONNREFUSED) => {
+            std::fs::remove_file(socket).map_err(os("removing the dead socket", socket))
+        }
         // A full backlog is a daemon too, if a busy one.
         Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(GuardError::Alive { path }),
         Err(errno) => Err(os("trying", socket)(errno)),
@@ -229,8 +235,9 @@ fn probe(socket: &Path) -> Result<(), Errno> {
 /// Binds with mode 0600 from the first moment, then opens to the group if there is one.
 fn bind(socket: &Path, group: Option<&Group>) -> Result<(OwnedFd, (u64, u64)), GuardError> {
     let address = SocketAddrUnix::new(socket).map_err(os("using the path", socket))?;
-    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(os("making a socket for", socket))?;
+    let listener =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(os("making a socket for", socket))?;
     // Linux gives the file the mode of the unbound socket, less the umask: so it is private before anybody can
     // see it. Elsewhere the folder, which is private when it is ours, covers the moment until the mode is set.
     let _born_private = rustix::fs::fchmod(&listener, Mode::from_raw_mode(0o600));
@@ -260,7 +267,8 @@ fn settle(socket: &Path, group: Option<&Group>) -> Result<(), GuardError> {
             0o660
         }
     };
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(mode)).map_err(os("setting the mode of", socket))
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(mode))
+        .map_err(os("setting the mode of", socket))
 }
 
 fn own_uid() -> u32 {
@@ -303,7 +311,7 @@ mod tests {
         assert_eq!(mode(place.socket().parent().unwrap()), 0o700);
         assert_eq!(mode(&place.state()), 0o700);
         let listener = UnixListener::from(claim.listener().unwrap());
-        let _client = UnixStream::connect(claim.path()).unwrap();
+        let _client = UnixStream::connect(place.socket()).unwrap();
         listener.accept().unwrap();
         assert!(claim.listener().is_none());
         drop(claim);

@@ -3,9 +3,10 @@
 //! Three doors, three enums: connecting, calling, reading a stream. Each message says what happened; `advice`
 //! says what to try next, for people. A failure the kernel reported keeps the kernel's code.
 
-use kairo_wire::error::{Code, WireError};
+use kairo_wire::error::Code;
 use kairo_wire::frame::FrameError;
 use kairo_wire::methods::stream::StreamName;
+use kairo_wire::response::CallError as Refusal;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,7 +58,9 @@ impl ConnectError {
                 "the daemon belongs to another user: ask for `kairo serve --group`, or name your own with --socket"
             }
             ConnectError::Os { .. } => "check the path given with --socket or KAIRO_IPC_SOCKET",
-            ConnectError::Hello(_) => "make sure that a Kairo kernel of this protocol is listening on that socket",
+            ConnectError::Hello(_) => {
+                "make sure that a Kairo kernel of this protocol is listening on that socket"
+            }
         }
     }
 }
@@ -89,8 +92,8 @@ pub enum Lost {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
     /// The kernel refused or failed, and said why.
-    #[error("{0}")]
-    Kernel(Box<WireError>),
+    #[error("{}", .0.info.as_ref().map_or(&.0.text, |info| &info.message))]
+    Kernel(Box<Refusal>),
     /// The connection ended before the answer.
     #[error("{0}")]
     Lost(#[from] Lost),
@@ -101,10 +104,10 @@ pub enum CallError {
     #[error("{0}")]
     Shape(String),
     /// The parameters are over the limit of a frame.
-    #[error("the parameters take {bytes} bytes, and a frame takes 16 MiB")]
+    #[error("{message}")]
     TooLarge {
-        /// Of the payload.
-        bytes: usize,
+        /// By how much.
+        message: String,
     },
 }
 
@@ -112,18 +115,22 @@ impl CallError {
     /// The kernel's code, if it was the kernel that said no.
     pub fn code(&self) -> Option<Code> {
         match self {
-            CallError::Kernel(error) => Some(error.code),
-            CallError::Lost(_) | CallError::Deadline | CallError::Shape(_) | CallError::TooLarge { .. } => None,
+            CallError::Kernel(error) => error.code(),
+            CallError::Lost(_) | CallError::Deadline | CallError::Shape(_) | CallError::TooLarge { .. } => {
+                None
+            }
         }
     }
 
     /// What to try next, where there is something to try.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            CallError::Kernel(error) => advice(error.code),
+            CallError::Kernel(error) => error.code().and_then(advice),
             CallError::Lost(_) => Some("see whether the daemon still runs: `kairo doctor`, or its log"),
             CallError::Deadline => Some("give it more time, or see who waits for whom: `kairo status ID`"),
-            CallError::Shape(_) => Some("client and kernel may be of different versions: `kairo introspect` tells"),
+            CallError::Shape(_) => {
+                Some("client and kernel may be of different versions: `kairo introspect` tells")
+            }
             CallError::TooLarge { .. } => Some("send less at a time"),
         }
     }
@@ -139,7 +146,9 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::Timeout => "give it more time, or see who waits for whom: `kairo status ID`",
         Code::Busy => "try again in a moment",
         Code::AlreadyExists => "choose another id, or end the one that has it: `kairo kill ID`",
-        Code::Unsupported => "`kairo doctor` tells what this machine can do; --allow-weaker accepts less where there is less",
+        Code::Unsupported => {
+            "`kairo doctor` tells what this machine can do; --allow-weaker accepts less where there is less"
+        }
         Code::WouldBlock => "the program does not read its stdin: wait until it does, then try again",
         Code::TooManyCalls => "wait for answers before calling again",
         Code::TooLarge => "ask for less at a time",
@@ -150,11 +159,9 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::NoTerminal => "start it with --pty to give it a terminal",
         Code::KeeperLost => "restart the daemon: it can start nothing any more",
         Code::Unavailable => "the daemon is stopping or out of something; see its log, then try again",
-        Code::Cancelled
-        | Code::Conflict
-        | Code::SpawnFailed
-        | Code::VaultUnavailable
-        | Code::Internal => return None,
+        Code::Cancelled | Code::Conflict | Code::SpawnFailed | Code::VaultUnavailable | Code::Internal => {
+            return None;
+        }
     })
 }
 

@@ -64,6 +64,7 @@ impl Inlet {
     /// Reads until a whole frame is at hand, and returns what it is and where its payload is in [`Inlet::bytes`].
     /// The frame stays at hand until [`Inlet::consume`].
     pub(crate) fn fill(&mut self, deadline: Option<Instant>) -> Result<(Kind, Range<usize>), Stop> {
+        self.tidy();
         loop {
             let wanted = match self.at_hand()? {
                 Ok(found) => return Ok(found),
@@ -73,7 +74,8 @@ impl Inlet {
             if let Some(deadline) = deadline {
                 self.wait(deadline)?;
             }
-            match rustix::net::recv(self.socket.as_fd(), spare_capacity(&mut self.buffer), RecvFlags::empty()) {
+            match rustix::net::recv(self.socket.as_fd(), spare_capacity(&mut self.buffer), RecvFlags::empty())
+            {
                 Ok((0, _)) => return Err(Stop::Closed { unread: self.buffer.len() - self.start }),
                 Ok(_) => {}
                 Err(Errno::INTR) => {}
@@ -86,7 +88,9 @@ impl Inlet {
     /// The frame at hand, or how many bytes it lacks.
     fn at_hand(&self) -> Result<Result<(Kind, Range<usize>), usize>, Stop> {
         let ready = &self.buffer[self.start..];
-        let Some(header) = ready.first_chunk::<HEADER_BYTES>() else { return Ok(Err(HEADER_BYTES - ready.len())) };
+        let Some(header) = ready.first_chunk::<HEADER_BYTES>() else {
+            return Ok(Err(HEADER_BYTES - ready.len()));
+        };
         let header = Header::parse(header).map_err(Stop::Frame)?;
         let end = HEADER_BYTES + header.length;
         if ready.len() < end {
@@ -137,12 +141,22 @@ impl Inlet {
 
     /// Is done with the frame whose payload ends at `end`.
     pub(crate) fn consume(&mut self, end: usize) {
-        debug_assert!(self.start <= end && end <= self.buffer.len());
-        self.start = end;
+        self.release(end);
+        self.tidy();
+    }
+
+    /// An empty buffer begins at its beginning.
+    fn tidy(&mut self) {
         if self.start == self.buffer.len() {
             self.buffer.clear();
             self.start = 0;
         }
+    }
+
+    /// The same, but the bytes stay where they are until the next [`Inlet::fill`].
+    pub(crate) fn release(&mut self, end: usize) {
+        debug_assert!(self.start <= end && end <= self.buffer.len());
+        self.start = end;
     }
 
     /// Hands everything up to the last whole frame out as one shared, immutable piece and goes on with a fresh
@@ -188,7 +202,8 @@ mod tests {
         for cut in [1_000_003usize, 4_097, 33_000] {
             let (mut inlet, mut theirs) = pair();
             let writer = std::thread::spawn(move || {
-                let all: Vec<u8> = sizes.iter().enumerate().flat_map(|(at, size)| frame(*size, at as u8)).collect();
+                let all: Vec<u8> =
+                    sizes.iter().enumerate().flat_map(|(at, size)| frame(*size, at as u8)).collect();
                 for piece in all.chunks(cut) {
                     theirs.write_all(piece).unwrap();
                 }

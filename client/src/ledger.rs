@@ -102,7 +102,12 @@ impl Ledger {
     }
 
     /// Closes the account of a stream, and opens that of its id's next life.
-    pub(crate) fn end(&mut self, stream: StreamName, total_bytes: u64, gap_bytes: u64) -> Result<(), StreamError> {
+    pub(crate) fn end(
+        &mut self,
+        stream: StreamName,
+        total_bytes: u64,
+        gap_bytes: u64,
+    ) -> Result<(), StreamError> {
         let track = &mut self.tracks[index(stream)];
         let found = *track;
         *track = Track::At { next: 0, gap_bytes: 0 };

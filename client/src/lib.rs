@@ -1,1 +1,57 @@
-//! The Rust client library
+//! The Rust client of a Kairo kernel.
+//!
+//! ```no_run
+//! use kairo_client::{Client, Item};
+//! use kairo_wire::id::ProcessId;
+//! use kairo_wire::methods::process::{Spawn, SpawnParams};
+//! use kairo_wire::methods::stream::SubscribeParams;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("/run/kairo/kernel.sock")?;
+//! let id = ProcessId::from_text("hello")?;
+//! let command = vec!["echo".into(), "hello".into()];
+//! client.call::<Spawn>(&SpawnParams { id: id.clone(), command, options: None })?;
+//! for item in client.subscribe(&SubscribeParams { id: Some(id), ..Default::default() })? {
+//!     match item? {
+//!         Item::Chunk(chunk) => println!("{} at {}: {:?}", chunk.stream.word(), chunk.offset, chunk.data),
+//!         Item::Gap { from, to, .. } => println!("missed {from} to {to}"),
+//!         Item::End { total_bytes, .. } => println!("over after {total_bytes} bytes"),
+//!         Item::Overflow => println!("missed some"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Synchronous, without a thread or a runtime of its own: whoever waits, reads ([`state`]). A missing byte is an error
+//! its consumer sees ([`StreamError::Missing`]). A consumer that is slow makes its connection slow, never its memory
+//! large; so a heavy stream has a connection of its own ([`Client::into_stream`]), which is also the fastest way.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`connection`] | connecting, greeting, calling |
+//! | [`subscription`], [`events`] | iterators over shared connections |
+//! | [`direct`] | one stream with a connection of its own |
+//! | [`state`], [`queue`], [`inlet`] | who waits, reads; where things go; frames off the socket |
+//! | [`ledger`], [`topic`], [`codec`] | the account of bytes, patterns, payloads |
+//! | [`error`] | what can go wrong, and what to do about it |
+
+#![forbid(unsafe_code)]
+
+mod codec;
+pub mod connection;
+pub mod direct;
+pub mod error;
+pub mod events;
+mod inlet;
+mod ledger;
+mod queue;
+mod state;
+pub mod subscription;
+mod topic;
+
+pub use connection::{Call, CallOptions, Client, ConnectOptions};
+pub use direct::{DirectItem, DirectStream};
+pub use error::{CallError, ConnectError, Lost, StreamError};
+pub use events::{BusEvent, Events, Exits};
+pub use subscription::{Chunk, Item, Subscription};

@@ -23,9 +23,10 @@ use crate::inlet::{Inlet, Stop};
 use crate::queue::Queue;
 use bytes::Bytes;
 use kairo_wire::chunk::Chunk as WireChunk;
-use kairo_wire::error::WireError;
+use kairo_wire::codec::check::check;
 use kairo_wire::event::{self, Event, EventFrame};
-use kairo_wire::frame::Kind;
+use kairo_wire::frame::{Header, Kind};
+use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::methods::stream::{StreamName, SubscribeResult};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -69,9 +70,24 @@ enum CallSlot {
 /// What a subscription to a process receives, not yet checked.
 #[derive(Debug)]
 pub(crate) enum StreamFrame {
-    Chunk { stream: StreamName, sequence: u64, offset: Option<u64>, partial: bool, data: Bytes },
-    Gap { stream: StreamName, from: u64, to: u64 },
-    End { stream: StreamName, total_bytes: u64, gap_bytes: u64, reason: event::StreamEndReason },
+    Chunk {
+        stream: StreamName,
+        sequence: u64,
+        offset: Option<u64>,
+        partial: bool,
+        data: Bytes,
+    },
+    Gap {
+        stream: StreamName,
+        from: u64,
+        to: u64,
+    },
+    End {
+        stream: StreamName,
+        total_bytes: u64,
+        gap_bytes: u64,
+        reason: event::StreamEndReason,
+    },
     /// A v1 kernel dropped bytes, and can't say which.
     Overflow,
 }
@@ -195,7 +211,11 @@ impl Shared {
         state
     }
 
-    fn follow(mut state: MutexGuard<'_, State>, interest: Interest, deadline: Option<Instant>) -> MutexGuard<'_, State> {
+    fn follow(
+        mut state: MutexGuard<'_, State>,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> MutexGuard<'_, State> {
         let bell = Arc::new(Condvar::new());
         state.followers.insert(interest, Arc::clone(&bell));
         let mut state = match deadline {
@@ -236,6 +256,11 @@ impl State {
                 CallSlot::Waiting { .. } => None,
             },
         }
+    }
+
+    /// It was never sent.
+    pub(crate) fn forget_call(&mut self, call: u64) {
+        self.calls.remove(&call);
     }
 
     /// Nobody will ask for the answer.
@@ -342,8 +367,6 @@ impl State {
 
     /// The same for a piece whose first payload begins at `first`; long data is shared with the piece.
     fn dispatch_shared(&mut self, piece: &Bytes, first: usize) -> Result<(), Lost> {
-        use kairo_wire::frame::Header;
-        use kairo_wire::limits::HEADER_BYTES;
         let mut rest = &piece[first - HEADER_BYTES..];
         while let Some((header, after)) = rest.split_first_chunk::<HEADER_BYTES>() {
             let header = Header::parse(header).map_err(Lost::Frame)?;
@@ -375,13 +398,13 @@ impl State {
             let opened: SubscribeResult = crate::codec::value(result)?;
             self.names.insert(opened.subscription_id.as_str().into(), stream);
         }
-        *slot = CallSlot::Answered(answer.map_err(|error: WireError| CallError::Kernel(Box::new(error))));
+        *slot = CallSlot::Answered(answer.map_err(|refusal| CallError::Kernel(Box::new(refusal))));
         self.wake(Interest::Call(call));
         Ok(())
     }
 
     fn chunk(&mut self, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
-        let chunk = WireChunk::parse(payload).map_err(crate::codec::nonsense)?;
+        let chunk = WireChunk::read(payload).map_err(crate::codec::nonsense)?;
         let data = match shared {
             Some(piece) if chunk.data.len() > COPIED_BYTES_MAX => piece.slice_ref(chunk.data),
             _ => Bytes::copy_from_slice(chunk.data),
@@ -394,7 +417,7 @@ impl State {
             partial: chunk.partial,
             data,
         };
-        self.deliver(chunk.subscription_id, frame, bytes);
+        self.deliver(&chunk.subscription_id, frame, bytes);
         Ok(())
     }
 
@@ -407,6 +430,7 @@ impl State {
     }
 
     fn event(&mut self, payload: &[u8]) -> Result<(), Lost> {
+        check(payload).map_err(crate::codec::nonsense)?;
         let found = EventFrame::parse(payload).map_err(crate::codec::nonsense)?;
         if let Some((subscription, frame)) = crate::codec::record(&found)? {
             self.deliver(&subscription, frame, 0);
@@ -422,7 +446,9 @@ impl State {
         }
         let topic = found.topic.as_ref();
         let id = found.id.as_deref();
-        let rooms = self.rooms(|takes| matches!(takes, EventKinds::Bus(pattern) if crate::topic::matches(pattern, topic)));
+        let rooms = self.rooms(
+            |takes| matches!(takes, EventKinds::Bus(pattern) if crate::topic::matches(pattern, topic)),
+        );
         let fresh = |room: &u64| id.is_none() || self.events[room].last.as_deref() != id;
         if let Some(room) = rooms.into_iter().find(fresh) {
             self.give(room, copy, id.map(Box::from));

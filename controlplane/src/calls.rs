@@ -64,7 +64,8 @@ impl Asking<'_> {
         let Some(meta) = &self.meta else { return Trace::default() };
         let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
         // version-traceid-parentid-flags (W3C Trace Context)
-        let trace = meta.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).map(str::to_owned);
+        let trace =
+            meta.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).map(str::to_owned);
         Trace { correlation: text(&meta.correlation_id), causation: text(&meta.causation_id), trace }
     }
 }
@@ -75,6 +76,15 @@ impl Kernel {
         self.send(turn, asking.connection, |buf, dialect| {
             response::put_ok(buf, dialect, asking.id, result);
         });
+    }
+
+    /// The answer to a call that was not parked, as a frame to be sent by somebody else.
+    pub(crate) fn encoded<R: Serialize>(&mut self, asking: &Asking<'_>, result: &R) -> Bytes {
+        let mut frame = BytesMut::new();
+        if let Some(dialect) = self.greet(asking.connection) {
+            response::put_ok(&mut frame, dialect, asking.id, result);
+        }
+        frame.freeze()
     }
 
     /// Answers a parked call.
@@ -108,12 +118,7 @@ impl Kernel {
         connection: ConnectionKey,
         put: impl FnOnce(&mut BytesMut, Dialect),
     ) {
-        let Some(peer) = self.state.connections.get_mut(connection) else { return };
-        let dialect = peer.dialect;
-        if !peer.greeted {
-            peer.greeted = true;
-            self.state.audience.insert(connection);
-        }
+        let Some(dialect) = self.greet(connection) else { return };
         if turn.here == Some(connection) {
             put(&mut turn.out.replies, dialect);
         } else {
@@ -121,6 +126,16 @@ impl Kernel {
             put(&mut frame, dialect);
             turn.out.push(Command::Reply { connection, frame: frame.freeze() });
         }
+    }
+
+    /// Notes that a connection is answered: from then on it may be told things unasked. Returns its dialect.
+    fn greet(&mut self, connection: ConnectionKey) -> Option<Dialect> {
+        let peer = self.state.connections.get_mut(connection)?;
+        if !peer.greeted {
+            peer.greeted = true;
+            self.state.audience.insert(connection);
+        }
+        Some(peer.dialect)
     }
 
     /// Puts a frame that is encoded already where it goes.
@@ -136,12 +151,7 @@ impl Kernel {
     pub(crate) fn park(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, pending: Pending) -> u64 {
         let ticket = self.state.next_serial();
         let deadline = self.deadline(turn, asking, ticket);
-        let call = Call {
-            connection: asking.connection,
-            id: asking.id.to_owned(),
-            deadline,
-            pending,
-        };
+        let call = Call { connection: asking.connection, id: asking.id.to_owned(), deadline, pending };
         self.state.calls.insert(ticket, call);
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
@@ -170,12 +180,30 @@ impl Kernel {
         if let Some(timer) = call.deadline {
             self.disarm(turn, timer);
         }
-        match &call.pending {
-            Pending::Reuse { timer, .. } | Pending::Wait { timer: Some(timer), .. } => self.disarm(turn, *timer),
-            Pending::Wait { timer: None, .. }
-            | Pending::Spawn { .. }
-            | Pending::Deed { .. }
-            | Pending::Metrics => {}
+        let processes = &mut self.state.processes;
+        let timer = match &call.pending {
+            Pending::Reuse { holder, timer, .. } => {
+                unlist(processes.get_mut(holder).map(|process| &mut process.heirs), ticket);
+                Some(*timer)
+            }
+            Pending::Wait { process, timer } => {
+                unlist(processes.get_mut(process).map(|process| &mut process.waits), ticket);
+                *timer
+            }
+            Pending::Deed { process, sent: false, .. } => {
+                unlist(processes.get_mut(process).map(|process| &mut process.deferred), ticket);
+                None
+            }
+            Pending::Spawn { process } => {
+                if let Some(process) = processes.get_mut(process) {
+                    process.spawning = None;
+                }
+                None
+            }
+            Pending::Deed { sent: true, .. } | Pending::Metrics => None,
+        };
+        if let Some(timer) = timer {
+            self.disarm(turn, timer);
         }
         Some(call)
     }
@@ -185,7 +213,8 @@ impl Kernel {
         let Some(call) = self.state.calls.get(&ticket) else { return };
         match &call.pending {
             Pending::Deed { process, deed: Deed::Write { .. }, sent: true } => {
-                let process = ProcessKey { home: self.home(*process, call.connection.reactor), serial: *process };
+                let process =
+                    ProcessKey { home: self.home(*process, call.connection.reactor), serial: *process };
                 turn.out.push(Command::AbandonWrite { process, ticket: Ticket(ticket) });
             }
             Pending::Spawn { process } => {
@@ -237,7 +266,8 @@ impl Kernel {
         let streams = &self.state.streams;
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         let listens = || peer.streams.iter().any(|stream| streams.get(stream).is_some_and(|s| s.is_live()));
-        if peer.half_closed && !peer.closing && peer.calls.is_empty() && peer.topics.is_empty() && !listens() {
+        if peer.half_closed && !peer.closing && peer.calls.is_empty() && peer.topics.is_empty() && !listens()
+        {
             peer.closing = true;
             turn.out.push(Command::Close { connection });
         }
@@ -246,5 +276,11 @@ impl Kernel {
     /// The home of a process, which is `otherwise` once its record is gone.
     fn home(&self, process: u64, otherwise: ReactorId) -> ReactorId {
         self.state.processes.get(&process).map_or(otherwise, |process| process.key.home)
+    }
+}
+
+fn unlist(list: Option<&mut Vec<u64>>, ticket: u64) {
+    if let Some(list) = list {
+        list.retain(|other| *other != ticket);
     }
 }

@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_went_back_makes_no_duration() {
-        let (early, late) = (Moment { monotonic_ns: MS, wall_ns: 0 }, Moment { monotonic_ns: 4 * MS, wall_ns: 0 });
+        let (early, late) =
+            (Moment { monotonic_ns: MS, wall_ns: 0 }, Moment { monotonic_ns: 4 * MS, wall_ns: 0 });
         assert_eq!(between_ms(early, late), 3);
         assert_eq!(between_ms(late, early), 0);
     }

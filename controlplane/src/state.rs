@@ -64,6 +64,8 @@ pub(crate) struct State {
     pub names: KeyedMap<Box<str>, u64>,
     /// The process of each `KAIRO_SESSION`.
     pub sessions: KeyedMap<Box<str>, u64>,
+    /// Running leaders by pid.
+    pub leaders: SerialMap<u64>,
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
     /// Readers by the serial the data plane knows them by.
@@ -95,6 +97,7 @@ impl State {
             processes: SerialMap::default(),
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
+            leaders: SerialMap::default(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
             waiting: KeyedMap::with_hasher(keyed),
@@ -236,6 +239,8 @@ pub(crate) enum Pending {
     },
     /// The id of a dying process to be free.
     Reuse {
+        /// Which process, by serial.
+        holder: u64,
         /// What is spawned then.
         plan: Box<Plan>,
         /// Rings when it has waited enough.
@@ -358,6 +363,8 @@ pub(crate) struct Process {
     pub session: SessionId,
     /// Who started it.
     pub creator: Creator,
+    /// The user it runs as, if not the daemon's.
+    pub run_uid: Option<u32>,
     /// The connection that started it, if it is to die with that one.
     pub guardian: Option<ConnectionKey>,
     /// The unanswered spawn call.

@@ -6,13 +6,13 @@
 //!
 //! The client is another process that writes DEPTH messages of 64 bytes and reads as many back. Medians of p50, in
 //! nanoseconds, with both on one core and on two. Variants take turns, so that the machine's moods hit all alike.
+//! `preferred` is io_uring where there is one.
 
-use kairo_dataplane::driver::Driver;
 use kairo_dataplane::driver::handle::Handle;
 use kairo_dataplane::driver::op::{Answer, Interest, Op};
 use kairo_dataplane::driver::poll::Poll;
 use kairo_dataplane::driver::token::Token;
-use kairo_dataplane::driver::uring::Uring;
+use kairo_dataplane::driver::{Driver, Preferred};
 use kairo_dataplane::sys::socket;
 use std::error::Error;
 use std::io::{self, IoSlice, Read, Write};
@@ -39,23 +39,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     let only = arguments.get(2);
     let cores = std::thread::available_parallelism()?.get();
     for (place, client_core) in [("same core", 0), ("other core", 1 % cores)] {
-        let mut results: Vec<(&str, Vec<u64>)> = Vec::new();
+        let mut results: Vec<(&str, Vec<u64>, Vec<u64>)> = Vec::new();
         for _ in 0..TURNS {
             for (name, serve) in SERVERS {
                 if only.is_some_and(|only| only != name) {
                     continue;
                 }
-                let p50 = measure(serve, rounds, depth, client_core)?;
-                match results.iter_mut().find(|(seen, _)| *seen == name) {
-                    Some((_, figures)) => figures.push(p50),
-                    None => results.push((name, vec![p50])),
+                let (p50, busy) = measure(serve, rounds, depth, client_core)?;
+                match results.iter_mut().find(|(seen, ..)| *seen == name) {
+                    Some((_, p50s, busies)) => {
+                        p50s.push(p50);
+                        busies.push(busy);
+                    }
+                    None => results.push((name, vec![p50], vec![busy])),
                 }
             }
         }
-        let bare = results.first_mut().map_or(1, |(_, figures)| median(figures));
-        for (name, mut figures) in results {
-            let p50 = median(&mut figures);
-            println!("{place:>10}  {name:<10} {p50:>7} ns  {:.2} x", p50 as f64 / bare as f64);
+        let bare = results.first_mut().map_or(1, |(_, p50s, _)| median(p50s));
+        for (name, mut p50s, mut busies) in results {
+            let (p50, busy) = (median(&mut p50s), median(&mut busies));
+            let ratio = p50 as f64 / bare as f64;
+            println!("{place:>10}  {name:<10} {p50:>7} ns  {ratio:.2} x  server busy {busy:>6} ns a round");
         }
     }
     Ok(())
@@ -63,12 +67,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 type Serve = fn(OwnedFd) -> io::Result<()>;
 
-const SERVERS: [(&str, Serve); 3] =
-    [("bare", bare), ("poll", |fd| through(Poll::new()?, fd)), ("io_uring", |fd| {
-        through(Uring::new().map_err(io::Error::other)?, fd)
-    })];
+const SERVERS: [(&str, Serve); 3] = [
+    ("bare", bare),
+    ("poll", |fd| through(Poll::new()?, fd)),
+    ("preferred", |fd| through(Preferred::new().map_err(io::Error::other)?, fd)),
+];
 
-fn measure(serve: Serve, rounds: usize, depth: usize, client_core: usize) -> Result<u64, Box<dyn Error>> {
+fn measure(
+    serve: Serve,
+    rounds: usize,
+    depth: usize,
+    client_core: usize,
+) -> Result<(u64, u64), Box<dyn Error>> {
     let (here, there) = socket::stream_pair(false)?;
     let client = Command::new(std::env::current_exe()?)
         .args(["client", &rounds.to_string(), &depth.to_string(), &client_core.to_string()])
@@ -76,9 +86,17 @@ fn measure(serve: Serve, rounds: usize, depth: usize, client_core: usize) -> Res
         .stdout(Stdio::piped())
         .spawn()?;
     pin(0)?;
+    let before = busy_ns();
     serve(here)?;
+    let busy = (busy_ns() - before) / rounds as u64;
     let output = client.wait_with_output()?;
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+    Ok((String::from_utf8(output.stdout)?.trim().parse()?, busy))
+}
+
+/// Time this thread has had a core.
+fn busy_ns() -> u64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64
 }
 
 fn bare(fd: OwnedFd) -> io::Result<()> {

@@ -3,14 +3,14 @@
 //! Whoever embeds a kernel makes the keeper first ([`launch`](crate::keeper::link::launch), while it has no threads),
 //! then starts a plane with a [`Control`] and a [`Worker`], and ends with [`Plane::join`].
 
-use crate::command::Command;
+use crate::command::Commands;
 use crate::control::{Control, Peer};
 use crate::driver::handle::Handle;
 use crate::driver::poll::Poll;
 use crate::driver::{Driver, Preferred};
 use crate::key::ReactorId;
 use crate::reactor::mail::{Mail, Post};
-use crate::reactor::{Parts, Reactor, Worker};
+use crate::reactor::{Parts, Reactor, Worker, home_of};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -59,10 +59,12 @@ pub struct PlaneHandle {
 }
 
 impl PlaneHandle {
-    /// Ends every tree, with `grace_ns` between SIGTERM and SIGKILL, then the keeper, then the reactors.
-    pub fn shut_down(&self, grace_ns: u64) {
-        self.post.begin_shutdown();
-        self.post.send(ReactorId(0), Mail::Command(Command::Shutdown { grace_ns }));
+    /// Carries out what a call into the control plane from outside the reactors has returned.
+    pub fn carry_out(&self, commands: Commands) {
+        for command in commands.list {
+            let home = home_of(&command).unwrap_or(ReactorId(0));
+            self.post.send(home, Mail::Command(command));
+        }
     }
 
     /// Serves a connected socket as if it had been accepted from `peer`.

@@ -1,1 +1,25 @@
-//! Containment: a profile against what this kernel can enforce
+//! Containment: what was asked for, against what this machine can enforce, gives what is in force.
+//!
+//! ```text
+//!  Profile (asked for) ─┐
+//!                       ├─▶ Plan ──▶ applied by the keeper ──▶ Receipt (asked for, in force, why not)
+//!  Ability (probed) ────┘
+//! ```
+//!
+//! A plan is a pure function of a [`profile`] and an [`ability`], so every machine can be pretended in a test.
+//! Nothing weaker than what was asked for is ever planned silently: it is a refusal, unless weaker was accepted
+//! by name. Nothing is applied here; that is the keeper's, between fork and exec.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(target_os = "macos")]
+use macos as platform;
+
+pub mod ability;
+pub mod plan;
+pub mod profile;
+pub mod report;

@@ -72,8 +72,10 @@ pub(crate) enum Command {
 /// Its stdout becomes ours, exactly; stdin, stderr, environment and working folder are ours. Signals sent to
 /// kairo go to everything the program started. However kairo ends, the program's tree ends with it.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
-    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --json -- true    # numbers on stderr at the end")]
+#[command(
+    after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
+    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --json -- true    # numbers on stderr at the end"
+)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) program: Program,
@@ -122,8 +124,10 @@ pub(crate) struct Program {
 /// Prints one line when it is ready. Refuses to start over a living socket, over a file that is not its own, or in
 /// a folder where others could replace the socket. SIGTERM and SIGINT end it in order.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo serve\n  kairo serve --socket /tmp/k/kernel.sock --state /tmp/k/state --driver poll --cores 1\n  \
-    kairo serve --group media --log info,kairo_dataplane=debug --log-format json --log-file /var/log/kairo/kairo.log")]
+#[command(
+    after_help = "Examples:\n  kairo serve\n  kairo serve --socket /tmp/k/kernel.sock --state /tmp/k/state --driver poll --cores 1\n  \
+    kairo serve --group media --log info,kairo_dataplane=debug --log-format json --log-file /var/log/kairo/kairo.log"
+)]
 pub(crate) struct Serve {
     /// Folder for what outlives the daemon [env: KAIRO_STATE] [default: /var/lib/kairo for root, else
     /// $XDG_STATE_HOME/kairo]
@@ -140,6 +144,9 @@ pub(crate) struct Serve {
     pub(crate) group: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
+    /// If the daemon is killed, keep the processes and leave the account of them here (for tests).
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) handover: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -197,7 +204,9 @@ pub(crate) enum SpawnStdin {
 /// A process with a terminal gets ours, raw, in our size, and is left with the detach keys. Of a process without
 /// one the output is shown and lines typed here go to its stdin; Ctrl-C leaves it. Ends with its exit code.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo attach repl\n  kairo attach --detach-keys 'ctrl-\\' editor\n  kairo attach --replay build")]
+#[command(
+    after_help = "Examples:\n  kairo attach repl\n  kairo attach --detach-keys 'ctrl-\\' editor\n  kairo attach --replay build"
+)]
 pub(crate) struct Attach {
     /// The process
     pub(crate) id: String,
@@ -273,14 +282,19 @@ impl std::str::FromStr for FromChoice {
         match text {
             "oldest" => Ok(FromChoice::Oldest),
             "now" => Ok(FromChoice::Now),
-            _ => text.parse().map(FromChoice::Offset).map_err(|_| "write oldest, now or a byte offset".to_owned()),
+            _ => text
+                .parse()
+                .map(FromChoice::Offset)
+                .map_err(|_| "write oldest, now or a byte offset".to_owned()),
         }
     }
 }
 
 /// List processes
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo ps\n  kairo ps --all\n  kairo ps --json | jq -r '.processes[].id'")]
+#[command(
+    after_help = "Examples:\n  kairo ps\n  kairo ps --all\n  kairo ps --json | jq -r '.processes[].id'"
+)]
 pub(crate) struct Ps {
     /// Those that have ended, too
     #[arg(long, short)]
@@ -300,7 +314,9 @@ pub(crate) struct Target {
 
 /// Wait for a process to end, and end with its exit code
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo wait build && echo built\n  kairo wait --timeout 30 build    # 125 if it still runs then")]
+#[command(
+    after_help = "Examples:\n  kairo wait build && echo built\n  kairo wait --timeout 30 build    # 125 if it still runs then"
+)]
 pub(crate) struct Wait {
     /// The process
     pub(crate) id: String,
@@ -313,7 +329,9 @@ pub(crate) struct Wait {
 ///
 /// SIGTERM to all of them, then SIGKILL to those that are left.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo kill repl\n  kairo kill --grace 0.5 build\n  kairo kill --signal INT --leader encoder")]
+#[command(
+    after_help = "Examples:\n  kairo kill repl\n  kairo kill --grace 0.5 build\n  kairo kill --signal INT --leader encoder"
+)]
 pub(crate) struct Kill {
     /// The process
     #[arg(required = true)]
@@ -331,7 +349,9 @@ pub(crate) struct Kill {
 
 /// Send a signal
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo signal server HUP\n  kairo signal --leader encoder SIGUSR1\n  kairo signal build 19")]
+#[command(
+    after_help = "Examples:\n  kairo signal server HUP\n  kairo signal --leader encoder SIGUSR1\n  kairo signal build 19"
+)]
 pub(crate) struct Signal {
     /// The process
     pub(crate) id: String,
@@ -344,7 +364,9 @@ pub(crate) struct Signal {
 
 /// Change the size of a process's terminal
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo resize repl 120x40\n  kairo resize repl    # to the size of this terminal")]
+#[command(
+    after_help = "Examples:\n  kairo resize repl 120x40\n  kairo resize repl    # to the size of this terminal"
+)]
 pub(crate) struct Resize {
     /// The process
     pub(crate) id: String,
@@ -366,8 +388,10 @@ pub(crate) struct Shutdown {
 ///
 /// In a pattern, * stands for one part of a topic and > for the rest.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo events -f 'kairo.process.>'\n  kairo events --count 1 kairo.process.exited\n  \
-    kairo events -f --json 'kairo.>' | jq -c .payload")]
+#[command(
+    after_help = "Examples:\n  kairo events -f 'kairo.process.>'\n  kairo events --count 1 kairo.process.exited\n  \
+    kairo events -f --json 'kairo.>' | jq -c .payload"
+)]
 pub(crate) struct Events {
     /// Which topics
     #[arg(default_value = "kairo.>")]
@@ -382,8 +406,10 @@ pub(crate) struct Events {
 
 /// Call any method of the daemon
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo call kernel.ping\n  kairo call process.status '{\"id\": \"repl\", \"detail\": true}'\n  \
-    echo '{\"id\": \"repl\"}' | kairo call process.wait -")]
+#[command(
+    after_help = "Examples:\n  kairo call kernel.ping\n  kairo call process.status '{\"id\": \"repl\", \"detail\": true}'\n  \
+    echo '{\"id\": \"repl\"}' | kairo call process.wait -"
+)]
 pub(crate) struct Call {
     /// Its name; `kairo introspect` lists them
     pub(crate) method: String,
@@ -397,7 +423,9 @@ pub(crate) struct Call {
 
 /// Describe the daemon's methods, events, errors and permissions
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo introspect\n  kairo introspect process.spawn\n  kairo introspect --json process.spawn | jq .method.params")]
+#[command(
+    after_help = "Examples:\n  kairo introspect\n  kairo introspect process.spawn\n  kairo introspect --json process.spawn | jq .method.params"
+)]
 pub(crate) struct Introspect {
     /// One method; all of them if absent
     pub(crate) method: Option<String>,
@@ -408,12 +436,16 @@ pub(crate) struct Introspect {
 
 /// Tell which guarantees hold on this machine, and why others don't
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo doctor\n  kairo doctor --json | jq '.facts[] | select(.standing != \"holds\")'")]
+#[command(
+    after_help = "Examples:\n  kairo doctor\n  kairo doctor --json | jq '.facts[] | select(.standing != \"holds\")'"
+)]
 pub(crate) struct Doctor {}
 
 /// Look at the configuration
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo config check\n  kairo config check /etc/kairo/config.toml\n  kairo config check --json | jq .config.limits")]
+#[command(
+    after_help = "Examples:\n  kairo config check\n  kairo config check /etc/kairo/config.toml\n  kairo config check --json | jq .config.limits"
+)]
 pub(crate) struct ConfigCommand {
     #[command(subcommand)]
     pub(crate) command: ConfigSubcommand,
@@ -434,8 +466,10 @@ pub(crate) struct ConfigCheck {
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo completions bash > ~/.local/share/bash-completion/completions/kairo\n  \
-    kairo completions zsh > \"${fpath[1]}/_kairo\"\n  kairo completions fish > ~/.config/fish/completions/kairo.fish")]
+#[command(
+    after_help = "Examples:\n  kairo completions bash > ~/.local/share/bash-completion/completions/kairo\n  \
+    kairo completions zsh > \"${fpath[1]}/_kairo\"\n  kairo completions fish > ~/.config/fish/completions/kairo.fish"
+)]
 pub(crate) struct Completions {
     #[arg(value_enum)]
     pub(crate) shell: ShellChoice,

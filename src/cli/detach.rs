@@ -13,6 +13,11 @@ pub(crate) struct DetachKeys(Vec<u8>);
 impl DetachKeys {
     /// The sequence that is not typed by accident, and that docker's users have in their fingers.
     pub(crate) const DEFAULT: &'static str = "ctrl-p,ctrl-q";
+
+    /// True exactly when there is a way out.
+    pub(crate) fn leave(&self) -> bool {
+        !self.0.is_empty()
+    }
 }
 
 impl FromStr for DetachKeys {
@@ -43,7 +48,11 @@ impl fmt::Display for DetachKeys {
 }
 
 fn key(text: &str) -> Result<u8, String> {
-    let wrong = || format!("{text:?} is no key; write ctrl-X (X a letter or one of @ [ \\ ] ^ _), one character, or none");
+    let wrong = || {
+        format!(
+            "{text:?} is no key; write ctrl-X (X a letter or one of @ [ \\ ] ^ _), one character, or none"
+        )
+    };
     let (control, name) = match text.strip_prefix("ctrl-") {
         Some(name) => (true, name),
         None => (false, text),
@@ -72,24 +81,23 @@ impl Watch {
     /// Takes typed bytes, appends to `onward` those that are meant for the program. True if the sequence is
     /// complete; what was typed after it is dropped.
     pub(crate) fn feed(&mut self, typed: &[u8], onward: &mut Vec<u8>) -> bool {
-        let keys = &self.keys.0;
-        if keys.is_empty() {
+        let count = self.keys.0.len();
+        if count == 0 {
             onward.extend_from_slice(typed);
             return false;
         }
         for byte in typed {
-            while self.seen > 0 && keys[self.seen] != *byte {
+            while self.seen > 0 && self.keys.0[self.seen] != *byte {
                 self.fall_back(onward);
             }
-            let keys = &self.keys.0;
-            if keys[self.seen] == *byte {
-                self.seen += 1;
-                if self.seen == keys.len() {
-                    self.seen = 0;
-                    return true;
-                }
-            } else {
+            if self.keys.0[self.seen] != *byte {
                 onward.push(*byte);
+                continue;
+            }
+            self.seen += 1;
+            if self.seen == count {
+                self.seen = 0;
+                return true;
             }
         }
         false

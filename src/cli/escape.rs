@@ -7,7 +7,9 @@ pub(crate) enum EscapeError {
     #[error("the text ends in a lone backslash; write \\\\ for one, or use --raw")]
     Unfinished,
     /// A letter that means nothing.
-    #[error("\\{0} is no escape; known are \\n \\r \\t \\a \\b \\e \\f \\v \\0 \\\\ \\' \\\" \\xHH \\NNN \\uHHHH, or use --raw")]
+    #[error(
+        "\\{0} is no escape; known are \\n \\r \\t \\a \\b \\e \\f \\v \\0 \\\\ \\' \\\" \\xHH \\NNN \\uHHHH, or use --raw"
+    )]
     Unknown(char),
     /// Digits that are missing or mean no character.
     #[error("{0} is no character; \\x takes two hex digits, \\u four, \\NNN three octal ones up to 377")]
@@ -43,7 +45,8 @@ fn one<'t>(text: &'t str, bytes: &mut Vec<u8>) -> Result<&'t str, EscapeError> {
         '0'..='7' => {
             let length = text.bytes().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
             let (digits, rest) = text.split_at(length);
-            let value = u8::from_str_radix(digits, 8).map_err(|_| EscapeError::Digits(format!("\\{digits}")))?;
+            let value =
+                u8::from_str_radix(digits, 8).map_err(|_| EscapeError::Digits(format!("\\{digits}")))?;
             bytes.push(value);
             return Ok(rest);
         }
@@ -55,7 +58,8 @@ fn one<'t>(text: &'t str, bytes: &mut Vec<u8>) -> Result<&'t str, EscapeError> {
         }
         'u' => {
             let (value, rest) = hex(rest, 4, 'u')?;
-            let found = char::from_u32(value).ok_or_else(|| EscapeError::Digits(format!("\\u{value:04x}")))?;
+            let found =
+                char::from_u32(value).ok_or_else(|| EscapeError::Digits(format!("\\u{value:04x}")))?;
             bytes.extend_from_slice(found.encode_utf8(&mut [0; 4]).as_bytes());
             return Ok(rest);
         }
@@ -66,7 +70,8 @@ fn one<'t>(text: &'t str, bytes: &mut Vec<u8>) -> Result<&'t str, EscapeError> {
 }
 
 fn hex(text: &str, length: usize, letter: char) -> Result<(u32, &str), EscapeError> {
-    let wrong = || EscapeError::Digits(format!("\\{letter}{}", text.chars().take(length).collect::<String>()));
+    let wrong =
+        || EscapeError::Digits(format!("\\{letter}{}", text.chars().take(length).collect::<String>()));
     let (digits, rest) = text.split_at_checked(length).ok_or_else(wrong)?;
     if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(wrong());

@@ -31,7 +31,9 @@ impl Table {
     /// The text, each line ended; headings in bold if `colour`. With `width` the last column is cut to fit.
     pub(crate) fn render(&self, width: Option<usize>, colour: bool) -> String {
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|at| self.rows.iter().map(|row| columns_of(&row[at])).fold(self.columns[at].0.len(), usize::max))
+            .map(|at| {
+                self.rows.iter().map(|row| columns_of(&row[at])).fold(self.columns[at].0.len(), usize::max)
+            })
             .collect();
         let mut text = String::new();
         let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
@@ -149,7 +151,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_honest() {
-        let sizes = [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB"), (20 << 20, "20 MiB")];
+        let sizes =
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB"), (20 << 20, "20 MiB")];
         for (count, text) in sizes {
             assert_eq!(bytes(count), text);
         }

@@ -7,6 +7,7 @@
 use rustix::termios::{OptionalActions, Termios, Winsize};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 /// Settings to go back to; none exactly when the terminal is as we found it.
@@ -48,12 +49,15 @@ impl Drop for Raw {
 }
 
 /// Undoes [`Raw::enter`]; does nothing a second time. Also turns off what a full-screen program may have left on
-/// (alternate screen, hidden cursor, mouse reports, bracketed paste) when it is left and not ended.
+/// (its screen, a hidden cursor, mouse reports, bracketed paste) when it is left and not ended.
 pub(crate) fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(saved) = saved else { return };
     let mut stdout = io::stdout();
     if stdout.is_terminal() {
+        if ALTERNATE.load(Ordering::Relaxed) {
+            let _ = stdout.write_all(LEAVE_ALTERNATE);
+        }
         let _ = stdout.write_all(LEAVE_MODES);
         let _ = stdout.flush();
     }
@@ -61,9 +65,34 @@ pub(crate) fn restore() {
     let _ = rustix::termios::tcsetattr(io::stdin().as_fd(), OptionalActions::Drain, &saved);
 }
 
-/// DECRST of mouse modes and bracketed paste, reset of keypad mode and attributes, alternate screen off, cursor on.
-const LEAVE_MODES: &[u8] =
-    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1049l\x1b[?25h\x1b>\x1b[0m";
+/// DECRST of mouse modes and bracketed paste, cursor on, keypad mode and attributes reset.
+const LEAVE_MODES: &[u8] = b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?25h\x1b>\x1b[0m";
+
+/// To the alternate screen, and back to the one before, cursor included.
+const ENTER_ALTERNATE: &[u8] = b"\x1b[?1049h";
+const LEAVE_ALTERNATE: &[u8] = b"\x1b[?1049l";
+
+/// True exactly when what was printed last about it was the way to the alternate screen. Leaving it when it is not
+/// shown would throw the cursor about.
+static ALTERNATE: AtomicBool = AtomicBool::new(false);
+
+/// Watches what is printed on our terminal for changes of screen. A sequence cut by a chunk's end is not seen; then
+/// a program that is left leaves its screen behind, as it would without this.
+pub(crate) fn watch(printed: &[u8]) {
+    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if let (true, Some(alternate)) = (saved, screen_after(printed)) {
+        ALTERNATE.store(alternate, Ordering::Relaxed);
+    }
+}
+
+/// Whether the alternate screen is shown after `printed`; none if that says nothing about it.
+fn screen_after(printed: &[u8]) -> Option<bool> {
+    let place = |sequence: &[u8]| printed.windows(sequence.len()).rposition(|window| window == sequence);
+    match (place(ENTER_ALTERNATE), place(LEAVE_ALTERNATE)) {
+        (None, None) => None,
+        (entered, left) => Some(entered > left),
+    }
+}
 
 /// Rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +134,14 @@ mod tests {
         for text in ["", "120", "120x", "x40", "0x40", "65535x1", "120X40", "-1x4", "120x40x1"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_screen_that_was_named_last_is_the_one_that_is_shown() {
+        assert_eq!(screen_after(b"plain"), None);
+        assert_eq!(screen_after(b"a\x1b[?1049hb"), Some(true));
+        assert_eq!(screen_after(b"\x1b[?1049h..\x1b[?1049l"), Some(false));
+        assert_eq!(screen_after(b"\x1b[?1049l..\x1b[?1049h"), Some(true));
     }
 
     #[test]

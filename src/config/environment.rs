@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// What was there when the program started.
@@ -36,6 +37,16 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("NO_COLOR", "no colour in tables"),
     ("TERM", "dumb: no colour in tables"),
 ];
+
+/// The value of a variable that somebody named in order to pass it on to a child.
+pub(crate) fn inherited(name: &str) -> Option<OsString> {
+    if name.is_empty() || name.contains(['=', '\0']) { None } else { std::env::var_os(name) }
+}
+
+/// Everything, for a kernel that decides what of it its children get.
+pub(crate) fn all() -> Vec<(Vec<u8>, Vec<u8>)> {
+    std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect()
+}
 
 impl Environment {
     /// Reads what [`VARIABLES`] names. An empty variable counts as absent.
@@ -108,7 +119,8 @@ impl Environment {
     /// Configuration files in the order they are looked for; the first that exists counts.
     pub(crate) fn config_candidates(&self) -> Vec<PathBuf> {
         let user = self.base("XDG_CONFIG_HOME").or_else(|| self.home(".config"));
-        let mut found: Vec<PathBuf> = user.map(|parent| parent.join("kairo/config.toml")).into_iter().collect();
+        let mut found: Vec<PathBuf> =
+            user.map(|parent| parent.join("kairo/config.toml")).into_iter().collect();
         found.push(Path::new("/etc/kairo/config.toml").to_path_buf());
         found
     }
@@ -134,7 +146,8 @@ mod tests {
 
     #[test]
     fn without_a_runtime_folder_the_socket_moves_to_the_state_folder() {
-        let mut user = Environment::pretend(1000, &[("HOME", "/home/u"), ("XDG_RUNTIME_DIR", "not/absolute")]);
+        let mut user =
+            Environment::pretend(1000, &[("HOME", "/home/u"), ("XDG_RUNTIME_DIR", "not/absolute")]);
         assert_eq!(user.default_socket(), Some(PathBuf::from("/home/u/.local/state/kairo/kernel.sock")));
         user.run_user = Some(PathBuf::from("/run/user/1000"));
         assert_eq!(user.default_socket(), Some(PathBuf::from("/run/user/1000/kairo/kernel.sock")));

@@ -181,7 +181,11 @@ struct Said<T> {
 }
 
 impl<T> Said<T> {
-    fn check<U>(self, field: &'static str, judge: impl FnOnce(T) -> Result<U, String>) -> Result<U, ConfigError> {
+    fn check<U>(
+        self,
+        field: &'static str,
+        judge: impl FnOnce(T) -> Result<U, String>,
+    ) -> Result<U, ConfigError> {
         judge(self.value).map_err(|message| ConfigError::Value { origin: self.origin, field, message })
     }
 }
@@ -230,12 +234,15 @@ pub(crate) fn decide(
     let (path, text) = file.unwrap_or((Path::new(""), ""));
     let raw = RawConfig::parse(path, text)?;
     let from = File { path, text };
-    let pick = |flag: (&Option<String>, &'static str), variable: &'static str, in_file: Option<Said<String>>| {
-        let typed = flag.0.clone().map(|value| Said { value, origin: Origin::Flag(flag.1) });
-        let set = || environment.text(variable).map(|value| Said { value, origin: Origin::Variable(variable) });
-        typed.or_else(set).or(in_file)
-    };
-    let in_file = from.said(raw.cores).map(|said| Said { value: said.value.to_string(), origin: said.origin });
+    let pick =
+        |flag: (&Option<String>, &'static str), variable: &'static str, in_file: Option<Said<String>>| {
+            let typed = flag.0.clone().map(|value| Said { value, origin: Origin::Flag(flag.1) });
+            let set =
+                || environment.text(variable).map(|value| Said { value, origin: Origin::Variable(variable) });
+            typed.or_else(set).or(in_file)
+        };
+    let in_file =
+        from.said(raw.cores).map(|said| Said { value: said.value.to_string(), origin: said.origin });
     let cores = pick((&flags.cores, "--cores"), "KAIRO_CORES", in_file);
     let socket = pick((&flags.socket, "--socket"), "KAIRO_IPC_SOCKET", from.said(raw.socket));
     let state = pick((&flags.state, "--state"), "KAIRO_STATE", from.said(raw.state));
@@ -277,9 +284,15 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
         checked(field, from.said(value), |number| bounded(number, least, most))
             .map(|found| found.map_or(otherwise, |number| number as u32))
     };
-    let head = size("limits.history_head_bytes", raw.history_head_bytes, 0, 64 * MIB, default.history_head_bytes)?;
-    let tail =
-        size("limits.history_tail_bytes", raw.history_tail_bytes, 4 * KIB, 64 * MIB, default.history_tail_bytes)?;
+    let head =
+        size("limits.history_head_bytes", raw.history_head_bytes, 0, 64 * MIB, default.history_head_bytes)?;
+    let tail = size(
+        "limits.history_tail_bytes",
+        raw.history_tail_bytes,
+        4 * KIB,
+        64 * MIB,
+        default.history_tail_bytes,
+    )?;
     Ok(Limits {
         history_head_bytes: head,
         history_tail_bytes: tail,
@@ -354,7 +367,9 @@ fn check_filter(text: String) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::builder().parse(&text) {
         Ok(_) if !text.trim().is_empty() => Ok(text),
         Ok(_) => Err("is empty; use error, warn, info, debug, trace or off".to_owned()),
-        Err(error) => Err(format!("{text:?} is no level or filter ({error}); try info or info,kairo_dataplane=debug")),
+        Err(error) => {
+            Err(format!("{text:?} is no level or filter ({error}); try info or info,kairo_dataplane=debug"))
+        }
     }
 }
 
@@ -418,12 +433,14 @@ mod tests {
     }
 
     fn decided(flags: &Flags, variables: &[(&str, &str)], text: &str) -> Result<Config, String> {
-        decide(flags, &user(variables), Some((Path::new("kairo.toml"), text))).map_err(|error| error.to_string())
+        decide(flags, &user(variables), Some((Path::new("kairo.toml"), text)))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn flags_beat_the_environment_and_the_environment_beats_the_file() {
-        let text = "socket = \"/file\"\nstate = \"/file\"\ndriver = \"poll\"\ncores = 3\n[log]\nlevel = \"debug\"\n";
+        let text =
+            "socket = \"/file\"\nstate = \"/file\"\ndriver = \"poll\"\ncores = 3\n[log]\nlevel = \"debug\"\n";
         let variables = [("KAIRO_IPC_SOCKET", "/environment"), ("KAIRO_STATE", "/environment")];
         let flags = Flags { socket: Some("/flag".to_owned()), ..Flags::default() };
         let config = decided(&flags, &variables, text).unwrap();
@@ -440,7 +457,10 @@ mod tests {
         assert_eq!(config.socket, PathBuf::from("/run/user/1000/kairo/kernel.sock"));
         assert_eq!(config.driver, DriverChoice::Auto);
         assert_eq!((config.cores, config.group, config.file), (None, None, None));
-        assert_eq!((config.log.format, config.log.rotate, config.log.keep), (LogFormat::Text, Rotate::Daily, 7));
+        assert_eq!(
+            (config.log.format, config.log.rotate, config.log.keep),
+            (LogFormat::Text, Rotate::Daily, 7)
+        );
         assert_eq!(config.limits, Limits::default());
     }
 
@@ -465,7 +485,8 @@ mod tests {
 
     #[test]
     fn a_machine_without_any_home_is_asked_for_a_path() {
-        let error = decide(&Flags::default(), &Environment::pretend(1000, &[]), None).unwrap_err().to_string();
+        let error =
+            decide(&Flags::default(), &Environment::pretend(1000, &[]), None).unwrap_err().to_string();
         assert!(error.contains("--socket"), "{error}");
     }
 

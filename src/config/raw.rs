@@ -81,7 +81,9 @@ impl<'de> Deserialize<'de> for ByteSize {
                 f.write_str("a number of bytes, such as 65536 or \"64 KiB\"")
             }
             fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<ByteSize, E> {
-                u64::try_from(value).map(ByteSize).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
+                u64::try_from(value)
+                    .map(ByteSize)
+                    .map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
             }
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<ByteSize, E> {
                 ByteSize::parse(value).ok_or_else(|| E::invalid_value(Unexpected::Str(value), &self))
@@ -132,7 +134,8 @@ mod tests {
 
     #[test]
     fn byte_sizes_are_read_with_binary_units_only() {
-        for (text, bytes) in [("0", 0), ("512", 512), ("64 KiB", 65_536), ("1MiB", 1 << 20), ("2g", 2 << 30)] {
+        for (text, bytes) in [("0", 0), ("512", 512), ("64 KiB", 65_536), ("1MiB", 1 << 20), ("2g", 2 << 30)]
+        {
             assert_eq!(ByteSize::parse(text), Some(ByteSize(bytes)), "{text}");
         }
         for text in ["", "KiB", "-1", "64 KB", "1.5 MiB", "99999999999 GiB"] {

@@ -1,15 +1,17 @@
 //! `kairo serve`: a kernel with a socket, until a signal or `kernel.shutdown` ends it.
 
-use super::{raise_nofile, reactors, start_plane};
+use super::{raise_nofile, reactors, start_plane, stop};
 use crate::config::Config;
 use crate::logging;
 use crate::socket_guard::Claim;
 use anyhow::{Context, Result};
+use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
 use kairo_dataplane::plane::PlaneHandle;
 use nix::sys::signal::{SigSet, Signal};
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What `serve` is told besides its configuration.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +44,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let keeper_pid = keeper.pid;
     let signals = block_signals()?;
     let logging = logging::begin(&config.log)?;
-    let (plane, _control) = start_plane(config, keeper, claim.listener())?;
-    end_on_signal(signals, plane.handle(), u64::from(config.limits.kill_grace_ms) * 1_000_000)?;
+    let (plane, control) = start_plane(config, keeper, claim.listener())?;
+    end_on_signal(signals, plane.handle(), control, config.limits.kill_grace_ms.into())?;
     announce(config, options, plane.driver(), count)?;
     let ended = plane.join().context("a reactor failed");
     let code = reap(keeper_pid).context("the keeper could not be waited for")?;
@@ -65,11 +67,16 @@ fn block_signals() -> Result<SigSet> {
     Ok(signals)
 }
 
-fn end_on_signal(signals: SigSet, plane: PlaneHandle, grace_ns: u64) -> Result<()> {
+fn end_on_signal(
+    signals: SigSet,
+    plane: PlaneHandle,
+    control: Arc<ControlPlane>,
+    grace_ms: u64,
+) -> Result<()> {
     let wait = move || {
         if let Ok(signal) = signals.wait() {
             tracing::info!(component = "kernel", %signal, "ending all processes");
-            plane.shut_down(grace_ns);
+            stop(&plane, &control, signal.as_str(), grace_ms);
         }
         // A second signal means now: the keeper ends the trees of a kernel that is gone.
         if signals.wait().is_ok() {

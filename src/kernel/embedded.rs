@@ -1,17 +1,20 @@
 //! The kernel inside `kairo run`: the same one, with one reactor, no socket, and one client: ourselves.
 
-use super::{raise_nofile, start_plane};
+use super::{raise_nofile, start_plane, stop};
 use crate::config::Config;
 use anyhow::{Context, Result};
+use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
-use kairo_dataplane::plane::{Plane, PlaneHandle};
+use kairo_dataplane::plane::Plane;
 use kairo_dataplane::sys::socket::stream_pair;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 /// A kernel in this process. Its keeper ends the tree when this process goes, however it goes.
 pub(crate) struct Embedded {
     plane: Plane,
+    control: Arc<ControlPlane>,
     keeper_pid: i32,
 }
 
@@ -30,7 +33,7 @@ impl Embedded {
         })
         .context("the keeper could not be started")?;
         let keeper_pid = keeper.pid;
-        let (plane, _control) = start_plane(config, keeper, None)?;
+        let (plane, control) = start_plane(config, keeper, None)?;
         let (ours, theirs) = stream_pair(false).context("no socket pair")?;
         let me = Peer {
             pid: std::process::id() as i32,
@@ -40,17 +43,12 @@ impl Embedded {
             lineage: Lineage::Outside,
         };
         plane.handle().connect(ours, me);
-        Ok((Embedded { plane, keeper_pid }, UnixStream::from(theirs)))
-    }
-
-    /// To end it from another thread.
-    pub(crate) fn handle(&self) -> PlaneHandle {
-        self.plane.handle()
+        Ok((Embedded { plane, control, keeper_pid }, UnixStream::from(theirs)))
     }
 
     /// Ends what is left, and the kernel.
     pub(crate) fn end(self) -> Result<()> {
-        self.plane.handle().shut_down(0);
+        stop(&self.plane.handle(), &self.control, "the program has ended", 0);
         self.plane.join().context("the reactor failed")?;
         reap(self.keeper_pid).context("the keeper could not be waited for")?;
         Ok(())

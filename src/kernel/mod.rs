@@ -11,15 +11,16 @@ pub(crate) mod accounts;
 pub(crate) mod daemon;
 pub(crate) mod embedded;
 
-use crate::config::{Config, DriverChoice};
+use crate::config::{Config, DriverChoice, environment};
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
-use kairo_controlplane::kernel::ControlPlane;
-use kairo_dataplane::command::{HistorySize, Job};
+use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
-use kairo_dataplane::plane::{self, Plane, Start};
+use kairo_dataplane::plane::{self, Plane, PlaneHandle, Start};
+use kairo_dataplane::sys::clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
@@ -57,7 +58,6 @@ fn raise_nofile() -> Result<Option<(u64, u64)>> {
 }
 
 fn control_config(config: &Config, embedded: bool) -> ControlConfig {
-    let environment = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect();
     let limits = &config.limits;
     ControlConfig {
         owner_uid: rustix::process::geteuid().as_raw(),
@@ -65,7 +65,7 @@ fn control_config(config: &Config, embedded: bool) -> ControlConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         embedded,
         socket_path: (!embedded).then(|| config.socket.clone().into_os_string().into_vec()),
-        environment,
+        environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
         facts: crate::doctor::facts(),
         limits: Limits {
@@ -84,10 +84,14 @@ fn control_config(config: &Config, embedded: bool) -> ControlConfig {
 }
 
 /// Starts the reactors of a kernel whose keeper runs.
-fn start_plane(config: &Config, keeper: Launched, listener: Option<OwnedFd>) -> Result<(Plane, Arc<ControlPlane>)> {
+fn start_plane(
+    config: &Config,
+    keeper: Launched,
+    listener: Option<OwnedFd>,
+) -> Result<(Plane, Arc<ControlPlane>)> {
     let embedded = listener.is_none();
-    let control =
-        Arc::new(ControlPlane::new(control_config(config, embedded), Box::new(SystemEntropy)));
+    let kernel = Kernel::new(control_config(config, embedded), Box::new(SystemEntropy));
+    let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),
@@ -101,7 +105,17 @@ fn start_plane(config: &Config, keeper: Launched, listener: Option<OwnedFd>) -> 
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
+    let mut out = Commands::default();
+    control.with(|kernel| kernel.ready(clock::now(), &mut out));
+    plane.handle().carry_out(out);
     Ok((plane, control))
+}
+
+/// Ends every tree with a grace between SIGTERM and SIGKILL, then keeper and reactors. `reason` goes into the event.
+fn stop(plane: &PlaneHandle, control: &ControlPlane, reason: &str, grace_ms: u64) {
+    let mut out = Commands::default();
+    control.with(|kernel| kernel.stop(clock::now(), reason, grace_ms, &mut out));
+    plane.carry_out(out);
 }
 
 /// Reactors to start: what was asked for, or one per core.

@@ -19,11 +19,13 @@ const POOL_THREADS_MAX: u32 = 4;
 /// Serves the queue until its senders are gone and its jobs are answered. Gives the queue back if there is no
 /// runtime to be had.
 pub(super) fn run(mut queue: Receiver<Task>) -> Result<(), (Receiver<Task>, io::Error)> {
-    let runtime =
-        match tokio::runtime::Builder::new_current_thread().max_blocking_threads(POOL_THREADS_MAX as usize).build() {
-            Ok(runtime) => runtime,
-            Err(error) => return Err((queue, error)),
-        };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(POOL_THREADS_MAX as usize)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Err((queue, error)),
+    };
     runtime.block_on(async move {
         let slots = Arc::new(Semaphore::new(POOL_THREADS_MAX as usize));
         while let Some(Task { job, done }) = queue.recv().await {

@@ -179,10 +179,12 @@ fn many_streams_at_once_do_not_mix(daemon: &Daemon) {
                 let mut raw = daemon.connect_modern();
                 let id = format!("writer-{number}");
                 let subscription = raw.subscribe(&id, json!({}));
-                let script = format!("for i in $(seq 20000); do echo {number} $i; echo {number} e$i >&2; done");
+                let script =
+                    format!("for i in $(seq 20000); do echo {number} $i; echo {number} e$i >&2; done");
                 raw.spawn(&id, &["bash", "-c", &script], json!({}));
                 let output = raw.collect(&subscription, 2);
-                let lines = |mark: &str| (1..=20_000).map(|i| format!("{number} {mark}{i}\n")).collect::<String>();
+                let lines =
+                    |mark: &str| (1..=20_000).map(|i| format!("{number} {mark}{i}\n")).collect::<String>();
                 assert!(output.text() == lines(""), "stdout of {id} is wrong");
                 assert!(String::from_utf8_lossy(&output.stderr) == lines("e"), "stderr of {id} is wrong");
             });
@@ -194,7 +196,9 @@ fn a_reader_may_go_on_where_it_was(daemon: &Daemon) {
     let mut raw = daemon.connect_modern();
     raw.spawn("words", &["printf", "0123456789"], json!({}));
     raw.wait_for_exit("words");
-    for (from, expected) in [(json!(4), "456789"), (json!({"stdout": 9}), "9"), (json!(10), ""), (json!("now"), "")] {
+    for (from, expected) in
+        [(json!(4), "456789"), (json!({"stdout": 9}), "9"), (json!(10), ""), (json!("now"), "")]
+    {
         let subscription = raw.subscribe("words", json!({"from": from, "stream": "stdout"}));
         let mut text = String::new();
         loop {
@@ -229,7 +233,8 @@ fn a_line_is_a_frame_with_its_end_whatever_is_in_it(daemon: &Daemon) {
     raw.spawn("lines", &["bash", "-c", script], json!({}));
     let output = raw.collect(&subscription, 2);
     let lines: Vec<&[u8]> = output.chunks.iter().map(Vec::as_slice).collect();
-    let (stderr, stdout): (Vec<&[u8]>, Vec<&[u8]>) = lines.into_iter().partition(|line| line.starts_with(b"er"));
+    let (stderr, stdout): (Vec<&[u8]>, Vec<&[u8]>) =
+        lines.into_iter().partition(|line| line.starts_with(b"er"));
     assert_eq!(stderr, [b"err\n"]);
     assert_eq!(stdout, [&b"one\n"[..], b"\n", b"cr\r\n", b"half and half\n", b"rest"]);
 }
@@ -238,7 +243,8 @@ fn a_line_too_long_for_a_frame_comes_in_marked_pieces(daemon: &Daemon) {
     let mut raw = daemon.connect();
     raw.ok("kernel.hello", json!({"features": ["records"]}));
     raw.subscribe("long", json!({"mode": "line", "stream": "stdout"}));
-    let script = "head -c 65534 /dev/zero | tr '\\0' a; echo; head -c 150000 /dev/zero | tr '\\0' b; echo; echo c";
+    let script =
+        "head -c 65534 /dev/zero | tr '\\0' a; echo; head -c 150000 /dev/zero | tr '\\0' b; echo; echo c";
     raw.spawn("long", &["bash", "-c", script], json!({}));
     let mut lines = Vec::new();
     loop {
@@ -250,7 +256,10 @@ fn a_line_too_long_for_a_frame_comes_in_marked_pieces(daemon: &Daemon) {
             break;
         }
     }
-    assert_eq!(lines, [(65_535, false), (65_535, true), (65_535, true), (150_001 - 2 * 65_535, false), (2, false)]);
+    assert_eq!(
+        lines,
+        [(65_535, false), (65_535, true), (65_535, true), (150_001 - 2 * 65_535, false), (2, false)]
+    );
 }
 
 fn lines_mode_cuts_only_after_lines(daemon: &Daemon) {
@@ -258,7 +267,8 @@ fn lines_mode_cuts_only_after_lines(daemon: &Daemon) {
     let subscription = raw.subscribe("numbers", json!({"mode": "lines", "stream": "stdout"}));
     raw.spawn("numbers", &["sh", "-c", "seq 300000; printf rest"], json!({}));
     let output = raw.collect(&subscription, 1);
-    let expected: String = (1..=300_000).map(|number| format!("{number}\n")).chain(["rest".to_owned()]).collect();
+    let expected: String =
+        (1..=300_000).map(|number| format!("{number}\n")).chain(["rest".to_owned()]).collect();
     assert!(output.text() == expected, "the lines are wrong");
     let (last, lines) = output.chunks.split_last().expect("chunks");
     assert!(lines.iter().all(|chunk| chunk.ends_with(b"\n")), "a chunk ends within a line");
@@ -302,7 +312,10 @@ fn a_subscription_goes_on_with_the_next_life_of_its_id(daemon: &Daemon) {
             let frame = raw.frame().expect("frames");
             if frame.kind == STREAM_CHUNK {
                 let chunk = Chunk::of(&frame);
-                assert_eq!((chunk.subscription.as_str(), chunk.offset), (subscription.as_str(), Some(text.len() as u64)));
+                assert_eq!(
+                    (chunk.subscription.as_str(), chunk.offset),
+                    (subscription.as_str(), Some(text.len() as u64))
+                );
                 text.push_str(&String::from_utf8_lossy(&chunk.data));
             } else if frame.kind == EVENT && frame.json()["topic"] == "stream.end" {
                 break;
@@ -404,7 +417,8 @@ fn unknown_wishes_are_refused_by_name(daemon: &Daemon) {
         assert_eq!(refusal.code, "E_INVALID_PARAMS");
         assert!(refusal.info["message"].as_str().is_some_and(|text| text.contains(name)), "{refusal:?}");
     }
-    let refusal = raw.refused("process.spawn", json!({"id": "n", "command": ["true"], "options": {"history": "none"}}));
+    let refusal =
+        raw.refused("process.spawn", json!({"id": "n", "command": ["true"], "options": {"history": "none"}}));
     assert_eq!(refusal.code, "E_UNSUPPORTED");
     for number in 0..64 {
         raw.subscribe(&format!("later-{number}"), json!({}));

@@ -164,6 +164,7 @@ impl WireError {
 
     /// No such method.
     pub fn unknown_method(method: &str) -> WireError {
+        let method = crate::codec::shorten(method);
         WireError::new(
             Code::UnknownMethod,
             format!("unknown method {method:?}; kernel.introspect lists them"),

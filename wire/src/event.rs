@@ -192,6 +192,16 @@ events! {
         pub stdin_bytes: u64,
     }
 
+    /// The keeper died: what has become of a process can't be told any more.
+    ProcessLost = "kairo.process.lost", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// In the operating system.
+        pub pid: i32,
+        /// This life's name.
+        pub session: String,
+    }
+
     /// A stream has ended: every holder of it is gone, or its tail was read.
     StreamClosed = "kairo.stream.closed", Bus {
         /// Of which process.

@@ -126,6 +126,11 @@ impl Decoder {
         self.partial.len()
     }
 
+    /// Memory it holds, bytes.
+    pub fn reserved_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Takes the next bytes and calls `each` with the kind and payload of every frame they complete, in order.
     /// Frames before a bad header are handed out; the error stays, and later input is not looked at.
     pub fn feed(&mut self, input: &[u8], mut each: impl FnMut(Kind, &[u8])) -> Result<(), FrameError> {

@@ -1,7 +1,7 @@
 //! Raw values to JSON and back, for command lines, documents and introspection.
 //!
-//! What JSON lacks: bytes that are no text become `{"$base64": "…"}` and come back from it; `undefined` is null; a
-//! date is ISO 8601 text; a float that is not a number is null. Keys keep their order.
+//! What JSON lacks: bytes that are no text become `{"$base64": "…"}` and come back from it; `undefined` is null, and
+//! left out under a key; a date is ISO 8601 text; a float that is not a number is null. Keys keep their order.
 
 use crate::codec::decode;
 use crate::codec::encode::{self, Dialect};
@@ -36,7 +36,7 @@ pub fn from_text(text: &str) -> Result<Raw, serde_json::Error> {
 pub(crate) fn transcode<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     // A visitor can't hold the serializer and be called by a decoder that wants a value of its own: read into a tree
     // of borrowed nodes first.
-    let node: Node<'_> = decode::from_slice(bytes).map_err(S::Error::custom)?;
+    let node: Node<'_> = decode::from_slice_with_nil(bytes).map_err(S::Error::custom)?;
     node.serialize(serializer)
 }
 
@@ -279,23 +279,17 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes of a base64 text; none if it isn't one.
+/// The bytes of a base64 text; none if it isn't exactly what [`base64`] writes.
 fn from_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=').as_bytes();
-    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 3);
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     for group in digits.chunks(4) {
         let mut bits = 0u32;
         for digit in group {
             bits = bits << 6 | BASE64.iter().position(|known| known == digit)? as u32;
         }
-        let whole = match group.len() {
-            4 => 3,
-            3 => 2,
-            2 => 1,
-            _ => return None,
-        };
         bits <<= 6 * (4 - group.len());
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..=whole]);
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len().max(1)]);
     }
-    Some(bytes)
+    (base64(&bytes) == text).then_some(bytes)
 }

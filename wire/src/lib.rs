@@ -30,6 +30,7 @@
 
 pub mod chunk;
 pub mod codec;
+pub mod document;
 pub mod error;
 pub mod event;
 pub mod frame;

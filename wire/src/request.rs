@@ -127,15 +127,15 @@ impl<'a> Parts<'a> {
         if self.method.is_absent() {
             return Err(Box::new(WireError::missing(&["method"])));
         }
-        let method: Text<'a> =
-            self.method.decode().map_err(|error: CodecError| Box::new(error.within("method").into()))?;
-        Ok(method.0)
+        match decode::str_body(self.method.bytes()) {
+            Some(bytes) => Ok(String::from_utf8_lossy(bytes)),
+            None => {
+                let wrong = self.method.decode::<String>().err().map(|error| error.within("method").into());
+                Err(Box::new(wrong.unwrap_or_else(|| WireError::missing(&["method"]))))
+            }
+        }
     }
 }
-
-/// A text, borrowed if it is valid UTF-8.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Appends a REQUEST frame. Integers are exact: a kernel takes every width.
 pub fn put<I: Serialize + ?Sized, P: Serialize + ?Sized>(

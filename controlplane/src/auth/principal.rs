@@ -10,6 +10,7 @@
 //! Invariant: what `identify` returns may do nothing that the principal before could not. Which deeds a kind may
 //! do is in [`policy`](crate::auth::policy), to which processes in [`grant`](crate::auth::grant).
 
+use kairo_wire::methods::system::PrincipalKind;
 use std::fmt;
 use std::sync::Arc;
 
@@ -52,36 +53,6 @@ pub struct Creator {
     pub session: Option<Arc<str>>,
     /// The skill's name.
     pub name: Option<Arc<str>>,
-}
-
-/// The row of the policy table a principal belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum PrincipalKind {
-    /// [`Principal::Owner`].
-    Owner = 0,
-    /// [`Principal::User`].
-    User = 1,
-    /// [`Principal::Skill`].
-    Skill = 2,
-    /// [`Principal::Nobody`].
-    Nobody = 3,
-}
-
-impl PrincipalKind {
-    /// All of them.
-    pub const ALL: [PrincipalKind; 4] =
-        [PrincipalKind::Owner, PrincipalKind::User, PrincipalKind::Skill, PrincipalKind::Nobody];
-
-    /// The name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            PrincipalKind::Owner => "owner",
-            PrincipalKind::User => "user",
-            PrincipalKind::Skill => "skill",
-            PrincipalKind::Nobody => "nobody",
-        }
-    }
 }
 
 impl Principal {

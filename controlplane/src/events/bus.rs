@@ -51,7 +51,13 @@ impl Audience<'_> {
 
 impl Kernel {
     /// Publishes one event, the same for every receiver.
-    pub(crate) fn publish<E: Event>(&mut self, turn: &mut Turn<'_>, audience: Audience<'_>, trace: &Trace, event: &E) {
+    pub(crate) fn publish<E: Event>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        audience: Audience<'_>,
+        trace: &Trace,
+        event: &E,
+    ) {
         self.publish_to(turn, audience, trace, None, event, event);
     }
 
@@ -97,6 +103,15 @@ impl Kernel {
             if !frame.is_empty() {
                 turn.out.push(Command::Reply { connection, frame });
             }
+        }
+    }
+
+    /// Ends a subscription to events.
+    pub(crate) fn end_topic(&mut self, serial: u64) {
+        let Some(topic) = self.state.topics.remove(&serial) else { return };
+        self.state.subscriptions.remove(topic.id.as_str());
+        if let Some(peer) = self.state.connections.get_mut(topic.connection) {
+            peer.topics.remove(&serial);
         }
     }
 

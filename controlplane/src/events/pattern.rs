@@ -113,7 +113,11 @@ mod tests {
             ("a*", &["abc", "ab"], &["a", "a.b"]),
             ("a.**", &["a.bc", "a.bcd"], &["a.b"]),
             ("a+b|c(", &["a+b|c("], &["aab", "b"]),
-            ("kairo.process.exited", &["kairo.process.exited"], &["kairo-process-exited", "kairo.process.exite"]),
+            (
+                "kairo.process.exited",
+                &["kairo.process.exited"],
+                &["kairo-process-exited", "kairo.process.exite"],
+            ),
         ] {
             for topic in yes {
                 assert!(matches(pattern, topic), "{pattern:?} should match {topic:?}");
@@ -171,7 +175,11 @@ mod tests {
             let compiled = Pattern::new(&pattern.iter().collect::<String>()).expect("legal");
             for topic in &topics {
                 let text: String = topic.iter().collect();
-                assert_eq!(compiled.matches(&text), by_definition(&pattern, topic), "{pattern:?} on {text:?}");
+                assert_eq!(
+                    compiled.matches(&text),
+                    by_definition(&pattern, topic),
+                    "{pattern:?} on {text:?}"
+                );
             }
         }
     }

@@ -76,11 +76,21 @@ impl Kernel {
             }
             Deed::Pause => {
                 let signal = self.signal("STOP");
-                turn.out.push(Command::Signal { process: key, signal, scope: Scope::Tree, ticket: Some(ticket) });
+                turn.out.push(Command::Signal {
+                    process: key,
+                    signal,
+                    scope: Scope::Tree,
+                    ticket: Some(ticket),
+                });
             }
             Deed::Resume => {
                 let signal = self.signal("CONT");
-                turn.out.push(Command::Signal { process: key, signal, scope: Scope::Tree, ticket: Some(ticket) });
+                turn.out.push(Command::Signal {
+                    process: key,
+                    signal,
+                    scope: Scope::Tree,
+                    ticket: Some(ticket),
+                });
             }
             Deed::Write { data } => turn.out.push(Command::Write { process: key, data, ticket }),
             Deed::CloseStdin => turn.out.push(Command::CloseStdin { process: key, ticket }),
@@ -249,7 +259,11 @@ impl Kernel {
                     Outcome::Written { offset } => offset,
                     Outcome::Ok | Outcome::Signalled { .. } | Outcome::Worked(_) => data.len() as u64,
                 };
-                self.resolve(turn, ticket, &StdinWriteResult { status: StdinWriteStatus::Written, id, offset });
+                self.resolve(
+                    turn,
+                    ticket,
+                    &StdinWriteResult { status: StdinWriteStatus::Written, id, offset },
+                );
             }
             (Deed::CloseStdin, Ok(_)) => {
                 self.resolve(turn, ticket, &StdinCloseResult { status: StdinCloseStatus::Closed, id });

@@ -65,13 +65,13 @@ impl Kernel {
                     process.spawning = Some(call);
                 }
             }
-            Claim::Dying(process) => {
-                self.hurry(turn, process);
+            Claim::Dying(holder) => {
+                self.hurry(turn, holder);
                 let at_ns = after_ms(turn.at, self.config.limits.reuse_wait_ms);
                 let timer = self.arm(turn, asking.connection.reactor, at_ns);
-                let call = self.park(turn, asking, Pending::Reuse { plan: Box::new(plan), timer });
+                let call = self.park(turn, asking, Pending::Reuse { holder, plan: Box::new(plan), timer });
                 self.state.timers.insert(timer.serial, Timer::Patience { call });
-                if let Some(process) = self.state.processes.get_mut(&process) {
+                if let Some(process) = self.state.processes.get_mut(&holder) {
                     process.heirs.push(call);
                 }
             }
@@ -94,7 +94,8 @@ impl Kernel {
         let Some(holder) = self.state.named(id) else { return Ok(Claim::Free) };
         let principal = self.principal(connection);
         let refused = |why: &str| {
-            Err(WireError::new(Code::AlreadyExists, format!("process {id}: {why}")).with("id", id.to_string()))
+            Err(WireError::new(Code::AlreadyExists, format!("process {id}: {why}"))
+                .with("id", id.to_string()))
         };
         if !may_touch(principal, &holder.creator) {
             return refused("the id belongs to somebody else");
@@ -116,7 +117,7 @@ impl Kernel {
         for ticket in heirs {
             let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
             let connection = call.connection;
-            let Pending::Reuse { plan, timer } = &call.pending else { continue };
+            let Pending::Reuse { plan, timer, .. } = &call.pending else { continue };
             let (id, timer) = (plan.id.clone(), *timer);
             if let Err(error) = self.takes_spawns() {
                 self.reject(turn, ticket, &error);
@@ -253,6 +254,7 @@ fn open_record(
         id: plan.id,
         session,
         creator: plan.creator,
+        run_uid: plan.account.as_ref().map(|account| account.credentials.uid),
         guardian: plan.guarded.then_some(connection),
         spawning: None,
         phase: Phase::Starting,
@@ -329,10 +331,13 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             WireError::new(Code::Cwd, message).with("field", "options.cwd")
         }
         SpawnStage::Cgroup => {
-            let message = format!("no cgroup for the limits ({}); allowWeaker accepts less", errno_words(errno));
+            let message =
+                format!("no cgroup for the limits ({}); allowWeaker accepts less", errno_words(errno));
             WireError::unsupported("options.limits", &message)
         }
-        SpawnStage::Keeper => WireError::new(Code::KeeperLost, format!("the keeper does not answer (errno {errno})")),
+        SpawnStage::Keeper => {
+            WireError::new(Code::KeeperLost, format!("the keeper does not answer (errno {errno})"))
+        }
         SpawnStage::Resources
         | SpawnStage::Fork
         | SpawnStage::Rlimit

@@ -73,7 +73,11 @@ impl Plan {
 }
 
 /// Checks a request of the peer behind `connection`.
-pub(crate) fn check(config: &Config, connection: &Connection, params: SpawnParams) -> Result<Plan, WireError> {
+pub(crate) fn check(
+    config: &Config,
+    connection: &Connection,
+    params: SpawnParams,
+) -> Result<Plan, WireError> {
     let asked = params.options.map(|options| *options).unwrap_or_default();
     let owner = connection.principal == Principal::Owner;
     if asked.sandbox.is_some() {
@@ -98,7 +102,11 @@ pub(crate) fn check(config: &Config, connection: &Connection, params: SpawnParam
         cwd,
         stdio: stdio(config, owner, &asked)?,
         account,
-        rlimits: limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect(),
+        rlimits: limits
+            .rlimits
+            .iter()
+            .map(|(name, value)| ((config.numbers.rlimit)(*name), *value))
+            .collect(),
         cgroup: cgroup(&limits, asked.allow_weaker)?,
         history: history(config, asked.history)?,
         unread: match asked.when_unread {
@@ -116,7 +124,10 @@ fn variables(asked: &SpawnOptions) -> Result<Variables, WireError> {
     for (name, value) in &asked.env {
         if name.is_empty() || name.contains(['=', '\0']) {
             let field = format!("options.env.{name}");
-            return Err(WireError::invalid(&field, "a variable's name is not empty and has no '=' and no NUL"));
+            return Err(WireError::invalid(
+                &field,
+                "a variable's name is not empty and has no '=' and no NUL",
+            ));
         }
         given.insert(name.clone().into_bytes(), value.as_bytes().to_vec());
     }
@@ -174,13 +185,19 @@ fn account(
         },
     };
     if uid != caller && !(config.owner_uid == 0 && connection.principal == Principal::Owner) {
-        return Err(WireError::denied("process.spawn", "options.user: only root may start programs as others"));
+        return Err(WireError::denied(
+            "process.spawn",
+            "options.user: only root may start programs as others",
+        ));
     }
     if uid == config.owner_uid {
         return Ok(None);
     }
     if config.owner_uid != 0 {
-        return Err(WireError::denied("process.spawn", "this daemon can start programs for its own user only"));
+        return Err(WireError::denied(
+            "process.spawn",
+            "this daemon can start programs for its own user only",
+        ));
     }
     let nameless = |gid: u32, groups: Vec<u32>| Account {
         name: uid.to_string(),
@@ -284,7 +301,10 @@ fn history(config: &Config, asked: HistoryOption) -> Result<HistorySize, WireErr
     let (head_bytes, tail_bytes) = match asked {
         HistoryOption::Default => return Ok(usual),
         HistoryOption::None => {
-            return Err(WireError::unsupported("options.history", "streams without history come with the relay"));
+            return Err(WireError::unsupported(
+                "options.history",
+                "streams without history come with the relay",
+            ));
         }
         HistoryOption::Sizes { head_bytes, tail_bytes } => {
             (head_bytes.unwrap_or(usual.head_bytes), tail_bytes.unwrap_or(usual.tail_bytes))

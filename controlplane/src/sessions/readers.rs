@@ -13,14 +13,15 @@ use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::kernel::Kernel;
 use crate::state::{Named, Phase, Place, StreamSubscription, Timer, Wish};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{Command, From, Sink, Subscribe};
-use kairo_dataplane::key::{ConnectionKey, SubscriptionKey};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
+use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{StreamEndReason, StreamEndRecord, put_notice};
 use kairo_wire::id::{ProcessId, SubscriptionId};
-use kairo_wire::limits::{WAITING_SUBSCRIPTION_MS, WAITING_SUBSCRIPTIONS_MAX};
+use kairo_wire::limits::{CHUNK_V1_BYTES_MAX, WAITING_SUBSCRIPTION_MS, WAITING_SUBSCRIPTIONS_MAX};
 use kairo_wire::methods::stream::StreamName;
 use std::sync::Arc;
 
@@ -88,17 +89,24 @@ impl Kernel {
         };
         let limit = self.config.limits.streams_max;
         if peer.streams.len() - peer.following.len() >= limit {
-            return Err(WireError::new(Code::Busy, format!("a connection has at most {limit} subscriptions")));
+            return Err(WireError::new(
+                Code::Busy,
+                format!("a connection has at most {limit} subscriptions"),
+            ));
         }
         if must_wait && peer.waiting >= WAITING_SUBSCRIPTIONS_MAX {
-            let message = format!("{WAITING_SUBSCRIPTIONS_MAX} subscriptions of this connection wait already");
+            let message =
+                format!("{WAITING_SUBSCRIPTIONS_MAX} subscriptions of this connection wait already");
             return Err(WireError::new(Code::Busy, message).with("limit", "waitingSubscriptionsMax"));
         }
         Ok(())
     }
 
     /// Has the data plane read for a subscription. Returns where the subscription then stands.
-    #[expect(clippy::too_many_arguments, reason = "a subscription's parts, before or after it is in its table")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a subscription's parts, before or after it is in its table"
+    )]
     fn read(
         &mut self,
         turn: &mut Turn<'_>,
@@ -109,21 +117,15 @@ impl Kernel {
         process: u64,
         from: From,
     ) -> Place {
-        let (chunk_bytes_max, records) = match self.state.connections.get(connection) {
-            Some(peer) => (peer.chunk_bytes_max, peer.records),
-            None => (kairo_wire::limits::CHUNK_V1_BYTES_MAX as u32, false),
-        };
-        let name = self.state.next_serial();
-        let mut home = connection.reactor;
-        let mut process_key = kairo_dataplane::key::ProcessKey { home, serial: process };
+        let mut process_key = ProcessKey { home: connection.reactor, serial: process };
+        let sink = self.sink(connection, wish, process);
         if let Some(process) = self.state.processes.get_mut(&process) {
             process.readers.insert(serial);
             process_key = process.key;
-            home = process.key.home;
         }
-        let key = SubscriptionKey { home, serial: name };
+        let key = SubscriptionKey { home: process_key.home, serial: self.state.next_serial() };
         let meter = Arc::new(ReaderMeter::default());
-        self.state.reading.insert(name, serial);
+        self.state.reading.insert(key.serial, serial);
         turn.out.push(Command::Subscribe(Box::new(Subscribe {
             subscription: key,
             id: id.shared(),
@@ -133,14 +135,35 @@ impl Kernel {
             from,
             mode: wish.mode,
             policy: wish.policy,
-            sink: match wish.descriptor {
-                Some(descriptor) => Sink::Descriptor(descriptor),
-                None => Sink::Frames { connection, chunk_bytes_max, records },
-            },
+            sink,
             history_bytes: wish.history_bytes,
             meter: Arc::clone(&meter),
         })));
         Place::Reading { key, process, meter }
+    }
+
+    /// Where the bytes of a reader go, and in which form.
+    fn sink(&self, connection: ConnectionKey, wish: Wish, process: u64) -> Sink {
+        if let Some(descriptor) = wish.descriptor {
+            return Sink::Descriptor(descriptor);
+        }
+        let (chunk_bytes_max, records, dialect) = match self.state.connections.get(connection) {
+            Some(peer) => (peer.chunk_bytes_max, peer.records, peer.dialect),
+            None => (CHUNK_V1_BYTES_MAX as u32, false, Dialect::V1),
+        };
+        let mut process_id = BytesMut::new();
+        let encoded =
+            self.state.processes.get(&process).map(|process| to_buf(&mut process_id, dialect, &process.id));
+        if let Some(Err(error)) = encoded {
+            tracing::error!(component = "controlplane", %error, "a process id was not encoded");
+        }
+        Sink::Frames {
+            connection,
+            chunk_bytes_max,
+            records,
+            exact_integers: dialect == Dialect::Int64,
+            process_id: process_id.freeze(),
+        }
     }
 
     /// A process runs: whoever waits for it, or follows its id from a former life of the same creator, reads it.
@@ -162,7 +185,8 @@ impl Kernel {
             Place::Following { creator } => there.creator == *creator,
             Place::Reading { .. } => false,
         };
-        if !fits || there.id != stream.target || !may_touch(self.principal(stream.connection), &there.creator) {
+        if !fits || there.id != stream.target || !may_touch(self.principal(stream.connection), &there.creator)
+        {
             return;
         }
         // It was there before the process: what comes next is the first byte. Offsets of a former life mean nothing.

@@ -4,12 +4,11 @@
 //! while a subscription still reads what was retained it isn't freed for want of room or because its id was taken.
 //! Invariant: `retained` holds exactly the records that are over and not superseded.
 
-use crate::auth::principal::Creator;
 use crate::calls::Turn;
 use crate::clock::MS;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
-use crate::state::{Place, Timer};
+use crate::state::{Place, Process, Timer};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ReactorId;
 use kairo_wire::id::ProcessId;
@@ -95,15 +94,14 @@ impl Kernel {
     /// Frees a record, and with it what the data plane has retained.
     pub(crate) fn forget(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(process) = self.drop_record(turn, serial) else { return };
-        turn.out.push(Command::Forget { process });
+        turn.out.push(Command::Forget { process: process.key });
+        if !process.superseded {
+            self.drop_followers(turn, &process.id);
+        }
     }
 
-    /// Takes a record out of all tables. Returns the process's name in the data plane.
-    pub(crate) fn drop_record(
-        &mut self,
-        turn: &mut Turn<'_>,
-        serial: u64,
-    ) -> Option<kairo_dataplane::key::ProcessKey> {
+    /// Takes a record out of all tables.
+    pub(crate) fn drop_record(&mut self, turn: &mut Turn<'_>, serial: u64) -> Option<Box<Process>> {
         let readers: Vec<u64> = self.state.processes.get(&serial)?.readers.iter().copied().collect();
         for reader in readers {
             self.end_reader(turn, reader, Departure::Unasked);
@@ -118,17 +116,16 @@ impl Kernel {
         }
         if !process.superseded {
             self.state.names.remove(process.id.key().as_ref());
-            self.drop_followers(turn, &process.id, &process.creator);
         }
-        Some(process.key)
+        Some(process)
     }
 
     /// Nobody remembers the id: those that waited for its next life wait no more.
-    fn drop_followers(&mut self, turn: &mut Turn<'_>, id: &ProcessId, of: &Creator) {
+    fn drop_followers(&mut self, turn: &mut Turn<'_>, id: &ProcessId) {
         let Some(waiting) = self.state.waiting.get(id.key().as_ref()) else { return };
         let follows = |serial: &&u64| {
             let stream = self.state.streams.get(serial);
-            stream.is_some_and(|stream| matches!(&stream.place, Place::Following { creator } if creator == of))
+            stream.is_some_and(|stream| matches!(stream.place, Place::Following { .. }))
         };
         let gone: Vec<u64> = waiting.iter().filter(follows).copied().collect();
         for serial in gone {

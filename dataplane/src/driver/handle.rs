@@ -10,10 +10,10 @@ use super::Driver;
 use super::op::{Completion, Lent, Op};
 use super::token::Token;
 use crate::control::{Moment, Peer};
-use crate::sys::{Readiness, pipe, socket};
-use std::cell::{Cell, RefCell};
+use crate::sys::{Readiness, clock, pipe, socket};
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::{Rc, Weak};
 
 /// A shared, owned descriptor of this process. The last clone closes it.
@@ -27,8 +27,6 @@ struct Descriptor {
     fd: OwnedFd,
     /// Writes go by send(2), which alone can be told not to wait.
     socket: bool,
-    /// The socket had more than its last receive took.
-    more_waits: Cell<bool>,
 }
 
 /// A place in a readiness set, given up when dropped.
@@ -84,7 +82,7 @@ impl Handle {
     }
 
     fn with_kind(fd: OwnedFd, socket: bool) -> Handle {
-        Handle(Rc::new(Descriptor { watch: RefCell::new(None), fd, socket, more_waits: Cell::new(false) }))
+        Handle(Rc::new(Descriptor { watch: RefCell::new(None), fd, socket }))
     }
 
     /// True exactly when the descriptor is in a readiness watch.
@@ -108,16 +106,6 @@ impl Handle {
         let Descriptor { watch, fd, .. } = Rc::try_unwrap(self.0).map_err(Handle)?;
         drop(watch);
         Ok(fd)
-    }
-
-    /// True exactly when the last receive left bytes behind.
-    pub(super) fn more_waits(&self) -> bool {
-        self.0.more_waits.get()
-    }
-
-    /// Notes whether a receive left bytes behind.
-    pub(super) fn set_more_waits(&self, more: bool) {
-        self.0.more_waits.set(more);
     }
 
     /// Takes over descriptor `fd` of this process without changing it for others who share it.
@@ -146,10 +134,8 @@ impl Handle {
             return Ok(Handle::from(theirs.try_clone_to_owned()?));
         }
         let access = rustix::fs::fcntl_getfl(theirs)? & rustix::fs::OFlags::ACCMODE;
-        let flags = access
-            | rustix::fs::OFlags::NONBLOCK
-            | rustix::fs::OFlags::NOCTTY
-            | rustix::fs::OFlags::CLOEXEC;
+        let flags =
+            access | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
         if let Some(path) = socket::reopen_path(fd)
             && let Ok(own) = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
         {
@@ -166,15 +152,6 @@ impl Handle {
         }
         Ok(rustix::io::write(self, bytes)?)
     }
-}
-
-/// A handle from a descriptor the kernel has just made for us.
-///
-/// # Safety
-/// `fd` is open, and nobody else owns it.
-pub(super) unsafe fn handle_from_kernel(fd: RawFd) -> Handle {
-    // SAFETY: as promised by the caller.
-    Handle::from(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What a driver over real descriptors does by itself; the rest of [`Driver`] is the same for all.
@@ -222,7 +199,7 @@ impl<E: Engine> Driver for E {
     }
 
     fn now(&self) -> Moment {
-        Moment { monotonic_ns: monotonic_ns(), wall_ns: clock_ns(rustix::time::ClockId::Realtime) }
+        clock::now()
     }
 
     fn submit(&mut self, token: Token, op: Op<Handle>) {
@@ -309,14 +286,4 @@ impl<E: Engine> Driver for E {
     fn adopt(&mut self, fd: RawFd) -> io::Result<Handle> {
         Handle::adopt(fd)
     }
-}
-
-/// CLOCK_MONOTONIC, nanoseconds.
-pub(super) fn monotonic_ns() -> u64 {
-    clock_ns(rustix::time::ClockId::Monotonic)
-}
-
-fn clock_ns(clock: rustix::time::ClockId) -> u64 {
-    let now = rustix::time::clock_gettime(clock);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

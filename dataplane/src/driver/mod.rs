@@ -8,6 +8,8 @@
 //! A descriptor is a shared handle: an operation in flight holds a clone, so closing is dropping the last clone,
 //! and an operation never outlives its descriptor. To really close, cancel what is in flight.
 
+#[cfg(test)]
+mod battery;
 pub mod handle;
 mod inflight;
 pub mod op;

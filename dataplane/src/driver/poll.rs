@@ -10,7 +10,8 @@
 //! and it leaves the set before it closes (see [`super::handle`]). A regular file can't be watched: it is always
 //! ready. What is tried at once is not here but in [`super::handle`].
 
-use super::handle::{Engine, Handle, PacketBuffer, WeakHandle, monotonic_ns};
+use super::handle::{Engine, Handle, PacketBuffer, WeakHandle};
+use crate::sys::clock::monotonic_ns;
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
 use super::token::Token;
@@ -247,7 +248,8 @@ impl Engine for Poll {
 
     fn start(&mut self, token: Token, op: Op<Handle>) {
         let pending = Pending { token, op };
-        let number = usize::try_from(pending.handle().as_raw_fd()).expect("an open descriptor is not negative");
+        let number =
+            usize::try_from(pending.handle().as_raw_fd()).expect("an open descriptor is not negative");
         if self.watches.len() <= number {
             self.watches.resize_with(number + 1, Watch::default);
         }
@@ -268,11 +270,7 @@ impl Engine for Poll {
         self.answered.push(Completion { token, answer: Answer::Failed(libc::ECANCELED) });
     }
 
-    fn collect(
-        &mut self,
-        deadline_ns: Option<u64>,
-        answers: &mut Vec<Completion<Handle>>,
-    ) -> io::Result<()> {
+    fn collect(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Handle>>) -> io::Result<()> {
         self.arm();
         let timeout = if self.answered.is_empty() {
             deadline_ns.map(|deadline| Duration::from_nanos(deadline.saturating_sub(monotonic_ns())))

@@ -15,7 +15,8 @@
 
 mod buffers;
 
-use super::handle::{Engine, Handle, PacketBuffer, handle_from_kernel, monotonic_ns};
+use super::handle::{Engine, Handle, PacketBuffer};
+use crate::sys::clock::monotonic_ns;
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
 use super::token::Token;
@@ -23,7 +24,7 @@ use buffers::{BUFFER_GROUP, BufferRing};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Kind of tokens that are the driver's own.
 pub const INTERNAL: u8 = 0xFF;
@@ -32,7 +33,8 @@ pub const INTERNAL: u8 = 0xFF;
 const SUBMISSIONS: u32 = 256;
 /// Completions the kernel keeps in shared memory; past that it queues them on its side.
 const COMPLETIONS: u32 = 1024;
-/// IORING_RECVSEND_POLL_FIRST: wait for data before the first attempt.
+/// IORING_RECVSEND_POLL_FIRST: wait for data before the first attempt, as after a reply the next request is hardly
+/// ever there yet.
 const POLL_FIRST: u16 = 1;
 
 /// Why there is no io_uring here. The `poll` driver does the same work.
@@ -60,6 +62,8 @@ pub struct Uring {
     /// Answers that came up while something else was done.
     answered: Vec<Completion<Handle>>,
     packets: PacketBuffer,
+    /// Its end has begun: no step of anything is begun any more.
+    closing: bool,
     /// After `ring`: fields are dropped in this order, and the kernel knows these addresses.
     buffers: BufferRing,
 }
@@ -68,6 +72,8 @@ pub struct Uring {
 struct Flight {
     op: Op<Handle>,
     stage: Stage,
+    /// Its end was asked for: no further step is begun.
+    cancelled: bool,
 }
 
 /// What the kernel was last asked for an operation.
@@ -124,6 +130,7 @@ impl Uring {
             lent: 0,
             answered: Vec::new(),
             packets: PacketBuffer::default(),
+            closing: false,
             buffers,
         })
     }
@@ -161,9 +168,9 @@ impl Uring {
         }
     }
 
-    /// Asks the kernel to end what it does for `token`.
-    fn ask_to_cancel(&mut self, token: Token) {
-        let entry = opcode::AsyncCancel::new(token.bits())
+    /// Asks the kernel to end what it does for a token, or for all.
+    fn ask_to_cancel(&mut self, whose: types::CancelBuilder) {
+        let entry = opcode::AsyncCancel2::new(whose)
             .build()
             .user_data(Token::new(INTERNAL, 0, 0).bits())
             .flags(squeue::Flags::SKIP_SUCCESS);
@@ -185,12 +192,19 @@ impl Uring {
             return;
         }
         let buffer = cqueue::buffer_select(completion.flags());
-        let all_in_ring = self.lent == 0;
+        let (all_in_ring, closing) = (self.lent == 0, self.closing);
         let Some(flight) = self.inflight.get_mut(token) else {
             debug_assert!(false, "{token:?} completed but was not in flight");
             return;
         };
-        match next(flight, completion) {
+        let step = match next(flight, completion) {
+            // The cancellation came too late for this step, and nothing is left for it to find.
+            Next::Ask(_) | Next::Starve if flight.cancelled || closing => {
+                Next::Answer(Answer::Failed(libc::ECANCELED))
+            }
+            step => step,
+        };
+        match step {
             Next::Answer(answer) => {
                 if matches!(answer, Answer::Received(_)) {
                     self.lent += 1;
@@ -214,7 +228,7 @@ impl Uring {
             }
             Next::Unwatch => {
                 flight.stage = Stage::HungUp;
-                self.ask_to_cancel(token);
+                self.ask_to_cancel(types::CancelBuilder::user_data(token.bits()));
             }
         }
     }
@@ -294,15 +308,11 @@ fn entry(flight: &Flight) -> squeue::Entry {
         Op::Receive(handle) | Op::Accept(handle) if flight.stage == Stage::Readiness => {
             opcode::PollAdd::new(types::Fd(handle.as_raw_fd()), read).build()
         }
-        Op::Receive(handle) => {
-            // After a reply the next request is hardly ever there yet: don't try in vain.
-            let hint = if handle.more_waits() { 0 } else { POLL_FIRST };
-            opcode::Recv::new(types::Fd(handle.as_raw_fd()), std::ptr::null_mut(), 0)
-                .buf_group(BUFFER_GROUP)
-                .ioprio(hint)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-        }
+        Op::Receive(handle) => opcode::Recv::new(types::Fd(handle.as_raw_fd()), std::ptr::null_mut(), 0)
+            .buf_group(BUFFER_GROUP)
+            .ioprio(POLL_FIRST)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT),
         Op::Accept(handle) => {
             let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
             opcode::Accept::new(types::Fd(handle.as_raw_fd()), address, length)
@@ -350,10 +360,9 @@ fn next(flight: &Flight, completion: &cqueue::Entry) -> Next {
                 (false, false) => Next::Answer(Answer::Failed(-result)),
             }
         }
-        (Op::Receive(handle), _) => match (result, cqueue::buffer_select(flags)) {
+        (Op::Receive(_), _) => match (result, cqueue::buffer_select(flags)) {
             (0, _) => Next::Answer(Answer::Eof),
             (received, Some(buffer)) if received > 0 => {
-                handle.set_more_waits(cqueue::sock_nonempty(flags));
                 Next::Answer(Answer::Received(Lent { buffer, len: received.unsigned_abs() }))
             }
             (error, _) => match -error {
@@ -365,7 +374,7 @@ fn next(flight: &Flight, completion: &cqueue::Entry) -> Next {
         },
         (Op::Accept(_), _) if result >= 0 => {
             // SAFETY: the kernel made this descriptor for the operation just completed, and tells it once.
-            Next::Answer(Answer::Accepted(unsafe { handle_from_kernel(result) }))
+            Next::Answer(Answer::Accepted(Handle::from(unsafe { OwnedFd::from_raw_fd(result) })))
         }
         (Op::Accept(_), _) => match -result {
             libc::EAGAIN => Next::Ask(Stage::Readiness),
@@ -382,14 +391,15 @@ impl Engine for Uring {
 
     fn start(&mut self, token: Token, op: Op<Handle>) {
         assert_ne!(token.kind(), INTERNAL, "kind {INTERNAL} is the driver's own");
-        self.inflight.claim(token, Flight { op, stage: Stage::Asked });
+        self.inflight.claim(token, Flight { op, stage: Stage::Asked, cancelled: false });
         self.ask(token);
     }
 
     fn stop(&mut self, token: Token) {
-        let Some(flight) = self.inflight.get(token) else { return };
+        let Some(flight) = self.inflight.get_mut(token) else { return };
         if flight.stage != Stage::Starved {
-            self.ask_to_cancel(token);
+            flight.cancelled = true;
+            self.ask_to_cancel(types::CancelBuilder::user_data(token.bits()));
             return;
         }
         self.starved.retain(|starved| *starved != token);
@@ -397,11 +407,7 @@ impl Engine for Uring {
         self.answered.push(Completion { token, answer: Answer::Failed(libc::ECANCELED) });
     }
 
-    fn collect(
-        &mut self,
-        deadline_ns: Option<u64>,
-        answers: &mut Vec<Completion<Handle>>,
-    ) -> io::Result<()> {
+    fn collect(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Handle>>) -> io::Result<()> {
         let before = answers.len();
         answers.append(&mut self.answered);
         self.reap(answers);
@@ -447,26 +453,20 @@ impl Engine for Uring {
 impl Drop for Uring {
     /// Closing is a join.
     fn drop(&mut self) {
-        let starved = std::mem::take(&mut self.starved);
-        for token in starved {
+        self.closing = true;
+        for token in std::mem::take(&mut self.starved) {
             self.inflight.release(token);
         }
         let mut answers = Vec::new();
-        while !self.inflight.is_empty() {
-            // Again in every round: what was cancelled may have become another step of a longer operation.
-            let tokens: Vec<Token> = self.inflight.tokens().collect();
-            for token in tokens {
-                self.ask_to_cancel(token);
-            }
-            if self.enter(1, None).is_err() {
+        while self.inflight.len() > 0 {
+            self.ask_to_cancel(types::CancelBuilder::any());
+            // Asked again after a second, in case the cancellation itself could not be handed in.
+            if self.enter(1, Some(monotonic_ns() + 1_000_000_000)).is_err() {
                 // The kernel still owns buffers, and can't be asked: they stay its.
                 self.buffers.leak();
                 return;
             }
             self.reap(&mut answers);
-            for token in std::mem::take(&mut self.starved) {
-                self.inflight.release(token);
-            }
         }
     }
 }

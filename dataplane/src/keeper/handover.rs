@@ -10,9 +10,8 @@ use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
 use crate::keeper::protocol::{BATCH_PACKETS_MAX, Blob, FromSuccessor, ToSuccessor, VERSION};
 use crate::keeper::session::{Session, Sessions};
-use crate::sys::socket;
+use crate::sys::{process, socket};
 use rustix::event::PollFlags;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -62,21 +61,7 @@ enum Item {
 impl Handover {
     /// Creates the socket, mode 0600. A dead one in its place is replaced, a live one is `AddrInUse`.
     pub(super) fn listen(path: &Path) -> io::Result<Handover> {
-        let address = SocketAddrUnix::new(path)?;
-        let open = || {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        };
-        if rustix::net::connect(open()?, &address) == Err(rustix::io::Errno::CONNREFUSED) {
-            std::fs::remove_file(path)?;
-        }
-        let listener = open()?;
-        // The umask belongs to this one thread; nothing else is created meanwhile.
-        let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-        let bound = rustix::net::bind(&listener, &address);
-        rustix::process::umask(before);
-        bound?;
-        rustix::net::listen(&listener, 4)?;
+        let listener = process::listen_packets(path)?;
         Ok(Handover { listener, path: path.to_owned(), successor: None })
     }
 

@@ -7,11 +7,11 @@
 
 use crate::command::{Scope, Spawn};
 use crate::control::{ExitStatus, LimitInForce, SpawnFailure, Tree, Usage};
-use crate::key::{ProcessKey, Ticket};
 use crate::keeper::protocol::{
     BULK_BYTES_MAX, Blob, End, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX, SpawnRequest, ToKeeper,
     ToKernel, VERSION,
 };
+use crate::key::{ProcessKey, Ticket};
 use crate::sys::process;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -132,7 +132,8 @@ pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolE
     let mut marker = Vec::with_capacity(MARKER.len() + spawn.session.len());
     marker.extend_from_slice(MARKER);
     marker.extend_from_slice(spawn.session.as_bytes());
-    let kept = spawn.env.iter().filter(|entry| !entry.starts_with(MARKER)).chain(std::iter::once(&marker));
+    // First, where it is found without reading all of a large environment.
+    let kept = std::iter::once(&marker).chain(spawn.env.iter().filter(|entry| !entry.starts_with(MARKER)));
     let argv = terminated(spawn.argv.iter(), "argv")?;
     let env = terminated(kept, "env")?;
     refuse_nul(&spawn.search_path, "search_path")?;

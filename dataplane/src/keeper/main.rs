@@ -4,13 +4,13 @@
 //! handover socket. Nothing here waits anywhere else, but for a child on its way to exec.
 
 use crate::command::Scope;
+use crate::keeper::flags::Flags;
 use crate::keeper::handover::Handover;
 use crate::keeper::lane::Lane;
-use crate::key::ProcessKey;
-use crate::keeper::flags::Flags;
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::{ToKeeper, ToKernel, VERSION};
 use crate::keeper::session::{Ring, Sessions};
+use crate::key::ProcessKey;
 use crate::sys::Cgroups;
 use crate::sys::process::{self, Events, Forker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -92,8 +92,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
 fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
     process::become_keeper(&flags.lanes, flags.embedded)?;
     let lanes = process::take_over(&flags.lanes)?.into_iter().map(Lane::new).collect();
-    let events = Events::new()?;
+    // Before anything else is opened: some numbers are the forker's.
     let forker = Forker::new()?;
+    let events = Events::new()?;
     // Children are told their own limit at birth.
     let _ = process::raise_descriptor_limit();
     let handover = match &flags.on_kernel_loss {
@@ -354,9 +355,7 @@ impl Keeper {
         let now = Instant::now();
         let quiet = self.childless && !self.lanes.iter().any(Lane::congested);
         match self.stage {
-            Stage::Serving => {
-                self.childless && self.alone_since.is_some_and(|since| now >= since + HOLD_MAX)
-            }
+            Stage::Serving => self.childless && self.alone_since.is_some_and(|since| now >= since + HOLD_MAX),
             Stage::Grace(until) if now < until => quiet,
             Stage::Grace(_) => {
                 self.stage = Stage::Killing(now + LINGER);

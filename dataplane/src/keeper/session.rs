@@ -4,8 +4,8 @@
 //! and forgotten. Its kept descriptors go earlier, one by one by `CloseChannel` or all by `Forget`.
 
 use crate::control::{ExitStatus, Usage};
-use crate::key::ProcessKey;
 use crate::keeper::protocol::End;
+use crate::key::ProcessKey;
 use crate::sys::Cgroup;
 use slab::Slab;
 use std::collections::HashMap;

@@ -4,11 +4,10 @@
 //! its own until it is told to end.
 
 use crate::control::{ExitStatus, Tree, Usage};
-use crate::key::ProcessKey;
 use crate::keeper::protocol::{End, FromSuccessor, ProtocolError, ToSuccessor, VERSION};
-use crate::sys::socket;
+use crate::key::ProcessKey;
+use crate::sys::{process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -85,9 +84,7 @@ impl Estate {
     /// Connects to a keeper's handover socket and receives everything. While its kernel lives the keeper lets
     /// nobody in: this then fails with `TimedOut`.
     pub fn receive(path: &Path, within: Duration) -> io::Result<Estate> {
-        let flags = SocketFlags::CLOEXEC;
-        let keeper = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        rustix::net::connect(&keeper, &SocketAddrUnix::new(path)?)?;
+        let keeper = process::connect_packets(path)?;
         let mut estate = Estate { keeper_pid: 0, reactors: Vec::new(), sessions: Vec::new(), keeper };
         estate.say(&FromSuccessor::Hello { version: VERSION, pid: std::process::id() as i32 })?;
         let deadline = Instant::now() + within;

@@ -108,9 +108,8 @@ impl Keeper {
         process::environment(pid, ENVIRONMENT_BYTES_MAX, &mut environment);
         let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(MARKER));
         let owner = name.and_then(|name| {
-            let named = self.sessions.iter().filter(|(_, session)| {
-                !session.ended && session.name.as_bytes() == name
-            });
+            let named =
+                self.sessions.iter().filter(|(_, session)| !session.ended && session.name.as_bytes() == name);
             // A name that is used again while the first tree lives: the later one.
             named.max_by_key(|(_, session)| session.process.serial).map(|(index, _)| index)
         });
@@ -225,9 +224,8 @@ impl Keeper {
         }
         let leader = session.exit.is_none().then_some(session.pid);
         let roots = leader.into_iter().chain(session.orphans.iter().map(|orphan| orphan.pid));
-        let mut members: Vec<Member> = roots
-            .filter_map(|pid| Some(Member { pid, stat: process::stat(pid)?, ours: true }))
-            .collect();
+        let mut members: Vec<Member> =
+            roots.filter_map(|pid| Some(Member { pid, stat: process::stat(pid)?, ours: true })).collect();
         let mut next = 0;
         while let Some(parent) = members.get(next).copied() {
             next += 1;
@@ -258,9 +256,7 @@ impl Keeper {
 fn deliver(member: &Member, signal: i32) -> io::Result<bool> {
     let send = |signal: i32| match member.ours {
         true => process::signal_child(member.pid, signal).map(|()| true),
-        false => process::signal_member(member.pid, signal, |now| {
-            now.start_ticks == member.stat.start_ticks
-        }),
+        false => process::signal_member(member.pid, signal, |now| now.start_ticks == member.stat.start_ticks),
     };
     let sent = match send(signal) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),

@@ -373,7 +373,7 @@ impl<D: Driver> Reactor<D> {
 }
 
 /// Where a command is carried out; none is here.
-fn home_of(command: &Command) -> Option<ReactorId> {
+pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
     match command {
         Command::Reply { connection, .. } | Command::Close { connection } => Some(connection.reactor),
         Command::Spawn(spawn) => Some(spawn.process.home),

@@ -43,6 +43,30 @@ pub struct Staging<F> {
     pub page: Page,
 }
 
+/// What a dead kernel had taken of one stream, in the keeper's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Bytes `[.., in_ring_to)` are in the ring, as far as it reaches back.
+    pub in_ring_to: u64,
+    /// So many more are in the staging pipe, to be read before the source.
+    pub staged_bytes: u64,
+}
+
+impl Account {
+    /// From T and E of the stream's ring (0 and 0 if it had none yet), what FIONREAD says of the staging pipe, and
+    /// whether the page names this stream. The kernel must be dead.
+    pub fn of(taken: u64, expected: u64, staged_bytes: u64, named: bool) -> Account {
+        match (named, expected > taken) {
+            // Killed before step 2: whatever is staged came after T. After step 4 nothing is staged.
+            (true, false) => Account { in_ring_to: taken, staged_bytes },
+            // Killed in step 3: what is not in the staging pipe any more is in the ring.
+            (true, true) => Account { in_ring_to: expected - staged_bytes, staged_bytes },
+            // The staging pipe is somebody else's, so this stream was left complete.
+            (false, _) => Account { in_ring_to: taken, staged_bytes: 0 },
+        }
+    }
+}
+
 /// What a [`take`] brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -132,5 +156,29 @@ fn take_by_copy<D: Driver>(
             Ok(Taken::End)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A take of 10 bytes at offset 100, cut off after each step.
+    #[test]
+    fn a_take_that_was_cut_off_anywhere_is_accounted_for_to_the_byte() {
+        let total = |account: Account| account.in_ring_to + account.staged_bytes;
+        let before_splice = Account::of(100, 100, 0, true);
+        let spliced = Account::of(100, 100, 10, true);
+        let expected = Account::of(100, 110, 10, true);
+        let half_read = Account::of(100, 110, 4, true);
+        let all_read = Account::of(100, 110, 0, true);
+        let committed = Account::of(110, 110, 0, true);
+        assert_eq!(total(before_splice), 100);
+        for account in [spliced, expected, half_read, all_read, committed] {
+            assert_eq!(total(account), 110);
+        }
+        assert_eq!(half_read, Account { in_ring_to: 106, staged_bytes: 4 });
+        let bystander = Account::of(55, 55, 4, false);
+        assert_eq!(bystander, Account { in_ring_to: 55, staged_bytes: 0 });
     }
 }

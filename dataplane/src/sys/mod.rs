@@ -4,6 +4,7 @@
 //! file is the only place that knows which. Nothing here has state, retries or policy: a call is made once, never
 //! blocks, and its errno comes back as it is. Who calls when is the business of the drivers and the keeper.
 
+pub mod clock;
 pub mod pipe;
 pub mod process;
 pub mod pty;
@@ -13,13 +14,16 @@ pub mod socket;
 mod linux {
     //! Linux: epoll, splice, eventfd, peer pidfds.
     pub(super) mod cgroup;
+    mod fork;
     pub(super) mod io;
     pub(super) mod process;
 }
 #[cfg(target_os = "macos")]
 mod macos {
     //! macOS: kqueue and what stands in for the rest.
+    pub(super) mod cgroup;
     pub(super) mod io;
+    pub(super) mod process;
 }
 
 #[cfg(target_os = "linux")]

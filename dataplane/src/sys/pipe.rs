@@ -134,9 +134,7 @@ mod tests {
 
     #[test]
     fn only_the_ends_asked_for_never_block() {
-        let of = |fd: &OwnedFd| {
-            rustix::fs::fcntl_getfl(fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK)
-        };
+        let of = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK);
         let pipe = pipe(65_536, NonBlocking::Reader).unwrap();
         assert!(of(&pipe.reader) && !of(&pipe.writer));
         let pipe = super::pipe(65_536, NonBlocking::Writer).unwrap();

@@ -16,8 +16,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub use platform::{
-    Events, Forker, become_keeper, children, environment, rlimit_name, sealed_memory, signal_member, stat,
-    take_over, threads_children,
+    ADDRESS_SPACE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
+    listen_packets, rlimit_name, sealed_memory, signal_member, stat, take_over, threads_children,
 };
 
 /// What a child is to be. Strings are NUL-terminated and stand one after the other.
@@ -191,8 +191,3 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     Ok(rustix::process::setrlimit(resource, raised)?)
 }
-
-/// RLIMIT_NOFILE's number.
-pub const NOFILE: u32 = libc::RLIMIT_NOFILE as u32;
-/// RLIMIT_AS's number.
-pub const ADDRESS_SPACE: u32 = libc::RLIMIT_AS as u32;

@@ -5,7 +5,6 @@
 
 use super::platform::process as platform;
 use crate::command::TerminalSize;
-use rustix::pty::OpenptFlags;
 use rustix::termios::{InputModes, OptionalActions, Winsize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,7 +21,7 @@ pub struct Pty {
 /// Opens a pair of this size, with the line discipline's defaults and UTF-8 erase; `owner` may open the terminal
 /// by name, as programs that ask for a password do.
 pub fn open(size: TerminalSize, owner: Option<u32>) -> io::Result<Pty> {
-    let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let master = platform::open_master()?;
     rustix::pty::grantpt(&master)?;
     rustix::pty::unlockpt(&master)?;
     let terminal = platform::open_terminal(&master)?;

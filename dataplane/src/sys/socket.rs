@@ -134,13 +134,20 @@ pub fn receive_packet(lane: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<Own
     // What isn't taken out of it is closed when it is dropped.
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(buffer)];
-    let received = rustix::net::recvmsg(lane, &mut into, &mut control, platform::RECEIVE_PACKET_FLAGS)?;
+    let flags = platform::RECEIVE_PACKET_FLAGS;
+    let received = match rustix::net::recvmsg(lane, &mut into, &mut control, flags).map_err(io::Error::from) {
+        Err(error) if platform::is_lane_end(&error) => return Ok(0),
+        other => other?,
+    };
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
+            for fd in rights {
+                platform::keep_from_children(&fd)?;
+                fds.push(fd);
+            }
         }
     }
     Ok(received.bytes)
@@ -283,8 +290,7 @@ mod tests {
         rustix::net::sendmsg(&here, &bytes, &mut control, platform::SEND_FLAGS).unwrap();
         drop(writer);
         let mut received = Vec::new();
-        let error =
-            until_there(|| receive_packet(there.as_fd(), &mut [0; 64], &mut received)).unwrap_err();
+        let error = until_there(|| receive_packet(there.as_fd(), &mut [0; 64], &mut received)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
         assert!(received.is_empty());
         assert_eq!(rustix::io::read(&reader, &mut [0; 8]).unwrap(), 0);

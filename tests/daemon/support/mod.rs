@@ -102,13 +102,14 @@ pub(crate) fn program() -> &'static Path {
     COPY.get_or_init(|| {
         // One place for all test processes: a copy each would fill the disk, and nobody could remove the last.
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let reachable = folder.ancestors().all(|part| {
-            fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
-        });
+        let reachable = folder
+            .ancestors()
+            .all(|part| fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0));
         if reachable {
             return built.to_owned();
         }
-        let stamp = fs::metadata(built).and_then(|metadata| metadata.modified()).expect("the program was built");
+        let stamp =
+            fs::metadata(built).and_then(|metadata| metadata.modified()).expect("the program was built");
         let stamp = stamp.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
         let copy = std::env::temp_dir().join(format!("kairo-under-test-{stamp:x}"));
         if !copy.exists() {
@@ -205,7 +206,8 @@ impl Daemon {
     /// A connection that has asked for offsets, ends and large chunks.
     pub(crate) fn connect_modern(&self) -> Raw {
         let mut raw = self.connect();
-        let hello = json!({"client": "tests", "features": ["records", "int64", "chunks"], "chunkBytesMax": 1 << 20});
+        let hello =
+            json!({"client": "tests", "features": ["records", "int64", "chunks"], "chunkBytesMax": 1 << 20});
         raw.ok("kernel.hello", hello);
         raw
     }
@@ -251,9 +253,8 @@ impl Daemon {
     fn end_all_processes(&self) {
         let mut raw = self.connect();
         let list = raw.ok("process.list", json!({}));
-        let empty = Vec::new();
-        let all = list["processes"].as_array().or(list.as_array()).unwrap_or(&empty);
-        for process in all.iter().filter(|process| process["state"] != "exited") {
+        let all = list["processes"].as_array().cloned().unwrap_or_default();
+        for process in all.iter().filter(|process| process["detail"]["phase"] != "ended") {
             let kill = json!({"id": process["id"], "signal": "KILL", "graceMs": 0, "scope": "tree"});
             raw.ok("process.kill", kill);
         }

@@ -45,7 +45,8 @@ impl Chunk {
     pub(crate) fn of(frame: &Frame) -> Chunk {
         let value = frame.value();
         let text = |name| field(&value, name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let number = |name| field(&value, name).and_then(|value| value.as_u64().or(value.as_f64().map(|f| f as u64)));
+        let number =
+            |name| field(&value, name).and_then(|value| value.as_u64().or(value.as_f64().map(|f| f as u64)));
         let data = match field(&value, "data") {
             Some(Value::Binary(data)) => data.clone(),
             other => panic!("data of a chunk is {other:?}"),
@@ -84,7 +85,11 @@ impl Raw {
             if frame.kind == STREAM_CHUNK {
                 let chunk = Chunk::of(&frame);
                 if chunk.subscription == subscription {
-                    assert_eq!(chunk.sequence, sequence.map_or(chunk.sequence, |last: u64| last + 1), "sequence");
+                    assert_eq!(
+                        chunk.sequence,
+                        sequence.map_or(chunk.sequence, |last: u64| last + 1),
+                        "sequence"
+                    );
                     sequence = Some(chunk.sequence);
                     output.take(chunk);
                     continue;
@@ -159,7 +164,11 @@ impl Output {
         match event["topic"].as_str() {
             Some("stream.gap") => {
                 let number = |name: &str| data[name].as_u64().expect("a gap is from and to");
-                self.gaps.push((data["stream"].as_str().unwrap_or_default().into(), number("from"), number("to")));
+                self.gaps.push((
+                    data["stream"].as_str().unwrap_or_default().into(),
+                    number("from"),
+                    number("to"),
+                ));
             }
             Some("stream.end") => self.ends.push(data.clone()),
             _ => return false,

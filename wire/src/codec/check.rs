@@ -43,14 +43,23 @@ pub fn check(payload: &[u8]) -> Result<(), CheckError> {
 }
 
 /// Where the first value of `bytes` ends.
+#[inline]
 pub(crate) fn value_end(bytes: &[u8]) -> Result<usize, CheckError> {
     let head = Head::read(bytes, 0)?;
-    if head.container { container_end(bytes) } else { Ok(head.end) }
+    if !head.container {
+        return Ok(head.end);
+    }
+    // Calls are shallow, and a short array is cheap to clear: only what is deeper is walked with the long one.
+    const SHALLOW: usize = 8;
+    match container_end::<SHALLOW>(bytes) {
+        Err(CheckError::TooDeep) => container_end::<DEPTH_MAX>(bytes),
+        outcome => outcome,
+    }
 }
 
-fn container_end(bytes: &[u8]) -> Result<usize, CheckError> {
+fn container_end<const DEPTH: usize>(bytes: &[u8]) -> Result<usize, CheckError> {
     // `left` values are still to come at the current level, `open[..depth]` at those around it.
-    let mut open = [0usize; DEPTH_MAX];
+    let mut open = [0usize; DEPTH];
     let mut depth = 0;
     let mut left = 1usize;
     let mut elements = 1usize;
@@ -69,17 +78,15 @@ fn container_end(bytes: &[u8]) -> Result<usize, CheckError> {
         if !head.container {
             continue;
         }
-        if head.children > bytes.len() - at {
+        if head.children > bytes.len().saturating_sub(at) {
             return Err(CheckError::Truncated);
         }
         elements += head.children;
         if elements > ELEMENTS_MAX {
             return Err(CheckError::TooManyElements);
         }
-        if depth == DEPTH_MAX {
-            return Err(CheckError::TooDeep);
-        }
-        open[depth] = left;
+        let place = open.get_mut(depth).ok_or(CheckError::TooDeep)?;
+        *place = left;
         depth += 1;
         left = head.children;
     }

@@ -23,7 +23,16 @@ use std::borrow::Cow;
 /// Reads one value that fills `bytes`. Bytes of a peer go through [`check`](crate::codec::check::check) first, which
 /// has the better errors; without it this is slower to refuse, and as safe.
 pub fn from_slice<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, CodecError> {
-    let mut decoder = Decoder { rest: bytes, depth: 0 };
+    read(bytes, false)
+}
+
+/// The same, but nil under a key is a value: for those who show what is there.
+pub(crate) fn from_slice_with_nil<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, CodecError> {
+    read(bytes, true)
+}
+
+fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8], keeps_nil: bool) -> Result<T, CodecError> {
+    let mut decoder = Decoder { rest: bytes, depth: 0, keeps_nil };
     let value = T::deserialize(&mut decoder)?;
     match decoder.rest.len() {
         0 => Ok(value),
@@ -39,31 +48,65 @@ impl From<CheckError> for CodecError {
 
 /// The text keys of a map and the bytes of their values, in order, up to the first that is malformed. Nothing if it is
 /// no map. Unlike a struct's fields, a nil value is there.
-pub(crate) fn entries(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let mut decoder = Decoder { rest: bytes, depth: 0 };
-    let mut left = match decoder.token() {
+pub(crate) fn entries(bytes: &[u8]) -> TextEntries<'_> {
+    let mut decoder = Decoder { rest: bytes, depth: 0, keeps_nil: false };
+    let left = match decoder.token() {
         Ok(Token::Map(length)) => length,
         _ => 0,
     };
-    std::iter::from_fn(move || {
-        while left > 0 {
-            left -= 1;
-            let before = decoder.rest;
-            if let Ok(Token::Str(key)) = decoder.token() {
-                return Some((key, decoder.raw().ok()?));
+    TextEntries { rest: decoder.rest, left }
+}
+
+/// See [`entries`].
+pub(crate) struct TextEntries<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> TextEntries<'a> {
+    #[inline]
+    fn value(&mut self) -> Option<&'a [u8]> {
+        let (value, rest) = self.rest.split_at_checked(value_end(self.rest).ok()?)?;
+        self.rest = rest;
+        Some(value)
+    }
+}
+
+impl<'a> Iterator for TextEntries<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left > 0 {
+            self.left -= 1;
+            let key = self.value()?;
+            let value = self.value()?;
+            if let Some(key) = str_body(key) {
+                return Some((key, value));
             }
-            decoder.rest = before;
-            decoder.raw().ok()?;
-            decoder.raw().ok()?;
         }
         None
-    })
+    }
+}
+
+/// The bytes of a str that is known to be whole.
+#[inline]
+pub(crate) fn str_body(value: &[u8]) -> Option<&[u8]> {
+    match value.first()? {
+        0xa0..=0xbf => value.get(1..),
+        0xd9 => value.get(2..),
+        0xda => value.get(3..),
+        0xdb => value.get(5..),
+        _ => None,
+    }
 }
 
 struct Decoder<'de> {
     rest: &'de [u8],
     /// Arrays and maps around the current place.
     depth: usize,
+    /// Nil under a key is a value; only `undefined` is absent.
+    keeps_nil: bool,
 }
 
 /// A value that has been read, or the beginning of a container.
@@ -128,7 +171,8 @@ impl<'de> Decoder<'de> {
     #[inline]
     fn skip_absent(&mut self) -> bool {
         self.rest = match self.rest {
-            [0xc0, rest @ ..] | [0xd4, 0x00, 0x00, rest @ ..] => rest,
+            [0xc0, rest @ ..] if !self.keeps_nil => rest,
+            [0xd4, 0x00, 0x00, rest @ ..] => rest,
             _ => return false,
         };
         true
@@ -307,6 +351,19 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         visitor.visit_newtype_struct(self)
     }
 
+    /// An array is no struct, although serde would take it for one by position.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, CodecError> {
+        match self.token()? {
+            token @ Token::Array(_) => Err(CodecError::mismatch("a map", token.unexpected())),
+            token => self.visit(token, visitor),
+        }
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -325,7 +382,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     }
 
     forward_to_deserialize_any! {
-        bool i128 u128 char str string unit unit_struct seq tuple tuple_struct map struct identifier
+        bool i128 u128 char str string unit unit_struct seq tuple tuple_struct map identifier
     }
 }
 
@@ -379,6 +436,17 @@ impl<'de> Entries<'_, 'de> {
         while self.left > 0 {
             self.left -= 1;
             let before = self.decoder.rest;
+            // The usual key, without the detour.
+            if let [marker @ 0xa0..=0xbf, rest @ ..] = before
+                && let Some((key, rest)) = rest.split_at_checked((marker & 0x1f) as usize)
+            {
+                self.key = Cow::Borrowed(key);
+                self.decoder.rest = rest;
+                if self.decoder.skip_absent() {
+                    continue;
+                }
+                return Ok(true);
+            }
             self.key = match self.decoder.token()? {
                 Token::Str(bytes) => Cow::Borrowed(bytes),
                 Token::Unsigned(number) => Cow::Owned(number.to_string().into_bytes()),

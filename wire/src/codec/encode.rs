@@ -2,11 +2,11 @@
 //!
 //! The shape is that of the encoder existing clients were written against: maps are always map16 in declaration
 //! order, integers take their shortest form, an absent value is `d4 00 00`. In the `V1` dialect integers outside
-//! −2³¹…2³²−1 are floats, because those clients get a type they can't compute with otherwise.
+//! −2³¹…2³²−1 are floats, because those clients get a type they can't compute with otherwise; past 2⁵³
+//! such a float is not exact, so nothing that must be (offsets, sequence numbers) goes there.
 
 use crate::codec::CodecError;
 use crate::codec::raw::{ABSENT, RAW};
-use crate::limits::EXACT_INTEGER_END;
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
 use serde::ser::{self, Serializer};
@@ -65,10 +65,7 @@ pub fn put_uint(buf: &mut BytesMut, dialect: Dialect, value: u64) {
         0x1_0000..=0xffff_ffff => put_marked(buf, 0xce, &(value as u32).to_be_bytes()),
         _ => match dialect {
             Dialect::Int64 => put_marked(buf, 0xcf, &value.to_be_bytes()),
-            Dialect::V1 => {
-                debug_assert!(value < EXACT_INTEGER_END, "{value} is not exact as a float");
-                put_marked(buf, 0xcb, &(value as f64).to_be_bytes());
-            }
+            Dialect::V1 => put_marked(buf, 0xcb, &(value as f64).to_be_bytes()),
         },
     }
 }
@@ -83,10 +80,7 @@ pub fn put_int(buf: &mut BytesMut, dialect: Dialect, value: i64) {
         -0x8000_0000..-0x8000 => put_marked(buf, 0xd2, &(value as i32).to_be_bytes()),
         _ => match dialect {
             Dialect::Int64 => put_marked(buf, 0xd3, &value.to_be_bytes()),
-            Dialect::V1 => {
-                debug_assert!(value.unsigned_abs() < EXACT_INTEGER_END, "{value} is not exact as a float");
-                put_marked(buf, 0xcb, &(value as f64).to_be_bytes());
-            }
+            Dialect::V1 => put_marked(buf, 0xcb, &(value as f64).to_be_bytes()),
         },
     }
 }

@@ -63,6 +63,8 @@ crate::methods::words! {
         Exited = "exited",
         /// Nobody of the tree is left.
         Ended = "ended",
+        /// The keeper died and took what was known with it.
+        Lost = "lost",
     }
 }
 

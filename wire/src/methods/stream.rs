@@ -2,6 +2,7 @@
 
 use crate::error::WireError;
 use crate::id::{ProcessId, SubscriptionId};
+use crate::limits::EXACT_INTEGER_END;
 use crate::method::{Since, methods, need, need_either};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Unexpected, Visitor};
@@ -168,9 +169,23 @@ pub enum Start {
 #[derive(Default)]
 struct StartOffsets {
     /// Of stdout.
+    #[serde(deserialize_with = "offset")]
     stdout: u64,
     /// Of stderr.
+    #[serde(deserialize_with = "offset")]
     stderr: u64,
+}
+
+fn offset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    u64::deserialize(deserializer).and_then(exact)
+}
+
+/// No stream gets that long, and a larger offset could not be told to every client.
+fn exact<E: de::Error>(offset: u64) -> Result<u64, E> {
+    if offset < EXACT_INTEGER_END {
+        return Ok(offset);
+    }
+    Err(E::invalid_value(Unexpected::Unsigned(offset), &"an offset below 2^53"))
 }
 
 impl Serialize for Start {
@@ -203,8 +218,8 @@ impl<'de> Deserialize<'de> for Start {
                 }
             }
 
-            fn visit_u64<E>(self, offset: u64) -> Result<Start, E> {
-                Ok(Start::At(offset))
+            fn visit_u64<E: de::Error>(self, offset: u64) -> Result<Start, E> {
+                exact(offset).map(Start::At)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Start, A::Error> {

@@ -171,6 +171,8 @@ crate::methods::words! {
         User = "user",
         /// A process the kernel started, or a connection lowered by `identify`.
         Skill = "skill",
+        /// A peer whose place among processes could not be told: it may talk, and touch nothing.
+        Nobody = "nobody",
     }
 }
 

@@ -57,7 +57,10 @@ impl BufferRing {
 
     /// The first bytes of a buffer that is lent.
     pub(super) fn bytes(&self, buffer: u16, len: usize) -> &[u8] {
-        assert!(buffer < BUFFERS && len <= BUFFER_BYTES, "buffer {buffer} with {len} bytes is not of this ring");
+        assert!(
+            buffer < BUFFERS && len <= BUFFER_BYTES,
+            "buffer {buffer} with {len} bytes is not of this ring"
+        );
         // SAFETY: inside the mapping, as just checked. The kernel fills only what is in its ring, and the caller
         // holds the one `Lent` that names this buffer, so that nobody writes it while the borrow lives.
         unsafe { std::slice::from_raw_parts(self.start_of(buffer), len) }

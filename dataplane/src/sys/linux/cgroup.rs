@@ -7,6 +7,7 @@
 
 use crate::command::CgroupLimits;
 use crate::keeper::protocol::{Limit, Mechanism};
+use kairo_sandbox::ability::{LEAF, own_cgroup};
 use rustix::fs::{AtFlags, Mode, OFlags, inotify};
 use rustix::io::Errno;
 use std::io;
@@ -32,8 +33,6 @@ pub(crate) struct Cgroup {
 
 /// The controllers limits need.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
-/// Where processes go that stand in the way of controllers.
-const LEAF: &str = "kairo-kernel";
 /// Length of a period of `cpu.max`, microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -42,7 +41,7 @@ impl Cgroups {
     /// process may be moved aside into a leaf of its own: a cgroup that has processes cannot give controllers
     /// to its children. Errors: no cgroup v2, or not ours to write.
     pub(crate) fn establish(movable: impl Fn(i32) -> bool) -> io::Result<Cgroups> {
-        let own = own_folder()?;
+        let own = own_cgroup().ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
         remove_leftovers(&own);
         let path = own.join(format!("kairo-{}", std::process::id()));
         std::fs::create_dir(&path)?;
@@ -113,9 +112,9 @@ impl Cgroups {
     /// True exactly when a process that isn't dead is in the folder or below it.
     pub(crate) fn populated(&self, cgroup: &Cgroup) -> bool {
         let mut text = [0u8; 128];
-        let read = self.file(cgroup, "cgroup.events", OFlags::RDONLY).and_then(|file| {
-            Ok(rustix::io::read(&file, &mut text)?)
-        });
+        let read = self
+            .file(cgroup, "cgroup.events", OFlags::RDONLY)
+            .and_then(|file| Ok(rustix::io::read(&file, &mut text)?));
         // A folder that is gone has nobody in it.
         read.is_ok_and(|read| memchr::memmem::find(&text[..read], b"populated 1").is_some())
     }
@@ -176,33 +175,6 @@ impl AsFd for Cgroups {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.news.as_fd()
     }
-}
-
-/// Where this process is, in the unified hierarchy as it is mounted here.
-fn own_folder() -> io::Result<PathBuf> {
-    let missing = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
-    let membership = std::fs::read_to_string("/proc/self/cgroup")?;
-    let own = membership.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(missing)?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    for mount in mounts.lines() {
-        // … root mountpoint options [optional…] - type source …
-        let Some((left, right)) = mount.split_once(" - ") else { continue };
-        let mut fields = left.split(' ').skip(3);
-        let (Some(root), Some(point)) = (fields.next(), fields.next()) else { continue };
-        if !right.starts_with("cgroup2 ") {
-            continue;
-        }
-        let Some(below) = own.strip_prefix(root.trim_end_matches('/')) else { continue };
-        let mut folder = Path::new(point).join(below.trim_start_matches('/'));
-        if folder.ends_with(LEAF) {
-            // Moved there by a kernel before us; its sessions stood beside it.
-            folder.pop();
-        }
-        if folder.join("cgroup.procs").exists() {
-            return Ok(folder);
-        }
-    }
-    Err(missing())
 }
 
 /// Hands every controller down; returns those that were refused.

@@ -137,6 +137,16 @@ pub(crate) fn socket_pair(kind: SocketType, non_blocking: bool) -> io::Result<(O
     Ok(rustix::net::socketpair(rustix::net::AddressFamily::UNIX, kind, flags, None)?)
 }
 
+/// True if a receive failed because the other end of a lane is closed: here that isn't an error.
+pub(crate) fn is_lane_end(_error: &io::Error) -> bool {
+    false
+}
+
+/// Keeps received descriptors from children: MSG_CMSG_CLOEXEC has done it.
+pub(crate) fn keep_from_children(_fd: &OwnedFd) -> io::Result<()> {
+    Ok(())
+}
+
 /// The path that names descriptor `fd` of this process, to open what it refers to anew.
 pub(crate) fn reopen_path(fd: i32) -> Option<String> {
     Some(format!("/proc/self/fd/{fd}"))
@@ -207,9 +217,7 @@ pub(crate) fn lineage(socket: BorrowedFd<'_>, pid: i32, keeper_pid: i32) -> Line
     }
     match peer_pidfd(socket) {
         Ok(pidfd) => while_alive(&pidfd, || walk(pid, keeper_pid)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            without_peer_pidfd(pid, keeper_pid)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => without_peer_pidfd(pid, keeper_pid),
         Err(_) => Lineage::Unknown,
     }
 }

@@ -1,0 +1,95 @@
+//! What one cheap call costs in the control plane, lock included: `process.status` and `kernel.ping`, in batches of 64
+//! as a reactor hands them in.
+//!
+//! ```text
+//! cargo run --release -p kairo-controlplane --example status
+//! ```
+
+use bytes::BytesMut;
+use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_dataplane::command::{Command, Commands};
+use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer, Tree};
+use kairo_dataplane::key::{ConnectionKey, ReactorId};
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::limits::HEADER_BYTES;
+use kairo_wire::request;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+const BATCH: usize = 64;
+const ROUNDS: usize = 20_000;
+
+fn ticks() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+fn frame(method: &str, params: &serde_json::Value) -> Vec<u8> {
+    let mut buf = BytesMut::new();
+    let id = Raw::of("q7f3k2").unwrap_or_default();
+    if let Err(error) = request::put(&mut buf, &id, method, params, None) {
+        eprintln!("a request was not encoded: {error}");
+    }
+    buf[HEADER_BYTES..].to_vec()
+}
+
+fn main() {
+    let config = Config {
+        owner_uid: 1_000,
+        pid: 1,
+        version: "bench".to_owned(),
+        embedded: false,
+        socket_path: None,
+        environment: Vec::new(),
+        accounts: Box::new(NoAccounts),
+        facts: Vec::new(),
+        limits: Limits::default(),
+        numbers: Numbers::LINUX,
+    };
+    let control = ControlPlane::new(Kernel::new(config, Box::new(Seeded::new(1))), ticks);
+    let connection = ConnectionKey { reactor: ReactorId(0), slot: 0, generation: 1 };
+    let peer = Peer { pid: 2, uid: 1_000, gid: 1_000, groups: Vec::new(), lineage: Lineage::Outside };
+    let at = Moment::default();
+    let mut out = Commands::default();
+    control.connected(at, connection, peer, &mut out);
+    let spawn = frame("process.spawn", &serde_json::json!({ "id": "clip", "command": ["sleep", "1"] }));
+    control.received(at, connection, Inbound { kind: 1, payload: &spawn }, &mut out);
+    for command in std::mem::take(&mut out.list) {
+        if let Command::Spawn(spawn) = command {
+            let (process, limits) = (spawn.process, Vec::new());
+            let notice =
+                Notice::Spawned { process, pid: 4_711, tree: Tree::BestEffort, start_ticks: 1, limits };
+            control.notice(at, process.home, notice, &mut out);
+        }
+    }
+    for (name, payload) in [
+        ("process.status", frame("process.status", &serde_json::json!({ "id": "clip" }))),
+        ("kernel.ping", frame("kernel.ping", &serde_json::json!({}))),
+        ("unknown id", frame("process.status", &serde_json::json!({ "id": "nobody" }))),
+    ] {
+        let mut best = f64::MAX;
+        for _ in 0..7 {
+            let before = Instant::now();
+            for _ in 0..ROUNDS / 7 {
+                out.replies.clear();
+                out.list.clear();
+                for _ in 0..BATCH {
+                    control.received(at, connection, Inbound { kind: 1, payload: &payload }, &mut out);
+                }
+            }
+            let calls = (ROUNDS / 7 * BATCH) as f64;
+            best = best.min(before.elapsed().as_nanos() as f64 / calls);
+        }
+        println!("{name:16} {best:7.1} ns a call, {} bytes of reply", out.replies.len() / BATCH);
+    }
+    let held = control.lock_held();
+    println!(
+        "lock held: p50 {} ns, p99.9 {} ns, max {} ns, {} samples",
+        held.quantile_ns(500),
+        held.quantile_ns(999),
+        held.max_ns(),
+        held.count()
+    );
+}

@@ -1,0 +1,208 @@
+//! The invariants of the tables, walked whole: for tests and simulations, after every step.
+//!
+//! Each arrow of the picture in [`state`](crate::state) must have both its ends.
+
+use crate::kernel::Kernel;
+use crate::state::{Named, Pending, Phase, Place, Process, Timer};
+use std::collections::BTreeSet;
+
+impl Kernel {
+    /// What is broken, a sentence each; empty when all is well. Takes time in proportion to everything there is.
+    pub fn broken(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut hold = |what: bool, sentence: &str, of: u64| {
+            if !what {
+                broken.push(format!("{sentence} ({of})"));
+            }
+        };
+        self.check_calls(&mut hold);
+        self.check_processes(&mut hold);
+        self.check_subscriptions(&mut hold);
+        self.check_timers(&mut hold);
+        broken
+    }
+
+    /// Connections, calls, processes, subscriptions and timers there are.
+    pub fn census(&self) -> [usize; 5] {
+        let state = &self.state;
+        let subscriptions = state.streams.len() + state.topics.len();
+        [
+            state.connections.iter().count(),
+            state.calls.len(),
+            state.processes.len(),
+            subscriptions,
+            state.timers.len(),
+        ]
+    }
+
+    fn check_calls(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        let mut listed = 0;
+        for peer in state.connections.iter() {
+            listed += peer.calls.len();
+            for ticket in &peer.calls {
+                let own = state.calls.get(ticket).is_some_and(|call| call.connection == peer.key);
+                hold(own, "a connection lists a call that is not its own", *ticket);
+            }
+            let greeted = peer.greeted == state.audience.contains(&peer.key);
+            hold(greeted, "the audience is not exactly the greeted", u64::from(peer.key.slot));
+            let idle = peer.half_closed && peer.calls.is_empty() && peer.topics.is_empty();
+            let listens = peer.streams.iter().filter_map(|s| state.streams.get(s)).any(|s| s.is_live());
+            hold(peer.closing || !idle || listens, "a half-closed connection waits for nothing", 0);
+        }
+        hold(listed == state.calls.len(), "a call is in no connection's list", listed as u64);
+        for connection in &state.audience {
+            hold(state.connections.get(*connection).is_some(), "the audience holds a gone connection", 0);
+        }
+        for (ticket, call) in &state.calls {
+            let process = |serial: &u64| state.processes.get(serial);
+            let kept = match &call.pending {
+                Pending::Spawn { process: p } => process(p).is_some_and(|p| p.spawning == Some(*ticket)),
+                Pending::Reuse { holder, .. } => process(holder).is_some_and(|p| p.heirs.contains(ticket)),
+                Pending::Wait { process: p, .. } => process(p).is_some_and(|p| p.waits.contains(ticket)),
+                Pending::Deed { process: p, sent: false, .. } => {
+                    process(p).is_some_and(|p| p.deferred.contains(ticket) && p.phase == Phase::Starting)
+                }
+                Pending::Deed { sent: true, .. } | Pending::Metrics => true,
+            };
+            hold(kept, "a call waits for a process that does not know it", *ticket);
+        }
+    }
+
+    fn check_processes(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        for (key, serial) in &state.names {
+            let process = state.processes.get(serial);
+            let named = process.is_some_and(|p| p.id.key() == **key && !p.superseded);
+            hold(named, "an id names a process that is not its own", *serial);
+        }
+        for (session, serial) in &state.sessions {
+            let process = state.processes.get(serial);
+            hold(
+                process.is_some_and(|p| p.session.as_str() == &**session),
+                "a session names no process",
+                *serial,
+            );
+        }
+        for (pid, serial) in &state.leaders {
+            let leads = |p: &Process| p.phase == Phase::Running && p.pid as u64 == *pid;
+            hold(state.processes.get(serial).is_some_and(|p| leads(p)), "a leader does not run", *serial);
+        }
+        for (serial, process) in &state.processes {
+            let named = state.names.get(process.id.key().as_ref()) == Some(serial);
+            hold(named != process.superseded, "a process is neither named nor superseded", *serial);
+            let tickets = process.waits.iter().chain(&process.deferred).chain(&process.heirs);
+            let alive = tickets.chain(&process.spawning).all(|ticket| state.calls.contains_key(ticket));
+            hold(alive, "a process keeps a call that is answered", *serial);
+            let over = process.is_over() && !process.superseded;
+            let retained =
+                process.retained_ns.is_some_and(|since| state.retained.contains(&(since, *serial)));
+            hold(over == retained, "the retained records are not exactly those that are over", *serial);
+            let read = process.superseded && process.is_over() && process.readers.is_empty();
+            hold(!read, "a superseded record outlives its readers", *serial);
+            let waits = process.waits.is_empty() || matches!(process.phase, Phase::Starting | Phase::Running);
+            hold(waits, "a call waits for an exit that has been", *serial);
+            let dying = process.killing.is_none() || !process.tree_gone;
+            hold(dying, "a kill has nobody left", *serial);
+            let ward = process.guardian.and_then(|guardian| state.connections.get(guardian));
+            hold(
+                ward.is_none_or(|peer| peer.wards.contains(serial)),
+                "a guardian does not know its ward",
+                *serial,
+            );
+        }
+        hold(
+            state.retained.is_empty() || state.retention.is_some(),
+            "nobody watches the retained records",
+            0,
+        );
+    }
+
+    fn check_subscriptions(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        for (serial, stream) in &state.streams {
+            let peer = state.connections.get(stream.connection);
+            hold(
+                peer.is_some_and(|p| p.streams.contains(serial)),
+                "a subscription has no connection",
+                *serial,
+            );
+            let named = state.subscriptions.get(stream.id.as_str()) == Some(&Named::Stream(*serial));
+            hold(named, "a subscription has lost its name", *serial);
+            let waiting = state.waiting.get(stream.target.key().as_ref()).is_some_and(|w| w.contains(serial));
+            let reads = match &stream.place {
+                Place::Reading { key, process, .. } => {
+                    let known = state.reading.get(&key.serial) == Some(serial);
+                    known && state.processes.get(process).is_some_and(|p| p.readers.contains(serial))
+                }
+                Place::Waiting { .. } | Place::Following { .. } => waiting,
+            };
+            hold(reads, "a subscription stands nowhere", *serial);
+            hold(waiting != matches!(stream.place, Place::Reading { .. }), "a reader waits", *serial);
+            let follows = peer.is_some_and(|p| p.following.contains(serial));
+            hold(
+                follows == matches!(stream.place, Place::Following { .. }),
+                "a follower is not known",
+                *serial,
+            );
+        }
+        for serial in state.reading.values().chain(state.waiting.values().flatten()) {
+            hold(state.streams.contains_key(serial), "a list holds a gone subscription", *serial);
+        }
+        for (serial, topic) in &state.topics {
+            let peer = state.connections.get(topic.connection);
+            hold(peer.is_some_and(|p| p.topics.contains(serial)), "a topic has no connection", *serial);
+        }
+        let names = state.streams.len() + state.topics.len();
+        hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
+        for peer in state.connections.iter() {
+            let waits = |serial: &&u64| {
+                let stream = state.streams.get(serial);
+                stream.is_some_and(|stream| matches!(stream.place, Place::Waiting { .. }))
+            };
+            hold(peer.waiting == peer.streams.iter().filter(waits).count(), "the waiting are miscounted", 0);
+        }
+    }
+
+    fn check_timers(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        let mut wanted = BTreeSet::new();
+        wanted.extend(state.retention.map(|timer| (timer.serial, "retention")));
+        for call in state.calls.values() {
+            wanted.extend(call.deadline.map(|timer| (timer.serial, "deadline")));
+            match &call.pending {
+                Pending::Reuse { timer, .. } | Pending::Wait { timer: Some(timer), .. } => {
+                    wanted.insert((timer.serial, "patience"));
+                }
+                Pending::Wait { timer: None, .. }
+                | Pending::Spawn { .. }
+                | Pending::Deed { .. }
+                | Pending::Metrics => {}
+            }
+        }
+        for process in state.processes.values() {
+            let timer = process.killing.as_ref().and_then(|killing| killing.timer);
+            wanted.extend(timer.map(|timer| (timer.serial, "grace")));
+        }
+        for stream in state.streams.values() {
+            if let Place::Waiting { timer } = &stream.place {
+                wanted.insert((timer.serial, "waiting"));
+            }
+        }
+        let there: BTreeSet<(u64, &str)> = state
+            .timers
+            .iter()
+            .map(|(serial, timer)| match timer {
+                Timer::Retention => (*serial, "retention"),
+                Timer::Deadline { .. } => (*serial, "deadline"),
+                Timer::Patience { .. } => (*serial, "patience"),
+                Timer::Grace { .. } => (*serial, "grace"),
+                Timer::Waiting { .. } => (*serial, "waiting"),
+            })
+            .collect();
+        // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.
+        for (serial, _) in there.symmetric_difference(&wanted) {
+            hold(false, "a timer is armed for nobody, or somebody waits for none", *serial);
+        }
+    }
+}

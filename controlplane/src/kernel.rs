@@ -1,0 +1,422 @@
+//! The state machine, and the lock around it.
+//!
+//! [`Kernel`] is pure: what goes in is a frame or a notice and the time, what comes out are commands. [`ControlPlane`]
+//! lets reactors share one, and measures how long its lock is held: the budget is 50 µs for all but one call in a
+//! thousand. Nothing under the lock waits, reads a file or computes at length.
+//!
+//! Invariant: for equal configuration, entropy and sequence of calls the commands are equal.
+
+use crate::auth::policy::holds;
+use crate::auth::principal::{Principal, Skill};
+use crate::calls::{Asking, Turn};
+use crate::config::Config;
+use crate::entropy::{Entropy, Keyed};
+use crate::events::bus::Audience;
+use crate::histogram::Histogram;
+use crate::methods;
+use crate::sessions::lifecycle::Birth;
+use crate::sessions::readers::Departure;
+use crate::sessions::report;
+use crate::state::{Connection, Phase, Process, State, Timer, Trace};
+use crate::table::{Answers, Table};
+use kairo_dataplane::command::{Command, Commands};
+use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer};
+use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
+use kairo_wire::codec::check::{CheckError, check};
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::event::{KernelReady, KernelStopping, SecurityDenied};
+use kairo_wire::frame::Kind;
+use kairo_wire::limits::CHUNK_V1_BYTES_MAX;
+use kairo_wire::methods::status::{EndCause, EndedBy};
+use kairo_wire::request::{self, Refused, Request};
+use kairo_wire::{introspect, response};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+/// What decides.
+pub struct Kernel {
+    pub(crate) config: Config,
+    pub(crate) entropy: Box<dyn Entropy>,
+    pub(crate) state: State,
+    /// The key of digests.
+    pub(crate) digester: Keyed,
+    pub(crate) table: Table,
+    /// The encoded status of what nobody knows.
+    pub(crate) unknown: Raw,
+    /// No new work is taken.
+    pub(crate) stopping: bool,
+    /// Nothing can be started or signalled.
+    pub(crate) keeper_lost: bool,
+    /// The contract's description has been built.
+    pub(crate) described: bool,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel")
+            .field("config", &self.config)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the caller must do before a frame can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Errand {
+    /// Nothing: it is answered, parked, or was nothing to answer.
+    None,
+    /// Build the contract's description ([`introspect::all`]), which takes milliseconds, without the lock; then call
+    /// [`Kernel::described`] and hand the same frame in again.
+    Describe,
+}
+
+impl Kernel {
+    /// A kernel without connections and processes.
+    pub fn new(config: Config, mut entropy: Box<dyn Entropy>) -> Kernel {
+        let state = State::new(&mut *entropy);
+        let digester = Keyed::new(&mut *entropy);
+        let table = Table::of(methods::all());
+        Kernel {
+            config,
+            entropy,
+            state,
+            digester,
+            table,
+            unknown: report::unknown(),
+            stopping: false,
+            keeper_lost: false,
+            described: false,
+        }
+    }
+
+    /// The description has been built.
+    pub fn described(&mut self) {
+        self.described = true;
+    }
+
+    /// Tells the bus that the kernel takes calls.
+    pub fn ready(&mut self, at: Moment, out: &mut Commands) {
+        let event = KernelReady { pid: self.config.pid, version: self.config.version.clone() };
+        self.publish(&mut Turn { at, here: None, out }, Audience::All, &Trace::default(), &event);
+    }
+
+    /// Stops: no new work, every tree ended, then the reactors. `reason` is a method or a signal's name. Returns how
+    /// many trees there are; a second call changes nothing.
+    pub fn stop(&mut self, at: Moment, reason: &str, grace_ms: u64, out: &mut Commands) -> u32 {
+        self.stop_for(&mut Turn { at, here: None, out }, reason, grace_ms)
+    }
+
+    pub(crate) fn stop_for(&mut self, turn: &mut Turn<'_>, reason: &str, grace_ms: u64) -> u32 {
+        let principal = turn.here.map(|connection| self.principal_told(connection));
+        let living = self.state.processes.values_mut().filter(|process| !process.tree_gone);
+        let mut trees = 0;
+        for process in living {
+            trees += 1;
+            if process.phase == Phase::Running && process.ended_by.is_none() {
+                let cause = EndCause::Shutdown;
+                process.ended_by = Some(EndedBy { cause, principal: principal.clone() });
+            }
+        }
+        if !self.stopping {
+            self.stopping = true;
+            let event = KernelStopping { reason: reason.to_owned() };
+            self.publish(turn, Audience::All, &Trace::default(), &event);
+            let grace_ns = grace_ms.saturating_mul(crate::clock::MS);
+            turn.out.push(Command::Shutdown { grace_ns });
+        }
+        trees
+    }
+
+    /// A peer connected.
+    pub fn connected(&mut self, _: Moment, key: ConnectionKey, peer: Peer, _: &mut Commands) {
+        let principal = self.recognize(&peer);
+        tracing::debug!(
+            component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
+        );
+        self.state.connections.insert(Connection {
+            key,
+            peer,
+            principal,
+            dialect: Dialect::V1,
+            records: false,
+            chunk_bytes_max: CHUNK_V1_BYTES_MAX as u32,
+            greeted: false,
+            half_closed: false,
+            closing: false,
+            calls: Vec::new(),
+            streams: BTreeSet::new(),
+            following: BTreeSet::new(),
+            waiting: 0,
+            topics: BTreeSet::new(),
+            cpu: None,
+            wards: BTreeSet::new(),
+        });
+    }
+
+    /// Who a peer is, by what the operating system says about it.
+    fn recognize(&self, peer: &Peer) -> Principal {
+        match &peer.lineage {
+            Lineage::Unknown => Principal::Nobody { uid: peer.uid },
+            Lineage::Outside if peer.uid == self.config.owner_uid => Principal::Owner,
+            Lineage::Outside => Principal::User { uid: peer.uid },
+            Lineage::Child { ancestors, session } => {
+                match self.session_of(ancestors, session.as_deref(), peer.uid) {
+                    Some(session) => {
+                        Principal::Skill(Skill { uid: peer.uid, session: Some(session.into()), name: None })
+                    }
+                    None => Principal::Nobody { uid: peer.uid },
+                }
+            }
+        }
+    }
+
+    /// The session a descendant of the keeper belongs to: that of the nearest ancestor that leads one. The marker of
+    /// its environment is only heard when no ancestor does, and only if that session's tree still is there and runs
+    /// as the same user: an orphan.
+    fn session_of(&self, ancestors: &[i32], marker: Option<&str>, uid: u32) -> Option<String> {
+        let runs_as = |process: &Process| process.run_uid.unwrap_or(self.config.owner_uid);
+        let leader = ancestors.iter().find_map(|pid| self.state.leaders.get(&(*pid as u64)));
+        if let Some(process) = leader.and_then(|serial| self.state.processes.get(serial)) {
+            return Some(process.session.as_str().to_owned());
+        }
+        let process = self.state.processes.get(self.state.sessions.get(marker?)?)?;
+        (!process.tree_gone && runs_as(process) == uid).then(|| process.session.as_str().to_owned())
+    }
+
+    /// A whole frame arrived.
+    pub fn received(
+        &mut self,
+        at: Moment,
+        connection: ConnectionKey,
+        frame: Inbound<'_>,
+        out: &mut Commands,
+    ) -> Errand {
+        match self.state.connections.get(connection) {
+            Some(peer) if !peer.closing => {}
+            Some(_) | None => return Errand::None,
+        }
+        if Kind(frame.kind) == Kind::REQUEST && self.shortcut(connection, frame.payload, &mut out.replies) {
+            return Errand::None;
+        }
+        let mut turn = Turn { at, here: Some(connection), out };
+        if Kind(frame.kind) != Kind::REQUEST {
+            match check(frame.payload) {
+                Err(error) if error.is_malformed() => self.close(&mut turn, connection, error),
+                // Taken and ignored: what clients publish becomes events when there is a log for it.
+                Ok(()) | Err(_) => {}
+            }
+            return Errand::None;
+        }
+        match request::read(frame.payload) {
+            Ok(request) => return self.called(&mut turn, connection, &request),
+            Err(Refused::Close(error)) => self.close(&mut turn, connection, error),
+            Err(Refused::Answer { id, error }) => self.refuse(&mut turn, connection, id, &error),
+        }
+        Errand::None
+    }
+
+    fn close(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, error: CheckError) {
+        tracing::info!(component = "controlplane", connectionId = ?connection, %error, "a connection is closed");
+        if let Some(peer) = self.state.connections.get_mut(connection) {
+            peer.closing = true;
+        }
+        turn.out.push(Command::Close { connection });
+    }
+
+    fn called(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, request: &Request<'_>) -> Errand {
+        let mut asking = Asking {
+            connection,
+            id: request.id,
+            method: &request.method,
+            params: request.params,
+            meta: None,
+        };
+        if request.has_meta() {
+            match request.meta() {
+                Ok(meta) => asking.meta = Some(meta),
+                Err(error) => {
+                    self.refuse(turn, connection, request.id, &error);
+                    return Errand::None;
+                }
+            }
+        }
+        let Some(route) = self.table.get(asking.method) else {
+            let error = WireError::unknown_method(asking.method);
+            self.refuse(turn, connection, request.id, &error);
+            return Errand::None;
+        };
+        if !self.described && asking.method == "kernel.introspect" {
+            return Errand::Describe;
+        }
+        let outcome = if !holds(self.principal(connection).kind(), route.permission) {
+            Err(WireError::denied(
+                asking.method,
+                &format!("it takes the permission {}", route.permission.name()),
+            ))
+        } else if route.answers == Answers::Later && !self.has_room(connection) {
+            Err(WireError::too_many_calls())
+        } else {
+            (route.handler)(self, turn, &asking)
+        };
+        if let Err(error) = outcome {
+            if error.code == Code::PermissionDenied {
+                self.report_denial(turn, &asking, &error);
+            }
+            self.refuse(turn, connection, request.id, &error);
+        }
+        Errand::None
+    }
+
+    fn refuse(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: RawRef<'_>, error: &WireError) {
+        self.send(turn, connection, |buf, dialect| response::put_err(buf, dialect, id, error));
+    }
+
+    fn report_denial(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, error: &WireError) {
+        let principal = self.principal_told(asking.connection);
+        let uid = principal.uid;
+        let target =
+            error.details.as_ref().and_then(|details| details.get("id")?.as_str().map(str::to_owned));
+        tracing::warn!(
+            component = "controlplane", connectionId = ?asking.connection, method = asking.method,
+            target = target.as_deref().unwrap_or(""), reason = %error.message, "a call was refused"
+        );
+        let (method, reason) = (asking.method.to_owned(), error.message.clone().into_owned());
+        let event = SecurityDenied { principal, method, target, reason };
+        self.publish(turn, Audience::Administration { uid }, &asking.trace(), &event);
+    }
+
+    /// Something happened on reactor `here`.
+    pub fn notice(&mut self, at: Moment, _: ReactorId, notice: Notice, out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
+        match notice {
+            Notice::Spawned { process, pid, tree, start_ticks, limits } => {
+                self.spawned(turn, process, Birth { pid, tree, start_ticks, limits });
+            }
+            Notice::SpawnFailed { process, failure } => self.spawn_failed(turn, process, &failure),
+            Notice::Exited { process, status, usage } => self.exited(turn, process, status, usage),
+            Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
+            Notice::Ended { process } => self.ended(turn, process),
+            Notice::Lagged { subscription, channel, from, to } => {
+                self.lagged(turn, subscription, channel, (from, to));
+            }
+            Notice::Drained { subscription } => self.drained(turn, subscription),
+            Notice::Done { ticket, outcome } => self.done(turn, ticket.0, outcome),
+            Notice::Rang { timer } => self.rang(turn, timer),
+            Notice::HalfClosed { connection } => {
+                if let Some(peer) = self.state.connections.get_mut(connection) {
+                    peer.half_closed = true;
+                }
+                self.close_if_over(turn, connection);
+            }
+            Notice::Disconnected { connection } => self.disconnected(turn, connection),
+            Notice::KeeperLost => self.lose_keeper(turn),
+        }
+    }
+
+    fn rang(&mut self, turn: &mut Turn<'_>, timer: TimerKey) {
+        let Some(purpose) = self.state.timers.remove(&timer.serial) else { return };
+        match purpose {
+            Timer::Deadline { call } => {
+                let error = WireError::new(Code::Timeout, "the call's deadline has passed");
+                self.abandon(turn, call, &error, EndCause::Deadline);
+            }
+            Timer::Patience { call } => self.patience_over(turn, call),
+            Timer::Grace { process } => self.grace_over(turn, process),
+            Timer::Waiting { stream } => self.waited_enough(turn, stream),
+            Timer::Retention => self.expire(turn),
+        }
+    }
+
+    /// The connection is gone, and with it its calls, its subscriptions and its wards.
+    fn disconnected(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) {
+        let Some(peer) = self.state.connections.get_mut(key) else { return };
+        peer.closing = true;
+        let calls = std::mem::take(&mut peer.calls);
+        let streams: Vec<u64> = peer.streams.iter().copied().collect();
+        let topics = std::mem::take(&mut peer.topics);
+        let wards: Vec<u64> = std::mem::take(&mut peer.wards).into_iter().collect();
+        self.drop_calls(turn, calls);
+        for stream in streams {
+            self.end_reader(turn, stream, Departure::Unasked);
+        }
+        for topic in topics {
+            self.end_topic(topic);
+        }
+        self.end_wards(turn, wards, key);
+        self.state.audience.remove(&key);
+        self.state.connections.remove(key);
+    }
+}
+
+/// The lock around a [`Kernel`], and how long it is held.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// With the number of times it was locked.
+    kernel: Mutex<(Kernel, u64)>,
+    ticks: fn() -> u64,
+    held: Histogram,
+}
+
+/// Every so many calls the lock's time is taken; a power of two.
+const SAMPLING: u64 = 8;
+
+impl ControlPlane {
+    /// Shares a kernel. `ticks` is a monotonic clock in nanoseconds, read only to measure the lock.
+    pub fn new(kernel: Kernel, ticks: fn() -> u64) -> ControlPlane {
+        ControlPlane { kernel: Mutex::new((kernel, 0)), ticks, held: Histogram::default() }
+    }
+
+    /// How long the lock was held, of one call in eight.
+    pub fn lock_held(&self) -> &Histogram {
+        &self.held
+    }
+
+    /// Calls something on the kernel that no reactor does, as [`Kernel::ready`] and [`Kernel::stop`].
+    pub fn with<R>(&self, what: impl FnOnce(&mut Kernel) -> R) -> R {
+        self.locked(what)
+    }
+
+    fn locked<R>(&self, what: impl FnOnce(&mut Kernel) -> R) -> R {
+        // Whoever panicked took its reactor with it; the tables are whole between any two statements that can panic.
+        let mut guard = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kernel, times) = &mut *guard;
+        *times += 1;
+        if !times.is_multiple_of(SAMPLING) {
+            return what(kernel);
+        }
+        let before = (self.ticks)();
+        let result = what(kernel);
+        let after = (self.ticks)();
+        drop(guard);
+        self.held.record(after.saturating_sub(before));
+        result
+    }
+}
+
+impl Control for ControlPlane {
+    fn connected(&self, at: Moment, connection: ConnectionKey, peer: Peer, out: &mut Commands) {
+        self.locked(|kernel| kernel.connected(at, connection, peer, out));
+    }
+
+    fn received(&self, at: Moment, connection: ConnectionKey, frame: Inbound<'_>, out: &mut Commands) {
+        match self.locked(|kernel| kernel.received(at, connection, frame, out)) {
+            Errand::None => {}
+            Errand::Describe => {
+                introspect::all();
+                let errand = self.locked(|kernel| {
+                    kernel.described();
+                    kernel.received(at, connection, frame, out)
+                });
+                debug_assert_eq!(errand, Errand::None, "the description is built");
+            }
+        }
+    }
+
+    fn notice(&self, at: Moment, here: ReactorId, notice: Notice, out: &mut Commands) {
+        self.locked(|kernel| kernel.notice(at, here, notice, out));
+    }
+}

@@ -1,0 +1,21 @@
+//! What each method does. A row in the wire's `methods/` has its behaviour in the file of the same name here.
+//!
+//! A method reads its parameters, looks whether the caller may, and answers or parks the call. What takes more than
+//! that (lives of processes, readers, the bus) is in `sessions` and `events`. Invariant: a method that returns an
+//! error has answered nothing and parked nothing.
+
+use crate::table::Entry;
+
+pub(crate) mod device;
+pub(crate) mod event;
+pub(crate) mod permission;
+pub(crate) mod process;
+pub(crate) mod stream;
+pub(crate) mod system;
+
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
+    [system::METHODS, process::METHODS, stream::METHODS, event::METHODS, permission::METHODS, device::METHODS]
+        .into_iter()
+        .flatten()
+}

@@ -1,0 +1,254 @@
+//! Starting, driving, watching and ending processes. Their lives are in [`sessions`](crate::sessions).
+//!
+//! Every method that names a process goes through [`Kernel::target`]: what the caller may not touch it is refused,
+//! in the original's words.
+
+use crate::auth::grant::may_touch;
+use crate::calls::{Asking, Turn};
+use crate::clock::after_ms;
+use crate::kernel::Kernel;
+use crate::sessions::ending::{SIGTERM, stdin_closed};
+use crate::sessions::launch::{busy, keeper_lost};
+use crate::sessions::{plan, report};
+use crate::state::{Deed, Pending, Phase, Process, Timer};
+use crate::table::{Answers, Entry};
+use kairo_dataplane::command::Scope;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::id::ProcessId;
+use kairo_wire::method::Method;
+use kairo_wire::methods::process::{
+    self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
+    ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
+};
+use kairo_wire::methods::status::ProcessStatus;
+
+/// The behaviours of this room's rows.
+pub(crate) const METHODS: &[Entry] = &[
+    (Spawn::ROW, Answers::Later, spawn),
+    (Kill::ROW, Answers::Later, kill),
+    (Signal::ROW, Answers::Later, signal),
+    (Pause::ROW, Answers::Later, pause),
+    (Resume::ROW, Answers::Later, resume),
+    (StdinWrite::ROW, Answers::Later, stdin_write),
+    (StdinClose::ROW, Answers::Later, stdin_close),
+    (Resize::ROW, Answers::Later, resize),
+    (Wait::ROW, Answers::Later, wait),
+    (Status::ROW, Answers::AtOnce, status),
+    (List::ROW, Answers::AtOnce, list),
+];
+
+impl Kernel {
+    /// The process an id names, if there is one and the caller may touch it.
+    fn target(&self, asking: &Asking<'_>, id: &ProcessId) -> Result<Option<&Process>, WireError> {
+        match self.state.exactly(id) {
+            Some(process) if !may_touch(self.principal(asking.connection), &process.creator) => {
+                let id = id.to_string();
+                Err(WireError::denied_process(asking.method, &id).with("id", id))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Parks a call and has its deed done.
+    fn undertake(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, process: u64, deed: Deed) {
+        let ticket = self.park(turn, asking, Pending::Deed { process, deed, sent: false });
+        self.act(turn, ticket);
+    }
+
+    /// A call has waited as long as it wanted to.
+    pub(crate) fn patience_over(&mut self, turn: &mut Turn<'_>, ticket: u64) {
+        let Some(call) = self.state.calls.get(&ticket) else { return };
+        let error = match &call.pending {
+            Pending::Reuse { plan, .. } => busy(&plan.id),
+            Pending::Wait { .. } => {
+                WireError::new(Code::Timeout, "the process has not exited within timeoutMs")
+            }
+            Pending::Spawn { .. } | Pending::Deed { .. } | Pending::Metrics => return,
+        };
+        self.reject(turn, ticket, &error);
+    }
+}
+
+fn not_found(id: &ProcessId) -> WireError {
+    WireError::process_not_found(&id.to_string())
+}
+
+fn scope(scope: Option<process::Scope>) -> Scope {
+    match scope {
+        Some(process::Scope::Leader) => Scope::Leader,
+        Some(process::Scope::Tree) | None => Scope::Tree,
+    }
+}
+
+/// Whether there is anybody a signal of this scope could reach.
+fn is_reachable(process: &Process, scope: Scope) -> bool {
+    match (process.phase, scope) {
+        (Phase::Starting | Phase::Running, _) => true,
+        (Phase::Exited, Scope::Tree) => !process.tree_gone,
+        (Phase::Exited, Scope::Leader) | (Phase::Lost, _) => false,
+    }
+}
+
+fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Spawn>()?;
+    let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
+    let mut plan = plan::check(&kernel.config, peer, params)?;
+    plan.trace = asking.trace();
+    kernel.spawn(turn, asking, plan)
+}
+
+fn kill(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Kill>()?;
+    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let (serial, scope) = (process.key.serial, scope(params.scope));
+    if process.phase == Phase::Lost {
+        return Err(keeper_lost());
+    }
+    if !is_reachable(process, scope) {
+        kernel.answer(turn, asking, &KillResult { status: KillStatus::Killed, id: params.id });
+        return Ok(());
+    }
+    let signal = params.signal.as_ref().map_or(SIGTERM, kernel.config.numbers.signal);
+    let grace_ms = params.grace_ms.unwrap_or(kernel.config.limits.kill_grace_ms);
+    kernel.undertake(turn, asking, serial, Deed::Kill { signal, grace_ms, scope });
+    Ok(())
+}
+
+fn signal(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Signal>()?;
+    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let (serial, scope) = (process.key.serial, scope(params.scope));
+    if process.phase == Phase::Lost {
+        return Err(keeper_lost());
+    }
+    if !is_reachable(process, scope) {
+        return Err(not_found(&params.id));
+    }
+    let signal = (kernel.config.numbers.signal)(&params.signal);
+    kernel.undertake(turn, asking, serial, Deed::Signal { signal, scope });
+    Ok(())
+}
+
+fn pause(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Pause>()?;
+    match kernel.target(asking, &params.id)?.filter(|process| is_reachable(process, Scope::Tree)) {
+        Some(process) => {
+            let serial = process.key.serial;
+            kernel.undertake(turn, asking, serial, Deed::Pause);
+        }
+        None => kernel.answer(turn, asking, &PauseResult { status: PauseStatus::Failed, id: params.id }),
+    }
+    Ok(())
+}
+
+fn resume(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Resume>()?;
+    match kernel.target(asking, &params.id)?.filter(|process| is_reachable(process, Scope::Tree)) {
+        Some(process) => {
+            let serial = process.key.serial;
+            kernel.undertake(turn, asking, serial, Deed::Resume);
+        }
+        None => kernel.answer(turn, asking, &ResumeResult { status: ResumeStatus::Failed, id: params.id }),
+    }
+    Ok(())
+}
+
+/// The process whose stdin is meant, by serial.
+fn with_stdin(kernel: &Kernel, asking: &Asking<'_>, id: &ProcessId) -> Result<u64, WireError> {
+    match kernel.target(asking, id)? {
+        None => {
+            let mut error = not_found(id);
+            error.text = stdin_closed(id).text;
+            Err(error)
+        }
+        Some(process) if !is_reachable(process, Scope::Tree) => Err(stdin_closed(id)),
+        Some(process) => Ok(process.key.serial),
+    }
+}
+
+fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<StdinWrite>()?;
+    let serial = with_stdin(kernel, asking, &params.id)?;
+    kernel.undertake(turn, asking, serial, Deed::Write { data: params.data.0 });
+    Ok(())
+}
+
+fn stdin_close(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<StdinClose>()?;
+    let serial = with_stdin(kernel, asking, &params.id)?;
+    kernel.undertake(turn, asking, serial, Deed::CloseStdin);
+    Ok(())
+}
+
+fn resize(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Resize>()?;
+    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    if process.terminal.is_none() {
+        let message = format!("process {} has no terminal", params.id);
+        return Err(WireError::new(Code::NoTerminal, message).with("id", params.id.to_string()));
+    }
+    if !is_reachable(process, Scope::Tree) {
+        return Err(not_found(&params.id));
+    }
+    let serial = process.key.serial;
+    kernel.undertake(turn, asking, serial, Deed::Resize { size: plan::terminal_size(params.size()) });
+    Ok(())
+}
+
+fn wait(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Wait>()?;
+    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let serial = process.key.serial;
+    match (process.phase, report::exit(process)) {
+        (_, Some(exit)) => {
+            let (id, exit_code) = (params.id, exit.v1_code());
+            let result = WaitResult { status: WaitStatus::Exited, id, exit_code, exit: Some(exit) };
+            kernel.answer(turn, asking, &result);
+        }
+        (Phase::Lost, None) => return Err(keeper_lost()),
+        (Phase::Starting | Phase::Running | Phase::Exited, None) => {
+            let home = asking.connection.reactor;
+            let timer = params.timeout_ms.map(|delay_ms| kernel.arm(turn, home, after_ms(turn.at, delay_ms)));
+            let call = kernel.park(turn, asking, Pending::Wait { process: serial, timer });
+            if let Some(timer) = timer {
+                kernel.state.timers.insert(timer.serial, Timer::Patience { call });
+            }
+            if let Some(process) = kernel.state.processes.get_mut(&serial) {
+                process.waits.push(call);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn status(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Status>()?;
+    match kernel.target(asking, &params.id)? {
+        None => kernel.answer(turn, asking, &ProcessStatus::UNKNOWN),
+        Some(process) if params.detail => {
+            let status = kernel.detail(process, asking.connection);
+            kernel.answer(turn, asking, &status);
+        }
+        Some(process) => {
+            let status = process.status.clone();
+            kernel.answer(turn, asking, &status);
+        }
+    }
+    Ok(())
+}
+
+fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    asking.read::<List>()?;
+    let principal = kernel.principal(asking.connection);
+    let mut seen: Vec<&Process> = kernel
+        .state
+        .processes
+        .values()
+        .filter(|process| !process.superseded && may_touch(principal, &process.creator))
+        .map(|process| &**process)
+        .collect();
+    seen.sort_unstable_by_key(|process| process.key.serial);
+    let processes = seen.into_iter().map(|process| kernel.detail(process, asking.connection)).collect();
+    kernel.answer(turn, asking, &ListResult { processes });
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! What happens to a process, told by the data plane: it runs, its leader exits, its streams close, its tree is gone.
+//!
+//! The three ends come in this order of cause, not of time: a stream may outlive the leader and a tree may outlive
+//! both. Each is told to whom it concerns: calls that wait, connections that may see the process, the bus.
+//! Invariant: after each notice the record says what the data plane knows, and nothing waits for what has happened.
+
+use crate::auth::grant::may_touch;
+use crate::calls::Turn;
+use crate::clock::between_ms;
+use crate::events::bus::Audience;
+use crate::kernel::Kernel;
+use crate::sessions::launch::{keeper_lost, spawn_error};
+use crate::sessions::report;
+use crate::state::{Phase, Place, Process};
+use bytes::{Bytes, BytesMut};
+use kairo_dataplane::command::{Command, Scope};
+use kairo_dataplane::control::{ExitStatus, LimitInForce, SpawnFailure, StreamEnd, Tree, Usage};
+use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::error::WireError;
+use kairo_wire::event::{
+    ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed, StreamGap,
+    put_notice,
+};
+use kairo_wire::id::ProcessId;
+use kairo_wire::methods::process::{SpawnResult, SpawnStatus, WaitResult, WaitStatus};
+use kairo_wire::methods::status::{EndCause, EndedBy, StreamTotal};
+
+/// What is known of a child that runs.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    /// Its pid.
+    pub pid: i32,
+    /// How well its tree is known.
+    pub tree: Tree,
+    /// When it was born, clock ticks since boot.
+    pub start_ticks: u64,
+    /// Its limits.
+    pub limits: Vec<LimitInForce>,
+}
+
+impl Kernel {
+    /// The child runs.
+    pub(crate) fn spawned(&mut self, turn: &mut Turn<'_>, key: ProcessKey, birth: Birth) {
+        let serial = key.serial;
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        if process.phase != Phase::Starting {
+            return;
+        }
+        process.phase = Phase::Running;
+        process.pid = birth.pid;
+        process.tree = birth.tree;
+        process.start_ticks = birth.start_ticks;
+        process.limits = birth.limits;
+        process.started = turn.at;
+        process.status = report::running(Some(birth.pid));
+        let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.trace.clone());
+        self.state.leaders.insert(birth.pid as u64, serial);
+        let call = process.spawning.take();
+        let deferred = std::mem::take(&mut process.deferred);
+        let doom = process.doom.take();
+        let event = ProcessSpawned {
+            id: id.clone(),
+            pid: birth.pid,
+            session: process.session.as_str().to_owned(),
+            argv: report::texts(&process.argv),
+            cwd: process.cwd.clone().and_then(report::text),
+            owner: creator.told(self.config.owner_uid),
+            started_at_ms: crate::clock::wall_ms(turn.at),
+            tree: report::tree(birth.tree),
+        };
+        if let Some(call) = call {
+            let result = SpawnResult { status: SpawnStatus::Spawned, id, pid: birth.pid };
+            self.resolve(turn, call, &result);
+        }
+        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.attach_waiting(turn, serial);
+        for ticket in deferred {
+            self.act(turn, ticket);
+        }
+        if let Some(by) = doom {
+            self.doom(turn, serial, by);
+        }
+    }
+
+    /// There is no child, and there was none.
+    pub(crate) fn spawn_failed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, failure: &SpawnFailure) {
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
+        let error = spawn_error(process, failure);
+        let (call, id) = (process.spawning.take(), process.id.clone());
+        let heirs = std::mem::take(&mut process.heirs);
+        self.answer_orphans(turn, key.serial, &WireError::process_not_found(&id.to_string()));
+        self.drop_record(turn, key.serial);
+        if let Some(call) = call {
+            self.reject(turn, call, &error);
+        }
+        self.inherit(turn, heirs);
+    }
+
+    /// Answers every call that waits for something this process will never do.
+    fn answer_orphans(&mut self, turn: &mut Turn<'_>, serial: u64, error: &WireError) {
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        let orphans = [std::mem::take(&mut process.waits), std::mem::take(&mut process.deferred)].concat();
+        for ticket in orphans {
+            self.reject(turn, ticket, error);
+        }
+    }
+
+    /// The leader ended, and what it had left in its pipes is in memory.
+    pub(crate) fn exited(&mut self, turn: &mut Turn<'_>, key: ProcessKey, status: ExitStatus, usage: Usage) {
+        let serial = key.serial;
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        if process.phase != Phase::Running {
+            return;
+        }
+        process.phase = Phase::Exited;
+        self.state.leaders.remove(&(process.pid as u64));
+        process.exited = Some(turn.at);
+        process.exit = Some((status, usage));
+        process.paused = false;
+        process.status = report::exited(status);
+        process.ended_by = process.cause_of_end(status);
+        let waits = std::mem::take(&mut process.waits);
+        let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.trace.clone());
+        let only_leader = process.killing.as_ref().is_some_and(|killing| killing.scope == Scope::Leader);
+        let Some(exit) = report::exit(process) else { return };
+        let event = ProcessExited {
+            id: id.clone(),
+            pid: process.pid,
+            session: process.session.as_str().to_owned(),
+            code: exit.code,
+            signal: exit.signal,
+            signal_name: exit.signal_name.clone(),
+            core: exit.core,
+            ended_by: exit.ended_by.clone(),
+            usage: exit.usage,
+            duration_ms: exit.duration_ms,
+        };
+        if only_leader {
+            self.stop_killing(turn, serial);
+        }
+        self.announce_exit(turn, key, &id, status);
+        for ticket in waits {
+            let exit_code = status.v1_code();
+            let result = WaitResult {
+                status: WaitStatus::Exited,
+                id: id.clone(),
+                exit_code,
+                exit: Some(exit.clone()),
+            };
+            self.resolve(turn, ticket, &result);
+        }
+        self.publish(turn, Audience::Of(&creator), &trace, &event);
+    }
+
+    /// The v1 notice, to each connection that may see the process and has spoken.
+    fn announce_exit(&mut self, turn: &mut Turn<'_>, key: ProcessKey, id: &ProcessId, status: ExitStatus) {
+        let Some(process) = self.state.processes.get(&key.serial) else { return };
+        let notice = ProcessExitNotice { id: id.clone(), code: status.v1_code() };
+        let mut encoded: [Option<Bytes>; 2] = [None, None];
+        let mut frames = Vec::new();
+        for connection in &self.state.audience {
+            let Some(peer) = self.state.connections.get(*connection) else { continue };
+            if peer.closing || !may_touch(&peer.principal, &process.creator) {
+                continue;
+            }
+            let frame = encoded[usize::from(peer.dialect == Dialect::Int64)].get_or_insert_with(|| {
+                let mut buf = BytesMut::new();
+                if let Err(error) = put_notice(&mut buf, peer.dialect, &notice) {
+                    tracing::error!(component = "controlplane", processId = %id, %error, "an exit was not told");
+                }
+                buf.freeze()
+            });
+            if !frame.is_empty() {
+                frames.push((*connection, frame.clone()));
+            }
+        }
+        if !frames.is_empty() {
+            turn.out.push(Command::Announce { process: key, frames });
+        }
+    }
+
+    /// A stream ended.
+    pub(crate) fn closed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, end: StreamEnd) {
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
+        let place = channel as usize;
+        if !process.open[place] {
+            return;
+        }
+        process.open[place] = false;
+        process.ends[place] = Some(end);
+        let event = StreamClosed {
+            id: process.id.clone(),
+            session: process.session.as_str().to_owned(),
+            stream: report::stream_name(channel),
+            total_bytes: end.total_bytes,
+            cut_bytes: end.cut_bytes,
+        };
+        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.settle(turn, key.serial);
+    }
+
+    /// Nobody of the tree is left.
+    pub(crate) fn ended(&mut self, turn: &mut Turn<'_>, key: ProcessKey) {
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
+        if process.tree_gone {
+            return;
+        }
+        process.tree_gone = true;
+        let heirs = std::mem::take(&mut process.heirs);
+        let stream_totals = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
+        let event = ProcessEnded {
+            id: process.id.clone(),
+            session: process.session.as_str().to_owned(),
+            duration_ms: between_ms(process.started, turn.at),
+            streams: stream_totals.map(|channel| process.total(channel)).collect(),
+            stdin_bytes: process.meter.stdin_bytes.get(),
+        };
+        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        self.stop_killing(turn, key.serial);
+        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.settle(turn, key.serial);
+        self.inherit(turn, heirs);
+    }
+
+    /// Bytes went by a reader.
+    pub(crate) fn lagged(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: SubscriptionKey,
+        channel: Channel,
+        (from, to): (u64, u64),
+    ) {
+        let Some(stream) = self.state.reading.get(&key.serial).and_then(|s| self.state.streams.get(s)) else {
+            return;
+        };
+        let Place::Reading { process, .. } = &stream.place else { return };
+        let Some(process) = self.state.processes.get(process) else { return };
+        let gap = |subscription_id| StreamGap {
+            id: process.id.clone(),
+            session: process.session.as_str().to_owned(),
+            subscription_id,
+            stream: report::stream_name(channel),
+            from,
+            to,
+        };
+        let (own, others) = (gap(Some(stream.id.clone())), gap(None));
+        let (creator, trace, reader) = (process.creator.clone(), process.trace.clone(), stream.connection);
+        self.publish_to(turn, Audience::Of(&creator), &trace, Some(reader), &own, &others);
+    }
+
+    /// The keeper died: nobody can start, signal or wait for a child any more.
+    pub(crate) fn lose_keeper(&mut self, turn: &mut Turn<'_>) {
+        if self.keeper_lost {
+            return;
+        }
+        self.keeper_lost = true;
+        let mut lost: Vec<u64> = self
+            .state
+            .processes
+            .values()
+            .filter(|process| !process.tree_gone)
+            .map(|p| p.key.serial)
+            .collect();
+        lost.sort_unstable();
+        for serial in lost {
+            self.lose(turn, serial);
+        }
+    }
+
+    fn lose(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let error = keeper_lost();
+        self.stop_killing(turn, serial);
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        process.tree_gone = true;
+        let (call, heirs) = (process.spawning.take(), std::mem::take(&mut process.heirs));
+        let (phase, id) = (process.phase, process.id.clone());
+        if phase != Phase::Exited {
+            self.state.leaders.remove(&(process.pid as u64));
+            process.phase = Phase::Lost;
+            process.status = report::unknown();
+        }
+        let event = ProcessLost { id, pid: process.pid, session: process.session.as_str().to_owned() };
+        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        self.answer_orphans(turn, serial, &error);
+        for ticket in call.into_iter().chain(heirs) {
+            self.reject(turn, ticket, &error);
+        }
+        match phase {
+            // It never was, as far as anybody can tell.
+            Phase::Starting => self.forget(turn, serial),
+            Phase::Running | Phase::Exited | Phase::Lost => {
+                self.publish(turn, Audience::Of(&creator), &trace, &event);
+                self.settle(turn, serial);
+            }
+        }
+    }
+
+    /// A connection that dies takes its wards with it.
+    pub(crate) fn end_wards(&mut self, turn: &mut Turn<'_>, wards: Vec<u64>, connection: ConnectionKey) {
+        for serial in wards {
+            let by = self.ended_by(connection, EndCause::Disconnect);
+            self.doom(turn, serial, by);
+        }
+    }
+}
+
+impl Process {
+    /// It has, or had, this output.
+    pub(crate) fn has(&self, channel: Channel) -> bool {
+        self.open[channel as usize] || self.ends[channel as usize].is_some()
+    }
+
+    /// How long an output is.
+    fn total(&self, channel: Channel) -> StreamTotal {
+        let meter = &self.meter.streams[channel as usize];
+        let end = self.ends[channel as usize]
+            .unwrap_or(StreamEnd { total_bytes: meter.taken_bytes.get(), cut_bytes: meter.cut_bytes.get() });
+        StreamTotal {
+            stream: report::stream_name(channel),
+            total_bytes: end.total_bytes,
+            cut_bytes: end.cut_bytes,
+        }
+    }
+
+    /// Who or what ended it: a kill under way, or the client whose signal it died of; else itself.
+    fn cause_of_end(&mut self, status: ExitStatus) -> Option<EndedBy> {
+        if let Some(by) = self.ended_by.take() {
+            return Some(by);
+        }
+        match (status, self.signalled.take()) {
+            (ExitStatus::Signal { signal, .. }, Some((sent, by))) if sent == signal => Some(by),
+            (ExitStatus::Signal { .. } | ExitStatus::Code(_), _) => None,
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! A kernel, and a world around it that does what its commands say: connections with inboxes, timers, a log.
+
+use bytes::BytesMut;
+use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
+use kairo_dataplane::control::{
+    ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, StreamEnd, Tree, Usage,
+};
+use kairo_dataplane::key::{
+    Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey,
+};
+use kairo_wire::codec::raw::RawRef;
+use kairo_wire::event::EventFrame;
+use kairo_wire::frame::{Decoder, Kind};
+use kairo_wire::limits::HEADER_BYTES;
+use kairo_wire::request::{self, Meta};
+use kairo_wire::response::{CallError, Response};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The daemon's user in most tests.
+pub const OWNER: u32 = 1_000;
+
+/// What came to a connection.
+#[derive(Clone, Debug)]
+pub enum Arrival {
+    /// An answer: the id, and what came of it.
+    Answer(Value, Result<Value, CallError>),
+    /// An event: topic, and `data` or `payload`, and the whole of it.
+    Event(String, Value, BTreeMap<String, Value>),
+}
+
+pub struct World {
+    pub kernel: Kernel,
+    pub at: Moment,
+    pub inboxes: BTreeMap<ConnectionKey, Vec<Arrival>>,
+    pub closed: BTreeSet<ConnectionKey>,
+    greeted: BTreeSet<ConnectionKey>,
+    pub timers: BTreeMap<TimerKey, u64>,
+    /// Everything else the kernel has commanded and no test has taken.
+    pub commands: Vec<Command>,
+    /// Every command ever, as text.
+    pub log: Vec<String>,
+    calls: u64,
+    slots: u32,
+    pids: i32,
+    /// Whether the tables are walked after every step.
+    pub watched: bool,
+}
+
+pub fn config() -> Config {
+    let variable = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+    Config {
+        owner_uid: OWNER,
+        pid: 99,
+        version: "0.0.0-test".to_owned(),
+        embedded: false,
+        socket_path: Some(b"/run/kairo.sock".to_vec()),
+        environment: vec![
+            variable("PATH", "/usr/bin:/bin"),
+            variable("HOME", "/home/owner"),
+            variable("LC_ALL", "C"),
+            variable("SECRET", "hunter2"),
+            variable("KAIRO_SESSION", "outer"),
+            variable("XDG_RUNTIME_DIR", "/run/user/1000"),
+        ],
+        accounts: Box::new(NoAccounts),
+        facts: Vec::new(),
+        limits: Limits::default(),
+        numbers: Numbers::LINUX,
+    }
+}
+
+/// Alice is 2000.
+pub struct Alice;
+
+impl Accounts for Alice {
+    fn by_uid(&self, uid: u32) -> Option<Account> {
+        (uid == 2_000).then(|| Account {
+            name: "alice".to_owned(),
+            credentials: Credentials { uid: 2_000, gid: 2_001, groups: vec![2_001, 27] },
+            home: b"/home/alice".to_vec(),
+            shell: b"/bin/zsh".to_vec(),
+        })
+    }
+    fn by_name(&self, name: &str) -> Option<Account> {
+        if name == "alice" { self.by_uid(2_000) } else { None }
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with(config())
+    }
+
+    /// A daemon of root.
+    pub fn of_root() -> World {
+        World::with(Config { owner_uid: 0, accounts: Box::new(Alice), ..config() })
+    }
+
+    pub fn with(config: Config) -> World {
+        World {
+            kernel: Kernel::new(config, Box::new(Seeded::new(7))),
+            at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
+            inboxes: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            greeted: BTreeSet::new(),
+            timers: BTreeMap::new(),
+            commands: Vec::new(),
+            log: Vec::new(),
+            calls: 0,
+            slots: 0,
+            pids: 100,
+            watched: true,
+        }
+    }
+
+    // Connections
+
+    pub fn owner(&mut self) -> ConnectionKey {
+        self.connect(OWNER, Lineage::Outside)
+    }
+
+    pub fn user(&mut self, uid: u32) -> ConnectionKey {
+        self.connect(uid, Lineage::Outside)
+    }
+
+    /// A connection of a descendant of the keeper, pids from itself up.
+    pub fn child(&mut self, ancestors: &[i32], session: Option<&str>) -> ConnectionKey {
+        let lineage = Lineage::Child { ancestors: ancestors.to_vec(), session: session.map(str::to_owned) };
+        self.connect(OWNER, lineage)
+    }
+
+    pub fn connect(&mut self, uid: u32, lineage: Lineage) -> ConnectionKey {
+        self.slots += 1;
+        let key = ConnectionKey { reactor: ReactorId((self.slots % 2) as u16), slot: self.slots, generation: 1 };
+        let peer = Peer { pid: 50, uid, gid: uid, groups: vec![uid, 44], lineage };
+        let mut out = Commands::default();
+        self.kernel.connected(self.at, key, peer, &mut out);
+        self.carry_out(Some(key), out);
+        key
+    }
+
+    pub fn disconnect(&mut self, connection: ConnectionKey) {
+        self.notice(Notice::Disconnected { connection });
+    }
+
+    // Calls
+
+    /// Sends a call with this id.
+    pub fn send(&mut self, connection: ConnectionKey, id: &Value, method: &str, params: &Value) {
+        self.send_with(connection, id, method, params, None);
+    }
+
+    pub fn send_with(
+        &mut self,
+        connection: ConnectionKey,
+        id: &Value,
+        method: &str,
+        params: &Value,
+        meta: Option<&Meta<'_>>,
+    ) {
+        let mut frame = BytesMut::new();
+        request::put(&mut frame, id, method, params, meta).expect("a request");
+        self.bytes(connection, Kind::REQUEST, &frame[HEADER_BYTES..]);
+    }
+
+    /// Hands in a frame's payload.
+    pub fn bytes(&mut self, connection: ConnectionKey, kind: Kind, payload: &[u8]) {
+        let mut out = Commands::default();
+        let frame = Inbound { kind: kind.0, payload };
+        let mut errand = self.kernel.received(self.at, connection, frame, &mut out);
+        if errand == Errand::Describe {
+            kairo_wire::introspect::all();
+            self.kernel.described();
+            errand = self.kernel.received(self.at, connection, frame, &mut out);
+        }
+        assert_eq!(errand, Errand::None);
+        self.carry_out(Some(connection), out);
+    }
+
+    /// Sends a call under a fresh id, which it returns.
+    pub fn start(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Value {
+        self.calls += 1;
+        let id = json!(format!("c{}", self.calls));
+        self.send(connection, &id, method, &params);
+        id
+    }
+
+    /// The answer to a call, taken out of the inbox.
+    pub fn answer(&mut self, connection: ConnectionKey, id: &Value) -> Option<Result<Value, CallError>> {
+        let inbox = self.inboxes.get_mut(&connection)?;
+        let place = inbox.iter().position(|arrival| matches!(arrival, Arrival::Answer(of, _) if of == id))?;
+        match inbox.remove(place) {
+            Arrival::Answer(_, outcome) => Some(outcome),
+            Arrival::Event(..) => None,
+        }
+    }
+
+    /// Calls, and takes the answer that must be there at once.
+    pub fn call(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Result<Value, CallError> {
+        let id = self.start(connection, method, params);
+        self.answer(connection, &id).unwrap_or_else(|| panic!("{method} is not answered"))
+    }
+
+    pub fn ok(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Value {
+        self.call(connection, method, params).unwrap_or_else(|error| panic!("{method}: {error:?}"))
+    }
+
+    /// Calls, and takes the code and text of the failure.
+    pub fn fails(&mut self, connection: ConnectionKey, method: &str, params: Value) -> (String, String) {
+        code(&self.call(connection, method, params).expect_err(method))
+    }
+
+    /// Events that have come, taken out of the inbox.
+    pub fn events(&mut self, connection: ConnectionKey) -> Vec<(String, Value)> {
+        let Some(inbox) = self.inboxes.get_mut(&connection) else { return Vec::new() };
+        let mut events = Vec::new();
+        inbox.retain(|arrival| match arrival {
+            Arrival::Event(topic, data, _) => {
+                events.push((topic.clone(), data.clone()));
+                false
+            }
+            Arrival::Answer(..) => true,
+        });
+        events
+    }
+
+    // The data plane
+
+    pub fn notice(&mut self, notice: Notice) {
+        let mut out = Commands::default();
+        self.kernel.notice(self.at, ReactorId(0), notice, &mut out);
+        assert!(out.replies.is_empty(), "a notice has no connection to reply to");
+        self.carry_out(None, out);
+    }
+
+    pub fn done(&mut self, ticket: Ticket, outcome: Result<Outcome, Failure>) {
+        self.notice(Notice::Done { ticket, outcome });
+    }
+
+    /// Lets time pass; timers ring when they are due.
+    pub fn advance(&mut self, ms: u64) {
+        let end = self.at.monotonic_ns + ms * 1_000_000;
+        loop {
+            let due = self.timers.iter().map(|(timer, at)| (*at, *timer)).min();
+            let Some((at, timer)) = due.filter(|(at, _)| *at <= end) else { break };
+            self.pass_to(at);
+            self.timers.remove(&timer);
+            self.notice(Notice::Rang { timer });
+        }
+        self.pass_to(end);
+    }
+
+    fn pass_to(&mut self, monotonic_ns: u64) {
+        let passed = monotonic_ns.saturating_sub(self.at.monotonic_ns);
+        self.at.monotonic_ns += passed;
+        self.at.wall_ns += passed;
+    }
+
+    fn carry_out(&mut self, here: Option<ConnectionKey>, out: Commands) {
+        if let Some(connection) = here {
+            self.deliver(connection, &out.replies);
+        }
+        for command in out.list {
+            self.log.push(format!("{command:?}"));
+            match command {
+                Command::Reply { connection, frame } => self.deliver(connection, &frame),
+                Command::Announce { frames, .. } => {
+                    for (connection, frame) in frames {
+                        self.deliver(connection, &frame);
+                    }
+                }
+                Command::Unsubscribe { subscription, reply } => {
+                    if let Some((connection, frame)) = &reply {
+                        self.deliver(*connection, frame);
+                    }
+                    self.commands.push(Command::Unsubscribe { subscription, reply });
+                }
+                Command::Close { connection } => {
+                    assert!(self.closed.insert(connection), "a connection is closed twice");
+                }
+                Command::Arm { timer, at_ns } => {
+                    self.timers.insert(timer, at_ns);
+                }
+                Command::Disarm { timer } => {
+                    assert!(self.timers.remove(&timer).is_some(), "a timer is disarmed that is not armed");
+                }
+                other => self.commands.push(other),
+            }
+        }
+        if self.watched {
+            assert_eq!(self.kernel.broken(), Vec::<String>::new());
+        }
+    }
+
+    fn deliver(&mut self, connection: ConnectionKey, bytes: &[u8]) {
+        let inbox = self.inboxes.entry(connection).or_default();
+        let greeted = &mut self.greeted;
+        let mut decoder = Decoder::new();
+        decoder
+            .feed(bytes, |kind, payload| match kind {
+                Kind::RESPONSE => {
+                    let response = Response::read(payload).expect("a response");
+                    let outcome = response.outcome.map(value);
+                    greeted.insert(connection);
+                    inbox.push(Arrival::Answer(value(response.id), outcome));
+                }
+                Kind::EVENT => {
+                    assert!(greeted.contains(&connection), "nothing is pushed before the first reply");
+                    let event = EventFrame::parse(payload).expect("an event");
+                    let whole = value(RawRef::new(payload).expect("a value"));
+                    let whole = whole.as_object().expect("a map").clone().into_iter().collect();
+                    let body = event.body().map_or(Value::Null, value);
+                    inbox.push(Arrival::Event(event.topic.into_owned(), body, whole));
+                }
+                other => panic!("a frame of kind {other:?} comes from the data plane only"),
+            })
+            .expect("whole frames");
+        assert_eq!(decoder.pending_bytes(), 0, "a frame is cut");
+    }
+
+    // Commands, taken by what they are
+
+    pub fn take<T>(&mut self, mut what: impl FnMut(&Command) -> Option<T>) -> Option<T> {
+        let place = self.commands.iter().position(|command| what(command).is_some())?;
+        let command = self.commands.remove(place);
+        what(&command)
+    }
+
+    pub fn take_spawn(&mut self) -> Option<Box<Spawn>> {
+        let place = self.commands.iter().position(|command| matches!(command, Command::Spawn(_)))?;
+        match self.commands.remove(place) {
+            Command::Spawn(spawn) => Some(spawn),
+            _ => None,
+        }
+    }
+
+    pub fn take_subscribe(&mut self) -> Option<Box<Subscribe>> {
+        let place = self.commands.iter().position(|command| matches!(command, Command::Subscribe(_)))?;
+        match self.commands.remove(place) {
+            Command::Subscribe(subscribe) => Some(subscribe),
+            _ => None,
+        }
+    }
+
+    /// Signals commanded: (process, number, ticket).
+    pub fn take_signal(&mut self) -> Option<(ProcessKey, i32, Option<Ticket>)> {
+        self.take(|command| match command {
+            Command::Signal { process, signal, ticket, .. } => Some((*process, *signal, *ticket)),
+            _ => None,
+        })
+    }
+
+    pub fn take_forget(&mut self) -> Option<ProcessKey> {
+        self.take(|command| match command {
+            Command::Forget { process } => Some(*process),
+            _ => None,
+        })
+    }
+
+    pub fn take_unsubscribe(&mut self) -> Option<SubscriptionKey> {
+        self.take(|command| match command {
+            Command::Unsubscribe { subscription, .. } => Some(*subscription),
+            _ => None,
+        })
+    }
+
+    // Lives
+
+    /// Answers the oldest spawn command: the child runs. Returns its key and pid.
+    pub fn born(&mut self) -> (ProcessKey, i32) {
+        let spawn = self.take_spawn().expect("a spawn is under way");
+        self.pids += 1;
+        let (process, pid) = (spawn.process, self.pids);
+        self.notice(Notice::Spawned { process, pid, tree: Tree::BestEffort, start_ticks: 5, limits: Vec::new() });
+        (process, pid)
+    }
+
+    /// Spawns `id`, which runs then.
+    pub fn run(&mut self, connection: ConnectionKey, id: &str) -> (ProcessKey, i32) {
+        self.run_with(connection, json!({ "id": id, "command": ["sleep", "9"] }))
+    }
+
+    pub fn run_with(&mut self, connection: ConnectionKey, params: Value) -> (ProcessKey, i32) {
+        let call = self.start(connection, "process.spawn", params);
+        let born = self.born();
+        self.answer(connection, &call).expect("the spawn is answered").expect("it runs");
+        born
+    }
+
+    pub fn exits(&mut self, process: ProcessKey, status: ExitStatus) {
+        self.notice(Notice::Exited { process, status, usage: Usage::default() });
+    }
+
+    pub fn closes(&mut self, process: ProcessKey) {
+        for channel in Channel::ALL {
+            let end = StreamEnd { total_bytes: 10, cut_bytes: 0 };
+            self.notice(Notice::Closed { process, channel, end });
+        }
+    }
+
+    /// All three ends.
+    pub fn finish(&mut self, process: ProcessKey, code: i32) {
+        self.exits(process, ExitStatus::Code(code));
+        self.closes(process);
+        self.notice(Notice::Ended { process });
+    }
+}
+
+/// Code and text of a failure.
+pub fn code(error: &CallError) -> (String, String) {
+    let info = error.info.as_ref().expect("every failure has an errorInfo");
+    (info.code.clone(), error.text.clone())
+}
+
+pub fn value(raw: RawRef<'_>) -> Value {
+    kairo_wire::json::to_value(raw).expect("a value JSON can hold")
+}

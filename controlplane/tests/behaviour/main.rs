@@ -1,0 +1,12 @@
+//! What the control plane promises, sentence by sentence, driven directly: no reactor, no clock, no process.
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing where something must be has failed")]
+
+mod bus;
+mod calls;
+mod deeds;
+mod ends;
+mod harness;
+mod principals;
+mod spawning;
+mod streams;
+mod walk;

@@ -1,0 +1,371 @@
+//! Whatever clients send and whatever the data plane reports back, in any order: the kernel's tables stay whole, every
+//! call has at most one answer, nothing is pushed before a first reply or sent after a close, and when everybody has
+//! gone nothing is left. The same script gives the same history.
+//!
+//! The script is a list of steps, each an operation, a connection, a length and as many bytes:
+//!
+//! ```text
+//! op, connection, length (2, big-endian), bytes
+//! ```
+
+use bytes::BytesMut;
+use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_dataplane::command::{Command, Commands};
+use kairo_dataplane::control::{
+    ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, SpawnFailure, SpawnStage,
+    StreamEnd, Tree, Usage,
+};
+use kairo_dataplane::key::{
+    Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey,
+};
+use kairo_wire::codec::check::check;
+use kairo_wire::frame::{Decoder, Kind};
+use kairo_wire::introspect;
+use kairo_wire::request::{self, Refused};
+use kairo_wire::response::Response;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Most steps of a script that are taken.
+const STEPS_MAX: usize = 200;
+
+/// The input is a script.
+pub(crate) fn dispatch(input: &[u8]) {
+    let first = World::run(input);
+    assert_eq!(first, World::run(input), "one script, one history");
+}
+
+/// What is known of a client.
+#[derive(Default)]
+struct Client {
+    key: Option<ConnectionKey>,
+    /// Calls that want an answer, less answers.
+    owed: usize,
+    greeted: bool,
+    closing: bool,
+}
+
+/// A data plane that does what the script says, and what it was told to and has not done.
+struct World {
+    kernel: Kernel,
+    at: Moment,
+    clients: BTreeMap<u8, Client>,
+    connections: u32,
+    starting: Vec<ProcessKey>,
+    running: Vec<ProcessKey>,
+    exited: Vec<ProcessKey>,
+    subscriptions: Vec<SubscriptionKey>,
+    tickets: Vec<Ticket>,
+    timers: BTreeSet<TimerKey>,
+    pids: i32,
+    history: DefaultHasher,
+}
+
+impl World {
+    fn run(input: &[u8]) -> u64 {
+        let config = Config {
+            owner_uid: 1000,
+            pid: 99,
+            version: "0".to_owned(),
+            embedded: false,
+            socket_path: None,
+            environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
+            accounts: Box::new(NoAccounts),
+            facts: Vec::new(),
+            limits: Limits::default(),
+            numbers: Numbers::LINUX,
+        };
+        let mut world = World {
+            kernel: Kernel::new(config, Box::new(Seeded::new(1))),
+            at: Moment { monotonic_ns: 1, wall_ns: 1_700_000_000_000_000_000 },
+            clients: BTreeMap::new(),
+            connections: 0,
+            starting: Vec::new(),
+            running: Vec::new(),
+            exited: Vec::new(),
+            subscriptions: Vec::new(),
+            tickets: Vec::new(),
+            timers: BTreeSet::new(),
+            pids: 100,
+            history: DefaultHasher::new(),
+        };
+        let mut rest = input;
+        for _ in 0..STEPS_MAX {
+            let Some(([op, client, high, low], bytes)) = rest.split_first_chunk::<4>() else { break };
+            let length = usize::from(u16::from_be_bytes([*high, *low])).min(bytes.len());
+            let (bytes, after) = bytes.split_at(length);
+            rest = after;
+            world.step(*op, client % 4, bytes);
+        }
+        world.end();
+        world.history.finish()
+    }
+
+    fn step(&mut self, op: u8, client: u8, bytes: &[u8]) {
+        self.at.monotonic_ns += 1_000_000;
+        self.at.wall_ns += 1_000_000;
+        let choice = usize::from(bytes.first().copied().unwrap_or_default());
+        match op % 16 {
+            0..=7 => self.frame(client, Kind::REQUEST, bytes),
+            8 => self.frame(client, Kind(op), bytes),
+            9 => self.half_close(client),
+            10 => self.disconnect(client),
+            11 => self.born(choice),
+            12 => self.exits(choice),
+            13 => self.gone(choice),
+            14 => self.reports(choice),
+            _ => self.ring(choice),
+        }
+        let broken = self.kernel.broken();
+        assert!(broken.is_empty(), "{broken:?}");
+    }
+
+    fn connect(&mut self, client: u8) -> ConnectionKey {
+        if let Some(key) = self.clients.get(&client).and_then(|client| client.key) {
+            return key;
+        }
+        self.connections += 1;
+        let slot = self.connections;
+        let key = ConnectionKey { reactor: ReactorId(u16::from(client % 2)), slot, generation: 1 };
+        let lineage = match client {
+            0 | 1 => Lineage::Outside,
+            2 => Lineage::Child { ancestors: vec![101], session: None },
+            _ => Lineage::Unknown,
+        };
+        let uid = if client == 1 { 2000 } else { 1000 };
+        let peer = Peer { pid: 7, uid, gid: uid, groups: Vec::new(), lineage };
+        self.clients.insert(client, Client { key: Some(key), ..Client::default() });
+        let mut out = Commands::default();
+        self.kernel.connected(self.at, key, peer, &mut out);
+        self.carry_out(Some(client), out);
+        key
+    }
+
+    fn frame(&mut self, number: u8, kind: Kind, payload: &[u8]) {
+        let key = self.connect(number);
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let (wants, closes) = match (kind, request::read(payload)) {
+            (Kind::REQUEST, Ok(_) | Err(Refused::Answer { .. })) => (true, false),
+            (Kind::REQUEST, Err(Refused::Close(_))) => (false, true),
+            (_, _) => (false, check(payload).is_err_and(|error| error.is_malformed())),
+        };
+        client.owed += usize::from(wants && !client.closing);
+        let mut out = Commands::default();
+        let frame = Inbound { kind: kind.0, payload };
+        let mut errand = self.kernel.received(self.at, key, frame, &mut out);
+        if errand == Errand::Describe {
+            introspect::all();
+            self.kernel.described();
+            errand = self.kernel.received(self.at, key, frame, &mut out);
+        }
+        assert_eq!(errand, Errand::None);
+        self.carry_out(Some(number), out);
+        let client = &self.clients[&number];
+        assert!(client.closing || !closes, "what is no MessagePack closes the connection");
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        let mut out = Commands::default();
+        self.kernel.notice(self.at, ReactorId(0), notice, &mut out);
+        self.carry_out(None, out);
+    }
+
+    /// Does what commands say, as far as it is not left to the script.
+    fn carry_out(&mut self, caller: Option<u8>, out: Commands) {
+        out.replies.hash(&mut self.history);
+        if let Some(caller) = caller {
+            self.arrive(caller, &out.replies);
+        } else {
+            assert!(out.replies.is_empty(), "a notice has no caller");
+        }
+        for command in out.list {
+            // Spawns hold meters, whose addresses are no part of history.
+            std::mem::discriminant(&command).hash(&mut self.history);
+            match command {
+                Command::Reply { connection, frame } => self.arrive_at(connection, &frame),
+                Command::Close { connection } => {
+                    if let Some(client) = self.client_of(connection) {
+                        client.closing = true;
+                    }
+                }
+                Command::Spawn(spawn) => {
+                    spawn.argv.hash(&mut self.history);
+                    self.starting.push(spawn.process);
+                }
+                Command::Subscribe(subscribe) => self.subscriptions.push(subscribe.subscription),
+                Command::Unsubscribe { subscription, reply } => {
+                    self.subscriptions.retain(|other| *other != subscription);
+                    if let Some((connection, frame)) = reply {
+                        self.arrive_at(connection, &frame);
+                    }
+                }
+                Command::Write { ticket, .. }
+                | Command::CloseStdin { ticket, .. }
+                | Command::Resize { ticket, .. }
+                | Command::Work { ticket, .. } => self.tickets.push(ticket),
+                Command::Signal { ticket, .. } => self.tickets.extend(ticket),
+                Command::Announce { frames, .. } => {
+                    for (connection, frame) in frames {
+                        self.arrive_at(connection, &frame);
+                    }
+                }
+                Command::Arm { timer, .. } => {
+                    self.timers.insert(timer);
+                }
+                Command::Disarm { timer } => {
+                    self.timers.remove(&timer);
+                }
+                Command::AbandonWrite { .. } | Command::Forget { .. } | Command::Shutdown { .. } => {}
+            }
+        }
+    }
+
+    fn client_of(&mut self, connection: ConnectionKey) -> Option<&mut Client> {
+        self.clients.values_mut().find(|client| client.key == Some(connection))
+    }
+
+    fn arrive_at(&mut self, connection: ConnectionKey, frames: &[u8]) {
+        frames.hash(&mut self.history);
+        let found = self.clients.iter().find(|(_, client)| client.key == Some(connection));
+        if let Some(number) = found.map(|(number, _)| *number) {
+            self.arrive(number, frames);
+        }
+    }
+
+    /// Frames of ours are whole and well-formed, and come when they may.
+    fn arrive(&mut self, number: u8, frames: &[u8]) {
+        let mut decoder = Decoder::new();
+        let mut cut = Vec::new();
+        decoder
+            .feed(frames, |kind, payload| cut.push((kind, BytesMut::from(payload))))
+            .expect("frames of ours");
+        assert_eq!(decoder.pending_bytes(), 0, "frames of ours are whole");
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        for (kind, payload) in cut {
+            assert!(client.greeted || kind == Kind::RESPONSE, "nothing comes before a first reply");
+            if kind == Kind::RESPONSE {
+                Response::read(&payload).expect("a response of ours is one");
+                assert!(client.owed > 0, "an answer that nobody wants");
+                client.owed -= 1;
+                client.greeted = true;
+            } else {
+                check(&payload).expect("an event of ours passes");
+            }
+        }
+    }
+
+    fn half_close(&mut self, client: u8) {
+        if let Some(connection) = self.clients.get(&client).and_then(|client| client.key) {
+            self.notice(Notice::HalfClosed { connection });
+        }
+    }
+
+    fn disconnect(&mut self, client: u8) {
+        if let Some(connection) = self.clients.remove(&client).and_then(|client| client.key) {
+            self.notice(Notice::Disconnected { connection });
+        }
+    }
+
+    fn born(&mut self, choice: usize) {
+        if self.starting.is_empty() {
+            return;
+        }
+        let process = self.starting.remove(choice / 4 % self.starting.len());
+        if choice.is_multiple_of(4) {
+            let failure = SpawnFailure { stage: SpawnStage::Exec, errno: 2 };
+            return self.notice(Notice::SpawnFailed { process, failure });
+        }
+        self.pids += 1;
+        self.running.push(process);
+        let (pid, start_ticks) = (self.pids, u64::from(self.pids.unsigned_abs()));
+        self.notice(Notice::Spawned {
+            process,
+            pid,
+            tree: Tree::BestEffort,
+            start_ticks,
+            limits: Vec::new(),
+        });
+    }
+
+    fn exits(&mut self, choice: usize) {
+        if self.running.is_empty() {
+            return;
+        }
+        let process = self.running.remove(choice / 2 % self.running.len());
+        self.exited.push(process);
+        let status = match choice % 2 {
+            0 => ExitStatus::Code(choice as i32),
+            _ => ExitStatus::Signal { signal: 9, core: false },
+        };
+        self.notice(Notice::Exited { process, status, usage: Usage::default() });
+    }
+
+    /// The streams of an exited process close, and its tree ends.
+    fn gone(&mut self, choice: usize) {
+        if self.exited.is_empty() {
+            return;
+        }
+        let process = self.exited.remove(choice % self.exited.len());
+        for channel in Channel::ALL {
+            self.notice(Notice::Closed { process, channel, end: StreamEnd::default() });
+        }
+        self.notice(Notice::Ended { process });
+    }
+
+    /// Something that was asked for is done or not, or a reader lags or is through.
+    fn reports(&mut self, choice: usize) {
+        let outcome = match choice % 6 {
+            0 if !self.subscriptions.is_empty() => {
+                let subscription = self.subscriptions[choice % self.subscriptions.len()];
+                return self.notice(Notice::Lagged {
+                    subscription,
+                    channel: Channel::Stdout,
+                    from: 3,
+                    to: 9,
+                });
+            }
+            1 if !self.subscriptions.is_empty() => {
+                let subscription = self.subscriptions.remove(choice % self.subscriptions.len());
+                return self.notice(Notice::Drained { subscription });
+            }
+            2 => Err(Failure::Gone),
+            3 => Err(Failure::WouldBlock),
+            4 => Ok(Outcome::Written { offset: 5 }),
+            _ => Ok(Outcome::Signalled { processes: 1 }),
+        };
+        if !self.tickets.is_empty() {
+            let ticket = self.tickets.remove(choice / 6 % self.tickets.len());
+            self.notice(Notice::Done { ticket, outcome });
+        }
+    }
+
+    fn ring(&mut self, choice: usize) {
+        let place = choice % self.timers.len().max(1);
+        if let Some(timer) = self.timers.iter().nth(place).copied() {
+            self.timers.remove(&timer);
+            self.at.monotonic_ns += 3_600_000_000_000;
+            self.notice(Notice::Rang { timer });
+        }
+    }
+
+    /// Everybody goes, and everything that was begun comes to its end.
+    fn end(&mut self) {
+        for client in 0..4 {
+            self.disconnect(client);
+        }
+        while !self.starting.is_empty() || !self.running.is_empty() || !self.exited.is_empty() {
+            self.born(1);
+            self.exits(0);
+            self.gone(0);
+        }
+        while !self.tickets.is_empty() {
+            self.reports(2);
+        }
+        let broken = self.kernel.broken();
+        assert!(broken.is_empty(), "{broken:?}");
+        let [connections, calls, _, subscriptions, _] = self.kernel.census();
+        assert_eq!((connections, calls, subscriptions), (0, 0, 0), "nothing is left of those who have gone");
+    }
+}

@@ -1,0 +1,125 @@
+//! What this machine can enforce, found by asking it.
+//!
+//! Probing changes nothing: descriptors opened for it are closed, no process is started, no file is written. The
+//! result is plain data; a test makes up any machine it likes. What a finding means for a user is said in
+//! [`report`](crate::report).
+
+use crate::platform;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Everything probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ability {
+    /// Operating system and release, `Linux 6.12.0`.
+    pub system: String,
+    /// Effective user of the prober.
+    pub uid: u32,
+    /// Landlock's ABI number; 0 where there is no Landlock.
+    pub landlock_abi: u32,
+    /// seccomp filters can be installed.
+    pub seccomp_filter: bool,
+    /// A supervisor can answer for a filtered call (SECCOMP_RET_USER_NOTIF).
+    pub seccomp_user_notification: bool,
+    /// An ordinary user may create user namespaces, as far as the settings tell.
+    pub user_namespaces: Answer,
+    /// Our cgroup.
+    pub cgroup: Cgroup,
+    /// Processes have handles that survive pid reuse (pidfd_open).
+    pub pidfd: bool,
+    /// A socket tells its peer as such a handle (SO_PEERPIDFD, Linux 6.5).
+    pub peer_pidfd: bool,
+    /// Orphaned descendants can be adopted (PR_SET_CHILD_SUBREAPER).
+    pub subreaper: bool,
+    /// A process's children can be listed (`/proc/PID/task/TID/children`).
+    pub children_listed: bool,
+    /// io_uring may be used.
+    pub io_uring: Answer,
+    /// Memory can be sealed against change (memfd_create, F_ADD_SEALS).
+    pub memfd_seals: bool,
+    /// Bytes can be moved without a copy (splice).
+    pub splice: bool,
+    /// Pipes.
+    pub pipes: Pipes,
+    /// Limits of this process, inherited by what it starts.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// Yes, or why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "answer", content = "reason")]
+pub enum Answer {
+    /// It may be used.
+    Allowed,
+    /// It may not, for this reason.
+    Refused(String),
+}
+
+impl Answer {
+    /// True exactly for [`Answer::Allowed`].
+    pub fn allowed(&self) -> bool {
+        *self == Answer::Allowed
+    }
+}
+
+/// Where this process stands in the cgroup v2 hierarchy, and what it may do there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cgroup {
+    /// Our folder; none where no cgroup v2 is mounted.
+    pub folder: Option<PathBuf>,
+    /// We may make folders below it: trees can be exact.
+    pub writable: bool,
+    /// A folder can be killed at once (`cgroup.kill`, Linux 5.14).
+    pub kill: bool,
+    /// Controllers we can hand down to a session, of `memory`, `cpu` and `pids`.
+    pub controllers: Vec<String>,
+    /// Why controllers that exist can't be handed down.
+    pub withheld: Option<String>,
+}
+
+impl Cgroup {
+    /// True exactly when a session can be limited by this controller.
+    pub fn enforces(&self, controller: &str) -> bool {
+        self.writable && self.controllers.iter().any(|name| name == controller)
+    }
+}
+
+/// How much pipe a user may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pipes {
+    /// Largest pipe an ordinary user may ask for, bytes.
+    pub bytes_max: u64,
+    /// Pages of pipe an ordinary user may have in all before pipes are born small; 0: no limit.
+    pub user_pages_soft: u64,
+}
+
+/// One resource limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rlimit {
+    /// `descriptors`, `processes`, `lockedBytes`.
+    pub name: String,
+    /// In force; none: unlimited.
+    pub soft: Option<u64>,
+    /// As far as it may be raised; none: unlimited.
+    pub hard: Option<u64>,
+}
+
+impl Ability {
+    /// Asks this machine.
+    pub fn probe() -> Ability {
+        platform::probe()
+    }
+}
+
+/// The cgroup a kernel and its keeper move to when they stand in the way of controllers, below their own.
+pub const LEAF: &str = "kairo-kernel";
+
+/// Our folder in the cgroup v2 hierarchy as it is mounted here, for sessions to be made in; none where there is
+/// none.
+pub fn own_cgroup() -> Option<PathBuf> {
+    platform::own_cgroup()
+}

@@ -1,0 +1,236 @@
+//! Linux: asks the kernel, `/proc` and the cgroup hierarchy.
+
+use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit};
+use crate::profile::Resource;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+/// Asks for the ABI instead of making a ruleset.
+const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+/// Linux 6.5, newer than some libcs.
+const SO_PEERPIDFD: libc::c_int = 77;
+/// What limits can be made of.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+pub(crate) fn probe() -> Ability {
+    let actions = read("/proc/sys/kernel/seccomp/actions_avail");
+    Ability {
+        system: format!("Linux {}", read("/proc/sys/kernel/osrelease")),
+        uid: effective_user(),
+        landlock_abi: landlock_abi(),
+        seccomp_filter: !actions.is_empty(),
+        seccomp_user_notification: actions.split(' ').any(|action| action == "user_notif"),
+        user_namespaces: user_namespaces(),
+        cgroup: cgroup(),
+        pidfd: pidfd(),
+        peer_pidfd: peer_pidfd(),
+        // Since Linux 3.4.
+        subreaper: true,
+        children_listed: Path::new("/proc/thread-self/children").exists(),
+        io_uring: io_uring(),
+        memfd_seals: memfd_seals(),
+        splice: splice(),
+        pipes: Pipes {
+            bytes_max: read("/proc/sys/fs/pipe-max-size").parse().unwrap_or(1 << 20),
+            user_pages_soft: read("/proc/sys/fs/pipe-user-pages-soft").parse().unwrap_or(16_384),
+        },
+        rlimits: [
+            ("descriptors", libc::RLIMIT_NOFILE),
+            ("processes", libc::RLIMIT_NPROC),
+            ("lockedBytes", libc::RLIMIT_MEMLOCK),
+        ]
+        .map(|(name, number)| rlimit(name, number))
+        .into(),
+    }
+}
+
+/// RLIMIT_* of a resource.
+pub(crate) fn rlimit_number(resource: Resource) -> Option<u32> {
+    Some(match resource {
+        Resource::AddressSpace => libc::RLIMIT_AS,
+        Resource::Core => libc::RLIMIT_CORE,
+        Resource::CpuSeconds => libc::RLIMIT_CPU,
+        Resource::FileSize => libc::RLIMIT_FSIZE,
+        Resource::Descriptors => libc::RLIMIT_NOFILE,
+        Resource::Processes => libc::RLIMIT_NPROC,
+        Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+        Resource::Stack => libc::RLIMIT_STACK,
+    })
+}
+
+/// Our folder in the unified hierarchy, as it is mounted here; the one above if we have stepped aside.
+pub(crate) fn own_cgroup() -> Option<PathBuf> {
+    let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|mount| {
+        // … root mountpoint options [optional…] - type source …
+        let (left, right) = mount.split_once(" - ")?;
+        let mut fields = left.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        if !right.starts_with("cgroup2 ") {
+            return None;
+        }
+        let below = own.strip_prefix(root.trim_end_matches('/'))?;
+        let mut folder = Path::new(point).join(below.trim_start_matches('/'));
+        if folder.ends_with(LEAF) {
+            folder.pop();
+        }
+        folder.join("cgroup.procs").exists().then_some(folder)
+    })
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn effective_user() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+fn writable(path: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: a C string that outlives the call. AT_EACCESS: as the effective user, who will write.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
+}
+
+fn landlock_abi() -> u32 {
+    // SAFETY: with this flag no attribute is read: the pointer is null and the size 0 by contract.
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            ptr::null::<u8>(),
+            0usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(abi).unwrap_or(0)
+}
+
+fn user_namespaces() -> Answer {
+    let refused = |path: &str, means: &dyn Fn(&str) -> bool, reason: &str| {
+        let value = read(path);
+        means(&value).then(|| Answer::Refused(format!("{reason} ({path} is {value})")))
+    };
+    let is = |wanted: &'static str| move |value: &str| value == wanted;
+    if !Path::new("/proc/self/ns/user").exists() {
+        return Answer::Refused("the kernel has none".to_owned());
+    }
+    refused("/proc/sys/user/max_user_namespaces", &is("0"), "none may be created")
+        .or_else(|| refused("/proc/sys/kernel/unprivileged_userns_clone", &is("0"), "only root may"))
+        .or_else(|| {
+            let path = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+            refused(path, &is("1"), "AppArmor restricts them")
+        })
+        .unwrap_or(Answer::Allowed)
+}
+
+fn cgroup() -> Cgroup {
+    let Some(folder) = own_cgroup() else { return Cgroup::default() };
+    let offered = read(folder.join("cgroup.controllers"));
+    let handed = read(folder.join("cgroup.subtree_control"));
+    let has = |list: &str, name: &str| list.split(' ').any(|listed| listed == name);
+    let writable = writable(&folder) && writable(&folder.join("cgroup.procs"));
+    // Processes in a cgroup keep it from handing controllers down, but for the root and for what can step aside.
+    let root = !folder.join("cgroup.type").exists();
+    let free = root || members_are_ours(&folder);
+    let (usable, withheld): (Vec<&str>, Vec<&str>) = CONTROLLERS
+        .into_iter()
+        .filter(|name| has(&offered, name))
+        .partition(|name| has(&handed, name) || (writable && free));
+    Cgroup {
+        writable,
+        kill: root || folder.join("cgroup.kill").exists(),
+        controllers: usable.into_iter().map(str::to_owned).collect(),
+        withheld: (!withheld.is_empty()).then(|| {
+            format!("other processes share the cgroup {}: start Kairo in one of its own", folder.display())
+        }),
+        folder: Some(folder),
+    }
+}
+
+/// Only this process, its parents' line excluded, and what it started.
+fn members_are_ours(folder: &Path) -> bool {
+    let me = std::process::id().to_string();
+    let descends = |pid: &str| {
+        let mut ancestor = pid.to_owned();
+        while ancestor != me {
+            let stat = read(format!("/proc/{ancestor}/stat"));
+            // state, then the parent, after the name in parentheses.
+            let parent =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.split(' ').nth(2).map(str::to_owned));
+            match parent {
+                Some(parent) if parent != "0" && parent != "1" => ancestor = parent,
+                _ => return false,
+            }
+        }
+        true
+    };
+    read(folder.join("cgroup.procs")).lines().all(descends)
+}
+
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call that returned it opened it for us; nobody else knows the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn pidfd() -> bool {
+    // SAFETY: takes no pointer.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) }).is_ok()
+}
+
+fn peer_pidfd() -> bool {
+    let Ok((ours, _theirs)) = std::os::unix::net::UnixStream::pair() else { return false };
+    let mut pidfd: libc::c_int = -1;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: both out-pointers are to locals that outlive the call, of the size the option has.
+    let got = unsafe {
+        let (value, len) = (ptr::from_mut(&mut pidfd).cast(), &raw mut len);
+        libc::getsockopt(ours.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value, len)
+    };
+    got == 0 && owned(pidfd.into()).is_ok()
+}
+
+fn io_uring() -> Answer {
+    // SAFETY: without parameters the call can only fail: EFAULT if it may be used at all.
+    unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, ptr::null_mut::<u8>()) };
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::EFAULT | libc::EINVAL) => Answer::Allowed,
+        Some(libc::ENOSYS) => Answer::Refused("the kernel has none".to_owned()),
+        Some(libc::EPERM) => Answer::Refused("forbidden by a setting or a container".to_owned()),
+        other => Answer::Refused(format!("errno {}", other.unwrap_or_default())),
+    }
+}
+
+fn memfd_seals() -> bool {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string literal.
+    let Ok(memory) = owned(unsafe { libc::memfd_create(c"kairo-probe".as_ptr(), flags) }.into()) else {
+        return false;
+    };
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+    // SAFETY: takes no pointer; the descriptor is open.
+    unsafe { libc::fcntl(memory.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0 }
+}
+
+fn splice() -> bool {
+    // SAFETY: no offsets; with descriptors that don't exist it can only fail: EBADF if it may be used.
+    unsafe { libc::splice(-1, ptr::null_mut(), -1, ptr::null_mut(), 1, 0) };
+    io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
+}
+
+fn rlimit(name: &str, number: libc::__rlimit_resource_t) -> Rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the out-pointer is to a local that outlives the call.
+    unsafe { libc::getrlimit(number, &mut limit) };
+    let value = |raw: libc::rlim_t| (raw != libc::RLIM_INFINITY).then_some(raw);
+    Rlimit { name: name.to_owned(), soft: value(limit.rlim_cur), hard: value(limit.rlim_max) }
+}

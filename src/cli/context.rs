@@ -1,0 +1,130 @@
+//! What every command needs: the configuration, a connection, and a way to print.
+
+use crate::cli::args::Global;
+use crate::cli::failure::Failure;
+use crate::cli::terminal;
+use crate::config::environment::Environment;
+use crate::config::{self, Config, Flags};
+use kairo_client::Client;
+use kairo_wire::id::ProcessId;
+use serde_json::Value;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+/// How a command ends: with an exit code, or early.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// The surroundings of a command.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) environment: Environment,
+    pub(crate) config: Config,
+    pub(crate) json: bool,
+}
+
+/// The flags that every command has.
+pub(crate) fn flags(global: &Global) -> Flags {
+    Flags { config: global.config.clone(), socket: global.socket.clone(), ..Flags::default() }
+}
+
+impl Context {
+    /// Decides the configuration.
+    pub(crate) fn new(global: &Global, flags: &Flags, environment: Environment) -> Result<Context, Failure> {
+        let config = config::load(flags, &environment)?;
+        Ok(Context { environment, config, json: global.json })
+    }
+
+    /// A connection to the daemon.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.config.socket)?)
+    }
+
+    /// Prints a line.
+    pub(crate) fn line(&self, text: &str) -> Result<(), Failure> {
+        writeln!(io::stdout().lock(), "{text}")?;
+        Ok(())
+    }
+
+    /// Prints text that has its own line ends.
+    pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
+        io::stdout().lock().write_all(text.as_bytes())?;
+        Ok(())
+    }
+
+    /// Prints an object on one line, with `"v": 1` in it. Anything that is no object becomes its `value`.
+    pub(crate) fn object(&self, value: Value) -> Result<(), Failure> {
+        self.line(&versioned(value).to_string())
+    }
+
+    /// Whether stdout takes colour.
+    pub(crate) fn colour(&self) -> bool {
+        self.environment.allows_colour() && io::stdout().is_terminal()
+    }
+
+    /// Columns of the terminal, if stdout is one.
+    pub(crate) fn width(&self) -> Option<usize> {
+        if !io::stdout().is_terminal() {
+            return None;
+        }
+        terminal::size().map(|size| usize::from(size.cols))
+    }
+}
+
+/// `"v": 1` and the object.
+pub(crate) fn versioned(value: Value) -> Value {
+    let mut object = serde_json::Map::new();
+    object.insert("v".to_owned(), Value::from(1));
+    match value {
+        Value::Object(fields) => object.extend(fields),
+        other => {
+            object.insert("value".to_owned(), other);
+        }
+    }
+    Value::Object(object)
+}
+
+/// A value of the wire as JSON.
+pub(crate) fn json_of<T: serde::Serialize>(value: &T) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| Failure::new("E_SHAPE", error.to_string()))
+}
+
+/// A process's id as it was typed.
+pub(crate) fn process_id(text: &str) -> Result<ProcessId, Failure> {
+    ProcessId::from_text(text).map_err(Failure::usage)
+}
+
+/// Seconds, as they were typed.
+pub(crate) fn seconds(value: f64, flag: &str) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(value).ok().filter(|duration| duration.as_secs() < 1 << 32).ok_or_else(|| {
+        Failure::usage(format!("{flag} {value}: write a number of seconds, such as 0.5 or 30"))
+    })
+}
+
+/// Milliseconds of a duration, never rounded to nothing.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    let whole = duration.as_millis() as u64;
+    if whole == 0 && !duration.is_zero() { 1 } else { whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_json_value_carries_its_version() {
+        assert_eq!(versioned(json!({"b": 1, "a": 2}))["v"], 1);
+        assert!(versioned(json!({"z": 1})).to_string().contains("\"v\":1"));
+        assert_eq!(versioned(json!([1, 2])), json!({"v": 1, "value": [1, 2]}));
+    }
+
+    #[test]
+    fn seconds_are_finite_and_not_negative() {
+        assert_eq!(milliseconds(seconds(1.5, "--grace").unwrap()), 1_500);
+        assert_eq!(milliseconds(seconds(0.0, "--grace").unwrap()), 0);
+        assert_eq!(milliseconds(seconds(0.000_1, "--grace").unwrap()), 1);
+        for wrong in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
+            assert!(seconds(wrong, "--grace").is_err(), "{wrong}");
+        }
+    }
+}

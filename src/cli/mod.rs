@@ -1,0 +1,232 @@
+//! The command line: what was typed, carried out.
+//!
+//! [`args`] says what can be typed, [`failure`] how a command ends when it can't go on, [`context`] what all commands
+//! share. The rest is one file per family of commands, each a client of the daemon (or, for `run`, of an embedded
+//! kernel) like any other: nothing here reaches into a kernel.
+
+pub(crate) mod args;
+mod attach;
+mod context;
+mod describe;
+mod detach;
+mod escape;
+mod failure;
+mod local;
+mod output;
+mod processes;
+mod program;
+mod run;
+mod status;
+mod streams;
+mod table;
+mod terminal;
+
+use crate::config::Flags;
+use crate::config::environment::Environment;
+use args::{Cli, Command, ConfigSubcommand, LogFlags};
+use clap::Parser;
+use clap::error::ErrorKind;
+use context::{Context, Outcome, flags};
+use failure::{FAILED, Failure};
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Reads the command line and carries it out.
+pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nobody may be reading; there is nothing else to do with the words.
+            let _ = error.print();
+            return ExitCode::from(if asked_for { 0 } else { FAILED });
+        }
+    };
+    let json = cli.global.json;
+    let ended = perform(&cli);
+    // What is still in the buffer counts as output of the command.
+    let ended = ended.and_then(|exit| std::io::stdout().flush().map(|()| exit).map_err(Failure::from));
+    match ended {
+        Ok(exit) => ExitCode::from(exit),
+        Err(failure) => {
+            if let Some(text) = failure.text(json) {
+                eprintln!("{text}");
+            }
+            ExitCode::from(failure.exit())
+        }
+    }
+}
+
+fn perform(cli: &Cli) -> Outcome {
+    if let Command::Completions(args) = &cli.command {
+        return local::completions(args);
+    }
+    let context = Context::new(&cli.global, &all_flags(cli), Environment::read())?;
+    match &cli.command {
+        Command::Run(args) => run::run(&context, args),
+        Command::Serve(args) => local::serve(&context, args),
+        Command::Spawn(args) => processes::spawn(&context, args),
+        Command::Attach(args) => attach::attach(&context, args),
+        Command::Write(args) => streams::write(&context, args),
+        Command::Logs(args) => streams::logs(&context, args),
+        Command::Ps(args) => processes::ps(&context, args),
+        Command::Status(args) => processes::status(&context, args),
+        Command::Wait(args) => processes::wait(&context, args),
+        Command::Kill(args) => processes::kill(&context, args),
+        Command::Signal(args) => processes::signal(&context, args),
+        Command::Resize(args) => processes::resize(&context, args),
+        Command::Shutdown(args) => processes::shutdown(&context, args),
+        Command::Events(args) => describe::events(&context, args),
+        Command::Call(args) => describe::call(&context, args),
+        Command::Introspect(args) => describe::introspect(&context, args),
+        Command::Doctor(_) => local::doctor(&context),
+        Command::Config(args) => match &args.command {
+            ConfigSubcommand::Check(args) => local::config_check(&context, args),
+        },
+        Command::Completions(args) => local::completions(args),
+        Command::Keeper { .. } => {
+            Err(Failure::usage("the keeper is started by the kernel, not from the command line"))
+        }
+    }
+}
+
+/// The flags that bear on the configuration.
+fn all_flags(cli: &Cli) -> Flags {
+    let common = flags(&cli.global);
+    match &cli.command {
+        Command::Serve(args) => Flags {
+            state: args.state.clone(),
+            driver: args.driver.clone(),
+            cores: args.cores.clone(),
+            group: args.group.clone(),
+            ..with_log(common, &args.log, None)
+        },
+        // A program that is run has our stderr: only what is wrong is said there.
+        Command::Run(args) => Flags {
+            driver: args.driver.clone(),
+            cores: Some("1".to_owned()),
+            ..with_log(common, &args.log, Some("warn"))
+        },
+        // The file that is checked is the one that counts, so a broken one elsewhere does not matter.
+        Command::Config(args) => match &args.command {
+            ConfigSubcommand::Check(check) => {
+                Flags { config: check.file.clone().or(common.config.clone()), ..common }
+            }
+        },
+        _ => common,
+    }
+}
+
+fn with_log(flags: Flags, log: &LogFlags, level: Option<&str>) -> Flags {
+    Flags {
+        log_level: log.level.clone().or_else(|| level.map(str::to_owned)),
+        log_format: log.format.clone(),
+        log_file: log.file.clone(),
+        ..flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_summary_an_example_and_json() {
+        let mut root = Cli::command();
+        root.build();
+        let mut commands: Vec<&clap::Command> = root.get_subcommands().collect();
+        while let Some(command) = commands.pop() {
+            let name = command.get_name();
+            if command.is_hide_set() || name == "help" {
+                continue;
+            }
+            assert!(command.get_about().is_some(), "{name} says nothing of itself");
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("kairo "), "{name} has no example");
+            assert!(
+                command.get_arguments().any(|argument| argument.get_id() == "json"),
+                "{name} has no --json"
+            );
+            commands.extend(command.get_subcommands());
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_examples_can_be_typed() {
+        let mut root = Cli::command();
+        root.build();
+        let mut commands: Vec<clap::Command> = root.get_subcommands().cloned().collect();
+        commands.push(root);
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in after.lines().filter_map(|line| line.trim().strip_prefix("kairo ")) {
+                let words = words_of(line);
+                if let Err(error) = Cli::try_parse_from(std::iter::once("kairo".to_owned()).chain(words)) {
+                    panic!("kairo {line}: {error}");
+                }
+            }
+        }
+    }
+
+    /// A shell's idea of words, as far as the examples go: quotes, and the end at a pipe, a redirection or a comment.
+    fn words_of(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None::<char>);
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(open), c) if c == open => quote = None,
+                (Some(_), c) => word.get_or_insert_default().push(c),
+                (None, '\'' | '"') => {
+                    quote = Some(c);
+                    word.get_or_insert_default();
+                }
+                (None, '|' | '>' | '<' | '#' | '&') => break,
+                (None, ' ') => words.extend(word.take()),
+                (None, c) => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    #[test]
+    fn flags_of_the_run_and_of_the_program_are_told_apart() {
+        let cli = Cli::try_parse_from(["kairo", "run", "--json", "--", "ls", "--json", "-la"]).unwrap();
+        assert!(cli.global.json);
+        let Command::Run(run) = cli.command else { panic!() };
+        assert_eq!(run.program.command, ["ls", "--json", "-la"]);
+        let cli = Cli::try_parse_from(["kairo", "spawn", "--id", "x", "ls", "--pty"]).unwrap();
+        let Command::Spawn(spawn) = cli.command else { panic!() };
+        assert!(!spawn.pty && spawn.program.command == ["ls", "--pty"]);
+    }
+
+    #[test]
+    fn help_is_what_somebody_meant_it_to_be() {
+        let mut text = String::new();
+        let mut root = Cli::command().term_width(100);
+        root.build();
+        for command in root.get_subcommands_mut() {
+            if !command.is_hide_set() && command.get_name() != "help" {
+                text.push_str(&command.render_long_help().to_string());
+                text.push_str("\n────────────────────────────────────────\n");
+            }
+        }
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+        if std::env::var_os("KAIRO_WRITE_GOLDEN").is_some() {
+            std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
+            std::fs::write(&golden, &text).unwrap();
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap();
+        assert!(
+            text == expected,
+            "help has changed; if that was meant: KAIRO_WRITE_GOLDEN=1 cargo test help_is"
+        );
+    }
+}

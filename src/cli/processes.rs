@@ -1,0 +1,193 @@
+//! Commands that start, list, signal and await processes of the daemon.
+
+use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, Target, Wait};
+use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
+use crate::cli::failure::{Failure, exit_of};
+use crate::cli::status;
+use crate::cli::{program, terminal};
+use kairo_client::{CallError, Client};
+use kairo_wire::error::Code;
+use kairo_wire::id::ProcessId;
+use kairo_wire::methods::options::{Pty, SignalName, StderrOption, StdinOption, TerminalSize, WhenUnread};
+use kairo_wire::methods::process::{
+    self, KillParams, ListParams, ResizeParams, Scope, SignalParams, SpawnParams, StatusParams, WaitParams,
+    WaitResult,
+};
+use kairo_wire::methods::status::{ProcessStatus, State};
+use kairo_wire::methods::system::{self, ShutdownParams};
+use serde_json::json;
+
+pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
+    let mut options = program::options(&args.program)?;
+    if args.pty {
+        let size = args.size.or_else(terminal::size);
+        let size =
+            size.map_or(TerminalSize::DEFAULT, |size| TerminalSize { rows: size.rows, cols: size.cols });
+        options.pty = Pty(Some(size));
+    }
+    options.stdin = match args.stdin {
+        SpawnStdin::Pipe => StdinOption::Pipe,
+        SpawnStdin::Null => StdinOption::Null,
+    };
+    if args.merge_stderr {
+        options.stderr = StderrOption::Stdout;
+    }
+    if args.block_unread {
+        options.when_unread = WhenUnread::Block;
+    }
+    let id = match &args.id {
+        Some(id) => process_id(id)?,
+        None => process_id(&random_id()?)?,
+    };
+    let command = program::command(&args.program)?;
+    let params = SpawnParams { id, command, options: Some(Box::new(options)) };
+    let spawned = context.client()?.call::<process::Spawn>(&params)?;
+    if context.json {
+        context.object(json_of(&spawned)?)?;
+    } else {
+        context.line(&spawned.id.to_string())?;
+    }
+    Ok(0)
+}
+
+/// A name for a process nobody named.
+fn random_id() -> Result<String, Failure> {
+    let mut random = [0u8; 4];
+    getrandom::fill(&mut random).map_err(|error| Failure::new("E_IO", format!("no randomness: {error}")))?;
+    Ok(format!("p{:08x}", u32::from_ne_bytes(random)))
+}
+
+pub(crate) fn ps(context: &Context, args: &Ps) -> Outcome {
+    let mut processes = context.client()?.call::<process::List>(&ListParams {})?.processes;
+    if !args.all {
+        processes.retain(status::is_alive);
+    }
+    if context.json {
+        context.object(json!({ "processes": json_of(&processes)? }))?;
+    } else if args.quiet {
+        for id in processes.iter().filter_map(|one| one.id.as_ref()) {
+            context.line(&crate::cli::table::visible(&id.to_string()))?;
+        }
+    } else {
+        context.text(&status::table(&processes, now_ms()).render(context.width(), context.colour()))?;
+    }
+    Ok(0)
+}
+
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as u64)
+}
+
+pub(crate) fn status(context: &Context, args: &Target) -> Outcome {
+    let id = process_id(&args.id)?;
+    let found = known_status(&context.client()?, &id)?;
+    if context.json {
+        context.object(json!({ "process": json_of(&found)? }))?;
+    } else {
+        context.text(&status::describe(&id, &found, now_ms()))?;
+    }
+    Ok(0)
+}
+
+/// The status in detail of a process that exists.
+pub(crate) fn known_status(client: &Client, id: &ProcessId) -> Result<ProcessStatus, Failure> {
+    let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
+    if found.state == State::Unknown {
+        return Err(Failure::new(Code::NotFound.name(), format!("there is no process {id}"))
+            .advise("`kairo ps --all` lists what there is"));
+    }
+    Ok(found)
+}
+
+pub(crate) fn wait(context: &Context, args: &Wait) -> Outcome {
+    let timeout_ms = args.timeout.map(|typed| seconds(typed, "--timeout").map(milliseconds)).transpose()?;
+    let params = WaitParams { id: process_id(&args.id)?, timeout_ms };
+    let ended = context.client()?.call::<process::Wait>(&params).map_err(|error| match error.code() {
+        Some(Code::Timeout) => Failure::new(Code::Timeout.name(), format!("{} still runs", args.id))
+            .advise("wait longer, or end it with `kairo kill`"),
+        _ => error.into(),
+    })?;
+    if context.json {
+        context.object(json_of(&ended)?)?;
+    }
+    Ok(exit_code(&ended))
+}
+
+/// The exit code of a process that was waited for.
+pub(crate) fn exit_code(ended: &WaitResult) -> u8 {
+    match &ended.exit {
+        Some(exit) => exit_of(exit.code, exit.signal),
+        None => exit_of(Some(ended.exit_code), None),
+    }
+}
+
+pub(crate) fn kill(context: &Context, args: &Kill) -> Outcome {
+    let signal = args.signal.as_deref().map(signal_name).transpose()?;
+    let grace_ms = args.grace.map(|typed| seconds(typed, "--grace").map(milliseconds)).transpose()?;
+    let ids = args.ids.iter().map(|id| process_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let client = context.client()?;
+    let mut first_failure = None;
+    for id in ids {
+        let params = KillParams { id, signal: signal.clone(), grace_ms, scope: Some(scope(args.leader)) };
+        match client.call::<process::Kill>(&params) {
+            Ok(killed) if context.json => context.object(json_of(&killed)?)?,
+            Ok(_) => {}
+            Err(error @ CallError::Kernel(_)) => first_failure = first_failure.or(Some(error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    first_failure.map_or(Ok(0), |error| Err(error.into()))
+}
+
+pub(crate) fn signal(context: &Context, args: &Signal) -> Outcome {
+    let id = process_id(&args.id)?;
+    let params = SignalParams { id, signal: signal_name(&args.signal)?, scope: Some(scope(args.leader)) };
+    let sent = context.client()?.call::<process::Signal>(&params)?;
+    if context.json {
+        context.object(json_of(&sent)?)?;
+    }
+    Ok(0)
+}
+
+fn scope(leader: bool) -> Scope {
+    if leader { Scope::Leader } else { Scope::Tree }
+}
+
+fn signal_name(text: &str) -> Result<SignalName, Failure> {
+    SignalName::from_text(text).ok_or_else(|| {
+        Failure::usage(format!("there is no signal {text:?}"))
+            .advise("write a name, such as HUP, or a number from 1 to 64")
+    })
+}
+
+pub(crate) fn resize(context: &Context, args: &Resize) -> Outcome {
+    let size = args.size.or_else(terminal::size).ok_or_else(|| {
+        Failure::usage("this is no terminal whose size could be taken")
+            .advise("write it: kairo resize ID 120x40")
+    })?;
+    let params = ResizeParams { id: process_id(&args.id)?, rows: size.rows, cols: size.cols };
+    let resized = context.client()?.call::<process::Resize>(&params)?;
+    if context.json {
+        context.object(json_of(&resized)?)?;
+    }
+    Ok(0)
+}
+
+pub(crate) fn shutdown(context: &Context, args: &Shutdown) -> Outcome {
+    let grace_ms = args.grace.map(|typed| seconds(typed, "--grace").map(milliseconds)).transpose()?;
+    let client = context.client()?;
+    let stopping = client.call::<system::Shutdown>(&ShutdownParams { grace_ms })?;
+    if context.json {
+        context.object(json_of(&stopping)?)?;
+    } else {
+        context.line(&format!("ending {} processes and the daemon", stopping.processes))?;
+    }
+    // The connection ends when the daemon does.
+    for notice in client.exits() {
+        if notice.is_err() {
+            break;
+        }
+    }
+    Ok(0)
+}

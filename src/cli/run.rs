@@ -1,0 +1,184 @@
+//! `kairo run`: one program under a kernel of its own.
+//!
+//! The kernel is embedded: it starts before this program has threads, and this program is its one client, over a
+//! socket pair. The child's stdin and stderr are ours through the keeper; its stdout goes through history to our
+//! descriptor 1, counted, without passing the client. Signals are handed on to everything the child started. When
+//! this program goes, however it goes, the keeper ends what is left.
+
+use crate::cli::args::{Run, RunStdin};
+use crate::cli::attach::{Session, on_terminal};
+use crate::cli::context::{Context, Outcome, json_of, process_id, versioned};
+use crate::cli::detach::DetachKeys;
+use crate::cli::failure::Failure;
+use crate::cli::processes::exit_code;
+use crate::cli::{program, terminal};
+use crate::kernel::embedded::Embedded;
+use crate::logging;
+use kairo_client::{Client, ConnectOptions, Item, Subscription};
+use kairo_wire::id::ProcessId;
+use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize};
+use kairo_wire::methods::process::{
+    self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
+};
+use kairo_wire::methods::stream::{Selector, SubscribeParams};
+use serde_json::json;
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::Signals;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+/// The id of the one process.
+const ID: &str = "run";
+
+/// How often an unfinished stdout is looked after when the program has exited and the kernel says nothing.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
+    let (kernel, connection) = Embedded::start(&context.config)?;
+    let _logging =
+        logging::begin(&context.config.log).map_err(|error| Failure::new("E_LOG", error.to_string()))?;
+    let client = Client::over(connection, &ConnectOptions::default())?;
+    let outcome = supervise(context, args, &client);
+    drop(client);
+    kernel.end()?;
+    outcome
+}
+
+fn supervise(context: &Context, args: &Run, client: &Client) -> Outcome {
+    let id = process_id(ID)?;
+    // Before the spawn: what is asked of us from here on is asked of the program.
+    let signals = Signals::new(FORWARDED)?;
+    let output = if args.pty { None } else { Some(client.subscribe(&to_our_stdout(&id))?) };
+    let params = SpawnParams {
+        id: id.clone(),
+        command: program::command(&args.program)?,
+        options: Some(Box::new(spawn_options(args)?)),
+    };
+    client.call::<process::Spawn>(&params)?;
+    forward(client.clone(), id.clone(), signals, args.pty)?;
+    let ended = match output {
+        Some(output) => {
+            let ended = wait(client, &id)?;
+            drain(client, &id, output)?;
+            ended
+        }
+        None => on_a_terminal(client, &id, args)?,
+    };
+    if context.json {
+        report(client, &id, &ended)?;
+    }
+    Ok(exit_code(&ended))
+}
+
+fn spawn_options(args: &Run) -> Result<SpawnOptions, Failure> {
+    let mut options = program::options(&args.program)?;
+    options.inherit_env = true;
+    if options.cwd.is_none() {
+        let here = std::env::current_dir()?.into_os_string().into_vec();
+        options.cwd = kairo_wire::codec::text::OsText::new(here);
+    }
+    if args.pty {
+        let size = terminal::size().map(|size| TerminalSize { rows: size.rows, cols: size.cols });
+        options.pty = Pty(Some(size.unwrap_or(TerminalSize::DEFAULT)));
+        return Ok(options);
+    }
+    options.stdin = match args.stdin {
+        RunStdin::Inherit => StdinOption::Inherit,
+        RunStdin::Null => StdinOption::Null,
+    };
+    options.stderr = StderrOption::Inherit;
+    Ok(options)
+}
+
+/// Its stdout to descriptor 1 of this process, from the first byte.
+fn to_our_stdout(id: &ProcessId) -> SubscribeParams {
+    SubscribeParams {
+        id: Some(id.clone()),
+        stream: Selector::Stdout,
+        descriptor: Some(1),
+        ..SubscribeParams::default()
+    }
+}
+
+fn wait(client: &Client, id: &ProcessId) -> Result<WaitResult, Failure> {
+    Ok(client.call::<process::Wait>(&WaitParams { id: id.clone(), timeout_ms: None })?)
+}
+
+/// Waits until everything the program wrote is in our stdout: until the kernel says that the stream has ended for
+/// us, or no longer counts us among its readers.
+fn drain(client: &Client, id: &ProcessId, mut output: Subscription) -> Result<(), Failure> {
+    loop {
+        match output.next_within(DRAIN_LOOK)? {
+            Some(Item::End { .. }) => return Ok(()),
+            Some(Item::Chunk(_) | Item::Gap { .. } | Item::Overflow) => {}
+            None => {
+                let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
+                let reads = |detail: &kairo_wire::methods::status::Detail| {
+                    detail.readers.iter().any(|reader| reader.subscription_id.as_ref() == Some(output.id()))
+                };
+                if !found.detail.as_deref().is_some_and(reads) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Its terminal and ours, until its end.
+fn on_a_terminal(client: &Client, id: &ProcessId, args: &Run) -> Result<WaitResult, Failure> {
+    let params =
+        SubscribeParams { id: Some(id.clone()), stream: Selector::Stdout, ..SubscribeParams::default() };
+    let output = client.subscribe(&params)?;
+    let session = Session {
+        client: client.clone(),
+        id: id.clone(),
+        name: args.program.command[0].to_string_lossy().into(),
+    };
+    // There is nowhere to come back to, so there are no keys that leave.
+    let nowhere: DetachKeys = "none".parse().map_err(Failure::usage)?;
+    let raw = on_terminal(&session, Some(nowhere))?;
+    for item in output {
+        if let Item::Chunk(chunk) = item? {
+            let mut out = io::stdout().lock();
+            terminal::watch(&chunk.data);
+            out.write_all(&chunk.data)?;
+            out.flush()?;
+        }
+    }
+    drop(raw);
+    wait(client, id)
+}
+
+/// Signals that are meant for the program when they are sent to us.
+const FORWARDED: [i32; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH];
+
+/// Hands signals on to everything the program started, for as long as this program lives.
+fn forward(client: Client, id: ProcessId, mut signals: Signals, pty: bool) -> Result<(), Failure> {
+    let work = move || {
+        for number in signals.forever() {
+            // With a terminal of its own the program learns of its size from that.
+            if number == SIGWINCH && pty {
+                continue;
+            }
+            let Some(signal) = SignalName::from_number(number.into()) else { continue };
+            let params = SignalParams { id: id.clone(), signal, scope: Some(Scope::Tree) };
+            if client.call::<process::Signal>(&params).is_err() && number != SIGWINCH && number != SIGCONT {
+                // Nobody is left to take it, so it is ours.
+                std::process::exit(128 + number);
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(work)?;
+    Ok(())
+}
+
+/// The numbers of the run, on stderr, because stdout is the program's.
+fn report(client: &Client, id: &ProcessId, ended: &WaitResult) -> Result<(), Failure> {
+    let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
+    let streams = found.detail.map(|detail| detail.streams).unwrap_or_default();
+    let report =
+        json!({ "exitCode": ended.exit_code, "exit": json_of(&ended.exit)?, "streams": json_of(&streams)? });
+    writeln!(io::stderr().lock(), "{}", versioned(report))?;
+    Ok(())
+}
