@@ -26,6 +26,12 @@ fn ticks() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
+/// Time this thread has been on a processor, so that neighbours don't count; the wall's where that isn't told.
+fn busy_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    stat.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or_else(ticks)
+}
+
 fn frame(method: &str, params: &serde_json::Value) -> Vec<u8> {
     let mut buf = BytesMut::new();
     let id = Raw::of("q7f3k2").unwrap_or_default();
@@ -71,7 +77,7 @@ fn main() {
     ] {
         let mut best = f64::MAX;
         for _ in 0..7 {
-            let before = Instant::now();
+            let before = busy_ns();
             for _ in 0..ROUNDS / 7 {
                 out.replies.clear();
                 out.list.clear();
@@ -80,7 +86,7 @@ fn main() {
                 }
             }
             let calls = (ROUNDS / 7 * BATCH) as f64;
-            best = best.min(before.elapsed().as_nanos() as f64 / calls);
+            best = best.min((busy_ns() - before) as f64 / calls);
         }
         println!("{name:16} {best:7.1} ns a call, {} bytes of reply", out.replies.len() / BATCH);
     }

@@ -1,6 +1,7 @@
 //! The fuzz target `dispatch`, from fixed seeds.
 
 use kairo_wire::method::METHODS;
+use std::collections::BTreeSet;
 
 #[path = "../../fuzz/bodies/dispatch.rs"]
 mod dispatch;
@@ -23,12 +24,33 @@ fn no_script_breaks_the_tables_or_the_order_of_answers() {
         }
     }
     let methods: Vec<&str> = METHODS.iter().map(|row| row.name).collect();
+    let mut seen = BTreeSet::new();
     for number in 0..SCRIPTS {
         let _name = Name(number);
         let seed = &mut Seed::new(number);
         let script = seed::script(seed, &methods);
-        dispatch::dispatch(&script);
+        seen.append(&mut dispatch::dispatch(&script));
     }
+    // Scripts that go nowhere would break nothing.
+    let everything = [
+        "abandon write",
+        "announce",
+        "arm",
+        "close",
+        "close stdin",
+        "disarm",
+        "forget",
+        "reply",
+        "resize",
+        "shutdown",
+        "signal",
+        "spawn",
+        "subscribe",
+        "unsubscribe",
+        "work",
+        "write",
+    ];
+    assert!(everything.iter().all(|name| seen.contains(name)), "only reached {seen:?}");
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn a_bad_working_folder_fails_at_cwd() {
     let Output::Pipe(stdout) = within("/usr").unwrap().stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"/usr\n");
     let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o000)).unwrap();
     let path = folder.path().to_str().unwrap().to_owned();
     match within(&path) {
         Err(failure) => assert_eq!(failure, at_cwd(libc::EACCES)),

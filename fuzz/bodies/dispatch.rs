@@ -31,10 +31,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Most steps of a script that are taken.
 const STEPS_MAX: usize = 200;
 
-/// The input is a script.
-pub(crate) fn dispatch(input: &[u8]) {
-    let first = World::run(input);
-    assert_eq!(first, World::run(input), "one script, one history");
+/// The input is a script. Returns the commands it led to, by name.
+pub(crate) fn dispatch(input: &[u8]) -> BTreeSet<&'static str> {
+    let (first, seen) = World::run(input);
+    assert_eq!(first, World::run(input).0, "one script, one history");
+    seen
 }
 
 /// What is known of a client.
@@ -61,10 +62,11 @@ struct World {
     timers: BTreeSet<TimerKey>,
     pids: i32,
     history: DefaultHasher,
+    seen: BTreeSet<&'static str>,
 }
 
 impl World {
-    fn run(input: &[u8]) -> u64 {
+    fn run(input: &[u8]) -> (u64, BTreeSet<&'static str>) {
         let config = Config {
             owner_uid: 1000,
             pid: 99,
@@ -90,6 +92,7 @@ impl World {
             timers: BTreeSet::new(),
             pids: 100,
             history: DefaultHasher::new(),
+            seen: BTreeSet::new(),
         };
         let mut rest = input;
         for _ in 0..STEPS_MAX {
@@ -100,7 +103,7 @@ impl World {
             world.step(*op, client % 4, bytes);
         }
         world.end();
-        world.history.finish()
+        (world.history.finish(), world.seen)
     }
 
     fn step(&mut self, op: u8, client: u8, bytes: &[u8]) {
@@ -182,7 +185,9 @@ impl World {
         }
         for command in out.list {
             // Spawns hold meters, whose addresses are no part of history.
-            std::mem::discriminant(&command).hash(&mut self.history);
+            let name = name(&command);
+            name.hash(&mut self.history);
+            self.seen.insert(name);
             match command {
                 Command::Reply { connection, frame } => self.arrive_at(connection, &frame),
                 Command::Close { connection } => {
@@ -367,5 +372,26 @@ impl World {
         assert!(broken.is_empty(), "{broken:?}");
         let [connections, calls, _, subscriptions, _] = self.kernel.census();
         assert_eq!((connections, calls, subscriptions), (0, 0, 0), "nothing is left of those who have gone");
+    }
+}
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Reply { .. } => "reply",
+        Command::Close { .. } => "close",
+        Command::Spawn(_) => "spawn",
+        Command::Subscribe(_) => "subscribe",
+        Command::Unsubscribe { .. } => "unsubscribe",
+        Command::Write { .. } => "write",
+        Command::AbandonWrite { .. } => "abandon write",
+        Command::CloseStdin { .. } => "close stdin",
+        Command::Resize { .. } => "resize",
+        Command::Signal { .. } => "signal",
+        Command::Announce { .. } => "announce",
+        Command::Forget { .. } => "forget",
+        Command::Arm { .. } => "arm",
+        Command::Disarm { .. } => "disarm",
+        Command::Work { .. } => "work",
+        Command::Shutdown { .. } => "shutdown",
     }
 }

@@ -3,6 +3,8 @@
 //! One seed gives one input, on every machine. The fuzzer brings its own bytes; the fixed-seed tests bring these, so
 //! they lean on the structure of what is tested: real names, real shapes, odd encodings of the same value.
 
+#![allow(dead_code, reason = "no target uses every kind of input")]
+
 /// SplitMix64.
 pub(crate) struct Seed(u64);
 
@@ -277,7 +279,6 @@ pub(crate) fn spoil(seed: &mut Seed, bytes: &mut Vec<u8>) {
 }
 
 /// A script for `dispatch`: mostly calls, mostly well-formed, some of them of one life from spawn to end.
-#[allow(dead_code, reason = "not every target has scripts")]
 pub(crate) fn script(seed: &mut Seed, methods: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for _ in 0..20 + seed.below(60) {
@@ -309,7 +310,7 @@ pub(crate) fn script(seed: &mut Seed, methods: &[&str]) -> Vec<u8> {
 /// A call that means something, on one of few processes.
 fn likely_call(seed: &mut Seed) -> Vec<u8> {
     let process = seed.pick(&["a", "b", "c"]);
-    let (method, fields): (&str, &[(&str, &[u8])]) = match seed.below(14) {
+    let (method, fields): (&str, &[(&str, &[u8])]) = match seed.below(16) {
         0..=2 => ("process.spawn", &[("command", b"\x91\xa4true")]),
         3 => ("process.stdout.subscribe", &[]),
         4 => ("process.wait", &[("timeoutMs", b"\x05")]),
@@ -321,6 +322,8 @@ fn likely_call(seed: &mut Seed) -> Vec<u8> {
         10 => ("subscribe", &[("topic", b"\xa1>")]),
         11 => ("kernel.cancel", &[]),
         12 => ("process.pause", &[]),
+        13 => ("process.spawn", &[("command", b"\x91\xa4true"), ("options", b"\x81\xa3pty\xc3")]),
+        14 => ("process.resize", &[("rows", b"\x05"), ("cols", b"\x06")]),
         _ => ("process.stdin.close", &[]),
     };
     let mut out = vec![0x83];

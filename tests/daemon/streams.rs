@@ -34,8 +34,8 @@ fn a_v1_chunk_is_never_longer_than_a_v1_client_can_read(daemon: &Daemon) {
                 let chunk = Chunk::of(&frame);
                 assert!(chunk.data.len() <= 65_535, "{} bytes in a v1 chunk", chunk.data.len());
                 assert!(chunk.offset.is_none(), "a v1 chunk has no offset");
-                assert_eq!(chunk.sequence, sequence, "sequence");
                 sequence += 1;
+                assert_eq!(chunk.sequence, sequence, "sequence counts from 1");
                 bytes.extend(chunk.data);
             }
             EVENT => exited |= frame.json()["topic"] == "process.exit",

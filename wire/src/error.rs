@@ -176,6 +176,7 @@ impl WireError {
     pub fn denied_process(method: &str, id: &str) -> WireError {
         WireError::new(Code::PermissionDenied, format!("{method} on process {id} is not allowed"))
             .text(format!("权限拒绝: {method} 对进程 {id}"))
+            .with("id", id)
     }
 
     /// The caller may not call `method`; `why` says what it lacks.

@@ -25,7 +25,10 @@ fn kill_is_term_then_kill_after_the_grace() {
     assert_eq!(wait["exitCode"], 137);
     assert_eq!(wait["exit"]["signal"], 9);
     assert_eq!(wait["exit"]["signalName"], "SIGKILL");
-    assert_eq!(wait["exit"]["endedBy"], json!({ "cause": "grace_over", "principal": { "kind": "owner", "uid": 1_000 } }));
+    assert_eq!(
+        wait["exit"]["endedBy"],
+        json!({ "cause": "grace_over", "principal": { "kind": "owner", "uid": 1_000 } })
+    );
 }
 
 #[test]
@@ -49,14 +52,22 @@ fn kill_takes_a_signal_a_grace_and_a_scope() {
     let mut world = World::new();
     let owner = world.owner();
     let (process, _) = world.run(owner, "p");
-    world.start(owner, "process.kill", json!({ "id": "p", "signal": "INT", "graceMs": 100, "scope": "leader" }));
+    world.start(
+        owner,
+        "process.kill",
+        json!({ "id": "p", "signal": "INT", "graceMs": 100, "scope": "leader" }),
+    );
     let scope = world.take(|c| match c {
         Command::Signal { signal: 2, scope, .. } => Some(*scope),
         _ => None,
     });
     assert_eq!(scope, Some(Scope::Leader));
     world.advance(100);
-    assert!(world.take(|c| matches!(c, Command::Signal { signal: 9, scope: Scope::Leader, .. }).then_some(())).is_some());
+    assert!(
+        world
+            .take(|c| matches!(c, Command::Signal { signal: 9, scope: Scope::Leader, .. }).then_some(()))
+            .is_some()
+    );
     world.exits(process, ExitStatus::Code(0));
     assert!(world.timers.is_empty());
     // Without patience there is only SIGKILL.
@@ -129,8 +140,14 @@ fn pause_and_resume_of_what_is_not_there_fail_without_an_error() {
     let mut world = World::new();
     let owner = world.owner();
     for id in ["nobody", "p"] {
-        assert_eq!(world.ok(owner, "process.pause", json!({ "id": id })), json!({ "status": "failed", "id": id }));
-        assert_eq!(world.ok(owner, "process.resume", json!({ "id": id })), json!({ "status": "failed", "id": id }));
+        assert_eq!(
+            world.ok(owner, "process.pause", json!({ "id": id })),
+            json!({ "status": "failed", "id": id })
+        );
+        assert_eq!(
+            world.ok(owner, "process.resume", json!({ "id": id })),
+            json!({ "status": "failed", "id": id })
+        );
         if id == "nobody" {
             let (process, _) = world.run(owner, "p");
             world.finish(process, 0);
@@ -143,9 +160,14 @@ fn signals_go_by_name_or_number() {
     let mut world = World::new();
     let owner = world.owner();
     world.run(owner, "p");
-    for (name, number) in
-        [(json!("HUP"), 1), (json!("SIGUSR1"), 10), (json!("term"), 15), (json!(64), 64), (json!("RTMIN+3"), 37), (json!("RTMAX"), 64)]
-    {
+    for (name, number) in [
+        (json!("HUP"), 1),
+        (json!("SIGUSR1"), 10),
+        (json!("term"), 15),
+        (json!(64), 64),
+        (json!("RTMIN+3"), 37),
+        (json!("RTMAX"), 64),
+    ] {
         let call = world.start(owner, "process.signal", json!({ "id": "p", "signal": name }));
         let (_, signal, ticket) = world.take_signal().expect("a signal");
         assert_eq!(signal, number, "{name}");
@@ -216,7 +238,10 @@ fn a_write_that_cannot_be_says_why() {
         assert_eq!((code(&error).0.as_str(), error.info.unwrap().retryable), (expected, retryable));
     }
     world.finish(process, 0);
-    assert_eq!(world.fails(owner, "process.stdin.write", params("p")), ("E_STDIN_CLOSED".to_owned(), text("p")));
+    assert_eq!(
+        world.fails(owner, "process.stdin.write", params("p")),
+        ("E_STDIN_CLOSED".to_owned(), text("p"))
+    );
     assert_eq!(world.fails(owner, "process.stdin.close", json!({ "id": "p" })).0, "E_STDIN_CLOSED");
 }
 
@@ -227,7 +252,10 @@ fn only_a_terminal_is_resized_and_only_to_a_size() {
     world.run(owner, "p");
     let size = |id: &str, rows: u32| json!({ "id": id, "rows": rows, "cols": 80 });
     assert_eq!(world.fails(owner, "process.resize", size("p", 24)).0, "E_NO_TERMINAL");
-    world.run_with(owner, json!({ "id": "t", "command": ["vim"], "options": { "pty": { "rows": 30, "cols": 90 } } }));
+    world.run_with(
+        owner,
+        json!({ "id": "t", "command": ["vim"], "options": { "pty": { "rows": 30, "cols": 90 } } }),
+    );
     for rows in [65_535, 70_000] {
         let (code, text) = world.fails(owner, "process.resize", size("t", rows));
         assert_eq!(code, "E_INVALID_PARAMS");
@@ -248,7 +276,7 @@ fn what_is_asked_of_a_process_that_is_being_started_is_done_when_it_runs() {
     let mut world = World::new();
     let owner = world.owner();
     let spawn = world.start(owner, "process.spawn", json!({ "id": "p", "command": ["cat"] }));
-    let write = world.start(owner, "process.stdin.write", json!({ "id": "p", "data": "x" }));
+    world.start(owner, "process.stdin.write", json!({ "id": "p", "data": "x" }));
     let wait = world.start(owner, "process.wait", json!({ "id": "p" }));
     let kill = world.start(owner, "process.kill", json!({ "id": "p" }));
     assert_eq!(world.commands.len(), 1, "only the spawn is commanded");
@@ -273,8 +301,10 @@ fn what_was_asked_of_a_process_that_never_was_is_answered() {
     ];
     let ids: Vec<_> = calls.into_iter().map(|(method, params)| world.start(owner, method, params)).collect();
     let process = world.take_spawn().unwrap().process;
-    let failure =
-        kairo_dataplane::control::SpawnFailure { stage: kairo_dataplane::control::SpawnStage::Exec, errno: 2 };
+    let failure = kairo_dataplane::control::SpawnFailure {
+        stage: kairo_dataplane::control::SpawnStage::Exec,
+        errno: 2,
+    };
     world.notice(Notice::SpawnFailed { process, failure });
     for id in ids {
         assert!(world.answer(owner, &id).unwrap().is_err());

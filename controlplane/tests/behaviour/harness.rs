@@ -21,36 +21,36 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The daemon's user in most tests.
-pub const OWNER: u32 = 1_000;
+pub(crate) const OWNER: u32 = 1_000;
 
 /// What came to a connection.
 #[derive(Clone, Debug)]
-pub enum Arrival {
+pub(crate) enum Arrival {
     /// An answer: the id, and what came of it.
     Answer(Value, Result<Value, CallError>),
     /// An event: topic, and `data` or `payload`, and the whole of it.
     Event(String, Value, BTreeMap<String, Value>),
 }
 
-pub struct World {
-    pub kernel: Kernel,
-    pub at: Moment,
-    pub inboxes: BTreeMap<ConnectionKey, Vec<Arrival>>,
-    pub closed: BTreeSet<ConnectionKey>,
+pub(crate) struct World {
+    pub(crate) kernel: Kernel,
+    pub(crate) at: Moment,
+    pub(crate) inboxes: BTreeMap<ConnectionKey, Vec<Arrival>>,
+    pub(crate) closed: BTreeSet<ConnectionKey>,
     greeted: BTreeSet<ConnectionKey>,
-    pub timers: BTreeMap<TimerKey, u64>,
+    pub(crate) timers: BTreeMap<TimerKey, u64>,
     /// Everything else the kernel has commanded and no test has taken.
-    pub commands: Vec<Command>,
+    pub(crate) commands: Vec<Command>,
     /// Every command ever, as text.
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
     calls: u64,
     slots: u32,
     pids: i32,
     /// Whether the tables are walked after every step.
-    pub watched: bool,
+    pub(crate) watched: bool,
 }
 
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     let variable = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
     Config {
         owner_uid: OWNER,
@@ -74,7 +74,7 @@ pub fn config() -> Config {
 }
 
 /// Alice is 2000.
-pub struct Alice;
+pub(crate) struct Alice;
 
 impl Accounts for Alice {
     fn by_uid(&self, uid: u32) -> Option<Account> {
@@ -91,16 +91,16 @@ impl Accounts for Alice {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         World::with(config())
     }
 
     /// A daemon of root.
-    pub fn of_root() -> World {
+    pub(crate) fn of_root() -> World {
         World::with(Config { owner_uid: 0, accounts: Box::new(Alice), ..config() })
     }
 
-    pub fn with(config: Config) -> World {
+    pub(crate) fn with(config: Config) -> World {
         World {
             kernel: Kernel::new(config, Box::new(Seeded::new(7))),
             at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
@@ -119,23 +119,24 @@ impl World {
 
     // Connections
 
-    pub fn owner(&mut self) -> ConnectionKey {
+    pub(crate) fn owner(&mut self) -> ConnectionKey {
         self.connect(OWNER, Lineage::Outside)
     }
 
-    pub fn user(&mut self, uid: u32) -> ConnectionKey {
+    pub(crate) fn user(&mut self, uid: u32) -> ConnectionKey {
         self.connect(uid, Lineage::Outside)
     }
 
     /// A connection of a descendant of the keeper, pids from itself up.
-    pub fn child(&mut self, ancestors: &[i32], session: Option<&str>) -> ConnectionKey {
+    pub(crate) fn child(&mut self, ancestors: &[i32], session: Option<&str>) -> ConnectionKey {
         let lineage = Lineage::Child { ancestors: ancestors.to_vec(), session: session.map(str::to_owned) };
         self.connect(OWNER, lineage)
     }
 
-    pub fn connect(&mut self, uid: u32, lineage: Lineage) -> ConnectionKey {
+    pub(crate) fn connect(&mut self, uid: u32, lineage: Lineage) -> ConnectionKey {
         self.slots += 1;
-        let key = ConnectionKey { reactor: ReactorId((self.slots % 2) as u16), slot: self.slots, generation: 1 };
+        let key =
+            ConnectionKey { reactor: ReactorId((self.slots % 2) as u16), slot: self.slots, generation: 1 };
         let peer = Peer { pid: 50, uid, gid: uid, groups: vec![uid, 44], lineage };
         let mut out = Commands::default();
         self.kernel.connected(self.at, key, peer, &mut out);
@@ -143,18 +144,18 @@ impl World {
         key
     }
 
-    pub fn disconnect(&mut self, connection: ConnectionKey) {
+    pub(crate) fn disconnect(&mut self, connection: ConnectionKey) {
         self.notice(Notice::Disconnected { connection });
     }
 
     // Calls
 
     /// Sends a call with this id.
-    pub fn send(&mut self, connection: ConnectionKey, id: &Value, method: &str, params: &Value) {
+    pub(crate) fn send(&mut self, connection: ConnectionKey, id: &Value, method: &str, params: &Value) {
         self.send_with(connection, id, method, params, None);
     }
 
-    pub fn send_with(
+    pub(crate) fn send_with(
         &mut self,
         connection: ConnectionKey,
         id: &Value,
@@ -168,7 +169,7 @@ impl World {
     }
 
     /// Hands in a frame's payload.
-    pub fn bytes(&mut self, connection: ConnectionKey, kind: Kind, payload: &[u8]) {
+    pub(crate) fn bytes(&mut self, connection: ConnectionKey, kind: Kind, payload: &[u8]) {
         let mut out = Commands::default();
         let frame = Inbound { kind: kind.0, payload };
         let mut errand = self.kernel.received(self.at, connection, frame, &mut out);
@@ -182,7 +183,7 @@ impl World {
     }
 
     /// Sends a call under a fresh id, which it returns.
-    pub fn start(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Value {
+    pub(crate) fn start(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Value {
         self.calls += 1;
         let id = json!(format!("c{}", self.calls));
         self.send(connection, &id, method, &params);
@@ -190,7 +191,11 @@ impl World {
     }
 
     /// The answer to a call, taken out of the inbox.
-    pub fn answer(&mut self, connection: ConnectionKey, id: &Value) -> Option<Result<Value, CallError>> {
+    pub(crate) fn answer(
+        &mut self,
+        connection: ConnectionKey,
+        id: &Value,
+    ) -> Option<Result<Value, CallError>> {
         let inbox = self.inboxes.get_mut(&connection)?;
         let place = inbox.iter().position(|arrival| matches!(arrival, Arrival::Answer(of, _) if of == id))?;
         match inbox.remove(place) {
@@ -200,22 +205,32 @@ impl World {
     }
 
     /// Calls, and takes the answer that must be there at once.
-    pub fn call(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Result<Value, CallError> {
+    pub(crate) fn call(
+        &mut self,
+        connection: ConnectionKey,
+        method: &str,
+        params: Value,
+    ) -> Result<Value, CallError> {
         let id = self.start(connection, method, params);
         self.answer(connection, &id).unwrap_or_else(|| panic!("{method} is not answered"))
     }
 
-    pub fn ok(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Value {
+    pub(crate) fn ok(&mut self, connection: ConnectionKey, method: &str, params: Value) -> Value {
         self.call(connection, method, params).unwrap_or_else(|error| panic!("{method}: {error:?}"))
     }
 
     /// Calls, and takes the code and text of the failure.
-    pub fn fails(&mut self, connection: ConnectionKey, method: &str, params: Value) -> (String, String) {
+    pub(crate) fn fails(
+        &mut self,
+        connection: ConnectionKey,
+        method: &str,
+        params: Value,
+    ) -> (String, String) {
         code(&self.call(connection, method, params).expect_err(method))
     }
 
     /// Events that have come, taken out of the inbox.
-    pub fn events(&mut self, connection: ConnectionKey) -> Vec<(String, Value)> {
+    pub(crate) fn events(&mut self, connection: ConnectionKey) -> Vec<(String, Value)> {
         let Some(inbox) = self.inboxes.get_mut(&connection) else { return Vec::new() };
         let mut events = Vec::new();
         inbox.retain(|arrival| match arrival {
@@ -230,19 +245,19 @@ impl World {
 
     // The data plane
 
-    pub fn notice(&mut self, notice: Notice) {
+    pub(crate) fn notice(&mut self, notice: Notice) {
         let mut out = Commands::default();
         self.kernel.notice(self.at, ReactorId(0), notice, &mut out);
         assert!(out.replies.is_empty(), "a notice has no connection to reply to");
         self.carry_out(None, out);
     }
 
-    pub fn done(&mut self, ticket: Ticket, outcome: Result<Outcome, Failure>) {
+    pub(crate) fn done(&mut self, ticket: Ticket, outcome: Result<Outcome, Failure>) {
         self.notice(Notice::Done { ticket, outcome });
     }
 
     /// Lets time pass; timers ring when they are due.
-    pub fn advance(&mut self, ms: u64) {
+    pub(crate) fn advance(&mut self, ms: u64) {
         let end = self.at.monotonic_ns + ms * 1_000_000;
         loop {
             let due = self.timers.iter().map(|(timer, at)| (*at, *timer)).min();
@@ -324,13 +339,13 @@ impl World {
 
     // Commands, taken by what they are
 
-    pub fn take<T>(&mut self, mut what: impl FnMut(&Command) -> Option<T>) -> Option<T> {
+    pub(crate) fn take<T>(&mut self, mut what: impl FnMut(&Command) -> Option<T>) -> Option<T> {
         let place = self.commands.iter().position(|command| what(command).is_some())?;
         let command = self.commands.remove(place);
         what(&command)
     }
 
-    pub fn take_spawn(&mut self) -> Option<Box<Spawn>> {
+    pub(crate) fn take_spawn(&mut self) -> Option<Box<Spawn>> {
         let place = self.commands.iter().position(|command| matches!(command, Command::Spawn(_)))?;
         match self.commands.remove(place) {
             Command::Spawn(spawn) => Some(spawn),
@@ -338,7 +353,7 @@ impl World {
         }
     }
 
-    pub fn take_subscribe(&mut self) -> Option<Box<Subscribe>> {
+    pub(crate) fn take_subscribe(&mut self) -> Option<Box<Subscribe>> {
         let place = self.commands.iter().position(|command| matches!(command, Command::Subscribe(_)))?;
         match self.commands.remove(place) {
             Command::Subscribe(subscribe) => Some(subscribe),
@@ -347,21 +362,21 @@ impl World {
     }
 
     /// Signals commanded: (process, number, ticket).
-    pub fn take_signal(&mut self) -> Option<(ProcessKey, i32, Option<Ticket>)> {
+    pub(crate) fn take_signal(&mut self) -> Option<(ProcessKey, i32, Option<Ticket>)> {
         self.take(|command| match command {
             Command::Signal { process, signal, ticket, .. } => Some((*process, *signal, *ticket)),
             _ => None,
         })
     }
 
-    pub fn take_forget(&mut self) -> Option<ProcessKey> {
+    pub(crate) fn take_forget(&mut self) -> Option<ProcessKey> {
         self.take(|command| match command {
             Command::Forget { process } => Some(*process),
             _ => None,
         })
     }
 
-    pub fn take_unsubscribe(&mut self) -> Option<SubscriptionKey> {
+    pub(crate) fn take_unsubscribe(&mut self) -> Option<SubscriptionKey> {
         self.take(|command| match command {
             Command::Unsubscribe { subscription, .. } => Some(*subscription),
             _ => None,
@@ -371,31 +386,37 @@ impl World {
     // Lives
 
     /// Answers the oldest spawn command: the child runs. Returns its key and pid.
-    pub fn born(&mut self) -> (ProcessKey, i32) {
+    pub(crate) fn born(&mut self) -> (ProcessKey, i32) {
         let spawn = self.take_spawn().expect("a spawn is under way");
         self.pids += 1;
         let (process, pid) = (spawn.process, self.pids);
-        self.notice(Notice::Spawned { process, pid, tree: Tree::BestEffort, start_ticks: 5, limits: Vec::new() });
+        self.notice(Notice::Spawned {
+            process,
+            pid,
+            tree: Tree::BestEffort,
+            start_ticks: 5,
+            limits: Vec::new(),
+        });
         (process, pid)
     }
 
     /// Spawns `id`, which runs then.
-    pub fn run(&mut self, connection: ConnectionKey, id: &str) -> (ProcessKey, i32) {
+    pub(crate) fn run(&mut self, connection: ConnectionKey, id: &str) -> (ProcessKey, i32) {
         self.run_with(connection, json!({ "id": id, "command": ["sleep", "9"] }))
     }
 
-    pub fn run_with(&mut self, connection: ConnectionKey, params: Value) -> (ProcessKey, i32) {
+    pub(crate) fn run_with(&mut self, connection: ConnectionKey, params: Value) -> (ProcessKey, i32) {
         let call = self.start(connection, "process.spawn", params);
         let born = self.born();
         self.answer(connection, &call).expect("the spawn is answered").expect("it runs");
         born
     }
 
-    pub fn exits(&mut self, process: ProcessKey, status: ExitStatus) {
+    pub(crate) fn exits(&mut self, process: ProcessKey, status: ExitStatus) {
         self.notice(Notice::Exited { process, status, usage: Usage::default() });
     }
 
-    pub fn closes(&mut self, process: ProcessKey) {
+    pub(crate) fn closes(&mut self, process: ProcessKey) {
         for channel in Channel::ALL {
             let end = StreamEnd { total_bytes: 10, cut_bytes: 0 };
             self.notice(Notice::Closed { process, channel, end });
@@ -403,7 +424,7 @@ impl World {
     }
 
     /// All three ends.
-    pub fn finish(&mut self, process: ProcessKey, code: i32) {
+    pub(crate) fn finish(&mut self, process: ProcessKey, code: i32) {
         self.exits(process, ExitStatus::Code(code));
         self.closes(process);
         self.notice(Notice::Ended { process });
@@ -411,11 +432,11 @@ impl World {
 }
 
 /// Code and text of a failure.
-pub fn code(error: &CallError) -> (String, String) {
+pub(crate) fn code(error: &CallError) -> (String, String) {
     let info = error.info.as_ref().expect("every failure has an errorInfo");
     (info.code.clone(), error.text.clone())
 }
 
-pub fn value(raw: RawRef<'_>) -> Value {
+pub(crate) fn value(raw: RawRef<'_>) -> Value {
     kairo_wire::json::to_value(raw).expect("a value JSON can hold")
 }

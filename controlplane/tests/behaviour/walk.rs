@@ -1,0 +1,473 @@
+//! A random walk: clients that do anything, a data plane that does what it is told and what may happen, all from one
+//! seed. After every stretch the tables are walked; at the end every call has been answered exactly once, nobody was
+//! told what it may not see, nothing is left, and the same seed has given the same commands.
+
+use crate::harness::{Alice, Arrival, World, config};
+use kairo_controlplane::config::{Config, Limits};
+use kairo_controlplane::entropy::{Entropy, Seeded};
+use kairo_dataplane::command::{Command, Stdio};
+use kairo_dataplane::control::{
+    ExitStatus, Failure, Lineage, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Tree, Usage,
+};
+use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey, Ticket};
+use kairo_wire::frame::Kind;
+use kairo_wire::request::Meta;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+struct Dice(Seeded);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        (u64::from_le_bytes(bytes) % end as u64) as usize
+    }
+    fn of<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())].clone()
+    }
+}
+
+/// A process, as the data plane knows it.
+struct Life {
+    pid: i32,
+    exited: bool,
+    ended: bool,
+    open: [bool; 2],
+}
+
+/// A client, as it knows itself.
+struct Client {
+    uid: u32,
+    /// Unanswered calls: id and how often.
+    calls: BTreeMap<String, usize>,
+    half_closed: bool,
+}
+
+struct Walk {
+    world: World,
+    dice: Dice,
+    clients: BTreeMap<ConnectionKey, Client>,
+    lives: BTreeMap<ProcessKey, Life>,
+    /// Spawns under way, and which outputs they will have.
+    starting: Vec<(ProcessKey, [bool; 2])>,
+    tickets: Vec<Ticket>,
+    readers: BTreeMap<SubscriptionKey, ProcessKey>,
+    subscriptions: Vec<Value>,
+    /// The user of each session, for what may be seen.
+    sessions: BTreeMap<String, u32>,
+    pids: i32,
+    calls: u64,
+    answered: u64,
+    /// Whoever was lowered sees less; what it was told before stays right.
+    lowered: BTreeSet<ConnectionKey>,
+}
+
+const IDS: [&str; 6] = ["a", "b", "c", "77", "d", "e"];
+const USERS: [u32; 3] = [0, 2_000, 3_000];
+
+impl Walk {
+    fn new(seed: u64) -> Walk {
+        let limits = Limits { retained_max: 4, topics_max: 5, streams_max: 20, ..Limits::default() };
+        let mut world = World::with(Config { owner_uid: 0, accounts: Box::new(Alice), limits, ..config() });
+        world.watched = false;
+        Walk {
+            world,
+            dice: Dice(Seeded::new(seed)),
+            clients: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            starting: Vec::new(),
+            tickets: Vec::new(),
+            readers: BTreeMap::new(),
+            subscriptions: Vec::new(),
+            sessions: BTreeMap::new(),
+            pids: 1_000,
+            calls: 0,
+            answered: 0,
+            lowered: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(100) {
+            0..=2 => self.connect(),
+            3..=55 => self.call(),
+            56..=67 => self.spawn_comes(),
+            68..=77 => self.life_goes_on(),
+            78..=86 => self.ticket_comes(),
+            87..=90 => self.reader_moves(),
+            91..=96 => {
+                let ms = self.dice.of(&[1, 50, 2_000, 5_000, 61_000, 3_700_000]);
+                self.world.advance(ms);
+            }
+            97 => self.half_close(),
+            98 => self.disconnect(),
+            _ => self.nonsense(),
+        }
+        self.settle();
+    }
+
+    fn connect(&mut self) {
+        if self.clients.len() >= 12 {
+            return;
+        }
+        let uid = self.dice.of(&USERS);
+        let running: Vec<i32> =
+            self.lives.values().filter(|life| !life.exited).map(|life| life.pid).collect();
+        let lineage = match self.dice.below(6) {
+            0 => Lineage::Unknown,
+            1 if !running.is_empty() => {
+                Lineage::Child { ancestors: vec![5, self.dice.of(&running)], session: None }
+            }
+            _ => Lineage::Outside,
+        };
+        let lowered = lineage != Lineage::Outside;
+        let connection = self.world.connect(uid, lineage);
+        self.clients.insert(connection, Client { uid, calls: BTreeMap::new(), half_closed: false });
+        if lowered {
+            self.lowered.insert(connection);
+        }
+    }
+
+    fn client(&mut self) -> Option<ConnectionKey> {
+        let able: Vec<ConnectionKey> =
+            self.clients.iter().filter(|(_, client)| !client.half_closed).map(|(key, _)| *key).collect();
+        if able.is_empty() { None } else { Some(self.dice.of(&able)) }
+    }
+
+    fn call(&mut self) {
+        let Some(connection) = self.client() else { return };
+        let id = self.dice.of(&IDS);
+        // The same text sometimes as an integer.
+        let id = if id == "77" && self.dice.below(2) == 0 { json!(77) } else { json!(id) };
+        let subscription =
+            if self.subscriptions.is_empty() { json!("x") } else { self.dice.of(&self.subscriptions) };
+        let call = format!("k{}", self.dice.below(1_000_000));
+        let (method, params) = match self.dice.below(20) {
+            0..=3 => {
+                let options = match self.dice.below(5) {
+                    0 => json!({ "onDisconnect": "kill" }),
+                    1 => json!({ "pty": true }),
+                    2 => json!({ "sandbox": {} }),
+                    _ => json!({}),
+                };
+                ("process.spawn", json!({ "id": id, "command": ["a"], "options": options }))
+            }
+            4 | 5 => ("process.kill", json!({ "id": id, "graceMs": self.dice.of(&[0, 100, 9_000]) })),
+            6 => ("process.signal", json!({ "id": id, "signal": self.dice.of(&["HUP", "STOP", "CONT"]) })),
+            7 => (self.dice.of(&["process.pause", "process.resume"]), json!({ "id": id })),
+            8 => ("process.stdin.write", json!({ "id": id, "data": "x" })),
+            9 => ("process.stdin.close", json!({ "id": id })),
+            10 => ("process.resize", json!({ "id": id, "rows": 10, "cols": 10 })),
+            11 => ("process.wait", json!({ "id": id })),
+            12 => ("process.wait", json!({ "id": id, "timeoutMs": self.dice.of(&[0, 500]) })),
+            13 => ("process.status", json!({ "id": id, "detail": self.dice.below(2) == 0 })),
+            14 => ("process.list", json!({})),
+            15 => ("process.stdout.subscribe", json!({ "pid": id })),
+            16 => (
+                self.dice.of(&["process.stdout.unsubscribe", "unsubscribe"]),
+                json!({ "subscriptionId": subscription }),
+            ),
+            17 => {
+                ("subscribe", json!({ "topic": self.dice.of(&[">", "kairo.process.*", "kairo.stream.>"]) }))
+            }
+            18 => match self.dice.below(4) {
+                0 => {
+                    self.lowered.insert(connection);
+                    ("identify", json!({ "skillId": self.dice.of(&["s", "t"]) }))
+                }
+                1 => ("kernel.hello", json!({ "features": ["records", "int64"] })),
+                2 => ("system.get_metrics", json!({})),
+                _ => ("kernel.ping", json!({})),
+            },
+            _ => {
+                let open: Vec<String> = self.clients[&connection].calls.keys().cloned().collect();
+                let which = if open.is_empty() { json!("none") } else { json!(self.dice.of(&open)) };
+                ("kernel.cancel", json!({ "id": which }))
+            }
+        };
+        let meta = Meta { deadline_ms: Some(self.dice.of(&[1, 1_000])), ..Meta::default() };
+        let meta = (self.dice.below(8) == 0).then_some(&meta);
+        self.calls += 1;
+        if let Some(client) = self.clients.get_mut(&connection) {
+            *client.calls.entry(call.clone()).or_default() += 1;
+        }
+        self.world.send_with(connection, &json!(call), method, &params, meta);
+    }
+
+    fn spawn_comes(&mut self) {
+        if self.starting.is_empty() {
+            return;
+        }
+        let nth = self.dice.below(self.starting.len());
+        let (process, open) = self.starting.swap_remove(nth);
+        if self.dice.below(5) == 0 {
+            let failure = SpawnFailure { stage: SpawnStage::Exec, errno: 2 };
+            return self.world.notice(Notice::SpawnFailed { process, failure });
+        }
+        self.pids += 1;
+        let pid = self.pids;
+        self.lives.insert(process, Life { pid, exited: false, ended: false, open });
+        let limits = Vec::new();
+        self.world.notice(Notice::Spawned { process, pid, tree: Tree::Exact, start_ticks: 1, limits });
+    }
+
+    fn life_goes_on(&mut self) {
+        let keys: Vec<ProcessKey> = self.lives.keys().copied().collect();
+        if keys.is_empty() {
+            return;
+        }
+        let process = self.dice.of(&keys);
+        let choice = self.dice.below(4);
+        let Some(life) = self.lives.get_mut(&process) else { return };
+        let notice = match choice {
+            0 if !life.exited => {
+                life.exited = true;
+                let status = self.dice.of(&[
+                    ExitStatus::Code(0),
+                    ExitStatus::Code(1),
+                    ExitStatus::Signal { signal: 9, core: false },
+                ]);
+                Notice::Exited { process, status, usage: Usage::default() }
+            }
+            1 | 2 if life.open[choice - 1] && life.exited => {
+                life.open[choice - 1] = false;
+                let end = StreamEnd { total_bytes: 3, cut_bytes: 0 };
+                Notice::Closed { process, channel: Channel::ALL[choice - 1], end }
+            }
+            _ if life.exited && !life.ended => {
+                life.ended = true;
+                Notice::Ended { process }
+            }
+            _ => return,
+        };
+        self.world.notice(notice);
+    }
+
+    fn ticket_comes(&mut self) {
+        if self.tickets.is_empty() {
+            return;
+        }
+        let nth = self.dice.below(self.tickets.len());
+        let ticket = self.tickets.swap_remove(nth);
+        let outcome = self.dice.of(&[
+            Ok(Outcome::Ok),
+            Ok(Outcome::Signalled { processes: 2 }),
+            Ok(Outcome::Written { offset: 9 }),
+            Ok(Outcome::Worked(Vec::new())),
+            Err(Failure::Gone),
+            Err(Failure::WouldBlock),
+            Err(Failure::Os(1)),
+        ]);
+        self.world.done(ticket, outcome);
+    }
+
+    fn reader_moves(&mut self) {
+        let keys: Vec<SubscriptionKey> = self.readers.keys().copied().collect();
+        if keys.is_empty() {
+            return;
+        }
+        let subscription = self.dice.of(&keys);
+        let over =
+            self.lives.get(&self.readers[&subscription]).is_none_or(|life| life.open == [false, false]);
+        if over {
+            self.readers.remove(&subscription);
+            self.world.notice(Notice::Drained { subscription });
+        } else {
+            self.world.notice(Notice::Lagged { subscription, channel: Channel::Stdout, from: 1, to: 2 });
+        }
+    }
+
+    fn half_close(&mut self) {
+        let Some(connection) = self.client() else { return };
+        if let Some(client) = self.clients.get_mut(&connection) {
+            client.half_closed = true;
+        }
+        self.world.notice(Notice::HalfClosed { connection });
+    }
+
+    fn disconnect(&mut self) {
+        let keys: Vec<ConnectionKey> = self.clients.keys().copied().collect();
+        if !keys.is_empty() {
+            let connection = self.dice.of(&keys);
+            self.world.disconnect(connection);
+            self.clients.remove(&connection);
+        }
+    }
+
+    fn nonsense(&mut self) {
+        let Some(connection) = self.client() else { return };
+        match self.dice.below(3) {
+            0 => self.world.bytes(connection, Kind::EVENT, b"\x81\xa5topic\xa1x"),
+            1 => self.world.bytes(connection, Kind::REQUEST, b"\xc1"),
+            _ => self.world.bytes(connection, Kind(7), b"\x80"),
+        }
+    }
+
+    /// What the data plane does at once, and what clients do with what has come.
+    fn settle(&mut self) {
+        for command in std::mem::take(&mut self.world.commands) {
+            match command {
+                Command::Spawn(spawn) => {
+                    let uid = spawn.credentials.as_ref().map_or(0, |credentials| credentials.uid);
+                    self.sessions.insert(spawn.session.clone(), uid);
+                    self.starting.push((spawn.process, [true, !matches!(spawn.stdio, Stdio::Pty(_))]));
+                }
+                Command::Subscribe(subscribe) => {
+                    self.subscriptions.push(json!(&*subscribe.id));
+                    self.readers.insert(subscribe.subscription, subscribe.process);
+                    assert!(self.lives.contains_key(&subscribe.process), "only what runs or has run is read");
+                }
+                Command::Unsubscribe { subscription, .. } => {
+                    self.readers.remove(&subscription);
+                }
+                Command::Write { process, ticket, .. }
+                | Command::CloseStdin { process, ticket }
+                | Command::Resize { process, ticket, .. } => {
+                    assert!(self.lives.contains_key(&process), "a command for what does not run");
+                    self.tickets.push(ticket);
+                }
+                Command::Signal { process, ticket, .. } => {
+                    assert!(self.lives.contains_key(&process), "a signal for what does not run");
+                    self.tickets.extend(ticket);
+                }
+                Command::Forget { process } => {
+                    let life = self.lives.remove(&process).expect("what is forgotten has run");
+                    assert!(life.ended && life.open == [false, false], "only what is over is forgotten");
+                    assert!(
+                        !self.readers.values().any(|read| *read == process),
+                        "nobody reads what is forgotten"
+                    );
+                }
+                Command::Work { ticket, .. } => self.tickets.push(ticket),
+                Command::AbandonWrite { .. } | Command::Shutdown { .. } => {}
+                other => panic!("the harness does that: {other:?}"),
+            }
+        }
+        for closed in std::mem::take(&mut self.world.closed) {
+            if self.clients.remove(&closed).is_some() {
+                self.world.disconnect(closed);
+            }
+        }
+        self.read_mail();
+        if !self.world.commands.is_empty() {
+            self.settle();
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mail = std::mem::take(&mut self.world.inboxes);
+        for (connection, arrivals) in mail {
+            for arrival in arrivals {
+                let client = self.clients.get_mut(&connection);
+                match arrival {
+                    Arrival::Answer(id, _) => {
+                        self.answered += 1;
+                        // One that was closed or left may have had its last answers on the way.
+                        let Some(client) = client else { continue };
+                        let call = id.as_str().unwrap_or_default();
+                        let open = client.calls.get_mut(call).expect("an answer to a call, once");
+                        *open -= 1;
+                        if *open == 0 {
+                            client.calls.remove(call);
+                        }
+                    }
+                    Arrival::Event(topic, event, _) => {
+                        let Some(client) = client else { continue };
+                        if let Some(session) = event["session"].as_str() {
+                            let uid = self.sessions[session];
+                            assert!(client.uid == 0 || client.uid == uid, "{topic} to who may not see it");
+                        }
+                        if topic == "kairo.process.spawned" {
+                            let skill = event["owner"]["kind"] == "skill";
+                            let lowered = self.lowered.contains(&connection);
+                            assert!(
+                                !lowered || skill || !event["owner"]["kind"].is_string(),
+                                "{event} to a skill"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets everything come to its end.
+    fn wind_down(&mut self) {
+        for connection in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.world.disconnect(connection);
+        }
+        self.clients.clear();
+        self.settle();
+        for _ in 0..20 {
+            while !self.starting.is_empty() {
+                self.spawn_comes();
+                self.settle();
+            }
+            for process in self.lives.keys().copied().collect::<Vec<_>>() {
+                let Some(life) = self.lives.get_mut(&process) else { continue };
+                let (exited, ended, open) = (life.exited, life.ended, life.open);
+                *life = Life { pid: life.pid, exited: true, ended: true, open: [false, false] };
+                if !exited {
+                    self.world.exits(process, ExitStatus::Code(0));
+                }
+                for (channel, open) in Channel::ALL.into_iter().zip(open) {
+                    if open {
+                        let end = StreamEnd::default();
+                        self.world.notice(Notice::Closed { process, channel, end });
+                    }
+                }
+                if !ended {
+                    self.world.notice(Notice::Ended { process });
+                }
+                self.settle();
+            }
+            self.world.advance(3_700_000);
+            self.settle();
+        }
+    }
+}
+
+fn walk(seed: u64, steps: usize) -> (Vec<String>, u64, u64) {
+    let mut walk = Walk::new(seed);
+    for step in 0..steps {
+        walk.step();
+        if step % 64 == 0 {
+            assert_eq!(walk.world.kernel.broken(), Vec::<String>::new(), "seed {seed}, step {step}");
+            let open: usize = walk.clients.values().flat_map(|client| client.calls.values()).sum();
+            assert_eq!(walk.world.kernel.census()[1], open, "seed {seed}, step {step}: calls in flight");
+            assert_eq!(walk.world.kernel.census()[0], walk.clients.len());
+        }
+        if walk.world.log.len() > 200_000 {
+            walk.world.log.truncate(100_000);
+        }
+    }
+    walk.wind_down();
+    assert_eq!(walk.world.kernel.broken(), Vec::<String>::new(), "seed {seed}, at the end");
+    assert_eq!(walk.world.kernel.census(), [0; 5], "seed {seed}: something is left");
+    assert!(walk.world.timers.is_empty());
+    (walk.world.log, walk.calls, walk.answered)
+}
+
+#[test]
+fn a_hundred_thousand_random_steps_leave_nothing_broken_and_nothing_behind() {
+    let (_, calls, answered) = walk(1, 100_000);
+    assert!(calls > 40_000 && answered > 30_000, "{answered} of {calls} calls were answered");
+}
+
+#[test]
+fn many_short_walks_of_other_seeds_do_as_well() {
+    for seed in 100..140 {
+        walk(seed, 500);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_commands() {
+    let (one, ..) = walk(5, 3_000);
+    let (same, ..) = walk(5, 3_000);
+    let (other, ..) = walk(6, 3_000);
+    assert!(one.len() > 1_000);
+    assert_eq!(one, same);
+    assert_ne!(one, other);
+}

@@ -75,6 +75,22 @@ impl Lane {
         }
     }
 
+    /// Says that nothing more will come. What was sent can still be read.
+    pub(super) fn finish(&mut self) {
+        if let Some(socket) = &self.socket
+            && rustix::net::shutdown(socket, rustix::net::Shutdown::Write).is_err()
+        {
+            self.lose();
+        }
+        self.waiting.clear();
+    }
+
+    /// Throws away what still comes, until the other side hangs up.
+    pub(super) fn drain(&mut self, buffer: &mut [u8]) {
+        let (mut bulk, mut fds) = (Vec::new(), Vec::new());
+        while self.receive(buffer, &mut bulk, &mut fds).is_some() {}
+    }
+
     /// True exactly while answers wait for room: requests are left in the socket then.
     pub(super) fn congested(&self) -> bool {
         !self.waiting.is_empty()

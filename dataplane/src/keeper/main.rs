@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a keeper waits for killed trees to be gone. What is stuck in the kernel then stays.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long a kernel has to read the last news and hang up.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often trees that are being killed are looked at again: a kill races with forks.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 /// How long a keeper without kernel and children holds what is left for a successor.
@@ -42,6 +44,9 @@ enum Stage {
     Grace(Instant),
     /// SIGKILL is sent again and again until nobody is left, or until this time.
     Killing(Instant),
+    /// All is told; the kernel may read it and hang up until this time. A lane closed with requests in it would
+    /// take what was told with it.
+    Leaving(Instant),
 }
 
 /// Everything a keeper has.
@@ -190,7 +195,7 @@ impl Keeper {
 
     fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Grace(until) => Some(until),
+            Stage::Grace(until) | Stage::Leaving(until) => Some(until),
             Stage::Killing(until) => Some(until.min(Instant::now() + KILL_AGAIN)),
             Stage::Serving if self.childless => self.alone_since.map(|since| since + HOLD_MAX),
             Stage::Serving => None,
@@ -209,6 +214,9 @@ impl Keeper {
 
     /// Takes some requests from a lane.
     fn turn(&mut self, index: usize, buffer: &mut [u8]) {
+        if matches!(self.stage, Stage::Leaving(_)) {
+            return self.lanes[index].drain(buffer);
+        }
         self.lanes[index].flush();
         let (mut bulk, mut fds) = (Vec::new(), Vec::new());
         for _ in 0..TURN {
@@ -337,7 +345,7 @@ impl Keeper {
                 self.signal_all(libc::SIGTERM);
             }
             Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),
-            Stage::Killing(_) => {}
+            Stage::Killing(_) | Stage::Leaving(_) => {}
         }
     }
 
@@ -353,6 +361,19 @@ impl Keeper {
     /// Goes on ending. True exactly when nothing is left to do.
     fn over(&mut self) -> bool {
         let now = Instant::now();
+        if !self.done(now) {
+            return false;
+        }
+        if !matches!(self.stage, Stage::Leaving(_)) {
+            self.lanes.iter_mut().for_each(Lane::finish);
+            self.stage = Stage::Leaving(now + FAREWELL);
+        }
+        self.lanes.iter().all(|lane| lane.socket().is_none())
+            || self.deadline().is_none_or(|until| now >= until)
+    }
+
+    /// Goes on ending trees. True exactly when there is none left to end.
+    fn done(&mut self, now: Instant) -> bool {
         let quiet = self.childless && !self.lanes.iter().any(Lane::congested);
         match self.stage {
             Stage::Serving => self.childless && self.alone_since.is_some_and(|since| now >= since + HOLD_MAX),
@@ -366,6 +387,7 @@ impl Keeper {
                 self.kill_all();
                 quiet || now >= until
             }
+            Stage::Leaving(_) => true,
         }
     }
 

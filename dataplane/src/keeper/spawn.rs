@@ -57,35 +57,21 @@ impl Keeper {
                 self.remove_cgroup(cgroup);
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
-                    self.cgroups = Some(None);
+                    self.flags.cgroups = CgroupUse::Limits;
                     return self.try_spawn(lane, request);
                 }
                 return Err(failure);
             }
         };
-        // Not reaped, so it is there, even if it has ended.
-        let start_ticks = process::stat(pid).map_or(0, |stat| stat.start_ticks);
-        let tree = if cgroup.is_some() { Tree::Exact } else { Tree::BestEffort };
-        let Prepared { kept, terminal, .. } = prepared;
-        let message = ToKernel::Spawned {
-            process: request.process,
-            pid,
-            start_ticks,
-            tree,
-            limits: in_force,
-            terminal,
-            pipe_bytes: kept.each_ref().map(|kept| kept.as_ref().map(|kept| kept.pipe_bytes)),
-        };
-        let fds: Vec<BorrowedFd<'_>> = kept.iter().flatten().map(|kept| kept.fd.as_fd()).collect();
-        self.lanes[lane].send(&message, &fds);
-        self.sessions.insert(Session {
+        let session = Session {
             process: request.process,
             lane,
             name: request.session.into(),
             pid,
-            start_ticks,
-            terminal,
-            ends: kept,
+            // Not reaped, so it is there, even if it has ended.
+            start_ticks: process::stat(pid).map_or(0, |stat| stat.start_ticks),
+            terminal: prepared.terminal,
+            ends: prepared.kept,
             rings: Vec::new(),
             record: request.record.0.into(),
             exit: None,
@@ -94,8 +80,24 @@ impl Keeper {
             ended: false,
             orphans: Vec::new(),
             cgroup,
-        });
+        };
+        self.announce(&session, in_force);
+        self.sessions.insert(session);
         Ok(())
+    }
+
+    fn announce(&mut self, session: &Session, limits: Vec<Limit>) {
+        let message = ToKernel::Spawned {
+            process: session.process,
+            pid: session.pid,
+            start_ticks: session.start_ticks,
+            tree: if session.cgroup.is_some() { Tree::Exact } else { Tree::BestEffort },
+            limits,
+            terminal: session.terminal,
+            pipe_bytes: session.ends.each_ref().map(|end| end.as_ref().map(|kept| kept.pipe_bytes)),
+        };
+        let fds: Vec<BorrowedFd<'_>> = session.ends.iter().flatten().map(|kept| kept.fd.as_fd()).collect();
+        self.lanes[session.lane].send(&message, &fds);
     }
 
     /// Decides what each limit is enforced by. A limit that cannot be is a failure, unless weaker is accepted.

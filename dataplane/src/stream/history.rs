@@ -189,7 +189,8 @@ impl History {
                 let total = ring.taken();
                 let head_end = total.min(ring.geometry().head_bytes as u64);
                 let tail_from = ring.tail_from().max(total.saturating_sub(self.size.tail_bytes as u64));
-                (copy(ring, 0, head_end), copy(ring, tail_from.max(head_end), total), total)
+                let tail_from = tail_from.clamp(head_end, total);
+                (copy(ring, 0, head_end), copy(ring, tail_from, total), total)
             }
         };
         self.store = Store::Kept { head: kept.0, tail: kept.1, total: kept.2 };
@@ -271,6 +272,14 @@ mod tests {
         assert_eq!(kept[4096..], bytes[1_000_000 - 8192..]);
         history.drop_retained();
         assert_eq!(all(&history), (vec![], vec![(0, 1_000_000)]));
+    }
+
+    #[test]
+    fn a_stream_that_ends_inside_its_head_is_kept_whole() {
+        let mut history = History::new(SIZE);
+        put(&mut history, b"6");
+        history.retire();
+        assert_eq!(all(&history), (b"6".to_vec(), vec![]));
     }
 
     #[test]

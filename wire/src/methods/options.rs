@@ -456,7 +456,24 @@ impl SignalName {
         }
         let upper = text.to_ascii_uppercase();
         let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
-        SIGNALS.iter().find(|(name, _)| *name == bare).map(|(name, _)| SignalName::Name(name))
+        let exact = SIGNALS.iter().find(|(name, _)| *name == bare).map(|(name, _)| SignalName::Name(name));
+        exact.or_else(|| SignalName::real_time(bare))
+    }
+
+    /// `RTMIN`, `RTMIN+3`, `RTMAX`, `RTMAX-1`: numbers on Linux, as its C library gives them out (signal(7)).
+    fn real_time(bare: &str) -> Option<SignalName> {
+        const FIRST: i64 = 34;
+        const LAST: i64 = 64;
+        let offset = |text: &str, sign: char| match text {
+            "" => Some(0),
+            text => text.strip_prefix(sign)?.parse::<u8>().ok().map(i64::from),
+        };
+        let number = match (bare.strip_prefix("RTMIN"), bare.strip_prefix("RTMAX")) {
+            (Some(text), _) => FIRST + offset(text, '+')?,
+            (None, Some(text)) => LAST - offset(text, '-')?,
+            (None, None) => return None,
+        };
+        if (FIRST..=LAST).contains(&number) { SignalName::from_number(number) } else { None }
     }
 
     /// 1 to 64.
