@@ -152,10 +152,11 @@ impl Kernel {
         let ticket = self.state.next_serial();
         let deadline = self.deadline(turn, asking, ticket);
         let call = Call { connection: asking.connection, id: asking.id.to_owned(), deadline, pending };
-        self.state.calls.insert(ticket, call);
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
+            connection.parked_bytes += call.parked_bytes();
         }
+        self.state.calls.insert(ticket, call);
         ticket
     }
 
@@ -171,11 +172,21 @@ impl Kernel {
         self.state.connections.get(connection).is_some_and(|peer| peer.calls.len() < CALLS_IN_FLIGHT_MAX)
     }
 
+    /// Spawns of a connection that wait for their ids.
+    pub(crate) fn queued_spawns(&self, connection: ConnectionKey) -> usize {
+        let Some(peer) = self.state.connections.get(connection) else { return 0 };
+        let waits = |ticket: &&u64| {
+            self.state.calls.get(ticket).is_some_and(|call| matches!(call.pending, Pending::Reuse { .. }))
+        };
+        peer.calls.iter().filter(waits).count()
+    }
+
     /// Takes a call out of the tables, with its timers.
     fn unpark(&mut self, turn: &mut Turn<'_>, ticket: u64) -> Option<Call> {
         let call = self.state.calls.remove(&ticket)?;
         if let Some(connection) = self.state.connections.get_mut(call.connection) {
             connection.calls.retain(|other| *other != ticket);
+            connection.parked_bytes -= call.parked_bytes();
         }
         if let Some(timer) = call.deadline {
             self.disarm(turn, timer);

@@ -44,6 +44,9 @@ impl Kernel {
                 let own = state.calls.get(ticket).is_some_and(|call| call.connection == peer.key);
                 hold(own, "a connection lists a call that is not its own", *ticket);
             }
+            let calls = peer.calls.iter().filter_map(|ticket| state.calls.get(ticket));
+            let parked: usize = calls.map(|call| call.parked_bytes()).sum();
+            hold(parked == peer.parked_bytes, "the parked bytes are miscounted", parked as u64);
             let greeted = peer.greeted == state.audience.contains(&peer.key);
             hold(greeted, "the audience is not exactly the greeted", u64::from(peer.key.slot));
             let idle = peer.half_closed && peer.calls.is_empty() && peer.topics.is_empty();

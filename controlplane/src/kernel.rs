@@ -28,9 +28,9 @@ use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{KernelReady, KernelStopping, SecurityDenied};
 use kairo_wire::frame::Kind;
-use kairo_wire::limits::CHUNK_V1_BYTES_MAX;
+use kairo_wire::limits::{CALL_ID_BYTES_MAX, CHUNK_V1_BYTES_MAX, META_BYTES_MAX};
 use kairo_wire::methods::status::{EndCause, EndedBy};
-use kairo_wire::request::{self, Refused, Request};
+use kairo_wire::request::{self, Meta, Refused, Request};
 use kairo_wire::{introspect, response};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -153,6 +153,7 @@ impl Kernel {
             waiting: 0,
             topics: BTreeSet::new(),
             cpu: None,
+            parked_bytes: 0,
             wards: BTreeSet::new(),
         });
     }
@@ -236,7 +237,7 @@ impl Kernel {
             meta: None,
         };
         if request.has_meta() {
-            match request.meta() {
+            match request.meta().and_then(bounded) {
                 Ok(meta) => asking.meta = Some(meta),
                 Err(error) => {
                     self.refuse(turn, connection, request.id, &error);
@@ -259,6 +260,11 @@ impl Kernel {
             ))
         } else if route.answers == Answers::Later && !self.has_room(connection) {
             Err(WireError::too_many_calls())
+        } else if route.answers == Answers::Later && request.id.bytes().len() > CALL_ID_BYTES_MAX {
+            Err(WireError::too_large(
+                "callIdBytesMax",
+                format!("an id has at most {CALL_ID_BYTES_MAX} bytes"),
+            ))
         } else {
             (route.handler)(self, turn, &asking)
         };
@@ -350,6 +356,20 @@ impl Kernel {
         self.state.audience.remove(&key);
         self.state.connections.remove(key);
     }
+}
+
+/// Texts that are kept and echoed are short.
+fn bounded(meta: Meta<'_>) -> Result<Meta<'_>, WireError> {
+    let texts =
+        [&meta.correlation_id, &meta.causation_id, &meta.intent_id, &meta.traceparent, &meta.idempotency_key];
+    let bytes: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+    if bytes > META_BYTES_MAX {
+        return Err(WireError::too_large(
+            "metaBytesMax",
+            format!("meta has at most {META_BYTES_MAX} bytes of text"),
+        ));
+    }
+    Ok(meta)
 }
 
 /// The lock around a [`Kernel`], and how long it is held.

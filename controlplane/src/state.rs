@@ -202,6 +202,8 @@ pub(crate) struct Connection {
     pub closing: bool,
     /// Unanswered calls, oldest first.
     pub calls: Vec<u64>,
+    /// Bytes of its unanswered writes to stdins.
+    pub parked_bytes: usize,
     /// Its readers.
     pub streams: BTreeSet<u64>,
     /// Those of them that have read a process and follow its id.
@@ -227,6 +229,20 @@ pub(crate) struct Call {
     pub deadline: Option<TimerKey>,
     /// What for.
     pub pending: Pending,
+}
+
+impl Call {
+    /// Bytes it waits to see in a child's stdin.
+    pub(crate) fn parked_bytes(&self) -> usize {
+        match &self.pending {
+            Pending::Deed { deed: Deed::Write { data }, .. } => data.len(),
+            Pending::Deed { .. }
+            | Pending::Spawn { .. }
+            | Pending::Reuse { .. }
+            | Pending::Wait { .. }
+            | Pending::Metrics => 0,
+        }
+    }
 }
 
 /// What a call waits for.

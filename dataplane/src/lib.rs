@@ -21,6 +21,7 @@ pub mod limits;
 pub mod meter;
 pub mod plane;
 pub mod reactor;
+pub mod simulation;
 pub mod stream;
 pub mod sys;
 pub mod transport;

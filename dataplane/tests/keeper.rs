@@ -32,7 +32,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 38] = tests![
+const TESTS: [(&str, fn()); 39] = tests![
     an_exit_code_is_told,
     a_death_by_signal_is_told_apart_from_a_code,
     usage_is_what_the_child_used,
@@ -66,6 +66,7 @@ const TESTS: [(&str, fn()); 38] = tests![
     nothing_leaks_over_hundreds_of_processes,
     a_keeper_without_kernel_ends_all_trees,
     shutdown_ends_everything,
+    the_last_news_arrive_behind_requests_that_were_never_read,
     a_held_keeper_hands_over_everything,
     another_user_is_become_or_refused,
     limits_without_a_cgroup_are_refused_or_weakened,
@@ -559,6 +560,20 @@ fn shutdown_ends_everything() {
     assert_eq!(link::reap(keeper).unwrap(), 0);
 }
 
+fn the_last_news_arrive_behind_requests_that_were_never_read() {
+    let mut kernel = Kernel::start();
+    let keys: Vec<_> = (0..20).map(|_| kernel.spawn(command(&["cat"])).unwrap().process).collect();
+    kernel.shutdown(Duration::ZERO);
+    for key in keys.iter().cycle().take(100) {
+        kernel.acknowledge(*key);
+    }
+    for key in keys {
+        kernel.exited(key);
+        kernel.ended(key);
+    }
+    assert!(kernel.hangs_up());
+}
+
 fn a_held_keeper_hands_over_everything() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("handover");
@@ -639,6 +654,9 @@ fn another_user_is_become_or_refused() {
             let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
             let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
             assert_eq!(said, "65534\n65533\n65533 65531 65532\n");
+            let mut spawn = command(&["no-such-program"]);
+            spawn.credentials = Some(Credentials { uid: 65_534, gid: 65_534, groups: vec![] });
+            assert_eq!(kernel.spawn(spawn).unwrap_err(), at_exec(libc::ENOENT));
             let mut spawn = sh("stat -c %u \"$(tty)\"");
             spawn.stdio = Stdio::Pty(TerminalSize { rows: 24, cols: 80 });
             spawn.credentials = Some(Credentials { uid: 65_534, gid: 65_534, groups: vec![] });

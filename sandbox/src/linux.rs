@@ -142,12 +142,12 @@ fn cgroup() -> Cgroup {
     let (usable, withheld): (Vec<&str>, Vec<&str>) = CONTROLLERS
         .into_iter()
         .filter(|name| has(&offered, name))
-        .partition(|name| has(&handed, name) || (writable && free));
+        .partition(|name| writable && (has(&handed, name) || free));
     Cgroup {
         writable,
         kill: root || folder.join("cgroup.kill").exists(),
         controllers: usable.into_iter().map(str::to_owned).collect(),
-        withheld: (!withheld.is_empty()).then(|| {
+        withheld: (writable && !withheld.is_empty()).then(|| {
             format!("other processes share the cgroup {}: start Kairo in one of its own", folder.display())
         }),
         folder: Some(folder),

@@ -424,7 +424,7 @@ pub(crate) struct Call {
 /// Describe the daemon's methods, events, errors and permissions
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  kairo introspect\n  kairo introspect process.spawn\n  kairo introspect --json process.spawn | jq .method.params"
+    after_help = "Examples:\n  kairo introspect\n  kairo introspect process.spawn\n  kairo introspect --json process.spawn | jq .params"
 )]
 pub(crate) struct Introspect {
     /// One method; all of them if absent

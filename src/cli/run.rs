@@ -15,7 +15,7 @@ use crate::cli::{program, terminal};
 use crate::kernel::embedded::Embedded;
 use crate::logging;
 use kairo_client::{Client, ConnectOptions, Item, Subscription};
-use kairo_wire::id::ProcessId;
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize};
 use kairo_wire::methods::process::{
     self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
@@ -108,21 +108,20 @@ fn wait(client: &Client, id: &ProcessId) -> Result<WaitResult, Failure> {
 /// Waits until everything the program wrote is in our stdout: until the kernel says that the stream has ended for
 /// us, or no longer counts us among its readers.
 fn drain(client: &Client, id: &ProcessId, mut output: Subscription) -> Result<(), Failure> {
-    loop {
+    while still_reads(client, id, output.id())? {
         match output.next_within(DRAIN_LOOK)? {
-            Some(Item::End { .. }) => return Ok(()),
-            Some(Item::Chunk(_) | Item::Gap { .. } | Item::Overflow) => {}
-            None => {
-                let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
-                let reads = |detail: &kairo_wire::methods::status::Detail| {
-                    detail.readers.iter().any(|reader| reader.subscription_id.as_ref() == Some(output.id()))
-                };
-                if !found.detail.as_deref().is_some_and(reads) {
-                    return Ok(());
-                }
-            }
+            Some(Item::End { .. }) => break,
+            Some(Item::Chunk(_) | Item::Gap { .. } | Item::Overflow) | None => {}
         }
     }
+    Ok(())
+}
+
+/// Whether the kernel counts the subscription among the readers of the program.
+fn still_reads(client: &Client, id: &ProcessId, subscription: &SubscriptionId) -> Result<bool, Failure> {
+    let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
+    let readers = found.detail.map(|detail| detail.readers).unwrap_or_default();
+    Ok(readers.iter().any(|reader| reader.subscription_id.as_ref() == Some(subscription)))
 }
 
 /// Its terminal and ours, until its end.

@@ -79,8 +79,11 @@ static ALTERNATE: AtomicBool = AtomicBool::new(false);
 /// Watches what is printed on our terminal for changes of screen. A sequence cut by a chunk's end is not seen; then
 /// a program that is left leaves its screen behind, as it would without this.
 pub(crate) fn watch(printed: &[u8]) {
-    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    if let (true, Some(alternate)) = (saved, screen_after(printed)) {
+    let ours = SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if !ours {
+        return;
+    }
+    if let Some(alternate) = screen_after(printed) {
         ALTERNATE.store(alternate, Ordering::Relaxed);
     }
 }

@@ -62,7 +62,7 @@ fn round_of(driver: Driver, round: usize) -> usize {
         let list = raw.ok("process.list", json!({}));
         let all = list["processes"].as_array().cloned().unwrap_or_default();
         all.len() == STREAMS
-            && all.iter().all(|process| process["streams"][0]["bytes"].as_u64() > Some(enough))
+            && all.iter().all(|process| process["detail"]["streams"][0]["bytes"].as_u64() > Some(enough))
     });
     daemon.signal(Signal::SIGKILL);
     daemon.wait();

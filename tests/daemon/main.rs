@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod cli;
+mod counting;
 mod library;
 mod principals;
 mod processes;

@@ -113,7 +113,7 @@ fn two_users_of_one_daemon_see_only_their_own() {
         assert_eq!(std::fs::metadata(&daemon.socket).expect("a socket").permissions().mode() & 0o777, 0o660);
         let mut root = daemon.connect();
         root.spawn("roots", &["sleep", "1000"], json!({}));
-        let spawned = as_nobody(daemon, &["spawn", "--id", "nobodys", "--", "sleep", "1000"]);
+        let spawned = as_nobody(daemon, &["spawn", "--id", "nobodys", "--cwd", "/", "--", "sleep", "1000"]);
         assert!(spawned.status.success(), "{spawned:?}");
         let listed = String::from_utf8_lossy(&as_nobody(daemon, &["ps", "--quiet"]).stdout).into_owned();
         assert_eq!(listed.trim(), "nobodys");
@@ -155,15 +155,24 @@ fn an_ordinary_users_daemon_serves_him_and_nobody_else() {
     }
     for driver in [Driver::Uring, Driver::Poll] {
         with(&Options { uid: Some(NOBODY), ..Options::plain(driver) }, |daemon| {
-            let mut raw = daemon.connect_modern();
-            let output = raw.run("who", &["id", "-u"], json!({"cwd": "/"}));
-            assert_eq!(output.text(), "65534\n", "{output:?}");
-            let as_root = json!({"id": "root", "command": ["id"], "options": {"user": 0, "cwd": "/"}});
-            let refusal = raw.refused("process.spawn", as_root);
-            assert!(["E_PERMISSION_DENIED", "E_UNSUPPORTED"].contains(&refusal.code.as_str()), "{refusal:?}");
+            good(as_nobody(daemon, &["spawn", "--id", "who", "--cwd", "/", "--", "id", "-u"]));
+            assert_eq!(good(as_nobody(daemon, &["logs", "-f", "who"])), "65534\n");
+            let as_root = r#"{"id": "root", "command": ["id"], "options": {"user": 0, "cwd": "/"}}"#;
+            let refused = as_nobody(daemon, &["call", "process.spawn", as_root]);
+            assert!(!refused.status.success(), "{refused:?}");
             let blocks = crate::support::sequence::argv("64");
-            let output = raw.run("bytes", &blocks, json!({"cwd": "/"}));
-            assert_eq!(output.stdout.len(), 64 * crate::support::sequence::BLOCK_BYTES);
+            let spawn = ["spawn", "--id", "bytes", "--cwd", "/", "--block-unread", "--"];
+            good(as_nobody(daemon, &[&spawn[..], &blocks].concat()));
+            let logs = as_nobody(daemon, &["logs", "-f", "--stream", "stdout", "bytes"]);
+            assert_eq!(logs.stdout.len(), 64 * crate::support::sequence::BLOCK_BYTES);
+            crate::support::sequence::check(&logs.stdout, 0);
+            // Root may open his socket, as root may open everything, and is a stranger there.
+            let mut root = daemon.connect();
+            assert_eq!(root.ok("kernel.hello", json!({}))["principal"]["kind"], "user");
+            assert!(ids(&mut root).is_empty());
+            let spawn = json!({"id": "roots", "command": ["true"], "options": {"cwd": "/"}});
+            assert_eq!(root.refused("process.spawn", spawn).code, "E_PERMISSION_DENIED");
+            root.refused("kernel.shutdown", json!({}));
         });
     }
 }
@@ -174,16 +183,24 @@ fn a_user_who_has_spent_his_pipes_gets_smaller_ones_and_is_told() {
         return;
     }
     with(&Options { uid: Some(NOBODY), ..Options::plain(Driver::Poll) }, |daemon| {
-        let mut raw = daemon.connect_modern();
-        // 64 MiB of pipes are a user's by default: 1 MiB each for stdout and stderr are soon too much.
-        for number in 0..48 {
-            raw.spawn(&format!("s{number}"), &["sleep", "1000"], json!({"pipeBytes": 1 << 20, "cwd": "/"}));
+        // 64 MiB of pipes are a user's by default: 1 MiB each for stdin, stdout and stderr are soon too much.
+        for number in 0..32 {
+            let options = r#""options": {"pipeBytes": 1048576, "cwd": "/"}"#;
+            let spawn = format!(r#"{{"id": "s{number}", "command": ["sleep", "1000"], {options}}}"#);
+            good(as_nobody(daemon, &["call", "process.spawn", &spawn]));
         }
-        let detail = crate::streams::detail(&mut raw, "s47");
-        let size = detail["streams"][0]["pipeBytes"].as_u64().expect("a size");
+        let status = good(as_nobody(daemon, &["call", "process.status", r#"{"id": "s31", "detail": true}"#]));
+        let status: Json = serde_json::from_str(&status).expect("JSON");
+        let size = status["detail"]["streams"][0]["pipeBytes"].as_u64().expect("a size");
         assert!((4096..1 << 20).contains(&size), "pipes of {size} bytes");
-        let output = raw.run("bytes", &crate::support::sequence::argv("64"), json!({"cwd": "/"}));
-        crate::support::sequence::check(&output.stdout, 0);
+        let blocks = crate::support::sequence::argv("64");
+        let spawn = ["spawn", "--id", "bytes", "--cwd", "/", "--block-unread", "--"];
+        good(as_nobody(daemon, &[&spawn[..], &blocks].concat()));
+        let logs = as_nobody(daemon, &["logs", "-f", "--stream", "stdout", "bytes"]);
+        crate::support::sequence::check(&logs.stdout, 0);
+        for number in 0..32 {
+            good(as_nobody(daemon, &["kill", &format!("s{number}")]));
+        }
     });
 }
 
@@ -203,6 +220,13 @@ fn ids(raw: &mut Raw) -> Vec<String> {
     let list = raw.ok("process.list", json!({}));
     let processes = list["processes"].as_array().cloned().unwrap_or_default();
     processes.iter().filter_map(|process: &Json| process["id"].as_str().map(str::to_owned)).collect()
+}
+
+/// What a command that succeeds prints.
+#[track_caller]
+fn good(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Runs the command line as nobody.

@@ -95,7 +95,11 @@ fn who_ignores_the_first_signal_gets_the_last_one(daemon: &Daemon) {
     raw.ok("process.kill", json!({"id": "stubborn", "graceMs": 50}));
     let exit = raw.wait_for_exit("stubborn");
     assert_eq!(exit["exitCode"], 137);
-    assert_eq!((&exit["exit"]["signal"], &exit["exit"]["signalName"]), (&json!(9), &json!("KILL")), "{exit}");
+    assert_eq!(
+        (&exit["exit"]["signal"], &exit["exit"]["signalName"]),
+        (&json!(9), &json!("SIGKILL")),
+        "{exit}"
+    );
     assert_eq!(exit["exit"]["endedBy"]["cause"], "grace_over");
     raw.collect(&subscription, 1);
 }

@@ -14,7 +14,9 @@ fn read_until(raw: &mut Raw, text: &mut String, wanted: &str) {
             text.push_str(&String::from_utf8_lossy(&Chunk::of(&frame).data));
         }
         assert!(
-            frame.kind != EVENT || frame.json()["topic"] != "stream.end",
+            frame.kind != EVENT
+                || frame.json()["topic"] != "stream.end"
+                || frame.json()["data"]["stream"] == "stderr",
             "the stream ended without {wanted:?}: {text:?}"
         );
     }

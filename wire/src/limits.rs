@@ -18,6 +18,12 @@ pub const ELEMENTS_MAX: usize = 1_000_000;
 /// Most unanswered calls of one connection. The next one is answered with `E_TOO_MANY_CALLS`.
 pub const CALLS_IN_FLIGHT_MAX: usize = 1024;
 
+/// Longest id of a call that is not answered at once, MessagePack bytes: it is kept until then. Longer: `E_TOO_LARGE`.
+pub const CALL_ID_BYTES_MAX: usize = 4096;
+
+/// Most bytes of text in a call's `meta`. More: `E_TOO_LARGE`.
+pub const META_BYTES_MAX: usize = 4096;
+
 /// Longest `data` of a STREAM_CHUNK for a client that has negotiated nothing, bytes: what bin16 can carry, because
 /// v1 clients read nothing longer.
 pub const CHUNK_V1_BYTES_MAX: usize = 65_535;
@@ -79,6 +85,8 @@ pub const LIMITS: &[LimitRow] = &[
     row("depthMax", DEPTH_MAX, "levels", "E_TOO_LARGE"),
     row("elementsMax", ELEMENTS_MAX, "values", "E_TOO_LARGE"),
     row("callsInFlightMax", CALLS_IN_FLIGHT_MAX, "calls of a connection", "E_TOO_MANY_CALLS"),
+    row("callIdBytesMax", CALL_ID_BYTES_MAX, "bytes of a call's id", "E_TOO_LARGE, if the call has to wait"),
+    row("metaBytesMax", META_BYTES_MAX, "bytes of text in meta", "E_TOO_LARGE"),
     row("chunkV1BytesMax", CHUNK_V1_BYTES_MAX, "bytes of data", "never sent without the feature `chunks`"),
     row("chunkBytesMax", CHUNK_BYTES_MAX, "bytes of data", "a larger wish is granted this much"),
     row("stdinParkedBytesMax", STDIN_PARKED_BYTES_MAX, "bytes of a connection", "E_WOULD_BLOCK"),

@@ -15,9 +15,15 @@ use kairo_wire::methods::permission::{Identify, IdentifyResult, IdentifyStatus, 
 pub(crate) const METHODS: &[Entry] =
     &[(Identify::ROW, Answers::AtOnce, identify), (VaultGet::ROW, Answers::AtOnce, vault_get)];
 
+/// Longest name of a skill, bytes: it is kept with everything the skill starts.
+const SKILL_BYTES_MAX: usize = 255;
+
 fn identify(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Identify>()?;
     if let Some(name) = params.skill_id.filter(|name| !name.is_empty()) {
+        if name.len() > SKILL_BYTES_MAX {
+            return Err(WireError::invalid("skillId", format!("at most {SKILL_BYTES_MAX} bytes")));
+        }
         let before = kernel.principal(asking.connection);
         let Some(after) = before.lowered(&name, kernel.config.owner_uid) else {
             let message = format!("the connection acts as {before} already, for all its life");

@@ -7,14 +7,16 @@ use crate::auth::grant::may_touch;
 use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
 use crate::kernel::Kernel;
-use crate::sessions::ending::{SIGTERM, stdin_closed};
+use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
 use crate::sessions::{plan, report};
 use crate::state::{Deed, Pending, Phase, Process, Timer};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::Scope;
+use kairo_dataplane::control::Failure;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
+use kairo_wire::limits::STDIN_PARKED_BYTES_MAX;
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{
     self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
@@ -169,7 +171,12 @@ fn with_stdin(kernel: &Kernel, asking: &Asking<'_>, id: &ProcessId) -> Result<u6
 fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<StdinWrite>()?;
     let serial = with_stdin(kernel, asking, &params.id)?;
-    kernel.undertake(turn, asking, serial, Deed::Write { data: params.data.0 });
+    let data = params.data.0;
+    let parked = kernel.state.connections.get(asking.connection).map_or(0, |peer| peer.parked_bytes);
+    if parked + data.len() > STDIN_PARKED_BYTES_MAX {
+        return Err(deed_error(&params.id, &Deed::Write { data }, &Failure::WouldBlock));
+    }
+    kernel.undertake(turn, asking, serial, Deed::Write { data });
     Ok(())
 }
 

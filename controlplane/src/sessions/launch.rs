@@ -24,6 +24,12 @@ use serde::Serialize;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+/// Spawns of one connection that may wait for their ids at a time: each keeps its argv and environment.
+const QUEUED_SPAWNS_MAX: usize = 64;
+/// What is remembered of an argv, bytes of one argument and of all together.
+const ARGUMENT_KEPT_BYTES: usize = 1_024;
+const ARGV_KEPT_BYTES: usize = 8_192;
+
 /// Whether an id can be had.
 enum Claim {
     /// Now.
@@ -64,6 +70,9 @@ impl Kernel {
                 if let Some(process) = self.state.processes.get_mut(&process) {
                     process.spawning = Some(call);
                 }
+            }
+            Claim::Dying(_) if self.queued_spawns(asking.connection) >= QUEUED_SPAWNS_MAX => {
+                return Err(busy(&plan.id));
             }
             Claim::Dying(holder) => {
                 self.hurry(turn, holder);
@@ -244,10 +253,7 @@ fn open_record(
     meter: Arc<ProcessMeter>,
 ) -> Process {
     let terminal = plan.terminal();
-    let mut argv = plan.argv;
-    for place in plan.secret_args {
-        argv[place] = b"<secret>".to_vec();
-    }
+    let argv = remembered(plan.argv, &plan.secret_args);
     let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
     Process {
         key,
@@ -289,6 +295,30 @@ fn open_record(
         status: crate::sessions::report::running(None),
         trace: plan.trace,
     }
+}
+
+/// The part of an argv that is told and kept: without secrets, and with an ellipsis where it is long.
+fn remembered(argv: Vec<Vec<u8>>, secret: &[usize]) -> Vec<Vec<u8>> {
+    const ELLIPSIS: &[u8] = "…".as_bytes();
+    let mut kept = Vec::new();
+    let mut room = ARGV_KEPT_BYTES;
+    for (place, mut argument) in argv.into_iter().enumerate() {
+        if secret.contains(&place) {
+            argument = b"<secret>".to_vec();
+        }
+        if argument.len() > ARGUMENT_KEPT_BYTES {
+            argument.truncate(ARGUMENT_KEPT_BYTES);
+            argument.extend_from_slice(ELLIPSIS);
+        }
+        if argument.len() > room {
+            kept.push(ELLIPSIS.to_vec());
+            break;
+        }
+        room -= argument.len();
+        argument.shrink_to_fit();
+        kept.push(argument);
+    }
+    kept
 }
 
 /// Nobody is there to start or signal anything.

@@ -404,3 +404,29 @@ fn nothing_is_left_of_a_connection_that_is_gone() {
     assert_eq!(world.inboxes[&owner].len(), before);
     assert!(world.inboxes[&owner].iter().all(|arrival| matches!(arrival, Arrival::Answer(..))));
 }
+
+#[test]
+fn what_would_have_to_be_kept_is_bounded() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.run(owner, "p");
+    let long = "x".repeat(5_000);
+    // An id is echoed at any length, but not kept.
+    world.send(owner, &json!(long), "kernel.ping", &json!({}));
+    assert!(world.answer(owner, &json!(long)).unwrap().is_ok());
+    world.send(owner, &json!(long), "process.wait", &json!({ "id": "p" }));
+    assert_eq!(code(&world.answer(owner, &json!(long)).unwrap().unwrap_err()).0, "E_TOO_LARGE");
+    let meta = Meta { correlation_id: Some(long.as_str().into()), ..Meta::default() };
+    world.send_with(owner, &json!(1), "kernel.ping", &json!({}), Some(&meta));
+    assert_eq!(code(&world.answer(owner, &json!(1)).unwrap().unwrap_err()).0, "E_TOO_LARGE");
+    assert_eq!(world.fails(owner, "identify", json!({ "skillId": long })).0, "E_INVALID_PARAMS");
+    // A write to a child that is being started waits here, within the bound of all parked writes.
+    world.start(owner, "process.spawn", json!({ "id": "q", "command": ["a"] }));
+    let data = "x".repeat(12 << 20);
+    let first = world.start(owner, "process.stdin.write", json!({ "id": "q", "data": data }));
+    assert!(world.answer(owner, &first).is_none());
+    assert_eq!(
+        world.fails(owner, "process.stdin.write", json!({ "id": "q", "data": data })).0,
+        "E_WOULD_BLOCK"
+    );
+}

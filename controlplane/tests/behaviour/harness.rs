@@ -28,8 +28,8 @@ pub(crate) const OWNER: u32 = 1_000;
 pub(crate) enum Arrival {
     /// An answer: the id, and what came of it.
     Answer(Value, Result<Value, CallError>),
-    /// An event: topic, and `data` or `payload`, and the whole of it.
-    Event(String, Value, BTreeMap<String, Value>),
+    /// An event: topic, `data` or `payload`, and the frame's payload as it came.
+    Event(String, Value, Vec<u8>),
 }
 
 pub(crate) struct World {
@@ -48,6 +48,8 @@ pub(crate) struct World {
     pids: i32,
     /// Whether the tables are walked after every step.
     pub(crate) watched: bool,
+    /// Whether commands are written down.
+    pub(crate) logged: bool,
 }
 
 pub(crate) fn config() -> Config {
@@ -114,6 +116,7 @@ impl World {
             slots: 0,
             pids: 100,
             watched: true,
+            logged: true,
         }
     }
 
@@ -280,7 +283,9 @@ impl World {
             self.deliver(connection, &out.replies);
         }
         for command in out.list {
-            self.log.push(format!("{command:?}"));
+            if self.logged {
+                self.log.push(format!("{command:?}"));
+            }
             match command {
                 Command::Reply { connection, frame } => self.deliver(connection, &frame),
                 Command::Announce { frames, .. } => {
@@ -326,10 +331,8 @@ impl World {
                 Kind::EVENT => {
                     assert!(greeted.contains(&connection), "nothing is pushed before the first reply");
                     let event = EventFrame::parse(payload).expect("an event");
-                    let whole = value(RawRef::new(payload).expect("a value"));
-                    let whole = whole.as_object().expect("a map").clone().into_iter().collect();
                     let body = event.body().map_or(Value::Null, value);
-                    inbox.push(Arrival::Event(event.topic.into_owned(), body, whole));
+                    inbox.push(Arrival::Event(event.topic.into_owned(), body, payload.to_vec()));
                 }
                 other => panic!("a frame of kind {other:?} comes from the data plane only"),
             })

@@ -437,3 +437,36 @@ fn a_process_that_hangs_on_its_connection_dies_with_it() {
     let exit = world.ok(other, "process.wait", json!({ "id": "p" }))["exit"].clone();
     assert_eq!(exit["endedBy"]["cause"], "disconnect");
 }
+
+#[test]
+fn of_a_long_argv_only_a_part_is_remembered() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let long = "x".repeat(100_000);
+    let mut command = vec!["sh", "-c", &long];
+    command.resize(30, &long[..1_000]);
+    world.start(owner, "process.spawn", json!({ "id": "p", "command": command }));
+    let Some(Command::Spawn(spawn)) = world.commands.last() else { panic!("no spawn") };
+    assert_eq!(spawn.argv[2].len(), 100_000);
+    assert_eq!(spawn.argv.len(), 30);
+    world.born();
+    let argv =
+        world.ok(owner, "process.status", json!({ "id": "p", "detail": true }))["detail"]["argv"].clone();
+    let argv: Vec<&str> =
+        argv.as_array().unwrap().iter().map(|argument| argument.as_str().unwrap()).collect();
+    assert!(argv[2].len() < 1_100 && argv[2].ends_with('…'));
+    assert_eq!((argv.len() < 12, argv.last()), (true, Some(&"…")));
+}
+
+#[test]
+fn sixty_four_spawns_of_a_connection_wait_for_their_ids() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let (process, _) = world.run(owner, "p");
+    world.exits(process, ExitStatus::Code(0));
+    let params = json!({ "id": "p", "command": ["a"] });
+    for _ in 0..64 {
+        world.start(owner, "process.spawn", params.clone());
+    }
+    assert_eq!(world.fails(owner, "process.spawn", params).0, "E_BUSY");
+}

@@ -371,3 +371,87 @@ pub fn launch(launch: &Launch) -> io::Result<Launched> {
 pub fn reap(pid: i32) -> io::Result<i32> {
     process::wait_for(pid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::protocol::{Limit, Mechanism};
+    use crate::key::ReactorId;
+
+    const PROCESS: ProcessKey = ProcessKey { home: ReactorId(1), serial: u64::MAX };
+
+    fn packet(message: &ToKernel) -> Vec<u8> {
+        rmp_serde::to_vec(message).unwrap()
+    }
+
+    fn spawned(terminal: bool, pipe_bytes: [Option<u32>; 3]) -> Vec<u8> {
+        let limits = vec![Limit { name: "memory".into(), mechanism: Mechanism::Cgroup, value: 1 }];
+        let (process, tree) = (PROCESS, Tree::Exact);
+        packet(&ToKernel::Spawned { process, pid: 7, start_ticks: 8, tree, limits, terminal, pipe_bytes })
+    }
+
+    #[test]
+    fn descriptors_find_their_places() {
+        let whole = spawned(false, [Some(1), Some(2), Some(3)]);
+        let Ok(FromKeeper::Spawned(child)) = decode(&whole, vec!["in", "out", "err"]) else {
+            panic!("a spawned child was sent")
+        };
+        assert_eq!((child.process, child.pid, child.start_ticks), (PROCESS, 7, 8));
+        assert_eq!(child.stdin.map(|pipe| (pipe.fd, pipe.bytes)), Some(("in", 1)));
+        assert_eq!(child.stderr.map(|pipe| (pipe.fd, pipe.bytes)), Some(("err", 3)));
+        assert!(matches!(child.stdout, Output::Pipe(Pipe { fd: "out", bytes: 2 })));
+        assert_eq!((child.limits[0].name.as_str(), child.limits[0].mechanism), ("memory", "cgroup"));
+        let terminal = spawned(true, [None, Some(0), None]);
+        let Ok(FromKeeper::Spawned(child)) = decode(&terminal, vec!["master"]) else {
+            panic!("a spawned child was sent")
+        };
+        assert!(matches!(child.stdout, Output::Terminal("master")));
+        assert!(child.stdin.is_none() && child.stderr.is_none());
+    }
+
+    #[test]
+    fn missing_and_surplus_descriptors_are_an_error() {
+        for (pipe_bytes, given) in
+            [([Some(1), Some(2), None], 1), ([None, Some(2), None], 2), ([Some(1), None, None], 1)]
+        {
+            let refused = decode(&spawned(false, pipe_bytes), vec![(); given]);
+            assert!(matches!(refused, Err(ProtocolError::Descriptors { got, .. }) if got == given));
+        }
+        let surplus = decode(&packet(&ToKernel::TreeEnded { process: PROCESS }), vec![()]);
+        assert!(matches!(surplus, Err(ProtocolError::Descriptors { expected: 0, got: 1 })));
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let hello = packet(&ToKernel::Hello { version: VERSION + 1, pid: 1 });
+        assert!(
+            matches!(decode::<()>(&hello, Vec::new()), Err(ProtocolError::Version(it)) if it == VERSION + 1)
+        );
+    }
+
+    #[test]
+    fn no_cut_or_bent_packet_is_taken_for_a_whole_one() {
+        let whole = spawned(false, [Some(1), Some(2), Some(3)]);
+        for len in 0..whole.len() {
+            assert!(decode(&whole[..len], vec![(); 3]).is_err(), "{len} of {} bytes", whole.len());
+        }
+        // Whatever a bent packet says, it is told without a panic.
+        for place in 0..whole.len() {
+            for bent in 0..=255 {
+                let mut packet = whole.clone();
+                packet[place] = bent;
+                let _ = decode(&packet, vec![(); 3]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_a_packet_takes_no_descriptor() {
+        let mut short = vec![1; PACKET_BYTES_MAX];
+        assert!(pack(&mut short).unwrap().is_none());
+        let mut long = vec![1; PACKET_BYTES_MAX + 1];
+        assert!(pack(&mut long).unwrap().is_some());
+        let message: ToKeeper<'_> = rmp_serde::from_slice(&long).unwrap();
+        assert_eq!(message, ToKeeper::Bulk { bytes: PACKET_BYTES_MAX as u64 + 1 });
+    }
+}

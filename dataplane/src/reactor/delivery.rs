@@ -235,12 +235,10 @@ impl<D: Driver> Reactor<D> {
 
     /// Lets every reader of a process send.
     pub(super) fn deliver_all(&mut self, place: Place) {
-        let count = self.processes.get(place).map_or(0, |process| process.readers.len());
-        for turn in 0..count {
-            let reader = self.processes.get(place).and_then(|process| process.readers.get(turn).copied());
-            if let Some(reader) = reader {
-                self.deliver(reader);
-            }
+        // A copy: a reader that is drained leaves the list.
+        let readers = self.processes.get(place).map(|process| process.readers.clone()).unwrap_or_default();
+        for reader in readers {
+            self.deliver(reader);
         }
         self.make_announcements(place);
     }

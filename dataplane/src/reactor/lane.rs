@@ -118,7 +118,7 @@ impl<D: Driver> Reactor<D> {
                 self.exited(process, status, usage);
                 self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
             }
-            FromKeeper::TreeEnded { process } => self.notices.push_back(Notice::Ended { process }),
+            FromKeeper::TreeEnded { process } => self.tree_ended(process),
             FromKeeper::Signalled { ticket, outcome } => {
                 let outcome = outcome.map(|processes| Outcome::Signalled { processes });
                 self.done(ticket, outcome.map_err(Failure::Os));

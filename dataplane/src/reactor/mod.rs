@@ -200,6 +200,11 @@ impl<D: Driver> Reactor<D> {
         Ok(())
     }
 
+    /// True exactly when no further round does anything.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// One round of the loop. With `until_ns` it waits no longer than that.
     pub(crate) fn round(
         &mut self,

@@ -456,6 +456,19 @@ impl<D: Driver> Reactor<D> {
         self.answer_input(answers);
     }
 
+    /// Nobody is left to read its stdin.
+    pub(super) fn tree_ended(&mut self, key: ProcessKey) {
+        let place = self.place_of_process(key);
+        if let Some((place, process)) = place.and_then(|place| Some((place, self.processes.get_mut(place)?)))
+            && process.inflow.fd().is_some()
+        {
+            let mut answers = Vec::new();
+            process.inflow.fail(&mut answers);
+            self.input_closed(place, answers);
+        }
+        self.notices.push_back(Notice::Ended { process: key });
+    }
+
     fn input_closed(&mut self, place: Place, answers: Vec<Answer>) {
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;

@@ -271,6 +271,11 @@ impl Kernel {
         self.signal(nobody, libc::SIGCONT, Scope::Tree) == Ok(0) && self.early.len() == before
     }
 
+    /// True exactly when the lane ends here.
+    pub(crate) fn hangs_up(&mut self) -> bool {
+        self.receive(0).is_none()
+    }
+
     /// What the death of a kernel is to its keeper. Its pid, to be reaped.
     pub(crate) fn lose_lanes(mut self) -> i32 {
         self.keeper.take().unwrap().pid

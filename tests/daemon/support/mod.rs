@@ -46,7 +46,7 @@ impl Driver {
         }
     }
 
-    fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         self == Driver::Poll || io_uring::IoUring::new(8).is_ok()
     }
 }

@@ -17,7 +17,7 @@ use std::fmt;
 #[derive(Clone, Debug, Default, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpawnOptions {
-    /// Its working folder; the owner's home folder if absent.
+    /// Its working folder; the kernel's own if absent, or the home folder of the other user it runs as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<OsText>,
     /// Variables, over the default environment.

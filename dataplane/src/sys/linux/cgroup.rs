@@ -55,12 +55,12 @@ impl Cgroups {
     fn within(own: &Path, path: &Path, movable: impl Fn(i32) -> bool) -> io::Result<Cgroups> {
         // A child is born there only if we may also take processes from where we are.
         rustix::fs::access(own.join("cgroup.procs"), rustix::fs::Access::WRITE_OK)?;
-        let missing = enable(own);
-        if missing.iter().any(|(_, error)| error.raw_os_error() == Some(libc::EBUSY)) {
+        if enable(own).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
             step_aside(own, movable);
-            enable(own);
+            // Refused again: limits are refused then, one by one, for want of their files.
+            let _ = enable(own);
         }
-        enable(path);
+        let _ = enable(path);
         let folder = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let news = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         Ok(Cgroups { path: path.to_owned(), folder, news, born: 0 })
@@ -177,11 +177,13 @@ impl AsFd for Cgroups {
     }
 }
 
-/// Hands every controller down; returns those that were refused.
-fn enable(folder: &Path) -> Vec<(&'static str, io::Error)> {
-    let control = folder.join("cgroup.subtree_control");
-    let refused = |name| std::fs::write(&control, format!("+{name}")).err().map(|error| (name, error));
-    CONTROLLERS.into_iter().filter_map(refused).collect()
+/// Hands down what there is of our controllers, all at once: `cpu` and `pids` alone would be handed down with
+/// processes in the way, as for threads, and then stand in the way of everything else.
+fn enable(folder: &Path) -> io::Result<()> {
+    let offered = std::fs::read_to_string(folder.join("cgroup.controllers"))?;
+    let wanted = CONTROLLERS.into_iter().filter(|name| offered.split_whitespace().any(|word| word == *name));
+    let request: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
+    std::fs::write(folder.join("cgroup.subtree_control"), request.join(" "))
 }
 
 /// Moves everybody in `own` into a leaf beside the sessions, if all of them may be moved.

@@ -6,9 +6,14 @@
 //! `close_range(UNSHARE)`, which copies only what stays: a spawn costs the same with ten or ten thousand
 //! descriptors held. Between clone and exec the child makes system calls and nothing else: no allocation, no
 //! lock, no libc function that keeps state.
+//!
+//! A child that becomes another user shares nothing with the keeper: between setuid and exec that user may stop
+//! it, which must not stop the keeper, and may hope to look into it. It gets a copy of everything, tells errors
+//! through a pipe, and is given up if it takes too long.
 
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::Image;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
@@ -17,6 +22,8 @@ use std::ptr;
 
 /// Where a child finds its standard descriptors, one after the other, in the table it shares with the keeper.
 pub(super) const CHILD_STDIO: RawFd = 3;
+/// How long a child that is another user already may take to execute.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 const STACK_BYTES: usize = 64 * 1024;
 const GUARD_BYTES: usize = 4096;
 /// A flag of clone3 alone: libc's constant is too narrow for it.
@@ -75,6 +82,8 @@ struct Brief {
     change_user: bool,
     terminal: bool,
     share_files: bool,
+    /// Where failures are told by a child that shares no memory; -1 for one that does.
+    report: RawFd,
     failed_stage: i32,
     failed_errno: i32,
 }
@@ -138,10 +147,14 @@ impl Forker {
             change_user: image.credentials.is_some(),
             terminal: image.terminal,
             share_files: self.share_files,
+            report: -1,
             failed_stage: 0,
             failed_errno: 0,
         };
-        let outcome = self.clone_and_wait(&mut brief, image.cgroup);
+        let outcome = match image.credentials {
+            None => self.clone_and_wait(&mut brief, image.cgroup),
+            Some(_) => self.clone_apart(&mut brief, image.cgroup),
+        };
         self.argv.shrink();
         self.env.shrink();
         self.candidates.shrink();
@@ -149,11 +162,51 @@ impl Forker {
         outcome
     }
 
+    /// A child in our memory: when this returns it has executed or failed.
     fn clone_and_wait(
         &mut self,
         brief: &mut Brief,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<i32, SpawnFailure> {
+        let pid = self.clone(brief, cgroup)?;
+        // SAFETY: `brief` is ours; the child that wrote to it through the shared memory has executed or ended,
+        // else clone would not have returned. Volatile, because the compiler saw no write.
+        let (stage, errno) =
+            unsafe { (ptr::read_volatile(&brief.failed_stage), ptr::read_volatile(&brief.failed_errno)) };
+        if stage == 0 { Ok(pid) } else { Err(reaped(pid, stage, errno)) }
+    }
+
+    /// A child with memory of its own, waited for as long as is decent.
+    fn clone_apart(
+        &mut self,
+        brief: &mut Brief,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<i32, SpawnFailure> {
+        let (told, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| failure(SpawnStage::Resources, error.into()))?;
+        brief.share_files = false;
+        brief.report = report.as_raw_fd();
+        let pid = self.clone(brief, cgroup)?;
+        drop(report);
+        let mut words = [0u8; 8];
+        let mut polled = [PollFd::new(&told, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&PATIENCE)) {
+            Ok(0) | Err(_) => {
+                let _ = crate::sys::process::signal_child(pid, libc::SIGKILL);
+                Err(reaped(pid, SpawnStage::Exec as i32, libc::ETIMEDOUT))
+            }
+            Ok(_) => match rustix::io::read(&told, &mut words) {
+                // Closed by exec, or by the end of a child that was killed: its exit will tell.
+                Ok(0) => Ok(pid),
+                _ => {
+                    let [a, b, c, d, e, f, g, h] = words;
+                    Err(reaped(pid, i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])))
+                }
+            },
+        }
+    }
+
+    fn clone(&mut self, brief: &mut Brief, cgroup: Option<BorrowedFd<'_>>) -> Result<i32, SpawnFailure> {
         let mut pid = -i64::from(libc::ENOSYS);
         if self.clone3 {
             pid = clone3(&self.stack, brief, cgroup);
@@ -176,17 +229,7 @@ impl Forker {
             let stage = if joining { SpawnStage::Cgroup } else { SpawnStage::Fork };
             return Err(SpawnFailure { stage, errno });
         }
-        let pid = pid as i32;
-        // SAFETY: `brief` is ours; the child that wrote to it through the shared memory has executed or ended,
-        // else clone would not have returned. Volatile, because the compiler saw no write.
-        let (stage, errno) =
-            unsafe { (ptr::read_volatile(&brief.failed_stage), ptr::read_volatile(&brief.failed_errno)) };
-        if stage == 0 {
-            return Ok(pid);
-        }
-        // A child that failed has nothing more to say than this.
-        let _ = crate::sys::process::wait_for(pid);
-        Err(SpawnFailure { stage: stage_of(stage), errno })
+        Ok(pid as i32)
     }
 
     /// Lists the paths to try, as execvpe(3) would.
@@ -211,6 +254,13 @@ impl Forker {
 
 fn failure(stage: SpawnStage, error: io::Error) -> SpawnFailure {
     SpawnFailure { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// What a child has failed at, once it is gone.
+fn reaped(pid: i32, stage: i32, errno: i32) -> SpawnFailure {
+    // Its exit code says less than the stage does.
+    let _ = crate::sys::process::wait_for(pid);
+    SpawnFailure { stage: stage_of(stage), errno }
 }
 
 fn stage_of(number: i32) -> SpawnStage {
@@ -289,7 +339,10 @@ impl Drop for Stack {
 
 fn clone_flags(brief: &Brief) -> c_int {
     let files = if brief.share_files { libc::CLONE_FILES } else { 0 };
-    libc::CLONE_VM | libc::CLONE_VFORK | files
+    match brief.report {
+        -1 => libc::CLONE_VM | libc::CLONE_VFORK | files,
+        _ => 0,
+    }
 }
 
 /// libc's clone, where clone3 is not to be had. A pid, or a negative errno.
@@ -382,15 +435,19 @@ fn raw_clone3(_: &libc::clone_args, _: *mut Brief) -> i64 {
     -i64::from(libc::ENOSYS)
 }
 
-/// The child's way from clone to exec. Runs in the keeper's memory while the keeper stands still.
+/// The child's way from clone to exec: in the keeper's memory while the keeper stands still, or in a copy of it.
 extern "C" fn run_child(brief: *mut Brief) -> ! {
-    // SAFETY: the parent made it and waits; nobody else touches it until this process has executed or ended.
+    // SAFETY: the parent made it and waits, or it is this process's own copy; nobody else touches it until this
+    // process has executed or ended.
     let brief = unsafe { &mut *brief };
     let (stage, errno) = prepare_and_execute(brief);
-    // SAFETY: a field of `brief`, see above; volatile, so that it is written before the exit below.
+    let words = [stage as i32, errno];
+    // SAFETY: fields of `brief`, see above; volatile, so that they are written before the exit below. The write
+    // is of 8 bytes that outlive it, to a pipe of the keeper's or, with -1, to nothing.
     unsafe {
         ptr::write_volatile(&mut brief.failed_stage, stage as i32);
         ptr::write_volatile(&mut brief.failed_errno, errno);
+        libc::syscall(libc::SYS_write, brief.report, words.as_ptr(), size_of_val(&words));
     }
     loop {
         // SAFETY: ends this process without running anything of the keeper's.

@@ -222,8 +222,11 @@ pub(crate) fn lineage(socket: BorrowedFd<'_>, pid: i32, keeper_pid: i32) -> Line
     }
 }
 
-/// Before Linux 6.5: hold whoever has the pid now, and believe that it is the peer only if it was born before the
-/// connection could be seen, a tick of doubt to the peer's disfavour.
+/// Before Linux 6.5: hold whoever has the pid now, and believe that it is the peer unless it was born after we began
+/// to look.
+///
+/// That is weaker than a pidfd of the peer's: a number could come round again while a connection waits to be accepted.
+/// The kernel hands out numbers in turn, so the whole space (32,768 at least) would have to be used up meanwhile.
 pub(crate) fn without_peer_pidfd(pid: i32, keeper_pid: i32) -> Lineage {
     let now_ticks = ticks_since_boot();
     let Some(named) = rustix::process::Pid::from_raw(pid) else { return Lineage::Unknown };
@@ -231,7 +234,7 @@ pub(crate) fn without_peer_pidfd(pid: i32, keeper_pid: i32) -> Lineage {
         return Lineage::Unknown;
     };
     while_alive(&pidfd, || match stat(pid) {
-        Some(stat) if stat.start_ticks < now_ticks => walk(pid, keeper_pid),
+        Some(stat) if stat.start_ticks <= now_ticks => walk(pid, keeper_pid),
         Some(_) | None => Lineage::Unknown,
     })
 }
@@ -366,12 +369,66 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = child.id().cast_signed();
-        // This process plays the keeper. std waits for exec, so the environment is the child's own.
-        let lineage = walk(pid, std::process::id().cast_signed());
-        let (killed, reaped) = (child.kill(), child.wait());
-        assert_eq!(lineage, Lineage::Child { ancestors: vec![pid], session: Some("alpha".into()) });
-        killed.unwrap();
-        reaped.unwrap();
+        let own = std::process::id().cast_signed();
+        // This process plays the keeper. The environment is there a moment after exec has begun.
+        let expected = Lineage::Child { ancestors: vec![pid], session: Some("alpha".into()) };
+        let seen = until(|| walk(pid, own), &expected);
+        let seen_by_number = without_peer_pidfd(pid, own);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(seen, expected);
+        assert_eq!(seen_by_number, expected);
+    }
+
+    /// What `look` sees when it is what is expected, or after a while.
+    fn until(look: impl Fn() -> Lineage, expected: &Lineage) -> Lineage {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let seen = look();
+            if seen == *expected || std::time::Instant::now() > deadline {
+                return seen;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    const SOCKET: &str = "KAIRO_TEST_SOCKET";
+
+    #[test]
+    #[ignore = "is the client of the test below, in a process of its own"]
+    fn a_client_in_another_process() {
+        let Some(path) = std::env::var_os(SOCKET) else { return };
+        let socket = crate::sys::socket::connect(std::path::Path::new(&path)).unwrap();
+        assert_eq!(rustix::io::read(&socket, &mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_client_under_the_keeper_is_its_child_until_it_is_gone() {
+        let folder = std::env::temp_dir().join(format!("kairo-lineage-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("s");
+        let listener = crate::sys::socket::bind(&path, 0o600).unwrap();
+        let mut client = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "sys::linux::io::tests::a_client_in_another_process"])
+            .env(SOCKET, &path)
+            .env("KAIRO_SESSION", "beta")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut poll = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
+        let patience = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut poll, Some(&patience)).unwrap(), 1);
+        let socket = accept(rustix::fd::AsFd::as_fd(&listener)).unwrap();
+        let borrowed = rustix::fd::AsFd::as_fd(&socket);
+        let (pid, own) = (client.id().cast_signed(), std::process::id().cast_signed());
+        assert_eq!(credentials(borrowed).unwrap().pid, pid);
+        let here = lineage(borrowed, pid, own);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        let gone = lineage(borrowed, pid, own);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(here, Lineage::Child { ancestors: vec![pid], session: Some("beta".into()) });
+        assert_eq!(gone, Lineage::Unknown);
     }
 
     #[test]
