@@ -10,8 +10,8 @@
 
 use crate::config::Group;
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -226,18 +226,24 @@ fn clear(socket: &Path) -> Result<(), GuardError> {
 
 /// Connects without waiting.
 fn probe(socket: &Path) -> Result<(), Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let address = SocketAddrUnix::new(socket)?;
-    let trial = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let trial = stream_socket()?;
+    rustix::io::ioctl_fionbio(&trial, true)?;
     rustix::net::connect(&trial, &address)
+}
+
+/// A socket that no child inherits. The flag is set in a second call, because not every system can do both in one;
+/// this program has one thread yet, and starts its children through the keeper.
+fn stream_socket() -> Result<OwnedFd, Errno> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    Ok(socket)
 }
 
 /// Binds with mode 0600 from the first moment, then opens to the group if there is one.
 fn bind(socket: &Path, group: Option<&Group>) -> Result<(OwnedFd, (u64, u64)), GuardError> {
     let address = SocketAddrUnix::new(socket).map_err(os("using the path", socket))?;
-    let listener =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(os("making a socket for", socket))?;
+    let listener = stream_socket().map_err(os("making a socket for", socket))?;
     // Linux gives the file the mode of the unbound socket, less the umask: so it is private before anybody can
     // see it. Elsewhere the folder, which is private when it is ours, covers the moment until the mode is set.
     let _born_private = rustix::fs::fchmod(&listener, Mode::from_raw_mode(0o600));

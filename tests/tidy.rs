@@ -46,7 +46,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
 const WIRE_ROOMS_OF_DATAPLANE: &[&str] = &["frame", "id", "limits"];
 /// The only files that may ask which platform this is.
 const SEAMS: &[&str] =
-    &["dataplane/src/driver/mod.rs", "dataplane/src/sys/mod.rs", "sandbox/src/lib.rs", "src/worker/mod.rs"];
+    &["dataplane/src/driver/mod.rs", "dataplane/src/sys/mod.rs", "sandbox/src/lib.rs", "shm/src/memory/mod.rs", "src/worker/mod.rs"];
 /// The only places where unsafe code may be.
 const UNSAFE_ROOMS: &[&str] = &[
     "shm/src/",

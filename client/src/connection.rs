@@ -1,6 +1,6 @@
 //! A connection to a kernel: connecting, greeting, calling.
 //!
-//! A [`Client`] is shared freely between threads and has no thread of its own (see [`crate::state`] for who reads).
+//! A [`Client`] is shared freely between threads and has no thread of its own (see `state` for who reads).
 //! Calls are typed by their method ([`Client::call`]) or raw ([`Client::call_raw`]); many may be in flight.
 //! Subscriptions are in [`crate::subscription`] and [`crate::events`]; a stream that deserves a connection of its own
 //! is in [`crate::direct`].

@@ -23,7 +23,7 @@
 //! # }
 //! ```
 //!
-//! Synchronous, without a thread or a runtime of its own: whoever waits, reads ([`state`]). A missing byte is an error
+//! Synchronous, without a thread or a runtime of its own: whoever waits, reads (`state`). A missing byte is an error
 //! its consumer sees ([`StreamError::Missing`]). A consumer that is slow makes its connection slow, never its memory
 //! large; so a heavy stream has a connection of its own ([`Client::into_stream`]), which is also the fastest way.
 //!
@@ -32,8 +32,8 @@
 //! | [`connection`] | connecting, greeting, calling |
 //! | [`subscription`], [`events`] | iterators over shared connections |
 //! | [`direct`] | one stream with a connection of its own |
-//! | [`state`], [`queue`], [`inlet`] | who waits, reads; where things go; frames off the socket |
-//! | [`ledger`], [`topic`], [`codec`] | the account of bytes, patterns, payloads |
+//! | `state`, `queue`, `inlet` | who waits, reads; where things go; frames off the socket |
+//! | `ledger`, `topic`, `codec` | the account of bytes, patterns, payloads |
 //! | [`error`] | what can go wrong, and what to do about it |
 
 #![forbid(unsafe_code)]

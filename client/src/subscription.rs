@@ -1,6 +1,6 @@
 //! A process's output as an iterator that can't lose a byte in silence.
 //!
-//! Each item is checked against the account of the subscription ([`crate::ledger`]) as it is taken. After an error
+//! Each item is checked against the account of the subscription (`ledger`) as it is taken. After an error
 //! there is nothing more: what follows a hole is not worth having unnoticed.
 
 use crate::connection::{Call, Link, unsubscribe_stream};

@@ -10,8 +10,10 @@ use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::command::{Command, Commands};
-use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer, Tree};
-use kairo_dataplane::key::{ConnectionKey, ReactorId};
+use kairo_dataplane::control::{
+    Control, ExitStatus, Inbound, Lineage, Moment, Notice, Peer, StreamEnd, Tree, Usage,
+};
+use kairo_dataplane::key::{Channel, ConnectionKey, ReactorId};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::request;
@@ -39,6 +41,22 @@ fn frame(method: &str, params: &serde_json::Value) -> Vec<u8> {
         eprintln!("a request was not encoded: {error}");
     }
     buf[HEADER_BYTES..].to_vec()
+}
+
+/// Carries out the spawn that was commanded: it runs, exits, closes and ends.
+fn live(control: &ControlPlane, at: Moment, out: &mut Commands) {
+    for command in std::mem::take(&mut out.list) {
+        let Command::Spawn(spawn) = command else { continue };
+        let (process, limits) = (spawn.process, Vec::new());
+        let pid = 4_711 + process.serial as i32;
+        let mut tell = |notice| control.notice(at, process.home, notice, out);
+        tell(Notice::Spawned { process, pid, tree: Tree::BestEffort, start_ticks: 1, limits });
+        tell(Notice::Exited { process, status: ExitStatus::Code(0), usage: Usage::default() });
+        for channel in Channel::ALL {
+            tell(Notice::Closed { process, channel, end: StreamEnd::default() });
+        }
+        tell(Notice::Ended { process });
+    }
 }
 
 fn main() {
@@ -90,6 +108,31 @@ fn main() {
         }
         println!("{name:16} {best:7.1} ns a call, {} bytes of reply", out.replies.len() / BATCH);
     }
+    out.replies.clear();
+    let before = busy_ns();
+    const LIVES: u64 = 2_000;
+    for nth in 0..LIVES {
+        let params =
+            serde_json::json!({ "id": format!("p{nth}"), "command": ["ffmpeg", "-i", "in.mp4", "-"] });
+        let spawn = frame("process.spawn", &params);
+        control.received(at, connection, Inbound { kind: 1, payload: &spawn }, &mut out);
+        live(&control, at, &mut out);
+    }
+    println!(
+        "{:16} {:7.1} ns a life, request made included",
+        "spawn to end",
+        (busy_ns() - before) as f64 / LIVES as f64
+    );
+    let list = frame("process.list", &serde_json::json!({}));
+    out.replies.clear();
+    let before = busy_ns();
+    control.received(at, connection, Inbound { kind: 1, payload: &list }, &mut out);
+    println!(
+        "{:16} {:7.1} us for {LIVES}, {} bytes",
+        "process.list",
+        (busy_ns() - before) as f64 / 1e3,
+        out.replies.len()
+    );
     let held = control.lock_held();
     println!(
         "lock held: p50 {} ns, p99.9 {} ns, max {} ns, {} samples",

@@ -23,6 +23,9 @@ pub const LINE_BYTES_MAX: usize = 65_535;
 /// Frames on their way to another reactor, per subscription, bytes.
 pub const REMOTE_WINDOW_BYTES: usize = 1 << 20;
 
+/// Send buffer asked for where a stream is read in large chunks, bytes: a few batches may be under way.
+pub const SEND_BUFFER_BYTES: usize = 1 << 20;
+
 /// Replies queued for a connection before it isn't read any more, bytes.
 pub const OUTFLOW_PAUSE_BYTES: usize = 1 << 20;
 /// Replies and events queued for a connection before it is cut, bytes.

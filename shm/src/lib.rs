@@ -15,6 +15,7 @@
 
 pub mod layout;
 mod map;
+mod memory;
 pub mod page;
 pub mod reader;
 pub mod writer;

@@ -4,8 +4,8 @@
 //! bytes in the pipe are, and that stream's E and T say how many of them were already in its ring.
 
 use crate::layout::{PAGE_BYTES, RingError};
+use crate::memory::{Writers, anonymous, is_fixed, seal};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,19 +23,15 @@ unsafe impl Send for Page {}
 impl Page {
     /// A new page that names nobody (0).
     pub fn create() -> Result<Page, RingError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = memfd_create("kairo-page", flags).map_err(RingError::os("create the page"))?;
-        ftruncate(&fd, PAGE_BYTES as u64).map_err(RingError::os("size the page"))?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&fd, seals).map_err(RingError::os("seal the page"))?;
+        let fd = anonymous("kairo-page", PAGE_BYTES)?;
+        seal(&fd, Writers::Anybody)?;
         Page::map(fd)
     }
 
     /// Maps the page of another process.
     pub fn open(fd: OwnedFd) -> Result<Page, RingError> {
         let size = rustix::fs::fstat(&fd).map_err(RingError::os("read the size"))?.st_size;
-        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(RingError::os("read the seals"))?;
-        if size != PAGE_BYTES as i64 || !seals.contains(SealFlags::SHRINK) {
+        if size != PAGE_BYTES as i64 || !is_fixed(fd.as_fd())? {
             return Err(RingError::Foreign("not a page"));
         }
         Page::map(fd)

@@ -5,8 +5,9 @@
 
 use crate::layout::{Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
 use crate::map::Map;
+use crate::memory::is_fixed;
 use rustix::fd::BorrowedFd;
-use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+use rustix::fs::fstat;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -21,8 +22,7 @@ pub struct Reader {
 impl Reader {
     /// Maps `fd`. Refuses what isn't sealed against shrinking (reading it could fault) or isn't a ring.
     pub fn open(fd: BorrowedFd<'_>) -> Result<Reader, RingError> {
-        let seals = fcntl_get_seals(fd).map_err(RingError::os("read the seals"))?;
-        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+        if !is_fixed(fd)? {
             return Err(RingError::Foreign("its size is not sealed"));
         }
         let size = fstat(fd).map_err(RingError::os("read the size"))?.st_size as usize;

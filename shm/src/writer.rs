@@ -6,8 +6,8 @@
 
 use crate::layout::{Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
 use crate::map::Map;
+use crate::memory::{Writers, anonymous, seal};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use std::sync::atomic::Ordering;
 
 /// A ring and the only writable mapping of it there will ever be.
@@ -44,9 +44,7 @@ impl Writer {
     }
 
     fn with(geometry: Geometry, generation: u64, born_at: u64, taken: u64) -> Result<Writer, RingError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = memfd_create("kairo-ring", flags).map_err(RingError::os("create the ring"))?;
-        ftruncate(&fd, geometry.file_bytes() as u64).map_err(RingError::os("size the ring"))?;
+        let fd = anonymous("kairo-ring", geometry.file_bytes())?;
         let map = Map::new(fd.as_fd(), geometry, true)?;
         map.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
         map.word(field::VERSION).store(VERSION.into(), Ordering::Relaxed);
@@ -57,8 +55,7 @@ impl Writer {
         map.word(field::EXPECTED).store(taken, Ordering::Relaxed);
         map.word(field::TAKEN).store(taken, Ordering::Release);
         // From here on nobody, this process included, can map it writable again or change its size.
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        fcntl_add_seals(&fd, seals).map_err(RingError::os("seal the ring"))?;
+        seal(&fd, Writers::Nobody)?;
         Ok(Writer { fd, map, geometry, born_at, generation, taken })
     }
 

@@ -230,6 +230,11 @@ impl<E: Engine> Driver for E {
         socket::send(to.as_fd(), bytes)
     }
 
+    fn widen(&mut self, socket: &Handle, bytes: usize) {
+        // Refused is as good as granted less: the buffer stays as it is.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes);
+    }
+
     fn write(&mut self, fd: &Handle, bytes: &[u8]) -> io::Result<usize> {
         fd.write(bytes)
     }

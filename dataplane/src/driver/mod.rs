@@ -64,6 +64,9 @@ pub trait Driver {
     /// sendmsg(2) with MSG_DONTWAIT | MSG_NOSIGNAL. Bytes queued; may be fewer than given.
     fn send(&mut self, socket: &Self::Fd, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Asks for a send buffer of `bytes`; what the system grants is less or nothing, and that is fine.
+    fn widen(&mut self, socket: &Self::Fd, bytes: usize);
+
     /// Non-blocking write to a pipe or terminal. Never raises SIGPIPE.
     fn write(&mut self, fd: &Self::Fd, bytes: &[u8]) -> io::Result<usize>;
 

@@ -13,17 +13,19 @@
 //!
 //! What a test does is in [`world`]. Nothing here is compiled into behaviour of a kernel that serves anybody.
 
+mod descriptor;
 mod flow;
 pub mod world;
+
+pub use descriptor::Fd;
 
 use super::Driver;
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
 use super::token::Token;
 use crate::control::{Moment, Peer};
+use descriptor::{Kind, Packet, bytes_of};
 use flow::{ReadEnd, WriteEnd, flow};
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
@@ -35,164 +37,6 @@ const RECEIVE_BYTES_MAX: usize = 64 << 10;
 const ATOMIC_BYTES: usize = 4096;
 /// Most descriptors with one packet.
 const PACKET_FDS_MAX: usize = 16;
-
-/// A fake descriptor. The last clone closes it.
-#[derive(Clone)]
-pub struct Fd(Rc<Node>);
-
-impl std::fmt::Debug for Fd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fd({})", self.0.serial)
-    }
-}
-
-struct Node {
-    world: Rc<Shared>,
-    serial: u64,
-    kind: Kind,
-}
-
-/// What a descriptor is, and its ends.
-enum Kind {
-    Socket {
-        read: ReadEnd<u8>,
-        write: WriteEnd<u8>,
-        peer: Peer,
-    },
-    Reader {
-        read: ReadEnd<u8>,
-        private: bool,
-    },
-    Writer {
-        write: WriteEnd<u8>,
-        private: bool,
-    },
-    Terminal {
-        read: ReadEnd<u8>,
-        write: WriteEnd<u8>,
-        size: Rc<Cell<(u16, u16)>>,
-    },
-    Listener(Rc<Backlog>),
-    Lane {
-        read: ReadEnd<Packet>,
-        write: WriteEnd<Packet>,
-    },
-    /// A real descriptor, only passed around.
-    Outside(Rc<OwnedFd>),
-}
-
-/// Who has connected and isn't accepted yet.
-#[derive(Debug)]
-struct Backlog {
-    waiting: RefCell<VecDeque<Fd>>,
-    /// Descriptors that listen.
-    listeners: Cell<usize>,
-}
-
-#[derive(Debug)]
-struct Packet {
-    bytes: Vec<u8>,
-    fds: Vec<Fd>,
-}
-
-impl Fd {
-    fn new(world: Rc<Shared>, kind: Kind) -> Fd {
-        let what = match &kind {
-            Kind::Socket { .. } => "socket",
-            Kind::Reader { .. } => "pipe's read end",
-            Kind::Writer { .. } => "pipe's write end",
-            Kind::Terminal { .. } => "terminal",
-            Kind::Listener(_) => "listener",
-            Kind::Lane { .. } => "lane",
-            Kind::Outside(_) => "real descriptor",
-        };
-        let serial = world.opened(what);
-        Fd(Rc::new(Node { world, serial, kind }))
-    }
-
-    /// dup(2): another descriptor of the same open file.
-    pub fn duplicate(&self) -> Fd {
-        let kind = match &self.0.kind {
-            Kind::Socket { read, write, peer } => {
-                Kind::Socket { read: read.clone(), write: write.clone(), peer: peer.clone() }
-            }
-            Kind::Reader { read, private } => Kind::Reader { read: read.clone(), private: *private },
-            Kind::Writer { write, private } => Kind::Writer { write: write.clone(), private: *private },
-            Kind::Terminal { read, write, size } => {
-                Kind::Terminal { read: read.clone(), write: write.clone(), size: Rc::clone(size) }
-            }
-            Kind::Listener(backlog) => {
-                backlog.listeners.set(backlog.listeners.get() + 1);
-                Kind::Listener(Rc::clone(backlog))
-            }
-            Kind::Lane { read, write } => Kind::Lane { read: read.clone(), write: write.clone() },
-            Kind::Outside(real) => Kind::Outside(Rc::clone(real)),
-        };
-        Fd::new(Rc::clone(&self.0.world), kind)
-    }
-
-    /// The size of a terminal: rows, columns.
-    pub fn terminal_size(&self) -> Option<(u16, u16)> {
-        match &self.0.kind {
-            Kind::Terminal { size, .. } => Some(size.get()),
-            _ => None,
-        }
-    }
-
-    /// The real descriptor behind an imported one: what a keeper maps to look at rings and pages.
-    pub fn outside(&self) -> Option<&OwnedFd> {
-        match &self.0.kind {
-            Kind::Outside(real) => Some(real),
-            _ => None,
-        }
-    }
-
-    fn is(&self, interest: Interest) -> bool {
-        fn readable<T>(read: &ReadEnd<T>) -> bool {
-            read.len() > 0 || read.is_ending()
-        }
-        fn writable<T>(write: &WriteEnd<T>) -> bool {
-            write.room() > 0 || write.is_broken()
-        }
-        match (&self.0.kind, interest) {
-            (
-                Kind::Socket { read, .. } | Kind::Reader { read, .. } | Kind::Terminal { read, .. },
-                Interest::Read,
-            ) => readable(read),
-            (
-                Kind::Socket { write, .. } | Kind::Writer { write, .. } | Kind::Terminal { write, .. },
-                Interest::Write,
-            ) => writable(write),
-            (Kind::Socket { read, write, .. } | Kind::Terminal { read, write, .. }, Interest::Hangup) => {
-                read.is_ending() && write.is_broken()
-            }
-            (Kind::Reader { read, .. }, Interest::Hangup) => read.is_ending(),
-            (Kind::Writer { write, .. }, Interest::Hangup) => write.is_broken(),
-            (Kind::Lane { read, .. }, Interest::Read) => readable(read),
-            (Kind::Lane { write, .. }, Interest::Write) => writable(write),
-            (Kind::Lane { read, write }, Interest::Hangup) => read.is_ending() && write.is_broken(),
-            (Kind::Listener(backlog), Interest::Read) => !backlog.waiting.borrow().is_empty(),
-            (Kind::Listener(_), Interest::Write | Interest::Hangup) => false,
-            (Kind::Reader { .. }, Interest::Write) | (Kind::Writer { .. }, Interest::Read) => false,
-            (Kind::Outside(_), Interest::Read | Interest::Write) => true,
-            (Kind::Outside(_), Interest::Hangup) => false,
-        }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.world.closed(self.serial);
-        if let Kind::Listener(backlog) = &self.kind {
-            backlog.listeners.set(backlog.listeners.get() - 1);
-            if backlog.listeners.get() == 0 {
-                // Whoever was not accepted is cut off.
-                let waiting = std::mem::take(&mut *backlog.waiting.borrow_mut());
-                drop(waiting);
-            }
-        }
-    }
-}
 
 /// The driver.
 #[derive(Debug)]
@@ -389,13 +233,6 @@ fn errno(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
 }
 
-fn bytes_of(fd: &Fd) -> Option<&ReadEnd<u8>> {
-    match &fd.0.kind {
-        Kind::Reader { read, .. } | Kind::Socket { read, .. } | Kind::Terminal { read, .. } => Some(read),
-        _ => None,
-    }
-}
-
 impl Driver for Sim {
     type Fd = Fd;
 
@@ -478,6 +315,8 @@ impl Driver for Sim {
         let bytes: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
         self.put(write, &bytes, 0, false)
     }
+
+    fn widen(&mut self, _socket: &Fd, _bytes: usize) {}
 
     fn write(&mut self, fd: &Fd, bytes: &[u8]) -> io::Result<usize> {
         match &fd.0.kind {

@@ -13,7 +13,7 @@ use crate::control::Notice;
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
-use crate::limits::{REMOTE_WINDOW_BYTES, RETAINED_BYTES_MAX, TURN_BYTES_MAX};
+use crate::limits::{REMOTE_WINDOW_BYTES, RETAINED_BYTES_MAX, SEND_BUFFER_BYTES, TURN_BYTES_MAX};
 use crate::stream::history::Peek;
 use crate::stream::subscriber::{Cursor, Cut, Subscriber, cut, look_bytes};
 use crate::transport::descriptor::{DescriptorSink, Put};
@@ -72,6 +72,7 @@ impl<D: Driver> Reactor<D> {
             Sink::Frames { connection, .. } => Some(*connection),
             Sink::Descriptor(_) => None,
         };
+        let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max > 65_535);
         let Some(process_place) = self.place_of_process(subscribe.process) else {
             return self.notices.push_back(Notice::Drained { subscription: key });
         };
@@ -91,6 +92,9 @@ impl<D: Driver> Reactor<D> {
                 self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
         {
             connection.readers.push(place);
+            if large {
+                self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
+            }
         }
         self.deliver(place);
     }

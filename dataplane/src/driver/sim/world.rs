@@ -5,8 +5,8 @@
 //! the seed names. Invariant, checked by [`World::assert_clean`]: in the end no descriptor is open and no buffer
 //! lent. What the driver does is in [`super`].
 
+use super::descriptor::{Backlog, Fd, Kind, Packet};
 use super::flow::{ReadEnd, WriteEnd, flow};
-use super::{Backlog, Fd, Kind, Packet};
 use crate::control::{Lineage, Moment, Peer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -394,8 +394,8 @@ mod tests {
 
     const SOCKET: &str = "KAIRO_TEST_SOCKET";
 
+    /// The client of the test below, in a process of its own; nothing in any other.
     #[test]
-    #[ignore = "is the client of the test below, in a process of its own"]
     fn a_client_in_another_process() {
         let Some(path) = std::env::var_os(SOCKET) else { return };
         let socket = crate::sys::socket::connect(std::path::Path::new(&path)).unwrap();
@@ -409,7 +409,7 @@ mod tests {
         let path = folder.join("s");
         let listener = crate::sys::socket::bind(&path, 0o600).unwrap();
         let mut client = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "sys::linux::io::tests::a_client_in_another_process"])
+            .args(["--exact", "sys::linux::io::tests::a_client_in_another_process"])
             .env(SOCKET, &path)
             .env("KAIRO_SESSION", "beta")
             .stdout(Stdio::null())
