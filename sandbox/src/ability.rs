@@ -4,7 +4,7 @@
 //! result is plain data; a test makes up any machine it likes. What a finding means for a user is said in
 //! [`report`](crate::report).
 
-use crate::platform;
+use super::platform;
 use serde::Serialize;
 use std::path::PathBuf;
 

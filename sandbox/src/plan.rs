@@ -3,8 +3,8 @@
 //! Pure. Invariant: every limit of the profile is in the receipt exactly once, and one that is planned weaker
 //! than asked for is there only because the profile accepted that.
 
+use super::platform;
 use crate::ability::Ability;
-use crate::platform;
 use crate::profile::{Profile, Resource, TreeLimits};
 use serde::Serialize;
 

@@ -15,7 +15,7 @@ use crate::cli::{program, terminal};
 use crate::kernel::embedded::Embedded;
 use crate::logging;
 use kairo_client::{Client, ConnectOptions, Item, Subscription};
-use kairo_wire::id::{ProcessId, SubscriptionId};
+use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize};
 use kairo_wire::methods::process::{
     self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
@@ -26,13 +26,9 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::time::Duration;
 
 /// The id of the one process.
 const ID: &str = "run";
-
-/// How often an unfinished stdout is looked after when the program has exited and the kernel says nothing.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let (kernel, connection) = Embedded::start(&context.config)?;
@@ -60,7 +56,7 @@ fn supervise(context: &Context, args: &Run, client: &Client) -> Outcome {
     let ended = match output {
         Some(output) => {
             let ended = wait(client, &id)?;
-            drain(client, &id, output)?;
+            drain(output)?;
             ended
         }
         None => on_a_terminal(client, &id, args)?,
@@ -105,23 +101,14 @@ fn wait(client: &Client, id: &ProcessId) -> Result<WaitResult, Failure> {
     Ok(client.call::<process::Wait>(&WaitParams { id: id.clone(), timeout_ms: None })?)
 }
 
-/// Waits until everything the program wrote is in our stdout: until the kernel says that the stream has ended for
-/// us, or no longer counts us among its readers.
-fn drain(client: &Client, id: &ProcessId, mut output: Subscription) -> Result<(), Failure> {
-    while still_reads(client, id, output.id())? {
-        match output.next_within(DRAIN_LOOK)? {
-            Some(Item::End { .. }) => break,
-            Some(Item::Chunk(_) | Item::Gap { .. } | Item::Overflow) | None => {}
+/// Waits until everything the program wrote is in our stdout, or nobody reads that any more.
+fn drain(mut output: Subscription) -> Result<(), Failure> {
+    loop {
+        match output.next_item()? {
+            Item::End { .. } => return Ok(()),
+            Item::Chunk(_) | Item::Gap { .. } | Item::Overflow => {}
         }
     }
-    Ok(())
-}
-
-/// Whether the kernel counts the subscription among the readers of the program.
-fn still_reads(client: &Client, id: &ProcessId, subscription: &SubscriptionId) -> Result<bool, Failure> {
-    let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
-    let readers = found.detail.map(|detail| detail.readers).unwrap_or_default();
-    Ok(readers.iter().any(|reader| reader.subscription_id.as_ref() == Some(subscription)))
 }
 
 /// Its terminal and ours, until its end.

@@ -254,7 +254,7 @@ mod tests {
     fn what_has_ended_says_how() {
         let ended = sample("ended", killed());
         assert!(!is_alive(&ended) && is_alive(&sample("exited", killed())));
-        assert!(table(&[ended.clone()], 0).render(None, false).contains("ended SIGKILL"));
+        assert!(table(std::slice::from_ref(&ended), 0).render(None, false).contains("ended SIGKILL"));
         let page = describe(&ProcessId::from_text("repl").unwrap(), &ended, 0);
         assert!(page.contains("exit      SIGKILL, by kill, after 12s"), "{page}");
         assert!(page.contains("peak 2.0 MiB"), "{page}");

@@ -34,7 +34,7 @@ impl Raw {
         let mut raw = found.clone();
         raw.make_raw();
         SAVED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
-        if let Err(errno) = rustix::termios::tcsetattr(io::stdin().as_fd(), OptionalActions::Flush, &raw) {
+        if let Err(errno) = rustix::termios::tcsetattr(io::stdin().as_fd(), OptionalActions::Drain, &raw) {
             restore();
             return Err(errno.into());
         }

@@ -74,13 +74,10 @@ fn end_on_signal(
     grace_ms: u64,
 ) -> Result<()> {
     let wait = move || {
-        if let Ok(signal) = signals.wait() {
+        // The first begins the end; more of them, as some tools send, end nothing sooner.
+        while let Ok(signal) = signals.wait() {
             tracing::info!(component = "kernel", %signal, "ending all processes");
             stop(&plane, &control, signal.as_str(), grace_ms);
-        }
-        // A second signal means now: the keeper ends the trees of a kernel that is gone.
-        if signals.wait().is_ok() {
-            std::process::exit(1);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;

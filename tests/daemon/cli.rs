@@ -146,13 +146,17 @@ fn attach_is_a_terminal_on_a_terminal() {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
         let mut stdin = child.stdin.take().expect("piped");
         let mut stdout = child.stdout.take().expect("piped");
-        stdin.write_all(b"echo $((40+2)); exit 6\n").expect("it reads");
         let mut said = String::new();
         let mut piece = [0; 4096];
+        let mut typed = false;
         loop {
             match stdout.read(&mut piece).expect("readable") {
                 0 => break,
                 got => said.push_str(&text(&piece[..got])),
+            }
+            if !typed && said.contains("attached to shell") {
+                stdin.write_all(b"echo $((40+2)); exit 6\n").expect("it reads");
+                typed = true;
             }
         }
         assert!(said.contains("42"), "{said:?}");

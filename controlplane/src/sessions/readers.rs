@@ -19,7 +19,7 @@ use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{StreamEndReason, StreamEndRecord, put_notice};
+use kairo_wire::event::{StreamEndReason, StreamEndRecord, StreamGapRecord, put_notice};
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::limits::{CHUNK_V1_BYTES_MAX, WAITING_SUBSCRIPTION_MS, WAITING_SUBSCRIPTIONS_MAX};
 use kairo_wire::methods::stream::StreamName;
@@ -236,6 +236,10 @@ impl Kernel {
         let Some(was) = self.state.processes.get_mut(&process) else { return };
         was.readers.remove(&serial);
         let (creator, superseded) = (was.creator.clone(), was.superseded);
+        if stream.wish.descriptor.is_some() {
+            let total_bytes = was.meter.streams[0].taken_bytes.get();
+            return self.end_descriptor(turn, serial, total_bytes);
+        }
         stream.place = Place::Following { creator };
         let target = stream.target.clone();
         self.state.waiting.entry(target.key().into()).or_default().push(serial);
@@ -252,6 +256,23 @@ impl Kernel {
         }
         self.settle(turn, process);
         self.close_if_over(turn, connection);
+    }
+
+    /// Says that everything has gone to the descriptor, which for the connection is one gap. The subscription is over:
+    /// it follows no later spawn.
+    fn end_descriptor(&mut self, turn: &mut Turn<'_>, serial: u64, total_bytes: u64) {
+        let Some(reader) = self.state.streams.get(&serial) else { return };
+        let (connection, subscription_id, stream) = (reader.connection, reader.id.clone(), StreamName::Stdout);
+        let gap = StreamGapRecord { subscription_id: subscription_id.clone(), stream, from: 0, to: total_bytes };
+        let reason = StreamEndReason::Closed;
+        let end = StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes: total_bytes, reason };
+        self.send(turn, connection, |buf, dialect| {
+            let gap = if total_bytes > 0 { put_notice(buf, dialect, &gap) } else { Ok(()) };
+            if let Err(error) = gap.and_then(|()| put_notice(buf, dialect, &end)) {
+                tracing::error!(component = "controlplane", %error, "a record was not sent");
+            }
+        });
+        self.end_reader(turn, serial, Departure::Unasked);
     }
 
     /// Nobody has spawned what a subscription waits for.

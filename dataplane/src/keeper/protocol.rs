@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
-//! [`lane`](crate::keeper::lane) for the keeper's.
+//! the keeper's lanes for the other.
 
 use crate::command::{CgroupLimits, Credentials, Scope, Stdio};
 use crate::control::{ExitStatus, SpawnFailure, Tree, Usage};

@@ -89,7 +89,7 @@ struct Brief {
 }
 
 impl Forker {
-    /// Descriptors 3, 4 and 5 must be nobody's: [`take_over`] keeps them free.
+    /// Descriptors 3, 4 and 5 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
     pub fn new() -> io::Result<Forker> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, 0.into())?;
         let forker = Forker {
