@@ -43,10 +43,15 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ),
 ];
 /// The data plane moves frames; what is in them is the business of others.
-const WIRE_ROOMS_OF_DATAPLANE: &[&str] = &["frame", "id", "limits"];
+const WIRE_ROOMS_OF_DATAPLANE: &[&str] = &["chunk", "codec", "event", "frame", "id", "limits", "methods"];
 /// The only files that may ask which platform this is.
-const SEAMS: &[&str] =
-    &["dataplane/src/driver/mod.rs", "dataplane/src/sys/mod.rs", "sandbox/src/lib.rs", "shm/src/memory/mod.rs", "src/worker/mod.rs"];
+const SEAMS: &[&str] = &[
+    "dataplane/src/driver/mod.rs",
+    "dataplane/src/sys/mod.rs",
+    "sandbox/src/lib.rs",
+    "shm/src/memory/mod.rs",
+    "src/worker/mod.rs",
+];
 /// The only places where unsafe code may be.
 const UNSAFE_ROOMS: &[&str] = &[
     "shm/src/",

@@ -6,6 +6,8 @@
 use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey};
 use crate::meter::{ProcessMeter, ReaderMeter};
 use bytes::{Bytes, BytesMut};
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -287,7 +289,7 @@ pub struct Subscribe {
     /// Its name.
     pub subscription: SubscriptionKey,
     /// Its name on the wire.
-    pub id: Arc<str>,
+    pub id: SubscriptionId,
     /// What it reads.
     pub process: ProcessKey,
     /// Both may be set; they share one `sequence`.
@@ -351,10 +353,10 @@ pub enum Sink {
         /// Add `offset`, and send `stream.gap` and `stream.end` records (negotiated); a v1 reader gets
         /// `stream.overflow` at a gap and nothing at the end.
         records: bool,
-        /// Integers beyond 32 bits go out as integers (negotiated `int64`), not as floats.
-        exact_integers: bool,
-        /// The process id as this client spelled it, msgpack-encoded, for `stream.overflow`.
-        process_id: Bytes,
+        /// How integers beyond 32 bits are written.
+        dialect: Dialect,
+        /// As its owner spelled it, for `stream.overflow`.
+        process_id: ProcessId,
     },
     /// Raw bytes to a descriptor of this process (embedded kernel only).
     Descriptor(RawFd),

@@ -104,7 +104,8 @@ impl Plane {
 
     fn await_drivers(&mut self, reports: &Receiver<io::Result<&'static str>>) -> io::Result<()> {
         for _ in 0..self.threads.len() {
-            let report = reports.recv().unwrap_or_else(|_| Err(io::Error::other("a reactor died at its start")));
+            let report =
+                reports.recv().unwrap_or_else(|_| Err(io::Error::other("a reactor died at its start")));
             match report {
                 Ok(name) => self.driver = name,
                 Err(error) => {

@@ -33,7 +33,8 @@ impl Map {
             mmap_anonymous(std::ptr::null_mut(), mapped_bytes, ProtFlags::empty(), MapFlags::PRIVATE)
                 .map_err(RingError::os("reserve addresses"))?
         };
-        let map = Map { base: NonNull::new(base.cast()).ok_or(RingError::Foreign("null mapping"))?, mapped_bytes };
+        let map =
+            Map { base: NonNull::new(base.cast()).ok_or(RingError::Foreign("null mapping"))?, mapped_bytes };
         let tail_at = PAGE_BYTES + geometry.head_bytes;
         // SAFETY: both ranges lie inside the reservation just made (file_bytes + tail_bytes = mapped_bytes), which
         // only this function knows; MAP_FIXED replaces nothing but it. `map` unmaps the whole range if this fails.

@@ -38,7 +38,9 @@ impl Writer {
         if keep_from < self.taken {
             let len = (self.taken - keep_from) as usize;
             let place = ring.geometry.place(keep_from);
-            ring.map.bytes_mut(place, len).copy_from_slice(self.map.bytes(self.geometry.place(keep_from), len));
+            ring.map
+                .bytes_mut(place, len)
+                .copy_from_slice(self.map.bytes(self.geometry.place(keep_from), len));
         }
         Ok(ring)
     }

@@ -98,7 +98,8 @@ fn what_is_not_a_ring_is_refused() {
     let unsealed = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&unsealed, 1 << 16).unwrap();
     assert!(matches!(Reader::open(unsealed.as_fd()), Err(RingError::Foreign(_))));
-    rustix::fs::fcntl_add_seals(&unsealed, rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW).unwrap();
+    rustix::fs::fcntl_add_seals(&unsealed, rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW)
+        .unwrap();
     assert!(matches!(Reader::open(unsealed.as_fd()), Err(RingError::Foreign(_))));
 }
 

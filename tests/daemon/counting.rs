@@ -47,9 +47,9 @@ fn rounds(driver: Driver) {
 
 /// One kill. Returns whether it hit the middle of a take.
 fn round_of(driver: Driver, round: usize) -> usize {
-    let handover = tempfile::tempdir().unwrap();
+    let handover = tempfile::tempdir().expect("a temporary folder");
     let path = handover.path().join("keeper.sock");
-    let arguments = ["--cores", "1", "--handover", path.to_str().unwrap()];
+    let arguments = ["--cores", "1", "--handover", path.to_str().expect("its name is text")];
     let options = Options { arguments: &arguments, ..Options::plain(driver) };
     let mut daemon = Daemon::start(&options);
     let mut raw = daemon.connect_modern();
@@ -69,7 +69,7 @@ fn round_of(driver: Driver, round: usize) -> usize {
     let estate = receive(&path);
     assert_eq!((estate.reactors.len(), estate.sessions.len()), (1, STREAMS));
     let middle = check_all(&estate);
-    estate.shutdown(Duration::ZERO).unwrap();
+    estate.shutdown(Duration::ZERO).expect("the keeper listens");
     let sessions: Vec<i32> = estate.sessions.iter().map(|session| session.pid).collect();
     let keeper = estate.keeper_pid;
     drop(estate);
@@ -85,13 +85,13 @@ fn receive(path: &std::path::Path) -> Estate {
         estate = Estate::receive(path, Duration::from_secs(5)).ok();
         estate.is_some()
     });
-    estate.unwrap()
+    estate.expect("until saw it")
 }
 
 fn check_all(estate: &Estate) -> usize {
     let reactor = &estate.reactors[0];
-    let page = Page::open(reactor.page.try_clone().unwrap()).unwrap();
-    let staged = queued(reactor.staging_reader.as_fd()).unwrap() as u64;
+    let page = Page::open(reactor.page.try_clone().expect("a descriptor is free")).expect("it is a page");
+    let staged = queued(reactor.staging_reader.as_fd()).expect("it is a pipe") as u64;
     let mut owners = 0;
     // The one the staging pipe belongs to first: it must be emptied before anybody else's is looked at.
     let (named, others): (Vec<_>, Vec<_>) =
@@ -110,7 +110,7 @@ fn is_named(session: &HeldSession, name: u64) -> bool {
 
 fn check_one(session: &HeldSession, named: bool, staged: u64, reactor: &HeldReactor) {
     let ring = session.rings.iter().find(|ring| ring.end == End::Stdout).expect("its ring is held");
-    let ring = Reader::open(ring.memory.as_fd()).unwrap();
+    let ring = Reader::open(ring.memory.as_fd()).expect("it is a ring");
     let account = Account::of(ring.taken(), ring.expected(), staged, named);
     let (head, total) = (ring.head_bytes(), account.in_ring_to);
     let mut bytes = Vec::new();
@@ -128,7 +128,7 @@ fn check_one(session: &HeldSession, named: bool, staged: u64, reactor: &HeldReac
 }
 
 fn read_exactly(fd: &OwnedFd, bytes: usize) -> Vec<u8> {
-    let mut file = std::fs::File::from(fd.try_clone().unwrap());
+    let mut file = std::fs::File::from(fd.try_clone().expect("a descriptor is free"));
     let mut into = vec![0; bytes];
     let mut at = 0;
     until("the pipe has more", || {

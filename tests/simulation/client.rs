@@ -67,7 +67,7 @@ impl Client {
         self.calls.insert(id, reading);
         let request = map(&[("id", id.into()), ("method", method.into()), ("params", map(params))]);
         let mut payload = Vec::new();
-        rmpv::encode::write_value(&mut payload, &request).unwrap();
+        rmpv::encode::write_value(&mut payload, &request).expect("a vector takes everything");
         self.unsent.extend(b"KA\x01\x01");
         self.unsent.extend((payload.len() as u32).to_be_bytes());
         self.unsent.extend(payload);
@@ -86,16 +86,8 @@ impl Client {
         };
         let blocks = self.world.below(2) == 0;
         let policy = if blocks { "block" } else { "drop_oldest" };
-        let reading = Reading {
-            process,
-            blocks,
-            line,
-            offset: 0,
-            gaps: 0,
-            sequence: 0,
-            ended: None,
-            id: None,
-        };
+        let reading =
+            Reading { process, blocks, line, offset: 0, gaps: 0, sequence: 0, ended: None, id: None };
         self.readings.push(reading);
         let params = [
             ("pid", format!("p{process}").into()),
@@ -190,7 +182,8 @@ impl Client {
         let data = get(value, "data").clone();
         match get(value, "topic").as_str() {
             Some("stream.gap") => {
-                let (from, to) = (get(&data, "from").as_u64(), get(&data, "to").as_u64().unwrap());
+                let (from, to) =
+                    (get(&data, "from").as_u64(), get(&data, "to").as_u64().expect("a gap has an end"));
                 let reading = self.reading(&data);
                 assert_eq!(from, Some(reading.offset), "a gap begins where the reader is");
                 assert!(to > reading.offset);
@@ -205,7 +198,7 @@ impl Client {
                 reading.ended = Some((reading.offset, reading.gaps));
             }
             Some("process.exit") => {
-                let id = get(&data, "id").as_str().unwrap().to_owned();
+                let id = get(&data, "id").as_str().expect("ours are text").to_owned();
                 assert_eq!(get(&data, "code").as_u64(), Some(7));
                 assert!(!self.exits.contains(&id), "an exit is told once");
                 self.exits.push(id);

@@ -51,19 +51,18 @@ pub(crate) struct Keeper {
     outbox: VecDeque<(Vec<u8>, Vec<Fd>)>,
 }
 
+fn number_of(argument: Option<&[u8]>) -> usize {
+    let text = argument.and_then(|bytes| str::from_utf8(bytes).ok());
+    text.and_then(|text| text.parse().ok()).expect("a simulated child is numbered")
+}
+
 fn packed(message: &ToKernel) -> Vec<u8> {
-    rmp_serde::to_vec(message).unwrap()
+    rmp_serde::to_vec(message).expect("a message is encodable")
 }
 
 impl Keeper {
     pub(crate) fn new(world: &World, lane: KeeperEnd) -> Keeper {
-        Keeper {
-            lane,
-            world: world.clone(),
-            children: Vec::new(),
-            held: Vec::new(),
-            outbox: VecDeque::new(),
-        }
+        Keeper { lane, world: world.clone(), children: Vec::new(), held: Vec::new(), outbox: VecDeque::new() }
     }
 
     /// Lets keeper and children do something.
@@ -99,12 +98,12 @@ impl Keeper {
     }
 
     fn obey(&mut self, packet: &[u8], fds: Vec<Fd>) {
-        match rmp_serde::from_slice(packet).unwrap() {
+        match rmp_serde::from_slice(packet).expect("the kernel speaks the protocol") {
             ToKeeper::Hello { .. } => self.say(&ToKernel::Hello { version: VERSION, pid: 1 }, Vec::new()),
             ToKeeper::Spawn(request) => {
                 let Stdio::Pipes { .. } = request.stdio else { panic!("only pipes are simulated") };
-                let argument = request.argv.0.split(|byte| *byte == 0).nth(1).unwrap();
-                self.start(request.process, str::from_utf8(argument).unwrap().parse().unwrap());
+                let argument = request.argv.0.split(|byte| *byte == 0).nth(1);
+                self.start(request.process, number_of(argument));
             }
             ToKeeper::HoldReactor | ToKeeper::HoldStream { .. } => self.held.extend(fds),
             ToKeeper::CloseChannel { process, end } => {
@@ -190,7 +189,10 @@ impl Keeper {
             let bytes: Vec<u8> = (child.written..child.written + count).map(byte_at).collect();
             match child.output.as_ref().and_then(|output| output.write(&bytes)) {
                 Some(written) => child.written += written as u64,
-                None => (child.total_bytes, child.leader_bytes) = (child.written, child.leader_bytes.min(child.written)),
+                None => {
+                    (child.total_bytes, child.leader_bytes) =
+                        (child.written, child.leader_bytes.min(child.written))
+                }
             }
         }
         let (process, usage) = (child.process, Usage::default());

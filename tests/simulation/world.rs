@@ -2,13 +2,12 @@
 
 use crate::client::Client;
 use crate::keeper::Keeper;
-use bytes::Bytes;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::command::Job;
 use kairo_dataplane::driver::sim::world::{World, owner};
-use kairo_dataplane::reactor::Worker;
+use kairo_dataplane::reactor::{Done, Worker};
 use kairo_dataplane::simulation::Simulation;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ const PROCESSES: usize = 4;
 struct NoWorker;
 
 impl Worker for NoWorker {
-    fn submit(&self, _: Job, done: Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>) {
+    fn submit(&self, _: Job, done: Done) {
         done(Vec::new());
     }
 }
@@ -44,11 +43,11 @@ fn kernel(seed: u64) -> ControlPlane {
 pub(crate) fn history(seed: u64) -> u64 {
     let world = World::new(seed);
     let (mut reactor, port, lane) =
-        Simulation::new(&world, Arc::new(kernel(seed)), Arc::new(NoWorker)).unwrap();
+        Simulation::new(&world, Arc::new(kernel(seed)), Arc::new(NoWorker)).expect("a reactor");
     let mut keeper = Keeper::new(&world, lane);
     let mut clients: Vec<Client> = Vec::new();
     for number in 0..1 + world.below(CLIENTS) {
-        let remote = port.connect(owner(100 + number as i32)).unwrap();
+        let remote = port.connect(owner(100 + number as i32)).expect("it listens");
         clients.push(Client::new(&world, remote));
     }
     let mut bytes = 0;
@@ -76,7 +75,7 @@ pub(crate) fn history(seed: u64) -> u64 {
             _ => clients[at].act(false),
         }
         keeper.act();
-        reactor.round(Some(world.now().monotonic_ns + 50_000)).unwrap();
+        reactor.round(Some(world.now().monotonic_ns + 50_000)).expect("the driver works");
         assert!(clients.iter().all(|client| !client.broken), "nobody is cut off");
     }
     finish(&world, &mut reactor, &mut keeper, &mut clients);
@@ -96,11 +95,15 @@ fn finish(world: &World, reactor: &mut Simulation, keeper: &mut Keeper, clients:
         if !owed {
             return;
         }
-        assert!(round < 60_000, "something is owed for ever: {:?}", clients.iter().map(|c| &c.readings).collect::<Vec<_>>());
+        assert!(
+            round < 60_000,
+            "something is owed for ever: {:?}",
+            clients.iter().map(|c| &c.readings).collect::<Vec<_>>()
+        );
         for client in clients.iter_mut() {
             client.act(true);
         }
         keeper.act();
-        reactor.round(Some(world.now().monotonic_ns + 50_000)).unwrap();
+        reactor.round(Some(world.now().monotonic_ns + 50_000)).expect("the driver works");
     }
 }

@@ -13,11 +13,11 @@ use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::kernel::Kernel;
 use crate::state::{Named, Phase, Place, StreamSubscription, Timer, Wish};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kairo_dataplane::command::{Command, From, Sink, Subscribe};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
-use kairo_wire::codec::encode::{Dialect, to_buf};
+use kairo_wire::codec::encode::Dialect;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{StreamEndReason, StreamEndRecord, StreamGapRecord, put_notice};
 use kairo_wire::id::{ProcessId, SubscriptionId};
@@ -118,17 +118,19 @@ impl Kernel {
         from: From,
     ) -> Place {
         let mut process_key = ProcessKey { home: connection.reactor, serial: process };
-        let sink = self.sink(connection, wish, process);
+        // Never seen on the wire: whoever calls has just found the process.
+        let mut process_id = ProcessId::Integer(0);
         if let Some(process) = self.state.processes.get_mut(&process) {
             process.readers.insert(serial);
-            process_key = process.key;
+            (process_key, process_id) = (process.key, process.id.clone());
         }
+        let sink = self.sink(connection, wish, process_id);
         let key = SubscriptionKey { home: process_key.home, serial: self.state.next_serial() };
         let meter = Arc::new(ReaderMeter::default());
         self.state.reading.insert(key.serial, serial);
         turn.out.push(Command::Subscribe(Box::new(Subscribe {
             subscription: key,
-            id: id.shared(),
+            id: id.clone(),
             process: process_key,
             stdout: wish.stdout,
             stderr: wish.stderr,
@@ -143,7 +145,7 @@ impl Kernel {
     }
 
     /// Where the bytes of a reader go, and in which form.
-    fn sink(&self, connection: ConnectionKey, wish: Wish, process: u64) -> Sink {
+    fn sink(&self, connection: ConnectionKey, wish: Wish, process_id: ProcessId) -> Sink {
         if let Some(descriptor) = wish.descriptor {
             return Sink::Descriptor(descriptor);
         }
@@ -151,19 +153,7 @@ impl Kernel {
             Some(peer) => (peer.chunk_bytes_max, peer.records, peer.dialect),
             None => (CHUNK_V1_BYTES_MAX as u32, false, Dialect::V1),
         };
-        let mut process_id = BytesMut::new();
-        let encoded =
-            self.state.processes.get(&process).map(|process| to_buf(&mut process_id, dialect, &process.id));
-        if let Some(Err(error)) = encoded {
-            tracing::error!(component = "controlplane", %error, "a process id was not encoded");
-        }
-        Sink::Frames {
-            connection,
-            chunk_bytes_max,
-            records,
-            exact_integers: dialect == Dialect::Int64,
-            process_id: process_id.freeze(),
-        }
+        Sink::Frames { connection, chunk_bytes_max, records, dialect, process_id }
     }
 
     /// A process runs: whoever waits for it, or follows its id from a former life of the same creator, reads it.
@@ -262,8 +252,10 @@ impl Kernel {
     /// it follows no later spawn.
     fn end_descriptor(&mut self, turn: &mut Turn<'_>, serial: u64, total_bytes: u64) {
         let Some(reader) = self.state.streams.get(&serial) else { return };
-        let (connection, subscription_id, stream) = (reader.connection, reader.id.clone(), StreamName::Stdout);
-        let gap = StreamGapRecord { subscription_id: subscription_id.clone(), stream, from: 0, to: total_bytes };
+        let (connection, subscription_id, stream) =
+            (reader.connection, reader.id.clone(), StreamName::Stdout);
+        let gap =
+            StreamGapRecord { subscription_id: subscription_id.clone(), stream, from: 0, to: total_bytes };
         let reason = StreamEndReason::Closed;
         let end = StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes: total_bytes, reason };
         self.send(turn, connection, |buf, dialect| {

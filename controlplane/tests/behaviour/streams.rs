@@ -4,6 +4,7 @@ use crate::harness::{World, config};
 use kairo_controlplane::config::Config;
 use kairo_dataplane::command::{From, Mode, Policy, Sink, Subscribe};
 use kairo_dataplane::control::{ExitStatus, Notice};
+use kairo_wire::codec::encode::Dialect;
 use serde_json::{Value, json};
 
 fn subscribe(world: &mut World, connection: kairo_dataplane::key::ConnectionKey, params: Value) -> String {
@@ -26,7 +27,7 @@ fn what_a_reader_asks_for_is_what_the_data_plane_is_told() {
     assert_eq!(plain.history_bytes, None);
     assert!(matches!(
         plain.sink,
-        Sink::Frames { chunk_bytes_max: 65_535, records: false, exact_integers: false, .. }
+        Sink::Frames { chunk_bytes_max: 65_535, records: false, dialect: Dialect::V1, .. }
     ));
     assert_eq!(plain.subscription.home, process.home);
     let rich = asked(json!({
@@ -78,7 +79,7 @@ fn a_subscription_before_the_spawn_waits_and_begins_with_the_first_byte() {
     assert!(world.take_subscribe().is_none());
     world.run(other, "p");
     let told = world.take_subscribe().unwrap();
-    assert_eq!((&*told.id, told.from), (id.as_str(), From::Oldest));
+    assert_eq!((told.id.as_str(), told.from), (id.as_str(), From::Oldest));
     assert!(world.timers.is_empty());
 }
 
@@ -90,7 +91,7 @@ fn a_subscription_while_the_process_is_being_started_reads_when_it_runs() {
     let id = subscribe(&mut world, owner, json!({ "pid": "p" }));
     assert!(world.take_subscribe().is_none());
     world.born();
-    assert_eq!(&*world.take_subscribe().unwrap().id, id.as_str());
+    assert_eq!(world.take_subscribe().unwrap().id.as_str(), id.as_str());
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn a_reader_follows_its_id_into_the_next_life() {
     world.notice(Notice::Drained { subscription: told.subscription });
     world.run(owner, "p");
     let next = world.take_subscribe().unwrap();
-    assert_eq!((&*next.id, next.from), (id.as_str(), From::Oldest));
+    assert_eq!((next.id.as_str(), next.from), (id.as_str(), From::Oldest));
     assert_ne!(next.subscription, told.subscription);
     assert!(world.take_subscribe().is_none());
 }
@@ -150,7 +151,7 @@ fn a_reader_still_reading_the_old_life_comes_after_it_to_the_new_one() {
     assert!(world.take_subscribe().is_none());
     assert!(world.take_forget().is_none(), "somebody reads the old one");
     world.notice(Notice::Drained { subscription: told.subscription });
-    assert_eq!(&*world.take_subscribe().unwrap().id, id.as_str());
+    assert_eq!(world.take_subscribe().unwrap().id.as_str(), id.as_str());
     assert_eq!(world.take_forget(), Some(first));
 }
 

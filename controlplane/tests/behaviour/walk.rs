@@ -314,7 +314,7 @@ impl Walk {
                     self.starting.push((spawn.process, [true, !matches!(spawn.stdio, Stdio::Pty(_))]));
                 }
                 Command::Subscribe(subscribe) => {
-                    self.subscriptions.push(json!(&*subscribe.id));
+                    self.subscriptions.push(json!(subscribe.id.as_str()));
                     self.readers.insert(subscribe.subscription, subscribe.process);
                     assert!(self.lives.contains_key(&subscribe.process), "only what runs or has run is read");
                 }

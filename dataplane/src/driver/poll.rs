@@ -11,10 +11,10 @@
 //! ready. What is tried at once is not here but in [`super::handle`].
 
 use super::handle::{Engine, Handle, PacketBuffer, WeakHandle};
-use crate::sys::clock::monotonic_ns;
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
 use super::token::Token;
+use crate::sys::clock::monotonic_ns;
 use crate::sys::{Readiness, Ready, socket};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

@@ -16,10 +16,10 @@
 mod buffers;
 
 use super::handle::{Engine, Handle, PacketBuffer};
-use crate::sys::clock::monotonic_ns;
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
 use super::token::Token;
+use crate::sys::clock::monotonic_ns;
 use buffers::{BUFFER_GROUP, BufferRing};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;

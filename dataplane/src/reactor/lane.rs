@@ -98,7 +98,7 @@ impl<D: Driver> Reactor<D> {
             };
             self.lane.packet = packet;
             match message {
-                Ok(message) => self.from_keeper(message),
+                Ok(message) => self.hear(message),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.driver.submit(Kind::LaneRead.only(), Op::Poll(lane, Interest::Read));
                     return;
@@ -109,7 +109,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn from_keeper(&mut self, message: FromKeeper<D::Fd>) {
+    fn hear(&mut self, message: FromKeeper<D::Fd>) {
         match message {
             FromKeeper::Hello { pid } => tracing::debug!(pid, "keeper"),
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),

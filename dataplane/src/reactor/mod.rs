@@ -7,14 +7,15 @@
 //!
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after [`Reactor::settle`] no notice is untold and no command
-//! undone. The rooms: [`connections`] and what is sent on them, [`processes`] and their sources, [`delivery`] from
-//! history to readers, [`lane`] to the keeper, [`mail`] to other reactors.
+//! undone. The rooms: [`connections`] and what is sent on them, [`processes`] and their sources, [`readers`] and their lives, [`delivery`]
+//! from history to them, [`lane`] to the keeper, [`mail`] to other reactors.
 
 mod connections;
 mod delivery;
 mod lane;
 pub(crate) mod mail;
 mod processes;
+mod readers;
 mod table;
 mod timers;
 
@@ -25,23 +26,25 @@ use crate::driver::op::{Answer, Completion, Interest, Op};
 use crate::driver::token::Token;
 use crate::key::{ReactorId, SubscriptionKey, Ticket};
 use crate::stream::source::Staging;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use connections::{Connection, Listener};
-use delivery::Reader;
 use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
+use readers::{Reader, Retained};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use table::{Place, Table};
 use timers::{Alarm, Timers};
 
-/// What carries out slow work off the reactors. `done` is called from any thread, with one result per item asked
-/// for, in order; an `Err` is an errno.
+/// Called once with the results of a job, from any thread: one per item asked for, in order; an `Err` is an errno.
+pub type Done = Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>;
+
+/// What carries out slow work off the reactors.
 pub trait Worker: Send + Sync + 'static {
     /// Never blocks.
-    fn submit(&self, job: Job, done: Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>);
+    fn submit(&self, job: Job, done: Done);
 }
 
 /// Which table a token's place is in.
@@ -134,14 +137,14 @@ pub(crate) struct Reactor<D: Driver> {
     readers: Table<Reader<D::Fd>>,
     reader_places: HashMap<u64, Place>,
     staging: Option<Staging<D::Fd>>,
-    retained: delivery::Retained,
+    retained: Retained,
     timers: Timers,
     turns: VecDeque<Turn>,
     notices: VecDeque<Notice>,
     out: Commands,
     at: Moment,
     /// Reused by frames: prelude, and joined or batched lines.
-    prelude: Vec<u8>,
+    prelude: BytesMut,
     lines: Vec<u8>,
     credits: Vec<(SubscriptionKey, usize)>,
     stopping: bool,
@@ -167,13 +170,13 @@ impl<D: Driver> Reactor<D> {
             readers: Table::new(),
             reader_places: HashMap::new(),
             staging: None,
-            retained: delivery::Retained::default(),
+            retained: Retained::default(),
             timers: Timers::default(),
             turns: VecDeque::new(),
             notices: VecDeque::new(),
             out: Commands::default(),
             at,
-            prelude: Vec::new(),
+            prelude: BytesMut::new(),
             lines: Vec::new(),
             credits: Vec::new(),
             stopping: false,

@@ -96,11 +96,7 @@ fn page_name(process: ProcessKey, channel: Channel) -> u64 {
     process.serial << 1 | channel as u64
 }
 
-fn encode_hold(
-    process: ProcessKey,
-    channel: Channel,
-    packet: &mut Vec<u8>,
-) -> Result<(), ProtocolError> {
+fn encode_hold(process: ProcessKey, channel: Channel, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
     let name = page_name(process, channel);
     link::encode_hold_stream(process, end_of(channel), (name >> 32) as u32, name as u32, packet)
 }
@@ -324,8 +320,7 @@ impl<D: Driver> Reactor<D> {
         let stream = &mut process.streams[channel as usize];
         let Some(source) = stream.source.take() else { return };
         stream.closed = true;
-        let end =
-            StreamEnd { total_bytes: stream.history.total(), cut_bytes: stream.history.cut_bytes() };
+        let end = StreamEnd { total_bytes: stream.history.total(), cut_bytes: stream.history.cut_bytes() };
         process.meter.streams[channel as usize].closed.store(true, Ordering::Relaxed);
         if source.armed {
             self.driver.cancel(kind_of(channel).token(place));
@@ -488,9 +483,14 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn resize(&mut self, key: ProcessKey, size: TerminalSize, ticket: Ticket) {
-        let terminal = self.place_of_process(key).and_then(|place| self.processes.get(place)).map(|process| {
-            process.streams[0].source.as_ref().filter(|source| source.terminal).map(|source| source.fd.clone())
-        });
+        let terminal =
+            self.place_of_process(key).and_then(|place| self.processes.get(place)).map(|process| {
+                process.streams[0]
+                    .source
+                    .as_ref()
+                    .filter(|source| source.terminal)
+                    .map(|source| source.fd.clone())
+            });
         let outcome = match terminal {
             None => Err(Failure::Gone),
             Some(None) => Err(Failure::NoTerminal),

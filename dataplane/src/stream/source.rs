@@ -106,7 +106,9 @@ pub fn take<D: Driver>(
         Ok(0) => return Ok(Taken::End),
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Nothing),
-        Err(error) if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+        Err(error)
+            if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
+        {
             return Ok(Taken::End);
         }
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -152,7 +154,9 @@ fn take_by_copy<D: Driver>(
             Ok(Taken::Bytes(bytes))
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Nothing),
-        Err(error) if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+        Err(error)
+            if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
+        {
             Ok(Taken::End)
         }
         Err(error) => Err(error.into()),

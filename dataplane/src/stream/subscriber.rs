@@ -15,8 +15,6 @@ use std::sync::Arc;
 pub struct Subscriber {
     /// Its name in the data plane.
     pub key: SubscriptionKey,
-    /// Its name on the wire.
-    pub id: Arc<str>,
     /// What it reads.
     pub process: ProcessKey,
     /// By channel; none where it doesn't read, or has delivered that stream's end.

@@ -1,0 +1,282 @@
+//! Readers from their first day to their last: who reads what, what waits for them, what is kept once they are gone.
+//!
+//! What they are sent, and when, is [`delivery`](super::delivery)'s. Invariants: a reader is listed by its process, and by
+//! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
+
+use super::connections::Connection;
+use super::table::Place;
+use super::{Kind, Reactor};
+use crate::command::{Command, From, Mode, Sink, Subscribe};
+use crate::control::Notice;
+use crate::driver::Driver;
+use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
+use crate::limits::{RETAINED_BYTES_MAX, SEND_BUFFER_BYTES};
+use crate::stream::history::Peek;
+use crate::stream::subscriber::{Cursor, Subscriber};
+use crate::transport::descriptor::DescriptorSink;
+use crate::transport::frames::Framing;
+use bytes::Bytes;
+use kairo_wire::limits::CHUNK_V1_BYTES_MAX;
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct Reader<F> {
+    pub(super) subscriber: Subscriber,
+    /// None where raw bytes go to a descriptor.
+    pub(super) framing: Option<Framing>,
+    pub(super) sink: Option<DescriptorSink<F>>,
+    /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
+    pub(super) idle: bool,
+}
+
+/// Retained bytes of ended streams, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    bytes: usize,
+    order: VecDeque<(ProcessKey, Channel)>,
+}
+
+impl Retained {
+    pub(super) fn release(&mut self, process: ProcessKey, channel: Channel, bytes: usize) {
+        if bytes > 0 {
+            self.bytes -= bytes.min(self.bytes);
+            self.order.retain(|entry| *entry != (process, channel));
+        }
+    }
+}
+
+impl<D: Driver> Reactor<D> {
+    pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
+        let key = subscribe.subscription;
+        let connection = match &subscribe.sink {
+            Sink::Frames { connection, .. } => Some(*connection),
+            Sink::Descriptor(_) => None,
+        };
+        let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
+        let Some(process_place) = self.place_of_process(subscribe.process) else {
+            return self.notices.push_back(Notice::Drained { subscription: key });
+        };
+        if let Some(bytes) = subscribe.history_bytes {
+            self.raise_history(process_place, bytes);
+        }
+        let Some(reader) = self.make_reader(process_place, subscribe) else {
+            return self.notices.push_back(Notice::Drained { subscription: key });
+        };
+        let place = self.readers.insert_with(|_| reader);
+        self.reader_places.insert(key.serial, place);
+        if let Some(process) = self.processes.get_mut(process_place) {
+            process.readers.push(place);
+        }
+        if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
+            && let Some(connection) =
+                self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
+        {
+            connection.readers.push(place);
+            if large {
+                self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
+            }
+        }
+        self.deliver(place);
+    }
+
+    fn raise_history(&mut self, place: Place, bytes: u32) {
+        for channel in Channel::ALL {
+            let Some(process) = self.processes.get_mut(place) else { return };
+            match process.streams[channel as usize].history.raise_tail(bytes) {
+                Ok(true) => self.hold_new_ring(place, channel),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "history stays as it is"),
+            }
+        }
+    }
+
+    fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Option<Reader<D::Fd>> {
+        let streams = &self.processes.get(process)?.streams;
+        let cursor = |wanted: bool, channel: Channel| {
+            let total = streams[channel as usize].history.total();
+            let offset = match subscribe.from {
+                From::Oldest => 0,
+                From::Now => total,
+                From::At(offsets) => offsets[channel as usize].min(total),
+            };
+            wanted.then_some(Cursor { offset, gap_bytes: 0 })
+        };
+        let cursors = [cursor(subscribe.stdout, Channel::Stdout), cursor(subscribe.stderr, Channel::Stderr)];
+        for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
+            meter.set(cursor.map_or(0, |cursor| cursor.offset));
+        }
+        let (framing, sink) = match &subscribe.sink {
+            Sink::Frames { chunk_bytes_max, records, dialect, process_id, .. } => {
+                let framing = Framing {
+                    id: subscribe.id,
+                    process_id: process_id.clone(),
+                    chunk_bytes_max: *chunk_bytes_max as usize,
+                    records: *records,
+                    dialect: *dialect,
+                };
+                (Some(framing), None)
+            }
+            Sink::Descriptor(number) => match self.driver.adopt(*number) {
+                Ok(fd) => (None, Some(DescriptorSink { fd, armed: false })),
+                Err(error) => {
+                    tracing::error!(%error, "the descriptor can't be written to");
+                    return None;
+                }
+            },
+        };
+        let subscriber = Subscriber {
+            key: subscribe.subscription,
+            process: subscribe.process,
+            cursors,
+            mode: subscribe.mode,
+            policy: subscribe.policy,
+            sink: subscribe.sink,
+            sequence: 0,
+            in_flight_bytes: 0,
+            next_channel: 0,
+            meter: subscribe.meter,
+        };
+        Some(Reader { subscriber, framing, sink, idle: false })
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
+        if let Some(place) = self.reader_places.get(&key.serial).copied() {
+            self.drop_reader(place);
+        }
+        if let Some((connection, frame)) = reply {
+            self.carry_out(Command::Reply { connection, frame });
+        }
+    }
+
+    /// Forgets a reader. A frame of it that has begun is finished from a copy.
+    pub(super) fn drop_reader(&mut self, place: Place) {
+        self.finish_rest_of(place);
+        let Some(mut reader) = self.readers.remove(place) else { return };
+        self.reader_places.remove(&reader.subscriber.key.serial);
+        if let Some(sink) = reader.sink.take()
+            && sink.armed
+        {
+            self.driver.cancel(Kind::Sink.token(place));
+        }
+        if let Sink::Frames { connection, .. } = reader.subscriber.sink
+            && let Some(connection) = self.local(connection)
+        {
+            connection.readers.retain(|other| *other != place);
+        }
+        let Some(process_place) = self.place_of_process(reader.subscriber.process) else { return };
+        if let Some(process) = self.processes.get_mut(process_place) {
+            process.readers.retain(|other| *other != place);
+        }
+        for channel in Channel::ALL {
+            self.retire(process_place, channel);
+        }
+        self.resume_sources(process_place);
+        self.make_announcements(process_place);
+    }
+
+    pub(super) fn local(&mut self, key: ConnectionKey) -> Option<&mut Connection<D::Fd>> {
+        let place = Place { slot: key.slot, generation: key.generation };
+        if key.reactor == self.id { self.connections.get_mut(place) } else { None }
+    }
+
+    /// Copies the unsent part of a reader's begun chunk to its connection's queue.
+    fn finish_rest_of(&mut self, place: Place) {
+        let Some(reader) = self.readers.get(place) else { return };
+        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return };
+        let (key, process) = (reader.subscriber.key, reader.subscriber.process);
+        let cursors = reader.subscriber.cursors;
+        let Some(rest) = self.local(connection).and_then(|connection| connection.outflow.rest) else {
+            return;
+        };
+        if rest.subscription != key {
+            return;
+        }
+        let mut copy = Vec::new();
+        let mut at = cursors[rest.channel as usize].map_or(rest.end, |cursor| cursor.offset);
+        let process = self.place_of_process(process).and_then(|place| self.processes.get(place));
+        if let Some(process) = process {
+            let history = &process.streams[rest.channel as usize].history;
+            while let Peek::Bytes(run) = history.peek(at, (rest.end - at) as usize) {
+                copy.extend_from_slice(run);
+                at += run.len() as u64;
+            }
+        }
+        debug_assert_eq!(at, rest.end, "a waiting reader's bytes are pinned");
+        if let Some(connection) = self.local(connection) {
+            connection.outflow.rest = None;
+            connection.outflow.push_front(Bytes::from(copy));
+        }
+    }
+
+    pub(super) fn announce(&mut self, process: ProcessKey, frames: Vec<(ConnectionKey, Bytes)>) {
+        match self.place_of_process(process) {
+            Some(place) => {
+                if let Some(process) = self.processes.get_mut(place) {
+                    process.announcements.extend(frames);
+                }
+                self.make_announcements(place);
+            }
+            None => frames.into_iter().for_each(|(connection, frame)| {
+                self.carry_out(Command::Reply { connection, frame });
+            }),
+        }
+    }
+
+    /// Sends every exit notice whose connection has been given all the leader had written.
+    pub(super) fn make_announcements(&mut self, place: Place) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if process.announcements.is_empty() {
+            return;
+        }
+        let marks = [process.streams[0].exit_mark, process.streams[1].exit_mark];
+        let readers = process.readers.clone();
+        let waiting = std::mem::take(&mut process.announcements);
+        let behind = |reader: &Reader<D::Fd>| {
+            let behind = |(cursor, mark): (&Option<Cursor>, u64)| cursor.is_some_and(|c| c.offset < mark);
+            let unfinished_line = reader.idle && reader.subscriber.mode != Mode::Chunk;
+            reader.subscriber.cursors.iter().zip(marks).any(behind) && !unfinished_line
+        };
+        for (connection, frame) in waiting {
+            let held = readers.iter().filter_map(|reader| self.readers.get(*reader)).any(|reader| {
+                let its =
+                    matches!(reader.subscriber.sink, Sink::Frames { connection: c, .. } if c == connection);
+                its && behind(reader)
+            });
+            if !held {
+                self.carry_out(Command::Reply { connection, frame });
+            } else if let Some(process) = self.processes.get_mut(place) {
+                process.announcements.push((connection, frame));
+            }
+        }
+    }
+
+    /// Turns the ring of an ended stream into plain memory once nobody reads it, within the budget of all.
+    pub(super) fn retire(&mut self, place: Place, channel: Channel) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
+        if !process.streams[channel as usize].closed
+            || read.into_iter().any(|reader| reader.subscriber.cursors[channel as usize].is_some())
+        {
+            return;
+        }
+        let history = &mut process.streams[channel as usize].history;
+        let before = history.retained_bytes();
+        history.retire();
+        let bytes = history.retained_bytes() - before;
+        if bytes > 0 {
+            self.retained.bytes += bytes;
+            self.retained.order.push_back((process.key, channel));
+        }
+        let share = RETAINED_BYTES_MAX / self.post.reactors() as usize;
+        while self.retained.bytes > share {
+            let Some((key, channel)) = self.retained.order.pop_front() else { return };
+            let Some(process) = self.place_of_process(key).and_then(|place| self.processes.get_mut(place))
+            else {
+                continue;
+            };
+            let history = &mut process.streams[channel as usize].history;
+            self.retained.bytes -= history.retained_bytes().min(self.retained.bytes);
+            history.drop_retained();
+        }
+    }
+}
