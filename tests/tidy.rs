@@ -614,7 +614,7 @@ fn crates_import_only_what_lies_below_them() {
     );
     poke(&layers(&bad), 2, &layers(&good));
     let bad =
-        Source::new("dataplane/src/reactor.rs", "use kairo_wire::{frame::Header, codec::Value, method};");
+        Source::new("dataplane/src/reactor.rs", "use kairo_wire::{frame::Header, request::Request, method};");
     let good = Source::new("dataplane/src/reactor.rs", "use kairo_wire::{frame::{Header, Kind}, id};");
     poke(&layers(&bad), 2, &layers(&good));
     hold(sources().iter().flat_map(layers).collect());

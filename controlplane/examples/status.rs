@@ -59,6 +59,61 @@ fn live(control: &ControlPlane, at: Moment, out: &mut Commands) {
     }
 }
 
+/// Calls that change nothing, in batches as a client that pipelines sends them.
+fn calls(control: &ControlPlane, connection: ConnectionKey, out: &mut Commands) {
+    let at = Moment::default();
+    for (name, payload) in [
+        ("process.status", frame("process.status", &serde_json::json!({ "id": "clip" }))),
+        ("kernel.ping", frame("kernel.ping", &serde_json::json!({}))),
+        ("unknown id", frame("process.status", &serde_json::json!({ "id": "nobody" }))),
+    ] {
+        let mut best = f64::MAX;
+        for _ in 0..7 {
+            let before = busy_ns();
+            for _ in 0..ROUNDS / 7 {
+                out.replies.clear();
+                out.list.clear();
+                for _ in 0..BATCH {
+                    control.received(at, connection, Inbound { kind: 1, payload: &payload }, out);
+                }
+            }
+            let calls = (ROUNDS / 7 * BATCH) as f64;
+            best = best.min((busy_ns() - before) as f64 / calls);
+        }
+        println!("{name:16} {best:7.1} ns a call, {} bytes of reply", out.replies.len() / BATCH);
+    }
+}
+
+/// Processes from spawn to end, and the list of them all.
+fn lives(control: &ControlPlane, connection: ConnectionKey, out: &mut Commands) {
+    let at = Moment::default();
+    out.replies.clear();
+    let before = busy_ns();
+    const LIVES: u64 = 2_000;
+    for nth in 0..LIVES {
+        let params =
+            serde_json::json!({ "id": format!("p{nth}"), "command": ["ffmpeg", "-i", "in.mp4", "-"] });
+        let spawn = frame("process.spawn", &params);
+        control.received(at, connection, Inbound { kind: 1, payload: &spawn }, out);
+        live(control, at, out);
+    }
+    println!(
+        "{:16} {:7.1} ns a life, request made included",
+        "spawn to end",
+        (busy_ns() - before) as f64 / LIVES as f64
+    );
+    let list = frame("process.list", &serde_json::json!({}));
+    out.replies.clear();
+    let before = busy_ns();
+    control.received(at, connection, Inbound { kind: 1, payload: &list }, out);
+    println!(
+        "{:16} {:7.1} us for {LIVES}, {} bytes",
+        "process.list",
+        (busy_ns() - before) as f64 / 1e3,
+        out.replies.len()
+    );
+}
+
 fn main() {
     let config = Config {
         owner_uid: 1_000,
@@ -88,51 +143,8 @@ fn main() {
             control.notice(at, process.home, notice, &mut out);
         }
     }
-    for (name, payload) in [
-        ("process.status", frame("process.status", &serde_json::json!({ "id": "clip" }))),
-        ("kernel.ping", frame("kernel.ping", &serde_json::json!({}))),
-        ("unknown id", frame("process.status", &serde_json::json!({ "id": "nobody" }))),
-    ] {
-        let mut best = f64::MAX;
-        for _ in 0..7 {
-            let before = busy_ns();
-            for _ in 0..ROUNDS / 7 {
-                out.replies.clear();
-                out.list.clear();
-                for _ in 0..BATCH {
-                    control.received(at, connection, Inbound { kind: 1, payload: &payload }, &mut out);
-                }
-            }
-            let calls = (ROUNDS / 7 * BATCH) as f64;
-            best = best.min((busy_ns() - before) as f64 / calls);
-        }
-        println!("{name:16} {best:7.1} ns a call, {} bytes of reply", out.replies.len() / BATCH);
-    }
-    out.replies.clear();
-    let before = busy_ns();
-    const LIVES: u64 = 2_000;
-    for nth in 0..LIVES {
-        let params =
-            serde_json::json!({ "id": format!("p{nth}"), "command": ["ffmpeg", "-i", "in.mp4", "-"] });
-        let spawn = frame("process.spawn", &params);
-        control.received(at, connection, Inbound { kind: 1, payload: &spawn }, &mut out);
-        live(&control, at, &mut out);
-    }
-    println!(
-        "{:16} {:7.1} ns a life, request made included",
-        "spawn to end",
-        (busy_ns() - before) as f64 / LIVES as f64
-    );
-    let list = frame("process.list", &serde_json::json!({}));
-    out.replies.clear();
-    let before = busy_ns();
-    control.received(at, connection, Inbound { kind: 1, payload: &list }, &mut out);
-    println!(
-        "{:16} {:7.1} us for {LIVES}, {} bytes",
-        "process.list",
-        (busy_ns() - before) as f64 / 1e3,
-        out.replies.len()
-    );
+    calls(&control, connection, &mut out);
+    lives(&control, connection, &mut out);
     let held = control.lock_held();
     println!(
         "lock held: p50 {} ns, p99.9 {} ns, max {} ns, {} samples",

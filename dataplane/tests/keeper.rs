@@ -32,8 +32,9 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 39] = tests![
+const TESTS: [(&str, fn()); 40] = tests![
     an_exit_code_is_told,
+    a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
     usage_is_what_the_child_used,
     output_comes_whole_and_its_end_is_seen,
@@ -80,6 +81,17 @@ fn an_exit_code_is_told() {
         let process = kernel.spawn(sh(&format!("exit {code}"))).unwrap().process;
         assert_eq!(kernel.exited(process).0, ExitStatus::Code(code));
         kernel.ended(process);
+    }
+}
+
+fn a_child_is_named_by_pid_and_start_time() {
+    let mut kernel = Kernel::start();
+    for _ in 0..200 {
+        let spawned = kernel.spawn(command(&["cat"])).unwrap();
+        let stat = kairo_dataplane::sys::process::stat(spawned.pid).unwrap();
+        assert_eq!(stat.start_ticks, spawned.start_ticks);
+        kernel.signal(spawned.process, libc::SIGKILL, Scope::Leader).unwrap();
+        kernel.forget(spawned.process);
     }
 }
 

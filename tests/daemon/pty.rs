@@ -25,7 +25,7 @@ fn read_until(raw: &mut Raw, text: &mut String, wanted: &str) {
 fn a_terminal_has_the_size_it_was_given_and_tells_of_a_new_one(daemon: &Daemon) {
     let mut raw = daemon.connect_modern();
     raw.subscribe("shell", json!({}));
-    let script = "trap 'stty size' WINCH; test -t 0 && test -t 1 && test -t 2 && stty size; while :; do read -t 1000; done";
+    let script = "trap 'stty size' WINCH; test -t 0 && test -t 1 && test -t 2 && stty size; while :; do read -t 1; done";
     raw.spawn("shell", &["bash", "-c", script], json!({"pty": {"rows": 31, "cols": 97}}));
     let mut text = String::new();
     read_until(&mut raw, &mut text, "31 97");
@@ -84,7 +84,7 @@ fn an_interrupt_typed_is_an_interrupt(daemon: &Daemon) {
     raw.subscribe("shell", json!({}));
     raw.spawn(
         "shell",
-        &["bash", "-c", "trap 'echo caught; exit 9' INT; echo ready; while :; do read -t 1000; done"],
+        &["bash", "-c", "trap 'echo caught; exit 9' INT; echo ready; while :; do read -t 1; done"],
         json!({"pty": true}),
     );
     let mut text = String::new();

@@ -62,7 +62,7 @@ pub(crate) fn config() -> Config {
         socket_path: Some(b"/run/kairo.sock".to_vec()),
         environment: vec![
             variable("PATH", "/usr/bin:/bin"),
-            variable("HOME", "/home/owner"),
+            variable("HOME", "/homes/owner"),
             variable("LC_ALL", "C"),
             variable("SECRET", "hunter2"),
             variable("KAIRO_SESSION", "outer"),
@@ -83,7 +83,7 @@ impl Accounts for Alice {
         (uid == 2_000).then(|| Account {
             name: "alice".to_owned(),
             credentials: Credentials { uid: 2_000, gid: 2_001, groups: vec![2_001, 27] },
-            home: b"/home/alice".to_vec(),
+            home: b"/homes/alice".to_vec(),
             shell: b"/bin/zsh".to_vec(),
         })
     }

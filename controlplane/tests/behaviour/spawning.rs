@@ -133,7 +133,7 @@ fn a_child_finds_the_short_list_what_was_asked_and_three_names_of_ours() {
         env(&spawn),
         [
             "COLOR=blue",
-            "HOME=/home/owner",
+            "HOME=/homes/owner",
             "KAIRO_IPC_SOCKET=/run/kairo.sock",
             "KAIRO_PROCESS_ID=p",
             &session,
@@ -374,11 +374,11 @@ fn a_daemon_of_root_starts_programs_as_who_asks() {
     // The groups are the peer's own.
     assert_eq!((credentials.uid, credentials.gid, credentials.groups), (2_000, 2_000, vec![2_000, 44]));
     let lines = env(&spawn);
-    for line in ["HOME=/home/alice", "USER=alice", "LOGNAME=alice", "SHELL=/bin/zsh"] {
+    for line in ["HOME=/homes/alice", "USER=alice", "LOGNAME=alice", "SHELL=/bin/zsh"] {
         assert!(lines.contains(&line.to_owned()), "{lines:?}");
     }
     assert!(!lines.iter().any(|line| line.starts_with("XDG_RUNTIME_DIR=")));
-    assert_eq!(spawn.cwd.as_deref(), Some(&b"/home/alice"[..]));
+    assert_eq!(spawn.cwd.as_deref(), Some(&b"/homes/alice"[..]));
     // One whom no database knows.
     world.start(bob, "process.spawn", json!({ "id": "b", "command": ["a"] }));
     let spawn = world.take_spawn().unwrap();

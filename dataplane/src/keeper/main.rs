@@ -259,7 +259,10 @@ impl Keeper {
             }
             ToKeeper::CloseChannel { process, end } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
-                    session.ends[*end as usize] = None;
+                    // An end that is closed already is done with altogether: its ring has been copied.
+                    if session.ends[*end as usize].take().is_none() {
+                        session.rings.retain(|ring| ring.end != *end);
+                    }
                 }
             }
             ToKeeper::Forget { process } => self.forget(*process),

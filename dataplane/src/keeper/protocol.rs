@@ -93,7 +93,7 @@ pub enum ToKeeper<'a> {
         /// Whose.
         process: ProcessKey,
     },
-    /// Drop the kept duplicate of one end, so that EOF and SIGPIPE go where they should.
+    /// Drop the kept duplicate of one end, so that EOF and SIGPIPE go where they should; said again, its ring too.
     CloseChannel {
         /// Whose.
         process: ProcessKey,

@@ -51,8 +51,8 @@ impl Keeper {
         };
         let spawned = self.forker.spawn(&image);
         let cgroup = cgroup.map(|(cgroup, _)| cgroup);
-        let pid = match spawned {
-            Ok(pid) => pid,
+        let child = match spawned {
+            Ok(child) => child,
             Err(failure) => {
                 self.remove_cgroup(cgroup);
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
@@ -67,9 +67,8 @@ impl Keeper {
             process: request.process,
             lane,
             name: request.session.into(),
-            pid,
-            // Not reaped, so it is there, even if it has ended.
-            start_ticks: process::stat(pid).map_or(0, |stat| stat.start_ticks),
+            pid: child.pid,
+            start_ticks: child.start_ticks,
             terminal: prepared.terminal,
             ends: prepared.kept,
             rings: Vec::new(),

@@ -84,7 +84,7 @@ fn kind_of(channel: Channel) -> Kind {
     }
 }
 
-fn end_of(channel: Channel) -> End {
+pub(super) fn end_of(channel: Channel) -> End {
     match channel {
         Channel::Stdout => End::Stdout,
         Channel::Stderr => End::Stderr,

@@ -4,6 +4,7 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::processes::end_of;
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Sink, Subscribe};
@@ -264,8 +265,11 @@ impl<D: Driver> Reactor<D> {
         history.retire();
         let bytes = history.retained_bytes() - before;
         if bytes > 0 {
+            let key = process.key;
             self.retained.bytes += bytes;
-            self.retained.order.push_back((process.key, channel));
+            self.retained.order.push_back((key, channel));
+            // Closed once more: its copy of the ring is of no use to the keeper either.
+            self.close_end(key, end_of(channel));
         }
         let share = RETAINED_BYTES_MAX / self.post.reactors() as usize;
         while self.retained.bytes > share {

@@ -43,6 +43,15 @@ pub struct Image<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
+/// A child that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its own until it is reaped.
+    pub pid: i32,
+    /// As in [`Stat`].
+    pub start_ticks: u64,
+}
+
 /// Facts of `/proc/PID/stat`, or what stands in for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {

@@ -11,8 +11,9 @@
 //! it, which must not stop the keeper, and may hope to look into it. It gets a copy of everything, tells errors
 //! through a pipe, and is given up if it takes too long.
 
+use super::process::start_ticks;
 use crate::control::{SpawnFailure, SpawnStage};
-use crate::sys::process::Image;
+use crate::sys::process::{Child, Image};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use std::ffi::{c_char, c_int, c_void};
@@ -84,6 +85,8 @@ struct Brief {
     share_files: bool,
     /// Where failures are told by a child that shares no memory; -1 for one that does.
     report: RawFd,
+    /// CLOCK_BOOTTIME when the child ran first, nanoseconds; 0 if it shares no memory.
+    born_ns: u64,
     failed_stage: i32,
     failed_errno: i32,
 }
@@ -113,7 +116,7 @@ impl Forker {
     }
 
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
-    pub fn spawn(&mut self, image: &Image<'_>) -> Result<i32, SpawnFailure> {
+    pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let placed = (CHILD_STDIO..).zip(image.stdio).try_for_each(|(number, end)| duplicate_to(end, number));
         let outcome = match placed {
             Ok(()) => self.execute(image),
@@ -126,7 +129,7 @@ impl Forker {
         }
     }
 
-    fn execute(&mut self, image: &Image<'_>) -> Result<i32, SpawnFailure> {
+    fn execute(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         self.argv.fill(image.argv);
         self.env.fill(image.env);
         self.search(image);
@@ -148,13 +151,18 @@ impl Forker {
             terminal: image.terminal,
             share_files: self.share_files,
             report: -1,
+            born_ns: 0,
             failed_stage: 0,
             failed_errno: 0,
         };
+        let before_ns = boottime_ns();
         let outcome = match image.credentials {
             None => self.clone_and_wait(&mut brief, image.cgroup),
             Some(_) => self.clone_apart(&mut brief, image.cgroup),
         };
+        // SAFETY: as in `clone_and_wait`: a field of ours that the child may have written.
+        let after_ns = unsafe { ptr::read_volatile(&brief.born_ns) };
+        let outcome = outcome.map(|pid| Child { pid, start_ticks: start_ticks(pid, before_ns, after_ns) });
         self.argv.shrink();
         self.env.shrink();
         self.candidates.shrink();
@@ -254,6 +262,14 @@ impl Forker {
 
 fn failure(stage: SpawnStage, error: io::Error) -> SpawnFailure {
     SpawnFailure { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// CLOCK_BOOTTIME, by which processes are born; by a plain system call, so that a child may ask too.
+fn boottime_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the out-pointer is to a local that outlives the call.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_BOOTTIME, ptr::from_mut(&mut now)) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What a child has failed at, once it is gone.
@@ -440,6 +456,8 @@ extern "C" fn run_child(brief: *mut Brief) -> ! {
     // SAFETY: the parent made it and waits, or it is this process's own copy; nobody else touches it until this
     // process has executed or ended.
     let brief = unsafe { &mut *brief };
+    // SAFETY: a field of `brief`; volatile, because execve, not the compiler, makes it count.
+    unsafe { ptr::write_volatile(&mut brief.born_ns, boottime_ns()) };
     let (stage, errno) = prepare_and_execute(brief);
     let words = [stage as i32, errno];
     // SAFETY: fields of `brief`, see above; volatile, so that they are written before the exit below. The write

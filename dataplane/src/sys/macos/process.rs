@@ -4,7 +4,7 @@
 //! There is no handle on a process either: a descendant's start time is checked just before a signal goes out.
 
 use crate::control::{SpawnFailure, SpawnStage};
-use crate::sys::process::{Image, Stat};
+use crate::sys::process::{Child, Image, Stat};
 use rustix::event::kqueue::{self, Event, EventFilter, EventFlags};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, FdFlags};
@@ -47,7 +47,7 @@ impl Forker {
     }
 
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
-    pub fn spawn(&mut self, image: &Image<'_>) -> Result<i32, SpawnFailure> {
+    pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let resources = |error: io::Error| failure(SpawnStage::Resources, error);
         let brief = Brief {
             image,
@@ -77,7 +77,7 @@ impl Forker {
         let mut words = [0u8; 2];
         match rustix::io::read(&report, &mut words) {
             // Closed by exec.
-            Ok(0) => Ok(pid),
+            Ok(0) => Ok(Child { pid, start_ticks: stat(pid).map_or(0, |stat| stat.start_ticks) }),
             _ => {
                 let _ = crate::sys::process::wait_for(pid);
                 Err(SpawnFailure { stage: stage_of(words[0]), errno: words[1].into() })
