@@ -188,7 +188,8 @@ fn hash_stream(daemon: &Daemon) -> Result<(String, u64, u64)> {
                 hashed += data.len() as u64;
             }
             DirectItem::End { total_bytes, .. } => said = total_bytes,
-            other => bail!("a reader that is waited for missed something: {other:?}"),
+            DirectItem::LeaderExited { .. } => {}
+            missed => bail!("a reader that is waited for missed something: {missed:?}"),
         }
     }
     Ok((format!("{:x}", hash.finalize()), hashed, said))
@@ -208,7 +209,8 @@ fn feed_encoder(daemon: &Daemon) -> Result<u64> {
                 given = encoder.call::<StdinWrite>(&StdinWriteParams { id: id("encode")?, data })?.offset;
             }
             DirectItem::End { .. } => {}
-            other => bail!("a reader that is waited for missed something: {other:?}"),
+            DirectItem::LeaderExited { .. } => {}
+            missed => bail!("a reader that is waited for missed something: {missed:?}"),
         }
     }
     encoder.call::<StdinClose>(&TargetParams { id: id("encode")? })?;

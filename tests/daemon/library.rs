@@ -63,6 +63,7 @@ fn a_stream_with_a_connection_of_its_own_gets_every_byte(daemon: &Daemon) {
                 assert_eq!(total_bytes, (256 * BLOCK_BYTES) as u64);
                 ended = true;
             }
+            DirectItem::LeaderExited { .. } => {}
             other => panic!("unexpected: {other:?}"),
         }
     }

@@ -43,6 +43,9 @@ fn a_python_on_a_terminal_computes(daemon: &Daemon) {
     read_until(&mut raw, &mut text, ">>> ");
     raw.ok("process.stdin.write", json!({"id": "repl", "data": "print(6*7)\n"}));
     read_until(&mut raw, &mut text, "42\r\n");
+    // Between two prompts the terminal changes its mode, and what is typed then may be lost, as on any terminal.
+    let mut rest = text.rsplit("42\r\n").next().unwrap_or_default().to_owned();
+    read_until(&mut raw, &mut rest, ">>> ");
     raw.ok("process.stdin.close", json!({"id": "repl"}));
     raw.collect_rest(&subscription);
     assert_eq!(raw.wait_for_exit("repl")["exitCode"], 0, "the end-of-file character ends it");
