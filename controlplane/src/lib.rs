@@ -6,7 +6,7 @@
 //!
 //! [`kernel::Kernel`] takes time and randomness as arguments, does no I/O, starts no thread and never waits, so that
 //! it runs whole under a seeded simulation. A request's way: [`kernel`] checks it and finds its row, [`auth`] says who
-//! asks and whether it may, [`methods`] do it, by way of sessions and [`events`] where they must.
+//! asks and whether it may, `methods` do it, by way of sessions and [`events`] where they must.
 //! What moves bytes is the data plane; what travels is the wire's.
 
 #![forbid(unsafe_code)]

@@ -4,7 +4,7 @@
 //! The original turned a pattern into a regular expression, so a client could hang it. Here a pattern is one
 //! automaton of at most 128 states, a bit each, stepped once per character of the topic: the cost of a match is
 //! the length of the topic, whatever the pattern. Invariant: after k characters bit i is set exactly when the
-//! first i + 1 tokens match those k characters. What is delivered to whom is [`bus`](crate::events::bus)'s.
+//! first i + 1 tokens match those k characters. What is delivered to whom is `bus`'s.
 
 /// Longest pattern, in characters.
 pub const PATTERN_CHARS_MAX: usize = 128;

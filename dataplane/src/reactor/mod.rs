@@ -7,8 +7,8 @@
 //!
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
-//! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `readers` and their lives, `delivery`
-//! from history to them, `lane` to the keeper, `mail` to other reactors.
+//! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `readers` and their
+//! lives, `delivery` from history to them, `lane` to the keeper, `mail` to other reactors.
 
 mod connections;
 mod delivery;
