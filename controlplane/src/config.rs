@@ -4,7 +4,8 @@
 //! and hands them in here. Invariant: a configuration never changes while its kernel lives.
 
 use kairo_dataplane::command::{Credentials, HistorySize};
-use kairo_dataplane::limits::{HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
+use kairo_dataplane::limits::{HISTORY_BYTES_MAX, HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
+use kairo_wire::limits::STDIN_PARKED_BYTES_MAX;
 use kairo_wire::methods::options::{Rlimit, SignalName};
 use kairo_wire::methods::system::Fact;
 use std::fmt;
@@ -99,8 +100,12 @@ pub struct Limits {
     pub streams_max: usize,
     /// Output kept of a process by default.
     pub history: HistorySize,
+    /// Most a caller may ask to be kept: of a head, of a tail, or by `bufferSize`, bytes.
+    pub history_bytes_max: u32,
     /// Pipe size asked for by default, bytes.
     pub pipe_bytes: u32,
+    /// Bytes one connection may have waiting for stdins.
+    pub parked_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -114,7 +119,9 @@ impl Default for Limits {
             topics_max: 256,
             streams_max: 4_096,
             history: HistorySize { head_bytes: HISTORY_HEAD_BYTES, tail_bytes: HISTORY_TAIL_BYTES },
+            history_bytes_max: HISTORY_BYTES_MAX,
             pipe_bytes: PIPE_BYTES,
+            parked_bytes_max: STDIN_PARKED_BYTES_MAX,
         }
     }
 }

@@ -43,6 +43,8 @@ pub struct Start {
     pub listener: Option<OwnedFd>,
     /// Asked for.
     pub driver: DriverChoice,
+    /// History of ended streams that is kept, all reactors together, bytes; shared out evenly.
+    pub retained_bytes_max: usize,
 }
 
 /// Reactors that run.
@@ -90,11 +92,13 @@ impl Plane {
                 lane,
                 listener: listener.take(),
                 keeper_pid: start.keeper_pid,
+                retained_bytes_max: start.retained_bytes_max / usize::from(post.reactors()),
             };
             let (choice, report) = (start.driver, report.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("reactor-{number}"))
-                .spawn(move || run(seed, choice, &report))?;
+            let thread = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
+                let _others = EndTogether(seed.post.clone());
+                run(seed, choice, &report)
+            })?;
             plane.threads.push(thread);
         }
         drop(report);
@@ -128,9 +132,7 @@ impl Plane {
     }
 
     fn stop(&self) {
-        for reactor in 0..self.post.reactors() {
-            self.post.send(ReactorId(reactor), Mail::Stop);
-        }
+        drop(EndTogether(self.post.clone()));
     }
 
     /// Waits until every reactor has ended, by shutdown or failure; the first failure is returned, and ends the rest.
@@ -138,10 +140,20 @@ impl Plane {
         let mut outcome = Ok(());
         for thread in std::mem::take(&mut self.threads) {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a reactor panicked")));
-            self.stop();
             outcome = outcome.and(ended);
         }
         outcome
+    }
+}
+
+/// Ends all reactors when one ends, however it ends: half a kernel would leave its clients hanging.
+struct EndTogether(Post);
+
+impl Drop for EndTogether {
+    fn drop(&mut self) {
+        for reactor in 0..self.0.reactors() {
+            self.0.send(ReactorId(reactor), Mail::Stop);
+        }
     }
 }
 
@@ -155,6 +167,7 @@ struct Seed {
     lane: OwnedFd,
     listener: Option<OwnedFd>,
     keeper_pid: i32,
+    retained_bytes_max: usize,
 }
 
 fn run(seed: Seed, choice: DriverChoice, report: &Sender<io::Result<&'static str>>) -> io::Result<()> {
@@ -197,6 +210,7 @@ fn run_on<D: Driver<Fd = Handle>>(
         worker: seed.worker,
         post: seed.post,
         keeper_pid: seed.keeper_pid,
+        retained_bytes_max: seed.retained_bytes_max,
     };
     let mut reactor = Reactor::new(parts);
     let _ = report.send(Ok(name));

@@ -9,6 +9,7 @@ use crate::driver::op::Completion;
 use crate::driver::sim::world::{KeeperEnd, Port, World};
 use crate::driver::sim::{Fd, Sim};
 use crate::key::ReactorId;
+use crate::limits::RETAINED_BYTES_MAX;
 use crate::reactor::mail::Post;
 use crate::reactor::{Parts, Reactor, Worker};
 use std::io;
@@ -40,6 +41,7 @@ impl Simulation {
             lane,
             listener: Some(listener),
             keeper_pid: 1,
+            retained_bytes_max: RETAINED_BYTES_MAX,
         };
         Ok((Simulation { reactor: Reactor::new(parts), answers: Vec::new() }, port, keeper))
     }

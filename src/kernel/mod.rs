@@ -76,7 +76,9 @@ fn control_config(config: &Config, embedded: bool) -> ControlConfig {
                 head_bytes: limits.history_head_bytes,
                 tail_bytes: limits.history_tail_bytes,
             },
+            history_bytes_max: limits.history_bytes_max,
             pipe_bytes: limits.pipe_bytes,
+            parked_bytes_max: limits.stdin_parked_bytes_max as usize,
             ..Limits::default()
         },
         numbers: Numbers::LINUX,
@@ -97,6 +99,7 @@ fn start_plane(
         worker: Arc::new(Slow(Worker::new())),
         lanes: keeper.lanes,
         keeper_pid: keeper.pid,
+        retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         listener,
         driver: match config.driver {
             DriverChoice::Auto => plane::DriverChoice::Auto,

@@ -16,7 +16,6 @@ use kairo_dataplane::command::Scope;
 use kairo_dataplane::control::Failure;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
-use kairo_wire::limits::STDIN_PARKED_BYTES_MAX;
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{
     self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
@@ -173,7 +172,7 @@ fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     let serial = with_stdin(kernel, asking, &params.id)?;
     let data = params.data.0;
     let parked = kernel.state.connections.get(asking.connection).map_or(0, |peer| peer.parked_bytes);
-    if parked + data.len() > STDIN_PARKED_BYTES_MAX {
+    if parked + data.len() > kernel.config.limits.parked_bytes_max {
         return Err(deed_error(&params.id, &Deed::Write { data }, &Failure::WouldBlock));
     }
     kernel.undertake(turn, asking, serial, Deed::Write { data });

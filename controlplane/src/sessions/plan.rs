@@ -11,7 +11,6 @@ use crate::state::{Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
 };
-use kairo_dataplane::limits::HISTORY_BYTES_MAX;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::limits::ARGUMENTS_BYTES_MAX;
@@ -297,7 +296,7 @@ fn cgroup(limits: &options::Limits, allow_weaker: bool) -> Result<CgroupLimits, 
 }
 
 fn history(config: &Config, asked: HistoryOption) -> Result<HistorySize, WireError> {
-    let usual = config.limits.history;
+    let (usual, most) = (config.limits.history, config.limits.history_bytes_max);
     let (head_bytes, tail_bytes) = match asked {
         HistoryOption::Default => return Ok(usual),
         HistoryOption::None => {
@@ -310,12 +309,12 @@ fn history(config: &Config, asked: HistoryOption) -> Result<HistorySize, WireErr
             (head_bytes.unwrap_or(usual.head_bytes), tail_bytes.unwrap_or(usual.tail_bytes))
         }
     };
-    if head_bytes > HISTORY_BYTES_MAX {
-        let message = format!("at most {HISTORY_BYTES_MAX} bytes");
+    if head_bytes > most {
+        let message = format!("at most {most} bytes");
         return Err(WireError::invalid("options.history.headBytes", message));
     }
-    if !(TAIL_BYTES_MIN..=HISTORY_BYTES_MAX).contains(&tail_bytes) {
-        let message = format!("{TAIL_BYTES_MIN} to {HISTORY_BYTES_MAX} bytes");
+    if !(TAIL_BYTES_MIN..=most).contains(&tail_bytes) {
+        let message = format!("{TAIL_BYTES_MIN} to {most} bytes");
         return Err(WireError::invalid("options.history.tailBytes", message));
     }
     Ok(HistorySize { head_bytes, tail_bytes })

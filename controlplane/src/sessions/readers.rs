@@ -138,7 +138,7 @@ impl Kernel {
             mode: wish.mode,
             policy: wish.policy,
             sink,
-            history_bytes: wish.history_bytes,
+            history_bytes: wish.history_bytes.map(|bytes| bytes.min(self.config.limits.history_bytes_max)),
             meter: Arc::clone(&meter),
         })));
         Place::Reading { key, process, meter }

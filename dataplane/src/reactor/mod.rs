@@ -116,6 +116,8 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) lane: D::Fd,
     pub(crate) listener: Option<D::Fd>,
     pub(crate) keeper_pid: i32,
+    /// This reactor's share.
+    pub(crate) retained_bytes_max: usize,
 }
 
 /// One reactor.
@@ -170,7 +172,7 @@ impl<D: Driver> Reactor<D> {
             readers: Table::new(),
             reader_places: HashMap::new(),
             staging: None,
-            retained: Retained::default(),
+            retained: Retained::new(parts.retained_bytes_max),
             timers: Timers::default(),
             turns: VecDeque::new(),
             notices: VecDeque::new(),

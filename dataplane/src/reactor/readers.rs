@@ -11,7 +11,7 @@ use crate::command::{Command, From, Mode, Sink, Subscribe};
 use crate::control::Notice;
 use crate::driver::Driver;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
-use crate::limits::{RETAINED_BYTES_MAX, SEND_BUFFER_BYTES};
+use crate::limits::SEND_BUFFER_BYTES;
 use crate::stream::history::Peek;
 use crate::stream::subscriber::{Cursor, Subscriber};
 use crate::transport::descriptor::DescriptorSink;
@@ -33,11 +33,16 @@ pub(super) struct Reader<F> {
 /// Retained bytes of ended streams, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
+    bytes_max: usize,
     bytes: usize,
     order: VecDeque<(ProcessKey, Channel)>,
 }
 
 impl Retained {
+    pub(super) fn new(bytes_max: usize) -> Retained {
+        Retained { bytes_max, ..Retained::default() }
+    }
+
     pub(super) fn release(&mut self, process: ProcessKey, channel: Channel, bytes: usize) {
         if bytes > 0 {
             self.bytes -= bytes.min(self.bytes);
@@ -271,8 +276,7 @@ impl<D: Driver> Reactor<D> {
             // Closed once more: its copy of the ring is of no use to the keeper either.
             self.close_end(key, end_of(channel));
         }
-        let share = RETAINED_BYTES_MAX / self.post.reactors() as usize;
-        while self.retained.bytes > share {
+        while self.retained.bytes > self.retained.bytes_max {
             let Some((key, channel)) = self.retained.order.pop_front() else { return };
             let Some(process) = self.place_of_process(key).and_then(|place| self.processes.get_mut(place))
             else {

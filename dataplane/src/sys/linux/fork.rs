@@ -558,7 +558,8 @@ fn become_user(brief: &Brief) -> bool {
     }
 }
 
-/// Tries every candidate as execvpe(3) does, but never hands a file without a magic number to a shell.
+/// Tries every candidate as execvpe(3) does, but never hands a file without a magic number to a shell, and takes a
+/// folder of the search path that may not be searched for one that has nothing.
 fn execute(brief: &Brief) -> i32 {
     let mut denied = false;
     let mut last = libc::ENOENT;
@@ -566,15 +567,21 @@ fn execute(brief: &Brief) -> i32 {
     loop {
         // SAFETY: walks the keeper's NULL-terminated array; every entry is a C string, and so are those of
         // argv and env, which end with NULL as well.
-        unsafe {
+        let hidden = unsafe {
             if (*candidate).is_null() {
                 break;
             }
             libc::syscall(libc::SYS_execve, *candidate, brief.argv, brief.env);
+            last = errno();
+            let path = *candidate;
             candidate = candidate.add(1);
-        }
-        last = errno();
+            let alone = candidate == brief.candidates.add(1) && (*candidate).is_null();
+            last == libc::EACCES
+                && !alone
+                && libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path, libc::F_OK) != 0
+        };
         match last {
+            libc::EACCES if hidden => last = libc::ENOENT,
             libc::EACCES => denied = true,
             libc::ENOENT
             | libc::ENOTDIR
