@@ -101,6 +101,10 @@ pub fn take<D: Driver>(
     hold: impl FnOnce(&mut D, &Writer),
 ) -> Result<Taken, TakeError> {
     let max = max.min(staging.bytes_max);
+    if source.terminal {
+        // A splice from a terminal copies as well, so here it would only cost: see `take_by_copy`.
+        return take_by_copy(driver, source, history, max, hold);
+    }
     staging.page.name(name);
     let bytes = match driver.splice(&source.fd, &staging.write_end, max) {
         Ok(0) => return Ok(Taken::End),
@@ -133,8 +137,9 @@ pub fn take<D: Driver>(
     Ok(Taken::Bytes(bytes))
 }
 
-/// The same where there is no splice: what a kernel killed between the read and the commit had taken is unknown
-/// there, and `doctor` says so.
+/// The same with one read, for terminals and where there is no splice. What a kernel killed between the read and the
+/// commit had taken can't be told afterwards, but that it may have taken something can: E > T, and at most one read
+/// (of a terminal: 4 KiB) is missing behind T.
 fn take_by_copy<D: Driver>(
     driver: &mut D,
     source: &Source<D::Fd>,
@@ -146,13 +151,16 @@ fn take_by_copy<D: Driver>(
     if new {
         hold(driver, ring);
     }
-    match driver.read(&source.fd, ring.room(max)) {
+    let max = ring.room_bytes(max);
+    ring.expect(max);
+    let read = driver.read(&source.fd, ring.room(max));
+    if let Ok(bytes) = read {
+        ring.commit(bytes);
+    }
+    ring.expect(0);
+    match read {
         Ok(0) => Ok(Taken::End),
-        Ok(bytes) => {
-            ring.expect(bytes);
-            ring.commit(bytes);
-            Ok(Taken::Bytes(bytes))
-        }
+        Ok(bytes) => Ok(Taken::Bytes(bytes)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Nothing),
         Err(error)
             if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
