@@ -782,13 +782,12 @@ macro_rules! battery {
                 super::$name(super::Bench::real(crate::driver::poll::Poll::new().unwrap()));
             })*
         }
-        /// The battery on io_uring, where there is one.
-        #[cfg(target_os = "linux")]
+        /// The battery on the driver that is tried first: io_uring, where there is one.
         mod uring {
             $(#[test]
             fn $name() {
                 let _turn = super::alone();
-                match crate::driver::uring::Uring::new() {
+                match crate::driver::Preferred::new() {
                     Ok(driver) => super::$name(super::Bench::real(driver)),
                     Err(reason) => println!("skipped {}: {reason}", stringify!($name)),
                 }
