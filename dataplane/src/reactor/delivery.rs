@@ -385,7 +385,8 @@ impl<D: Driver> Reactor<D> {
             Put::Closed(error) => {
                 tracing::debug!(%error, "the sink was closed");
                 reader.subscriber.cursors[channel as usize] = None;
-                self.sever(process, channel);
+                // For good and everywhere: its child gets SIGPIPE.
+                self.close_stream(process, channel);
                 Step::Moved(0)
             }
         }
@@ -394,12 +395,8 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn sink_ready(&mut self, place: Place) {
         if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
             sink.armed = false;
-            self.feed_sink(place);
+            self.deliver(place);
         }
-    }
-
-    pub(super) fn feed_sink(&mut self, place: Place) {
-        self.deliver(place);
     }
 
     pub(super) fn credited(&mut self, subscription: SubscriptionKey, bytes: usize) {

@@ -296,7 +296,7 @@ impl<D: Driver> Reactor<D> {
         match turn {
             Turn::Source(place, channel) => self.run_source(place, channel),
             Turn::Connection(place) => self.flush(place),
-            Turn::Reader(place) => self.feed_sink(place),
+            Turn::Reader(place) => self.deliver(place),
         }
     }
 

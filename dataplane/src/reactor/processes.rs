@@ -6,7 +6,7 @@
 
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
-use crate::command::{Scope, Spawn, Stdio, TerminalSize, Unread};
+use crate::command::{Scope, Spawn, TerminalSize, Unread};
 use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
@@ -128,7 +128,6 @@ impl<D: Driver> Reactor<D> {
             };
             self.spawn_failed(key, SpawnFailure { stage, errno });
         }
-        debug_assert!(matches!(spawn.stdio, Stdio::Pipes { .. } | Stdio::Pty(_)));
     }
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
@@ -313,7 +312,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn close_stream(&mut self, place: Place, channel: Channel) {
+    pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
         self.resume_source(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
@@ -335,11 +334,6 @@ impl<D: Driver> Reactor<D> {
         self.notices.push_back(Notice::Closed { process: key, channel, end });
         self.deliver_all(place);
         self.retire(place, channel);
-    }
-
-    /// Stops reading a stream for good, everywhere: its child gets SIGPIPE. For a sink that was closed under us.
-    pub(super) fn sever(&mut self, place: Place, channel: Channel) {
-        self.close_stream(place, channel);
     }
 
     pub(super) fn exited(&mut self, key: ProcessKey, status: ExitStatus, usage: Usage) {
