@@ -3,7 +3,7 @@
 //! A command names its object by key. A reactor that is handed a command for an object of another reactor
 //! forwards it; commands from one reactor to another arrive in the order they were given.
 
-use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey};
+use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey, WriteKey};
 use crate::meter::{ProcessMeter, ReaderMeter};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::encode::Dialect;
@@ -62,6 +62,8 @@ pub enum Command {
         process: ProcessKey,
         /// The bytes.
         data: Bytes,
+        /// Written once, however often it is given.
+        key: Option<WriteKey>,
         /// Answered with [`Outcome::Written`](crate::control::Outcome::Written).
         ticket: Ticket,
     },
@@ -107,6 +109,13 @@ pub enum Command {
         /// Per connection one frame.
         frames: Vec<(ConnectionKey, Bytes)>,
     },
+    /// Have the keeper keep this note of a process for a successor, instead of the last one.
+    Annotate {
+        /// Whose.
+        process: ProcessKey,
+        /// Opaque to the data plane, at most [`NOTE_BYTES_MAX`](crate::keeper::protocol::NOTE_BYTES_MAX) long.
+        note: Bytes,
+    },
     /// Free what is kept of a process that has ended.
     Forget {
         /// Which.
@@ -136,6 +145,8 @@ pub enum Command {
         /// Between SIGTERM and SIGKILL, nanoseconds.
         grace_ns: u64,
     },
+    /// End the reactors; the keeper goes on with everything, for the next kernel.
+    Leave,
 }
 
 /// Who gets a signal.
@@ -306,6 +317,8 @@ pub struct Subscribe {
     pub sink: Sink,
     /// Raise the stream's history to at least this (v1 `bufferSize`), bytes.
     pub history_bytes: Option<u32>,
+    /// It goes on where a reader of a kernel that died had come to.
+    pub resumes: bool,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ReaderMeter>,
 }

@@ -103,6 +103,17 @@ pub enum Notice {
         status: ExitStatus,
         /// What it used, its waited-for children included.
         usage: Usage,
+        /// When, CLOCK_MONOTONIC nanoseconds.
+        at_ns: u64,
+    },
+    /// A kernel died while it took from a stream, and up to one read's worth of bytes may be missing at this place.
+    Uncertain {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        channel: Channel,
+        /// The offset of what comes next.
+        at: u64,
     },
     /// A stream ended: every holder of the write end is gone, or its tail was read.
     Closed {
@@ -194,6 +205,9 @@ pub enum Failure {
     /// More than the allowed bytes are parked for this connection.
     #[error("too many bytes are waiting")]
     WouldBlock,
+    /// The write's key was used for another write.
+    #[error("the key belongs to another write")]
+    OtherBody,
     /// The system said no.
     #[error("errno {0}")]
     Os(i32),

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use kairo_shm::inbox::WriteKey;
+
 /// A reactor thread, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReactorId(pub u16);

@@ -20,6 +20,8 @@ pub mod key;
 pub mod limits;
 pub mod meter;
 pub mod plane;
+pub mod points;
+
 pub mod reactor;
 pub mod simulation;
 pub mod stream;

@@ -18,6 +18,13 @@ pub const RETAINED_BYTES_MAX: usize = 256 << 20;
 /// Size of a child's pipe, bytes.
 pub const PIPE_BYTES: u32 = 256 << 10;
 
+/// What waits for a stdin is kept in so much shared memory at first, bytes; it grows with what is written at once.
+pub const INBOX_BYTES: usize = 64 << 10;
+/// Past this it is given back once the child has everything, bytes.
+pub const INBOX_BYTES_KEPT: usize = 1 << 20;
+/// The pipe through which bytes go into children, bytes.
+pub const INPUT_STAGING_BYTES: usize = 64 << 10;
+
 /// Longest line, terminator included, that is delivered as one, bytes.
 pub const LINE_BYTES_MAX: usize = 65_535;
 /// Frames on their way to another reactor, per subscription, bytes.
@@ -34,6 +41,9 @@ pub const OUTFLOW_CUT_BYTES: usize = 32 << 20;
 pub const FRAME_PATIENCE_NS: u64 = 60_000_000_000;
 /// A connection that is being closed may still drain for this long, nanoseconds.
 pub const CLOSE_PATIENCE_NS: u64 = 5_000_000_000;
+
+/// Readers that a dead kernel's streams waited for are waited for so long, nanoseconds.
+pub const RECONNECT_GRACE_NS: u64 = 10_000_000_000;
 
 /// Connections a kernel serves at once.
 pub const CONNECTIONS_MAX: usize = 12_000;

@@ -9,6 +9,7 @@ use crate::driver::handle::Handle;
 use crate::driver::poll::Poll;
 use crate::driver::{Driver, Preferred};
 use crate::key::ReactorId;
+use crate::reactor::adoption::Adopted;
 use crate::reactor::mail::{Mail, Post};
 use crate::reactor::{Parts, Reactor, Worker, home_of};
 use std::io;
@@ -45,6 +46,10 @@ pub struct Start {
     pub driver: DriverChoice,
     /// History of ended streams that is kept, all reactors together, bytes; shared out evenly.
     pub retained_bytes_max: usize,
+    /// How long readers of a kernel that died are waited for, nanoseconds.
+    pub reconnect_grace_ns: u64,
+    /// Processes of a kernel that died; each has its home among the lanes.
+    pub adopted: Vec<Adopted>,
 }
 
 /// Reactors that run.
@@ -82,9 +87,12 @@ impl Plane {
         let (report, reports) = channel();
         let mut plane = Plane { post: post.clone(), threads: Vec::new(), driver: "" };
         let mut listener = start.listener;
+        let mut adopted = start.adopted;
         for (number, (lane, ear)) in start.lanes.into_iter().zip(ears).enumerate() {
+            let id = ReactorId(number as u16);
+            let own = |adopted: &mut Adopted| adopted.heir.session.process.home == id;
             let seed = Seed {
-                id: ReactorId(number as u16),
+                id,
                 control: start.control.clone(),
                 worker: start.worker.clone(),
                 post: post.clone(),
@@ -93,6 +101,8 @@ impl Plane {
                 listener: listener.take(),
                 keeper_pid: start.keeper_pid,
                 retained_bytes_max: start.retained_bytes_max / usize::from(post.reactors()),
+                reconnect_grace_ns: start.reconnect_grace_ns,
+                adopted: adopted.extract_if(.., own).collect(),
             };
             let (choice, report) = (start.driver, report.clone());
             let thread = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
@@ -168,6 +178,8 @@ struct Seed {
     listener: Option<OwnedFd>,
     keeper_pid: i32,
     retained_bytes_max: usize,
+    reconnect_grace_ns: u64,
+    adopted: Vec<Adopted>,
 }
 
 fn run(seed: Seed, choice: DriverChoice, report: &Sender<io::Result<&'static str>>) -> io::Result<()> {
@@ -211,6 +223,8 @@ fn run_on<D: Driver<Fd = Handle>>(
         post: seed.post,
         keeper_pid: seed.keeper_pid,
         retained_bytes_max: seed.retained_bytes_max,
+        reconnect_grace_ns: seed.reconnect_grace_ns,
+        adopted: seed.adopted,
     };
     let mut reactor = Reactor::new(parts);
     let _ = report.send(Ok(name));

@@ -9,7 +9,7 @@ use crate::driver::op::Completion;
 use crate::driver::sim::world::{KeeperEnd, Port, World};
 use crate::driver::sim::{Fd, Sim};
 use crate::key::ReactorId;
-use crate::limits::RETAINED_BYTES_MAX;
+use crate::limits::{RECONNECT_GRACE_NS, RETAINED_BYTES_MAX};
 use crate::reactor::mail::Post;
 use crate::reactor::{Parts, Reactor, Worker};
 use std::io;
@@ -42,6 +42,8 @@ impl Simulation {
             listener: Some(listener),
             keeper_pid: 1,
             retained_bytes_max: RETAINED_BYTES_MAX,
+            reconnect_grace_ns: RECONNECT_GRACE_NS,
+            adopted: Vec::new(),
         };
         Ok((Simulation { reactor: Reactor::new(parts), answers: Vec::new() }, port, keeper))
     }

@@ -27,6 +27,10 @@ pub mod field {
     pub const TAKEN: usize = 64;
     /// u64, atomic: where T will be once the staging pipe is empty (E). E > T only while bytes are on their way.
     pub const EXPECTED: usize = 72;
+    /// u64, atomic: the lowest offset a waiting reader may still ask for; only with readers in BLOCKERS.
+    pub const PINNED: usize = 80;
+    /// u64, atomic: how many waiting readers there are.
+    pub const BLOCKERS: usize = 88;
 }
 
 /// Sizes of a ring. Both are multiples of [`PAGE_BYTES`].

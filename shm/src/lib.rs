@@ -11,8 +11,10 @@
 //!
 //! Invariant: `taken − tail_bytes ≤ oldest ≤ taken ≤ expected`. [`layout`] says where things are, [`writer`] owns
 //! the only writable mapping, [`reader`] is what everybody else has, [`page`] is the note a reactor leaves about
-//! the stream it is just taking from. What a stream *is* is not known here; see the data plane.
+//! the stream it is just moving, [`inbox`] is the way in: bytes that wait for a child to read them. What a stream
+//! *is* is not known here; see the data plane.
 
+pub mod inbox;
 pub mod layout;
 mod map;
 mod memory;

@@ -1,7 +1,7 @@
-//! The note a reactor leaves before it takes bytes: which stream the staging pipe belongs to right now.
+//! The notes a reactor leaves before it moves bytes: which stream its staging pipes belong to right now.
 //!
-//! All history streams of a reactor share its staging pipe, one at a time. After a crash the note says whose the
-//! bytes in the pipe are, and that stream's E and T say how many of them were already in its ring.
+//! All history streams of a reactor share its staging pipe, one at a time, and all inputs another. After a crash the
+//! note says whose the bytes in a pipe are, and that stream's E and T say how many of them were already through.
 
 use crate::layout::{PAGE_BYTES, RingError};
 use crate::memory::{Writers, anonymous, is_fixed, seal};
@@ -10,14 +10,24 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One page of shared memory with one word in it.
+/// Which staging pipe a note is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Side {
+    /// From children into rings.
+    Output = 0,
+    /// From inboxes into children.
+    Input = 1,
+}
+
+/// One page of shared memory with a word for each side in it.
 #[derive(Debug)]
 pub struct Page {
     fd: OwnedFd,
     base: NonNull<u64>,
 }
 
-// SAFETY: the mapping is this value's alone and doesn't move; its only word is an atomic.
+// SAFETY: the mapping is this value's alone and doesn't move; its words are atomics.
 unsafe impl Send for Page {}
 
 impl Page {
@@ -49,9 +59,10 @@ impl Page {
         Ok(Page { fd, base })
     }
 
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: the start of our own page, aligned, mapped as long as `self`; all sides use it as an atomic.
-        unsafe { AtomicU64::from_ptr(self.base.as_ptr()) }
+    fn word(&self, side: Side) -> &AtomicU64 {
+        // SAFETY: the first or second word of our own page, aligned, mapped as long as `self`; all sides use it as an
+        // atomic.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(side as usize)) }
     }
 
     /// The file, for whoever keeps it.
@@ -59,14 +70,14 @@ impl Page {
         self.fd.as_fd()
     }
 
-    /// Names the stream whose bytes go through the staging pipe from now on.
-    pub fn name(&self, stream: u64) {
-        self.word().store(stream, Ordering::Release);
+    /// Names the stream whose bytes go through a staging pipe from now on.
+    pub fn name(&self, side: Side, stream: u64) {
+        self.word(side).store(stream, Ordering::Release);
     }
 
     /// The stream named last.
-    pub fn named(&self) -> u64 {
-        self.word().load(Ordering::Acquire)
+    pub fn named(&self, side: Side) -> u64 {
+        self.word(side).load(Ordering::Acquire)
     }
 }
 

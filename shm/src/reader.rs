@@ -74,6 +74,18 @@ impl Reader {
         self.map.word(field::EXPECTED).load(Ordering::Acquire)
     }
 
+    /// What the writer noted of readers it waits for: the slowest one's offset, and how many they are.
+    pub fn pinned(&self) -> (u64, u32) {
+        let blockers = self.map.word(field::BLOCKERS).load(Ordering::Acquire);
+        let offset = self.map.word(field::PINNED).load(Ordering::Relaxed);
+        (offset, blockers.try_into().unwrap_or(u32::MAX))
+    }
+
+    /// For a writer that succeeds this ring's.
+    pub(crate) fn parts(&self) -> (Geometry, &Map) {
+        (self.geometry, &self.map)
+    }
+
     /// How often the stream has got a new ring.
     pub fn generation(&self) -> u64 {
         self.map.word(field::GENERATION).load(Ordering::Acquire)

@@ -7,6 +7,7 @@
 use crate::layout::{Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
 use crate::map::Map;
 use crate::memory::{Writers, anonymous, seal};
+use crate::reader::Reader;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
@@ -42,6 +43,25 @@ impl Writer {
                 .bytes_mut(place, len)
                 .copy_from_slice(self.map.bytes(self.geometry.place(keep_from), len));
         }
+        let (pinned, blockers) = self.pinned();
+        ring.pin(pinned, blockers);
+        Ok(ring)
+    }
+
+    /// The ring of a writer that died, made anew, for nobody can write to the old one any more. `taken` bytes of the
+    /// stream are in the old one; what its last, unfinished bytes may have overwritten is left behind.
+    pub fn succeed(old: &Reader, taken: u64) -> Result<Writer, RingError> {
+        let (geometry, map) = old.parts();
+        let keep_from = old.tail_from(old.expected().max(taken));
+        let mut ring = Writer::with(geometry, old.generation() + 1, keep_from, taken)?;
+        let head = taken.min(geometry.head_bytes as u64) as usize;
+        ring.map.bytes_mut(PAGE_BYTES, head).copy_from_slice(map.bytes(PAGE_BYTES, head));
+        if keep_from < taken {
+            let (place, len) = (geometry.place(keep_from), (taken - keep_from) as usize);
+            ring.map.bytes_mut(place, len).copy_from_slice(map.bytes(place, len));
+        }
+        let (pinned, blockers) = old.pinned();
+        ring.pin(pinned, blockers);
         Ok(ring)
     }
 
@@ -114,6 +134,19 @@ impl Writer {
         let contiguous =
             if self.taken < head { (head - self.taken) as usize } else { self.geometry.tail_bytes };
         max.min(contiguous)
+    }
+
+    /// Notes that `blockers` readers make the source wait, the slowest of them at `offset`: a successor keeps what they
+    /// have not got until they are back.
+    pub fn pin(&self, offset: u64, blockers: u32) {
+        self.map.word(field::PINNED).store(offset, Ordering::Relaxed);
+        self.map.word(field::BLOCKERS).store(blockers.into(), Ordering::Release);
+    }
+
+    /// What was noted last.
+    pub fn pinned(&self) -> (u64, u32) {
+        let word = |at| self.map.word(at).load(Ordering::Relaxed);
+        (word(field::PINNED), word(field::BLOCKERS).try_into().unwrap_or(u32::MAX))
     }
 
     /// Notes that `bytes` more are on their way (E = T + bytes).

@@ -1,7 +1,7 @@
 //! What a ring promises to its writer and to readers in other mappings.
 
 use kairo_shm::layout::{Geometry, RingError};
-use kairo_shm::page::Page;
+use kairo_shm::page::{Page, Side};
 use kairo_shm::reader::Reader;
 use kairo_shm::writer::Writer;
 use std::os::fd::{AsFd, OwnedFd};
@@ -106,10 +106,43 @@ fn what_is_not_a_ring_is_refused() {
 #[test]
 fn a_page_is_seen_by_who_was_given_its_descriptor() {
     let page = Page::create().unwrap();
-    page.name(77);
+    page.name(Side::Output, 77);
     let fd: OwnedFd = page.descriptor().try_clone_to_owned().unwrap();
     let seen = Page::open(fd).unwrap();
-    assert_eq!(seen.named(), 77);
-    page.name(78);
-    assert_eq!(seen.named(), 78);
+    assert_eq!((seen.named(Side::Output), seen.named(Side::Input)), (77, 0));
+    page.name(Side::Output, 78);
+    assert_eq!(seen.named(Side::Output), 78);
+}
+
+#[test]
+fn a_successor_holds_what_the_dead_writer_held_and_goes_on() {
+    let geometry = Geometry::new(4096, 16_384);
+    let mut ring = Writer::create(geometry).unwrap();
+    fill(&mut ring, 100_000);
+    ring.pin(90_000, 2);
+    // Killed in the middle of 5,000 more, of which 3,000 had come.
+    ring.expect(5_000);
+    let room = ring.room(5_000);
+    for (i, byte) in room[..3_000].iter_mut().enumerate() {
+        *byte = value(100_000 + i as u64);
+    }
+    let old = Reader::open(ring.descriptor()).unwrap();
+    let mut next = Writer::succeed(&old, 103_000).unwrap();
+    assert_eq!((next.taken(), next.generation()), (103_000, 1));
+    assert_eq!(next.tail_from(), 105_000 - 16_384, "what the unfinished bytes may have hit is left behind");
+    check(&next, 0, 4096);
+    check(&next, next.tail_from(), 103_000);
+    assert_eq!(Reader::open(next.descriptor()).unwrap().pinned(), (90_000, 2));
+    fill(&mut next, 50_000);
+    check(&next, next.tail_from(), 153_000);
+}
+
+#[test]
+fn a_successor_of_a_ring_that_never_left_its_head_has_the_head() {
+    let mut ring = Writer::create(Geometry::new(8192, 16_384)).unwrap();
+    fill(&mut ring, 5_000);
+    let mut next = Writer::succeed(&Reader::open(ring.descriptor()).unwrap(), 5_000).unwrap();
+    fill(&mut next, 50_000);
+    check(&next, 0, 8192);
+    check(&next, next.tail_from(), 55_000);
 }

@@ -73,11 +73,12 @@ pub trait Driver {
     /// Non-blocking read. 0 is the end.
     fn read(&mut self, fd: &Self::Fd, into: &mut [u8]) -> io::Result<usize>;
 
-    /// splice(2) of at most `max` bytes from a source (pipe or PTY master) into a pipe, non-blocking. 0 is the
-    /// end; a PTY's end is `EIO`, passed on as an error. `Unsupported` where the platform has no splice.
-    fn splice(&mut self, from: &Self::Fd, into_pipe: &Self::Fd, max: usize) -> io::Result<usize>;
+    /// splice(2) of at most `max` bytes from a source (pipe or PTY master) into a pipe, or from a pipe into a child's
+    /// stdin (pipe or PTY master), non-blocking. 0 is the end; a PTY's end is `EIO`, passed on as an error.
+    /// `Unsupported` where the platform has no splice.
+    fn splice(&mut self, from: &Self::Fd, into: &Self::Fd, max: usize) -> io::Result<usize>;
 
-    /// FIONREAD: bytes waiting in a pipe.
+    /// FIONREAD: bytes waiting in a pipe, asked at either end.
     fn queued(&mut self, fd: &Self::Fd) -> io::Result<usize>;
 
     /// A private pipe of at least `bytes` capacity if that can be had: (read end, write end, capacity).

@@ -339,9 +339,13 @@ impl Driver for Sim {
     }
 
     fn splice(&mut self, from: &Fd, into_pipe: &Fd, max: usize) -> io::Result<usize> {
-        let Kind::Writer { write, private } = &into_pipe.0.kind else { return Err(errno(libc::EINVAL)) };
+        let (write, private, broken) = match &into_pipe.0.kind {
+            Kind::Writer { write, private } => (write, private, libc::EPIPE),
+            Kind::Terminal { write, .. } => (write, &false, libc::EIO),
+            _ => return Err(errno(libc::EINVAL)),
+        };
         if write.is_broken() {
-            return Err(errno(libc::EPIPE));
+            return Err(errno(broken));
         }
         let count = self.available(from, max)?;
         if count == 0 {
@@ -359,7 +363,10 @@ impl Driver for Sim {
     }
 
     fn queued(&mut self, fd: &Fd) -> io::Result<usize> {
-        bytes_of(fd).map(ReadEnd::len).ok_or_else(|| errno(libc::ENOTTY))
+        match &fd.0.kind {
+            Kind::Writer { write, .. } => Ok(write.len()),
+            _ => bytes_of(fd).map(ReadEnd::len).ok_or_else(|| errno(libc::ENOTTY)),
+        }
     }
 
     fn pipe(&mut self, bytes: usize) -> io::Result<(Fd, Fd, usize)> {

@@ -1,6 +1,7 @@
 //! The keeper's command line. Only [`link::launch`](crate::keeper::link::launch) writes one.
 
 use crate::keeper::link::{CgroupUse, OnKernelLoss};
+use crate::keeper::protocol::VERSION;
 use crate::sys::process;
 use std::ffi::OsString;
 
@@ -13,6 +14,8 @@ pub(super) struct Flags {
     /// Soft and hard, for children.
     pub(super) nofile: (u64, u64),
     pub(super) cgroups: CgroupUse,
+    /// The highest version to speak.
+    pub(super) version: u16,
 }
 
 impl Flags {
@@ -23,6 +26,7 @@ impl Flags {
             embedded: false,
             nofile: process::descriptor_limit(),
             cgroups: CgroupUse::Limits,
+            version: VERSION,
         };
         let (mut hold, mut handover) = (false, None);
         while let Some(flag) = arguments.next() {
@@ -45,6 +49,9 @@ impl Flags {
                 ("--cgroups", "limits") => flags.cgroups = CgroupUse::Limits,
                 ("--cgroups", "always") => flags.cgroups = CgroupUse::Always,
                 ("--cgroups", "never") => flags.cgroups = CgroupUse::Never,
+                ("--speak", number) => {
+                    flags.version = number.parse().ok().filter(|it| *it <= VERSION).ok_or_else(wrong)?;
+                }
                 ("--nofile", pair) => {
                     let (soft, hard) = pair.split_once(':').ok_or_else(wrong)?;
                     flags.nofile = (soft.parse().map_err(|_| wrong())?, hard.parse().map_err(|_| wrong())?);

@@ -3,13 +3,14 @@
 //! The socket exists from the start, but nobody is let in while the kernel lives. One successor at a time, of the
 //! keeper's own user and not one of its descendants, is told of every reactor, session and stream in batches of
 //! [`BATCH_PACKETS_MAX`] packets; the next batch starts when the last one is acknowledged, because descriptors
-//! on their way count against the user. The keeper keeps its own copies: a successor that dies half-way costs
-//! nothing, the next one starts afresh.
+//! on their way count against the user. Told everything, it replaces rings (nobody can write to a dead kernel's) and
+//! then says that it is the kernel. The keeper keeps its own copies: a successor that dies half-way costs nothing, the
+//! next one starts afresh.
 
 use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
-use crate::keeper::protocol::{BATCH_PACKETS_MAX, Blob, FromSuccessor, ToSuccessor, VERSION};
-use crate::keeper::session::{Session, Sessions};
+use crate::keeper::protocol::{BATCH_PACKETS_MAX, Blob, FromSuccessor, ToSuccessor, spoken};
+use crate::keeper::session::{Exit, Ring, Session, Sessions};
 use crate::sys::{process, socket};
 use rustix::event::PollFlags;
 use std::io;
@@ -36,6 +37,19 @@ struct Successor {
     in_batch: usize,
     batch: u32,
     state: State,
+    /// What both speak.
+    version: u16,
+    /// Our ends of the lanes it is going to speak on.
+    lanes: Vec<OwnedFd>,
+}
+
+/// What a successor wants of the keeper itself.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// To end everything after this grace.
+    End(Duration),
+    /// To be its kernel.
+    Adopt { lanes: Vec<OwnedFd>, kernel_pid: i32 },
 }
 
 /// What the next step is.
@@ -47,7 +61,7 @@ enum State {
     Sending,
     /// The batch's acknowledgement is awaited.
     Awaiting,
-    /// All is told; it may still say that all shall end.
+    /// All is told; it may replace rings, become the kernel, or say that all shall end.
     Told,
 }
 
@@ -55,8 +69,13 @@ enum State {
 enum Item {
     Reactor(usize),
     Session(usize),
+    Facts(usize),
     Stream(usize, usize),
+    Input(usize),
 }
+
+/// Most lanes a kernel may bring.
+const LANES_MAX: usize = 256;
 
 impl Handover {
     /// Creates the socket, mode 0600. A dead one in its place is replaced, a live one is `AddrInUse`.
@@ -76,14 +95,18 @@ impl Handover {
         Some((successor.socket.as_fd(), if sending { PollFlags::OUT } else { PollFlags::IN }))
     }
 
-    /// Does what can be done without waiting. A grace, if the successor wants everything ended.
-    pub(super) fn go_on(&mut self, lanes: &[Lane], sessions: &Sessions) -> Option<Duration> {
+    /// Does what can be done without waiting. `version` is the highest to speak.
+    pub(super) fn go_on(&mut self, lanes: &[Lane], sessions: &mut Sessions, version: u16) -> Option<Wish> {
         if self.successor.is_none() {
-            self.successor = self.accept();
+            self.successor = self.accept(version);
         }
         let successor = self.successor.as_mut()?;
         match successor.go_on(lanes, sessions) {
-            Ok(wish) => wish,
+            Ok(Wish::Adopt { lanes, kernel_pid }) => {
+                self.successor = None;
+                Some(Wish::Adopt { lanes, kernel_pid })
+            }
+            Ok(wish) => Some(wish),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             // It is gone, or talks nonsense. Whoever comes next starts afresh.
             Err(_) => {
@@ -93,7 +116,7 @@ impl Handover {
         }
     }
 
-    fn accept(&self) -> Option<Successor> {
+    fn accept(&self, version: u16) -> Option<Successor> {
         let socket = socket::accept(self.listener.as_fd()).ok()?;
         let peer = socket::peer(socket.as_fd(), std::process::id() as i32).ok()?;
         let trusted = peer.uid == rustix::process::geteuid().as_raw() && peer.lineage == Lineage::Outside;
@@ -104,6 +127,8 @@ impl Handover {
             in_batch: 0,
             batch: 0,
             state: State::Greeting,
+            version,
+            lanes: Vec::new(),
         })
     }
 }
@@ -116,13 +141,16 @@ impl Drop for Handover {
 }
 
 impl Successor {
-    fn go_on(&mut self, lanes: &[Lane], sessions: &Sessions) -> io::Result<Option<Duration>> {
+    /// Goes on until there is something for the keeper to do; `WouldBlock` until then.
+    fn go_on(&mut self, lanes: &[Lane], sessions: &mut Sessions) -> io::Result<Wish> {
         loop {
             if self.state == State::Sending {
                 self.send_some(lanes, sessions)?;
                 continue;
             }
-            match self.receive()? {
+            let (message, mut fds) = self.receive()?;
+            let told = self.state == State::Told;
+            match message {
                 FromSuccessor::Hello { version, .. } => self.greet(version, lanes, sessions)?,
                 FromSuccessor::Acknowledge { number }
                     if self.state == State::Awaiting && number == self.batch =>
@@ -131,37 +159,54 @@ impl Successor {
                     self.in_batch = 0;
                     self.state = State::Sending;
                 }
-                FromSuccessor::Acknowledge { .. } => return Err(io::ErrorKind::InvalidData.into()),
-                FromSuccessor::Shutdown { grace_ns } => return Ok(Some(Duration::from_nanos(grace_ns))),
+                FromSuccessor::Shutdown { grace_ns } => return Ok(Wish::End(Duration::from_nanos(grace_ns))),
+                FromSuccessor::Replace { process, end, slot, generation } if told => {
+                    let memory = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
+                    // A session that was let go meanwhile needs no ring.
+                    if let Some(session) = sessions.by_key_mut(process) {
+                        session.rings.retain(|ring| ring.end != end);
+                        session.rings.push(Ring { end, slot, generation, memory });
+                    }
+                    self.send(&ToSuccessor::Replaced { process, end }, &[])?;
+                }
+                FromSuccessor::Lane if told && self.lanes.len() < LANES_MAX => {
+                    self.lanes.push(fds.pop().ok_or(io::ErrorKind::InvalidData)?);
+                }
+                FromSuccessor::Adopt { kernel_pid } if told && !self.lanes.is_empty() => {
+                    self.send(&ToSuccessor::Adopted, &[])?;
+                    return Ok(Wish::Adopt { lanes: std::mem::take(&mut self.lanes), kernel_pid });
+                }
+                FromSuccessor::Acknowledge { .. }
+                | FromSuccessor::Replace { .. }
+                | FromSuccessor::Lane
+                | FromSuccessor::Adopt { .. } => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
     }
 
-    fn receive(&self) -> io::Result<FromSuccessor> {
+    fn receive(&self) -> io::Result<(FromSuccessor, Vec<OwnedFd>)> {
         let (mut packet, mut fds) = ([0; 1024], Vec::new());
         match socket::receive_packet(self.socket.as_fd(), &mut packet, &mut fds)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            bytes => rmp_serde::from_slice(&packet[..bytes]).map_err(io::Error::other),
+            bytes => Ok((rmp_serde::from_slice(&packet[..bytes]).map_err(io::Error::other)?, fds)),
         }
     }
 
     fn greet(&mut self, version: u16, lanes: &[Lane], sessions: &Sessions) -> io::Result<()> {
         let reactors = lanes.iter().enumerate().filter(|(_, lane)| lane.held.is_some());
         let mut items: Vec<Item> = reactors.map(|(index, _)| Item::Reactor(index)).collect();
-        let hello = ToSuccessor::Hello {
-            version: VERSION,
-            pid: std::process::id() as i32,
-            reactors: items.len() as u16,
-            sessions: sessions.len() as u32,
-        };
-        self.send(&hello, &[])?;
-        if version != VERSION {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        for (index, session) in sessions.iter() {
-            items.push(Item::Session(index));
+        let reactors = items.len() as u16;
+        let alive = sessions.iter().filter(|(_, session)| !session.forgotten);
+        let mut count = 0;
+        for (index, session) in alive {
+            count += 1;
+            items.extend([Item::Session(index), Item::Facts(index)]);
             items.extend((0..session.rings.len()).map(|ring| Item::Stream(index, ring)));
+            items.extend(session.inbox.is_some().then_some(Item::Input(index)));
         }
+        let pid = std::process::id() as i32;
+        self.send(&ToSuccessor::Hello { version: self.version, pid, reactors, sessions: count }, &[])?;
+        self.version = spoken(self.version, version).ok_or(io::ErrorKind::Unsupported)?;
         (self.items, self.next, self.in_batch) = (items, 0, 0);
         self.state = State::Sending;
         Ok(())
@@ -198,6 +243,16 @@ impl Successor {
                 Some(session) => self.send_session(session),
                 None => Ok(()),
             },
+            Item::Facts(index) => match sessions.get(index) {
+                Some(session) if self.version >= 3 => self.send_facts(session),
+                Some(_) | None => Ok(()),
+            },
+            Item::Input(index) => match sessions.get(index) {
+                Some(Session { process, inbox: Some(inbox), .. }) => {
+                    self.send(&ToSuccessor::Input { process: *process }, &[inbox.as_fd()])
+                }
+                Some(_) | None => Ok(()),
+            },
             Item::Stream(index, ring) => {
                 let Some(session) = sessions.get(index) else { return Ok(()) };
                 let Some(ring) = session.rings.get(ring) else { return Ok(()) };
@@ -215,15 +270,27 @@ impl Successor {
             pid: session.pid,
             start_ticks: session.start_ticks,
             tree: if session.cgroup.is_some() { Tree::Exact } else { Tree::BestEffort },
-            exit: session.exit,
-            acknowledged: session.acknowledged,
-            ended: session.ended,
+            exit: session
+                .exit
+                .filter(|_| session.acknowledged)
+                .map(|Exit { status, usage, .. }| (status, usage)),
+            ended: session.ended && session.end_acknowledged,
             terminal: session.terminal,
             pipe_bytes: session.ends.each_ref().map(|end| end.as_ref().map(|kept| kept.pipe_bytes)),
             record: Blob(&session.record),
         };
         let fds: Vec<BorrowedFd<'_>> = session.ends.iter().flatten().map(|kept| kept.fd.as_fd()).collect();
         self.send(&message, &fds)
+    }
+
+    fn send_facts(&self, session: &Session) -> io::Result<()> {
+        let message = ToSuccessor::Facts {
+            process: session.process,
+            limits: session.limits.clone(),
+            exited_ns: session.exit.map(|exit| exit.at_ns),
+            note: Blob(&session.note),
+        };
+        self.send(&message, &[])
     }
 
     fn send(&self, message: &ToSuccessor<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

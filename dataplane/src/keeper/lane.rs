@@ -16,8 +16,8 @@ pub(super) struct Lane {
     socket: Option<OwnedFd>,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     packet: Vec<u8>,
-    /// Page, staging read end, staging write end.
-    pub(super) held: Option<[OwnedFd; 3]>,
+    /// Page, and read end and write end of both staging pipes.
+    pub(super) held: Option<[OwnedFd; 5]>,
 }
 
 impl Lane {
@@ -158,14 +158,16 @@ fn expect(fds: &[OwnedFd], expected: usize) -> Result<(), ProtocolError> {
 
 fn descriptors_of(message: &ToKeeper<'_>) -> usize {
     match message {
-        ToKeeper::HoldReactor => 3,
-        ToKeeper::HoldStream { .. } | ToKeeper::Bulk { .. } => 1,
+        ToKeeper::HoldReactor => 5,
+        ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Spawn(_)
         | ToKeeper::Signal { .. }
         | ToKeeper::Acknowledge { .. }
         | ToKeeper::CloseChannel { .. }
         | ToKeeper::Forget { .. }
+        | ToKeeper::Annotate { .. }
+        | ToKeeper::Leave
         | ToKeeper::Shutdown { .. } => 0,
     }
 }

@@ -8,8 +8,8 @@
 use crate::command::{Scope, Spawn};
 use crate::control::{ExitStatus, LimitInForce, SpawnFailure, Tree, Usage};
 use crate::keeper::protocol::{
-    BULK_BYTES_MAX, Blob, End, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX, SpawnRequest, ToKeeper,
-    ToKernel, VERSION,
+    BULK_BYTES_MAX, Blob, End, Limit, NOTE_BYTES_MAX, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX,
+    SpawnRequest, ToKeeper, ToKernel, VERSION, spoken,
 };
 use crate::key::{ProcessKey, Ticket};
 use crate::sys::process;
@@ -26,6 +26,8 @@ pub enum FromKeeper<F> {
     Hello {
         /// The keeper's.
         pid: i32,
+        /// What both speak.
+        version: u16,
     },
     /// The child runs.
     Spawned(Box<Spawned<F>>),
@@ -44,6 +46,8 @@ pub enum FromKeeper<F> {
         status: ExitStatus,
         /// What it used.
         usage: Usage,
+        /// When it was reaped, CLOCK_MONOTONIC nanoseconds.
+        at_ns: u64,
     },
     /// Nobody of the tree is left.
     TreeEnded {
@@ -208,7 +212,26 @@ pub fn encode_forget(process: ProcessKey, packet: &mut Vec<u8>) -> Result<(), Pr
     encode(&ToKeeper::Forget { process }, packet)
 }
 
-/// Keep this reactor's page, staging read end and staging write end: send them, in this order, with the packet.
+/// Keep a process's inbox: send its memfd with the packet.
+pub fn encode_hold_input(process: ProcessKey, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::HoldInput { process }, packet)
+}
+
+/// Keep a note of a process.
+pub fn encode_annotate(process: ProcessKey, note: &[u8], packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    if note.len() > NOTE_BYTES_MAX {
+        return Err(ProtocolError::TooLong { what: "note", bytes: note.len() });
+    }
+    encode(&ToKeeper::Annotate { process, note: Blob(note) }, packet)
+}
+
+/// The kernel goes, and means to be followed.
+pub fn encode_leave(packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Leave, packet)
+}
+
+/// Keep this reactor's page, and read end and write end of its output staging pipe and of its input staging pipe: send
+/// them, in this order, with the packet.
 pub fn encode_hold_reactor(packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
     encode(&ToKeeper::HoldReactor, packet)
 }
@@ -250,10 +273,14 @@ pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolEr
         _ => Err(ProtocolError::Descriptors { expected: 0, got }),
     };
     match message {
-        ToKernel::Hello { version, .. } if version != VERSION => Err(ProtocolError::Version(version)),
-        ToKernel::Hello { pid, .. } => without(FromKeeper::Hello { pid }),
+        ToKernel::Hello { version, pid } => {
+            let version = spoken(VERSION, version).ok_or(ProtocolError::Version(version))?;
+            without(FromKeeper::Hello { pid, version })
+        }
         ToKernel::SpawnFailed { process, failure } => without(FromKeeper::SpawnFailed { process, failure }),
-        ToKernel::Exited { process, status, usage } => without(FromKeeper::Exited { process, status, usage }),
+        ToKernel::Exited { process, status, usage, at_ns } => {
+            without(FromKeeper::Exited { process, status, usage, at_ns })
+        }
         ToKernel::TreeEnded { process } => without(FromKeeper::TreeEnded { process }),
         ToKernel::Signalled { ticket, outcome } => without(FromKeeper::Signalled { ticket, outcome }),
         ToKernel::Held { process, end, generation } => without(FromKeeper::Held { process, end, generation }),
@@ -266,18 +293,16 @@ pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolEr
                 return Err(ProtocolError::Descriptors { expected: expected.max(1), got });
             };
             let stdout = if terminal { Output::Terminal(stdout.fd) } else { Output::Pipe(stdout) };
-            let limits = limits
-                .into_iter()
-                .map(|limit| LimitInForce {
-                    name: limit.name,
-                    mechanism: limit.mechanism.name(),
-                    value: limit.value,
-                })
-                .collect();
+            let limits = limits.into_iter().map(in_force).collect();
             let spawned = Spawned { process, pid, start_ticks, tree, limits, stdin, stdout, stderr };
             Ok(FromKeeper::Spawned(Box::new(spawned)))
         }
     }
+}
+
+/// A limit, as whoever decides knows it.
+pub(crate) fn in_force(limit: Limit) -> LimitInForce {
+    LimitInForce { name: limit.name, mechanism: limit.mechanism.name(), value: limit.value }
 }
 
 /// How to start a keeper.
@@ -298,6 +323,8 @@ pub struct Launch {
     pub nofile: Option<(u64, u64)>,
     /// When a session gets a cgroup of its own.
     pub cgroups: CgroupUse,
+    /// The highest version of the protocol to speak; [`VERSION`] unless an older keeper is wanted.
+    pub version: u16,
 }
 
 /// When a session gets a cgroup of its own, where that can be had.
@@ -362,7 +389,7 @@ pub fn launch(launch: &Launch) -> io::Result<Launched> {
         CgroupUse::Always => "always",
         CgroupUse::Never => "never",
     };
-    flags.extend(["--cgroups".into(), cgroups.into()]);
+    flags.extend(["--cgroups".into(), cgroups.into(), "--speak".into(), launch.version.to_string().into()]);
     let pid = process::launch(launch.program.as_deref(), &flags, &theirs, launch.embedded)?;
     Ok(Launched { pid, lanes })
 }
@@ -422,11 +449,11 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_refused_by_name() {
-        let hello = packet(&ToKernel::Hello { version: VERSION + 1, pid: 1 });
-        assert!(
-            matches!(decode::<()>(&hello, Vec::new()), Err(ProtocolError::Version(it)) if it == VERSION + 1)
-        );
+    fn a_version_that_is_too_old_is_refused_by_name_and_a_newer_one_comes_down_to_ours() {
+        let hello = |version| decode::<()>(&packet(&ToKernel::Hello { version, pid: 1 }), Vec::new());
+        assert!(matches!(hello(1), Err(ProtocolError::Version(1))));
+        assert!(matches!(hello(2), Ok(FromKeeper::Hello { version: 2, .. })));
+        assert!(matches!(hello(VERSION + 1), Ok(FromKeeper::Hello { version: VERSION, .. })));
     }
 
     #[test]

@@ -5,10 +5,11 @@
 
 use crate::command::Scope;
 use crate::keeper::flags::Flags;
-use crate::keeper::handover::Handover;
+use crate::keeper::handover::{Handover, Wish};
 use crate::keeper::lane::Lane;
 use crate::keeper::link::OnKernelLoss;
-use crate::keeper::protocol::{ToKeeper, ToKernel, VERSION};
+use crate::keeper::protocol::End;
+use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
 use crate::keeper::session::{Ring, Sessions};
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
@@ -72,6 +73,8 @@ pub(super) struct Keeper {
     handover: Option<Handover>,
     kernel_pid: Option<i32>,
     alone_since: Option<Instant>,
+    /// True exactly when the last kernel said that it would go.
+    left: bool,
     stage: Stage,
 }
 
@@ -123,6 +126,7 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
         handover,
         kernel_pid: None,
         alone_since: None,
+        left: false,
         stage: Stage::Serving,
     };
     Ok((keeper, events))
@@ -236,8 +240,9 @@ impl Keeper {
         match request {
             ToKeeper::Hello { version, kernel_pid } => {
                 self.kernel_pid = Some(*kernel_pid);
-                self.tell(lane, &ToKernel::Hello { version: VERSION, pid: std::process::id() as i32 });
-                if *version != VERSION {
+                let ours = self.flags.version;
+                self.tell(lane, &ToKernel::Hello { version: ours, pid: std::process::id() as i32 });
+                if spoken(ours, *version).is_none() {
                     self.lanes[lane].lose();
                 }
             }
@@ -254,7 +259,8 @@ impl Keeper {
             }
             ToKeeper::Acknowledge { process } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
-                    session.acknowledged = true;
+                    session.end_acknowledged |= session.acknowledged && session.ended;
+                    session.acknowledged |= session.exit.is_some();
                 }
             }
             ToKeeper::CloseChannel { process, end } => {
@@ -262,6 +268,9 @@ impl Keeper {
                     // An end that is closed already is done with altogether: its ring has been copied.
                     if session.ends[*end as usize].take().is_none() {
                         session.rings.retain(|ring| ring.end != *end);
+                    }
+                    if *end == End::Stdin {
+                        session.inbox = None;
                     }
                 }
             }
@@ -278,7 +287,18 @@ impl Keeper {
                 session.rings.push(Ring { end, slot, generation, memory });
                 self.tell(lane, &ToKernel::Held { process: *process, end, generation });
             }
+            ToKeeper::HoldInput { process } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.inbox = fds.pop();
+                }
+            }
+            ToKeeper::Annotate { process, note } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.note = note.0.into();
+                }
+            }
             ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
+            ToKeeper::Leave => self.left = true,
             // Unpacked by the lane; one within another is no message.
             ToKeeper::Bulk { .. } => self.lanes[lane].lose(),
         }
@@ -290,7 +310,9 @@ impl Keeper {
             session.forgotten = true;
             session.ends = [None, None, None];
             session.rings = Vec::new();
+            session.inbox = None;
             session.record = Box::default();
+            session.note = Box::default();
         }
         self.sessions.remove_if_done(index);
     }
@@ -315,11 +337,35 @@ impl Keeper {
             return;
         }
         let Some(mut handover) = self.handover.take() else { return };
-        let wish = handover.go_on(&self.lanes, &self.sessions);
+        let wish = handover.go_on(&self.lanes, &mut self.sessions, self.flags.version);
         self.handover = Some(handover);
-        if let Some(grace) = wish {
-            self.begin_end(grace);
+        match wish {
+            Some(Wish::End(grace)) => self.begin_end(grace),
+            Some(Wish::Adopt { lanes, kernel_pid }) => self.serve_next(lanes, kernel_pid),
+            None => {}
         }
+    }
+
+    /// Serves another kernel from now on, and tells it what no kernel has told yet.
+    fn serve_next(&mut self, lanes: Vec<OwnedFd>, kernel_pid: i32) {
+        self.lanes = lanes.into_iter().map(Lane::new).collect();
+        self.kernel_pid = Some(kernel_pid);
+        self.alone_since = None;
+        self.left = false;
+        self.sessions.rehome(self.lanes.len());
+        let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.tell_exit(index);
+            self.tell_end(index);
+        }
+    }
+
+    /// True exactly when nobody needs this keeper: no kernel, nobody to become one, no child, and nothing that one
+    /// would ask for, or too long a time without anybody who asks.
+    fn is_needless(&self, now: Instant) -> bool {
+        let Some(since) = self.alone_since else { return false };
+        let asked = self.handover.as_ref().is_some_and(|handover| handover.successor().is_some());
+        self.childless && !asked && (self.left || self.sessions.len() == 0 || now >= since + HOLD_MAX)
     }
 
     /// True exactly when this process is known to belong to us: it may be moved to another cgroup.
@@ -379,7 +425,7 @@ impl Keeper {
     fn done(&mut self, now: Instant) -> bool {
         let quiet = self.childless && !self.lanes.iter().any(Lane::congested);
         match self.stage {
-            Stage::Serving => self.childless && self.alone_since.is_some_and(|since| now >= since + HOLD_MAX),
+            Stage::Serving => self.is_needless(now),
             Stage::Grace(until) if now < until => quiet,
             Stage::Grace(_) => {
                 self.stage = Stage::Killing(now + LINGER);

@@ -11,7 +11,7 @@
 //! the only one that forks, with a small memory and one thread. Nobody reaches it but over its lanes, which
 //! only the kernel that launched it has; it holds kernel-side ends only, never a child's.
 //!
-//! A kernel needs [`link`]; whoever comes after a dead one [`successor`]. What a child may do is decided
+//! A kernel needs [`link`]; whoever comes after a dead one [`successor`] and [`settlement`]. What a child may do is decided
 //! elsewhere.
 
 mod flags;
@@ -21,6 +21,7 @@ pub mod link;
 pub mod main;
 pub mod protocol;
 mod session;
+pub mod settlement;
 mod spawn;
 mod stdio;
 pub mod successor;

@@ -2,14 +2,14 @@
 //!
 //! One message is one packet of a lane (`SOCK_SEQPACKET`), MessagePack of the types below; a message over
 //! [`PACKET_BYTES_MAX`] travels in a sealed memfd that goes with a [`ToKeeper::Bulk`] packet. Descriptors go beside the packet (`SCM_RIGHTS`) in the order the message says.
-//! The first message either way is `Hello` with [`VERSION`]; a keeper that meets another version answers its
-//! own `Hello` and hangs up. A second dialect, [`ToSuccessor`] and [`FromSuccessor`], hands everything over to
-//! whoever comes after a kernel that died.
+//! The first message either way is `Hello` with the highest version one speaks; both then speak the lower one, and a
+//! keeper that meets a version below [`VERSION_MIN`] answers its own `Hello` and hangs up. A second dialect,
+//! [`ToSuccessor`] and [`FromSuccessor`], hands everything over to whoever comes after a kernel that died.
 //!
 //! ```text
 //!  Hello ▶ ◀ Hello      Spawn ▶ ◀ Spawned+fds | SpawnFailed      Signal ▶ ◀ Signalled
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
-//!                       CloseChannel ▶                           ◀ TreeEnded, Forget ▶
+//!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
@@ -17,12 +17,25 @@
 
 use crate::command::{CgroupLimits, Credentials, Scope, Stdio};
 use crate::control::{ExitStatus, SpawnFailure, Tree, Usage};
-use crate::key::{ProcessKey, Ticket};
+use crate::key::{Channel, ProcessKey, Ticket};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Raised by every change of a message.
-pub const VERSION: u16 = 1;
+/// Raised by every change of what is said.
+///
+/// - 1: never released; handed over, but served no second kernel.
+/// - 2: adoption: `Lane`, `Adopt`, `Replace`, inboxes.
+/// - 3: notes (`Annotate`) and facts (`Facts`), and leaving in order (`Leave`).
+pub const VERSION: u16 = 3;
+
+/// The oldest version that is still spoken.
+pub const VERSION_MIN: u16 = 2;
+
+/// What two sides speak if the other one says `theirs`; none if there is nothing both do.
+pub fn spoken(ours: u16, theirs: u16) -> Option<u16> {
+    let both = ours.min(theirs);
+    (both >= VERSION_MIN).then_some(both)
+}
 
 /// Longest packet, bytes. Well under the smallest send buffer a lane may have.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
@@ -30,8 +43,8 @@ pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 /// Longest message in a memfd, bytes: more than the longest argv and environment any kernel executes.
 pub const BULK_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Most descriptors of one packet: three ends of a process, or page and both staging ends of a reactor.
-pub const PACKET_DESCRIPTORS_MAX: usize = 4;
+/// Most descriptors of one packet: page and both ends of two staging pipes of a reactor.
+pub const PACKET_DESCRIPTORS_MAX: usize = 5;
 
 /// Bytes that stay where they are: borrowed from the packet when decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +77,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
 pub enum ToKeeper<'a> {
     /// First on every lane.
     Hello {
-        /// [`VERSION`].
+        /// The highest version spoken.
         version: u16,
         /// Whose lane it is.
         kernel_pid: i32,
@@ -88,7 +101,7 @@ pub enum ToKeeper<'a> {
         /// Comes back in `Signalled`.
         ticket: Option<Ticket>,
     },
-    /// The exit was heard and need not be told to a successor.
+    /// The exit was heard and told, and need not be told to a successor; said again, the end of the tree too.
     Acknowledge {
         /// Whose.
         process: ProcessKey,
@@ -105,8 +118,8 @@ pub enum ToKeeper<'a> {
         /// Which.
         process: ProcessKey,
     },
-    /// Beside it: the reactor's page (memfd), its staging pipe's read end and write end, to be kept. Replaces
-    /// what was held for this lane.
+    /// Beside it: the reactor's page (memfd), read end and write end of its output staging pipe and of its input
+    /// staging pipe, to be kept. Replaces what was held for this lane.
     HoldReactor,
     /// Beside it: a stream's ring (memfd), to be kept; replaces the one held. Answered by `Held`.
     HoldStream {
@@ -124,6 +137,21 @@ pub enum ToKeeper<'a> {
         /// Nanoseconds.
         grace_ns: u64,
     },
+    /// Beside it: a process's inbox (memfd), to be kept; replaces the one held.
+    HoldInput {
+        /// Whose.
+        process: ProcessKey,
+    },
+    /// Keep this note of a process for a successor, instead of the last one. Since version 3.
+    Annotate {
+        /// Whose.
+        process: ProcessKey,
+        /// Opaque.
+        #[serde(borrow)]
+        note: Blob<'a>,
+    },
+    /// The kernel goes and means to be followed: there is no reason to wait if nothing is left. Since version 3.
+    Leave,
 }
 
 /// All of a spawn command that a fork needs.
@@ -173,6 +201,14 @@ pub enum End {
 impl End {
     /// All, in the order in which descriptors follow a packet.
     pub const ALL: [End; 3] = [End::Stdin, End::Stdout, End::Stderr];
+
+    /// Where an output comes out.
+    pub fn of(channel: Channel) -> End {
+        match channel {
+            Channel::Stdout => End::Stdout,
+            Channel::Stderr => End::Stderr,
+        }
+    }
 }
 
 /// Keeper to kernel. What concerns a process comes in this order: `Spawned`, `Exited`, `TreeEnded`.
@@ -180,7 +216,7 @@ impl End {
 pub enum ToKernel {
     /// First on every lane.
     Hello {
-        /// [`VERSION`].
+        /// The highest version spoken.
         version: u16,
         /// The keeper's.
         pid: i32,
@@ -217,6 +253,8 @@ pub enum ToKernel {
         status: ExitStatus,
         /// wait4(2).
         usage: Usage,
+        /// When it was reaped, CLOCK_MONOTONIC nanoseconds.
+        at_ns: u64,
     },
     /// Nobody of its tree is left. After `Exited`.
     TreeEnded {
@@ -271,13 +309,13 @@ impl Mechanism {
     }
 }
 
-/// Keeper to a kernel's successor, over the handover socket. `Hello`, then batches of `Reactor`, `Session` and
-/// `Stream`, each batch closed by `Batch` and acknowledged before the next one starts, then `Complete`.
+/// Keeper to a kernel's successor, over the handover socket. `Hello`, then batches of all but the last three, each batch
+/// closed by `Batch` and acknowledged before the next one starts, then `Complete`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToSuccessor<'a> {
     /// First.
     Hello {
-        /// [`VERSION`].
+        /// The highest version spoken.
         version: u16,
         /// The keeper's.
         pid: i32,
@@ -286,7 +324,7 @@ pub enum ToSuccessor<'a> {
         /// How many `Session` follow.
         sessions: u32,
     },
-    /// A reactor's page, staging read end and staging write end follow this packet.
+    /// A reactor's page and the ends of its staging pipes follow this packet, as with [`ToKeeper::HoldReactor`].
     Reactor {
         /// Its number.
         reactor: u16,
@@ -303,11 +341,9 @@ pub enum ToSuccessor<'a> {
         start_ticks: u64,
         /// How well its tree is known.
         tree: Tree,
-        /// If the leader has ended.
+        /// If the leader has ended and the dead kernel had told so. An end it had not told comes once more over a lane.
         exit: Option<(ExitStatus, Usage)>,
-        /// True exactly when the dead kernel had heard of the exit.
-        acknowledged: bool,
-        /// True exactly when nobody of the tree is left.
+        /// True exactly when nobody of the tree is left and the dead kernel had told so.
         ended: bool,
         /// True exactly when the tree is on a PTY.
         terminal: bool,
@@ -317,16 +353,33 @@ pub enum ToSuccessor<'a> {
         #[serde(borrow)]
         record: Blob<'a>,
     },
-    /// A ring follows this packet.
+    /// A ring of the last session follows this packet.
     Stream {
         /// Whose.
         process: ProcessKey,
         /// Which end's bytes.
         end: End,
-        /// Place in the page of the process's home reactor.
+        /// Its name in a reactor's page, first half.
         slot: u32,
-        /// Its life of that place.
+        /// Second half.
         generation: u32,
+    },
+    /// The inbox of the last session follows this packet.
+    Input {
+        /// Whose.
+        process: ProcessKey,
+    },
+    /// More about the last session. Since version 3.
+    Facts {
+        /// Whose.
+        process: ProcessKey,
+        /// What limits hold.
+        limits: Vec<Limit>,
+        /// When the leader was reaped, CLOCK_MONOTONIC nanoseconds.
+        exited_ns: Option<u64>,
+        /// The kernel's last note, up to [`NOTE_BYTES_MAX`]; empty if there was none.
+        #[serde(borrow)]
+        note: Blob<'a>,
     },
     /// End of a batch.
     Batch {
@@ -335,10 +388,22 @@ pub enum ToSuccessor<'a> {
     },
     /// Nothing more.
     Complete,
+    /// The ring of a [`FromSuccessor::Replace`] is kept instead of the old one.
+    Replaced {
+        /// From the request.
+        process: ProcessKey,
+        /// From the request.
+        end: End,
+    },
+    /// The successor is the kernel now: everything else is said on its lanes.
+    Adopted,
 }
 
 /// Longest record of a session, bytes: it and the rest of its session fit one packet.
 pub const RECORD_BYTES_MAX: usize = 32 * 1024;
+
+/// Longest note, bytes: it and the facts around it fit one packet.
+pub const NOTE_BYTES_MAX: usize = 32 * 1024;
 
 /// Packets of a batch, at most. Bounds what is in the socket: descriptors in flight count against the user.
 pub const BATCH_PACKETS_MAX: usize = 32;
@@ -348,7 +413,7 @@ pub const BATCH_PACKETS_MAX: usize = 32;
 pub enum FromSuccessor {
     /// First; the keeper starts the handover.
     Hello {
-        /// [`VERSION`].
+        /// The highest version spoken.
         version: u16,
         /// The successor's.
         pid: i32,
@@ -362,6 +427,25 @@ pub enum FromSuccessor {
     Shutdown {
         /// Between SIGTERM and SIGKILL, nanoseconds.
         grace_ns: u64,
+    },
+    /// Beside it: a stream's new ring, which holds all that the old one does. Answered by `Replaced`.
+    Replace {
+        /// Whose.
+        process: ProcessKey,
+        /// Which end's bytes.
+        end: End,
+        /// Its name in a reactor's page, first half.
+        slot: u32,
+        /// Second half.
+        generation: u32,
+    },
+    /// Beside it: the keeper's end of one more lane.
+    Lane,
+    /// Be the keeper of the one who says this: what its lanes say counts from now on, and processes whose reactor is
+    /// not there any more belong to their number modulo the number of lanes. Answered by `Adopted`, on this socket.
+    Adopt {
+        /// The new kernel.
+        kernel_pid: i32,
     },
 }
 
@@ -399,7 +483,9 @@ pub enum ProtocolError {
         /// How long.
         bytes: usize,
     },
-    /// The other side is of another version.
-    #[error("the peer speaks version {0}, not {VERSION}")]
+    /// The other side is too old.
+    #[error(
+        "the peer speaks version {0} of the keeper's protocol, and nothing below {VERSION_MIN} is understood"
+    )]
     Version(u16),
 }

@@ -4,8 +4,8 @@
 //! and forgotten. Its kept descriptors go earlier, one by one by `CloseChannel` or all by `Forget`.
 
 use crate::control::{ExitStatus, Usage};
-use crate::keeper::protocol::End;
-use crate::key::ProcessKey;
+use crate::keeper::protocol::{End, Limit};
+use crate::key::{ProcessKey, ReactorId};
 use crate::sys::Cgroup;
 use slab::Slab;
 use std::collections::HashMap;
@@ -17,6 +17,15 @@ pub(super) struct Kept {
     pub(super) fd: OwnedFd,
     /// Size in force; 0 for a PTY.
     pub(super) pipe_bytes: u32,
+}
+
+/// How and when a leader ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exit {
+    pub(super) status: ExitStatus,
+    pub(super) usage: Usage,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub(super) at_ns: u64,
 }
 
 /// A stream's memory.
@@ -49,10 +58,17 @@ pub(super) struct Session {
     pub(super) terminal: bool,
     pub(super) ends: [Option<Kept>; 3],
     pub(super) rings: Vec<Ring>,
+    /// What waits for its stdin.
+    pub(super) inbox: Option<OwnedFd>,
     pub(super) record: Box<[u8]>,
+    pub(super) note: Box<[u8]>,
+    pub(super) limits: Vec<Limit>,
     /// Set when the leader is reaped, from when on its pid means nothing.
-    pub(super) exit: Option<(ExitStatus, Usage)>,
+    pub(super) exit: Option<Exit>,
+    /// True exactly when a kernel has told of the exit.
     pub(super) acknowledged: bool,
+    /// True exactly when a kernel has told of the tree's end.
+    pub(super) end_acknowledged: bool,
     pub(super) forgotten: bool,
     /// True exactly when the leader is reaped and nobody of the tree is left.
     pub(super) ended: bool,
@@ -99,6 +115,16 @@ impl Sessions {
 
     pub(super) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Gives every session a place among `lanes` lanes.
+    pub(super) fn rehome(&mut self, lanes: usize) {
+        self.by_key.clear();
+        for (index, session) in &mut self.table {
+            session.lane = usize::from(session.process.home.0) % lanes.max(1);
+            session.process.home = ReactorId(session.lane as u16);
+            self.by_key.insert(session.process, index);
+        }
     }
 
     /// Whose child `pid` is, if it is known.

@@ -72,26 +72,30 @@ impl Keeper {
             terminal: prepared.terminal,
             ends: prepared.kept,
             rings: Vec::new(),
+            inbox: None,
             record: request.record.0.into(),
+            note: Box::default(),
+            limits: in_force,
             exit: None,
             acknowledged: false,
+            end_acknowledged: false,
             forgotten: false,
             ended: false,
             orphans: Vec::new(),
             cgroup,
         };
-        self.announce(&session, in_force);
+        self.announce(&session);
         self.sessions.insert(session);
         Ok(())
     }
 
-    fn announce(&mut self, session: &Session, limits: Vec<Limit>) {
+    fn announce(&mut self, session: &Session) {
         let message = ToKernel::Spawned {
             process: session.process,
             pid: session.pid,
             start_ticks: session.start_ticks,
             tree: if session.cgroup.is_some() { Tree::Exact } else { Tree::BestEffort },
-            limits,
+            limits: session.limits.clone(),
             terminal: session.terminal,
             pipe_bytes: session.ends.each_ref().map(|end| end.as_ref().map(|kept| kept.pipe_bytes)),
         };

@@ -12,7 +12,7 @@ use crate::command::Scope;
 use crate::keeper::link::MARKER;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::ToKernel;
-use crate::keeper::session::Orphan;
+use crate::keeper::session::{Exit, Orphan};
 use crate::sys::process::{self, Reaped, Stat};
 use std::collections::HashSet;
 use std::io;
@@ -43,12 +43,10 @@ impl Keeper {
                     let Some(index) = self.sessions.release_pid(pid) else { continue };
                     let Some(session) = self.sessions.get_mut(index) else { continue };
                     if session.pid == pid && session.exit.is_none() {
-                        session.exit = Some((status, usage));
-                        let (lane, process, silent) = (session.lane, session.process, session.forgotten);
+                        let at_ns = crate::sys::clock::monotonic_ns();
+                        session.exit = Some(Exit { status, usage, at_ns });
                         self.leaderless.push(index);
-                        if !silent {
-                            self.tell(lane, &ToKernel::Exited { process, status, usage });
-                        }
+                        self.tell_exit(index);
                     } else {
                         session.orphans.retain(|orphan| orphan.pid != pid);
                     }
@@ -152,14 +150,31 @@ impl Keeper {
             return false;
         }
         session.ended = true;
-        let (lane, process, silent) = (session.lane, session.process, session.forgotten);
         let cgroup = session.cgroup.take();
         self.remove_cgroup(cgroup);
-        if !silent {
-            self.tell(lane, &ToKernel::TreeEnded { process });
-        }
+        self.tell_end(index);
         self.sessions.remove_if_done(index);
         true
+    }
+
+    /// Tells the kernel of a leader's exit, unless one has told of it already.
+    pub(super) fn tell_exit(&mut self, index: usize) {
+        let Some(session) = self.sessions.get(index) else { return };
+        if let Some(Exit { status, usage, at_ns }) = session.exit
+            && !(session.forgotten || session.acknowledged)
+        {
+            let (lane, process) = (session.lane, session.process);
+            self.tell(lane, &ToKernel::Exited { process, status, usage, at_ns });
+        }
+    }
+
+    /// Tells the kernel of a tree's end, unless one has told of it already.
+    pub(super) fn tell_end(&mut self, index: usize) {
+        let Some(session) = self.sessions.get(index) else { return };
+        if session.ended && !(session.forgotten || session.end_acknowledged) {
+            let (lane, process) = (session.lane, session.process);
+            self.tell(lane, &ToKernel::TreeEnded { process });
+        }
     }
 
     /// Sends a signal; how many got it.

@@ -14,6 +14,7 @@ use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::key::{Channel, ConnectionKey, SubscriptionKey};
 use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
+use crate::points::{Point, reach};
 use crate::stream::history::Peek;
 use crate::stream::subscriber::{Cursor, Cut, Subscriber, cut, look_bytes};
 use crate::transport::descriptor::Put;
@@ -75,9 +76,7 @@ impl<D: Driver> Reactor<D> {
                 return;
             }
         }
-        if turn_bytes > 0 {
-            self.resume_sources(process);
-        }
+        self.resume_sources(process);
         self.make_announcements(process);
     }
 
@@ -115,7 +114,9 @@ impl<D: Driver> Reactor<D> {
         if !self.has_room(place) {
             return Step::Full;
         }
-        let Some(reader) = self.readers.get(place) else { return Step::Gone };
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        // A sink that takes another frame has the ones before.
+        reader.subscriber.confirm();
         let Some(cursor) = reader.subscriber.cursors[channel as usize] else { return Step::Nothing };
         let mode = reader.subscriber.mode;
         let Some(running) = self.processes.get(process) else { return Step::Gone };
@@ -284,6 +285,7 @@ impl<D: Driver> Reactor<D> {
         let socket_place = Place { slot: connection.slot, generation: connection.generation };
         let Some(socket) = self.connections.get_mut(socket_place) else { return Step::Gone };
         let sent = self.driver.send(&socket.socket, &[IoSlice::new(&self.prelude), IoSlice::new(bytes)]);
+        reach(Point::ChunkSent);
         let whole = self.prelude.len() + bytes.len();
         let step = match sent {
             Ok(sent) if sent == whole => Step::Moved(bytes.len()),
@@ -373,6 +375,7 @@ impl<D: Driver> Reactor<D> {
         match sink.put(&mut self.driver, bytes) {
             Put::Bytes(sent) => {
                 reader.subscriber.advance(channel, sent);
+                reader.subscriber.confirm();
                 stream.delivered = stream.delivered.max(offset + sent as u64);
                 Step::Moved(sent)
             }

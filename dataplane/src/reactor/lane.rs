@@ -7,8 +7,9 @@ use crate::control::{Failure, Notice, Outcome, SpawnFailure, SpawnStage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
-use crate::keeper::protocol::{End, ProtocolError};
+use crate::keeper::protocol::{End, ProtocolError, VERSION};
 use crate::key::ProcessKey;
+use crate::points::{Point, reach};
 use std::collections::VecDeque;
 use std::io;
 
@@ -19,11 +20,20 @@ pub(super) struct Lane<F> {
     packet: Vec<u8>,
     armed: bool,
     shutdown_sent: bool,
+    /// What the keeper understands.
+    version: u16,
 }
 
 impl<F: Clone> Lane<F> {
     pub(super) fn new(fd: F) -> Lane<F> {
-        Lane { fd: Some(fd), queue: VecDeque::new(), packet: Vec::new(), armed: false, shutdown_sent: false }
+        Lane {
+            fd: Some(fd),
+            queue: VecDeque::new(),
+            packet: Vec::new(),
+            armed: false,
+            shutdown_sent: false,
+            version: VERSION,
+        }
     }
 
     /// True exactly when packets wait: a stream that needs a new ring kept had better wait too.
@@ -111,14 +121,24 @@ impl<D: Driver> Reactor<D> {
 
     fn hear(&mut self, message: FromKeeper<D::Fd>) {
         match message {
-            FromKeeper::Hello { pid } => tracing::debug!(pid, "keeper"),
+            FromKeeper::Hello { pid, version } => {
+                tracing::debug!(pid, version, "keeper");
+                self.lane.version = version;
+            }
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),
             FromKeeper::SpawnFailed { process, failure } => self.spawn_failed(process, failure),
-            FromKeeper::Exited { process, status, usage } => {
-                self.exited(process, status, usage);
+            FromKeeper::Exited { process, status, usage, at_ns } => {
+                self.exited(process, status, usage, at_ns);
+                // Only once it is told: an exit that nobody has told is told by our successor.
+                self.settle();
+                reach(Point::ExitTold);
                 self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
             }
-            FromKeeper::TreeEnded { process } => self.tree_ended(process),
+            FromKeeper::TreeEnded { process } => {
+                self.tree_ended(process);
+                self.settle();
+                self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
+            }
             FromKeeper::Signalled { ticket, outcome } => {
                 let outcome = outcome.map(|processes| Outcome::Signalled { processes });
                 self.done(ticket, outcome.map_err(Failure::Os));
@@ -138,6 +158,24 @@ impl<D: Driver> Reactor<D> {
     /// Drops the keeper's duplicate of one end, so that the child sees it closed.
     pub(super) fn close_end(&mut self, process: ProcessKey, end: End) {
         self.tell_keeper(|packet| link::encode_close_channel(process, end, packet));
+    }
+
+    /// Has the keeper keep a note of a process, if it understands that.
+    pub(super) fn annotate(&mut self, process: ProcessKey, note: &[u8]) {
+        if self.lane.version >= 3 {
+            self.tell_keeper(|packet| link::encode_annotate(process, note, packet));
+        }
+    }
+
+    /// Ends all reactors, and nothing else.
+    pub(super) fn leave(&mut self) {
+        self.post.begin_shutdown();
+        if self.lane.version >= 3 {
+            self.tell_keeper(link::encode_leave);
+        }
+        for reactor in 0..self.post.reactors() {
+            self.post.send(crate::key::ReactorId(reactor), super::mail::Mail::Stop);
+        }
     }
 
     fn keeper_gone(&mut self, error: &io::Error) {

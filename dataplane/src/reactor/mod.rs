@@ -7,11 +7,13 @@
 //!
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
-//! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `readers` and their
-//! lives, `delivery` from history to them, `lane` to the keeper, `mail` to other reactors.
+//! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
+//! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them, `lane` to the keeper, `mail` to other reactors.
 
+pub mod adoption;
 mod connections;
 mod delivery;
+mod input;
 mod lane;
 pub(crate) mod mail;
 mod processes;
@@ -26,6 +28,7 @@ use crate::driver::op::{Answer, Completion, Interest, Op};
 use crate::driver::token::Token;
 use crate::key::{ReactorId, SubscriptionKey, Ticket};
 use crate::stream::source::Staging;
+use adoption::Adopted;
 use bytes::{Bytes, BytesMut};
 use connections::{Connection, Listener};
 use lane::Lane;
@@ -102,6 +105,8 @@ enum Turn {
     Connection(Place),
     /// Write more to a descriptor sink.
     Reader(Place),
+    /// Write more to a child.
+    Input(Place),
 }
 
 /// What a reactor is made of.
@@ -118,6 +123,10 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) keeper_pid: i32,
     /// This reactor's share.
     pub(crate) retained_bytes_max: usize,
+    /// How long readers of a dead kernel are waited for.
+    pub(crate) reconnect_grace_ns: u64,
+    /// Processes of a dead kernel.
+    pub(crate) adopted: Vec<Adopted>,
 }
 
 /// One reactor.
@@ -140,6 +149,7 @@ pub(crate) struct Reactor<D: Driver> {
     reader_places: HashMap<u64, Place>,
     staging: Option<Staging<D::Fd>>,
     retained: Retained,
+    reconnect_grace_ns: u64,
     timers: Timers,
     turns: VecDeque<Turn>,
     notices: VecDeque<Notice>,
@@ -173,6 +183,7 @@ impl<D: Driver> Reactor<D> {
             reader_places: HashMap::new(),
             staging: None,
             retained: Retained::new(parts.retained_bytes_max),
+            reconnect_grace_ns: parts.reconnect_grace_ns,
             timers: Timers::default(),
             turns: VecDeque::new(),
             notices: VecDeque::new(),
@@ -183,15 +194,17 @@ impl<D: Driver> Reactor<D> {
             credits: Vec::new(),
             stopping: false,
         };
-        reactor.begin();
+        reactor.begin(parts.adopted);
         reactor
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, adopted: Vec<Adopted>) {
         if let Some(ear) = &self.ear {
             self.driver.submit(Kind::Bell.only(), Op::Poll(ear.clone(), Interest::Read));
         }
         self.greet_keeper();
+        self.inherit_all(adopted);
+        self.settle();
         self.accept();
     }
 
@@ -297,6 +310,7 @@ impl<D: Driver> Reactor<D> {
             Turn::Source(place, channel) => self.run_source(place, channel),
             Turn::Connection(place) => self.flush(place),
             Turn::Reader(place) => self.deliver(place),
+            Turn::Input(place) => self.push_input(place),
         }
     }
 
@@ -310,6 +324,7 @@ impl<D: Driver> Reactor<D> {
         match alarm {
             Alarm::Control(timer) => self.notices.push_back(Notice::Rang { timer }),
             Alarm::Connection(slot, generation) => self.out_of_patience(Place { slot, generation }),
+            Alarm::Ghosts(slot, generation) => self.lay_ghosts(Place { slot, generation }),
             Alarm::Accept => self.accept(),
         }
     }
@@ -347,17 +362,19 @@ impl<D: Driver> Reactor<D> {
             Command::Spawn(spawn) => self.spawn(*spawn),
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
             Command::Unsubscribe { subscription, reply } => self.unsubscribe(subscription, reply),
-            Command::Write { process, data, ticket } => self.write(process, data, ticket),
+            Command::Write { process, data, key, ticket } => self.write(process, data, key, ticket),
             Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
             Command::Signal { process, signal, scope, ticket } => self.signal(process, signal, scope, ticket),
             Command::Announce { process, frames } => self.announce(process, frames),
+            Command::Annotate { process, note } => self.annotate(process, &note),
             Command::Forget { process } => self.forget(process),
             Command::Arm { timer, at_ns } => self.timers.arm(Alarm::Control(timer), at_ns),
             Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
             Command::Work { ticket, job } => self.work(ticket, job),
             Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
+            Command::Leave => self.leave(),
         }
     }
 
@@ -395,8 +412,9 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::Resize { process, .. }
         | Command::Signal { process, .. }
         | Command::Announce { process, .. }
+        | Command::Annotate { process, .. }
         | Command::Forget { process } => Some(process.home),
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
-        Command::Work { .. } | Command::Shutdown { .. } => None,
+        Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }

@@ -4,20 +4,23 @@
 //! *ended* (the tree, which the keeper knows). Invariants: a source has at most one poll in flight, and none while it
 //! is paused; what the leader had left in its pipes is in memory before its exit is told, whoever stalls.
 
+use super::adoption::Ghost;
 use super::table::Place;
+use super::timers::Alarm;
 use super::{Kind, Reactor, Turn};
-use crate::command::{Scope, Spawn, TerminalSize, Unread};
+use crate::command::{HistorySize, Scope, Spawn, TerminalSize, Unread};
 use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, Output, Spawned};
 use crate::keeper::protocol::{End, ProtocolError};
 use crate::key::{Channel, ConnectionKey, ProcessKey, Ticket};
-use crate::limits::{RESUME_BYTES_MIN, TAKE_BYTES_MAX, TURN_BYTES_MAX};
+use crate::limits::{INPUT_STAGING_BYTES, RESUME_BYTES_MIN, TAKE_BYTES_MAX, TURN_BYTES_MAX};
 use crate::meter::ProcessMeter;
+use crate::points::{Point, reach};
 use crate::stream::history::History;
-use crate::stream::inflow::{Answer, Inflow};
-use crate::stream::source::{Source, Staging, TakeError, Taken, take};
+use crate::stream::inflow::Inflow;
+use crate::stream::source::{Source, Staging, StagingPipe, TakeError, Taken, output_name, take};
 use bytes::Bytes;
 use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
@@ -25,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Starting,
     Running,
     /// The leader is gone; streams and tree may live on.
@@ -39,11 +42,14 @@ pub(super) struct Process<F> {
     pub(super) readers: Vec<Place>,
     /// Notices that wait until what the leader had written is queued to their connections.
     pub(super) announcements: Vec<(ConnectionKey, Bytes)>,
-    phase: Phase,
-    unread: Unread,
-    inflow: Inflow<F>,
-    meter: Arc<ProcessMeter>,
+    pub(super) phase: Phase,
+    pub(super) unread: Unread,
+    pub(super) inflow: Inflow<F>,
+    pub(super) meter: Arc<ProcessMeter>,
 }
+
+/// The input of a reactor's process.
+pub(super) type Input<D> = Inflow<<D as Driver>::Fd>;
 
 #[derive(Debug)]
 pub(super) struct Stream<F> {
@@ -54,17 +60,20 @@ pub(super) struct Stream<F> {
     pub(super) exit_mark: u64,
     /// Highest offset that was ever delivered to anybody.
     pub(super) delivered: u64,
-    source: Option<Source<F>>,
-    paused_since_ns: Option<u64>,
+    /// Readers of a dead kernel that are waited for.
+    pub(super) ghost: Option<Ghost>,
+    pub(super) source: Option<Source<F>>,
+    pub(super) paused_since_ns: Option<u64>,
 }
 
 impl<F> Stream<F> {
-    fn new(spawn: &Spawn) -> Stream<F> {
+    pub(super) fn new(size: HistorySize) -> Stream<F> {
         Stream {
-            history: History::new(spawn.history),
+            history: History::new(size),
             closed: false,
             exit_mark: 0,
             delivered: 0,
+            ghost: None,
             source: None,
             paused_since_ns: None,
         }
@@ -84,21 +93,9 @@ fn kind_of(channel: Channel) -> Kind {
     }
 }
 
-pub(super) fn end_of(channel: Channel) -> End {
-    match channel {
-        Channel::Stdout => End::Stdout,
-        Channel::Stderr => End::Stderr,
-    }
-}
-
-/// The stream's name in the reactor's page, as the keeper splits it.
-fn page_name(process: ProcessKey, channel: Channel) -> u64 {
-    process.serial << 1 | channel as u64
-}
-
 fn encode_hold(process: ProcessKey, channel: Channel, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
-    let name = page_name(process, channel);
-    link::encode_hold_stream(process, end_of(channel), (name >> 32) as u32, name as u32, packet)
+    let name = output_name(process, channel);
+    link::encode_hold_stream(process, End::of(channel), (name >> 32) as u32, name as u32, packet)
 }
 
 impl<D: Driver> Reactor<D> {
@@ -110,16 +107,17 @@ impl<D: Driver> Reactor<D> {
         let key = spawn.process;
         let place = self.processes.insert_with(|_| Process {
             key,
-            streams: [Stream::new(&spawn), Stream::new(&spawn)],
+            streams: [Stream::new(spawn.history), Stream::new(spawn.history)],
             readers: Vec::new(),
             announcements: Vec::new(),
             phase: Phase::Starting,
             unread: spawn.unread,
-            inflow: Inflow::new(None, false),
+            inflow: Inflow::new(None, 0),
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
         let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
+        reach(Point::SpawnSent);
         if let Err(error) = sent {
             tracing::debug!(%error, "spawn was not sent");
             let (stage, errno) = match error.kind() {
@@ -157,8 +155,10 @@ impl<D: Driver> Reactor<D> {
             meter.stdin_pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
         }
         meter.stdin_closed.store(stdin.is_none() && !terminal, Ordering::Relaxed);
-        let input = if terminal { Some(stdout.clone()) } else { stdin.map(|pipe| pipe.fd) };
-        process.inflow = Inflow::new(input, terminal);
+        process.inflow = match stdin {
+            Some(pipe) => Inflow::new(Some(pipe.fd), pipe.bytes as usize),
+            None => Inflow::new(terminal.then(|| stdout.clone()), 0),
+        };
         process.streams[0].source = Some(Source { fd: stdout, terminal, armed: false });
         if let Some(pipe) = stderr {
             meter.streams[1].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
@@ -169,10 +169,11 @@ impl<D: Driver> Reactor<D> {
             meter.streams[1].closed.store(true, Ordering::Relaxed);
         }
         self.arm_source(place, Channel::Stdout);
+        reach(Point::SpawnHeard);
         self.notices.push_back(Notice::Spawned { process: key, pid, tree, start_ticks, limits });
     }
 
-    fn arm_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn arm_source(&mut self, place: Place, channel: Channel) {
         let Some(process) = self.processes.get_mut(place) else { return };
         let Some(source) = &mut process.streams[channel as usize].source else { return };
         if !source.armed {
@@ -190,16 +191,26 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// The lowest offset somebody still needs, if anybody makes the source wait.
+    /// The lowest offset somebody still needs, if anybody makes the source wait; noted for a successor.
     pub(super) fn pinned(&self, place: Place, channel: Channel) -> Option<u64> {
         let process = self.processes.get(place)?;
+        let stream = &process.streams[channel as usize];
         let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-        let lowest = readers.filter_map(|reader| reader.subscriber.pinned(channel)).min();
+        let pins = readers.filter_map(|reader| reader.subscriber.pinned(channel));
+        let (lowest, blockers) =
+            pins.fold((u64::MAX, 0), |(lowest, blockers), pin| (lowest.min(pin), blockers + 1));
+        let (lowest, blockers) = match stream.ghost {
+            Some(ghost) => (lowest.min(ghost.offset), blockers + ghost.awaited),
+            None => (lowest, blockers),
+        };
         let unread = process.unread == Unread::Block && process.phase != Phase::Exited;
-        match lowest {
-            None if unread => Some(process.streams[channel as usize].delivered),
-            lowest => lowest,
-        }
+        let pinned = match blockers {
+            0 if unread => Some(stream.delivered),
+            0 => None,
+            _ => Some(lowest),
+        };
+        stream.history.pin(pinned.unwrap_or(0), blockers);
+        pinned
     }
 
     /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
@@ -214,8 +225,8 @@ impl<D: Driver> Reactor<D> {
                 return;
             }
             let room = stream.history.room_bytes(pinned);
-            if stream.history.total() == 0 && self.lane.is_full() {
-                // Its ring is new and must be in the keeper's hands before a byte is in it alone.
+            if self.lane.is_full() {
+                // A ring that is new must be in the keeper's hands before a byte is in it alone.
                 return self.later(Turn::Source(place, channel));
             }
             let head_room = stream.history.total() < room as u64;
@@ -285,7 +296,7 @@ impl<D: Driver> Reactor<D> {
         let Some(source) = &stream.source else { return Ok(Taken::Nothing) };
         let lane = &mut self.lane;
         let hold = |driver: &mut D, ring: &Writer| hold_ring(driver, lane, key, channel, ring);
-        let name = page_name(key, channel);
+        let name = output_name(key, channel);
         let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
         let meter = &process.meter.streams[channel as usize];
         meter.taken_bytes.set(stream.history.total());
@@ -293,14 +304,20 @@ impl<D: Driver> Reactor<D> {
         Ok(taken)
     }
 
-    /// Makes the pipe and the page all streams of this reactor share, and has the keeper hold them.
-    fn open_staging(&mut self) -> Result<Staging<D::Fd>, TakeError> {
+    /// Makes the pipes and the page all streams of this reactor share, and has the keeper hold them.
+    pub(super) fn open_staging(&mut self) -> Result<Staging<D::Fd>, TakeError> {
         let page = Page::create()?;
-        let (read_end, write_end, bytes_max) = self.driver.pipe(TAKE_BYTES_MAX)?;
-        let page_fd = page.descriptor().try_clone_to_owned()?;
-        let held = [self.driver.import(page_fd), read_end.clone(), write_end.clone()];
+        let (output, input) = (self.staging_pipe(TAKE_BYTES_MAX)?, self.staging_pipe(INPUT_STAGING_BYTES)?);
+        let page_fd = self.driver.import(page.descriptor().try_clone_to_owned()?);
+        let ends = [&output.read_end, &output.write_end, &input.read_end, &input.write_end].map(Clone::clone);
+        let held: Vec<D::Fd> = std::iter::once(page_fd).chain(ends).collect();
         self.lane.send(&mut self.driver, link::encode_hold_reactor, &held)?;
-        Ok(Staging { read_end, write_end, bytes_max, page })
+        Ok(Staging { output, input, page })
+    }
+
+    fn staging_pipe(&mut self, bytes: usize) -> std::io::Result<StagingPipe<D::Fd>> {
+        let (read_end, write_end, bytes_max) = self.driver.pipe(bytes)?;
+        Ok(StagingPipe { read_end, write_end, bytes_max })
     }
 
     /// Has the keeper hold the ring a stream has got instead of its old one.
@@ -310,6 +327,7 @@ impl<D: Driver> Reactor<D> {
         if let Ok((ring, _)) = process.streams[channel as usize].history.ring() {
             hold_ring(&mut self.driver, &mut self.lane, key, channel, ring);
         }
+        reach(Point::RingReplaced);
     }
 
     pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
@@ -330,13 +348,14 @@ impl<D: Driver> Reactor<D> {
             self.input_closed(place, answers);
         }
         drop(source);
-        self.close_end(key, end_of(channel));
+        reach(Point::StreamClosed);
+        self.close_end(key, End::of(channel));
         self.notices.push_back(Notice::Closed { process: key, channel, end });
         self.deliver_all(place);
         self.retire(place, channel);
     }
 
-    pub(super) fn exited(&mut self, key: ProcessKey, status: ExitStatus, usage: Usage) {
+    pub(super) fn exited(&mut self, key: ProcessKey, status: ExitStatus, usage: Usage, at_ns: u64) {
         let Some(place) = self.place_of_process(key) else { return };
         for channel in Channel::ALL {
             if let Err(error) = self.take_leftovers(place, channel) {
@@ -350,8 +369,9 @@ impl<D: Driver> Reactor<D> {
                 stream.exit_mark = stream.history.total();
             }
         }
+        reach(Point::ExitHeard);
         self.deliver_all(place);
-        self.notices.push_back(Notice::Exited { process: key, status, usage });
+        self.notices.push_back(Notice::Exited { process: key, status, usage, at_ns });
     }
 
     /// Takes what is in the pipe right now (a terminal: up to EAGAIN or EIO) into memory, whoever stalls.
@@ -384,67 +404,6 @@ impl<D: Driver> Reactor<D> {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, key: ProcessKey, data: Bytes, ticket: Ticket) {
-        self.with_input(key, ticket, |inflow| inflow.write(data, ticket));
-    }
-
-    pub(super) fn close_stdin(&mut self, key: ProcessKey, ticket: Ticket) {
-        self.with_input(key, ticket, |inflow| inflow.close(ticket));
-    }
-
-    fn with_input(&mut self, key: ProcessKey, ticket: Ticket, queue: impl FnOnce(&mut Inflow<D::Fd>)) {
-        let place = self.place_of_process(key);
-        let Some((place, process)) = place.and_then(|place| Some((place, self.processes.get_mut(place)?)))
-        else {
-            return self.done(ticket, Err(Failure::Gone));
-        };
-        queue(&mut process.inflow);
-        self.push_input(place);
-    }
-
-    pub(super) fn abandon_write(&mut self, key: ProcessKey, ticket: Ticket) {
-        let Some(place) = self.place_of_process(key) else { return };
-        let Some(process) = self.processes.get_mut(place) else { return };
-        if process.inflow.abandon(ticket) {
-            process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
-            let offset = process.inflow.written();
-            self.done(ticket, Ok(Outcome::Written { offset }));
-        }
-    }
-
-    pub(super) fn stdin_ready(&mut self, place: Place) {
-        if let Some(process) = self.processes.get_mut(place) {
-            process.inflow.armed = false;
-            self.push_input(place);
-        }
-    }
-
-    fn push_input(&mut self, place: Place) {
-        let Some(process) = self.processes.get_mut(place) else { return };
-        if process.is_starting() {
-            return;
-        }
-        let mut answers = Vec::new();
-        if process.inflow.fd().is_none() {
-            process.inflow.fail(&mut answers);
-        }
-        let closed = process.inflow.push(&mut self.driver, &mut answers);
-        process.meter.stdin_bytes.set(process.inflow.written());
-        process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
-        if closed {
-            return self.input_closed(place, answers);
-        }
-        if let Some(fd) = process.inflow.fd()
-            && process.inflow.is_waiting()
-            && !process.inflow.armed
-        {
-            let poll = Op::Poll(fd.clone(), Interest::Write);
-            process.inflow.armed = true;
-            self.driver.submit(Kind::Stdin.token(place), poll);
-        }
-        self.answer_input(answers);
-    }
-
     /// Nobody is left to read its stdin.
     pub(super) fn tree_ended(&mut self, key: ProcessKey) {
         let place = self.place_of_process(key);
@@ -456,24 +415,6 @@ impl<D: Driver> Reactor<D> {
             self.input_closed(place, answers);
         }
         self.notices.push_back(Notice::Ended { process: key });
-    }
-
-    fn input_closed(&mut self, place: Place, answers: Vec<Answer>) {
-        let Some(process) = self.processes.get_mut(place) else { return };
-        let key = process.key;
-        process.meter.stdin_closed.store(true, Ordering::Relaxed);
-        process.meter.stdin_parked_bytes.set(0);
-        if std::mem::take(&mut process.inflow.armed) {
-            self.driver.cancel(Kind::Stdin.token(place));
-        }
-        self.close_end(key, End::Stdin);
-        self.answer_input(answers);
-    }
-
-    fn answer_input(&mut self, answers: Vec<Answer>) {
-        for (ticket, outcome) in answers {
-            self.done(ticket, outcome);
-        }
     }
 
     pub(super) fn resize(&mut self, key: ProcessKey, size: TerminalSize, ticket: Ticket) {
@@ -502,6 +443,7 @@ impl<D: Driver> Reactor<D> {
             |packet| link::encode_signal(key, signal, scope, ticket, packet),
             &[],
         );
+        reach(Point::SignalSent);
         if let (Err(_), Some(ticket)) = (sent, ticket) {
             self.done(ticket, Err(Failure::KeeperLost));
         }
@@ -523,6 +465,7 @@ impl<D: Driver> Reactor<D> {
         if process.inflow.armed {
             self.driver.cancel(Kind::Stdin.token(place));
         }
+        self.timers.disarm(Alarm::ghosts(place));
         self.tell_keeper(|packet| link::encode_forget(key, packet));
     }
 }

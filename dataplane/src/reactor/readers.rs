@@ -4,12 +4,12 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
-use super::processes::end_of;
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Sink, Subscribe};
 use crate::control::Notice;
 use crate::driver::Driver;
+use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::SEND_BUFFER_BYTES;
 use crate::stream::history::Peek;
@@ -58,6 +58,7 @@ impl<D: Driver> Reactor<D> {
             Sink::Frames { connection, .. } => Some(*connection),
             Sink::Descriptor(_) => None,
         };
+        let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
         let Some(process_place) = self.place_of_process(subscribe.process) else {
             return self.notices.push_back(Notice::Drained { subscription: key });
@@ -68,6 +69,7 @@ impl<D: Driver> Reactor<D> {
         let Some(reader) = self.make_reader(process_place, subscribe) else {
             return self.notices.push_back(Notice::Drained { subscription: key });
         };
+        let back = resumes.then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
         let place = self.readers.insert_with(|_| reader);
         self.reader_places.insert(key.serial, place);
         if let Some(process) = self.processes.get_mut(process_place) {
@@ -81,6 +83,9 @@ impl<D: Driver> Reactor<D> {
             if large {
                 self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
             }
+        }
+        if let Some(wanted) = back {
+            self.come_back(process_place, wanted);
         }
         self.deliver(place);
     }
@@ -138,6 +143,7 @@ impl<D: Driver> Reactor<D> {
             policy: subscribe.policy,
             sink: subscribe.sink,
             sequence: 0,
+            confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
             in_flight_bytes: 0,
             next_channel: 0,
             meter: subscribe.meter,
@@ -274,7 +280,7 @@ impl<D: Driver> Reactor<D> {
             self.retained.bytes += bytes;
             self.retained.order.push_back((key, channel));
             // Closed once more: its copy of the ring is of no use to the keeper either.
-            self.close_end(key, end_of(channel));
+            self.close_end(key, End::of(channel));
         }
         while self.retained.bytes > self.retained.bytes_max {
             let Some((key, channel)) = self.retained.order.pop_front() else { return };

@@ -15,6 +15,8 @@ pub(crate) enum Alarm {
     Control(TimerKey),
     /// A connection's frame must be whole, or its close must be through, by now: (slot, generation).
     Connection(u32, u32),
+    /// Readers of a dead kernel are not waited for any longer, by the place of their process: (slot, generation).
+    Ghosts(u32, u32),
     /// Accept again, after descriptors had run out.
     Accept,
 }
@@ -22,6 +24,10 @@ pub(crate) enum Alarm {
 impl Alarm {
     pub(crate) fn connection(place: Place) -> Alarm {
         Alarm::Connection(place.slot, place.generation)
+    }
+
+    pub(crate) fn ghosts(place: Place) -> Alarm {
+        Alarm::Ghosts(place.slot, place.generation)
     }
 }
 

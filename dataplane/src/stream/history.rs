@@ -43,6 +43,28 @@ impl History {
         History { size, store: Store::Empty }
     }
 
+    /// Of a stream that goes on where a dead kernel had come to.
+    pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
+        History { size, store: ring.map_or(Store::Empty, Store::Ring) }
+    }
+
+    /// Of a stream that has ended and of which only the length is known.
+    pub fn gone(size: HistorySize, total: u64) -> History {
+        History { size, store: Store::Kept { head: Bytes::new(), tail: Bytes::new(), total } }
+    }
+
+    /// Notes for a successor who is waited for; see [`Writer::pin`].
+    pub fn pin(&self, offset: u64, blockers: u32) {
+        if let Store::Ring(ring) = &self.store {
+            ring.pin(offset, blockers);
+        }
+    }
+
+    /// The ring a stream of this size begins with.
+    pub fn first_ring(size: HistorySize) -> Result<Writer, RingError> {
+        Writer::create(geometry(size, 0))
+    }
+
     /// Bytes of the stream so far.
     pub fn total(&self) -> u64 {
         match &self.store {
@@ -135,15 +157,14 @@ impl History {
     }
 
     fn geometry(&self, tail_bytes: usize) -> Geometry {
-        let tail_bytes = tail_bytes.max(self.size.tail_bytes as usize);
-        Geometry::new(self.size.head_bytes as usize, tail_bytes + TAKE_BYTES_MAX)
+        geometry(self.size, tail_bytes)
     }
 
     /// The ring to take bytes into. True with it if it is new and its descriptor must be handed to the keeper.
     pub fn ring(&mut self) -> Result<(&mut Writer, bool), RingError> {
         let mut new = false;
         if matches!(self.store, Store::Empty) {
-            self.store = Store::Ring(Writer::create(self.geometry(0))?);
+            self.store = Store::Ring(History::first_ring(self.size)?);
             new = true;
         }
         match &mut self.store {
@@ -211,6 +232,12 @@ impl History {
             *tail = Bytes::new();
         }
     }
+}
+
+/// Of a ring whose tail holds at least `tail_bytes`, and one batch.
+fn geometry(size: HistorySize, tail_bytes: usize) -> Geometry {
+    let tail_bytes = tail_bytes.max(size.tail_bytes as usize);
+    Geometry::new(size.head_bytes as usize, tail_bytes + TAKE_BYTES_MAX)
 }
 
 fn copy(ring: &Writer, from: u64, to: u64) -> Bytes {

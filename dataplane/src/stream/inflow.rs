@@ -1,12 +1,27 @@
 //! The way into a child: its stdin, or its terminal.
 //!
-//! Writes are carried out whole and in order; what doesn't fit the pipe is parked and answered when its last byte is
-//! in. Invariant: `written` is the number of bytes that went in, and everything queued lies behind it.
+//! ```text
+//!  0  page.name(stream)          whose bytes the input staging pipe holds
+//!  1  write(inbox → staging)     m bytes from T on
+//!  2  inbox.expect(m)            E = T + m
+//!  3  splice(staging → child)    as far as the child's pipe has room
+//!  4  inbox.settle(T + moved)    T = E; what is left in the staging pipe is thrown away, for the inbox has it
+//! ```
+//!
+//! Writes are taken whole and in order, into an inbox that the keeper holds, and answered when their last byte is in the
+//! child's pipe. Killed anywhere in between: E > T means that all below E less FIONREAD(staging) went in, E = T that all
+//! below T did. So nothing goes in twice and nothing that was taken is lost. Invariant: the staging pipe is empty whenever
+//! nobody is inside [`Inflow::push`].
 
 use crate::control::{Failure, Outcome};
 use crate::driver::Driver;
 use crate::key::Ticket;
-use bytes::{Buf, Bytes};
+use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT};
+use crate::points::{Point, reach};
+use crate::stream::source::Staging;
+use kairo_shm::inbox::{Inbox, WriteKey};
+use kairo_shm::layout::RingError;
+use kairo_shm::page::Side;
 use std::collections::VecDeque;
 use std::io;
 
@@ -15,25 +30,51 @@ use std::io;
 pub struct Inflow<F> {
     fd: Option<F>,
     terminal: bool,
-    queue: VecDeque<Item>,
+    /// Size of its pipe, bytes; 0 for a terminal.
+    pipe_bytes: usize,
+    inbox: Option<Inbox>,
+    /// Calls to be answered when the child has everything below an offset.
+    waiting: VecDeque<Waiting>,
+    /// True exactly when the inbox is new and the keeper has not been given it.
+    unheld: bool,
+    /// Bytes that went in, once there is no inbox any more.
     written: u64,
     /// True exactly while a writability poll is in flight.
     pub armed: bool,
 }
 
 #[derive(Debug)]
-enum Item {
-    Write { data: Bytes, ticket: Ticket },
-    Close { ticket: Ticket },
+struct Waiting {
+    from: u64,
+    to: u64,
+    ticket: Ticket,
 }
 
 /// The answer to one queued item.
 pub type Answer = (Ticket, Result<Outcome, Failure>);
 
+/// Where an attempt to move bytes has ended.
+enum Moved {
+    /// All that was tried.
+    All,
+    /// The child takes no more now.
+    Full,
+    /// Nobody will ever read it.
+    Broken,
+}
+
 impl<F: Clone> Inflow<F> {
-    /// `fd` is none where the child's input is not ours.
-    pub fn new(fd: Option<F>, terminal: bool) -> Inflow<F> {
-        Inflow { fd, terminal, queue: VecDeque::new(), written: 0, armed: false }
+    /// `fd` is none where the child's input is not ours; `pipe_bytes` is 0 for a terminal.
+    pub fn new(fd: Option<F>, pipe_bytes: usize) -> Inflow<F> {
+        Inflow::inherited(fd, pipe_bytes, None)
+    }
+
+    /// Goes on with what a dead kernel had taken.
+    pub fn inherited(fd: Option<F>, pipe_bytes: usize, inbox: Option<Inbox>) -> Inflow<F> {
+        let written = inbox.as_ref().map_or(0, Inbox::written);
+        let terminal = pipe_bytes == 0;
+        let (waiting, unheld) = (VecDeque::new(), false);
+        Inflow { fd, terminal, pipe_bytes, inbox, waiting, unheld, written, armed: false }
     }
 
     /// The descriptor, while it is open.
@@ -43,95 +84,257 @@ impl<F: Clone> Inflow<F> {
 
     /// Bytes that went in.
     pub fn written(&self) -> u64 {
-        self.written
+        self.inbox.as_ref().map_or(self.written, Inbox::written)
     }
 
     /// Bytes that wait.
     pub fn parked_bytes(&self) -> u64 {
-        let bytes = |item: &Item| match item {
-            Item::Write { data, .. } => data.len() as u64,
-            Item::Close { .. } => 0,
-        };
-        self.queue.iter().map(bytes).sum()
+        self.inbox.as_ref().map_or(0, |inbox| inbox.appended() - inbox.written())
     }
 
     /// True exactly when something waits for room.
     pub fn is_waiting(&self) -> bool {
-        !self.queue.is_empty()
+        self.parked_bytes() > 0
     }
 
-    /// Queues a write.
-    pub fn write(&mut self, data: Bytes, ticket: Ticket) {
-        self.queue.push_back(Item::Write { data, ticket });
+    /// The inbox, if the keeper has to be given it.
+    pub fn take_unheld(&mut self) -> Option<&Inbox> {
+        if std::mem::take(&mut self.unheld) { self.inbox.as_ref() } else { None }
     }
 
-    /// Queues the end.
-    pub fn close(&mut self, ticket: Ticket) {
-        self.queue.push_back(Item::Close { ticket });
+    /// Takes a write. One whose key was taken before is not taken again, only answered.
+    pub fn write(
+        &mut self,
+        data: &[u8],
+        key: Option<WriteKey>,
+        ticket: Ticket,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), RingError> {
+        if self.fd.is_none() {
+            self.fail(answers);
+            answers.push((ticket, Err(Failure::BrokenPipe { offset: self.written })));
+            return Ok(());
+        }
+        let known = key.and_then(|key| self.inbox.as_ref()?.find(key.key));
+        if let (Some(known), Some(key)) = (known, key) {
+            if known.key.body != key.body {
+                answers.push((ticket, Err(Failure::OtherBody)));
+                return Ok(());
+            }
+            self.waiting.push_back(Waiting { from: known.to, to: known.to, ticket });
+            return Ok(());
+        }
+        if self.inbox.as_ref().is_some_and(Inbox::is_closing) {
+            answers.push((ticket, Err(Failure::BrokenPipe { offset: self.written() })));
+            return Ok(());
+        }
+        let inbox = self.with_room(data.len())?;
+        let from = inbox.appended();
+        inbox.append(data, key);
+        self.waiting.push_back(Waiting { from, to: from + data.len() as u64, ticket });
+        reach(Point::InputAppended);
+        Ok(())
     }
 
-    /// Drops the rest of a queued write. True if it was still queued.
-    pub fn abandon(&mut self, ticket: Ticket) -> bool {
-        let before = self.queue.len();
-        self.queue.retain(|item| !matches!(item, Item::Write { ticket: t, .. } if *t == ticket));
-        self.queue.len() < before
+    /// The inbox, with room for so many bytes.
+    fn with_room(&mut self, bytes: usize) -> Result<&mut Inbox, RingError> {
+        let other = match &self.inbox {
+            Some(inbox) if inbox.room_bytes() >= bytes => None,
+            Some(inbox) => {
+                let end = inbox.appended();
+                // At least doubled, so that many small writes don't move what waits each time.
+                let more = bytes.max((end - inbox.written()) as usize).max(INBOX_BYTES);
+                Some(inbox.rebuilt(more, end..end)?)
+            }
+            None => Some(Inbox::create(bytes.max(INBOX_BYTES))?),
+        };
+        if let Some(other) = other {
+            self.inbox = Some(other);
+            self.unheld = true;
+        }
+        self.inbox.as_mut().ok_or(RingError::Foreign("no inbox"))
     }
 
-    /// Moves as much as goes, and says which items are done. True if the descriptor was closed.
-    pub fn push<D: Driver<Fd = F>>(&mut self, driver: &mut D, answers: &mut Vec<Answer>) -> bool {
-        while let Some(item) = self.queue.front_mut() {
-            let Some(fd) = &self.fd else {
-                self.fail(answers);
-                return false;
-            };
-            match item {
-                Item::Write { data, ticket } => {
-                    if !data.is_empty() {
-                        match driver.write(fd, data) {
-                            Ok(n) => {
-                                data.advance(n);
-                                self.written += n as u64;
-                            }
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                            Err(_) => {
-                                self.fail(answers);
-                                return true;
-                            }
-                        }
-                    }
-                    if data.is_empty() {
-                        answers.push((*ticket, Ok(Outcome::Written { offset: self.written })));
-                        self.queue.pop_front();
-                    }
+    /// Takes the end: after everything before it, the input is closed, or a terminal gets `veof`.
+    pub fn close(&mut self, veof: Option<u8>, ticket: Ticket) -> Result<(), RingError> {
+        let inbox = self.with_room(1)?;
+        let from = inbox.appended();
+        match veof {
+            Some(veof) => inbox.append(&[veof], None),
+            None => inbox.request_close(),
+        }
+        let to = inbox.appended();
+        self.waiting.push_back(Waiting { from, to, ticket });
+        Ok(())
+    }
+
+    /// True exactly when it is a terminal's.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Gives up what has not gone in of a write. True if it was still waiting.
+    pub fn abandon(&mut self, ticket: Ticket) -> Result<bool, RingError> {
+        let Some(place) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else {
+            return Ok(false);
+        };
+        let Some(inbox) = &self.inbox else { return Ok(false) };
+        let Some(Waiting { from, to, .. }) = self.waiting.remove(place) else { return Ok(false) };
+        let skip = from.max(inbox.written())..to.max(inbox.written());
+        let skipped = skip.end - skip.start;
+        if skipped > 0 {
+            self.inbox = Some(inbox.rebuilt(INBOX_BYTES, skip)?);
+            self.unheld = true;
+            for waiting in self.waiting.range_mut(place..) {
+                waiting.from = waiting.from.max(to) - skipped;
+                waiting.to = waiting.to.max(to) - skipped;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves as much as goes, and says which calls are done. True if the descriptor was closed.
+    pub fn push<D: Driver<Fd = F>>(
+        &mut self,
+        driver: &mut D,
+        staging: &Staging<F>,
+        name: u64,
+        answers: &mut Vec<Answer>,
+    ) -> io::Result<bool> {
+        loop {
+            self.answer(answers);
+            let (Some(fd), Some(inbox)) = (&self.fd, &self.inbox) else { return Ok(false) };
+            if inbox.written() == inbox.appended() {
+                let closing = inbox.is_closing();
+                if closing {
+                    self.fail(answers);
+                } else {
+                    self.shrink();
                 }
-                Item::Close { ticket } => {
-                    let ticket = *ticket;
-                    if self.terminal {
-                        let veof = driver.eof_character(fd).unwrap_or(4);
-                        match driver.write(fd, &[veof]) {
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                            Ok(_) | Err(_) => {}
-                        }
-                    }
-                    answers.push((ticket, Ok(Outcome::Written { offset: self.written })));
-                    self.queue.pop_front();
-                    if !self.terminal {
-                        self.fail(answers);
-                        return true;
-                    }
+                return Ok(closing);
+            }
+            let max = if self.pipe_bytes > 0 {
+                // What is staged in vain has to be thrown away, so no more than there may be room for.
+                self.pipe_bytes.saturating_sub(driver.queued(fd)?)
+            } else {
+                TERMINAL_PUSH_BYTES
+            };
+            if max == 0 {
+                return Ok(false);
+            }
+            match advance(driver, fd, inbox, staging, name, max)? {
+                Moved::All => {}
+                Moved::Full => {
+                    self.answer(answers);
+                    return Ok(false);
+                }
+                Moved::Broken => {
+                    self.fail(answers);
+                    return Ok(true);
                 }
             }
         }
-        false
+    }
+
+    fn answer(&mut self, answers: &mut Vec<Answer>) {
+        let written = self.written();
+        while let Some(done) = self.waiting.front().filter(|waiting| waiting.to <= written) {
+            answers.push((done.ticket, Ok(Outcome::Written { offset: done.to })));
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Gives back what a large write took, once it is through.
+    fn shrink(&mut self) {
+        let Some(inbox) = self.inbox.as_ref().filter(|inbox| inbox.capacity_bytes() > INBOX_BYTES_KEPT)
+        else {
+            return;
+        };
+        // Memory that can't be had now to save memory is no matter.
+        if let Ok(small) = inbox.rebuilt(INBOX_BYTES, inbox.appended()..inbox.appended()) {
+            self.inbox = Some(small);
+            self.unheld = true;
+        }
     }
 
     /// Closes, and fails whatever waits. The caller tells the keeper.
     pub fn fail(&mut self, answers: &mut Vec<Answer>) {
+        self.answer(answers);
+        self.written = self.written();
         self.fd = None;
-        for item in self.queue.drain(..) {
-            let (Item::Write { ticket, .. } | Item::Close { ticket }) = item;
-            answers.push((ticket, Err(Failure::BrokenPipe { offset: self.written })));
+        self.inbox = None;
+        for waiting in self.waiting.drain(..) {
+            answers.push((waiting.ticket, Err(Failure::BrokenPipe { offset: self.written })));
         }
     }
+}
+
+/// Most bytes that are tried on a terminal at once: its buffer.
+const TERMINAL_PUSH_BYTES: usize = 4096;
+
+/// One way through the staging pipe.
+fn advance<D: Driver>(
+    driver: &mut D,
+    fd: &D::Fd,
+    inbox: &Inbox,
+    staging: &Staging<D::Fd>,
+    name: u64,
+    max: usize,
+) -> io::Result<Moved> {
+    let pipe = &staging.input;
+    staging.page.name(Side::Input, name);
+    let staged = driver.write(&pipe.write_end, inbox.pending(max.min(pipe.bytes_max)))?;
+    reach(Point::InputStaged);
+    inbox.expect(staged);
+    reach(Point::InputExpected);
+    let (mut moved, mut end) = (0, Moved::All);
+    while moved < staged {
+        match driver.splice(&pipe.read_end, fd, staged - moved) {
+            Ok(0) => end = Moved::Broken,
+            Ok(bytes) => moved += bytes,
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => continue,
+                io::ErrorKind::WouldBlock => end = Moved::Full,
+                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
+                    moved += by_copy(driver, fd, &inbox.pending(staged)[moved..], &mut end)?;
+                }
+                _ => end = Moved::Broken,
+            },
+        }
+        reach(Point::InputSpliced);
+        if !matches!(end, Moved::All) {
+            break;
+        }
+    }
+    inbox.settle(inbox.written() + moved as u64);
+    drain(driver, &pipe.read_end)?;
+    reach(Point::InputSettled);
+    Ok(end)
+}
+
+/// Where nothing can be spliced into the child, a plain write. A kernel killed inside it leaves E > T, and how much went
+/// in can't be told.
+fn by_copy<D: Driver>(driver: &mut D, fd: &D::Fd, bytes: &[u8], end: &mut Moved) -> io::Result<usize> {
+    match driver.write(fd, bytes) {
+        Ok(0) => *end = Moved::Broken,
+        Ok(written) => {
+            if written < bytes.len() {
+                *end = Moved::Full;
+            }
+            return Ok(written);
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => *end = Moved::Full,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(_) => *end = Moved::Broken,
+    }
+    Ok(0)
+}
+
+/// Throws away what the child had no room for.
+fn drain<D: Driver>(driver: &mut D, pipe: &D::Fd) -> io::Result<()> {
+    let mut scratch = [0; 4096];
+    while driver.queued(pipe)? > 0 {
+        driver.read(pipe, &mut scratch)?;
+    }
+    Ok(())
 }

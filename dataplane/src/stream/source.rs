@@ -13,9 +13,11 @@
 //! staging pipe holds is new. Invariant: the staging pipe is empty whenever nobody is inside [`take`].
 
 use crate::driver::Driver;
+use crate::key::{Channel, ProcessKey};
+use crate::points::{Point, reach};
 use crate::stream::history::History;
 use kairo_shm::layout::RingError;
-use kairo_shm::page::Page;
+use kairo_shm::page::{Page, Side};
 use kairo_shm::writer::Writer;
 use std::io;
 
@@ -30,17 +32,26 @@ pub struct Source<F> {
     pub armed: bool,
 }
 
-/// The pipe all history streams of a reactor share, and the page that says whose bytes are in it.
+/// The pipes all streams of a reactor share, one a side, and the page that says whose bytes are in them.
 #[derive(Debug)]
 pub struct Staging<F> {
-    /// Where [`take`] reads.
+    /// From sources to rings.
+    pub output: StagingPipe<F>,
+    /// From inboxes to children.
+    pub input: StagingPipe<F>,
+    /// Step 0.
+    pub page: Page,
+}
+
+/// A pipe that bytes stop in on their way, and that is empty between two ways.
+#[derive(Debug)]
+pub struct StagingPipe<F> {
+    /// Where bytes leave.
     pub read_end: F,
-    /// Where it splices to.
+    /// Where they come in.
     pub write_end: F,
     /// Its capacity, bytes.
     pub bytes_max: usize,
-    /// Step 0.
-    pub page: Page,
 }
 
 /// What a dead kernel had taken of one stream, in the keeper's hands.
@@ -52,18 +63,29 @@ pub struct Account {
     pub staged_bytes: u64,
 }
 
+/// An output's name in its reactor's page; never 0.
+pub fn output_name(process: ProcessKey, channel: Channel) -> u64 {
+    process.serial << 1 | channel as u64
+}
+
+/// An input's name in its reactor's page; never 0, and on a side of its own.
+pub fn input_name(process: ProcessKey) -> u64 {
+    process.serial << 1
+}
+
 impl Account {
     /// From T and E of the stream's ring (0 and 0 if it had none yet), what FIONREAD says of the staging pipe, and
-    /// whether the page names this stream. The kernel must be dead.
-    pub fn of(taken: u64, expected: u64, staged_bytes: u64, named: bool) -> Account {
-        match (named, expected > taken) {
+    /// whether the page names this stream. The kernel must be dead. None: these numbers can't be.
+    pub fn of(taken: u64, expected: u64, staged_bytes: u64, named: bool) -> Option<Account> {
+        let in_ring_to = match (named, expected > taken) {
             // Killed before step 2: whatever is staged came after T. After step 4 nothing is staged.
-            (true, false) => Account { in_ring_to: taken, staged_bytes },
+            (true, false) => taken,
             // Killed in step 3: what is not in the staging pipe any more is in the ring.
-            (true, true) => Account { in_ring_to: expected - staged_bytes, staged_bytes },
+            (true, true) => expected.checked_sub(staged_bytes).filter(|end| *end >= taken)?,
             // The staging pipe is somebody else's, so this stream was left complete.
-            (false, _) => Account { in_ring_to: taken, staged_bytes: 0 },
-        }
+            (false, _) => return Some(Account { in_ring_to: taken, staged_bytes: 0 }),
+        };
+        Some(Account { in_ring_to, staged_bytes })
     }
 }
 
@@ -100,12 +122,14 @@ pub fn take<D: Driver>(
     max: usize,
     hold: impl FnOnce(&mut D, &Writer),
 ) -> Result<Taken, TakeError> {
+    let (page, staging) = (&staging.page, &staging.output);
     let max = max.min(staging.bytes_max);
     if source.terminal {
         // A splice from a terminal copies as well, so here it would only cost: see `take_by_copy`.
         return take_by_copy(driver, source, history, max, hold);
     }
-    staging.page.name(name);
+    page.name(Side::Output, name);
+    reach(Point::TakeNamed);
     let bytes = match driver.splice(&source.fd, &staging.write_end, max) {
         Ok(0) => return Ok(Taken::End),
         Ok(bytes) => bytes,
@@ -120,11 +144,13 @@ pub fn take<D: Driver>(
         }
         Err(error) => return Err(error.into()),
     };
+    reach(Point::TakeSpliced);
     let (ring, new) = history.ring()?;
     if new {
         hold(driver, ring);
     }
     ring.expect(bytes);
+    reach(Point::TakeExpected);
     let mut at = 0;
     while at < bytes {
         let room = ring.room(bytes);
@@ -133,7 +159,9 @@ pub fn take<D: Driver>(
             n => at += n,
         }
     }
+    reach(Point::TakeRead);
     ring.commit(bytes);
+    reach(Point::TakeCommitted);
     Ok(Taken::Bytes(bytes))
 }
 
@@ -178,7 +206,7 @@ mod tests {
     /// A take of 10 bytes at offset 100, cut off after each step.
     #[test]
     fn a_take_that_was_cut_off_anywhere_is_accounted_for_to_the_byte() {
-        let total = |account: Account| account.in_ring_to + account.staged_bytes;
+        let total = |account: Option<Account>| account.map(|it| it.in_ring_to + it.staged_bytes).unwrap();
         let before_splice = Account::of(100, 100, 0, true);
         let spliced = Account::of(100, 100, 10, true);
         let expected = Account::of(100, 110, 10, true);
@@ -189,8 +217,9 @@ mod tests {
         for account in [spliced, expected, half_read, all_read, committed] {
             assert_eq!(total(account), 110);
         }
-        assert_eq!(half_read, Account { in_ring_to: 106, staged_bytes: 4 });
+        assert_eq!(half_read, Some(Account { in_ring_to: 106, staged_bytes: 4 }));
         let bystander = Account::of(55, 55, 4, false);
-        assert_eq!(bystander, Account { in_ring_to: 55, staged_bytes: 0 });
+        assert_eq!(bystander, Some(Account { in_ring_to: 55, staged_bytes: 0 }));
+        assert_eq!(Account::of(100, 110, 11, true), None, "more is staged than was expected");
     }
 }

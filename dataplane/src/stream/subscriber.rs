@@ -27,6 +27,9 @@ pub struct Subscriber {
     pub sink: Sink,
     /// Number of the last frame.
     pub sequence: u64,
+    /// By channel: all before this is in its client's socket, whole frames only. What a kernel that dies still had to
+    /// send of a frame the client asks for again.
+    pub confirmed: [u64; 2],
     /// Bytes on their way to another reactor.
     pub in_flight_bytes: usize,
     /// Channel to begin with next time, so that one never starves the other.
@@ -67,8 +70,18 @@ impl Subscriber {
     /// The offset this reader keeps the source from overwriting.
     pub fn pinned(&self, channel: Channel) -> Option<u64> {
         match self.policy {
-            Policy::Block => self.cursors[channel as usize].map(|cursor| cursor.offset),
+            Policy::Block => self.cursors[channel as usize].map(|cursor| {
+                let confirmed = self.confirmed[channel as usize].min(cursor.offset);
+                confirmed.saturating_sub(self.in_flight_bytes as u64)
+            }),
             Policy::DropOldest => None,
+        }
+    }
+
+    /// Everything that was sent is in the client's socket, or on its way there and counted.
+    pub fn confirm(&mut self) {
+        for (confirmed, cursor) in self.confirmed.iter_mut().zip(&self.cursors) {
+            *confirmed = cursor.map_or(*confirmed, |cursor| cursor.offset);
         }
     }
 

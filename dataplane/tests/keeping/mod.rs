@@ -50,6 +50,7 @@ pub(crate) fn launch() -> Launch {
         embedded: false,
         nofile: None,
         cgroups: link::CgroupUse::Limits,
+        version: kairo_dataplane::keeper::protocol::VERSION,
     }
 }
 
@@ -98,7 +99,7 @@ impl Kernel {
         for lane in 0..launch.lanes as usize {
             socket::send_packet(kernel.lane(lane), &packet, &[]).unwrap();
             let pid = kernel.keeper_pid();
-            assert!(matches!(kernel.receive(lane), Some(FromKeeper::Hello { pid: said }) if said == pid));
+            assert!(matches!(kernel.receive(lane), Some(FromKeeper::Hello { pid: said, .. }) if said == pid));
         }
         kernel
     }

@@ -42,6 +42,9 @@ impl<T> WriteEnd<T> {
     pub(super) fn room(&self) -> usize {
         self.0.capacity - self.0.queue.borrow().len()
     }
+    pub(super) fn len(&self) -> usize {
+        self.0.queue.borrow().len()
+    }
     /// Nobody reads any more.
     pub(super) fn is_broken(&self) -> bool {
         self.0.readers.get() == 0

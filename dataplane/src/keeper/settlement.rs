@@ -1,0 +1,248 @@
+//! What a dead kernel left in the middle is brought to an end, so that another one can go on.
+//!
+//! ```text
+//!  for each stream:  account (T, E, what is staged) ─▶ new ring with what is in the old one ─▶ the keeper holds it
+//!                                                   ─▶ what is staged goes into it, in the usual steps
+//!  for each input:   T = E less what is staged; what is staged is in the inbox still, and is thrown away
+//!  then:             lanes ─▶ the keeper has its next kernel
+//! ```
+//!
+//! Nobody can write to a dead kernel's rings (they are sealed), hence the new ones. This may be killed at any instant as
+//! well: before the keeper has a new ring the old account holds, afterwards the new ring and the same staging pipe make
+//! the same account. Invariant: at no instant is a byte only in this process.
+
+use crate::command::HistorySize;
+use crate::keeper::protocol::{End, FromSuccessor, ToSuccessor};
+use crate::keeper::successor::{Estate, HeldReactor, HeldRing, HeldSession};
+use crate::key::{Channel, ProcessKey};
+use crate::points::{Point, reach};
+use crate::stream::history::History;
+use crate::stream::source::{Account, input_name, output_name};
+use crate::sys::pipe::queued;
+use kairo_shm::inbox::Inbox;
+use kairo_shm::layout::RingError;
+use kairo_shm::page::{Page, Side};
+use kairo_shm::reader::Reader;
+use kairo_shm::writer::Writer;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A process with all that is needed to go on with it.
+#[derive(Debug)]
+pub struct Heir {
+    /// What is known of it; its rings and inbox are below.
+    pub session: HeldSession,
+    /// What is kept of each output, by `Channel as usize`; none if no byte ever came, or all has been let go.
+    pub rings: [Option<Writer>; 2],
+    /// What waits for its stdin.
+    pub inbox: Option<Inbox>,
+    /// Outputs of which up to a read's worth of bytes may be missing, by `Channel as usize`: the dead kernel took them
+    /// in one step, and did not live to note how many.
+    pub uncertain: [bool; 2],
+}
+
+/// A keeper that serves us, and everything it kept.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// The keeper.
+    pub keeper_pid: i32,
+    /// One per reactor.
+    pub lanes: Vec<OwnedFd>,
+    /// Every process.
+    pub heirs: Vec<Heir>,
+}
+
+/// It can't be gone on with. The keeper still has everything.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The keeper does not answer as it should.
+    #[error("the keeper: {0}")]
+    Keeper(#[from] io::Error),
+    /// A ring, page or inbox is not what it should be, or there is no memory for another.
+    #[error("{what} of session {session}: {source}")]
+    Memory {
+        /// `ring`, `inbox` or `page`.
+        what: &'static str,
+        /// Whose.
+        session: String,
+        /// Why.
+        source: RingError,
+    },
+    /// What was noted and what is there contradict each other.
+    #[error(
+        "the account of session {session} doesn't add up: {taken} bytes taken, {expected} expected, {staged} staged"
+    )]
+    Account {
+        /// Whose.
+        session: String,
+        /// T.
+        taken: u64,
+        /// E.
+        expected: u64,
+        /// In the staging pipe.
+        staged: u64,
+    },
+}
+
+/// Settles everything and becomes the keeper's kernel, with `lanes` lanes. `history` tells how much of a session's output
+/// is kept.
+pub fn settle(
+    mut estate: Estate,
+    lanes: u16,
+    history: impl Fn(&HeldSession) -> HistorySize,
+) -> Result<Inheritance, SettleError> {
+    reach(Point::AdoptReceived);
+    let reactors = estate.reactors.drain(..).map(Desk::open).collect::<Result<Vec<_>, _>>()?;
+    let mut sessions = std::mem::take(&mut estate.sessions);
+    let mut settled = Vec::with_capacity(sessions.len());
+    for session in &mut sessions {
+        let size = history(session);
+        settled.push(settle_one(&mut estate, session, &reactors, size)?);
+    }
+    reach(Point::AdoptSettled);
+    estate.sessions = sessions;
+    let lanes = estate.adopt(lanes)?;
+    reach(Point::AdoptTaken);
+    let heirs = estate.sessions.into_iter().zip(settled).map(|(session, settled)| {
+        let Settled { rings, inbox, uncertain } = settled;
+        Heir { session, rings, inbox, uncertain }
+    });
+    Ok(Inheritance { keeper_pid: estate.keeper_pid, lanes, heirs: heirs.collect() })
+}
+
+/// What a dead reactor was in the middle of.
+struct Desk {
+    output_named: u64,
+    input_named: u64,
+    held: HeldReactor,
+}
+
+impl Desk {
+    fn open(held: HeldReactor) -> Result<Desk, SettleError> {
+        let memory = |source| SettleError::Memory { what: "page", session: String::new(), source };
+        let page = Page::open(held.page.try_clone()?).map_err(memory)?;
+        Ok(Desk { output_named: page.named(Side::Output), input_named: page.named(Side::Input), held })
+    }
+}
+
+#[derive(Default)]
+struct Settled {
+    rings: [Option<Writer>; 2],
+    inbox: Option<Inbox>,
+    uncertain: [bool; 2],
+}
+
+fn settle_one(
+    estate: &mut Estate,
+    session: &mut HeldSession,
+    desks: &[Desk],
+    size: HistorySize,
+) -> Result<Settled, SettleError> {
+    let mut settled = Settled::default();
+    for channel in Channel::ALL {
+        let end = End::of(channel);
+        let ring = session.rings.iter().find(|ring| ring.end == end);
+        let name = output_name(session.process, channel);
+        let desk = desks.iter().find(|desk| desk.output_named == name);
+        let staged = match desk {
+            Some(desk) => queued(desk.held.staging_reader.as_fd())? as u64,
+            None => 0,
+        };
+        if ring.is_none() && staged == 0 {
+            continue;
+        }
+        let (writer, staged, uncertain) = renew(session, ring, channel, size, (staged, desk.is_some()))?;
+        reach(Point::AdoptRingMade);
+        hold(estate, session.process, channel, &writer)?;
+        reach(Point::AdoptRingHeld);
+        let writer = match desk {
+            Some(desk) if staged > 0 => drain(writer, &desk.held.staging_reader, staged as usize)?,
+            Some(_) | None => writer,
+        };
+        reach(Point::AdoptDrained);
+        settled.rings[channel as usize] = Some(writer);
+        settled.uncertain[channel as usize] = uncertain;
+    }
+    if let Some(inbox) = session.inbox.take() {
+        let desk = desks.iter().find(|desk| desk.input_named == input_name(session.process));
+        settled.inbox = Some(settle_input(session, inbox, desk)?);
+    }
+    session.rings.clear();
+    Ok(settled)
+}
+
+/// A ring like the old one that can be written to, what is to be added from the staging pipe, and whether something may
+/// be missing.
+fn renew(
+    session: &HeldSession,
+    ring: Option<&HeldRing>,
+    channel: Channel,
+    size: HistorySize,
+    (staged, named): (u64, bool),
+) -> Result<(Writer, u64, bool), SettleError> {
+    let memory = |source| SettleError::Memory { what: "ring", session: session.session.clone(), source };
+    let Some(ring) = ring else {
+        // Killed between the first splice and the first ring: all there is is staged.
+        return Ok((History::first_ring(size).map_err(memory)?, staged, false));
+    };
+    let old = Reader::open(ring.memory.as_fd()).map_err(memory)?;
+    let (taken, expected) = (old.taken(), old.expected());
+    // A terminal may be read without a staging pipe: what a read brought that was not noted can't be told.
+    let uncertain = session.terminal && channel == Channel::Stdout && expected > taken && staged == 0;
+    let account = match uncertain {
+        true => Account { in_ring_to: taken, staged_bytes: 0 },
+        false => {
+            let account = Account::of(taken, expected, staged, named);
+            let session = session.session.clone();
+            account.ok_or(SettleError::Account { session, taken, expected, staged })?
+        }
+    };
+    Ok((Writer::succeed(&old, account.in_ring_to).map_err(memory)?, account.staged_bytes, uncertain))
+}
+
+/// Has the keeper hold a ring instead of the old one, and waits until it does.
+fn hold(estate: &mut Estate, process: ProcessKey, channel: Channel, ring: &Writer) -> io::Result<()> {
+    let (name, end) = (output_name(process, channel), End::of(channel));
+    let (slot, generation) = ((name >> 32) as u32, name as u32);
+    let message = FromSuccessor::Replace { process, end, slot, generation };
+    estate.wire.say(&message, &[ring.descriptor()])?;
+    estate.wire.await_answer(&ToSuccessor::Replaced { process, end })
+}
+
+/// Steps 2 to 4 of a take, the first of which the dead kernel did.
+fn drain(mut ring: Writer, staging: &OwnedFd, bytes: usize) -> io::Result<Writer> {
+    ring.expect(bytes);
+    let room = ring.room(bytes);
+    let mut at = 0;
+    while at < bytes {
+        let Some(room) = room.get_mut(at..).filter(|room| !room.is_empty()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        match rustix::io::read(staging, room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => at += read,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    ring.commit(bytes);
+    Ok(ring)
+}
+
+fn settle_input(session: &HeldSession, inbox: OwnedFd, desk: Option<&Desk>) -> Result<Inbox, SettleError> {
+    let memory = |source| SettleError::Memory { what: "inbox", session: session.session.clone(), source };
+    let inbox = Inbox::open(inbox).map_err(memory)?;
+    let (written, expected) = (inbox.written(), inbox.expected());
+    if expected > written {
+        let staged = match desk {
+            Some(desk) => queued(desk.held.input_reader.as_fd())? as u64,
+            None => 0,
+        };
+        let Some(offset) = expected.checked_sub(staged).filter(|offset| *offset >= written) else {
+            let session = session.session.clone();
+            return Err(SettleError::Account { session, taken: written, expected, staged });
+        };
+        inbox.settle(offset);
+    }
+    Ok(inbox)
+}

@@ -1,0 +1,178 @@
+//! Going on with the processes of a kernel that died, and holding their streams for its readers until they are back.
+//!
+//! A reader that makes its source wait did not stop wanting that because its kernel died. So a stream that such readers
+//! had is held where the slowest of them had come to, by a *ghost*, until as many have subscribed again or the grace is
+//! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
+
+use super::processes::{Phase, Process, Stream};
+use super::table::Place;
+use super::timers::Alarm;
+use super::{Reactor, Turn};
+use crate::command::{HistorySize, Unread};
+use crate::control::{Notice, StreamEnd};
+use crate::driver::Driver;
+use crate::keeper::protocol::End;
+use crate::keeper::settlement::Heir;
+use crate::key::Channel;
+use crate::meter::ProcessMeter;
+use crate::stream::history::History;
+use crate::stream::inflow::Inflow;
+use crate::stream::source::Source;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A process of a dead kernel, and what whoever decides knows of it.
+#[derive(Debug)]
+pub struct Adopted {
+    /// What the keeper held of it, settled.
+    pub heir: Heir,
+    /// How much output is kept.
+    pub history: HistorySize,
+    /// What an unread stream does when history is full.
+    pub unread: Unread,
+    /// How long those streams were whose end was told, by `Channel as usize`.
+    pub ends: [Option<StreamEnd>; 2],
+    /// Numbers the control plane reads at any time.
+    pub meter: Arc<ProcessMeter>,
+}
+
+/// Stands for the waiting readers that a dead kernel had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ghost {
+    /// The slowest of them still needs this.
+    pub(super) offset: u64,
+    /// How many are not back.
+    pub(super) awaited: u32,
+}
+
+impl<D: Driver> Reactor<D> {
+    /// Takes all of them over, before anybody is let in.
+    pub(super) fn inherit_all(&mut self, adopted: Vec<Adopted>) {
+        for adopted in adopted {
+            self.inherit(adopted);
+        }
+    }
+
+    fn inherit(&mut self, adopted: Adopted) {
+        let Adopted { heir, history, unread, ends, meter } = adopted;
+        let Heir { mut session, rings, inbox, uncertain } = heir;
+        let (key, terminal) = (session.process, session.terminal);
+        let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
+        let (input, pipe_bytes) = match (terminal, &stdout, stdin) {
+            (true, Some((master, _)), _) => (Some(master.clone()), 0),
+            (false, _, Some((fd, bytes))) => (Some(fd), bytes as usize),
+            (true, None, _) | (false, _, None) => (None, 0),
+        };
+        let [first, second] = rings;
+        let sizes = [(stdout, first, terminal), (stderr, second, false)];
+        let mut streams = Channel::ALL.into_iter().zip(sizes).map(|(channel, (fd, ring, terminal))| {
+            let meter = &meter.streams[channel as usize];
+            meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
+            inherited_stream(history, fd.map(|(fd, _)| fd), ring, ends[channel as usize], terminal, unread)
+        });
+        let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history)));
+        let phase = if session.exit.is_some() { Phase::Exited } else { Phase::Running };
+        meter.stdin_closed.store(input.is_none(), Ordering::Relaxed);
+        meter.stdin_pipe_bytes.store(pipe_bytes as u32, Ordering::Relaxed);
+        let inflow = Inflow::inherited(input, pipe_bytes, inbox);
+        let place = self.processes.insert_with(|_| Process {
+            key,
+            streams,
+            readers: Vec::new(),
+            announcements: Vec::new(),
+            phase,
+            unread,
+            inflow,
+            meter,
+        });
+        self.process_places.insert(key.serial, place);
+        for channel in Channel::ALL {
+            self.go_on_with(place, channel, uncertain[channel as usize]);
+        }
+        self.later(Turn::Input(place));
+    }
+
+    fn import_end(&mut self, end: Option<(OwnedFd, u32)>) -> Option<(D::Fd, u32)> {
+        end.map(|(fd, bytes)| (self.driver.import(fd), bytes))
+    }
+
+    fn go_on_with(&mut self, place: Place, channel: Channel, uncertain: bool) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let key = process.key;
+        let exited = process.phase == Phase::Exited;
+        let stream = &mut process.streams[channel as usize];
+        let (total_bytes, cut_bytes) = (stream.history.total(), stream.history.cut_bytes());
+        if exited {
+            stream.exit_mark = total_bytes;
+        }
+        let (closed, awaited) = (stream.closed, stream.ghost.is_some());
+        let meter = &process.meter.streams[channel as usize];
+        meter.taken_bytes.set(total_bytes);
+        meter.cut_bytes.set(cut_bytes);
+        meter.closed.store(closed, Ordering::Relaxed);
+        if uncertain {
+            self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
+        }
+        if closed {
+            let end = StreamEnd { total_bytes, cut_bytes };
+            self.notices.push_back(Notice::Closed { process: key, channel, end });
+            // Said again: whoever closed it may not have lived to say so.
+            self.close_end(key, End::of(channel));
+            return self.retire(place, channel);
+        }
+        if awaited {
+            let at_ns = self.at.monotonic_ns.saturating_add(self.reconnect_grace_ns);
+            self.timers.arm(Alarm::ghosts(place), at_ns);
+        }
+        self.arm_source(place, channel);
+    }
+
+    /// A reader is back. The stream is let go when the last one is.
+    pub(super) fn come_back(&mut self, place: Place, wanted: [bool; 2]) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        for channel in Channel::ALL.into_iter().filter(|channel| wanted[*channel as usize]) {
+            let stream = &mut process.streams[channel as usize];
+            if let Some(ghost) = &mut stream.ghost {
+                ghost.awaited = ghost.awaited.saturating_sub(1);
+                stream.ghost = stream.ghost.filter(|ghost| ghost.awaited > 0);
+            }
+        }
+        if process.streams.iter().all(|stream| stream.ghost.is_none()) {
+            self.timers.disarm(Alarm::ghosts(place));
+        }
+        self.resume_sources(place);
+    }
+
+    /// Whoever is not back is not waited for any more.
+    pub(super) fn lay_ghosts(&mut self, place: Place) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        for stream in &mut process.streams {
+            stream.ghost = None;
+        }
+        self.resume_sources(place);
+    }
+}
+
+fn inherited_stream<F>(
+    size: HistorySize,
+    fd: Option<F>,
+    ring: Option<kairo_shm::writer::Writer>,
+    end: Option<StreamEnd>,
+    terminal: bool,
+    unread: Unread,
+) -> Stream<F> {
+    let (offset, blockers) = ring.as_ref().map_or((0, 0), |ring| ring.pinned());
+    let history = match (ring, end) {
+        (None, Some(end)) => History::gone(size, end.total_bytes),
+        (ring, _) => History::inherited(size, ring),
+    };
+    Stream {
+        delivered: if unread == Unread::Block { offset } else { 0 },
+        ghost: (blockers > 0 && fd.is_some()).then_some(Ghost { offset, awaited: blockers }),
+        closed: fd.is_none(),
+        source: fd.map(|fd| Source { fd, terminal, armed: false }),
+        history,
+        ..Stream::new(size)
+    }
+}
