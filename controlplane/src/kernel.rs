@@ -155,6 +155,7 @@ impl Kernel {
             cpu: None,
             parked_bytes: 0,
             wards: BTreeSet::new(),
+            token: None,
         });
     }
 
@@ -333,6 +334,7 @@ impl Kernel {
             Timer::Patience { call } => self.patience_over(turn, call),
             Timer::Grace { process } => self.grace_over(turn, process),
             Timer::Waiting { stream } => self.waited_enough(turn, stream),
+            Timer::Orphan { process } => self.orphan_over(turn, process),
             Timer::Retention => self.expire(turn),
         }
     }

@@ -15,6 +15,7 @@ pub mod auth;
 mod calls;
 mod clock;
 pub mod config;
+pub mod digest;
 pub mod entropy;
 pub mod events;
 pub mod histogram;

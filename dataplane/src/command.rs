@@ -62,6 +62,8 @@ pub enum Command {
         process: ProcessKey,
         /// The bytes.
         data: Bytes,
+        /// What tells it from a repetition of an earlier one.
+        key: Option<WriteKey>,
         /// Answered with [`Outcome::Written`](crate::control::Outcome::Written).
         ticket: Ticket,
     },
@@ -136,6 +138,16 @@ pub enum Command {
         /// Between SIGTERM and SIGKILL, nanoseconds.
         grace_ns: u64,
     },
+}
+
+/// Names a write, so that sending it again does not write it again. The digests mean the same in every life of the
+/// kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteKey {
+    /// Of who wrote and its `meta.idempotencyKey`, 128 bits, the more significant first.
+    pub key: [u64; 2],
+    /// Of the parameters: equal for a repetition.
+    pub body: u64,
 }
 
 /// Who gets a signal.
@@ -298,6 +310,8 @@ pub struct Subscribe {
     pub stderr: bool,
     /// Where it begins.
     pub from: From,
+    /// It goes on for a reader of a former kernel, which may be held the bytes from there on.
+    pub resumes: bool,
     /// How bytes are cut into frames.
     pub mode: Mode,
     /// What happens when it is slow.

@@ -92,7 +92,9 @@ impl Kernel {
                     ticket: Some(ticket),
                 });
             }
-            Deed::Write { data } => turn.out.push(Command::Write { process: key, data, ticket }),
+            Deed::Write { data, key: write_key } => {
+                turn.out.push(Command::Write { process: key, data, key: write_key, ticket });
+            }
             Deed::CloseStdin => turn.out.push(Command::CloseStdin { process: key, ticket }),
             Deed::Resize { size } => turn.out.push(Command::Resize { process: key, size, ticket }),
         }
@@ -254,7 +256,7 @@ impl Kernel {
                 let status = if gone { ResumeStatus::Failed } else { ResumeStatus::Resumed };
                 self.resolve(turn, ticket, &ResumeResult { status, id });
             }
-            (Deed::Write { data }, Ok(outcome)) => {
+            (Deed::Write { data, .. }, Ok(outcome)) => {
                 let offset = match outcome {
                     Outcome::Written { offset } => offset,
                     Outcome::Ok | Outcome::Signalled { .. } | Outcome::Worked(_) => data.len() as u64,

@@ -7,10 +7,12 @@ use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
+use crate::digest::GuardianDigest;
 use crate::entropy::bits;
 use crate::kernel::Kernel;
 use crate::sessions::environment::{self, Ingredients, Variables};
 use crate::sessions::plan::Plan;
+use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
 use bytes::BytesMut;
 use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
@@ -52,6 +54,11 @@ struct Record<'a> {
     #[serde(rename = "cpuPercent")]
     cpu_percent: Option<u32>,
     pids: Option<u64>,
+    /// Digest of the token of the connection it dies with; see [`GuardianDigest`].
+    guardian: Option<String>,
+    /// See [`IdempotencyKey`](crate::digest::IdempotencyKey).
+    #[serde(rename = "idempotencyKey")]
+    idempotency_key: Option<String>,
 }
 
 impl Kernel {
@@ -67,9 +74,7 @@ impl Kernel {
             Claim::Free => {
                 let process = self.launch(turn, asking.connection, plan);
                 let call = self.park(turn, asking, Pending::Spawn { process });
-                if let Some(process) = self.state.processes.get_mut(&process) {
-                    process.spawning = Some(call);
-                }
+                self.await_spawn(process, call);
             }
             Claim::Dying(_) if self.queued_spawns(asking.connection) >= QUEUED_SPAWNS_MAX => {
                 return Err(busy(&plan.id));
@@ -127,7 +132,22 @@ impl Kernel {
             let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
             let connection = call.connection;
             let Pending::Reuse { plan, timer, .. } = &call.pending else { continue };
-            let (id, timer) = (plan.id.clone(), *timer);
+            let (id, timer, given) = (plan.id.clone(), *timer, plan.given_key.clone());
+            match given.map_or(Ok(None), |given| Ok(self.spawned_with(&given)?.map(|p| p.key.serial))) {
+                Ok(None) => {}
+                Ok(Some(process)) => {
+                    self.disarm(turn, timer);
+                    if let Some(call) = self.state.calls.get_mut(&ticket) {
+                        call.pending = Pending::Spawn { process };
+                    }
+                    self.await_spawn(process, ticket);
+                    continue;
+                }
+                Err(error) => {
+                    self.reject(turn, ticket, &error);
+                    continue;
+                }
+            }
             if let Err(error) = self.takes_spawns() {
                 self.reject(turn, ticket, &error);
                 continue;
@@ -140,9 +160,7 @@ impl Kernel {
                     let before = std::mem::replace(&mut call.pending, Pending::Spawn { process });
                     let Pending::Reuse { plan, .. } = before else { continue };
                     self.launch_as(turn, connection, *plan, process);
-                    if let Some(process) = self.state.processes.get_mut(&process) {
-                        process.spawning = Some(ticket);
-                    }
+                    self.await_spawn(process, ticket);
                 }
                 // Somebody was faster, and is alive.
                 Ok(Claim::Dying(_)) => self.reject(turn, ticket, &busy(&id)),
@@ -172,6 +190,8 @@ impl Kernel {
             },
         );
         let meter = Arc::new(ProcessMeter::default());
+        let guardian = plan.guarded.then(|| GuardianDigest::of(&self.token(connection)));
+        let key_used = plan.given_key.as_ref().map(|given| given.key);
         turn.out.push(Command::Spawn(Box::new(Spawn {
             process: key,
             session: session.as_str().to_owned(),
@@ -185,24 +205,25 @@ impl Kernel {
             cgroup: plan.cgroup,
             history: plan.history,
             unread: plan.unread,
-            record: self.record(&plan, &session),
+            record: self.record(&plan, &session, guardian),
             meter: Arc::clone(&meter),
         })));
         self.supersede(turn, &plan.id);
         self.state.names.insert(plan.id.key().into(), serial);
         self.state.sessions.insert(session.as_str().into(), serial);
-        if plan.guarded
-            && let Some(guardian) = self.state.connections.get_mut(connection)
-        {
-            guardian.wards.insert(serial);
+        if plan.guarded {
+            self.entrust(connection, serial);
         }
         let environment_digest = self.digest_of(&variables);
         let process = open_record(turn, key, connection, session, plan, environment_digest, meter);
         self.state.processes.insert(serial, Box::new(process));
+        if let Some(key) = key_used {
+            self.remember_key(serial, key);
+        }
     }
 
     /// What stays with the keeper.
-    fn record(&self, plan: &Plan, session: &SessionId) -> bytes::Bytes {
+    fn record(&self, plan: &Plan, session: &SessionId, guardian: Option<GuardianDigest>) -> bytes::Bytes {
         let mut digest = self.digester.build_hasher();
         for argument in &plan.argv {
             digest.write(argument);
@@ -217,6 +238,8 @@ impl Kernel {
             memory_bytes: plan.cgroup.memory_bytes,
             cpu_percent: plan.cgroup.cpu_percent,
             pids: plan.cgroup.pids,
+            guardian: guardian.map(|digest| digest.to_string()),
+            idempotency_key: plan.given_key.as_ref().map(|given| given.key.to_string()),
         };
         let mut buf = BytesMut::new();
         if let Err(error) = to_buf(&mut buf, Dialect::Int64, &record) {
@@ -261,8 +284,9 @@ fn open_record(
         session,
         creator: plan.creator,
         run_uid: plan.account.as_ref().map(|account| account.credentials.uid),
-        guardian: plan.guarded.then_some(connection),
-        spawning: None,
+        guardian: plan.guarded.then_some(Guardian::Present(connection)),
+        key_used: None,
+        spawning: Vec::new(),
         phase: Phase::Starting,
         tree_gone: false,
         paused: false,

@@ -278,7 +278,7 @@ impl World {
         self.at.wall_ns += passed;
     }
 
-    fn carry_out(&mut self, here: Option<ConnectionKey>, out: Commands) {
+    pub(crate) fn carry_out(&mut self, here: Option<ConnectionKey>, out: Commands) {
         if let Some(connection) = here {
             self.deliver(connection, &out.replies);
         }

@@ -347,7 +347,7 @@ impl<D: Driver> Reactor<D> {
             Command::Spawn(spawn) => self.spawn(*spawn),
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
             Command::Unsubscribe { subscription, reply } => self.unsubscribe(subscription, reply),
-            Command::Write { process, data, ticket } => self.write(process, data, ticket),
+            Command::Write { process, data, key: _, ticket } => self.write(process, data, ticket),
             Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
