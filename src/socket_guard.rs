@@ -9,12 +9,14 @@
 //! plane's; who may connect and what they may do is the control plane's.
 
 use crate::config::Group;
+use kairo_dataplane::sys::socket::credentials;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Pid, test_kill_process};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -215,21 +217,33 @@ fn clear(socket: &Path) -> Result<(), GuardError> {
         return Err(GuardError::ForeignFile { path, owner: found.uid() });
     }
     match probe(socket) {
-        Err(Errno::CONNREFUSED) => {
+        Err(Errno::CONNREFUSED) | Ok(Listener::Dead) => {
             std::fs::remove_file(socket).map_err(os("removing the dead socket", socket))
         }
         // A full backlog is a daemon too, if a busy one.
-        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(GuardError::Alive { path }),
+        Ok(Listener::Alive) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(GuardError::Alive { path }),
         Err(errno) => Err(os("trying", socket)(errno)),
     }
 }
 
+/// Whose a socket is that takes connections.
+enum Listener {
+    Alive,
+    /// The system has not yet put its last operations away: with io_uring that takes a moment longer than the process.
+    Dead,
+}
+
 /// Connects without waiting.
-fn probe(socket: &Path) -> Result<(), Errno> {
+fn probe(socket: &Path) -> Result<Listener, Errno> {
     let address = SocketAddrUnix::new(socket)?;
     let trial = stream_socket()?;
     rustix::io::ioctl_fionbio(&trial, true)?;
-    rustix::net::connect(&trial, &address)
+    rustix::net::connect(&trial, &address)?;
+    let listener = credentials(trial.as_fd()).ok().and_then(|who| Pid::from_raw(who.pid));
+    Ok(match listener {
+        Some(pid) if test_kill_process(pid) == Err(Errno::SRCH) => Listener::Dead,
+        Some(_) | None => Listener::Alive,
+    })
 }
 
 /// A socket that no child inherits. The flag is set in a second call, because not every system can do both in one;

@@ -118,6 +118,7 @@ impl Client {
             client: Some(options.name.clone()),
             features,
             chunk_bytes_max: (options.chunk_bytes_max > 0).then_some(options.chunk_bytes_max),
+            resumes: None,
         };
         let call = Call::<system::Hello>::begin(&link, &params, None, None)?;
         let hello = call.wait_for(options.hello_deadline)?;

@@ -51,7 +51,7 @@ fn live(control: &ControlPlane, at: Moment, out: &mut Commands) {
         let pid = 4_711 + process.serial as i32;
         let mut tell = |notice| control.notice(at, process.home, notice, out);
         tell(Notice::Spawned { process, pid, tree: Tree::BestEffort, start_ticks: 1, limits });
-        tell(Notice::Exited { process, status: ExitStatus::Code(0), usage: Usage::default() });
+        tell(Notice::Exited { process, status: ExitStatus::Code(0), usage: Usage::default(), at_ns: 0 });
         for channel in Channel::ALL {
             tell(Notice::Closed { process, channel, end: StreamEnd::default() });
         }

@@ -206,9 +206,7 @@ impl Kernel {
                 None
             }
             Pending::Spawn { process } => {
-                if let Some(process) = processes.get_mut(process) {
-                    process.spawning = None;
-                }
+                unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
             Pending::Deed { sent: true, .. } | Pending::Metrics => None,
@@ -230,7 +228,11 @@ impl Kernel {
             }
             Pending::Spawn { process } => {
                 let (process, by) = (*process, self.ended_by(call.connection, cause));
-                self.doom(turn, process, by);
+                // As long as a repetition of the call still waits, somebody wants the process.
+                if self.state.processes.get(&process).is_some_and(|process| process.spawning == [ticket]) {
+                    self.free_key(process);
+                    self.doom(turn, process, by);
+                }
             }
             // A signal can't be taken back, a wait and a reading leave nothing behind.
             Pending::Deed { .. } | Pending::Wait { .. } | Pending::Reuse { .. } | Pending::Metrics => {}

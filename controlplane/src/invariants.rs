@@ -3,6 +3,7 @@
 //! Each arrow of the picture in [`state`](crate::state) must have both its ends.
 
 use crate::kernel::Kernel;
+use crate::sessions::wards::Guardian;
 use crate::state::{Named, Pending, Phase, Place, Process, Timer};
 use std::collections::BTreeSet;
 
@@ -17,6 +18,7 @@ impl Kernel {
         };
         self.check_calls(&mut hold);
         self.check_processes(&mut hold);
+        self.check_promises(&mut hold);
         self.check_subscriptions(&mut hold);
         self.check_timers(&mut hold);
         broken
@@ -60,7 +62,7 @@ impl Kernel {
         for (ticket, call) in &state.calls {
             let process = |serial: &u64| state.processes.get(serial);
             let kept = match &call.pending {
-                Pending::Spawn { process: p } => process(p).is_some_and(|p| p.spawning == Some(*ticket)),
+                Pending::Spawn { process: p } => process(p).is_some_and(|p| p.spawning.contains(ticket)),
                 Pending::Reuse { holder, .. } => process(holder).is_some_and(|p| p.heirs.contains(ticket)),
                 Pending::Wait { process: p, .. } => process(p).is_some_and(|p| p.waits.contains(ticket)),
                 Pending::Deed { process: p, sent: false, .. } => {
@@ -107,18 +109,50 @@ impl Kernel {
             hold(waits, "a call waits for an exit that has been", *serial);
             let dying = process.killing.is_none() || !process.tree_gone;
             hold(dying, "a kill has nobody left", *serial);
-            let ward = process.guardian.and_then(|guardian| state.connections.get(guardian));
-            hold(
-                ward.is_none_or(|peer| peer.wards.contains(serial)),
-                "a guardian does not know its ward",
-                *serial,
-            );
+            let started = process.spawning.is_empty() || process.phase == Phase::Starting;
+            hold(started, "a spawn waits for a process that has run", *serial);
         }
         hold(
             state.retained.is_empty() || state.retention.is_some(),
             "nobody watches the retained records",
             0,
         );
+    }
+
+    /// Keys name processes, and guardians know their wards; each way.
+    fn check_promises(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        for (serial, process) in &state.processes {
+            let known = match process.guardian {
+                Some(Guardian::Present(key)) => {
+                    state.connections.get(key).is_some_and(|peer| peer.wards.contains(serial))
+                }
+                Some(Guardian::Orphaned { digest, .. }) => state.orphans.contains(&(digest, *serial)),
+                Some(Guardian::Gone) | None => true,
+            };
+            hold(known, "a guardian does not know its ward", *serial);
+            let keyed = process.key_used.is_none_or(|key| state.keys.get(&key.name) == Some(serial));
+            hold(keyed, "a key does not name its process", *serial);
+        }
+        for (name, serial) in &state.keys {
+            let key = state.processes.get(serial).and_then(|process| process.key_used);
+            hold(
+                key.is_some_and(|key| key.name == *name),
+                "a key names a process that is not its own",
+                *serial,
+            );
+        }
+        for (digest, serial) in &state.orphans {
+            let guardian = state.processes.get(serial).and_then(|process| process.guardian);
+            let orphaned = matches!(guardian, Some(Guardian::Orphaned { digest: of, .. }) if of == *digest);
+            hold(orphaned, "an orphan has its guardian", *serial);
+        }
+        for peer in state.connections.iter() {
+            for serial in &peer.wards {
+                let guardian = state.processes.get(serial).and_then(|process| process.guardian);
+                hold(guardian == Some(Guardian::Present(peer.key)), "a ward has another guardian", *serial);
+            }
+        }
     }
 
     fn check_subscriptions(&self, hold: &mut impl FnMut(bool, &str, u64)) {
@@ -186,6 +220,9 @@ impl Kernel {
         for process in state.processes.values() {
             let timer = process.killing.as_ref().and_then(|killing| killing.timer);
             wanted.extend(timer.map(|timer| (timer.serial, "grace")));
+            if let Some(Guardian::Orphaned { timer, .. }) = process.guardian {
+                wanted.insert((timer.serial, "orphan"));
+            }
         }
         for stream in state.streams.values() {
             if let Place::Waiting { timer } = &stream.place {
@@ -201,6 +238,7 @@ impl Kernel {
                 Timer::Patience { .. } => (*serial, "patience"),
                 Timer::Grace { .. } => (*serial, "grace"),
                 Timer::Waiting { .. } => (*serial, "waiting"),
+                Timer::Orphan { .. } => (*serial, "orphan"),
             })
             .collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.

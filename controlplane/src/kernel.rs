@@ -48,6 +48,8 @@ pub struct Kernel {
     pub(crate) unknown: Raw,
     /// No new work is taken.
     pub(crate) stopping: bool,
+    /// Everything goes on under the next kernel.
+    pub(crate) left: bool,
     /// Nothing can be started or signalled.
     pub(crate) keeper_lost: bool,
     /// The contract's description has been built.
@@ -88,6 +90,7 @@ impl Kernel {
             table,
             unknown: report::unknown(),
             stopping: false,
+            left: false,
             keeper_lost: false,
             described: false,
         }
@@ -96,6 +99,16 @@ impl Kernel {
     /// The description has been built.
     pub fn described(&mut self) {
         self.described = true;
+    }
+
+    /// How long the clients of a former kernel are waited for, nanoseconds.
+    pub fn reconnect_grace_ns(&self) -> u64 {
+        self.config.limits.reconnect_grace_ms.saturating_mul(crate::clock::MS)
+    }
+
+    /// True exactly when everything was left to the next kernel.
+    pub fn has_left(&self) -> bool {
+        self.left
     }
 
     /// Tells the bus that the kernel takes calls.
@@ -123,12 +136,16 @@ impl Kernel {
         }
         if !self.stopping {
             self.stopping = true;
-            let event = KernelStopping { reason: reason.to_owned() };
-            self.publish(turn, Audience::All, &Trace::default(), &event);
+            self.tell_stopping(turn, reason);
             let grace_ns = grace_ms.saturating_mul(crate::clock::MS);
             turn.out.push(Command::Shutdown { grace_ns });
         }
         trees
+    }
+
+    pub(crate) fn tell_stopping(&mut self, turn: &mut Turn<'_>, reason: &str) {
+        let event = KernelStopping { reason: reason.to_owned() };
+        self.publish(turn, Audience::All, &Trace::default(), &event);
     }
 
     /// A peer connected.
@@ -155,6 +172,7 @@ impl Kernel {
             cpu: None,
             parked_bytes: 0,
             wards: BTreeSet::new(),
+            token: None,
         });
     }
 
@@ -303,7 +321,10 @@ impl Kernel {
                 self.spawned(turn, process, Birth { pid, tree, start_ticks, limits });
             }
             Notice::SpawnFailed { process, failure } => self.spawn_failed(turn, process, &failure),
-            Notice::Exited { process, status, usage } => self.exited(turn, process, status, usage),
+            Notice::Exited { process, status, usage, at_ns } => {
+                self.exited(turn, process, status, usage, at_ns);
+            }
+            Notice::Uncertain { process, channel, at } => self.uncertain(turn, process, channel, at),
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::Ended { process } => self.ended(turn, process),
             Notice::Lagged { subscription, channel, from, to } => {
@@ -333,6 +354,7 @@ impl Kernel {
             Timer::Patience { call } => self.patience_over(turn, call),
             Timer::Grace { process } => self.grace_over(turn, process),
             Timer::Waiting { stream } => self.waited_enough(turn, stream),
+            Timer::Orphan { process } => self.orphan_over(turn, process),
             Timer::Retention => self.expire(turn),
         }
     }

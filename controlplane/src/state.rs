@@ -12,13 +12,15 @@
 //! `kernel`, `calls`, `sessions` and `methods`.
 
 use crate::auth::principal::{Creator, Principal};
+use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::pattern::Pattern;
 use crate::sessions::plan::Plan;
+use crate::sessions::wards::Guardian;
 use bytes::Bytes;
 use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
-use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey, TimerKey};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey, TimerKey, WriteKey};
 use kairo_dataplane::meter::{ProcessMeter, ReaderMeter};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
@@ -66,6 +68,10 @@ pub(crate) struct State {
     pub sessions: KeyedMap<Box<str>, u64>,
     /// Running leaders by pid.
     pub leaders: SerialMap<u64>,
+    /// The process each key of a spawn has started, by the name in the key.
+    pub keys: BTreeMap<u128, u64>,
+    /// Processes that wait for a client of a former kernel to come back, by what names its connection.
+    pub orphans: BTreeSet<(GuardianDigest, u64)>,
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
     /// Readers by the serial the data plane knows them by.
@@ -98,6 +104,8 @@ impl State {
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
             leaders: SerialMap::default(),
+            keys: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
             waiting: KeyedMap::with_hasher(keyed),
@@ -114,6 +122,11 @@ impl State {
     pub(crate) fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
+    }
+
+    /// Serials up to this one name things of a former kernel.
+    pub(crate) fn skip_serials(&mut self, last: u64) {
+        self.serial = self.serial.max(last);
     }
 
     /// The process an id names, of either form: `77` finds `"77"`.
@@ -216,6 +229,8 @@ pub(crate) struct Connection {
     pub cpu: Option<(u64, u64)>,
     /// Processes that die with it, by serial.
     pub wards: BTreeSet<u64>,
+    /// What names it to its client; none until that is asked for.
+    pub token: Option<Box<str>>,
 }
 
 /// A call that waits for its answer.
@@ -235,7 +250,7 @@ impl Call {
     /// Bytes it waits to see in a child's stdin.
     pub(crate) fn parked_bytes(&self) -> usize {
         match &self.pending {
-            Pending::Deed { deed: Deed::Write { data }, .. } => data.len(),
+            Pending::Deed { deed: Deed::Write { data, .. }, .. } => data.len(),
             Pending::Deed { .. }
             | Pending::Spawn { .. }
             | Pending::Reuse { .. }
@@ -309,6 +324,8 @@ pub(crate) enum Deed {
     Write {
         /// What.
         data: Bytes,
+        /// What tells it from a repetition.
+        key: Option<WriteKey>,
     },
     /// `process.stdin.close`.
     CloseStdin,
@@ -341,6 +358,11 @@ pub(crate) enum Timer {
     Waiting {
         /// Which.
         stream: u64,
+    },
+    /// A ward whose guardian does not come back.
+    Orphan {
+        /// Which.
+        process: u64,
     },
     /// The oldest record is due to be forgotten.
     Retention,
@@ -381,10 +403,12 @@ pub(crate) struct Process {
     pub creator: Creator,
     /// The user it runs as, if not the daemon's.
     pub run_uid: Option<u32>,
-    /// The connection that started it, if it is to die with that one.
-    pub guardian: Option<ConnectionKey>,
-    /// The unanswered spawn call.
-    pub spawning: Option<u64>,
+    /// With whom it is to die, if it was asked for.
+    pub guardian: Option<Guardian>,
+    /// The key of its spawn, as long as that names it.
+    pub key_used: Option<IdempotencyKey>,
+    /// The unanswered calls of its spawn: the first one and its repetitions.
+    pub spawning: Vec<u64>,
     /// Where its life is.
     pub phase: Phase,
     /// Nobody of its tree is left, or nobody can tell.
@@ -445,6 +469,8 @@ pub(crate) struct Process {
     pub retained_ns: Option<u64>,
     /// The result of `process.status` without detail, encoded.
     pub status: Raw,
+    /// What the keeper was last told to note of it.
+    pub noted: Bytes,
     /// Of the spawn request's `meta`, for events.
     pub trace: Trace,
 }
@@ -506,6 +532,8 @@ pub(crate) struct Wish {
     pub mode: Mode,
     /// When slow.
     pub policy: Policy,
+    /// It goes on for a reader of a former kernel.
+    pub resumes: bool,
     /// Least history wanted, bytes.
     pub history_bytes: Option<u32>,
     /// Descriptor to write to instead of frames (embedded kernel only).

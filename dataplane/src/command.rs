@@ -309,6 +309,8 @@ pub struct Subscribe {
     pub stderr: bool,
     /// Where it begins.
     pub from: From,
+    /// It goes on for a reader of a former kernel, which may be held the bytes from there on.
+    pub resumes: bool,
     /// How bytes are cut into frames.
     pub mode: Mode,
     /// What happens when it is slow.
@@ -317,8 +319,6 @@ pub struct Subscribe {
     pub sink: Sink,
     /// Raise the stream's history to at least this (v1 `bufferSize`), bytes.
     pub history_bytes: Option<u32>,
-    /// It goes on where a reader of a kernel that died had come to.
-    pub resumes: bool,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ReaderMeter>,
 }

@@ -222,7 +222,11 @@ impl World {
                 Command::Disarm { timer } => {
                     self.timers.remove(&timer);
                 }
-                Command::AbandonWrite { .. } | Command::Forget { .. } | Command::Shutdown { .. } => {}
+                Command::AbandonWrite { .. }
+                | Command::Annotate { .. }
+                | Command::Forget { .. }
+                | Command::Shutdown { .. }
+                | Command::Leave => {}
             }
         }
     }
@@ -304,7 +308,7 @@ impl World {
             0 => ExitStatus::Code(choice as i32),
             _ => ExitStatus::Signal { signal: 9, core: false },
         };
-        self.notice(Notice::Exited { process, status, usage: Usage::default() });
+        self.notice(Notice::Exited { process, status, usage: Usage::default(), at_ns: 0 });
     }
 
     /// The streams of an exited process close, and its tree ends.
@@ -388,10 +392,12 @@ fn name(command: &Command) -> &'static str {
         Command::Resize { .. } => "resize",
         Command::Signal { .. } => "signal",
         Command::Announce { .. } => "announce",
+        Command::Annotate { .. } => "annotate",
         Command::Forget { .. } => "forget",
         Command::Arm { .. } => "arm",
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
         Command::Shutdown { .. } => "shutdown",
+        Command::Leave => "leave",
     }
 }

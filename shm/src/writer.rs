@@ -106,6 +106,12 @@ impl Writer {
         self.geometry.tail_from(self.taken).max(self.born_at)
     }
 
+    /// Bytes that are gone from between head and tail.
+    pub fn cut_bytes(&self) -> u64 {
+        let head = self.taken.min(self.geometry.head_bytes as u64);
+        self.tail_from().min(self.taken).saturating_sub(head)
+    }
+
     /// The contiguous run of bytes that starts at `offset`, at most `max` long; none if `offset` isn't here. Never
     /// empty.
     pub fn run(&self, offset: u64, max: usize) -> Option<&[u8]> {

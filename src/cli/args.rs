@@ -6,6 +6,7 @@
 use crate::cli::detach::DetachKeys;
 use crate::cli::terminal::Size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kairo_dataplane::points::Point;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -122,7 +123,9 @@ pub(crate) struct Program {
 /// Run the daemon in the foreground
 ///
 /// Prints one line when it is ready. Refuses to start over a living socket, over a file that is not its own, or in
-/// a folder where others could replace the socket. SIGTERM and SIGINT end it in order.
+/// a folder where others could replace the socket. What it started goes on when it ends: by SIGTERM or SIGINT, by a
+/// crash or kill -9. The next `kairo serve` with the same --state takes it over, with every byte. `kairo shutdown` ends
+/// the programs too.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  kairo serve\n  kairo serve --socket /tmp/k/kernel.sock --state /tmp/k/state --driver poll --cores 1\n  \
@@ -144,9 +147,16 @@ pub(crate) struct Serve {
     pub(crate) group: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
-    /// If the daemon is killed, keep the processes and leave the account of them here (for tests).
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub(crate) handover: Option<PathBuf>,
+    /// Die when a named point is reached for the Nth time, as by kill -9 (for tests).
+    #[arg(long, value_name = "POINT[:N]", hide = true, value_parser = parse_point)]
+    pub(crate) die_at: Option<(Point, u64)>,
+}
+
+fn parse_point(text: &str) -> Result<(Point, u64), String> {
+    match text.split_once(':') {
+        None => Ok((text.parse()?, 1)),
+        Some((point, nth)) => Ok((point.parse()?, nth.parse().map_err(|_| format!("{nth:?} is no number"))?)),
+    }
 }
 
 #[derive(Clone, Debug, Default, Args)]

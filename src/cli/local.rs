@@ -14,7 +14,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 
 pub(crate) fn serve(context: &Context, args: &Serve) -> Outcome {
-    let options = daemon::Options { json: context.json, handover: args.handover.clone() };
+    let options = daemon::Options { json: context.json, die_at: args.die_at };
     match daemon::serve(&context.config, &options) {
         Ok(()) => Ok(0),
         Err(error) => Err(match error.downcast::<crate::socket_guard::GuardError>() {

@@ -1,60 +1,108 @@
 //! `kairo serve`: a kernel with a socket, until a signal or `kernel.shutdown` ends it.
 
-use super::{raise_nofile, reactors, start_plane, stop};
+use super::{Kept, raise_nofile, reactors, start_plane};
 use crate::config::Config;
 use crate::logging;
 use crate::socket_guard::Claim;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
+use kairo_controlplane::sessions::adoption::history_of;
+use kairo_dataplane::command::{Commands, HistorySize};
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
+use kairo_dataplane::keeper::protocol;
+use kairo_dataplane::keeper::settlement::settle;
+use kairo_dataplane::keeper::successor::Estate;
 use kairo_dataplane::plane::PlaneHandle;
+use kairo_dataplane::points::{self, Point};
+use kairo_dataplane::sys::clock;
 use nix::sys::signal::{SigSet, Signal};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a keeper may take to hand everything over.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `serve` is told besides its configuration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     /// One JSON object instead of a sentence when ready.
     pub(crate) json: bool,
-    /// If the daemon is killed, keep everything and hand it over here instead of ending the trees.
-    pub(crate) handover: Option<PathBuf>,
+    /// Die when this point is reached for the nth time: for tests.
+    pub(crate) die_at: Option<(Point, u64)>,
 }
 
 /// Serves until told to stop.
 pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let mut claim = Claim::take(&config.socket, &config.state, config.group.as_ref())?;
+    if let Some((point, nth)) = options.die_at {
+        points::arm(point, nth);
+    }
     let nofile = raise_nofile()?;
     let count = reactors(config);
     // Before any thread, and before signals are blocked: the keeper begins as we began.
-    let keeper = launch(&Launch {
-        program: None,
-        arguments: vec!["keeper".into()],
-        lanes: count,
-        on_kernel_loss: match &options.handover {
-            Some(handover) => OnKernelLoss::Hold { handover: handover.clone() },
-            None => OnKernelLoss::End,
-        },
-        embedded: false,
-        nofile,
-        cgroups: CgroupUse::default(),
-    })
-    .context("the keeper could not be started")?;
-    let keeper_pid = keeper.pid;
+    let kept = find_keeper(config, count, nofile)?;
+    let (keeper_pid, adopted) = (kept.keeper_pid, kept.heirs.len());
     let signals = block_signals()?;
     let logging = logging::begin(&config.log)?;
-    let (plane, control) = start_plane(config, keeper, claim.listener())?;
-    end_on_signal(signals, plane.handle(), control, config.limits.kill_grace_ms.into())?;
-    announce(config, options, plane.driver(), count)?;
+    let (plane, control) = start_plane(config, kept, claim.listener())?;
+    points::reach(Point::AdoptServed);
+    leave_on_signal(signals, plane.handle(), control.clone())?;
+    announce(config, options, plane.driver(), count, adopted)?;
     let ended = plane.join().context("a reactor failed");
-    let code = reap(keeper_pid).context("the keeper could not be waited for")?;
-    tracing::info!(component = "kernel", keeper = code, "ended");
+    if control.with(|kernel| kernel.has_left()) {
+        tracing::info!(component = "kernel", keeper = keeper_pid, "left; the keeper goes on");
+    } else {
+        let code = reap(keeper_pid).context("the keeper could not be waited for")?;
+        tracing::info!(component = "kernel", keeper = code, "ended");
+    }
     drop(claim);
     if logging.dropped_lines() > 0 {
         eprintln!("kairo: {} log lines were dropped", logging.dropped_lines());
     }
     ended
+}
+
+/// The keeper of the kernel before us with all it kept, or a new one.
+fn find_keeper(config: &Config, lanes: u16, nofile: Option<(u64, u64)>) -> Result<Kept> {
+    let handover = config.state.join("keeper.sock");
+    if let Some(estate) = inherit(&handover)? {
+        let limits = &config.limits;
+        let (head_bytes, tail_bytes) = (limits.history_head_bytes, limits.history_tail_bytes);
+        let usual = HistorySize { head_bytes, tail_bytes };
+        let inheritance = settle(estate, lanes, |session| history_of(session, usual)).context(
+            "the processes of the kernel before could not be taken over; they and their keeper go on",
+        )?;
+        return Ok(inheritance.into());
+    }
+    let launched = launch(&Launch {
+        program: None,
+        arguments: vec!["keeper".into()],
+        lanes,
+        on_kernel_loss: OnKernelLoss::Hold { handover },
+        embedded: false,
+        nofile,
+        cgroups: CgroupUse::default(),
+        version: protocol::VERSION,
+    });
+    Ok(launched.context("the keeper could not be started")?.into())
+}
+
+/// What a keeper at `path` has to hand over; none if there is no keeper. The state's lock is ours, so its kernel is gone.
+fn inherit(path: &Path) -> Result<Option<Estate>> {
+    match Estate::receive(path, HANDOVER_PATIENCE) {
+        Ok(estate) => Ok(Some(estate)),
+        Err(error) => match error.kind() {
+            // Nobody has been there, or nobody is any more; or it was told to end and is doing so.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof => {
+                Ok(None)
+            }
+            _ => Err(error).with_context(|| {
+                format!("the keeper at {} could not be taken over; choose another --state", path.display())
+            }),
+        },
+    }
 }
 
 /// SIGTERM, SIGINT and SIGHUP are waited for by one thread; no other gets them.
@@ -67,35 +115,37 @@ fn block_signals() -> Result<SigSet> {
     Ok(signals)
 }
 
-fn end_on_signal(
-    signals: SigSet,
-    plane: PlaneHandle,
-    control: Arc<ControlPlane>,
-    grace_ms: u64,
-) -> Result<()> {
+fn leave_on_signal(signals: SigSet, plane: PlaneHandle, control: Arc<ControlPlane>) -> Result<()> {
     let wait = move || {
-        // The first begins the end; more of them, as some tools send, end nothing sooner.
+        // The first begins it; more of them, as some tools send, end nothing sooner.
         while let Ok(signal) = signals.wait() {
-            tracing::info!(component = "kernel", %signal, "ending all processes");
-            stop(&plane, &control, signal.as_str(), grace_ms);
+            let mut out = Commands::default();
+            let trees = control.with(|kernel| kernel.leave(clock::now(), signal.as_str(), &mut out));
+            tracing::info!(component = "kernel", %signal, trees, "leaving the processes to the next kernel");
+            plane.carry_out(out);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(())
 }
 
-fn announce(config: &Config, options: &Options, driver: &str, reactors: u16) -> Result<()> {
+fn announce(config: &Config, options: &Options, driver: &str, reactors: u16, adopted: usize) -> Result<()> {
     let pid = std::process::id();
     let socket = config.socket.display();
-    tracing::info!(component = "kernel", %socket, driver, reactors, "ready");
+    tracing::info!(component = "kernel", %socket, driver, reactors, adopted, "ready");
     let mut out = std::io::stdout().lock();
     if options.json {
         let ready = serde_json::json!({
             "v": 1, "ready": true, "socket": config.socket, "driver": driver, "reactors": reactors, "pid": pid,
+            "adopted": adopted,
         });
         writeln!(out, "{ready}")?;
     } else {
-        writeln!(out, "kairo is ready: socket {socket}, driver {driver}, {reactors} reactors, pid {pid}")?;
+        let found = if adopted > 0 { format!(", {adopted} processes taken over") } else { String::new() };
+        writeln!(
+            out,
+            "kairo is ready: socket {socket}, driver {driver}, {reactors} reactors, pid {pid}{found}"
+        )?;
     }
     out.flush()?;
     Ok(())

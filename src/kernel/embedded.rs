@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
+use kairo_dataplane::keeper::protocol;
 use kairo_dataplane::plane::Plane;
 use kairo_dataplane::sys::socket::stream_pair;
 use std::os::unix::net::UnixStream;
@@ -30,10 +31,11 @@ impl Embedded {
             embedded: true,
             nofile,
             cgroups: CgroupUse::default(),
+            version: protocol::VERSION,
         })
         .context("the keeper could not be started")?;
         let keeper_pid = keeper.pid;
-        let (plane, control) = start_plane(config, keeper, None)?;
+        let (plane, control) = start_plane(config, keeper.into(), None)?;
         let (ours, theirs) = stream_pair(false).context("no socket pair")?;
         let me = Peer {
             pid: std::process::id() as i32,

@@ -1,8 +1,9 @@
 //! A kernel from start to stop: which part exists before which, and who ends first.
 //!
 //! ```text
-//!  claim the socket ─▶ keeper (while there are no threads) ─▶ logging ─▶ control plane ─▶ reactors ─▶ ready
-//!  signal or shutdown ─▶ trees ─▶ keeper ─▶ reactors ─▶ socket file
+//!  claim the socket ─▶ keeper, found or started (while there are no threads) ─▶ logging ─▶ control plane, adopting
+//!                   ─▶ reactors, inheriting ─▶ ready
+//!  shutdown ─▶ trees ─▶ keeper ─▶ reactors ─▶ socket file        signal ─▶ reactors ─▶ socket file
 //! ```
 //!
 //! [`daemon`] is `kairo serve`, [`embedded`] is the kernel inside `kairo run`; what they share is here.
@@ -19,6 +20,7 @@ use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
+use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, Start};
 use kairo_dataplane::sys::clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -85,20 +87,45 @@ fn control_config(config: &Config, embedded: bool) -> ControlConfig {
     }
 }
 
+/// A keeper that runs, and what it kept of a kernel before us.
+#[derive(Debug)]
+struct Kept {
+    keeper_pid: i32,
+    lanes: Vec<OwnedFd>,
+    heirs: Vec<Heir>,
+}
+
+impl From<Launched> for Kept {
+    fn from(launched: Launched) -> Kept {
+        Kept { keeper_pid: launched.pid, lanes: launched.lanes, heirs: Vec::new() }
+    }
+}
+
+impl From<Inheritance> for Kept {
+    fn from(found: Inheritance) -> Kept {
+        Kept { keeper_pid: found.keeper_pid, lanes: found.lanes, heirs: found.heirs }
+    }
+}
+
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
-    keeper: Launched,
+    keeper: Kept,
     listener: Option<OwnedFd>,
 ) -> Result<(Plane, Arc<ControlPlane>)> {
     let embedded = listener.is_none();
     let kernel = Kernel::new(control_config(config, embedded), Box::new(SystemEntropy));
+    let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
+    let mut out = Commands::default();
+    let adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),
         lanes: keeper.lanes,
-        keeper_pid: keeper.pid,
+        keeper_pid: keeper.keeper_pid,
+        reconnect_grace_ns,
+        adopted,
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         listener,
         driver: match config.driver {
@@ -108,7 +135,6 @@ fn start_plane(
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
-    let mut out = Commands::default();
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
     Ok((plane, control))

@@ -10,7 +10,7 @@ use kairo_dataplane::keeper::protocol::End;
 use kairo_dataplane::keeper::successor::{Estate, HeldReactor, HeldSession};
 use kairo_dataplane::stream::source::Account;
 use kairo_dataplane::sys::pipe::queued;
-use kairo_shm::page::Page;
+use kairo_shm::page::{Page, Side};
 use kairo_shm::reader::Reader;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -47,11 +47,9 @@ fn rounds(driver: Driver) {
 
 /// One kill. Returns whether it hit the middle of a take.
 fn round_of(driver: Driver, round: usize) -> usize {
-    let handover = tempfile::tempdir().expect("a temporary folder");
-    let path = handover.path().join("keeper.sock");
-    let arguments = ["--cores", "1", "--handover", path.to_str().expect("its name is text")];
-    let options = Options { arguments: &arguments, ..Options::plain(driver) };
+    let options = Options { arguments: &["--cores", "1"], ..Options::plain(driver) };
     let mut daemon = Daemon::start(&options);
+    let path = daemon.folder().join("state/keeper.sock");
     let mut raw = daemon.connect_modern();
     for stream in 0..STREAMS {
         raw.spawn(&format!("flood-{stream}"), &sequence::argv("1000000000"), json!({}));
@@ -95,7 +93,7 @@ fn check_all(estate: &Estate) -> usize {
     let mut owners = 0;
     // The one the staging pipe belongs to first: it must be emptied before anybody else's is looked at.
     let (named, others): (Vec<_>, Vec<_>) =
-        estate.sessions.iter().partition(|session| is_named(session, page.named()));
+        estate.sessions.iter().partition(|session| is_named(session, page.named(Side::Output)));
     for (session, named) in named.iter().map(|s| (s, true)).chain(others.iter().map(|s| (s, false))) {
         owners += usize::from(named);
         check_one(session, named, staged, reactor);
@@ -111,7 +109,7 @@ fn is_named(session: &HeldSession, name: u64) -> bool {
 fn check_one(session: &HeldSession, named: bool, staged: u64, reactor: &HeldReactor) {
     let ring = session.rings.iter().find(|ring| ring.end == End::Stdout).expect("its ring is held");
     let ring = Reader::open(ring.memory.as_fd()).expect("it is a ring");
-    let account = Account::of(ring.taken(), ring.expected(), staged, named);
+    let account = Account::of(ring.taken(), ring.expected(), staged, named).expect("the numbers add up");
     let (head, total) = (ring.head_bytes(), account.in_ring_to);
     let mut bytes = Vec::new();
     assert!(ring.copy(0, head.min(total), &mut bytes), "the head is always there");

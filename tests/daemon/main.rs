@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod bad_input;
 mod cli;
 mod counting;

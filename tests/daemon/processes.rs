@@ -344,7 +344,7 @@ fn an_idle_daemon_does_not_wake(daemon: &Daemon) {
 }
 
 #[test]
-fn a_daemon_that_is_told_to_stop_leaves_no_process() {
+fn whatever_ends_a_daemon_its_processes_go_on_until_they_are_told_to_end() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL] {
         let mut daemon = Daemon::start(&Options::plain(Driver::Poll));
         let mut raw = daemon.connect();
@@ -356,6 +356,11 @@ fn a_daemon_that_is_told_to_stop_leaves_no_process() {
         let all = processes::descendants(daemon.pid());
         assert!(all.len() >= 4, "keeper, bash, sleep, the grandchild: {all:?}");
         daemon.signal(signal);
+        daemon.wait();
+        daemon.succeed(&[]);
+        assert!(all.iter().all(|name| processes::is_alive(*name)), "{signal} ended somebody");
+        assert_eq!(pid(&mut daemon.connect(), "tree"), leader);
+        daemon.connect().ok("kernel.shutdown", json!({"graceMs": 100}));
         daemon.wait();
         until(&format!("all are gone after {signal}"), || all.iter().all(|name| !processes::is_alive(*name)));
     }

@@ -105,7 +105,9 @@ impl Keeper {
                 let argument = request.argv.0.split(|byte| *byte == 0).nth(1);
                 self.start(request.process, number_of(argument));
             }
-            ToKeeper::HoldReactor | ToKeeper::HoldStream { .. } => self.held.extend(fds),
+            ToKeeper::HoldReactor | ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } => {
+                self.held.extend(fds);
+            }
             ToKeeper::CloseChannel { process, end } => {
                 if let Some(child) = self.child(process) {
                     child.kept[end as usize] = None;
@@ -127,8 +129,8 @@ impl Keeper {
                     self.say(&ToKernel::Signalled { ticket, outcome: Ok(u32::from(alive)) }, Vec::new());
                 }
             }
-            ToKeeper::Acknowledge { .. } => {}
-            ToKeeper::Bulk { .. } | ToKeeper::Shutdown { .. } => panic!("not simulated"),
+            ToKeeper::Acknowledge { .. } | ToKeeper::Annotate { .. } => {}
+            ToKeeper::Bulk { .. } | ToKeeper::Shutdown { .. } | ToKeeper::Leave => panic!("not simulated"),
         }
     }
 
@@ -199,7 +201,7 @@ impl Keeper {
         if !child.exited && child.written >= child.leader_bytes {
             child.exited = true;
             child.leader_bytes = child.written;
-            self.say(&ToKernel::Exited { process, status: ExitStatus::Code(7), usage }, Vec::new());
+            self.say(&ToKernel::Exited { process, status: ExitStatus::Code(7), usage, at_ns: 0 }, Vec::new());
         } else if child.exited && child.written >= child.total_bytes {
             child.ended = true;
             (child.output, child._errors, child._input) = (None, None, None);

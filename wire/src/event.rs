@@ -233,6 +233,19 @@ events! {
         pub to: u64,
     }
 
+    /// A kernel died in the middle of reading a terminal: up to one read's worth of bytes (4 KiB) may be missing at this
+    /// place. Of pipes nothing is ever missing.
+    StreamUncertain = "kairo.stream.uncertain", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// The offset of what follows.
+        pub at: u64,
+    }
+
     /// The kernel takes calls.
     KernelReady = "kairo.kernel.ready", Bus {
         /// Of the kernel.

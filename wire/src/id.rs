@@ -195,6 +195,11 @@ impl SessionId {
         SessionId(format!("{random:016x}").into())
     }
 
+    /// One that was made before.
+    pub fn from_text(text: &str) -> SessionId {
+        SessionId(text.into())
+    }
+
     /// The text in `KAIRO_SESSION`.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -91,10 +91,17 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
 }
 
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let given = kernel.given_key(asking)?;
+    if let Some(given) = &given
+        && kernel.repeat_spawn(turn, asking, given)?
+    {
+        return Ok(());
+    }
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let mut plan = plan::check(&kernel.config, peer, params)?;
     plan.trace = asking.trace();
+    plan.given_key = given;
     kernel.spawn(turn, asking, plan)
 }
 
@@ -171,11 +178,12 @@ fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     let params = asking.read::<StdinWrite>()?;
     let serial = with_stdin(kernel, asking, &params.id)?;
     let data = params.data.0;
+    let key = kernel.given_key(asking)?.map(|given| given.write_key());
     let parked = kernel.state.connections.get(asking.connection).map_or(0, |peer| peer.parked_bytes);
     if parked + data.len() > kernel.config.limits.parked_bytes_max {
-        return Err(deed_error(&params.id, &Deed::Write { data }, &Failure::WouldBlock));
+        return Err(deed_error(&params.id, &Deed::Write { data, key }, &Failure::WouldBlock));
     }
-    kernel.undertake(turn, asking, serial, Deed::Write { data });
+    kernel.undertake(turn, asking, serial, Deed::Write { data, key });
     Ok(())
 }
 

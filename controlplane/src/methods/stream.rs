@@ -32,12 +32,18 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         let id = target.to_string();
         return Err(WireError::denied_process(asking.method, &id).with("id", id));
     }
+    if params.resumes.is_some() && kernel.state.exactly(&target).is_none() {
+        return Err(WireError::process_not_found(&target.to_string()));
+    }
     if params.descriptor.is_some() && !(kernel.config.embedded && *principal == Principal::Owner) {
         return Err(WireError::unsupported("descriptor", "only an embedded kernel writes to descriptors"));
     }
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
-    kernel.add_reader(turn, asking.connection, id.clone(), target, wish(&params))?;
-    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id });
+    kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish(&params))?;
+    let takes_records = kernel.state.connections.get(asking.connection).is_some_and(|peer| peer.records);
+    let session =
+        kernel.state.exactly(&target).filter(|_| takes_records).map(|process| process.session.clone());
+    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, session });
     Ok(())
 }
 
@@ -60,6 +66,7 @@ fn wish(params: &SubscribeParams) -> Wish {
             stream::Policy::Block => Policy::Block,
             stream::Policy::DropOldest => Policy::DropOldest,
         },
+        resumes: params.resumes.is_some(),
         history_bytes: params
             .buffer_size
             .filter(|wanted| *wanted > 0)

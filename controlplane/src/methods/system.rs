@@ -50,6 +50,10 @@ fn hello(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
         (true, Some(wanted)) => wanted.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX as u32),
     };
     let (int64, records) = (has("int64"), has("records"));
+    if let Some(token) = &params.resumes {
+        kernel.resume_wards(turn, asking.connection, token);
+    }
+    let connection = kernel.token(asking.connection).into_string();
     if let Some(peer) = kernel.state.connections.get_mut(asking.connection) {
         peer.dialect = if int64 { Dialect::Int64 } else { Dialect::V1 };
         peer.records = records;
@@ -73,6 +77,7 @@ fn hello(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
             elements_max: ELEMENTS_MAX as u32,
         },
         principal: kernel.principal_told(asking.connection),
+        connection,
     };
     kernel.answer(turn, asking, &result);
     Ok(())

@@ -72,6 +72,7 @@ impl Kernel {
             Deed::Signal { signal, scope } => {
                 let by = self.ended_by(connection, EndCause::Signal);
                 self.note_signal(serial, signal, by);
+                self.annotate(turn, serial, usize::MAX);
                 turn.out.push(Command::Signal { process: key, signal, scope, ticket: Some(ticket) });
             }
             Deed::Pause => {
@@ -92,7 +93,9 @@ impl Kernel {
                     ticket: Some(ticket),
                 });
             }
-            Deed::Write { data } => turn.out.push(Command::Write { process: key, data, ticket }),
+            Deed::Write { data, key: write_key } => {
+                turn.out.push(Command::Write { process: key, data, key: write_key, ticket });
+            }
             Deed::CloseStdin => turn.out.push(Command::CloseStdin { process: key, ticket }),
             Deed::Resize { size } => turn.out.push(Command::Resize { process: key, size, ticket }),
         }
@@ -120,6 +123,7 @@ impl Kernel {
         ticket: Option<Ticket>,
     ) {
         let cont = self.signal("CONT");
+        let noted_at = turn.out.list.len();
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         let key = process.key;
         if process.phase == Phase::Running {
@@ -155,6 +159,7 @@ impl Kernel {
         if let Some(process) = self.state.processes.get_mut(&serial) {
             process.killing = Some(Killing { timer, deadline_ns, scope });
         }
+        self.annotate(turn, serial, noted_at);
     }
 
     /// The grace of a kill is over.
@@ -168,8 +173,9 @@ impl Kernel {
         {
             by.cause = EndCause::GraceOver;
         }
-        let scope = killing.scope;
-        turn.out.push(Command::Signal { process: process.key, signal: SIGKILL, scope, ticket: None });
+        let (scope, key, noted_at) = (killing.scope, process.key, turn.out.list.len());
+        turn.out.push(Command::Signal { process: key, signal: SIGKILL, scope, ticket: None });
+        self.annotate(turn, serial, noted_at);
     }
 
     /// Somebody waits for the id of a dying process: its grace shrinks.
@@ -181,6 +187,7 @@ impl Kernel {
         if killing.deadline_ns > at_ns {
             killing.deadline_ns = at_ns;
             turn.out.push(Command::Arm { timer, at_ns });
+            self.annotate(turn, serial, usize::MAX);
         }
     }
 
@@ -247,14 +254,16 @@ impl Kernel {
             (Deed::Pause, outcome) if outcome.is_ok() || gone => {
                 process.paused |= !gone;
                 let status = if gone { PauseStatus::Failed } else { PauseStatus::Paused };
+                self.annotate(turn, serial, usize::MAX);
                 self.resolve(turn, ticket, &PauseResult { status, id });
             }
             (Deed::Resume, outcome) if outcome.is_ok() || gone => {
                 process.paused &= gone;
                 let status = if gone { ResumeStatus::Failed } else { ResumeStatus::Resumed };
+                self.annotate(turn, serial, usize::MAX);
                 self.resolve(turn, ticket, &ResumeResult { status, id });
             }
-            (Deed::Write { data }, Ok(outcome)) => {
+            (Deed::Write { data, .. }, Ok(outcome)) => {
                 let offset = match outcome {
                     Outcome::Written { offset } => offset,
                     Outcome::Ok | Outcome::Signalled { .. } | Outcome::Worked(_) => data.len() as u64,
@@ -270,6 +279,7 @@ impl Kernel {
             }
             (Deed::Resize { size }, Ok(_)) => {
                 process.terminal = Some(*size);
+                self.annotate(turn, serial, usize::MAX);
                 self.resolve(turn, ticket, &ResizeResult { status: ResizeStatus::Resized, id });
             }
             (deed, Err(failure)) => self.reject(turn, ticket, &deed_error(&id, deed, &failure)),
@@ -289,6 +299,10 @@ pub(crate) fn deed_error(id: &ProcessId, deed: &Deed, failure: &Failure) -> Wire
         Failure::WouldBlock => {
             let message = format!("process {id}: too many bytes wait for it to read them");
             WireError::new(Code::WouldBlock, message).with("limit", "stdinParkedBytesMax")
+        }
+        Failure::OtherBody => {
+            let message = "meta.idempotencyKey was used for another write";
+            WireError::new(Code::Conflict, message).with("field", "meta.idempotencyKey")
         }
         Failure::Os(errno) => {
             WireError::new(Code::Internal, format!("process {id}: errno {errno}")).with("errno", *errno)

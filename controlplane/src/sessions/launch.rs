@@ -7,20 +7,20 @@ use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
+use crate::digest::GuardianDigest;
 use crate::entropy::bits;
 use crate::kernel::Kernel;
 use crate::sessions::environment::{self, Ingredients, Variables};
 use crate::sessions::plan::Plan;
+use crate::sessions::record::Record;
+use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
-use bytes::BytesMut;
 use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
 use kairo_dataplane::control::{SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_dataplane::meter::ProcessMeter;
-use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::{ProcessId, SessionId};
-use serde::Serialize;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -38,22 +38,6 @@ enum Claim {
     Dying(u64),
 }
 
-/// What the keeper keeps of a session for a kernel that has lost its memory; opaque to it.
-#[derive(Serialize)]
-struct Record<'a> {
-    v: u32,
-    id: &'a ProcessId,
-    session: &'a SessionId,
-    owner: String,
-    #[serde(rename = "argvDigest")]
-    argv_digest: String,
-    #[serde(rename = "memoryBytes")]
-    memory_bytes: Option<u64>,
-    #[serde(rename = "cpuPercent")]
-    cpu_percent: Option<u32>,
-    pids: Option<u64>,
-}
-
 impl Kernel {
     /// Starts a planned process for a call, or parks the call until the id is free.
     pub(crate) fn spawn(
@@ -67,9 +51,7 @@ impl Kernel {
             Claim::Free => {
                 let process = self.launch(turn, asking.connection, plan);
                 let call = self.park(turn, asking, Pending::Spawn { process });
-                if let Some(process) = self.state.processes.get_mut(&process) {
-                    process.spawning = Some(call);
-                }
+                self.await_spawn(process, call);
             }
             Claim::Dying(_) if self.queued_spawns(asking.connection) >= QUEUED_SPAWNS_MAX => {
                 return Err(busy(&plan.id));
@@ -127,7 +109,22 @@ impl Kernel {
             let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
             let connection = call.connection;
             let Pending::Reuse { plan, timer, .. } = &call.pending else { continue };
-            let (id, timer) = (plan.id.clone(), *timer);
+            let (id, timer, given) = (plan.id.clone(), *timer, plan.given_key.clone());
+            match given.map_or(Ok(None), |given| Ok(self.spawned_with(&given)?.map(|p| p.key.serial))) {
+                Ok(None) => {}
+                Ok(Some(process)) => {
+                    self.disarm(turn, timer);
+                    if let Some(call) = self.state.calls.get_mut(&ticket) {
+                        call.pending = Pending::Spawn { process };
+                    }
+                    self.await_spawn(process, ticket);
+                    continue;
+                }
+                Err(error) => {
+                    self.reject(turn, ticket, &error);
+                    continue;
+                }
+            }
             if let Err(error) = self.takes_spawns() {
                 self.reject(turn, ticket, &error);
                 continue;
@@ -140,9 +137,7 @@ impl Kernel {
                     let before = std::mem::replace(&mut call.pending, Pending::Spawn { process });
                     let Pending::Reuse { plan, .. } = before else { continue };
                     self.launch_as(turn, connection, *plan, process);
-                    if let Some(process) = self.state.processes.get_mut(&process) {
-                        process.spawning = Some(ticket);
-                    }
+                    self.await_spawn(process, ticket);
                 }
                 // Somebody was faster, and is alive.
                 Ok(Claim::Dying(_)) => self.reject(turn, ticket, &busy(&id)),
@@ -172,7 +167,9 @@ impl Kernel {
             },
         );
         let meter = Arc::new(ProcessMeter::default());
-        turn.out.push(Command::Spawn(Box::new(Spawn {
+        let guardian = plan.guarded.then(|| GuardianDigest::of(&self.token(connection)));
+        let key_used = plan.given_key.as_ref().map(|given| given.key);
+        let mut spawn = Box::new(Spawn {
             process: key,
             session: session.as_str().to_owned(),
             argv: plan.argv.clone(),
@@ -185,45 +182,24 @@ impl Kernel {
             cgroup: plan.cgroup,
             history: plan.history,
             unread: plan.unread,
-            record: self.record(&plan, &session),
+            record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
-        })));
+        });
+        let spawned_at = turn.out.list.len();
         self.supersede(turn, &plan.id);
         self.state.names.insert(plan.id.key().into(), serial);
         self.state.sessions.insert(session.as_str().into(), serial);
-        if plan.guarded
-            && let Some(guardian) = self.state.connections.get_mut(connection)
-        {
-            guardian.wards.insert(serial);
+        if plan.guarded {
+            self.entrust(connection, serial);
         }
         let environment_digest = self.digest_of(&variables);
         let process = open_record(turn, key, connection, session, plan, environment_digest, meter);
+        spawn.record = Record::of(&process, guardian, key_used).encode();
+        turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
-    }
-
-    /// What stays with the keeper.
-    fn record(&self, plan: &Plan, session: &SessionId) -> bytes::Bytes {
-        let mut digest = self.digester.build_hasher();
-        for argument in &plan.argv {
-            digest.write(argument);
-            digest.write_u8(0);
+        if let Some(key) = key_used {
+            self.remember_key(serial, key);
         }
-        let record = Record {
-            v: 1,
-            id: &plan.id,
-            session,
-            owner: plan.creator.to_string(),
-            argv_digest: format!("{:016x}", digest.finish()),
-            memory_bytes: plan.cgroup.memory_bytes,
-            cpu_percent: plan.cgroup.cpu_percent,
-            pids: plan.cgroup.pids,
-        };
-        let mut buf = BytesMut::new();
-        if let Err(error) = to_buf(&mut buf, Dialect::Int64, &record) {
-            tracing::error!(component = "controlplane", processId = %plan.id, %error, "a session's record is empty");
-            buf.clear();
-        }
-        buf.freeze()
     }
 
     /// Equal environments have equal digests, and nobody without the kernel's key can try values out.
@@ -261,8 +237,9 @@ fn open_record(
         session,
         creator: plan.creator,
         run_uid: plan.account.as_ref().map(|account| account.credentials.uid),
-        guardian: plan.guarded.then_some(connection),
-        spawning: None,
+        guardian: plan.guarded.then_some(Guardian::Present(connection)),
+        key_used: None,
+        spawning: Vec::new(),
         phase: Phase::Starting,
         tree_gone: false,
         paused: false,
@@ -293,6 +270,7 @@ fn open_record(
         superseded: false,
         retained_ns: None,
         status: crate::sessions::report::running(None),
+        noted: bytes::Bytes::new(),
         trace: plan.trace,
     }
 }

@@ -9,22 +9,24 @@ use crate::calls::Turn;
 use crate::clock::between_ms;
 use crate::events::bus::Audience;
 use crate::kernel::Kernel;
+use crate::sessions::adoption::moment_of;
 use crate::sessions::launch::{keeper_lost, spawn_error};
+use crate::sessions::once::receipt;
 use crate::sessions::report;
 use crate::state::{Phase, Place, Process};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{Command, Scope};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, SpawnFailure, StreamEnd, Tree, Usage};
-use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
+use kairo_dataplane::key::{Channel, ProcessKey, SubscriptionKey};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{
     ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed, StreamGap,
-    put_notice,
+    StreamUncertain, put_notice,
 };
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::process::{SpawnResult, SpawnStatus, WaitResult, WaitStatus};
-use kairo_wire::methods::status::{EndCause, EndedBy, StreamTotal};
+use kairo_wire::methods::process::{WaitResult, WaitStatus};
+use kairo_wire::methods::status::{EndedBy, StreamTotal};
 
 /// What is known of a child that runs.
 #[derive(Debug)]
@@ -52,25 +54,24 @@ impl Kernel {
         process.tree = birth.tree;
         process.start_ticks = birth.start_ticks;
         process.limits = birth.limits;
-        process.started = turn.at;
         process.status = report::running(Some(birth.pid));
         let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.trace.clone());
         self.state.leaders.insert(birth.pid as u64, serial);
-        let call = process.spawning.take();
+        let calls = std::mem::take(&mut process.spawning);
+        let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
         let event = ProcessSpawned {
-            id: id.clone(),
+            id,
             pid: birth.pid,
             session: process.session.as_str().to_owned(),
             argv: report::texts(&process.argv),
             cwd: process.cwd.clone().and_then(report::text),
             owner: creator.told(self.config.owner_uid),
-            started_at_ms: crate::clock::wall_ms(turn.at),
+            started_at_ms: crate::clock::wall_ms(process.started),
             tree: report::tree(birth.tree),
         };
-        if let Some(call) = call {
-            let result = SpawnResult { status: SpawnStatus::Spawned, id, pid: birth.pid };
+        for call in calls {
             self.resolve(turn, call, &result);
         }
         self.publish(turn, Audience::Of(&creator), &trace, &event);
@@ -87,11 +88,11 @@ impl Kernel {
     pub(crate) fn spawn_failed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, failure: &SpawnFailure) {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let error = spawn_error(process, failure);
-        let (call, id) = (process.spawning.take(), process.id.clone());
+        let (calls, id) = (std::mem::take(&mut process.spawning), process.id.clone());
         let heirs = std::mem::take(&mut process.heirs);
         self.answer_orphans(turn, key.serial, &WireError::process_not_found(&id.to_string()));
         self.drop_record(turn, key.serial);
-        if let Some(call) = call {
+        for call in calls {
             self.reject(turn, call, &error);
         }
         self.inherit(turn, heirs);
@@ -107,7 +108,14 @@ impl Kernel {
     }
 
     /// The leader ended, and what it had left in its pipes is in memory.
-    pub(crate) fn exited(&mut self, turn: &mut Turn<'_>, key: ProcessKey, status: ExitStatus, usage: Usage) {
+    pub(crate) fn exited(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: ProcessKey,
+        status: ExitStatus,
+        usage: Usage,
+        at_ns: u64,
+    ) {
         let serial = key.serial;
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         if process.phase != Phase::Running {
@@ -115,7 +123,7 @@ impl Kernel {
         }
         process.phase = Phase::Exited;
         self.state.leaders.remove(&(process.pid as u64));
-        process.exited = Some(turn.at);
+        process.exited = Some(moment_of(turn.at, Some(at_ns)));
         process.exit = Some((status, usage));
         process.paused = false;
         process.status = report::exited(status);
@@ -224,6 +232,19 @@ impl Kernel {
         self.inherit(turn, heirs);
     }
 
+    /// A kernel that died may have taken bytes of this stream with it.
+    pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, at: u64) {
+        let Some(process) = self.state.processes.get(&key.serial) else { return };
+        let event = StreamUncertain {
+            id: process.id.clone(),
+            session: process.session.as_str().to_owned(),
+            stream: report::stream_name(channel),
+            at,
+        };
+        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        self.publish(turn, Audience::Of(&creator), &trace, &event);
+    }
+
     /// Bytes went by a reader.
     pub(crate) fn lagged(
         &mut self,
@@ -274,7 +295,7 @@ impl Kernel {
         self.stop_killing(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.tree_gone = true;
-        let (call, heirs) = (process.spawning.take(), std::mem::take(&mut process.heirs));
+        let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));
         let (phase, id) = (process.phase, process.id.clone());
         if phase != Phase::Exited {
             self.state.leaders.remove(&(process.pid as u64));
@@ -284,7 +305,7 @@ impl Kernel {
         let event = ProcessLost { id, pid: process.pid, session: process.session.as_str().to_owned() };
         let (creator, trace) = (process.creator.clone(), process.trace.clone());
         self.answer_orphans(turn, serial, &error);
-        for ticket in call.into_iter().chain(heirs) {
+        for ticket in calls.into_iter().chain(heirs) {
             self.reject(turn, ticket, &error);
         }
         match phase {
@@ -294,14 +315,6 @@ impl Kernel {
                 self.publish(turn, Audience::Of(&creator), &trace, &event);
                 self.settle(turn, serial);
             }
-        }
-    }
-
-    /// A connection that dies takes its wards with it.
-    pub(crate) fn end_wards(&mut self, turn: &mut Turn<'_>, wards: Vec<u64>, connection: ConnectionKey) {
-        for serial in wards {
-            let by = self.ended_by(connection, EndCause::Disconnect);
-            self.doom(turn, serial, by);
         }
     }
 }

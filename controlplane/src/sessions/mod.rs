@@ -7,13 +7,17 @@
 //! ```
 //!
 //! Invariant: an id names at most one process that is not over. The methods that ask for all this are in
-//! [`methods::process`](crate::methods::process), readers of the output in [`readers`].
+//! `methods/process`, readers of the output in `readers`; [`adoption`] takes over from a kernel that died.
 
+pub mod adoption;
 pub(crate) mod ending;
 pub(crate) mod environment;
 pub(crate) mod launch;
 pub(crate) mod lifecycle;
+pub(crate) mod once;
 pub(crate) mod plan;
 pub(crate) mod readers;
+pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod retention;
+pub(crate) mod wards;

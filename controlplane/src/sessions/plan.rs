@@ -7,6 +7,7 @@
 use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::sessions::environment::Variables;
+use crate::sessions::once::Given;
 use crate::state::{Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
@@ -59,6 +60,8 @@ pub(crate) struct Plan {
     pub guarded: bool,
     /// Of the request.
     pub trace: Trace,
+    /// Of the request.
+    pub given_key: Option<Given>,
 }
 
 impl Plan {
@@ -114,6 +117,7 @@ pub(crate) fn check(
         },
         guarded: asked.on_disconnect == OnDisconnect::Kill,
         trace: Trace::default(),
+        given_key: None,
         argv,
     })
 }

@@ -135,6 +135,7 @@ impl Kernel {
             stdout: wish.stdout,
             stderr: wish.stderr,
             from,
+            resumes: wish.resumes,
             mode: wish.mode,
             policy: wish.policy,
             sink,
@@ -184,7 +185,9 @@ impl Kernel {
             (Place::Waiting { .. }, From::At(offsets)) => From::At(offsets),
             (Place::Waiting { .. } | Place::Following { .. } | Place::Reading { .. }, _) => From::Oldest,
         };
-        let (connection, id, wish) = (stream.connection, stream.id.clone(), stream.wish);
+        // What is held for readers of a former kernel is not in a process that begins.
+        let wish = Wish { resumes: false, ..stream.wish };
+        let (connection, id) = (stream.connection, stream.id.clone());
         self.unwait(turn, serial);
         let place = self.read(turn, serial, connection, &id, wish, process, from);
         if let Some(stream) = self.state.streams.get_mut(&serial) {

@@ -106,14 +106,13 @@ impl Kernel {
         for reader in readers {
             self.end_reader(turn, reader, Departure::Unasked);
         }
+        self.free_key(serial);
         let process = self.state.processes.remove(&serial)?;
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {
             self.state.retained.remove(&(since, serial));
         }
-        if let Some(guardian) = process.guardian.and_then(|key| self.state.connections.get_mut(key)) {
-            guardian.wards.remove(&serial);
-        }
+        self.release_ward(turn, &process);
         if !process.superseded {
             self.state.names.remove(process.id.key().as_ref());
         }

@@ -284,7 +284,11 @@ fn what_is_asked_of_a_process_that_is_being_started_is_done_when_it_runs() {
     let (process, _) = world.born();
     assert!(world.answer(owner, &spawn).unwrap().is_ok());
     assert!(matches!(world.commands[0], Command::Write { .. }));
-    assert!(matches!(world.commands[1], Command::Signal { signal: 15, .. }));
+    assert!(
+        matches!(world.commands[1], Command::Annotate { .. }),
+        "the keeper knows of a kill before its victim"
+    );
+    assert!(matches!(world.commands[2], Command::Signal { signal: 15, .. }));
     world.exits(process, ExitStatus::Code(0));
     assert!(world.answer(owner, &wait).unwrap().is_ok());
     assert!(world.answer(owner, &kill).is_none(), "the signal's fate is the data plane's to tell");

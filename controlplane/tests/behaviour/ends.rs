@@ -17,7 +17,8 @@ fn wait_answers_at_the_exit_and_at_once_after_it() {
         [(owner, "p"), (other, "p")].map(|(c, id)| (c, world.start(c, "process.wait", json!({ "id": id }))));
     world.advance(1_500);
     let usage = Usage { user_us: 7, max_rss_kib: 9, ..Usage::default() };
-    world.notice(Notice::Exited { process, status: ExitStatus::Code(3), usage });
+    let at_ns = world.at.monotonic_ns;
+    world.notice(Notice::Exited { process, status: ExitStatus::Code(3), usage, at_ns });
     for (connection, wait) in waits {
         let answer = world.answer(connection, &wait).unwrap().unwrap();
         assert_eq!(

@@ -278,7 +278,7 @@ impl World {
         self.at.wall_ns += passed;
     }
 
-    fn carry_out(&mut self, here: Option<ConnectionKey>, out: Commands) {
+    pub(crate) fn carry_out(&mut self, here: Option<ConnectionKey>, out: Commands) {
         if let Some(connection) = here {
             self.deliver(connection, &out.replies);
         }
@@ -416,7 +416,8 @@ impl World {
     }
 
     pub(crate) fn exits(&mut self, process: ProcessKey, status: ExitStatus) {
-        self.notice(Notice::Exited { process, status, usage: Usage::default() });
+        let at_ns = self.at.monotonic_ns;
+        self.notice(Notice::Exited { process, status, usage: Usage::default(), at_ns });
     }
 
     pub(crate) fn closes(&mut self, process: ProcessKey) {

@@ -261,3 +261,26 @@ fn a_follower_of_an_exited_leader_goes_on_reading_its_descendants() {
     subscribe(&mut world, owner, json!({ "pid": "p" }));
     assert_eq!(world.take_subscribe().unwrap().process, process);
 }
+
+#[test]
+fn a_reader_that_goes_on_says_so_and_does_not_wait_for_what_is_gone() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let resumed = |id: &str| json!({ "pid": id, "from": 7, "resumes": "stream_former" });
+    assert_eq!(world.fails(owner, "process.stdout.subscribe", resumed("p")).0, "E_NOT_FOUND");
+    world.ok(owner, "kernel.hello", json!({ "features": ["records"] }));
+    let waiting = world.ok(owner, "process.stdout.subscribe", json!({ "pid": "p" }));
+    assert_eq!(waiting.get("session"), None, "there is nothing to read yet");
+    let (process, _) = world.run(owner, "p");
+    assert!(!world.take_subscribe().unwrap().resumes);
+    let answer = world.ok(owner, "process.stdout.subscribe", resumed("p"));
+    let reading = world.take_subscribe().unwrap();
+    assert!(reading.resumes);
+    let status = world.ok(owner, "process.status", json!({ "id": "p", "detail": true }));
+    assert_eq!(answer["session"], status["detail"]["session"]);
+    // What follows the id into its next life goes on for nobody.
+    world.finish(process, 0);
+    world.notice(Notice::Drained { subscription: reading.subscription });
+    world.run(owner, "p");
+    assert!(!world.take_subscribe().unwrap().resumes);
+}

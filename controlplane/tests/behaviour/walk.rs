@@ -186,8 +186,10 @@ impl Walk {
                 ("kernel.cancel", json!({ "id": which }))
             }
         };
-        let meta = Meta { deadline_ms: Some(self.dice.of(&[1, 1_000])), ..Meta::default() };
-        let meta = (self.dice.below(8) == 0).then_some(&meta);
+        let deadline_ms = (self.dice.below(2) == 0).then(|| self.dice.of(&[1, 1_000]));
+        let key = (self.dice.below(2) == 0).then(|| format!("{}{}", params["id"], self.dice.below(2)).into());
+        let meta = Meta { deadline_ms, idempotency_key: key, ..Meta::default() };
+        let meta = (self.dice.below(4) == 0).then_some(&meta);
         self.calls += 1;
         if let Some(client) = self.clients.get_mut(&connection) {
             *client.calls.entry(call.clone()).or_default() += 1;
@@ -228,7 +230,7 @@ impl Walk {
                     ExitStatus::Code(1),
                     ExitStatus::Signal { signal: 9, core: false },
                 ]);
-                Notice::Exited { process, status, usage: Usage::default() }
+                Notice::Exited { process, status, usage: Usage::default(), at_ns: 0 }
             }
             1 | 2 if life.open[choice - 1] && life.exited => {
                 life.open[choice - 1] = false;
@@ -340,7 +342,7 @@ impl Walk {
                     );
                 }
                 Command::Work { ticket, .. } => self.tickets.push(ticket),
-                Command::AbandonWrite { .. } | Command::Shutdown { .. } => {}
+                Command::AbandonWrite { .. } | Command::Annotate { .. } | Command::Shutdown { .. } => {}
                 other => panic!("the harness does that: {other:?}"),
             }
         }
@@ -462,9 +464,9 @@ fn many_short_walks_of_other_seeds_do_as_well() {
 
 #[test]
 fn the_same_seed_gives_the_same_commands() {
-    let (one, ..) = walk(5, 3_000, true);
-    let (same, ..) = walk(5, 3_000, true);
-    let (other, ..) = walk(6, 3_000, true);
+    let (one, ..) = walk(5, 4_000, true);
+    let (same, ..) = walk(5, 4_000, true);
+    let (other, ..) = walk(6, 4_000, true);
     assert!(one.len() > 1_000);
     assert_eq!(one, same);
     assert_ne!(one, other);

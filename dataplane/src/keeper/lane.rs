@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub(super) struct Lane {
     socket: Option<OwnedFd>,
+    /// True exactly when nobody hears what is sent. What was sent here before may still be read.
+    unheard: bool,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     packet: Vec<u8>,
     /// Page, and read end and write end of both staging pipes.
@@ -22,7 +24,13 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(socket: OwnedFd) -> Lane {
-        Lane { socket: Some(socket), waiting: VecDeque::new(), packet: Vec::new(), held: None }
+        Lane {
+            socket: Some(socket),
+            unheard: false,
+            waiting: VecDeque::new(),
+            packet: Vec::new(),
+            held: None,
+        }
     }
 
     /// None once it is lost.
@@ -47,12 +55,12 @@ impl Lane {
         if rmp_serde::encode::write(&mut self.packet, message).is_err() {
             return;
         }
-        let Some(socket) = &self.socket else { return };
+        let Some(socket) = self.socket.as_ref().filter(|_| !self.unheard) else { return };
         if self.waiting.is_empty() {
             match socket::send_packet(socket.as_fd(), &self.packet, fds) {
                 Ok(()) => return,
                 Err(error) if full(&error) => {}
-                Err(_) => return self.lose(),
+                Err(_) => return self.fall_silent(),
             }
         }
         let copies: io::Result<Vec<OwnedFd>> = fds.iter().map(BorrowedFd::try_clone_to_owned).collect();
@@ -70,9 +78,15 @@ impl Lane {
             match socket::send_packet(socket.as_fd(), packet, &fds) {
                 Ok(()) => drop(self.waiting.pop_front()),
                 Err(error) if full(&error) => return,
-                Err(_) => return self.lose(),
+                Err(_) => return self.fall_silent(),
             }
         }
+    }
+
+    /// The kernel is gone. What it has sent is carried out all the same: it may have done the rest already.
+    fn fall_silent(&mut self) {
+        self.unheard = true;
+        self.waiting.clear();
     }
 
     /// Says that nothing more will come. What was sent can still be read.
@@ -106,7 +120,12 @@ impl Lane {
     ) -> Option<Result<ToKeeper<'a>, ProtocolError>> {
         fds.clear();
         let socket = self.socket.as_ref()?;
-        let bytes = match socket::receive_packet(socket.as_fd(), buffer, fds) {
+        let mut received = socket::receive_packet(socket.as_fd(), buffer, fds);
+        if matches!(&received, Err(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+            // Told once, before what is still in the queue: a peer closed that had not read everything.
+            received = socket::receive_packet(socket.as_fd(), buffer, fds);
+        }
+        let bytes = match received {
             Ok(0) => {
                 self.lose();
                 return None;

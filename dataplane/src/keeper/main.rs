@@ -327,7 +327,7 @@ impl Keeper {
             return;
         }
         self.alone_since = Some(Instant::now());
-        if self.handover.is_none() {
+        if self.handover.is_none() && !self.ending() {
             self.begin_end(GRACE);
         }
     }
@@ -391,6 +391,8 @@ impl Keeper {
         match self.stage {
             Stage::Serving => {
                 self.stage = Stage::Grace(until);
+                // Nobody can take over what is being ended.
+                self.handover = None;
                 self.signal_all(libc::SIGTERM);
             }
             Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),

@@ -12,6 +12,7 @@
 //! the same account. Invariant: at no instant is a byte only in this process.
 
 use crate::command::HistorySize;
+use crate::control::StreamEnd;
 use crate::keeper::protocol::{End, FromSuccessor, ToSuccessor};
 use crate::keeper::successor::{Estate, HeldReactor, HeldRing, HeldSession};
 use crate::key::{Channel, ProcessKey};
@@ -39,6 +40,18 @@ pub struct Heir {
     /// Outputs of which up to a read's worth of bytes may be missing, by `Channel as usize`: the dead kernel took them
     /// in one step, and did not live to note how many.
     pub uncertain: [bool; 2],
+}
+
+impl Heir {
+    /// How long an output was, if it has ended.
+    pub fn end(&self, channel: Channel) -> Option<StreamEnd> {
+        if self.session.ends[End::of(channel) as usize].is_some() {
+            return None;
+        }
+        let ring = self.rings[channel as usize].as_ref();
+        let (total_bytes, cut_bytes) = ring.map_or((0, 0), |ring| (ring.taken(), ring.cut_bytes()));
+        Some(StreamEnd { total_bytes, cut_bytes })
+    }
 }
 
 /// A keeper that serves us, and everything it kept.

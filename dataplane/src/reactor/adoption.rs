@@ -73,9 +73,11 @@ impl<D: Driver> Reactor<D> {
         });
         let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history)));
         let phase = if session.exit.is_some() { Phase::Exited } else { Phase::Running };
-        meter.stdin_closed.store(input.is_none(), Ordering::Relaxed);
-        meter.stdin_pipe_bytes.store(pipe_bytes as u32, Ordering::Relaxed);
         let inflow = Inflow::inherited(input, pipe_bytes, inbox);
+        meter.stdin_closed.store(inflow.is_closed(), Ordering::Relaxed);
+        meter.stdin_pipe_bytes.store(pipe_bytes as u32, Ordering::Relaxed);
+        meter.stdin_bytes.set(inflow.written());
+        meter.stdin_parked_bytes.set(inflow.parked_bytes());
         let place = self.processes.insert_with(|_| Process {
             key,
             streams,
@@ -115,8 +117,6 @@ impl<D: Driver> Reactor<D> {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
         }
         if closed {
-            let end = StreamEnd { total_bytes, cut_bytes };
-            self.notices.push_back(Notice::Closed { process: key, channel, end });
             // Said again: whoever closed it may not have lived to say so.
             self.close_end(key, End::of(channel));
             return self.retire(place, channel);

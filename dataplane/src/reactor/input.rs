@@ -113,6 +113,7 @@ impl<D: Driver> Reactor<D> {
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.stdin_bytes.set(process.inflow.written());
         process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
+        process.meter.stdin_closed.store(process.inflow.is_closed(), Ordering::Relaxed);
         if closed {
             process.inflow.fail(&mut answers);
             return self.input_closed(place, answers);

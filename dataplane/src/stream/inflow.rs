@@ -97,6 +97,11 @@ impl<F: Clone> Inflow<F> {
         self.parked_bytes() > 0
     }
 
+    /// True exactly when nothing more can be written.
+    pub fn is_closed(&self) -> bool {
+        self.fd.is_none() || self.inbox.as_ref().is_some_and(Inbox::is_closing)
+    }
+
     /// The inbox, if the keeper has to be given it.
     pub fn take_unheld(&mut self) -> Option<&Inbox> {
         if std::mem::take(&mut self.unheld) { self.inbox.as_ref() } else { None }

@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 pub use platform::{
     ADDRESS_SPACE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
@@ -128,10 +129,26 @@ pub fn wait_for(pid: i32) -> io::Result<i32> {
             let status = std::process::ExitStatus::from_raw(status);
             return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
         }
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            // Taken over from another kernel: whose child it is now will be told its code.
+            Some(libc::ECHILD) => return await_end(pid),
+            _ => return Err(error),
         }
     }
+}
+
+/// Looks every now and then whether a process that is no child of ours is gone, for some seconds.
+fn await_end(pid: i32) -> io::Result<i32> {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    let there = |pid| rustix::process::Pid::from_raw(pid).map(rustix::process::test_kill_process);
+    while let Some(Ok(())) = there(pid) {
+        if Instant::now() > give_up {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(0)
 }
 
 /// What waiting for any child found.

@@ -125,6 +125,9 @@ pub(crate) fn program() -> &'static Path {
 /// A running `kairo serve`.
 pub(crate) struct Daemon {
     child: Child,
+    driver: Driver,
+    arguments: Vec<String>,
+    uid: Option<u32>,
     folder: TempDir,
     pub(crate) socket: PathBuf,
     pub(crate) ready_line: String,
@@ -161,27 +164,38 @@ pub(crate) fn with(options: &Options<'_>, test: impl FnOnce(&Daemon)) {
     daemon.finish();
 }
 
+/// Starts a daemon in `folder` and waits for its first line, which is empty if it ends before.
+fn serve(folder: &Path, driver: Driver, uid: Option<u32>, arguments: &[String]) -> (Child, String) {
+    let log = File::options().append(true).create(true).open(folder.join("log")).expect("a log file");
+    let mut command = Command::new(program());
+    command.arg("serve").arg("--socket").arg(folder.join("kernel.sock"));
+    command.arg("--state").arg(folder.join("state")).args(["--driver", driver.name()]).args(arguments);
+    command.env_remove("KAIRO_IPC_SOCKET").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // No configuration of the machine's has a say.
+    command.env("XDG_CONFIG_HOME", folder.join("config"));
+    if let Some(uid) = uid {
+        command.uid(uid).gid(uid);
+    }
+    let mut child = command.spawn().expect("the daemon starts");
+    let mut ready_line = String::new();
+    let stdout = child.stdout.take().expect("its stdout is piped");
+    BufReader::new(stdout).read_line(&mut ready_line).expect("its stdout is text");
+    (child, ready_line)
+}
+
 impl Daemon {
     /// Starts and waits for the line that says it is ready.
     pub(crate) fn start(options: &Options<'_>) -> Daemon {
         let folder = tempfile::Builder::new().prefix("kairo-test-").tempdir().expect("a temporary folder");
-        let socket = folder.path().join("kernel.sock");
-        let log = File::create(folder.path().join("log")).expect("a log file");
-        let mut command = Command::new(program());
-        command.arg("serve").arg("--socket").arg(&socket).arg("--state").arg(folder.path().join("state"));
-        command.args(["--driver", options.driver.name()]).args(options.arguments);
-        command.env_remove("KAIRO_IPC_SOCKET").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        // No configuration of the machine's has a say.
-        command.env("XDG_CONFIG_HOME", folder.path().join("config"));
         if let Some(uid) = options.uid {
             chown(folder.path(), Some(uid), Some(uid)).expect("root may give a folder away");
-            command.uid(uid).gid(uid);
         }
-        let mut child = command.spawn().expect("the daemon starts");
-        let mut ready_line = String::new();
-        let stdout = child.stdout.take().expect("its stdout is piped");
-        BufReader::new(stdout).read_line(&mut ready_line).expect("its stdout is text");
-        let mut daemon = Daemon { child, folder, socket, ready_line, descriptors_at_start: 0 };
+        let socket = folder.path().join("kernel.sock");
+        let arguments: Vec<String> = options.arguments.iter().map(|word| (*word).to_owned()).collect();
+        let (driver, uid) = (options.driver, options.uid);
+        let (child, ready_line) = serve(folder.path(), driver, uid, &arguments);
+        let mut daemon =
+            Daemon { child, driver, arguments, uid, folder, socket, ready_line, descriptors_at_start: 0 };
         assert!(!daemon.ready_line.is_empty(), "the daemon ended before it was ready");
         daemon.connect().ok("kernel.ping", json!({}));
         daemon.descriptors_at_start = processes::descriptors(daemon.pid());
@@ -212,13 +226,41 @@ impl Daemon {
         raw
     }
 
-    /// The keeper.
+    /// Starts another one over the same state, once the last one has ended. `extra` comes after the usual arguments.
+    pub(crate) fn succeed(&mut self, extra: &[&str]) {
+        self.succeed_unasked(extra);
+        assert!(!self.ready_line.is_empty(), "the next daemon ended before it was ready");
+        self.connect().ok("kernel.ping", json!({}));
+    }
+
+    /// The same, for one that may die before it is ready or asked anything.
+    pub(crate) fn succeed_unasked(&mut self, extra: &[&str]) {
+        let extra = extra.iter().map(|word| (*word).to_owned());
+        let arguments: Vec<String> = self.arguments.iter().cloned().chain(extra).collect();
+        let (child, ready_line) = serve(self.folder.path(), self.driver, self.uid, &arguments);
+        (self.child, self.ready_line) = (child, ready_line);
+    }
+
+    /// Kills it and starts another one.
+    pub(crate) fn kill_and_succeed(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+        self.succeed(&[]);
+    }
+
+    /// Where its keeper hands over.
+    pub(crate) fn handover(&self) -> PathBuf {
+        self.folder.path().join("state/keeper.sock")
+    }
+
+    /// The keeper, whoever started it.
     pub(crate) fn keeper(&self) -> Option<Name> {
-        let is_keeper = |name: &Name| {
-            fs::read(format!("/proc/{}/cmdline", name.pid))
-                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"keeper"))
-        };
-        processes::descendants(self.pid()).into_iter().find(is_keeper)
+        let handover = self.handover();
+        processes::all().into_iter().find(|name| {
+            fs::read(format!("/proc/{}/cmdline", name.pid)).is_ok_and(|line| {
+                line.split(|byte| *byte == 0).any(|word| word == handover.as_os_str().as_encoded_bytes())
+            })
+        })
     }
 
     /// Runs the command line against this daemon.
@@ -289,9 +331,11 @@ impl Drop for Daemon {
             tail.iter().rev().for_each(|line| println!("  {line}"));
         }
         if matches!(self.child.try_wait(), Ok(None)) {
-            let left = processes::descendants(self.pid());
             let _ = self.child.kill();
             let _ = self.child.wait();
+        }
+        if let Some(keeper) = self.keeper() {
+            let left: Vec<Name> = processes::descendants(keeper.pid).into_iter().chain([keeper]).collect();
             for name in left.into_iter().filter(|name| processes::is_alive(*name)) {
                 let _ = kill(Pid::from_raw(name.pid), Signal::SIGKILL);
             }

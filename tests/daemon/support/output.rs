@@ -69,6 +69,16 @@ impl Raw {
         assert_eq!(reply["status"], "spawned");
     }
 
+    /// Waits until the trees of these are gone.
+    pub(crate) fn wait_until_ended(&mut self, ids: &[&str]) {
+        super::until("all trees are gone", || {
+            ids.iter().all(|id| {
+                let status = self.ok("process.status", json!({"id": id, "detail": true}));
+                status["detail"]["phase"] == "ended" || status["state"] == "unknown"
+            })
+        });
+    }
+
     /// Subscribes and returns the subscription's id.
     pub(crate) fn subscribe(&mut self, id: &str, options: Json) -> String {
         let mut params = options;

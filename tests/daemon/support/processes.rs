@@ -45,6 +45,13 @@ pub(crate) fn is_stopped(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat.state == 'T')
 }
 
+/// Everybody.
+pub(crate) fn all() -> Vec<Name> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(name).collect()
+}
+
 /// All that descend from `pid`, without itself.
 pub(crate) fn descendants(pid: i32) -> Vec<Name> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -188,17 +188,23 @@ impl Raw {
         assert_eq!(&header[..3], [0x4b, 0x41, 1], "magic and version");
         let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         let mut payload = vec![0; length as usize];
-        self.reader.read_exact(&mut payload).expect("a frame comes whole");
+        // A daemon that is killed may leave half a frame.
+        self.reader.read_exact(&mut payload).ok()?;
         Some(Frame { kind: header[3], payload })
     }
 
     /// The answer to the request `id`; what comes before it is kept for [`Raw::frame`].
     pub(crate) fn answer(&mut self, id: u64) -> Result<Value, Refusal> {
+        self.answer_if_any(id).expect("the connection lasts until the answer")
+    }
+
+    /// The same, or none if the connection ends before.
+    pub(crate) fn answer_if_any(&mut self, id: u64) -> Option<Result<Value, Refusal>> {
         let waited = self.pushed.iter().position(|frame| is_answer(frame, id));
         let frame = match waited.and_then(|at| self.pushed.remove(at)) {
             Some(frame) => frame,
             None => loop {
-                let frame = self.receive().expect("the connection lasts until the answer");
+                let frame = self.receive()?;
                 if is_answer(&frame, id) {
                     break frame;
                 }
@@ -206,14 +212,44 @@ impl Raw {
             },
         };
         let reply = frame.value();
-        match field(&reply, "error") {
+        Some(match field(&reply, "error") {
             Some(Value::String(text)) => {
                 let info = json(field(&reply, "errorInfo").unwrap_or(&Value::Nil));
                 let code = info["code"].as_str().unwrap_or_default().to_owned();
                 Err(Refusal { text: String::from_utf8_lossy(text.as_bytes()).into_owned(), code, info })
             }
             _ => Ok(field(&reply, "result").cloned().unwrap_or(Value::Nil)),
-        }
+        })
+    }
+
+    /// Calls with a key, if the daemon lives until its answer.
+    pub(crate) fn call_once(
+        &mut self,
+        method: &str,
+        params: &Json,
+        key: &str,
+    ) -> Option<Result<Json, Refusal>> {
+        let id = self.send_once(method, params, key)?;
+        self.answer_if_any(id).map(|answer| answer.map(|result| json(&result)))
+    }
+
+    /// Sends a request with a key, if the daemon takes it.
+    pub(crate) fn send_once(&mut self, method: &str, params: &Json, key: &str) -> Option<u64> {
+        self.calls += 1;
+        let meta = Value::Map(vec![("idempotencyKey".into(), key.into())]);
+        let fields: [(&str, Value); 4] =
+            [("id", self.calls.into()), ("method", method.into()), ("params", value(params)), ("meta", meta)];
+        let map = fields.map(|(key, value)| (key.into(), value)).to_vec();
+        self.writer.write_all(&frame_bytes(REQUEST, &packed(&Value::Map(map)))).ok()?;
+        Some(self.calls)
+    }
+
+    /// Calls, if the daemon lives until its answer.
+    pub(crate) fn try_call(&mut self, method: &str, params: Json) -> Option<Result<Json, Refusal>> {
+        self.calls += 1;
+        let bytes = request_bytes(self.calls, method, value(&params));
+        self.writer.write_all(&bytes).ok()?;
+        self.answer_if_any(self.calls).map(|answer| answer.map(|result| json(&result)))
     }
 
     /// Calls and waits.

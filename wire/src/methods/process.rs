@@ -22,8 +22,8 @@ methods! {
         permission: ProcessSpawn,
         since: Since::V1,
         errors: [
-            AlreadyExists, Busy, Unsupported, TooLarge, ExecutableNotFound, NotExecutable, Cwd, SpawnFailed, KeeperLost,
-            Unavailable,
+            AlreadyExists, Busy, Conflict, Unsupported, TooLarge, ExecutableNotFound, NotExecutable, Cwd, SpawnFailed,
+            KeeperLost, Unavailable,
         ],
         example: r#"{"id": "clip", "command": ["ffmpeg", "-i", "in.mp4", "-f", "rawvideo", "-"], "options": {"cwd": "/srv/media", "pipeBytes": 1048576}}"#,
     }

@@ -1,7 +1,7 @@
 //! Subscribing to what a process writes.
 
 use crate::error::WireError;
-use crate::id::{ProcessId, SubscriptionId};
+use crate::id::{ProcessId, SessionId, SubscriptionId};
 use crate::limits::EXACT_INTEGER_END;
 use crate::method::{Since, methods, need, need_either};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -18,11 +18,14 @@ methods! {
     /// A process that does not exist yet is waited for (60 s); one that has ended delivers what is retained, and
     /// the subscription goes on with the next life of the id. Bytes that are no longer there are a gap: an EVENT
     /// `stream.gap` with the feature `records`, else `stream.overflow`, at its place among the chunks.
+    /// A reader that lost its connection goes on with `from` at its offsets and names its former subscription in
+    /// `resumes`: what a `block` reader has not had is held for it for a while, and a process that isn't known any
+    /// more is an error instead of being waited for.
     Subscribe = "process.stdout.subscribe"(SubscribeParams) -> SubscribeResult {
         required: [need_either("pid", "id")],
         permission: ProcessRead,
         since: Since::V1,
-        errors: [Busy, Conflict, Unsupported],
+        errors: [Busy, Conflict, NotFound, Unsupported],
         example: r#"{"pid": "clip", "stream": "stdout", "mode": "chunk", "from": "oldest", "policy": "block"}"#,
     }
 
@@ -66,6 +69,9 @@ pub struct SubscribeParams {
     /// `E_UNSUPPORTED`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<i32>,
+    /// The subscription of a lost connection that this one goes on for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<SubscriptionId>,
 }
 
 impl SubscribeParams {
@@ -86,6 +92,10 @@ impl SubscribeParams {
 pub struct SubscribeResult {
     /// Its name.
     pub subscription_id: SubscriptionId,
+    /// The life of the id that is read, if it has begun; told with the feature `records`. Another one than before
+    /// means that the offsets of before name other bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
 }
 
 crate::methods::words! {

@@ -9,7 +9,9 @@ methods! {
     /// Says who is there, and negotiates features by name.
     ///
     /// Optional: a client that never calls it speaks plain v1. Features that are not known are not granted. A
-    /// later call replaces what an earlier one negotiated, for everything that is subscribed after it.
+    /// later call replaces what an earlier one negotiated, for everything that is subscribed after it. A client whose
+    /// kernel was replaced says in `resumes` which connection it had: processes that were to die with that connection
+    /// (`onDisconnect: kill`) then die with this one instead, if it comes within the grace (10 s).
     Hello = "kernel.hello"(HelloParams) -> HelloResult {
         required: [],
         permission: KernelTalk,
@@ -111,6 +113,9 @@ pub struct HelloParams {
     /// Longest `data` of a chunk the client takes, bytes; counts only with the feature `chunks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk_bytes_max: Option<u32>,
+    /// The `connection` of an earlier answer: this connection takes that one's place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<String>,
 }
 
 /// What the kernel is and grants.
@@ -131,6 +136,10 @@ pub struct HelloResult {
     pub limits: HelloLimits,
     /// Who the kernel takes the caller for.
     pub principal: Principal,
+    /// Names this connection, for `resumes` after a loss. A secret: it can't be guessed. Empty from a kernel that
+    /// can't be resumed.
+    #[serde(default)]
+    pub connection: String,
 }
 
 /// Limits in force for a connection; see `limits`.

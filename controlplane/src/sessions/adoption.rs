@@ -1,0 +1,183 @@
+//! Taking over the processes of a kernel that died: from what its keeper held to records that can be asked for.
+//!
+//! ```text
+//!   keeper ──Heir (record, note, ends, rings)──▶ adopt ──▶ the same tables a spawn fills, and what the reactor needs
+//! ```
+//!
+//! What the dead kernel had told is not told again; what it hadn't, the keeper says once more and takes its usual way.
+//! Promises go on: a kill under way keeps its deadline, a ward waits for its guardian, a spawn's key answers with its
+//! receipt. Invariant: after it every table is as if this kernel had started the processes itself.
+
+use crate::calls::Turn;
+use crate::kernel::Kernel;
+use crate::sessions::record::{Note, Record};
+use crate::sessions::report;
+use crate::state::{Phase, Process, Timer};
+use kairo_dataplane::command::{Command, Commands, HistorySize, Unread};
+use kairo_dataplane::control::Moment;
+use kairo_dataplane::keeper::settlement::Heir;
+use kairo_dataplane::keeper::successor::HeldSession;
+use kairo_dataplane::key::Channel;
+use kairo_dataplane::meter::ProcessMeter;
+use kairo_dataplane::reactor::adoption::Adopted;
+use kairo_wire::id::{ProcessId, SessionId};
+use std::sync::Arc;
+
+/// How much of a session's output was kept, by its record; `usual` if that can't be read.
+pub fn history_of(session: &HeldSession, usual: HistorySize) -> HistorySize {
+    Record::decode(&session.record).map_or(usual, |record| record.history())
+}
+
+impl Kernel {
+    /// Adopts what a dead kernel left, before anybody connects. Returns the same for the reactors.
+    pub fn adopt(&mut self, at: Moment, mut heirs: Vec<Heir>, out: &mut Commands) -> Vec<Adopted> {
+        // In the order they were spawned, so that the younger of two of one id is the one it names.
+        heirs.sort_unstable_by_key(|heir| heir.session.process.serial);
+        let last = heirs.last().map_or(0, |heir| heir.session.process.serial);
+        self.state.skip_serials(last);
+        heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect()
+    }
+
+    fn adopt_one(&mut self, at: Moment, heir: Heir, out: &mut Commands) -> Adopted {
+        let held = &heir.session;
+        let serial = held.process.serial;
+        let record = Record::decode(&held.record)
+            .inspect_err(|error| tracing::error!(component = "controlplane", session = held.session, %error, "a record can't be read"))
+            .ok();
+        let note = Note::decode(&held.note)
+            .inspect_err(|error| tracing::error!(component = "controlplane", session = held.session, %error, "a note can't be read"))
+            .unwrap_or_default();
+        let meter = Arc::new(ProcessMeter::default());
+        let ends = Channel::ALL.map(|channel| heir.end(channel));
+        let mut process = self.recorded(at, held, record.as_ref(), &note, Arc::clone(&meter));
+        for channel in Channel::ALL {
+            let place = channel as usize;
+            process.ends[place] = ends[place].filter(|_| process.open[place]);
+            process.open[place] &= ends[place].is_none();
+        }
+        let (history, unread) = (process.history, process.unread);
+        let turn = &mut Turn { at, here: None, out };
+        self.supersede(turn, &process.id);
+        self.state.names.insert(process.id.key().into(), serial);
+        self.state.sessions.insert(process.session.as_str().into(), serial);
+        if process.phase == Phase::Running {
+            self.state.leaders.insert(process.pid as u64, serial);
+        }
+        self.state.processes.insert(serial, Box::new(process));
+        self.keep_promises(turn, serial, record.as_ref(), &note);
+        self.settle(turn, serial);
+        Adopted { heir, history, unread, ends, meter }
+    }
+
+    fn recorded(
+        &mut self,
+        at: Moment,
+        held: &HeldSession,
+        record: Option<&Record>,
+        note: &Note,
+        meter: Arc<ProcessMeter>,
+    ) -> Process {
+        let (exit, phase) = (held.exit, if held.exit.is_some() { Phase::Exited } else { Phase::Running });
+        // Whose record can't be read is nobody's but the owner's, under its session's name.
+        let unnamed = || ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()));
+        let owner = || crate::auth::principal::Principal::Owner.creator(self.config.owner_uid);
+        Process {
+            key: held.process,
+            id: record.map_or_else(unnamed, |record| record.id.clone()),
+            session: SessionId::from_text(&held.session),
+            creator: record.map_or_else(owner, Record::creator),
+            run_uid: record.and_then(|record| record.run_uid),
+            guardian: None,
+            key_used: None,
+            spawning: Vec::new(),
+            phase,
+            tree_gone: held.ended,
+            paused: note.paused,
+            terminal: note.terminal().or(record.and_then(Record::terminal)),
+            argv: record.map(Record::argv).unwrap_or_default(),
+            cwd: record.and_then(Record::cwd),
+            environment_digest: record.map_or(0, |record| record.environment_digest),
+            history: record.map_or(self.config.limits.history, Record::history),
+            unread: record.map_or(Unread::Drop, Record::unread),
+            pid: held.pid,
+            start_ticks: held.start_ticks,
+            tree: held.tree,
+            limits: held.limits.clone(),
+            started: record.map_or(at, Record::started),
+            exited: exit.map(|_| moment_of(at, held.exited_ns)),
+            exit,
+            doom: None,
+            ended_by: note.ended_by.clone(),
+            signalled: note.signalled.clone(),
+            killing: None,
+            ends: [None; 2],
+            open: [true, record.is_some_and(|record| record.stderr)],
+            meter,
+            waits: Vec::new(),
+            deferred: Vec::new(),
+            heirs: Vec::new(),
+            readers: Default::default(),
+            superseded: false,
+            retained_ns: None,
+            status: match exit {
+                Some((status, _)) => report::exited(status),
+                None => report::running(Some(held.pid)),
+            },
+            noted: held.note.clone().into(),
+            trace: record.map(Record::trace).unwrap_or_default(),
+        }
+    }
+
+    /// What the dead kernel had promised of a process.
+    fn keep_promises(&mut self, turn: &mut Turn<'_>, serial: u64, record: Option<&Record>, note: &Note) {
+        if let Some(key) = record.and_then(Record::idempotency_key) {
+            self.remember_key(serial, key);
+        }
+        if let Some(guardian) = record.and_then(Record::guardian) {
+            self.orphan_ward(turn.at, serial, guardian, turn.out);
+        }
+        let Some(process) = self.state.processes.get(&serial).filter(|process| !process.tree_gone) else {
+            return;
+        };
+        let home = process.key.home;
+        let Some((mut killing, to_come)) = note.killing() else { return };
+        if to_come {
+            let timer = self.arm(turn, home, killing.deadline_ns.max(turn.at.monotonic_ns));
+            self.state.timers.insert(timer.serial, Timer::Grace { process: serial });
+            killing.timer = Some(timer);
+        }
+        if let Some(process) = self.state.processes.get_mut(&serial) {
+            process.killing = Some(killing);
+        }
+    }
+
+    /// Has the keeper note how a process stands, if that has changed. `before` is the place among the commands of this
+    /// turn that it has to come before: whoever dies of a command must not die before it is noted.
+    pub(crate) fn annotate(&mut self, turn: &mut Turn<'_>, serial: u64, before: usize) {
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        let note = Note::of(process).encode();
+        if process.noted != note {
+            process.noted = note.clone();
+            let command = Command::Annotate { process: process.key, note };
+            turn.out.list.insert(before.min(turn.out.list.len()), command);
+        }
+    }
+
+    /// Leaves everything to the next kernel: no new work, the reactors end, the processes go on. `reason` is a signal's
+    /// name. Returns how many trees go on; a second call changes nothing.
+    pub fn leave(&mut self, at: Moment, reason: &str, out: &mut Commands) -> usize {
+        if !std::mem::replace(&mut self.stopping, true) {
+            let turn = &mut Turn { at, here: None, out };
+            self.tell_stopping(turn, reason);
+            turn.out.push(Command::Leave);
+            self.left = true;
+        }
+        self.state.processes.values().filter(|process| !process.tree_gone).count()
+    }
+}
+
+/// When something was that the keeper dated on the monotonic clock.
+pub(crate) fn moment_of(at: Moment, monotonic_ns: Option<u64>) -> Moment {
+    let monotonic_ns = monotonic_ns.unwrap_or(at.monotonic_ns).min(at.monotonic_ns);
+    Moment { monotonic_ns, wall_ns: at.wall_ns.saturating_sub(at.monotonic_ns - monotonic_ns) }
+}

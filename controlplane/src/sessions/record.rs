@@ -1,0 +1,222 @@
+//! What stays with the keeper of a session, for a kernel that comes after us: a record, and a note.
+//!
+//! The *record* is given with the spawn and never changes: whose process it is, how it was started, by which promises.
+//! The *note* is what has been decided since: a kill under way, the terminal's size. Both are opaque to the keeper.
+//! Neither holds a secret: of an argv what may be told, of an environment a digest.
+//!
+//! Fields are named on the wire, so a later version adds some and leaves out others; a reader takes what it knows.
+//! Invariant: a process that is adopted from what was written for it is, as far as anybody can ask, the same one.
+
+use crate::auth::principal::Creator;
+use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::state::{Killing, Process, Trace};
+use bytes::{Bytes, BytesMut};
+use kairo_dataplane::command::{HistorySize, Scope, TerminalSize, Unread};
+use kairo_dataplane::control::Moment;
+use kairo_wire::codec::CodecError;
+use kairo_wire::codec::decode::from_slice;
+use kairo_wire::codec::encode::{Dialect, to_buf};
+use kairo_wire::codec::text::OsText;
+use kairo_wire::id::ProcessId;
+use kairo_wire::methods::status::EndedBy;
+use serde::{Deserialize, Serialize};
+
+/// Version of both.
+const VERSION: u32 = 2;
+
+/// Given with the spawn.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    v: u32,
+    /// Its name on the wire.
+    pub id: ProcessId,
+    /// The user of who started it.
+    uid: u32,
+    /// The session of who started it.
+    of_session: Option<String>,
+    /// The skill who started it.
+    of_skill: Option<String>,
+    /// The user it runs as, if not the daemon's.
+    pub run_uid: Option<u32>,
+    /// Secrets replaced.
+    argv: Vec<OsText>,
+    cwd: Option<OsText>,
+    /// Tells equal environments from different ones.
+    pub environment_digest: u64,
+    head_bytes: u32,
+    tail_bytes: u32,
+    when_unread_block: bool,
+    /// Rows and columns.
+    terminal: Option<(u16, u16)>,
+    /// It has a second output.
+    pub stderr: bool,
+    started_ns: u64,
+    started_wall_ns: u64,
+    /// Digest of the token of the connection it dies with; see [`GuardianDigest`].
+    guardian: Option<String>,
+    /// See [`IdempotencyKey`].
+    idempotency_key: Option<String>,
+    correlation_id: Option<String>,
+    causation_id: Option<String>,
+    trace_id: Option<String>,
+}
+
+/// Decided since.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Note {
+    v: u32,
+    /// It was stopped by `process.pause`.
+    pub paused: bool,
+    /// Rows and columns.
+    terminal: Option<(u16, u16)>,
+    /// Who or what ends it.
+    pub ended_by: Option<EndedBy>,
+    /// The last signal a client sent, and who did.
+    pub signalled: Option<(i32, EndedBy)>,
+    /// It is being killed: when the grace is over, whether the whole tree is meant, and whether SIGKILL was sent.
+    killing: Option<(u64, bool, bool)>,
+}
+
+impl Record {
+    /// Of a process that is about to be started.
+    pub(crate) fn of(
+        process: &Process,
+        guardian: Option<GuardianDigest>,
+        key: Option<IdempotencyKey>,
+    ) -> Record {
+        let text = |bytes: &Vec<u8>| OsText::new(bytes.clone());
+        let owned = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
+        Record {
+            v: VERSION,
+            id: process.id.clone(),
+            uid: process.creator.uid,
+            of_session: owned(&process.creator.session),
+            of_skill: owned(&process.creator.name),
+            run_uid: process.run_uid,
+            argv: process.argv.iter().filter_map(text).collect(),
+            cwd: process.cwd.as_ref().and_then(text),
+            environment_digest: process.environment_digest,
+            head_bytes: process.history.head_bytes,
+            tail_bytes: process.history.tail_bytes,
+            when_unread_block: process.unread == Unread::Block,
+            terminal: process.terminal.map(|size| (size.rows, size.cols)),
+            stderr: process.open[1],
+            started_ns: process.started.monotonic_ns,
+            started_wall_ns: process.started.wall_ns,
+            guardian: guardian.map(|digest| digest.to_string()),
+            idempotency_key: key.map(|key| key.to_string()),
+            correlation_id: process.trace.correlation.clone(),
+            causation_id: process.trace.causation.clone(),
+            trace_id: process.trace.trace.clone(),
+        }
+    }
+
+    /// As the keeper keeps it.
+    pub(crate) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    /// Reads one back; a version below 2 had no promises to keep.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
+        from_slice(bytes)
+    }
+
+    pub(crate) fn creator(&self) -> Creator {
+        Creator {
+            uid: self.uid,
+            session: self.of_session.as_deref().map(Into::into),
+            name: self.of_skill.as_deref().map(Into::into),
+        }
+    }
+
+    pub(crate) fn argv(&self) -> Vec<Vec<u8>> {
+        self.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect()
+    }
+
+    pub(crate) fn cwd(&self) -> Option<Vec<u8>> {
+        self.cwd.as_ref().map(|cwd| cwd.as_bytes().to_vec())
+    }
+
+    pub(crate) fn history(&self) -> HistorySize {
+        HistorySize { head_bytes: self.head_bytes, tail_bytes: self.tail_bytes }
+    }
+
+    pub(crate) fn unread(&self) -> Unread {
+        if self.when_unread_block { Unread::Block } else { Unread::Drop }
+    }
+
+    pub(crate) fn terminal(&self) -> Option<TerminalSize> {
+        self.terminal.map(|(rows, cols)| TerminalSize { rows, cols })
+    }
+
+    pub(crate) fn started(&self) -> Moment {
+        Moment { monotonic_ns: self.started_ns, wall_ns: self.started_wall_ns }
+    }
+
+    pub(crate) fn guardian(&self) -> Option<GuardianDigest> {
+        self.guardian.as_deref().and_then(GuardianDigest::from_text)
+    }
+
+    pub(crate) fn idempotency_key(&self) -> Option<IdempotencyKey> {
+        self.idempotency_key.as_deref().and_then(IdempotencyKey::from_text)
+    }
+
+    pub(crate) fn trace(&self) -> Trace {
+        Trace {
+            correlation: self.correlation_id.clone(),
+            causation: self.causation_id.clone(),
+            trace: self.trace_id.clone(),
+        }
+    }
+}
+
+impl Note {
+    /// Of a process as it is now.
+    pub(crate) fn of(process: &Process) -> Note {
+        let killing = process
+            .killing
+            .as_ref()
+            .map(|killing| (killing.deadline_ns, killing.scope == Scope::Tree, killing.timer.is_none()));
+        Note {
+            v: VERSION,
+            paused: process.paused,
+            terminal: process.terminal.map(|size| (size.rows, size.cols)),
+            ended_by: process.ended_by.clone(),
+            signalled: process.signalled.clone(),
+            killing,
+        }
+    }
+
+    /// As the keeper keeps it.
+    pub(crate) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    /// Reads one back; no note says nothing.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Note, CodecError> {
+        if bytes.is_empty() { Ok(Note::default()) } else { from_slice(bytes) }
+    }
+
+    pub(crate) fn terminal(&self) -> Option<TerminalSize> {
+        self.terminal.map(|(rows, cols)| TerminalSize { rows, cols })
+    }
+
+    /// The kill under way, without its timer, and whether there is to be one.
+    pub(crate) fn killing(&self) -> Option<(Killing, bool)> {
+        self.killing.map(|(deadline_ns, tree, spent)| {
+            let scope = if tree { Scope::Tree } else { Scope::Leader };
+            (Killing { timer: None, deadline_ns, scope }, !spent)
+        })
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Bytes {
+    let mut buf = BytesMut::new();
+    if let Err(error) = to_buf(&mut buf, Dialect::Int64, value) {
+        tracing::error!(component = "controlplane", %error, "nothing is written down of a session");
+        buf.clear();
+    }
+    buf.freeze()
+}
