@@ -233,8 +233,8 @@ events! {
         pub to: u64,
     }
 
-    /// A kernel died in the middle of reading a terminal: up to one read's worth of bytes (4 KiB) may be missing at this
-    /// place. Of pipes nothing is ever missing.
+    /// A kernel died in the middle of reading a stream on a system without splice(2): up to one read's worth of bytes may
+    /// be missing at this place. On Linux nothing is ever missing.
     StreamUncertain = "kairo.stream.uncertain", Bus {
         /// Of which process.
         pub id: ProcessId,

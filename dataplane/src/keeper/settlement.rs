@@ -200,8 +200,8 @@ fn renew(
     };
     let old = Reader::open(ring.memory.as_fd()).map_err(memory)?;
     let (taken, expected) = (old.taken(), old.expected());
-    // A terminal may be read without a staging pipe: what a read brought that was not noted can't be told.
-    let uncertain = session.terminal && channel == Channel::Stdout && expected > taken && staged == 0;
+    // Where there is no splice nothing is staged: what a read brought that was not noted can't be told.
+    let uncertain = !named && expected > taken;
     let account = match uncertain {
         true => Account { in_ring_to: taken, staged_bytes: 0 },
         false => {

@@ -124,22 +124,12 @@ pub fn take<D: Driver>(
 ) -> Result<Taken, TakeError> {
     let (page, staging) = (&staging.page, &staging.output);
     let max = max.min(staging.bytes_max);
-    if source.terminal {
-        // A splice from a terminal copies as well, so here it would only cost: see `take_by_copy`.
-        return take_by_copy(driver, source, history, max, hold);
-    }
     page.name(Side::Output, name);
     reach(Point::TakeNamed);
-    let bytes = match driver.splice(&source.fd, &staging.write_end, max) {
-        Ok(0) => return Ok(Taken::End),
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Nothing),
-        Err(error)
-            if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
-        {
-            return Ok(Taken::End);
-        }
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+    let bytes = match fill(driver, source, staging, max) {
+        Ok(Taken::Bytes(bytes)) => bytes,
+        Ok(other) => return Ok(other),
+        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) => {
             return take_by_copy(driver, source, history, max, hold);
         }
         Err(error) => return Err(error.into()),
@@ -165,9 +155,51 @@ pub fn take<D: Driver>(
     Ok(Taken::Bytes(bytes))
 }
 
-/// The same with one read, for terminals and where there is no splice. What a kernel killed between the read and the
-/// commit had taken can't be told afterwards, but that it may have taken something can: E > T, and at most one read
-/// (of a terminal: 4 KiB) is missing behind T.
+/// Step 1. A terminal gives no more than its buffer at once, and a splice from it sets aside pages for all it is asked for:
+/// so it is asked for little, several times.
+fn fill<D: Driver>(
+    driver: &mut D,
+    source: &Source<D::Fd>,
+    staging: &StagingPipe<D::Fd>,
+    max: usize,
+) -> io::Result<Taken> {
+    let (piece, pieces) = if source.terminal { (TERMINAL_BYTES, TERMINAL_PIECES) } else { (max, 1) };
+    let mut bytes = 0;
+    for _ in 0..pieces {
+        let room = (max - bytes).min(piece);
+        if room == 0 {
+            break;
+        }
+        match driver.splice(&source.fd, &staging.write_end, room) {
+            Ok(0) if bytes == 0 => return Ok(Taken::End),
+            Ok(0) => break,
+            Ok(more) => bytes += more,
+            Err(_) if bytes > 0 => break,
+            Err(error) => return source.refusal(error),
+        }
+    }
+    Ok(Taken::Bytes(bytes))
+}
+
+/// What a terminal gives at most at once, bytes.
+const TERMINAL_BYTES: usize = 4096;
+/// How often it is asked in a row; each answer takes a slot of the staging pipe.
+const TERMINAL_PIECES: usize = 16;
+
+impl<F> Source<F> {
+    /// What an error of reading it means.
+    fn refusal(&self, error: io::Error) -> io::Result<Taken> {
+        let end = self.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(Taken::Nothing),
+            _ if end => Ok(Taken::End),
+            _ => Err(error),
+        }
+    }
+}
+
+/// The same with one read, where there is no splice. What a kernel killed between the read and the commit had taken can't
+/// be told afterwards, but that it may have taken something can: E > T, and at most one read is missing behind T.
 fn take_by_copy<D: Driver>(
     driver: &mut D,
     source: &Source<D::Fd>,
@@ -186,17 +218,11 @@ fn take_by_copy<D: Driver>(
         ring.commit(bytes);
     }
     ring.expect(0);
-    match read {
-        Ok(0) => Ok(Taken::End),
-        Ok(bytes) => Ok(Taken::Bytes(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Nothing),
-        Err(error)
-            if source.terminal && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
-        {
-            Ok(Taken::End)
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(match read {
+        Ok(0) => Taken::End,
+        Ok(bytes) => Taken::Bytes(bytes),
+        Err(error) => source.refusal(error)?,
+    })
 }
 
 #[cfg(test)]
