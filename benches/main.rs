@@ -19,6 +19,7 @@ mod rpc;
 mod slow_client;
 mod spawn;
 mod support;
+mod survive;
 
 use support::report::Report;
 
@@ -40,6 +41,7 @@ const BENCHES: &[Bench] = &[
     bench("lines", "whole lines against chunks", lines::run),
     bench("pty", "draining a terminal", pty::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
+    bench("survive", "a kernel is killed and followed by another", survive::run),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),
     bench("idle", "a daemon with nothing to do", idle::run),
 ];
