@@ -7,6 +7,7 @@ mod deeds;
 mod ends;
 mod harness;
 mod once;
+mod limits;
 mod principals;
 mod spawning;
 mod streams;

@@ -486,7 +486,7 @@ fn next_cut<'a, F>(
     let cuts = |mode, run| cut(mode, run, framing.chunk_bytes_max, closed);
     match cuts(subscriber.mode, run) {
         None => Next::Nothing,
-        Some(Cut { bytes, partial }) if allowance.affords(bytes) => Next::Frame(&run[..bytes], partial),
+        Some(Cut { bytes, partial }) if bytes <= allowance.bytes => Next::Frame(&run[..bytes], partial),
         // Fewer lines, or the first of them.
         Some(Cut { bytes, .. }) => match memrchr(b'\n', &run[..allowance.bytes.min(bytes)]) {
             Some(at) => Next::Frame(&run[..=at], false),

@@ -17,7 +17,8 @@ use crate::command::HistorySize;
 use crate::control::Notice;
 use crate::driver::Driver;
 use crate::key::{Channel, ProcessKey, ReactorId};
-use crate::limits::{SQUEEZED_BATCH_BYTES, SQUEEZED_TAIL_BYTES_MIN};
+use crate::limits::{HISTORY_SHARE_BYTES_MIN, SQUEEZED_BATCH_BYTES, SQUEEZED_TAIL_BYTES_MIN};
+use kairo_shm::layout::PAGE_BYTES;
 use std::sync::atomic::Ordering;
 
 /// Streams that give before others have their turn: each gets a new ring.
@@ -72,7 +73,10 @@ impl<D: Driver> Reactor<D> {
         while self.budget.is_over() && self.drop_oldest_retained() {}
         // What has ended goes first, wherever it is.
         let others_first = self.budget.retained_bytes() > 0 && self.post.reactors() > 1;
-        let gave = self.budget.is_over() && !others_first && self.squeeze_living();
+        let gave = self.budget.is_over()
+            && !others_first
+            // Some can't give all of what is over their share; then the largest of the others give more.
+            && (self.squeeze_living(self.budget.share_bytes()) || self.squeeze_living(HISTORY_SHARE_BYTES_MIN));
         if !self.budget.is_over() {
             return;
         }
@@ -93,9 +97,8 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Makes the largest living histories smaller that are over their share. True if one became smaller.
-    fn squeeze_living(&mut self) -> bool {
-        let share = self.budget.share_bytes();
+    /// Makes the largest living histories smaller that are over `share`. True if one became smaller.
+    fn squeeze_living(&mut self, share: u64) -> bool {
         let mut over: Vec<(u64, Place, Channel)> = Vec::new();
         for place in self.processes.places() {
             let Some(process) = self.processes.get(place) else { continue };
@@ -124,7 +127,7 @@ impl<D: Driver> Reactor<D> {
         let pinned = self.pinned(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let history = &mut process.streams[channel as usize].history;
-        let beside = u64::from(history.size().head_bytes) + SQUEEZED_BATCH_BYTES as u64;
+        let beside = u64::from(history.size().head_bytes) + (SQUEEZED_BATCH_BYTES + PAGE_BYTES) as u64;
         // A share is far below 4 GiB or more than any tail: the smaller of the two fits.
         let tail_bytes = share.saturating_sub(beside).min(u64::from(u32::MAX)) as u32;
         let changed = history.squeeze(tail_bytes.max(SQUEEZED_TAIL_BYTES_MIN), pinned);

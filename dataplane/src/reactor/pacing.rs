@@ -175,7 +175,7 @@ impl<D: Driver> Reactor<D> {
         let cut = stream.history.cut();
         if cut != stream.pace.cut {
             stream.pace.cut = cut;
-            stream.pace.truncated.due = true;
+            stream.pace.truncated.due = cut.0 < cut.1;
             let meter = &process.meter.streams[channel as usize];
             meter.cut_from.set(cut.0);
             meter.cut_bytes.set(cut.1 - cut.0);
