@@ -13,6 +13,7 @@
 mod framed;
 mod idle;
 mod idle_streams;
+mod limits;
 mod lines;
 mod pty;
 mod rpc;
@@ -38,6 +39,7 @@ const BENCHES: &[Bench] = &[
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("lines", "whole lines against chunks", lines::run),
+    bench("limits", "20 MiB/s for ten seconds", limits::run),
     bench("pty", "draining a terminal", pty::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),

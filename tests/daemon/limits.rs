@@ -75,15 +75,14 @@ fn a_reader_held_back_by_its_rate_slows_nobody_else_on_its_connection(daemon: &D
         .subscribe("one", json!({"stream": "stdout", "mode": "line", "policy": "drop_oldest", "rate": rate}));
     let quick = raw.subscribe("two", json!({"stream": "stdout"}));
     raw.spawn("one", &sequence::argv("4"), json!({}));
+    until("both readers of one wait for their rate", || {
+        let detail = raw.ok("process.status", json!({"id": "one", "detail": true}))["detail"].clone();
+        detail["readers"].as_array().expect("readers").iter().all(|reader| reader["throttled"] == true)
+    });
     raw.spawn("two", &sequence::argv("128"), json!({}));
     let output = raw.collect(&quick, 1);
     sequence::check(&output.stdout, 0);
     assert_eq!(output.stdout.len(), 128 * BLOCK_BYTES);
-    let readers = raw.ok("process.status", json!({"id": "one", "detail": true}))["detail"]["readers"].clone();
-    assert!(
-        readers.as_array().expect("readers").iter().all(|reader| reader["throttled"] == true),
-        "{readers}"
-    );
     for subscription in [&slow, &lines] {
         let lifted = json!({"subscriptionId": subscription, "rate": {"bytesPerSecond": 0}});
         assert_eq!(raw.ok("subscription.configure", lifted).get("rate"), None);
