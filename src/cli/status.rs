@@ -159,8 +159,10 @@ fn stdin(detail: &Detail) -> String {
 fn streams(page: &mut Page, detail: &Detail) {
     for stream in &detail.streams {
         let mut text = bytes(stream.bytes);
-        if let Some(cut) = stream.cut {
+        if stream.cut_bytes > 0 {
             let _ = write!(text, ", of which {} are no longer kept", bytes(stream.cut_bytes));
+        }
+        if let Some(cut) = stream.cut {
             let _ = write!(text, " ({} to {})", cut.from, cut.to);
         }
         if let Some(rate) = stream.rate {

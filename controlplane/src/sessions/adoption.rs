@@ -80,7 +80,8 @@ impl Kernel {
         let (exit, phase) = (held.exit, if held.exit.is_some() { Phase::Exited } else { Phase::Running });
         // Whose record can't be read is nobody's but the owner's, under its session's name.
         let unnamed = || ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()));
-        let usual = Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
+        let usual =
+            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
         let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
         let owner = || crate::auth::principal::Principal::Owner.creator(self.config.owner_uid);
         Process {
