@@ -281,11 +281,7 @@ impl Kernel {
                 self.resolve(turn, ticket, &StdinCloseResult { status: StdinCloseStatus::Closed, id });
             }
             (Deed::Tune { tuning }, Ok(outcome)) => {
-                process.unread = tuning.unread.unwrap_or(process.unread);
-                if let Outcome::Tuned { history, rate } = outcome {
-                    (process.history, process.rate) = (history, rate);
-                }
-                let settings = process.settings();
+                let settings = process.tuned(tuning, outcome);
                 self.annotate(turn, serial, usize::MAX);
                 self.resolve(turn, ticket, &settings);
             }

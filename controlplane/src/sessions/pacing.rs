@@ -11,6 +11,7 @@ use crate::sessions::plan::TAIL_BYTES_MIN;
 use crate::sessions::report;
 use crate::state::Process;
 use kairo_dataplane::command::{HistorySize, Rate, Tuning, Unread};
+use kairo_dataplane::control::Outcome;
 use kairo_dataplane::key::{Channel, ProcessKey};
 use kairo_wire::error::WireError;
 use kairo_wire::event::{StreamResumed, StreamStalled, StreamStore, StreamThrottled, StreamTruncated};
@@ -82,8 +83,17 @@ pub(crate) fn tuning(config: &Config, params: &ConfigureParams) -> Result<Tuning
 }
 
 impl Process {
+    /// Remembers what came of a change, and tells what is in force.
+    pub(crate) fn tuned(&mut self, tuning: &Tuning, outcome: Outcome) -> ConfigureResult {
+        self.unread = tuning.unread.unwrap_or(self.unread);
+        if let Outcome::Tuned { history, rate } = outcome {
+            (self.history, self.rate) = (history, rate);
+        }
+        self.settings()
+    }
+
     /// What is in force of its outputs.
-    pub(crate) fn settings(&self) -> ConfigureResult {
+    fn settings(&self) -> ConfigureResult {
         let setting = |channel: Channel| StreamSetting {
             stream: report::stream_name(channel),
             rate: self.rate[channel as usize].map(told),
