@@ -1,10 +1,12 @@
 //! Rates, the memory of histories, and what is told of those that wait.
 
 use crate::support::output::Chunk;
-use crate::support::raw::{EVENT, Raw, STREAM_CHUNK};
+use crate::support::raw::{EVENT, Raw, STREAM_CHUNK, request_bytes, value};
 use crate::support::sequence::{self, BLOCK_BYTES};
 use crate::support::{Daemon, Driver, Options, on_both_drivers, until, with};
+use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
+use std::io::Write;
 
 const MIB: u64 = 1 << 20;
 
@@ -258,6 +260,96 @@ fn wishes_are_granted_within_the_memory_there_is() {
 #[test]
 fn stalls_are_told_after_the_threshold_of_the_configuration() {
     on_each_driver("[limits]\nstall_ms = 50\n", a_stall_is_told_with_who_is_waited_for_and_its_end_too);
+}
+
+#[test]
+fn rates_and_sizes_survive_the_kernel() {
+    for driver in [Driver::Uring, Driver::Poll].into_iter().filter(|driver| driver.is_available()) {
+        let mut daemon = Daemon::start(&Options::plain(driver));
+        let mut raw = daemon.connect_modern();
+        let rate = json!({"bytesPerSecond": 4 * MIB});
+        raw.spawn("asked", &sequence::argv("32"), json!({"rate": rate, "whenUnread": "block"}));
+        raw.spawn("changed", &["cat"], json!({"rate": {"bytesPerSecond": 1}}));
+        let history = json!({"headBytes": 8192, "tailBytes": MIB});
+        let rate = json!({"bytesPerSecond": 3 * MIB, "burst": 70_000});
+        let wish = json!({"id": "changed", "stream": "stdout", "rate": rate, "history": history, "whenUnread": "block"});
+        raw.ok("stream.configure", wish);
+        let kept = |raw: &mut Raw| {
+            let detail = raw.ok("process.status", json!({"id": "changed", "detail": true}))["detail"].clone();
+            let of = |stream: usize| {
+                ["rate", "historyHeadBytes", "historyTailBytes"]
+                    .map(|field| detail["streams"][stream][field].clone())
+            };
+            (detail["whenUnread"].clone(), of(0), of(1), stream(raw, "asked")["rate"].clone())
+        };
+        let before = kept(&mut raw);
+        assert_eq!(
+            (&before.0, &before.1[0]["burst"], &before.1[2]),
+            (&json!("block"), &json!(70_000), &json!(MIB))
+        );
+        daemon.kill_and_succeed();
+        let mut raw = daemon.connect_modern();
+        assert_eq!(kept(&mut raw), before);
+        until("the next kernel holds it back as well", || {
+            stream(&mut raw, "asked")["throttledMs"].as_u64() > Some(0)
+        });
+        let subscription = raw.subscribe("asked", json!({"stream": "stdout"}));
+        let output = raw.collect(&subscription, 1);
+        sequence::check(&output.stdout, 0);
+        assert_eq!((output.stdout.len(), output.gaps.len()), (32 * BLOCK_BYTES, 0));
+        raw.ok("process.kill", json!({"id": "changed"}));
+        daemon.finish();
+    }
+}
+
+/// Changes sizes and rates as fast as they are answered, until the daemon dies of it.
+fn fiddle(raw: &mut Raw, id: &str) {
+    for nth in 0u64.. {
+        let history = json!({"headBytes": nth * 4099 % 300_000, "tailBytes": 4096 + nth * 50_021 % 900_000});
+        let rate = json!({"bytesPerSecond": if nth % 2 == 0 { 0 } else { 200 * MIB }});
+        let wish = json!({"id": id, "history": history, "rate": rate});
+        let request = request_bytes(nth, "stream.configure", value(&wish));
+        if raw.socket().write_all(&request).is_err() || raw.frame().is_none() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_kernel_killed_while_histories_change_their_size_loses_no_byte() {
+    for driver in [Driver::Uring, Driver::Poll].into_iter().filter(|driver| driver.is_available()) {
+        let mut daemon = Daemon::start(&Options::plain(driver));
+        daemon.connect().spawn("flood", &sequence::argv("100000000"), json!({"whenUnread": "block"}));
+        let (mut at, mut last) = (0, Json::Null);
+        for _ in 0..6 {
+            let (mut reader, mut fiddler) = (daemon.connect_modern(), daemon.connect_modern());
+            let mut wish = json!({"stream": "stdout", "from": at});
+            if !last.is_null() {
+                wish["resumes"] = last;
+            }
+            last = json!(reader.subscribe("flood", wish));
+            let fiddling = std::thread::spawn(move || fiddle(&mut fiddler, "flood"));
+            let (goal, mut alive) = (at + 5_000_011, true);
+            while let Some(frame) = reader.frame() {
+                if frame.kind == STREAM_CHUNK {
+                    let chunk = Chunk::of(&frame);
+                    assert_eq!(chunk.offset, Some(at), "the next byte is next");
+                    sequence::check(&chunk.data, at);
+                    at += chunk.data.len() as u64;
+                } else {
+                    assert_ne!(frame.json()["topic"], "stream.gap", "a waiting reader misses nothing");
+                }
+                if alive && at >= goal {
+                    daemon.signal(Signal::SIGKILL);
+                    alive = false;
+                }
+            }
+            daemon.wait();
+            fiddling.join().expect("it changes sizes to the end");
+            daemon.succeed(&[]);
+        }
+        daemon.finish();
+    }
 }
 
 fn the_command_line_sets_rates(daemon: &Daemon) {
