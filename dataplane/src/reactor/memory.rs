@@ -11,6 +11,7 @@
 
 use super::mail::Mail;
 use super::table::Place;
+use super::timers::Alarm;
 use super::{Reactor, Turn};
 use crate::budget::ChargeKind;
 use crate::command::HistorySize;
@@ -23,8 +24,8 @@ use std::sync::atomic::Ordering;
 
 /// Streams that give before others have their turn: each gets a new ring.
 const GIVERS_PER_TURN: usize = 8;
-/// The other reactors are asked no more often than this, nanoseconds.
-const ASK_INTERVAL_NS: u64 = 10_000_000;
+/// Nobody looks again sooner than this for something to give, having found nothing, nanoseconds.
+const IN_VAIN_INTERVAL_NS: u64 = 10_000_000;
 
 impl<D: Driver> Reactor<D> {
     /// Counts what a stream's history holds, and has somebody give if all of them hold too much.
@@ -65,33 +66,36 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Gives what this reactor can give, and asks the others if that is not enough.
-    pub(super) fn squeeze(&mut self) {
-        if !self.budget.is_over() {
-            return;
-        }
+    /// Gives what this reactor can give. If that is not enough the others are asked, unless it was them who asked.
+    pub(super) fn squeeze(&mut self, asked: bool) {
         while self.budget.is_over() && self.drop_oldest_retained() {}
-        // What has ended goes first, wherever it is.
-        let others_first = self.budget.retained_bytes() > 0 && self.post.reactors() > 1;
-        let gave = self.budget.is_over()
-            && !others_first
-            // Some can't give all of what is over their share; then the largest of the others give more.
-            && (self.squeeze_living(self.budget.share_bytes()) || self.squeeze_living(HISTORY_SHARE_BYTES_MIN));
         if !self.budget.is_over() {
+            self.others_asked = false;
             return;
         }
-        if gave {
+        let now_ns = self.at.monotonic_ns;
+        // Going through all streams in vain is not repeated at every byte that comes.
+        let again_ns = self.in_vain_ns.map_or(0, |in_vain_ns| in_vain_ns + IN_VAIN_INTERVAL_NS);
+        if now_ns < again_ns {
+            return self.timers.arm(Alarm::Squeeze, again_ns);
+        }
+        let elsewhere = self.budget.retained_bytes() > 0 && self.post.reactors() > 1;
+        if !asked && elsewhere && !std::mem::replace(&mut self.others_asked, true) {
+            // What has ended goes first, wherever it is: they are given time to do it.
+            self.timers.arm(Alarm::Squeeze, now_ns + IN_VAIN_INTERVAL_NS);
+            return self.ask_others();
+        }
+        // Some can't give all of what is over their share; then the largest of the others give more.
+        if self.squeeze_living(self.budget.share_bytes()) || self.squeeze_living(HISTORY_SHARE_BYTES_MIN) {
             return self.later(Turn::Squeeze);
         }
-        self.ask_others();
+        self.in_vain_ns = Some(now_ns);
+        if !asked {
+            self.ask_others();
+        }
     }
 
-    fn ask_others(&mut self) {
-        let now_ns = self.at.monotonic_ns;
-        if now_ns < self.asked_ns + ASK_INTERVAL_NS {
-            return;
-        }
-        self.asked_ns = now_ns;
+    fn ask_others(&self) {
         for reactor in (0..self.post.reactors()).map(ReactorId).filter(|reactor| *reactor != self.id) {
             self.post.send(reactor, Mail::Squeeze);
         }

@@ -161,8 +161,10 @@ pub(crate) struct Reactor<D: Driver> {
     retained: Retained,
     reconnect_grace_ns: u64,
     budget: Arc<Budget>,
-    /// When the other reactors were last asked to give memory.
-    asked_ns: u64,
+    /// When memory was last looked for in vain.
+    in_vain_ns: Option<u64>,
+    /// The others have been asked to give what has ended.
+    others_asked: bool,
     stall_ns: u64,
     timers: Timers,
     turns: VecDeque<Turn>,
@@ -199,7 +201,8 @@ impl<D: Driver> Reactor<D> {
             retained: Retained::new(parts.retained_bytes_max),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             budget: parts.budget,
-            asked_ns: 0,
+            in_vain_ns: None,
+            others_asked: false,
             stall_ns: parts.stall_ns,
             timers: Timers::default(),
             turns: VecDeque::new(),
@@ -318,7 +321,7 @@ impl<D: Driver> Reactor<D> {
                 let socket = self.driver.import(socket);
                 self.serve(socket, peer);
             }
-            Mail::Squeeze => self.squeeze(),
+            Mail::Squeeze => self.squeeze(true),
             Mail::Stop => self.stopping = true,
         }
     }
@@ -329,7 +332,7 @@ impl<D: Driver> Reactor<D> {
             Turn::Connection(place) => self.flush(place),
             Turn::Reader(place) => self.deliver(place),
             Turn::Input(place) => self.push_input(place),
-            Turn::Squeeze => self.squeeze(),
+            Turn::Squeeze => self.squeeze(false),
         }
     }
 
@@ -352,6 +355,7 @@ impl<D: Driver> Reactor<D> {
                 self.look_for_stall(Place { slot, generation }, channel);
             }
             Alarm::Tell(slot, generation, channel) => self.tell(Place { slot, generation }, channel),
+            Alarm::Squeeze => self.squeeze(false),
             Alarm::Reader(slot, generation) => self.deliver(Place { slot, generation }),
         }
     }

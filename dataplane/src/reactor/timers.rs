@@ -25,6 +25,8 @@ pub(crate) enum Alarm {
     Stall(u32, u32, Channel),
     /// There may be something to tell about a stream.
     Tell(u32, u32, Channel),
+    /// Look again for memory to give.
+    Squeeze,
     /// A reader may be given bytes again: (slot, generation).
     Reader(u32, u32),
 }
