@@ -13,6 +13,7 @@
 mod framed;
 mod idle;
 mod idle_streams;
+mod limits;
 mod lines;
 mod pty;
 mod rpc;
@@ -39,6 +40,7 @@ const BENCHES: &[Bench] = &[
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("lines", "whole lines against chunks", lines::run),
+    bench("limits", "20 MiB/s for ten seconds", limits::run),
     bench("pty", "draining a terminal", pty::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("survive", "a kernel is killed and followed by another", survive::run),

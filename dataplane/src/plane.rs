@@ -3,6 +3,7 @@
 //! Whoever embeds a kernel makes the keeper first ([`launch`](crate::keeper::link::launch), while it has no threads),
 //! then starts a plane with a [`Control`] and a [`Worker`], and ends with [`Plane::join`].
 
+use crate::budget::Budget;
 use crate::command::Commands;
 use crate::control::{Control, Peer};
 use crate::driver::handle::Handle;
@@ -50,6 +51,10 @@ pub struct Start {
     pub reconnect_grace_ns: u64,
     /// Processes of a kernel that died; each has its home among the lanes.
     pub adopted: Vec<Adopted>,
+    /// The memory of all histories.
+    pub budget: Arc<Budget>,
+    /// A wait of a source for a reader that is longer than this is a stall, nanoseconds.
+    pub stall_ns: u64,
 }
 
 /// Reactors that run.
@@ -103,6 +108,8 @@ impl Plane {
                 retained_bytes_max: start.retained_bytes_max / usize::from(post.reactors()),
                 reconnect_grace_ns: start.reconnect_grace_ns,
                 adopted: adopted.extract_if(.., own).collect(),
+                budget: start.budget.clone(),
+                stall_ns: start.stall_ns,
             };
             let (choice, report) = (start.driver, report.clone());
             let thread = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
@@ -180,6 +187,8 @@ struct Seed {
     retained_bytes_max: usize,
     reconnect_grace_ns: u64,
     adopted: Vec<Adopted>,
+    budget: Arc<Budget>,
+    stall_ns: u64,
 }
 
 fn run(seed: Seed, choice: DriverChoice, report: &Sender<io::Result<&'static str>>) -> io::Result<()> {
@@ -225,6 +234,8 @@ fn run_on<D: Driver<Fd = Handle>>(
         retained_bytes_max: seed.retained_bytes_max,
         reconnect_grace_ns: seed.reconnect_grace_ns,
         adopted: seed.adopted,
+        budget: seed.budget,
+        stall_ns: seed.stall_ns,
     };
     let mut reactor = Reactor::new(parts);
     let _ = report.send(Ok(name));

@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Wait(Wait),
     Kill(Kill),
     Signal(Signal),
+    Limit(Limit),
     Resize(Resize),
     Shutdown(Shutdown),
     Events(Events),
@@ -75,6 +76,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
+    kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
     kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --json -- true    # numbers on stderr at the end"
 )]
 pub(crate) struct Run {
@@ -108,9 +110,9 @@ pub(crate) struct Program {
     /// Set an environment variable; NAME alone passes ours on
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
-    /// Limit the program and what it starts: memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit
-    /// such as nofile=1024
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Limit the program and what it starts: a rate of output such as 20M (bytes a second, powers of 1024) or
+    /// rate=20M,burst=1M; memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit such as nofile=1024
+    #[arg(long, value_name = "RATE|NAME=VALUE")]
     pub(crate) limit: Vec<String>,
     /// Accept a weaker limit where this machine can't enforce the one asked for
     #[arg(long)]
@@ -370,6 +372,38 @@ pub(crate) struct Signal {
     /// Only the process itself, not what it started
     #[arg(long)]
     pub(crate) leader: bool,
+}
+
+/// Change how fast a process may write, and how much of it is kept
+///
+/// Its output is taken at this rate, and it waits when its pipe is full. Prints what is in force; what isn't named
+/// stays as it is. Less is kept from now on, what is kept no more is counted; more as far as the daemon's memory for
+/// histories allows.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo limit encoder 20M\n  kairo limit encoder 20M --burst 1M --stream stdout\n  \
+    kairo limit encoder none    # as fast as it can\n  kairo limit build --tail 8MiB\n  kairo limit build    # what is in force"
+)]
+pub(crate) struct Limit {
+    /// The process
+    pub(crate) id: String,
+    /// Bytes a second of each output, such as 500k or 20M (powers of 1024), or none
+    pub(crate) rate: Option<String>,
+    /// Bytes at once after a pause [default: a tenth of a second's]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) burst: Option<String>,
+    /// Bytes of its beginning to keep; it can't grow once something behind it is gone
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) head: Option<String>,
+    /// Bytes of its end to keep
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) tail: Option<String>,
+    /// Which stream
+    #[arg(long, value_enum, default_value_t = StreamChoice::Both)]
+    pub(crate) stream: StreamChoice,
+    /// Make it wait, when nobody reads and its history is full (true), or forget the middle (false)
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) block_unread: Option<bool>,
 }
 
 /// Change the size of a process's terminal

@@ -11,6 +11,7 @@ mod bad_input;
 mod cli;
 mod counting;
 mod library;
+mod limits;
 mod principals;
 mod processes;
 mod pty;

@@ -4,11 +4,12 @@
 //! had is held where the slowest of them had come to, by a *ghost*, until as many have subscribed again or the grace is
 //! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
 
+use super::pacing::Pace;
 use super::processes::{Phase, Process, Stream};
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
-use crate::command::{HistorySize, Unread};
+use crate::command::{HistorySize, Rate, Unread};
 use crate::control::{Notice, StreamEnd};
 use crate::driver::Driver;
 use crate::keeper::protocol::End;
@@ -27,8 +28,10 @@ use std::sync::atomic::Ordering;
 pub struct Adopted {
     /// What the keeper held of it, settled.
     pub heir: Heir,
-    /// How much output is kept.
-    pub history: HistorySize,
+    /// How much of each output is kept, by `Channel as usize`.
+    pub history: [HistorySize; 2],
+    /// How fast each output may go.
+    pub rate: [Option<Rate>; 2],
     /// What an unread stream does when history is full.
     pub unread: Unread,
     /// How long those streams were whose end was told, by `Channel as usize`.
@@ -55,7 +58,8 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) {
-        let Adopted { heir, history, unread, ends, meter } = adopted;
+        let Adopted { heir, history, rate, unread, ends, meter } = adopted;
+        let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
         let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
@@ -69,9 +73,14 @@ impl<D: Driver> Reactor<D> {
         let mut streams = Channel::ALL.into_iter().zip(sizes).map(|(channel, (fd, ring, terminal))| {
             let meter = &meter.streams[channel as usize];
             meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
-            inherited_stream(history, fd.map(|(fd, _)| fd), ring, ends[channel as usize], terminal, unread)
+            let (size, end) = (history[channel as usize], ends[channel as usize]);
+            let mut stream = inherited_stream(size, fd.map(|(fd, _)| fd), ring, end, terminal, unread);
+            stream.pace = Pace::new(rate[channel as usize], now_ns);
+            stream
         });
-        let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history)));
+        let streams = std::array::from_fn(|channel| {
+            streams.next().unwrap_or_else(|| Stream::new(history[channel], Pace::default()))
+        });
         let phase = if session.exit.is_some() { Phase::Exited } else { Phase::Running };
         let inflow = Inflow::inherited(input, pipe_bytes, inbox);
         meter.stdin_closed.store(inflow.is_closed(), Ordering::Relaxed);
@@ -104,15 +113,15 @@ impl<D: Driver> Reactor<D> {
         let key = process.key;
         let exited = process.phase == Phase::Exited;
         let stream = &mut process.streams[channel as usize];
-        let (total_bytes, cut_bytes) = (stream.history.total(), stream.history.cut_bytes());
+        let total_bytes = stream.history.total();
         if exited {
             stream.exit_mark = total_bytes;
         }
         let (closed, awaited) = (stream.closed, stream.ghost.is_some());
         let meter = &process.meter.streams[channel as usize];
         meter.taken_bytes.set(total_bytes);
-        meter.cut_bytes.set(cut_bytes);
         meter.closed.store(closed, Ordering::Relaxed);
+        self.take_stock(place, channel);
         if uncertain {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
         }
@@ -173,6 +182,6 @@ fn inherited_stream<F>(
         closed: fd.is_none(),
         source: fd.map(|fd| Source { fd, terminal, armed: false }),
         history,
-        ..Stream::new(size)
+        ..Stream::new(size, Pace::default())
     }
 }

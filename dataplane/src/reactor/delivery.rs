@@ -6,6 +6,7 @@
 //! that were handed to a sink or reported as a gap.
 
 use super::mail::Mail;
+use super::pacing::Allowance;
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
@@ -21,6 +22,7 @@ use crate::transport::descriptor::Put;
 use crate::transport::frames::{Chunk, Framing};
 use crate::transport::outflow::Rest;
 use bytes::{Bytes, BytesMut};
+use memchr::memrchr;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
@@ -36,6 +38,8 @@ enum Step {
     Nothing,
     /// Its sink takes no more now.
     Full,
+    /// It has had as much as its rate allows; an alarm is armed.
+    Throttled,
     /// It is gone.
     Gone,
 }
@@ -134,13 +138,19 @@ impl<D: Driver> Reactor<D> {
             let to = if dropping && cursor.offset > 0 { to + (total - to) / 2 } else { to };
             return self.gap(place, channel, cursor.offset, to);
         }
-        if reader.sink.is_some() {
-            return self.write_to_sink(place, process, channel);
+        let writes = reader.sink.is_some();
+        let Some(allowance) = self.allowance(place) else { return Step::Throttled };
+        let step = match mode {
+            _ if writes => self.write_to_sink(place, process, channel, allowance),
+            Mode::Line => self.send_lines(place, process, channel, allowance),
+            Mode::Chunk | Mode::Lines => self.send_chunk(place, process, channel, allowance),
+        };
+        if let Some(reader) = self.readers.get_mut(place)
+            && let Some(Cursor { offset, .. }) = reader.subscriber.cursors[channel as usize]
+        {
+            reader.throttle.spend((offset - cursor.offset) as usize);
         }
-        if mode == Mode::Line {
-            return self.send_lines(place, process, channel);
-        }
-        self.send_chunk(place, process, channel)
+        step
     }
 
     /// True exactly when the reader's sink takes a frame now.
@@ -223,20 +233,31 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Gathers lines, a frame each, into one send.
-    fn send_lines(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    fn send_lines(
+        &mut self,
+        place: Place,
+        process: Place,
+        channel: Channel,
+        mut allowance: Allowance,
+    ) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
-        let mut moved = 0;
+        let (mut moved, mut costs) = (0, None);
         self.prelude.clear();
         while self.prelude.len() < LINES_BATCH_BYTES {
-            let Some((bytes, partial)) =
-                next_cut(&reader.subscriber, framing, stream, channel, &mut self.lines)
-            else {
-                break;
+            let next = next_cut(&reader.subscriber, framing, stream, channel, allowance, &mut self.lines);
+            let (bytes, partial) = match next {
+                Next::Frame(bytes, partial) => (bytes, partial),
+                Next::Costs(bytes) => {
+                    costs = Some(bytes);
+                    break;
+                }
+                Next::Nothing => break,
             };
+            allowance = allowance.less(bytes.len());
             let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             let sequence = reader.subscriber.next_sequence();
             let chunk = Chunk { channel, sequence, offset, partial, bytes: bytes.len() };
@@ -246,8 +267,13 @@ impl<D: Driver> Reactor<D> {
             let len = bytes.len();
             reader.subscriber.advance(channel, len);
         }
-        if moved == 0 {
-            return Step::Nothing;
+        match costs {
+            Some(costs) if moved == 0 => {
+                self.hold_back(place, costs);
+                return Step::Throttled;
+            }
+            _ if moved == 0 => return Step::Nothing,
+            _ => {}
         }
         stream.delivered =
             stream.delivered.max(reader.subscriber.cursors[channel as usize].map_or(0, |c| c.offset));
@@ -257,16 +283,21 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Sends one chunk: from the ring where the connection is ours, as a copy where it isn't.
-    fn send_chunk(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    fn send_chunk(&mut self, place: Place, process: Place, channel: Channel, allowance: Allowance) -> Step {
         let id = self.id;
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
-        let Some((bytes, partial)) = next_cut(&reader.subscriber, framing, stream, channel, &mut self.lines)
-        else {
-            return Step::Nothing;
+        let next = next_cut(&reader.subscriber, framing, stream, channel, allowance, &mut self.lines);
+        let (bytes, partial) = match next {
+            Next::Frame(bytes, partial) => (bytes, partial),
+            Next::Costs(bytes) => {
+                self.hold_back(place, bytes);
+                return Step::Throttled;
+            }
+            Next::Nothing => return Step::Nothing,
         };
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let sequence = reader.subscriber.sequence + 1;
@@ -346,6 +377,7 @@ impl<D: Driver> Reactor<D> {
             match self.driver.send(&connection.socket, &[IoSlice::new(bytes)]) {
                 Ok(sent) => {
                     reader.subscriber.advance(rest.channel, sent);
+                    reader.throttle.spend(sent);
                     stream.delivered = stream.delivered.max(offset + sent as u64);
                     if offset + sent as u64 >= rest.end {
                         connection.outflow.rest = None;
@@ -365,13 +397,20 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn write_to_sink(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    fn write_to_sink(
+        &mut self,
+        place: Place,
+        process: Place,
+        channel: Channel,
+        allowance: Allowance,
+    ) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Some(sink) = &mut reader.sink else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let Peek::Bytes(bytes) = stream.history.peek(offset, TURN_BYTES_MAX) else { return Step::Nothing };
+        let max = TURN_BYTES_MAX.min(allowance.bytes);
+        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
         match sink.put(&mut self.driver, bytes) {
             Put::Bytes(sent) => {
                 reader.subscriber.advance(channel, sent);
@@ -412,27 +451,51 @@ impl<D: Driver> Reactor<D> {
     }
 }
 
-/// The bytes of a reader's next frame on a channel, and whether they are a piece of a longer line.
+/// What a reader gets next on a channel.
+enum Next<'a> {
+    /// These bytes, and whether they are a piece of a longer line.
+    Frame(&'a [u8], bool),
+    /// A line of so many bytes, which it may not have yet.
+    Costs(usize),
+    /// Nothing, or not yet a whole line.
+    Nothing,
+}
+
+/// Cuts a reader's next frame on a channel, as large as its rate allows now.
 fn next_cut<'a, F>(
     subscriber: &Subscriber,
     framing: &Framing,
     stream: &'a super::processes::Stream<F>,
     channel: Channel,
+    allowance: Allowance,
     scratch: &'a mut Vec<u8>,
-) -> Option<(&'a [u8], bool)> {
-    let offset = subscriber.cursors[channel as usize]?.offset;
+) -> Next<'a> {
+    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else { return Next::Nothing };
     let look = look_bytes(subscriber.mode, framing.chunk_bytes_max);
     let peek = match subscriber.mode {
-        Mode::Chunk => stream.history.peek(offset, look),
+        Mode::Chunk => stream.history.peek(offset, look.min(allowance.bytes)),
         Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
     };
-    let Peek::Bytes(run) = peek else { return None };
+    let Peek::Bytes(run) = peek else { return Next::Nothing };
     let end = offset + run.len() as u64;
     let closed = match stream.history.peek(end, 1) {
         Peek::Bytes(_) => false,
         Peek::Gap(_) => true,
         Peek::Nothing => stream.closed,
     };
-    let Cut { bytes, partial } = cut(subscriber.mode, run, framing.chunk_bytes_max, closed)?;
-    Some((&run[..bytes], partial))
+    let cuts = |mode, run| cut(mode, run, framing.chunk_bytes_max, closed);
+    match cuts(subscriber.mode, run) {
+        None => Next::Nothing,
+        Some(Cut { bytes, partial }) if bytes <= allowance.bytes => Next::Frame(&run[..bytes], partial),
+        // Fewer lines, or the first of them.
+        Some(Cut { bytes, .. }) => match memrchr(b'\n', &run[..allowance.bytes.min(bytes)]) {
+            Some(at) => Next::Frame(&run[..=at], false),
+            None => match cuts(Mode::Line, run) {
+                Some(Cut { bytes, partial }) if allowance.affords(bytes) => {
+                    Next::Frame(&run[..bytes], partial)
+                }
+                first => Next::Costs(first.map_or(bytes, |first| first.bytes)),
+            },
+        },
+    }
 }

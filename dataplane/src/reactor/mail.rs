@@ -29,6 +29,8 @@ pub(crate) enum Mail {
     Notice(Notice),
     /// A connection to serve.
     Connection { socket: OwnedFd, peer: Peer },
+    /// Histories hold too much: give what can be given.
+    Squeeze,
     /// End.
     Stop,
 }

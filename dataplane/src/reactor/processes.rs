@@ -5,9 +5,11 @@
 //! is paused; what the leader had left in its pipes is in memory before its exit is told, whoever stalls.
 
 use super::adoption::Ghost;
+use super::pacing::Pace;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Kind, Reactor, Turn};
+use crate::budget::Charge;
 use crate::command::{HistorySize, Scope, Spawn, TerminalSize, Unread};
 use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage};
 use crate::driver::Driver;
@@ -64,10 +66,13 @@ pub(super) struct Stream<F> {
     pub(super) ghost: Option<Ghost>,
     pub(super) source: Option<Source<F>>,
     pub(super) paused_since_ns: Option<u64>,
+    pub(super) pace: Pace,
+    /// What it holds of the memory of all.
+    pub(super) charge: Charge,
 }
 
 impl<F> Stream<F> {
-    pub(super) fn new(size: HistorySize) -> Stream<F> {
+    pub(super) fn new(size: HistorySize, pace: Pace) -> Stream<F> {
         Stream {
             history: History::new(size),
             closed: false,
@@ -76,6 +81,8 @@ impl<F> Stream<F> {
             ghost: None,
             source: None,
             paused_since_ns: None,
+            pace,
+            charge: Charge::default(),
         }
     }
 }
@@ -104,10 +111,10 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
-        let key = spawn.process;
+        let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
         let place = self.processes.insert_with(|_| Process {
             key,
-            streams: [Stream::new(spawn.history), Stream::new(spawn.history)],
+            streams: spawn.rate.map(|rate| Stream::new(spawn.history, Pace::new(rate, now_ns))),
             readers: Vec::new(),
             announcements: Vec::new(),
             phase: Phase::Starting,
@@ -116,6 +123,7 @@ impl<D: Driver> Reactor<D> {
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
+        Channel::ALL.into_iter().for_each(|channel| self.take_stock(place, channel));
         let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
         reach(Point::SpawnSent);
         if let Err(error) = sent {
@@ -235,6 +243,10 @@ impl<D: Driver> Reactor<D> {
                 return self.pause_source(place, channel);
             }
             self.resume_source(place, channel);
+            let room = self.allowed(place, channel, room);
+            if room == 0 {
+                return;
+            }
             match self.take(place, channel, room) {
                 Ok(Taken::Bytes(bytes)) => {
                     self.deliver_all(place);
@@ -261,6 +273,7 @@ impl<D: Driver> Reactor<D> {
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.streams[channel as usize].paused.store(true, Ordering::Relaxed);
         process.streams[channel as usize].paused_since_ns.get_or_insert(now_ns);
+        self.watch_stall(place, channel);
     }
 
     fn resume_source(&mut self, place: Place, channel: Channel) {
@@ -270,6 +283,7 @@ impl<D: Driver> Reactor<D> {
             let meter = &process.meter.streams[channel as usize];
             meter.paused.store(false, Ordering::Relaxed);
             meter.paused_ns.add(now_ns.saturating_sub(since_ns));
+            self.stall_over(place, channel, now_ns.saturating_sub(since_ns));
         }
     }
 
@@ -298,9 +312,10 @@ impl<D: Driver> Reactor<D> {
         let hold = |driver: &mut D, ring: &Writer| hold_ring(driver, lane, key, channel, ring);
         let name = output_name(key, channel);
         let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
-        let meter = &process.meter.streams[channel as usize];
-        meter.taken_bytes.set(stream.history.total());
-        meter.cut_bytes.set(stream.history.cut_bytes());
+        process.meter.streams[channel as usize].taken_bytes.set(stream.history.total());
+        if let Taken::Bytes(bytes) = taken {
+            self.moved(place, channel, bytes);
+        }
         Ok(taken)
     }
 
@@ -332,6 +347,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
         self.resume_source(place, channel);
+        self.source_over(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
         let stream = &mut process.streams[channel as usize];
@@ -451,7 +467,11 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        for channel in Channel::ALL {
+            self.source_over(place, channel);
+        }
         let Some(mut process) = self.processes.remove(place) else { return };
+        self.discharge(&process);
         for reader in std::mem::take(&mut process.readers) {
             self.drop_reader(reader);
         }

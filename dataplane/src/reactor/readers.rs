@@ -4,6 +4,7 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::pacing::Throttle;
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Sink, Subscribe};
@@ -26,6 +27,7 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    pub(super) throttle: Throttle,
     /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
     pub(super) idle: bool,
 }
@@ -41,6 +43,23 @@ pub(super) struct Retained {
 impl Retained {
     pub(super) fn new(bytes_max: usize) -> Retained {
         Retained { bytes_max, ..Retained::default() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
+
+    /// Streams that have ended, in that order.
+    pub(super) fn order(&self) -> impl Iterator<Item = (ProcessKey, Channel)> + '_ {
+        self.order.iter().copied()
+    }
+
+    pub(super) fn take_out(&mut self, place: usize) {
+        self.order.remove(place);
+    }
+
+    pub(super) fn subtract(&mut self, bytes: usize) {
+        self.bytes -= bytes.min(self.bytes);
     }
 
     pub(super) fn release(&mut self, process: ProcessKey, channel: Channel, bytes: usize) {
@@ -92,11 +111,9 @@ impl<D: Driver> Reactor<D> {
 
     fn raise_history(&mut self, place: Place, bytes: u32) {
         for channel in Channel::ALL {
-            let Some(process) = self.processes.get_mut(place) else { return };
-            match process.streams[channel as usize].history.raise_tail(bytes) {
-                Ok(true) => self.hold_new_ring(place, channel),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "history stays as it is"),
+            let Some(process) = self.processes.get(place) else { return };
+            if bytes > process.streams[channel as usize].history.size().tail_bytes {
+                self.resize_history(place, channel, None, Some(bytes));
             }
         }
     }
@@ -116,6 +133,7 @@ impl<D: Driver> Reactor<D> {
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
+        let rate = subscribe.rate;
         let (framing, sink) = match &subscribe.sink {
             Sink::Frames { chunk_bytes_max, records, dialect, process_id, .. } => {
                 let framing = Framing {
@@ -148,7 +166,8 @@ impl<D: Driver> Reactor<D> {
             next_channel: 0,
             meter: subscribe.meter,
         };
-        Some(Reader { subscriber, framing, sink, idle: false })
+        let throttle = Throttle::new(rate, self.at.monotonic_ns);
+        Some(Reader { subscriber, framing, sink, throttle, idle: false })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -163,6 +182,7 @@ impl<D: Driver> Reactor<D> {
     /// Forgets a reader. A frame of it that has begun is finished from a copy.
     pub(super) fn drop_reader(&mut self, place: Place) {
         self.finish_rest_of(place);
+        self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
         self.reader_places.remove(&reader.subscriber.key.serial);
         if let Some(sink) = reader.sink.take()
@@ -282,15 +302,7 @@ impl<D: Driver> Reactor<D> {
             // Closed once more: its copy of the ring is of no use to the keeper either.
             self.close_end(key, End::of(channel));
         }
-        while self.retained.bytes > self.retained.bytes_max {
-            let Some((key, channel)) = self.retained.order.pop_front() else { return };
-            let Some(process) = self.place_of_process(key).and_then(|place| self.processes.get_mut(place))
-            else {
-                continue;
-            };
-            let history = &mut process.streams[channel as usize].history;
-            self.retained.bytes -= history.retained_bytes().min(self.retained.bytes);
-            history.drop_retained();
-        }
+        self.history_changed(place, channel);
+        self.trim_retained();
     }
 }

@@ -4,7 +4,7 @@
 //! by an alarm nobody waits for.
 
 use super::table::Place;
-use crate::key::TimerKey;
+use crate::key::{Channel, TimerKey};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -19,6 +19,16 @@ pub(crate) enum Alarm {
     Ghosts(u32, u32),
     /// Accept again, after descriptors had run out.
     Accept,
+    /// A source may take again: (slot, generation) of its process.
+    Source(u32, u32, Channel),
+    /// A source may have waited for a reader for too long.
+    Stall(u32, u32, Channel),
+    /// There may be something to tell about a stream.
+    Tell(u32, u32, Channel),
+    /// Look again for memory to give.
+    Squeeze,
+    /// A reader may be given bytes again: (slot, generation).
+    Reader(u32, u32),
 }
 
 impl Alarm {
