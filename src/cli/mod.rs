@@ -12,6 +12,7 @@ mod detach;
 mod escape;
 mod failure;
 mod local;
+mod notice;
 mod output;
 mod processes;
 mod program;
