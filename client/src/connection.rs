@@ -8,7 +8,7 @@
 use crate::direct::DirectStream;
 use crate::error::{CallError, ConnectError, Lost};
 use crate::events::{Events, Exits};
-use crate::reconnect::{Greeted, Greeting, Home, Reconnect};
+use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Step};
 use crate::state::{EventKinds, Link, Opens, Unshared};
 use crate::subscription::Subscription;
 use bytes::BytesMut;
@@ -105,7 +105,13 @@ impl Client {
                 keys: own_keys().map_err(|source| ConnectError::Os { path: path.to_path_buf(), source })?,
             }),
         };
-        Ok(Client { link: Arc::new(Link::new(greet(socket, options)?, home)) })
+        let greeted = match (greet(socket, options), &home) {
+            (Err(ConnectError::Hello(CallError::Lost(lost))), Some(home)) if lost.is_the_kernels() => {
+                greet_again(home, lost)?
+            }
+            (greeted, _) => greeted?,
+        };
+        Ok(Client { link: Arc::new(Link::new(greeted, home)) })
     }
 
     /// Takes a socket that is connected already, and greets.
@@ -212,6 +218,24 @@ fn greet(socket: UnixStream, options: &ConnectOptions) -> Result<Greeted, Connec
     let mut greeting = Greeting::begin(socket, options, None)?;
     while !greeting.wait(None)? {}
     greeting.finish().ok_or(ConnectError::Hello(CallError::Deadline))
+}
+
+/// The kernel went away under the greeting: the next one is waited for, as later in the life of a connection.
+fn greet_again(home: &Home, lost: Lost) -> Result<Greeted, CallError> {
+    let mut outage = Outage::new(lost, &home.reconnect);
+    loop {
+        match outage.step(home, None, None) {
+            Step::Back(greeted) => {
+                home.tell(&Change::Back { outage: outage.since.elapsed() });
+                return Ok(greeted);
+            }
+            Step::NotYet => {}
+            Step::Never(lost) => {
+                home.tell(&Change::GivenUp(lost.clone()));
+                return Err(CallError::Lost(lost));
+            }
+        }
+    }
 }
 
 /// What the idempotency keys of one client begin with, and nobody else's do.

@@ -262,7 +262,7 @@ impl DirectStream {
             Line::Up(inlet) => inlet,
             Line::Down(outage) => {
                 let Some(home) = &self.home else { return Err(Halt::Lost(Lost::ClosedHere)) };
-                match outage.step(home, &self.standing, deadline) {
+                match outage.step(home, Some(&self.standing), deadline) {
                     Step::NotYet => return Ok(None),
                     Step::Never(lost) => {
                         home.tell(&Change::GivenUp(lost.clone()));

@@ -263,8 +263,13 @@ impl Outage {
         Outage { lost, since: now, pause: reconnect.pause_first, next: now, greeting: None, told: false }
     }
 
-    /// Works at it up to the deadline.
-    pub(crate) fn step(&mut self, home: &Home, standing: &Standing, deadline: Option<Instant>) -> Step {
+    /// Works at it up to the deadline. Without a standing the connection was lost before it was greeted.
+    pub(crate) fn step(
+        &mut self,
+        home: &Home,
+        standing: Option<&Standing>,
+        deadline: Option<Instant>,
+    ) -> Step {
         if !self.told {
             self.told = true;
             home.tell(&Change::Lost(self.lost.clone()));
@@ -305,7 +310,7 @@ impl Outage {
     }
 
     /// Connects, when it is time to; false if it wasn't, or nobody is there.
-    fn attempt(&mut self, home: &Home, standing: &Standing, end: Option<Instant>) -> bool {
+    fn attempt(&mut self, home: &Home, standing: Option<&Standing>, end: Option<Instant>) -> bool {
         let now = Instant::now();
         if now < self.next {
             let until = end.map_or(self.next, |end| end.min(self.next));
@@ -314,7 +319,7 @@ impl Outage {
         }
         let begun = UnixStream::connect(&home.path)
             .map_err(|error| CallError::Lost(Lost::Os(Arc::new(error))))
-            .and_then(|socket| Greeting::begin(socket, &home.options, Some(standing)));
+            .and_then(|socket| Greeting::begin(socket, &home.options, standing));
         match begun {
             Ok(greeting) => self.greeting = Some(greeting),
             Err(_) => self.put_off(home),
@@ -331,9 +336,10 @@ impl Outage {
 }
 
 /// A kernel that grants less can't go on where the former one was.
-fn accept(greeted: Greeted, standing: &Standing) -> Step {
+fn accept(greeted: Greeted, standing: Option<&Standing>) -> Step {
     let granted = &greeted.hello.features;
-    match standing.hello.features.iter().find(|feature| !granted.contains(feature)) {
+    let had = standing.map_or(&[][..], |standing| &standing.hello.features);
+    match had.iter().find(|feature| !granted.contains(feature)) {
         None => Step::Back(greeted),
         Some(feature) => {
             Step::Never(Lost::Payload(format!("the kernel that came back does not grant {feature}").into()))

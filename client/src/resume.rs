@@ -76,7 +76,7 @@ impl Link {
         let end = Instant::now() + STEP;
         let end = deadline.map_or(end, |deadline| deadline.min(end));
         let step = match &self.home {
-            Some(home) => outage.step(home, &standing, Some(end)),
+            Some(home) => outage.step(home, Some(&standing), Some(end)),
             None => Step::Never(Lost::ClosedHere),
         };
         match step {

@@ -5,8 +5,8 @@
 mod mortal;
 
 use kairo_client::{
-    CallError, CallOptions, Change, Client, ConnectOptions, DirectItem, EventItem, Item, Lost, Reconnect,
-    StreamError, Watch,
+    CallError, CallOptions, Change, Client, ConnectError, ConnectOptions, DirectItem, EventItem, Item, Lost,
+    Reconnect, StreamError, Watch,
 };
 use kairo_wire::codec::data::Data;
 use kairo_wire::id::ProcessId;
@@ -35,11 +35,13 @@ fn hasty() -> Reconnect {
 }
 
 fn connect(path: &Path, reconnect: Reconnect) -> Client {
-    // The first life may end under the greeting: that is nobody's to repeat but ours.
     let options = ConnectOptions { reconnect: Some(reconnect), ..ConnectOptions::default() };
     loop {
-        if let Ok(client) = Client::connect_with(path, &options) {
-            return client;
+        match Client::connect_with(path, &options) {
+            Ok(client) => return client,
+            // Between two lives: whether anybody is there at the beginning is nobody's to wait for but ours.
+            Err(ConnectError::NobodyThere { .. }) => {}
+            Err(error) => panic!("{error}"),
         }
     }
 }

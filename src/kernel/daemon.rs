@@ -19,10 +19,12 @@ use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a keeper may take to hand everything over.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(30);
+/// Before a keeper that hung up is looked for again.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(2);
 
 /// What `serve` is told besides its configuration.
 #[derive(Clone, Debug, Default)]
@@ -91,17 +93,31 @@ fn find_keeper(config: &Config, lanes: u16, nofile: Option<(u64, u64)>) -> Resul
 
 /// What a keeper at `path` has to hand over; none if there is no keeper. The state's lock is ours, so its kernel is gone.
 fn inherit(path: &Path) -> Result<Option<Estate>> {
-    match Estate::receive(path, HANDOVER_PATIENCE) {
-        Ok(estate) => Ok(Some(estate)),
-        Err(error) => match error.kind() {
-            // Nobody has been there, or nobody is any more; or it was told to end and is doing so.
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof => {
-                Ok(None)
+    let patience = Instant::now() + HANDOVER_PATIENCE;
+    loop {
+        let error = match Estate::receive(path, HANDOVER_PATIENCE) {
+            Ok(estate) => return Ok(Some(estate)),
+            Err(error) => error,
+        };
+        match error.kind() {
+            // Nobody has been there, or nobody is any more.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
+            // It had nothing to keep and was about to go, or was told to end. It takes its socket away before it closes
+            // it, so the next try finds nobody; until then a new keeper could not listen there.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                if Instant::now() < patience =>
+            {
+                std::thread::sleep(HANDOVER_PAUSE);
             }
-            _ => Err(error).with_context(|| {
-                format!("the keeper at {} could not be taken over; choose another --state", path.display())
-            }),
-        },
+            _ => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "the keeper at {} could not be taken over; choose another --state",
+                        path.display()
+                    )
+                });
+            }
+        }
     }
 }
 
