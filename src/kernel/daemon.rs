@@ -23,8 +23,10 @@ use std::time::{Duration, Instant};
 
 /// How long a keeper may take to hand everything over.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(30);
-/// Before a keeper that hung up is looked for again.
-const HANDOVER_PAUSE: Duration = Duration::from_millis(2);
+/// How long a new keeper may take to listen.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(10);
+/// Before a keeper that hung up, or is not there yet, is looked for again.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(1);
 
 /// What `serve` is told besides its configuration.
 #[derive(Clone, Debug, Default)]
@@ -78,17 +80,26 @@ fn find_keeper(config: &Config, lanes: u16, nofile: Option<(u64, u64)>) -> Resul
         )?;
         return Ok(inheritance.into());
     }
+    // What a killed keeper left; nobody listens there, and nobody else may come to.
+    let _ = std::fs::remove_file(&handover);
     let launched = launch(&Launch {
         program: None,
         arguments: vec!["keeper".into()],
         lanes,
-        on_kernel_loss: OnKernelLoss::Hold { handover },
+        on_kernel_loss: OnKernelLoss::Hold { handover: handover.clone() },
         embedded: false,
         nofile,
         cgroups: CgroupUse::default(),
         version: protocol::VERSION,
     });
-    Ok(launched.context("the keeper could not be started")?.into())
+    let launched = launched.context("the keeper could not be started")?;
+    // A kernel that is killed before its keeper can be found would be followed by one with another keeper.
+    let patience = Instant::now() + LAUNCH_PATIENCE;
+    while !handover.exists() {
+        anyhow::ensure!(Instant::now() < patience, "the keeper does not listen at {}", handover.display());
+        std::thread::sleep(HANDOVER_PAUSE);
+    }
+    Ok(launched.into())
 }
 
 /// What a keeper at `path` has to hand over; none if there is no keeper. The state's lock is ours, so its kernel is gone.

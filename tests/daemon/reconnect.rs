@@ -256,9 +256,10 @@ fn without_reconnecting_a_daemon_that_is_gone_is_the_end(daemon: &mut Daemon) {
 fn both_kinds_of_subscription_miss_nothing_over_many_lives(daemon: &mut Daemon) {
     const BLOCKS: u64 = 1_500;
     let client = connect(daemon);
-    spawn(&client, "flood", &sequence::argv(&BLOCKS.to_string()), unhurried());
-    let shared = client.subscribe(&stdout_of("flood")).expect("it is there");
+    // Before there is anything to miss: what one has read is dropped before the other comes.
+    let shared = client.subscribe(&stdout_of("flood")).expect("it waits");
     let direct = connect(daemon).into_stream(&stdout_of("flood")).expect("nobody shares it");
+    spawn(&client, "flood", &sequence::argv(&BLOCKS.to_string()), unhurried());
     let (of_shared, of_direct) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
