@@ -211,6 +211,14 @@ pub(crate) enum SpawnStdin {
     Null,
 }
 
+/// For commands that go on for long.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Lasting {
+    /// End when the daemon is gone, instead of waiting for it to come back for KAIRO_RECONNECT seconds [default: 30]
+    #[arg(long)]
+    pub(crate) no_reconnect: bool,
+}
+
 /// Connect this terminal to a process
 ///
 /// A process with a terminal gets ours, raw, in our size, and is left with the detach keys. Of a process without
@@ -231,6 +239,8 @@ pub(crate) struct Attach {
     /// Only watch: what is typed here stays here
     #[arg(long)]
     pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// Write to a process's stdin or terminal
@@ -251,6 +261,8 @@ pub(crate) struct Write {
     /// Close its stdin afterwards (a terminal gets its end-of-file character)
     #[arg(long)]
     pub(crate) close: bool,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// Show what a process has written
@@ -271,6 +283,8 @@ pub(crate) struct Logs {
     /// Where to begin: oldest, now, or a byte offset
     #[arg(long, value_name = "WHERE", default_value = "oldest")]
     pub(crate) from: FromChoice,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -335,6 +349,8 @@ pub(crate) struct Wait {
     /// Seconds to wait at most
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<f64>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// End a process and everything it started
@@ -446,6 +462,8 @@ pub(crate) struct Events {
     /// End after this many
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// Call any method of the daemon

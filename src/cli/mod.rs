@@ -13,6 +13,7 @@ mod escape;
 mod failure;
 mod limit;
 mod local;
+mod notice;
 mod output;
 mod processes;
 mod program;

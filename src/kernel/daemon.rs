@@ -1,28 +1,20 @@
 //! `kairo serve`: a kernel with a socket, until a signal or `kernel.shutdown` ends it.
 
-use super::{Kept, raise_nofile, reactors, start_plane};
+use super::inheritance::find_keeper;
+use super::{raise_nofile, reactors, start_plane};
 use crate::config::Config;
 use crate::logging;
 use crate::socket_guard::Claim;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
-use kairo_controlplane::sessions::adoption::history_of;
-use kairo_dataplane::command::{Commands, HistorySize};
-use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, launch, reap};
-use kairo_dataplane::keeper::protocol;
-use kairo_dataplane::keeper::settlement::settle;
-use kairo_dataplane::keeper::successor::Estate;
+use kairo_dataplane::command::Commands;
+use kairo_dataplane::keeper::link::reap;
 use kairo_dataplane::plane::PlaneHandle;
 use kairo_dataplane::points::{self, Point};
 use kairo_dataplane::sys::clock;
 use nix::sys::signal::{SigSet, Signal};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long a keeper may take to hand everything over.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `serve` is told besides its configuration.
 #[derive(Clone, Debug, Default)]
@@ -62,75 +54,6 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
         eprintln!("kairo: {} log lines were dropped", logging.dropped_lines());
     }
     ended
-}
-
-/// The keeper of the kernel before us with all it kept, one that begins from what that keeper left, or a new one.
-fn find_keeper(config: &Config, lanes: u16, nofile: Option<(u64, u64)>) -> Result<Kept> {
-    let (handover, left) = (config.state.join("keeper.sock"), config.state.join("keeper.estate"));
-    let launched = |lanes, resume: Option<&Path>| {
-        let launched = launch(&Launch {
-            program: None,
-            arguments: vec!["keeper".into()],
-            lanes,
-            resume: resume.map(Path::to_owned),
-            on_kernel_loss: OnKernelLoss::Hold { handover: handover.clone() },
-            embedded: false,
-            nofile,
-            cgroups: CgroupUse::default(),
-            version: protocol::VERSION,
-        });
-        launched.context("the keeper could not be started")
-    };
-    let estate = match inherit(&handover)? {
-        Some(estate) => estate,
-        None if left.exists() => {
-            let keeper = launched(0, Some(&left))?;
-            await_estate(&handover, keeper.pid)
-                .with_context(|| format!("what is left in {} could not be taken over", left.display()))?
-        }
-        None => return Ok(launched(lanes, None)?.into()),
-    };
-    let limits = &config.limits;
-    let (head_bytes, tail_bytes) = (limits.history_head_bytes, limits.history_tail_bytes);
-    let usual = HistorySize { head_bytes, tail_bytes };
-    let inheritance = settle(estate, lanes, |session| history_of(session, usual))
-        .context("the processes of the kernel before could not be taken over; they and their keeper go on")?;
-    Ok(inheritance.into())
-}
-
-/// What a keeper at `path` has to hand over; none if there is no keeper. The state's lock is ours, so its kernel is gone.
-fn inherit(path: &Path) -> Result<Option<Estate>> {
-    match Estate::receive(path, HANDOVER_PATIENCE) {
-        Ok(estate) => Ok(Some(estate)),
-        // Nobody has been there, or nobody is any more; or it was told to end and is doing so.
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error).with_context(|| {
-            format!("the keeper at {} could not be taken over; choose another --state", path.display())
-        }),
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof
-    )
-}
-
-/// The same, of a keeper that has just been started and may not be listening yet.
-fn await_estate(path: &Path, keeper_pid: i32) -> Result<Estate> {
-    loop {
-        match Estate::receive(path, HANDOVER_PATIENCE) {
-            Ok(estate) => return Ok(estate),
-            Err(error) if !is_gone(&error) => return Err(error.into()),
-            Err(_) => {
-                if let Some(code) = link::ended(keeper_pid)? {
-                    anyhow::bail!("the keeper ended with {code}; what it said is above");
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-    }
 }
 
 /// SIGTERM, SIGINT and SIGHUP are waited for by one thread; no other gets them.

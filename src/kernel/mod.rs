@@ -11,6 +11,7 @@
 pub(crate) mod accounts;
 pub(crate) mod daemon;
 pub(crate) mod embedded;
+mod inheritance;
 
 use crate::config::{Config, DriverChoice, environment};
 use crate::worker::{Done, Worker};

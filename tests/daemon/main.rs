@@ -15,6 +15,7 @@ mod limits;
 mod principals;
 mod processes;
 mod pty;
+mod reconnect;
 mod streams;
 mod support;
 mod wire_v1;

@@ -13,7 +13,7 @@ use crate::table::{Answers, Entry};
 use kairo_dataplane::command::{Command, From, Mode, Policy};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::id::SubscriptionId;
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::limits::BUFFER_BYTES_MAX;
 use kairo_wire::method::Method;
 use kairo_wire::methods::stream::{
@@ -46,12 +46,17 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         return Err(WireError::unsupported("descriptor", "only an embedded kernel writes to descriptors"));
     }
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
-    let wish = Wish { rate: pacing::rate(params.rate, "rate")?, ..wish(&params) };
+    let mut wish = Wish { rate: pacing::rate(params.rate, "rate")?, ..wish(&params) };
+    wish.from = kernel.begun(&target, wish.from);
     kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish)?;
     let takes_records = kernel.state.connections.get(asking.connection).is_some_and(|peer| peer.records);
-    let session =
-        kernel.state.exactly(&target).filter(|_| takes_records).map(|process| process.session.clone());
-    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, session });
+    let life = kernel.state.exactly(&target).filter(|_| takes_records);
+    let session = life.map(|process| process.session.clone());
+    let from = life.map(|_| match wish.from {
+        From::At([stdout, stderr]) => Start::Each { stdout, stderr },
+        From::Oldest | From::Now => Start::Each { stdout: 0, stderr: 0 },
+    });
+    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, session, from });
     Ok(())
 }
 
@@ -137,6 +142,17 @@ fn configure_reader(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_
 }
 
 impl Kernel {
+    /// Where `now` is, if the process is there: so that whoever loses its connection before the first byte knows where
+    /// to go on. What has been taken since is delivered too.
+    fn begun(&self, target: &ProcessId, from: From) -> From {
+        match (from, self.state.exactly(target)) {
+            (From::Now, Some(process)) => {
+                From::At([0, 1].map(|channel: usize| process.meter.streams[channel].taken_bytes.get()))
+            }
+            (from, _) => from,
+        }
+    }
+
     /// Whether the caller may change or end a subscription of `holder`: its own, or another connection's of the same principal.
     pub(crate) fn may_end(&self, asking: &Asking<'_>, holder: ConnectionKey) -> Result<(), WireError> {
         if holder == asking.connection || self.principal(holder) == self.principal(asking.connection) {

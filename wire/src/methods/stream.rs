@@ -205,6 +205,10 @@ pub struct SubscribeResult {
     /// means that the offsets of before name other bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
+    /// Where in that life each stream is read from: what was asked for, or where `now` was; told with `session`. What
+    /// is no longer there is a gap from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Start>,
 }
 
 crate::methods::words! {
