@@ -16,7 +16,10 @@ use crate::support::raw::{EVENT, value};
 use rmpv::Value;
 use serde_json::{Value as Json, json};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long an answer is waited for that may be missing.
+const LOST_ANSWER_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Who does something, to what.
 #[derive(Clone, Copy)]
@@ -119,7 +122,9 @@ impl Actor<'_> {
         // The greeting is the first answer; then one before each question, if they are in step.
         let asked = all[..at].iter().filter(|byte| **byte == b'\n').count() as u64;
         let wanted = if in_step { asked + 1 } else { 1 };
-        self.stage.until(|| self.stage.seen(self.id).1 >= wanted)?;
+        let begun = Instant::now();
+        let is_given_up = || self.stage.is_doubted(self.id) && begun.elapsed() > LOST_ANSWER_PATIENCE;
+        self.stage.until(|| self.stage.seen(self.id).1 >= wanted || is_given_up())?;
         let end = all[at..].iter().position(|byte| *byte == b'\n').map_or(all.len(), |end| at + end + 1);
         Ok(end)
     }

@@ -317,10 +317,20 @@ fn ended_by_itself(status: ExitStatus) -> Wrong {
 
 /// The names of the points at which a kernel can be told to die; none if it knows of none.
 pub(crate) fn points(program: &Path) -> Vec<String> {
-    let listed = Command::new(program).args(["serve", "--die-at", "list"]).stdin(Stdio::null()).output();
-    let listed = listed.ok().filter(|output| output.status.success());
-    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.split_whitespace().filter(|word| word.contains('.')).map(str::to_owned).collect()
+    let Ok(listed) = Command::new(program).args(["serve", "--die-at", "list"]).stdin(Stdio::null()).output()
+    else {
+        return Vec::new();
+    };
+    // Whether it lists them or says which there are, as there is none called so.
+    let text = [listed.stdout, listed.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let is_letter = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+    let words = text.split(|letter: char| letter.is_whitespace() || letter == ',');
+    let is_point = |word: &str| {
+        let (stage, step) = word.split_once('.').unwrap_or_default();
+        !stage.is_empty() && !step.is_empty() && stage.chars().chain(step.chars()).all(is_letter)
+    };
+    words.filter(|word| is_point(word)).map(str::to_owned).collect()
 }
 
 /// A process in a message.

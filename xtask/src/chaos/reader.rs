@@ -12,6 +12,7 @@ use super::check::{Checker, Wrong};
 use super::line::{Cut, Line};
 use super::plan::{Pace, Policy, Process, Reader, Script};
 use super::stage::{Sabotage, Stage};
+use crate::child::RECORD_BYTES;
 use crate::support::raw::{EVENT, Frame, STREAM_CHUNK, field};
 use rmpv::Value;
 use serde_json::{Map, Value as Json, json};
@@ -32,6 +33,8 @@ pub(crate) struct Reading<'a> {
     has_read: bool,
     /// It came when the process may have been there already.
     is_late: bool,
+    /// How often a kernel may have taken bytes of a terminal with it.
+    doubts: u64,
     /// Bytes of the beginning that a late reader of it finds.
     head_bytes: u64,
 }
@@ -75,6 +78,7 @@ impl<'a> Reading<'a> {
             resumes: None,
             has_read: false,
             is_late: false,
+            doubts: 0,
             head_bytes,
         }
     }
@@ -97,7 +101,11 @@ impl<'a> Reading<'a> {
         let mut line = Line::open(self.stage, None)?;
         self.stage.doing(self.who, "subscribes");
         let subscription = self.subscribe(&mut line)?;
-        self.resumes = Some(subscription.clone());
+        if self.resumes.replace(subscription.clone()).is_some() && self.is_terminal {
+            // What a kernel had read of a terminal when it died can't be told afterwards.
+            self.outputs.iter_mut().for_each(|output| output.checker.doubt());
+            self.doubts += 1;
+        }
         if !self.has_read {
             self.is_late = self.stage.is_begun(self.id);
         }
@@ -114,7 +122,7 @@ impl<'a> Reading<'a> {
             let all: Vec<u64> = self.outputs.iter().map(|output| output.checker.at()).collect();
             self.stage.doing(self.who, format!("reads, at {all:?}"));
             let answers = self.outputs[0].checker.answers();
-            self.stage.saw(self.id, self.outputs[0].checker.at(), answers);
+            self.stage.saw(self.id, self.outputs[0].checker.at(), answers, self.doubts > 0);
         }
         Ok(())
     }
@@ -200,7 +208,12 @@ impl<'a> Reading<'a> {
                 }
                 let is_terminal = self.is_terminal;
                 let output = output_of(&mut self.outputs, name)?;
-                let is_exact = !is_terminal || output.checker.missed() == 0;
+                let is_exact = !is_terminal || (output.checker.missed() == 0 && self.doubts == 0);
+                let lost = output.checker.lost_records() * RECORD_BYTES as u64;
+                if lost > output.checker.missed() + (self.doubts + 1) * TERMINAL_GAP_BYTES_MAX && is_terminal
+                {
+                    return Err(Cut::Wrong(format!("{name}: {lost} bytes of a terminal are missing")));
+                }
                 let ended = output.checker.end(number("totalBytes")?, is_exact);
                 ended.map_err(|wrong| format!("{name}: {wrong}"))?;
                 output.has_ended = true;

@@ -73,6 +73,8 @@ struct Facts {
     seen: BTreeMap<String, u64>,
     /// For each process, answers its reader has seen.
     answers: BTreeMap<String, u64>,
+    /// Processes of which bytes may be missing, as they have a terminal and their kernel died.
+    doubted: BTreeSet<String>,
     /// What each actor does.
     doings: BTreeMap<String, String>,
     /// For each process, how often its exit was told on the bus.
@@ -174,8 +176,11 @@ impl Stage {
     }
 
     /// A reader of a process has come so far.
-    pub(crate) fn saw(&self, id: &str, bytes: u64, answers: u64) {
+    pub(crate) fn saw(&self, id: &str, bytes: u64, answers: u64, is_doubted: bool) {
         let mut facts = self.facts();
+        if is_doubted {
+            facts.doubted.insert(id.to_owned());
+        }
         let seen = facts.seen.entry(id.to_owned()).or_default();
         *seen = bytes.max(*seen);
         let known = facts.answers.entry(id.to_owned()).or_default();
@@ -187,6 +192,11 @@ impl Stage {
         let facts = self.facts();
         let of = |map: &BTreeMap<String, u64>| map.get(id).copied().unwrap_or(0);
         (of(&facts.seen), of(&facts.answers))
+    }
+
+    /// True if an answer may never be seen.
+    pub(crate) fn is_doubted(&self, id: &str) -> bool {
+        self.facts().doubted.contains(id)
     }
 
     /// The bus told an exit. Returns how often it has.
