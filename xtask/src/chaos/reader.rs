@@ -67,7 +67,9 @@ impl<'a> Reading<'a> {
             outputs.push(output("stderr", &process.stderr));
         }
         let is_terminal = process.options.get("pty").is_some();
+        // What is asked for is rounded up to whole pages.
         let head_bytes = process.options["history"]["headBytes"].as_u64().unwrap_or(HEAD_BYTES);
+        let head_bytes = head_bytes.next_multiple_of(PAGE_BYTES);
         Reading {
             stage,
             who,
@@ -83,11 +85,11 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads to the end. Returns how many bytes of stdout there were.
+    /// Reads to the end. Returns how many bytes it missed.
     pub(crate) fn run(mut self) -> Result<u64, Wrong> {
         loop {
             match self.over_one_line() {
-                Ok(()) => return Ok(self.outputs[0].checker.at()),
+                Ok(()) => return Ok(self.outputs.iter().map(|output| output.checker.missed()).sum()),
                 Err(Cut::Lost) => {
                     self.stage.reconnections.fetch_add(1, Ordering::Relaxed);
                 }
@@ -244,6 +246,7 @@ impl<'a> Reading<'a> {
 
 /// Unless the spawn asks for another.
 const HEAD_BYTES: u64 = 64 * 1024;
+const PAGE_BYTES: u64 = 4096;
 /// What one kill may cost a terminal: one read that nobody noted.
 const TERMINAL_GAP_BYTES_MAX: u64 = 4_096;
 

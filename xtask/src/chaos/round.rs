@@ -13,7 +13,7 @@ use super::census::Census;
 use super::check::Wrong;
 use super::kernel::{Home, MARKER};
 use super::line::Caller;
-use super::plan::{Kill, Plan, Process, When};
+use super::plan::{Kill, Mode, Pace, Plan, Policy, Process, Reader, Script, When};
 use super::reader::Reading;
 use super::stage::{GIVEN_UP, Sabotage, Stage};
 use serde_json::{Value as Json, json};
@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// A round that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Output of this length is kept whole: the head of every history is larger.
+const SHORT_BYTES: u64 = 64 * 1024;
 /// How long a kill waits for what it is to come after, if the load is over or stands still.
 const KILL_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -326,11 +328,27 @@ impl<'e> Cast<'e, 'e> {
         for (process, id) in plan.processes.iter().zip(ids) {
             let reply = caller.must("process.wait", &json!({"id": id}))?;
             check_exit(&reply, process.exit).map_err(|wrong| format!("{id}, asked again: {wrong}"))?;
+            self.check_retained(process, id)?;
             check_birth(self.home.path(), id, process.killer.is_some())?;
             if process.witness {
                 let (seen, _) = self.stage.seen(id);
                 check_witness(self.home.path(), id, seen)?;
             }
+        }
+        Ok(())
+    }
+
+    /// What is kept of an output can still be read: all of it, if it is short.
+    fn check_retained(&self, process: &Process, id: &str) -> Result<(), Wrong> {
+        if process.stdout == Script::Silent {
+            return Ok(());
+        }
+        let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full, lossless: false };
+        let reading = Reading::new(self.stage, "audit", id, process, late);
+        let missed = reading.run().map_err(|wrong| format!("{id}, read again: {wrong}"))?;
+        let is_short = process.stdout.bytes() <= SHORT_BYTES;
+        if missed > 0 && is_short && process.options.get("history").is_none() && !process.witness {
+            return Err(format!("{id}, read again: {missed} bytes of a short output are gone"));
         }
         Ok(())
     }
