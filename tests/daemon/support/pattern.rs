@@ -61,6 +61,12 @@ pub(crate) fn wrong_at(bytes: &[u8], from: u64) -> Option<u64> {
     wrong
 }
 
+/// Where in its block a piece of the sequence is from, if it is from there: what was lost or doubled before it.
+pub(crate) fn place_in_block(bytes: &[u8]) -> Option<u64> {
+    let piece = bytes.get(..12)?;
+    body().windows(piece.len()).position(|window| window == piece).map(|at| at as u64 + 8)
+}
+
 /// The bytes of the stream from an offset on are right, or the test is over.
 #[track_caller]
 pub(crate) fn check(bytes: &[u8], from: u64) {

@@ -128,7 +128,17 @@ impl Checker {
             Content::Silent => return Err(format!("{} bytes of one who says nothing", bytes.len())),
             Content::Sequence { .. } => {
                 if let Some(wrong) = pattern::wrong_at(bytes, offset) {
-                    return Err(format!("the byte at offset {wrong} is wrong"));
+                    let place = pattern::place_in_block(&bytes[(wrong - offset) as usize..]);
+                    let instead = place.map_or("of nowhere".to_owned(), |place| {
+                        format!(
+                            "those of a place {} further",
+                            place as i64 - (wrong % pattern::BLOCK_BYTES as u64) as i64
+                        )
+                    });
+                    let end = offset + bytes.len() as u64;
+                    return Err(format!(
+                        "the byte at offset {wrong} is wrong, in a chunk of [{offset}, {end}): the bytes there are {instead}"
+                    ));
                 }
             }
             Content::Records(records) => records.take(bytes)?,

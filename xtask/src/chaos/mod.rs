@@ -81,6 +81,9 @@ pub struct Options {
     /// Build the kernel with optimizations
     #[arg(long)]
     pub release: bool,
+    /// Don't read again at the end what is kept of each output
+    #[arg(long)]
+    pub no_reread: bool,
     /// Print the plans and do nothing
     #[arg(long)]
     pub plan: bool,
@@ -254,8 +257,13 @@ impl Campaign<'_> {
         while *round < last {
             let seed = random::round_seed(self.seed, *round);
             let plan = Plan::of(seed, self.terms);
-            let props =
-                Props { child: self.child, number, sabotage: self.options.sabotage, baseline: &baseline };
+            let props = Props {
+                child: self.child,
+                number,
+                sabotage: self.options.sabotage,
+                rereads: !self.options.no_reread,
+                baseline: &baseline,
+            };
             let report = round::run(&mut home, &plan, &props);
             report::round(*round, self.driver, &plan, &report);
             summary.add(self.driver, &report);
@@ -291,6 +299,7 @@ impl Campaign<'_> {
             }
         }
         again += if self.options.points { " --points" } else { "" };
+        again += if self.options.no_reread { " --no-reread" } else { "" };
         if self.options.sabotage.is_none() {
             home.keep();
         }
