@@ -49,7 +49,7 @@ impl Census {
     }
 
     /// What is wrong with it beside the count at the beginning.
-    fn complaint(&self, home: &Home, baseline: &Census) -> Option<Wrong> {
+    fn complaint(&self, home: &Home, baseline: &Census, outputs: usize) -> Option<Wrong> {
         let allowance = DESCRIPTORS_PER_REACTOR * REACTORS_MAX;
         let over = |what: &str, now: usize, then: usize| {
             (now > then + allowance)
@@ -66,7 +66,7 @@ impl Census {
         strays()
             .or_else(keepers)
             .or_else(|| over("the kernel", self.kernel_descriptors, baseline.kernel_descriptors))
-            .or_else(|| over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors))
+            .or_else(|| over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors + outputs))
             .or_else(|| memory("the keeper", self.keeper_bytes, KEEPER_BYTES_MAX))
             .or_else(|| {
                 let max = baseline.kernel_bytes + KERNEL_GROWTH_BYTES_MAX;
@@ -79,11 +79,17 @@ impl Census {
     }
 
     /// Counts until nothing is wrong. What is wrong for longer than it may take to put things away is.
-    pub(crate) fn settled(home: &Home, baseline: &Census, patience: Duration) -> Result<Census, Wrong> {
+    /// `outputs`: as many have ended, and what is kept of each is a descriptor of the keeper's.
+    pub(crate) fn settled(
+        home: &Home,
+        baseline: &Census,
+        outputs: usize,
+        patience: Duration,
+    ) -> Result<Census, Wrong> {
         let deadline = Instant::now() + patience;
         loop {
             let census = Census::take(home);
-            match census.complaint(home, baseline) {
+            match census.complaint(home, baseline, outputs) {
                 None => return Ok(census),
                 Some(complaint) if Instant::now() > deadline => return Err(complaint),
                 Some(_) => std::thread::sleep(Duration::from_millis(5)),

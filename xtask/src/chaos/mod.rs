@@ -81,6 +81,9 @@ pub struct Options {
     /// Build the kernel with optimizations
     #[arg(long)]
     pub release: bool,
+    /// Never tell a kernel to end in order
+    #[arg(long)]
+    pub no_orderly: bool,
     /// Don't read again at the end what is kept of each output
     #[arg(long)]
     pub no_reread: bool,
@@ -213,7 +216,7 @@ fn terms(options: &Options, known: &[String]) -> Result<Terms, Wrong> {
         (true, []) => known.to_vec(),
         (true, some) => some.to_vec(),
     };
-    Ok(Terms { loads, kills_max: options.kills, points })
+    Ok(Terms { loads, kills_max: options.kills, is_orderly: !options.no_orderly, points })
 }
 
 fn seed_of_the_clock() -> u64 {
@@ -253,7 +256,7 @@ impl Campaign<'_> {
         home.start(2, None)?;
         home.wait_until_ready(false)?;
         let baseline = Census::take(&home);
-        let (mut first, mut number) = (None, 0);
+        let (mut first, mut number, mut outputs) = (None, 0, 0);
         while *round < last {
             let seed = random::round_seed(self.seed, *round);
             let plan = Plan::of(seed, self.terms);
@@ -263,12 +266,14 @@ impl Campaign<'_> {
                 sabotage: self.options.sabotage,
                 rereads: !self.options.no_reread,
                 baseline: &baseline,
+                outputs,
             };
             let report = round::run(&mut home, &plan, &props);
             report::round(*round, self.driver, &plan, &report);
             summary.add(self.driver, &report);
             *round += 1;
             number += 1;
+            outputs += plan.outputs();
             if !report.violations.is_empty() {
                 self.complain(&mut home, seed, &report);
                 return Ok(1);
@@ -300,6 +305,7 @@ impl Campaign<'_> {
         }
         again += if self.options.points { " --points" } else { "" };
         again += if self.options.no_reread { " --no-reread" } else { "" };
+        again += if self.options.no_orderly { " --no-orderly" } else { "" };
         if self.options.sabotage.is_none() {
             home.keep();
         }

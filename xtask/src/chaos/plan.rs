@@ -166,6 +166,8 @@ pub(crate) enum When {
 pub(crate) struct Terms {
     pub(crate) loads: Vec<&'static Load>,
     pub(crate) kills_max: u64,
+    /// Some kernels are told to end in order.
+    pub(crate) is_orderly: bool,
     /// The kernel's named points; none are used if it has none, or if they weren't asked for.
     pub(crate) points: Vec<String>,
 }
@@ -188,10 +190,16 @@ impl Plan {
             }
         }
         let count = if terms.kills_max == 0 { 0 } else { random.within(1..=terms.kills_max) };
-        let mut kills: Vec<Kill> = (0..count).map(|_| Kill::draw(&mut random, &terms.points)).collect();
+        let mut kills: Vec<Kill> = (0..count).map(|_| Kill::draw(&mut random, terms)).collect();
         sort_shares(&mut kills);
         let kills_at_rest = terms.kills_max > 0 && random.chance(1, 2);
         Plan { seed, processes, kills, kills_at_rest }
+    }
+
+    /// How many outputs there are that say something.
+    pub(crate) fn outputs(&self) -> usize {
+        let scripts = self.processes.iter().flat_map(|process| [&process.stdout, &process.stderr]);
+        scripts.filter(|script| **script != Script::Silent).count()
     }
 
     /// How many bytes the readers will see, if none misses any.
@@ -205,7 +213,8 @@ impl Plan {
 }
 
 impl Kill {
-    fn draw(random: &mut Random, points: &[String]) -> Kill {
+    fn draw(random: &mut Random, terms: &Terms) -> Kill {
+        let points = &terms.points;
         let when = match random.within(0..=99) {
             0..=49 if !points.is_empty() => {
                 When::Point(random.one_of(points).clone(), random.of_any_size(1..=64))
@@ -213,7 +222,8 @@ impl Kill {
             0..=39 => When::Share(random.within(0..=99)),
             40..=69 => When::Ready(random.of_any_size(1..=120_000)),
             70..=94 => When::Started(random.of_any_size(500..=60_000)),
-            _ => When::Asked(random.of_any_size(1..=60_000)),
+            _ if terms.is_orderly => When::Asked(random.of_any_size(1..=60_000)),
+            _ => When::Ready(random.of_any_size(1..=60_000)),
         };
         let pause_us = if random.chance(1, 2) { 0 } else { random.of_any_size(1..=30_000) };
         Kill { when, pause_us, cores: random.within(1..=3), has_rival: random.chance(1, 10) }
@@ -281,7 +291,7 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_plan_and_another_seed_another() {
         let points = vec!["take.held".to_owned()];
-        let terms = Terms { loads: LOADS.iter().collect(), kills_max: 4, points };
+        let terms = Terms { loads: LOADS.iter().collect(), kills_max: 4, is_orderly: true, points };
         let plan = |seed| format!("{:?}", Plan::of(seed, &terms));
         assert_eq!(plan(11), plan(11));
         assert_ne!(plan(11), plan(12));
@@ -290,7 +300,7 @@ mod tests {
     #[test]
     fn every_load_has_processes_under_every_seed_and_names_of_its_own() {
         for load in LOADS {
-            let terms = Terms { loads: vec![load], kills_max: 0, points: Vec::new() };
+            let terms = Terms { loads: vec![load], kills_max: 0, is_orderly: true, points: Vec::new() };
             for seed in 0..200 {
                 let plan = Plan::of(seed, &terms);
                 let mut names: Vec<&str> =
@@ -305,7 +315,8 @@ mod tests {
 
     #[test]
     fn points_are_killed_at_only_if_there_are_any() {
-        let terms = Terms { loads: LOADS.iter().collect(), kills_max: 8, points: Vec::new() };
+        let terms =
+            Terms { loads: LOADS.iter().collect(), kills_max: 8, is_orderly: true, points: Vec::new() };
         for seed in 0..100 {
             let kills = Plan::of(seed, &terms).kills;
             assert!((1..=8).contains(&kills.len()));
