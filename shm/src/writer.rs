@@ -65,6 +65,11 @@ impl Writer {
         Ok(ring)
     }
 
+    /// A ring of a stream of which nothing is left but how long it was.
+    pub fn gone(taken: u64) -> Result<Writer, RingError> {
+        Writer::with(Geometry::new(0, 0), 0, taken, taken)
+    }
+
     fn with(geometry: Geometry, generation: u64, born_at: u64, taken: u64) -> Result<Writer, RingError> {
         let fd = anonymous("kairo-ring", geometry.file_bytes())?;
         let map = Map::new(fd.as_fd(), geometry, true)?;

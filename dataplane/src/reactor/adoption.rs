@@ -11,7 +11,6 @@ use super::{Reactor, Turn};
 use crate::command::{HistorySize, Unread};
 use crate::control::{Notice, StreamEnd};
 use crate::driver::Driver;
-use crate::keeper::protocol::End;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
 use crate::meter::ProcessMeter;
@@ -117,8 +116,6 @@ impl<D: Driver> Reactor<D> {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
         }
         if closed {
-            // Said again: whoever closed it may not have lived to say so.
-            self.close_end(key, End::of(channel));
             return self.retire(place, channel);
         }
         if awaited {
