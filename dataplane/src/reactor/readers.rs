@@ -263,12 +263,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Turns the ring of an ended stream into plain memory once nobody reads it, within the budget of all. The keeper's
-    /// ring stays: the next kernel has the same to tell.
+    /// Turns the ring of an ended stream into plain memory once nobody reads it or is waited for, within the budget of
+    /// all. The keeper's ring stays: the next kernel has the same to tell.
     pub(super) fn retire(&mut self, place: Place, channel: Channel) {
+        // Noted for the next kernel: whom it has to wait for, now that this one may have left.
+        self.pinned(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-        if !process.streams[channel as usize].closed
+        let stream = &process.streams[channel as usize];
+        if !stream.closed
+            || stream.ghost.is_some()
             || read.into_iter().any(|reader| reader.subscriber.cursors[channel as usize].is_some())
         {
             return;

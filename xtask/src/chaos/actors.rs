@@ -140,13 +140,17 @@ impl Actor<'_> {
         let params =
             Value::Map(vec![("id".into(), self.id.into()), ("data".into(), Value::Binary(piece.into()))]);
         let end = at + piece.len();
+        let mut is_resent = false;
         loop {
             match caller.once("process.stdin.write", params.clone(), key) {
                 Ok(Ok(reply)) if reply["offset"] == end => return Ok(end),
                 Ok(Ok(reply)) => return Err(format!("a write of [{at}, {end}) was answered {reply}")),
+                // It had gone in, and the child, which checks what it reads, has gone since.
+                Ok(Err(refusal)) if is_resent && refusal.code == "E_STDIN_CLOSED" => return Ok(end),
                 Ok(Err(refusal)) => return Err(format!("a write of [{at}, {end}): {refusal:?}")),
                 Err(Cut::Wrong(wrong)) => return Err(wrong),
                 Err(Cut::Lost) if key.is_some() => {
+                    is_resent = true;
                     self.stage.resent.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(Cut::Lost) => return self.taken(caller, at, end),

@@ -332,7 +332,7 @@ impl<'e> Cast<'e, 'e> {
         for (process, id) in plan.processes.iter().zip(ids) {
             let reply = caller.must("process.wait", &json!({"id": id}))?;
             check_exit(&reply, process.exit).map_err(|wrong| format!("{id}, asked again: {wrong}"))?;
-            self.check_retained(process, id)?;
+            self.check_retained(process, id, report.kills.total())?;
             check_birth(self.home.path(), id, process.killer.is_some())?;
             if process.witness {
                 let (seen, _) = self.stage.seen(id);
@@ -343,12 +343,12 @@ impl<'e> Cast<'e, 'e> {
     }
 
     /// What is kept of an output can still be read: all of it, if it is short.
-    fn check_retained(&self, process: &Process, id: &str) -> Result<(), Wrong> {
+    fn check_retained(&self, process: &Process, id: &str, kills: u64) -> Result<(), Wrong> {
         if !self.props.rereads || process.stdout == Script::Silent {
             return Ok(());
         }
         let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full, lossless: false };
-        let reading = Reading::new(self.stage, "audit", id, process, late);
+        let reading = Reading::new(self.stage, "audit", id, process, late).after(kills);
         let missed = reading.run().map_err(|wrong| format!("{id}, read again: {wrong}"))?;
         let is_short = process.stdout.bytes() <= SHORT_BYTES;
         if missed > 0 && is_short && process.options.get("history").is_none() && !process.witness {
