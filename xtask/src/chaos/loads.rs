@@ -138,9 +138,11 @@ fn one_flood(random: &mut Random, bytes: RangeInclusive<u64>) -> Process {
         flood.options["history"] = json!({"headBytes": head, "tailBytes": tail});
     }
     flood.ends_anyhow(random);
-    let lossless = flood.waits_for_readers(random);
-    for _ in 0..random.within(1..=3) {
-        flood.readers.push(block(Mode::Chunk, pace(random), lossless));
+    let waits = flood.waits_for_readers(random);
+    let count = random.within(1..=3);
+    for _ in 0..count {
+        // It waits for the first reader; whoever comes later finds what is kept.
+        flood.readers.push(block(Mode::Chunk, pace(random), waits && count == 1));
     }
     flood
 }
