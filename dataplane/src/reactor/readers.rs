@@ -88,6 +88,10 @@ impl<D: Driver> Reactor<D> {
         if let Some(wanted) = back {
             self.come_back(process_place, wanted);
         }
+        // Noted now, and not with the next take: the kernel may not live so long.
+        for channel in Channel::ALL {
+            self.pinned(process_place, channel);
+        }
         self.deliver(place);
     }
 

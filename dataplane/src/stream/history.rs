@@ -8,12 +8,15 @@ use crate::limits::TAKE_BYTES_MAX;
 use bytes::Bytes;
 use kairo_shm::layout::{Geometry, RingError};
 use kairo_shm::writer::Writer;
+use std::cell::Cell;
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
 pub struct History {
     size: HistorySize,
     store: Store,
+    /// The last note for a successor while there is no ring to write it in.
+    pin: Cell<(u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -40,23 +43,29 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        History { size, store: Store::Empty }
+        History::with(size, Store::Empty)
+    }
+
+    fn with(size: HistorySize, store: Store) -> History {
+        History { size, store, pin: Cell::new((0, 0)) }
     }
 
     /// Of a stream that goes on where a dead kernel had come to.
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
-        History { size, store: ring.map_or(Store::Empty, Store::Ring) }
+        History::with(size, ring.map_or(Store::Empty, Store::Ring))
     }
 
     /// Of a stream that has ended and of which only the length is known.
     pub fn gone(size: HistorySize, total: u64) -> History {
-        History { size, store: Store::Kept { head: Bytes::new(), tail: Bytes::new(), total } }
+        History::with(size, Store::Kept { head: Bytes::new(), tail: Bytes::new(), total })
     }
 
     /// Notes for a successor who is waited for; see [`Writer::pin`].
     pub fn pin(&self, offset: u64, blockers: u32) {
-        if let Store::Ring(ring) = &self.store {
-            ring.pin(offset, blockers);
+        match &self.store {
+            Store::Ring(ring) => ring.pin(offset, blockers),
+            Store::Empty => self.pin.set((offset, blockers)),
+            Store::Kept { .. } => {}
         }
     }
 
@@ -164,7 +173,10 @@ impl History {
     pub fn ring(&mut self) -> Result<(&mut Writer, bool), RingError> {
         let mut new = false;
         if matches!(self.store, Store::Empty) {
-            self.store = Store::Ring(History::first_ring(self.size)?);
+            let ring = History::first_ring(self.size)?;
+            let (offset, blockers) = self.pin.get();
+            ring.pin(offset, blockers);
+            self.store = Store::Ring(ring);
             new = true;
         }
         match &mut self.store {
