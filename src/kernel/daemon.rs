@@ -95,9 +95,11 @@ fn inherit(path: &Path) -> Result<Option<Estate>> {
         Ok(estate) => Ok(Some(estate)),
         Err(error) => match error.kind() {
             // Nobody has been there, or nobody is any more; or it was told to end and is doing so.
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof => {
-                Ok(None)
-            }
+            io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Ok(None),
             _ => Err(error).with_context(|| {
                 format!("the keeper at {} could not be taken over; choose another --state", path.display())
             }),

@@ -15,10 +15,21 @@ use std::time::{Duration, Instant};
 const DESCRIPTORS_PER_REACTOR: usize = 8;
 /// The most reactors a kernel of a round has.
 const REACTORS_MAX: usize = 3;
-/// Memory of its own the keeper may have, and may come to have besides (`/proc/PID/smaps_rollup`, Anonymous).
-const KEEPER_BYTES_MAX: u64 = 1 << 20;
+/// Memory of its own the keeper may come to have (`/proc/PID/smaps_rollup`, Anonymous): once, and for each process
+/// that is remembered.
+const KEEPER_GROWTH_BYTES_MAX: u64 = 256 << 10;
+const KEEPER_SESSION_BYTES_MAX: u64 = 4 << 10;
 /// The same for a kernel, over all rounds of a state: what it keeps of ended processes is in it.
 const KERNEL_GROWTH_BYTES_MAX: u64 = 96 << 20;
+
+/// What is remembered of all rounds over a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Past {
+    /// Processes there were.
+    pub(crate) processes: usize,
+    /// Outputs that said something: what is kept of each is a descriptor of the keeper's.
+    pub(crate) outputs: usize,
+}
 
 /// One count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +60,7 @@ impl Census {
     }
 
     /// What is wrong with it beside the count at the beginning.
-    fn complaint(&self, home: &Home, baseline: &Census, outputs: usize) -> Option<Wrong> {
+    fn complaint(&self, home: &Home, baseline: &Census, past: Past) -> Option<Wrong> {
         let allowance = DESCRIPTORS_PER_REACTOR * REACTORS_MAX;
         let over = |what: &str, now: usize, then: usize| {
             (now > then + allowance)
@@ -66,8 +77,11 @@ impl Census {
         strays()
             .or_else(keepers)
             .or_else(|| over("the kernel", self.kernel_descriptors, baseline.kernel_descriptors))
-            .or_else(|| over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors + outputs))
-            .or_else(|| memory("the keeper", self.keeper_bytes, KEEPER_BYTES_MAX))
+            .or_else(|| over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors + past.outputs))
+            .or_else(|| {
+                let max = KEEPER_GROWTH_BYTES_MAX + past.processes as u64 * KEEPER_SESSION_BYTES_MAX;
+                memory("the keeper", self.keeper_bytes, baseline.keeper_bytes + max)
+            })
             .or_else(|| {
                 let max = baseline.kernel_bytes + KERNEL_GROWTH_BYTES_MAX;
                 memory("the kernel", self.kernel_bytes, max)
@@ -79,17 +93,16 @@ impl Census {
     }
 
     /// Counts until nothing is wrong. What is wrong for longer than it may take to put things away is.
-    /// `outputs`: as many have ended, and what is kept of each is a descriptor of the keeper's.
     pub(crate) fn settled(
         home: &Home,
         baseline: &Census,
-        outputs: usize,
+        past: Past,
         patience: Duration,
     ) -> Result<Census, Wrong> {
         let deadline = Instant::now() + patience;
         loop {
             let census = Census::take(home);
-            match census.complaint(home, baseline, outputs) {
+            match census.complaint(home, baseline, past) {
                 None => return Ok(census),
                 Some(complaint) if Instant::now() > deadline => return Err(complaint),
                 Some(_) => std::thread::sleep(Duration::from_millis(5)),

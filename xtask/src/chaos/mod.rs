@@ -25,7 +25,7 @@ mod stage;
 
 pub use stage::Sabotage;
 
-use census::Census;
+use census::{Census, Past};
 use check::Wrong;
 use clap::{Args, FromArgMatches, ValueEnum};
 use kernel::{Driver, Home};
@@ -256,24 +256,25 @@ impl Campaign<'_> {
         home.start(2, None)?;
         home.wait_until_ready(false)?;
         let baseline = Census::take(&home);
-        let (mut first, mut number, mut outputs) = (None, 0, 0);
+        let (mut first, mut number, mut past) = (None, 0, Past::default());
         while *round < last {
             let seed = random::round_seed(self.seed, *round);
             let plan = Plan::of(seed, self.terms);
+            past.processes += plan.processes.len();
+            past.outputs += plan.outputs();
             let props = Props {
                 child: self.child,
                 number,
                 sabotage: self.options.sabotage,
                 rereads: !self.options.no_reread,
                 baseline: &baseline,
-                outputs,
+                past,
             };
             let report = round::run(&mut home, &plan, &props);
             report::round(*round, self.driver, &plan, &report);
             summary.add(self.driver, &report);
             *round += 1;
             number += 1;
-            outputs += plan.outputs();
             if !report.violations.is_empty() {
                 self.complain(&mut home, seed, &report);
                 return Ok(1);

@@ -9,7 +9,7 @@
 //! Not here: what actors do (`actors`, `reader`), what is left afterwards (`census`).
 
 use super::actors::{Actor, check_exit, observe};
-use super::census::Census;
+use super::census::{Census, Past};
 use super::check::Wrong;
 use super::kernel::{Home, MARKER};
 use super::line::Caller;
@@ -87,8 +87,8 @@ pub(crate) struct Props<'a> {
     /// At the end, what is kept of each output is read again.
     pub(crate) rereads: bool,
     pub(crate) baseline: &'a Census,
-    /// Outputs there were in earlier rounds over this state.
-    pub(crate) outputs: usize,
+    /// What there was over this state, this round included.
+    pub(crate) past: Past,
 }
 
 /// Runs it.
@@ -106,7 +106,7 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     });
     report.violations.extend(played.err().map(|wrong| ("round".to_owned(), wrong)));
     if report.violations.is_empty() {
-        match Census::settled(home, props.baseline, props.outputs + plan.outputs(), patience / 4) {
+        match Census::settled(home, props.baseline, props.past, patience / 4) {
             Ok(census) => report.census = census,
             Err(wrong) => report.violations.push(("census".to_owned(), wrong)),
         }
