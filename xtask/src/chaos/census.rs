@@ -29,6 +29,8 @@ pub(crate) struct Past {
     pub(crate) processes: usize,
     /// Outputs that said something: what is kept of each is a descriptor of the keeper's.
     pub(crate) outputs: usize,
+    /// Of these, in the last round: a kernel waits a while for readers of its predecessor that are done.
+    pub(crate) outputs_now: usize,
 }
 
 /// One count.
@@ -76,8 +78,12 @@ impl Census {
         let keepers = || (self.keepers != 1).then(|| format!("there are {} keepers", self.keepers));
         strays()
             .or_else(keepers)
-            .or_else(|| over("the kernel", self.kernel_descriptors, baseline.kernel_descriptors))
-            .or_else(|| over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors + past.outputs))
+            .or_else(|| {
+                over("the kernel", self.kernel_descriptors, baseline.kernel_descriptors + past.outputs_now)
+            })
+            .or_else(|| {
+                over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors + past.outputs)
+            })
             .or_else(|| {
                 let max = KEEPER_GROWTH_BYTES_MAX + past.processes as u64 * KEEPER_SESSION_BYTES_MAX;
                 memory("the keeper", self.keeper_bytes, baseline.keeper_bytes + max)

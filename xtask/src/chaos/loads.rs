@@ -87,18 +87,16 @@ impl Process {
         }
     }
 
-    /// Its output waits for readers in half of the cases; then not a byte may be missing to any that block.
-    fn waits_for_readers(&mut self, random: &mut Random) -> bool {
-        let waits = random.chance(1, 2);
-        if waits {
+    /// Its output waits for readers in half of the cases, if its history is full and it has not exited.
+    fn waits_for_readers(&mut self, random: &mut Random) {
+        if random.chance(1, 2) {
             self.options["whenUnread"] = "block".into();
         }
-        waits
     }
 }
 
-fn block(mode: Mode, pace: Pace, lossless: bool) -> Reader {
-    Reader { policy: Policy::Block, mode, pace, lossless }
+fn block(mode: Mode, pace: Pace) -> Reader {
+    Reader { policy: Policy::Block, mode, pace }
 }
 
 fn pace(random: &mut Random) -> Pace {
@@ -138,11 +136,9 @@ fn one_flood(random: &mut Random, bytes: RangeInclusive<u64>) -> Process {
         flood.options["history"] = json!({"headBytes": head, "tailBytes": tail});
     }
     flood.ends_anyhow(random);
-    let waits = flood.waits_for_readers(random);
-    let count = random.within(1..=3);
-    for _ in 0..count {
-        // It waits for the first reader; whoever comes later finds what is kept.
-        flood.readers.push(block(Mode::Chunk, pace(random), waits && count == 1));
+    flood.waits_for_readers(random);
+    for _ in 0..random.within(1..=3) {
+        flood.readers.push(block(Mode::Chunk, pace(random)));
     }
     flood
 }
@@ -157,7 +153,6 @@ fn dropping(random: &mut Random) -> Vec<Process> {
     let mut flood = one_flood(random, MIB..=8 * MIB);
     for reader in &mut flood.readers {
         reader.policy = Policy::DropOldest;
-        reader.lossless = false;
         if random.chance(1, 2) {
             reader.pace = Pace::Stopped;
         }
@@ -176,9 +171,9 @@ fn terminal(random: &mut Random) -> Vec<Process> {
         options.remove("stdin");
     }
     flood.ends_anyhow(random);
-    let lossless = flood.waits_for_readers(random);
+    flood.waits_for_readers(random);
     let mode = *random.one_of(&[Mode::Chunk, Mode::Line, Mode::Lines]);
-    flood.readers.push(block(mode, pace(random), lossless));
+    flood.readers.push(block(mode, pace(random)));
     vec![flood]
 }
 
@@ -196,8 +191,8 @@ fn repl(random: &mut Random) -> Vec<Process> {
         repl.role.push("--cooked".to_owned());
     }
     repl.stdout = Script::Answers { questions: count, echo };
-    let lossless = repl.waits_for_readers(random);
-    repl.readers.push(block(Mode::Chunk, Pace::Full, lossless));
+    repl.waits_for_readers(random);
+    repl.readers.push(block(Mode::Chunk, Pace::Full));
     // An echo comes in the middle of an answer, if the next question doesn't wait for it.
     let input = Input::Questions { count, in_step: echo || random.chance(1, 2) };
     repl.writer = Some(writer(random, input));
@@ -224,8 +219,8 @@ fn echo(random: &mut Random) -> Vec<Process> {
         echo.flag("pause-us", random.of_any_size(1..=500));
     }
     echo.stdout = Script::Sequence(Some(bytes));
-    let lossless = echo.waits_for_readers(random);
-    echo.readers.push(block(Mode::Chunk, pace(random), lossless));
+    echo.waits_for_readers(random);
+    echo.readers.push(block(Mode::Chunk, pace(random)));
     let mut writer = writer(random, Input::Sequence(bytes));
     writer.write_bytes = writer.write_bytes.max(bytes / 60);
     echo.writer = Some(writer);
@@ -241,8 +236,8 @@ fn tree(random: &mut Random) -> Vec<Process> {
     tree.flag("pause-us", random.of_any_size(1..=10_000).min(300_000 / (records / 32 + 1)));
     tree.stdout = Script::Records(vec![records; daemons as usize + 1]);
     tree.ends_anyhow(random);
-    let lossless = tree.waits_for_readers(random);
-    tree.readers.push(block(Mode::Chunk, pace(random), lossless));
+    tree.waits_for_readers(random);
+    tree.readers.push(block(Mode::Chunk, pace(random)));
     vec![tree]
 }
 
@@ -258,7 +253,7 @@ fn brief(random: &mut Random) -> Vec<Process> {
             brief.ends_anyhow(random);
             // What is read late is what was kept: so little is kept whole.
             if random.chance(1, 2) {
-                brief.readers.push(block(Mode::Chunk, Pace::Full, true));
+                brief.readers.push(block(Mode::Chunk, Pace::Full));
             }
             brief
         })
@@ -293,15 +288,15 @@ fn victim(random: &mut Random) -> Vec<Process> {
     flood.flag("pause-us", random.within(100..=1_000));
     flood.stdout = Script::Sequence(None);
     flood.witness = true;
-    let lossless = flood.waits_for_readers(random);
-    flood.readers.push(block(Mode::Chunk, Pace::Full, lossless));
+    flood.waits_for_readers(random);
+    flood.readers.push(block(Mode::Chunk, Pace::Full));
     let (signal, number) = *random.one_of(&[("TERM", 15), ("KILL", 9), ("HUP", 1)]);
     flood.exit = Exit::Signal(number);
     flood.killer = Some(killer(random, signal, 5_000, false));
 
     let mut stubborn = process(random, &["sleepy", "--stubborn", "--ms", "60000"]);
     stubborn.stdout = Script::Text("stubborn\n");
-    stubborn.readers.push(block(Mode::Chunk, Pace::Full, true));
+    stubborn.readers.push(block(Mode::Chunk, Pace::Full));
     stubborn.exit = Exit::Signal(9);
     let grace_ms = random.of_any_size(1..=200);
     stubborn.killer = Some(killer(random, "TERM", grace_ms, true));

@@ -262,6 +262,7 @@ impl Campaign<'_> {
             let plan = Plan::of(seed, self.terms);
             past.processes += plan.processes.len();
             past.outputs += plan.outputs();
+            past.outputs_now = plan.outputs();
             let props = Props {
                 child: self.child,
                 number,

@@ -75,8 +75,6 @@ pub(crate) struct Reader {
     pub(crate) policy: Policy,
     pub(crate) mode: Mode,
     pub(crate) pace: Pace,
-    /// Not a byte may be missing: it is there before the process, or the stream waits for it.
-    pub(crate) lossless: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

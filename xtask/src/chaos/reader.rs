@@ -237,7 +237,7 @@ impl<'a> Reading<'a> {
 
     fn gap(&mut self, name: &str, from: u64, to: u64) -> Result<(), Wrong> {
         let missed = to.saturating_sub(from);
-        let may_join = self.is_late && !self.plan.lossless && from <= self.head_bytes;
+        let may_join = self.is_late && from == self.head_bytes;
         let output = output_of(&mut self.outputs, name)?;
         if self.plan.policy == Policy::DropOldest || (may_join && !output.has_joined) {
             self.stage.dropped_bytes.fetch_add(missed, Ordering::Relaxed);

@@ -347,7 +347,7 @@ impl<'e> Cast<'e, 'e> {
         if !self.props.rereads || process.stdout == Script::Silent {
             return Ok(());
         }
-        let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full, lossless: false };
+        let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full };
         let reading = Reading::new(self.stage, "audit", id, process, late).after(kills);
         let missed = reading.run().map_err(|wrong| format!("{id}, read again: {wrong}"))?;
         let is_short = process.stdout.bytes() <= SHORT_BYTES;
