@@ -12,7 +12,6 @@ use super::{Reactor, Turn};
 use crate::command::{HistorySize, Rate, Unread};
 use crate::control::{Notice, StreamEnd};
 use crate::driver::Driver;
-use crate::keeper::protocol::End;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
 use crate::meter::ProcessMeter;
@@ -125,16 +124,11 @@ impl<D: Driver> Reactor<D> {
         if uncertain {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
         }
-        if closed {
-            // Said again: whoever closed it may not have lived to say so.
-            self.close_end(key, End::of(channel));
-            return self.retire(place, channel);
-        }
         if awaited {
             let at_ns = self.at.monotonic_ns.saturating_add(self.reconnect_grace_ns);
             self.timers.arm(Alarm::ghosts(place), at_ns);
         }
-        self.arm_source(place, channel);
+        if closed { self.retire(place, channel) } else { self.arm_source(place, channel) }
     }
 
     /// A reader is back. The stream is let go when the last one is.
@@ -160,6 +154,9 @@ impl<D: Driver> Reactor<D> {
             stream.ghost = None;
         }
         self.resume_sources(place);
+        for channel in Channel::ALL {
+            self.retire(place, channel);
+        }
     }
 }
 
@@ -178,7 +175,7 @@ fn inherited_stream<F>(
     };
     Stream {
         delivered: if unread == Unread::Block { offset } else { 0 },
-        ghost: (blockers > 0 && fd.is_some()).then_some(Ghost { offset, awaited: blockers }),
+        ghost: (blockers > 0).then_some(Ghost { offset, awaited: blockers }),
         closed: fd.is_none(),
         source: fd.map(|fd| Source { fd, terminal, armed: false }),
         history,

@@ -7,10 +7,9 @@ use super::connections::Connection;
 use super::pacing::Throttle;
 use super::table::Place;
 use super::{Kind, Reactor};
-use crate::command::{Command, From, Mode, Sink, Subscribe};
+use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
 use crate::control::Notice;
 use crate::driver::Driver;
-use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::SEND_BUFFER_BYTES;
 use crate::stream::history::Peek;
@@ -88,7 +87,9 @@ impl<D: Driver> Reactor<D> {
         let Some(reader) = self.make_reader(process_place, subscribe) else {
             return self.notices.push_back(Notice::Drained { subscription: key });
         };
-        let back = resumes.then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
+        // Only those who make a source wait are waited for.
+        let blocks = reader.subscriber.policy == Policy::Block;
+        let back = (resumes && blocks).then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
         let place = self.readers.insert_with(|_| reader);
         self.reader_places.insert(key.serial, place);
         if let Some(process) = self.processes.get_mut(process_place) {
@@ -105,6 +106,10 @@ impl<D: Driver> Reactor<D> {
         }
         if let Some(wanted) = back {
             self.come_back(process_place, wanted);
+        }
+        // Noted now, and not with the next take: the kernel may not live so long.
+        for channel in Channel::ALL {
+            self.pinned(process_place, channel);
         }
         self.deliver(place);
     }
@@ -282,11 +287,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Turns the ring of an ended stream into plain memory once nobody reads it, within the budget of all.
+    /// Turns the ring of an ended stream into plain memory once nobody reads it or is waited for, within the budget of
+    /// all. The keeper's ring stays: the next kernel has the same to tell.
     pub(super) fn retire(&mut self, place: Place, channel: Channel) {
+        // Noted for the next kernel: whom it has to wait for, now that this one may have left.
+        self.pinned(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-        if !process.streams[channel as usize].closed
+        let stream = &process.streams[channel as usize];
+        if !stream.closed
+            || stream.ghost.is_some()
             || read.into_iter().any(|reader| reader.subscriber.cursors[channel as usize].is_some())
         {
             return;
@@ -296,11 +306,8 @@ impl<D: Driver> Reactor<D> {
         history.retire();
         let bytes = history.retained_bytes() - before;
         if bytes > 0 {
-            let key = process.key;
             self.retained.bytes += bytes;
-            self.retained.order.push_back((key, channel));
-            // Closed once more: its copy of the ring is of no use to the keeper either.
-            self.close_end(key, End::of(channel));
+            self.retained.order.push_back((process.key, channel));
         }
         self.history_changed(place, channel);
         self.trim_retained();

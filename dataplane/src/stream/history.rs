@@ -9,6 +9,7 @@ use crate::limits::{SQUEEZED_BATCH_BYTES, TAKE_BYTES_MAX};
 use bytes::Bytes;
 use kairo_shm::layout::{Geometry, PAGE_BYTES, RingError};
 use kairo_shm::writer::Writer;
+use std::cell::Cell;
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct History {
     /// What a ring holds besides its tail: one batch in flight.
     batch_bytes: usize,
     store: Store,
+    /// The last note for a successor while there is no ring to write it in.
+    pin: Cell<(u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        History { size, batch_bytes: TAKE_BYTES_MAX, store: Store::Empty }
+        History { size, batch_bytes: TAKE_BYTES_MAX, store: Store::Empty, pin: Cell::new((0, 0)) }
     }
 
     /// Of a stream that goes on where a dead kernel had come to.
@@ -59,8 +62,10 @@ impl History {
 
     /// Notes for a successor who is waited for; see [`Writer::pin`].
     pub fn pin(&self, offset: u64, blockers: u32) {
-        if let Store::Ring(ring) = &self.store {
-            ring.pin(offset, blockers);
+        match &self.store {
+            Store::Ring(ring) => ring.pin(offset, blockers),
+            Store::Empty => self.pin.set((offset, blockers)),
+            Store::Kept { .. } => {}
         }
     }
 
@@ -195,7 +200,10 @@ impl History {
     pub fn ring(&mut self) -> Result<(&mut Writer, bool), RingError> {
         let mut new = false;
         if matches!(self.store, Store::Empty) {
-            self.store = Store::Ring(History::first_ring(self.size)?);
+            let ring = History::first_ring(self.size)?;
+            let (offset, blockers) = self.pin.get();
+            ring.pin(offset, blockers);
+            self.store = Store::Ring(ring);
             new = true;
         }
         match &mut self.store {
