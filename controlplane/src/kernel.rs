@@ -326,6 +326,7 @@ impl Kernel {
             }
             Notice::Uncertain { process, channel, at } => self.uncertain(turn, process, channel, at),
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
+            Notice::LetGo { process, channel, end } => self.let_go(turn, process, channel, end),
             Notice::Ended { process } => self.ended(turn, process),
             Notice::Lagged { subscription, channel, from, to } => {
                 self.lagged(turn, subscription, channel, (from, to));

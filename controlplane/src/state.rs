@@ -460,6 +460,8 @@ pub(crate) struct Process {
     pub ends: [Option<StreamEnd>; 2],
     /// What stays open: streams whose end has not come.
     pub open: [bool; 2],
+    /// Ends of streams of which the keeper holds nothing any more, by channel.
+    pub let_go: [Option<StreamEnd>; 2],
     /// Its numbers.
     pub meter: Arc<ProcessMeter>,
     /// Calls that wait for it to exit.

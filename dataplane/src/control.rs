@@ -124,6 +124,15 @@ pub enum Notice {
         /// How long it was.
         end: StreamEnd,
     },
+    /// What an ended stream wrote is not kept for a successor any more, or not at all.
+    LetGo {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        channel: Channel,
+        /// How long it was, all of it cut for whoever comes after us.
+        end: StreamEnd,
+    },
     /// Nobody of the tree is left.
     Ended {
         /// Whose.

@@ -56,6 +56,8 @@ pub const FRAME_PATIENCE_NS: u64 = 60_000_000_000;
 /// A connection that is being closed may still drain for this long, nanoseconds.
 pub const CLOSE_PATIENCE_NS: u64 = 5_000_000_000;
 
+/// Ended streams whose output outlives the kernel, all of a kernel together: each is a descriptor of the keeper.
+pub const HELD_ENDED_MAX: usize = 512;
 /// Readers that a dead kernel's streams waited for are waited for so long, nanoseconds.
 pub const RECONNECT_GRACE_NS: u64 = 10_000_000_000;
 

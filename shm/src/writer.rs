@@ -61,11 +61,6 @@ impl Writer {
         Ok(ring)
     }
 
-    /// A ring of a stream of which nothing is left but how long it was.
-    pub fn gone(taken: u64) -> Result<Writer, RingError> {
-        Writer::with(Geometry::new(0, 0), 0, taken, taken)
-    }
-
     /// True exactly when every byte of the stream is here.
     pub fn is_whole(&self) -> bool {
         self.tail_from() <= self.geometry.head_bytes as u64

@@ -34,6 +34,7 @@ lives_on_both_drivers!(
     a_kill_under_way_keeps_its_deadline,
     a_terminal_keeps_its_size_and_its_program,
     a_third_life_has_everything_of_the_first,
+    what_has_ended_is_remembered_and_the_latest_of_it_can_be_read,
     at_every_point_of_its_life_a_kernel_can_die,
     at_every_point_of_its_adoption_a_kernel_can_die,
 );
@@ -297,6 +298,44 @@ fn a_third_life_has_everything_of_the_first(daemon: &mut Daemon) {
     );
     let memory = std::fs::read(daemon.folder().join("log")).expect("there is a log");
     assert!(!String::from_utf8_lossy(&memory).contains("s3cret"));
+}
+
+fn what_has_ended_is_remembered_and_the_latest_of_it_can_be_read(daemon: &mut Daemon) {
+    const CHILDREN: usize = 700;
+    let mut raw = daemon.connect_modern();
+    for number in 0..CHILDREN {
+        let command = ["sh", "-c", &format!("echo number {number}; exit {}", number % 200)];
+        raw.spawn(&format!("child-{number}"), &command, json!({"stderr": "stdout"}));
+        raw.wait_for_exit(&format!("child-{number}"));
+    }
+    let ids: Vec<String> = (0..CHILDREN).map(|number| format!("child-{number}")).collect();
+    raw.wait_until_ended(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+    for life in 0..3 {
+        match life {
+            // In order, too, and then nobody is left to keep it but a file.
+            1 => daemon.signal(Signal::SIGTERM),
+            _ => daemon.signal(Signal::SIGKILL),
+        }
+        daemon.wait();
+        daemon.succeed(&[]);
+        let mut raw = daemon.connect_modern();
+        let mut readable = 0;
+        for (number, id) in ids.iter().enumerate() {
+            let code = raw.ok("process.wait", json!({"id": id}))["exitCode"].clone();
+            assert_eq!(code, number % 200, "{id} in life {life}");
+            let text = format!("number {number}\n");
+            assert_eq!(bytes_of(&mut raw, id), text.len() as u64, "{id} in life {life}");
+            let subscription = raw.subscribe(id, json!({"stream": "stdout"}));
+            let output = raw.collect(&subscription, 1);
+            if output.gaps.is_empty() {
+                assert_eq!(output.text(), text);
+                readable += 1;
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let kept = kairo_dataplane::limits::HELD_ENDED_MAX / cores;
+        assert!(readable >= kept, "only {readable} outputs can be read in life {life}");
+    }
 }
 
 /// One round of everything: a flood with a waiting reader, an echo that is written to, a child that ends.

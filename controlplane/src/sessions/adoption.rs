@@ -48,7 +48,7 @@ impl Kernel {
             .inspect_err(|error| tracing::error!(component = "controlplane", session = held.session, %error, "a note can't be read"))
             .unwrap_or_default();
         let meter = Arc::new(ProcessMeter::default());
-        let ends = Channel::ALL.map(|channel| heir.end(channel));
+        let ends = Channel::ALL.map(|channel| note.let_go(channel).or(heir.end(channel)));
         let mut process = self.recorded(at, held, record.as_ref(), &note, Arc::clone(&meter));
         for channel in Channel::ALL {
             let place = channel as usize;
@@ -116,6 +116,7 @@ impl Kernel {
             killing: None,
             ends: [None; 2],
             open: [true, record.is_some_and(|record| record.stderr)],
+            let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

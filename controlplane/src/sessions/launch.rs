@@ -264,6 +264,7 @@ fn open_record(
         killing: None,
         ends: [None; 2],
         open: [true, second],
+        let_go: [None; 2],
         meter,
         waits: Vec::new(),
         deferred: Vec::new(),

@@ -232,6 +232,13 @@ impl Kernel {
         self.inherit(turn, heirs);
     }
 
+    /// Nothing of an ended stream is held for a successor any more but how long it was.
+    pub(crate) fn let_go(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, end: StreamEnd) {
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
+        process.let_go[channel as usize] = Some(end);
+        self.annotate(turn, key.serial, usize::MAX);
+    }
+
     /// A kernel that died may have taken bytes of this stream with it.
     pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, at: u64) {
         let Some(process) = self.state.processes.get(&key.serial) else { return };

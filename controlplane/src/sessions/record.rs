@@ -12,7 +12,8 @@ use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::state::{Killing, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
-use kairo_dataplane::control::Moment;
+use kairo_dataplane::control::{Moment, StreamEnd};
+use kairo_dataplane::key::Channel;
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
@@ -81,6 +82,8 @@ pub(crate) struct Note {
     killing: Option<(u64, bool, bool)>,
     /// How its outputs are kept and paced; none in notes of kernels that could not change it.
     pub output: Option<Output>,
+    /// By channel, length and cut bytes of outputs that have ended and of which nothing is held any more.
+    let_go: [Option<(u64, u64)>; 2],
 }
 
 /// How the outputs of a process are kept and paced, by channel where there are two.
@@ -201,6 +204,7 @@ impl Note {
             signalled: process.signalled.clone(),
             killing,
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
+            let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
         }
     }
 
@@ -216,6 +220,12 @@ impl Note {
 
     pub(crate) fn terminal(&self) -> Option<TerminalSize> {
         self.terminal.map(|(rows, cols)| TerminalSize { rows, cols })
+    }
+
+    /// How long an output was of which nothing is held any more.
+    pub(crate) fn let_go(&self, channel: Channel) -> Option<StreamEnd> {
+        let (total_bytes, cut_bytes) = self.let_go[channel as usize]?;
+        Some(StreamEnd { total_bytes, cut_bytes })
     }
 
     /// The kill under way, without its timer, and whether there is to be one.

@@ -204,8 +204,7 @@ impl<D: Driver> Reactor<D> {
         let history = &mut process.streams[channel as usize].history;
         self.retained.subtract(history.retained_bytes());
         history.drop_retained();
-        let total = history.total();
-        self.hold_total(key, channel, total);
+        self.let_go(key, channel);
         self.history_changed(place, channel);
         true
     }

@@ -181,6 +181,7 @@ pub(crate) struct Reactor<D: Driver> {
 impl<D: Driver> Reactor<D> {
     pub(crate) fn new(parts: Parts<D>) -> Reactor<D> {
         let at = parts.driver.now();
+        let share = parts.post.reactors();
         let mut reactor = Reactor {
             id: parts.id,
             driver: parts.driver,
@@ -198,7 +199,7 @@ impl<D: Driver> Reactor<D> {
             readers: Table::new(),
             reader_places: HashMap::new(),
             staging: None,
-            retained: Retained::new(parts.retained_bytes_max),
+            retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             budget: parts.budget,
             in_vain_ns: None,

@@ -345,14 +345,6 @@ impl<D: Driver> Reactor<D> {
         reach(Point::RingReplaced);
     }
 
-    /// Has the keeper hold no more of an ended stream than how long it was.
-    pub(super) fn hold_total(&mut self, key: ProcessKey, channel: Channel, total: u64) {
-        match Writer::gone(total) {
-            Ok(ring) => hold_ring(&mut self.driver, &mut self.lane, key, channel, &ring),
-            Err(error) => tracing::warn!(%error, "the length of a stream is not kept"),
-        }
-    }
-
     pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
         self.resume_source(place, channel);
         self.source_over(place, channel);

@@ -8,10 +8,11 @@ use super::pacing::Throttle;
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
-use crate::control::Notice;
+use crate::control::{Notice, StreamEnd};
 use crate::driver::Driver;
+use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
-use crate::limits::SEND_BUFFER_BYTES;
+use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
 use crate::stream::history::Peek;
 use crate::stream::subscriber::{Cursor, Subscriber};
 use crate::transport::descriptor::DescriptorSink;
@@ -37,11 +38,22 @@ pub(super) struct Retained {
     bytes_max: usize,
     bytes: usize,
     order: VecDeque<(ProcessKey, Channel)>,
+    /// Those whose bytes the keeper holds too, in that order: each costs it a descriptor.
+    held: VecDeque<(ProcessKey, Channel)>,
+    held_max: usize,
 }
 
 impl Retained {
-    pub(super) fn new(bytes_max: usize) -> Retained {
-        Retained { bytes_max, ..Retained::default() }
+    /// `share` of a reactor: one of so many.
+    pub(super) fn new(bytes_max: usize, share: u16) -> Retained {
+        let held_max = HELD_ENDED_MAX / usize::from(share.max(1));
+        Retained { bytes_max, held_max, ..Retained::default() }
+    }
+
+    /// The keeper goes on holding what an ended stream wrote. Returns the one it holds no longer, if that is too many.
+    fn hold(&mut self, process: ProcessKey, channel: Channel) -> Option<(ProcessKey, Channel)> {
+        self.held.push_back((process, channel));
+        if self.held.len() > self.held_max { self.held.pop_front() } else { None }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -65,6 +77,7 @@ impl Retained {
         if bytes > 0 {
             self.bytes -= bytes.min(self.bytes);
             self.order.retain(|entry| *entry != (process, channel));
+            self.held.retain(|entry| *entry != (process, channel));
         }
     }
 }
@@ -307,9 +320,23 @@ impl<D: Driver> Reactor<D> {
         let bytes = history.retained_bytes() - before;
         if bytes > 0 {
             self.retained.bytes += bytes;
-            self.retained.order.push_back((process.key, channel));
+            let key = process.key;
+            self.retained.order.push_back((key, channel));
+            if let Some((oldest, channel)) = self.retained.hold(key, channel) {
+                self.let_go(oldest, channel);
+            }
         }
         self.history_changed(place, channel);
         self.trim_retained();
+    }
+
+    /// Has the keeper hold nothing more of an ended stream: whoever comes after us knows how long it was, by its note.
+    pub(super) fn let_go(&mut self, process: ProcessKey, channel: Channel) {
+        let place = self.place_of_process(process);
+        let Some(found) = place.and_then(|place| self.processes.get(place)) else { return };
+        let history = &found.streams[channel as usize].history;
+        let end = StreamEnd { total_bytes: history.total(), cut_bytes: history.total() };
+        self.notices.push_back(Notice::LetGo { process, channel, end });
+        self.close_end(process, End::of(channel));
     }
 }
