@@ -6,7 +6,7 @@
 //!                 └─▶ greet: hello with the former connection's token, identify again ──▶ back
 //! ```
 //!
-//! An [`Outage`] is a state, not a thread: each step of it is made by whoever waits for something just then, up to that
+//! An outage is a state, not a thread: each step of it is made by whoever waits for something just then, up to that
 //! one's deadline, and the next who waits goes on where it was left. Which calls and subscriptions live on is decided in
 //! `state` and `reading`; here is only the way to a new connection with the rights of the old one.
 //!

@@ -349,7 +349,7 @@ fn writes_in_flight_happen_once(daemon: &mut Daemon) {
     spawn(&client, "echo", &["cat"], unhurried());
     let mut echoed = client.subscribe(&stdout_of("echo")).expect("it is there");
     let done = AtomicU64::new(0);
-    let expected: String = (0..WRITES).map(|number| line(number)).collect();
+    let expected: String = (0..WRITES).map(line).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut written = 0;
