@@ -18,7 +18,7 @@ const DESCRIPTORS_PER_REACTOR: usize = 8;
 const REACTORS_MAX: usize = 3;
 /// Memory of its own the keeper may come to have (`/proc/PID/smaps_rollup`, Anonymous): once, and for each process
 /// that is remembered.
-const KEEPER_GROWTH_BYTES_MAX: u64 = 256 << 10;
+const KEEPER_GROWTH_BYTES_MAX: u64 = 1 << 20;
 const KEEPER_SESSION_BYTES_MAX: u64 = 4 << 10;
 /// The same for a kernel, over all rounds of a state: what it keeps of ended processes is in it.
 const KERNEL_GROWTH_BYTES_MAX: u64 = 96 << 20;
@@ -30,8 +30,9 @@ pub(crate) struct Past {
     pub(crate) processes: usize,
     /// Outputs that said something: what is kept of each is a descriptor of the keeper's.
     pub(crate) outputs: usize,
-    /// Of these, in the last round: a kernel waits a while for readers of its predecessor that are done.
-    pub(crate) outputs_now: usize,
+    /// So many of them may be held by the kernel too: for the grace (10 s) it waits for readers that are done, and
+    /// whose kernel died before it could note that.
+    pub(crate) awaited: usize,
 }
 
 /// One count.
@@ -85,7 +86,7 @@ impl Census {
                     "the kernel",
                     home.pid(),
                     self.kernel_descriptors,
-                    baseline.kernel_descriptors + past.outputs_now,
+                    baseline.kernel_descriptors + past.awaited,
                 )
             })
             .or_else(|| {
