@@ -10,6 +10,7 @@
 
 use crate::calls::Turn;
 use crate::kernel::Kernel;
+use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
@@ -144,12 +145,15 @@ impl Kernel {
         let Some(process) = self.state.processes.get(&serial).filter(|process| !process.tree_gone) else {
             return;
         };
-        let home = process.key.home;
+        let (key, home) = (process.key, process.key.home);
         let Some((mut killing, to_come)) = note.killing() else { return };
         if to_come {
             let timer = self.arm(turn, home, killing.deadline_ns.max(turn.at.monotonic_ns));
             self.state.timers.insert(timer.serial, Timer::Grace { process: serial });
             killing.timer = Some(timer);
+        } else {
+            // It was noted before it was sent, so it may not have been.
+            turn.out.push(Command::Signal { process: key, signal: SIGKILL, scope: killing.scope, ticket: None });
         }
         if let Some(process) = self.state.processes.get_mut(&serial) {
             process.killing = Some(killing);

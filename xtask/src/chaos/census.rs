@@ -8,7 +8,8 @@
 
 use super::check::Wrong;
 use super::kernel::{Home, described};
-use crate::support::processes::{descriptors, memory_bytes};
+use crate::support::processes::{descriptor_targets, descriptors, memory_bytes};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Descriptors a reactor may come to hold for good, in the kernel and in the keeper.
@@ -17,7 +18,7 @@ const DESCRIPTORS_PER_REACTOR: usize = 8;
 const REACTORS_MAX: usize = 3;
 /// Memory of its own the keeper may come to have (`/proc/PID/smaps_rollup`, Anonymous): once, and for each process
 /// that is remembered.
-const KEEPER_GROWTH_BYTES_MAX: u64 = 256 << 10;
+const KEEPER_GROWTH_BYTES_MAX: u64 = 1 << 20;
 const KEEPER_SESSION_BYTES_MAX: u64 = 4 << 10;
 /// The same for a kernel, over all rounds of a state: what it keeps of ended processes is in it.
 const KERNEL_GROWTH_BYTES_MAX: u64 = 96 << 20;
@@ -29,8 +30,9 @@ pub(crate) struct Past {
     pub(crate) processes: usize,
     /// Outputs that said something: what is kept of each is a descriptor of the keeper's.
     pub(crate) outputs: usize,
-    /// Of these, in the last round: a kernel waits a while for readers of its predecessor that are done.
-    pub(crate) outputs_now: usize,
+    /// So many of them may be held by the kernel too: for the grace (10 s) it waits for readers that are done, and
+    /// whose kernel died before it could note that.
+    pub(crate) awaited: usize,
 }
 
 /// One count.
@@ -64,9 +66,10 @@ impl Census {
     /// What is wrong with it beside the count at the beginning.
     fn complaint(&self, home: &Home, baseline: &Census, past: Past) -> Option<Wrong> {
         let allowance = DESCRIPTORS_PER_REACTOR * REACTORS_MAX;
-        let over = |what: &str, now: usize, then: usize| {
+        let over = |what: &str, pid: Option<i32>, now: usize, then: usize| {
+            let kinds = || pid.map(kinds_of_descriptors).unwrap_or_default();
             (now > then + allowance)
-                .then(|| format!("{what} holds {now} descriptors, {then} at the beginning"))
+                .then(|| format!("{what} holds {now} descriptors, {then} are accounted for: {:?}", kinds()))
         };
         let strays = || {
             let all: Vec<String> = home.strays().into_iter().map(described).collect();
@@ -79,10 +82,20 @@ impl Census {
         strays()
             .or_else(keepers)
             .or_else(|| {
-                over("the kernel", self.kernel_descriptors, baseline.kernel_descriptors + past.outputs_now)
+                over(
+                    "the kernel",
+                    home.pid(),
+                    self.kernel_descriptors,
+                    baseline.kernel_descriptors + past.awaited,
+                )
             })
             .or_else(|| {
-                over("the keeper", self.keeper_descriptors, baseline.keeper_descriptors + past.outputs)
+                over(
+                    "the keeper",
+                    home.keepers().first().map(|name| name.pid),
+                    self.keeper_descriptors,
+                    baseline.keeper_descriptors + past.outputs,
+                )
             })
             .or_else(|| {
                 let max = KEEPER_GROWTH_BYTES_MAX + past.processes as u64 * KEEPER_SESSION_BYTES_MAX;
@@ -115,4 +128,15 @@ impl Census {
             }
         }
     }
+}
+
+/// How many descriptors there are of each kind, for a message.
+fn kinds_of_descriptors(pid: i32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for target in descriptor_targets(pid) {
+        let text = target.display().to_string();
+        let kind = text.split([':', ' ', '(']).next().unwrap_or_default().to_owned();
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
 }

@@ -37,6 +37,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+/// How long a kernel waits for the readers of its predecessor.
+const GRACE: Duration = Duration::from_secs(10);
+/// In a run of so many rounds there is time to wait for that once.
+const LONG_RUN_ROUNDS: u64 = 50;
+
 /// Kill kernels under a load, and check that nothing is lost, doubled or left behind
 ///
 /// Each round starts children, readers and writers, kills the kernel a few times and starts it again over the same
@@ -262,7 +267,7 @@ impl Campaign<'_> {
             let plan = Plan::of(seed, self.terms);
             past.processes += plan.processes.len();
             past.outputs += plan.outputs();
-            past.outputs_now = plan.outputs();
+            past.awaited = past.outputs;
             let props = Props {
                 child: self.child,
                 number,
@@ -282,7 +287,12 @@ impl Campaign<'_> {
             }
             first.get_or_insert(report.census);
         }
-        let left = shut_down(&mut home, &baseline);
+        // After many rounds the last kernel is given the time to let go of everything.
+        past.awaited = 0;
+        let is_last = last == self.options.rounds && last >= LONG_RUN_ROUNDS;
+        let settled =
+            if is_last { Census::settled(&home, &baseline, past, GRACE * 2).map(drop) } else { Ok(()) };
+        let left = settled.and_then(|()| shut_down(&mut home, &baseline));
         report::state(self.driver, number, first.as_ref(), &home, left.as_ref().err());
         match left {
             Ok(()) => Ok(0),

@@ -223,8 +223,10 @@ impl Kill {
             _ if terms.is_orderly => When::Asked(random.of_any_size(1..=60_000)),
             _ => When::Ready(random.of_any_size(1..=60_000)),
         };
+        // One that may die at any moment by itself can't be relied on to be in a rival's way.
+        let has_rival = random.chance(1, 10) && !matches!(when, When::Point(..));
         let pause_us = if random.chance(1, 2) { 0 } else { random.of_any_size(1..=30_000) };
-        Kill { when, pause_us, cores: random.within(1..=3), has_rival: random.chance(1, 10) }
+        Kill { when, pause_us, cores: random.within(1..=3), has_rival }
     }
 }
 

@@ -16,7 +16,8 @@ pub(crate) fn round(number: u64, driver: Driver, plan: &Plan, report: &Report) {
     let points: Vec<String> = kills.points.iter().map(|(name, times)| format!("{name}×{times}")).collect();
     println!(
         "{number:>5} {:<5} seed {:#018x}  kills {} ({} starting, {} asked, points [{}])  processes {:>2} readers {:>2}  \
-         {:>6.2} MiB  reconnections {:>3} resent {:>2}  ready {:>3} ms  {:>5} ms{}",
+         {:>6.2} MiB  reconnections {:>3} resent {:>2}  ready {:>3} ms  {:>5} ms  \
+         keeper {} fds {} KiB, kernel {} fds {} KiB{}",
         driver.name(),
         plan.seed,
         kills.total(),
@@ -30,6 +31,10 @@ pub(crate) fn round(number: u64, driver: Driver, plan: &Plan, report: &Report) {
         report.resent,
         report.ready.as_millis(),
         report.time.as_millis(),
+        report.census.keeper_descriptors,
+        report.census.keeper_bytes >> 10,
+        report.census.kernel_descriptors,
+        report.census.kernel_bytes >> 10,
         if report.violations.is_empty() { "" } else { "  VIOLATION" },
     );
 }
