@@ -44,6 +44,7 @@ impl Simulation {
             retained_bytes_max: RETAINED_BYTES_MAX,
             reconnect_grace_ns: RECONNECT_GRACE_NS,
             adopted: Vec::new(),
+            spools: None,
         };
         Ok((Simulation { reactor: Reactor::new(parts), answers: Vec::new() }, port, keeper))
     }

@@ -5,6 +5,7 @@
 //! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
 
 use super::processes::{Phase, Process, Stream};
+use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
@@ -15,6 +16,7 @@ use crate::keeper::protocol::End;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
 use crate::meter::ProcessMeter;
+use crate::spool::SpoolLimits;
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::Source;
@@ -31,6 +33,8 @@ pub struct Adopted {
     pub history: HistorySize,
     /// What an unread stream does when history is full.
     pub unread: Unread,
+    /// How much of it goes to disk.
+    pub spool: Option<SpoolLimits>,
     /// How long those streams were whose end was told, by `Channel as usize`.
     pub ends: [Option<StreamEnd>; 2],
     /// Numbers the control plane reads at any time.
@@ -55,7 +59,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) {
-        let Adopted { heir, history, unread, ends, meter } = adopted;
+        let Adopted { heir, history, unread, spool, ends, meter } = adopted;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
         let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
@@ -69,9 +73,15 @@ impl<D: Driver> Reactor<D> {
         let mut streams = Channel::ALL.into_iter().zip(sizes).map(|(channel, (fd, ring, terminal))| {
             let meter = &meter.streams[channel as usize];
             meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
-            inherited_stream(history, fd.map(|(fd, _)| fd), ring, ends[channel as usize], terminal, unread)
+            let mut stream =
+                inherited_stream(history, fd.map(|(fd, _)| fd), ring, ends[channel as usize], terminal, unread);
+            // An output that never was has no files either.
+            stream.spool = spool
+                .filter(|_| !stream.closed || stream.history.total() > 0)
+                .map(|limits| StreamSpool::new(&session.session, limits));
+            stream
         });
-        let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history)));
+        let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history, None)));
         let phase = if session.exit.is_some() { Phase::Exited } else { Phase::Running };
         let inflow = Inflow::inherited(input, pipe_bytes, inbox);
         meter.stdin_closed.store(inflow.is_closed(), Ordering::Relaxed);
@@ -113,12 +123,14 @@ impl<D: Driver> Reactor<D> {
         meter.taken_bytes.set(total_bytes);
         meter.cut_bytes.set(cut_bytes);
         meter.closed.store(closed, Ordering::Relaxed);
+        self.begin_spool(place, channel, true);
         if uncertain {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
         }
         if closed {
             // Said again: whoever closed it may not have lived to say so.
             self.close_end(key, End::of(channel));
+            self.end_spool(place, channel);
             return self.retire(place, channel);
         }
         if awaited {
@@ -173,6 +185,6 @@ fn inherited_stream<F>(
         closed: fd.is_none(),
         source: fd.map(|fd| Source { fd, terminal, armed: false }),
         history,
-        ..Stream::new(size)
+        ..Stream::new(size, None)
     }
 }

@@ -6,6 +6,7 @@
 //! that were handed to a sink or reported as a gap.
 
 use super::mail::Mail;
+use super::spool::Disk;
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
@@ -34,6 +35,8 @@ enum Step {
     Moved(usize),
     /// There is nothing for it.
     Nothing,
+    /// What is next for it comes from disk.
+    Waiting,
     /// Its sink takes no more now.
     Full,
     /// It is gone.
@@ -95,10 +98,12 @@ impl<D: Driver> Reactor<D> {
     fn step(&mut self, place: Place, process: Place) -> Step {
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
         let first = reader.subscriber.next_channel;
+        let mut otherwise = Step::Nothing;
         for turn in 0..2 {
             let channel = Channel::ALL[(first + turn) % 2];
             match self.step_on(place, process, channel) {
                 Step::Nothing => {}
+                Step::Waiting => otherwise = Step::Waiting,
                 step => {
                     if let Some(reader) = self.readers.get_mut(place) {
                         reader.subscriber.next_channel = (channel as usize + 1) % 2;
@@ -107,7 +112,7 @@ impl<D: Driver> Reactor<D> {
                 }
             }
         }
-        Step::Nothing
+        otherwise
     }
 
     fn step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
@@ -126,9 +131,24 @@ impl<D: Driver> Reactor<D> {
         }
         let total = stream.history.total();
         if cursor.offset >= total {
-            return if stream.closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
+            let closed = stream.closed;
+            self.is_live(place, channel);
+            return if closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
         }
-        if let Peek::Gap(to) = stream.history.peek(cursor.offset, 1) {
+        let disk = &reader.disk[channel as usize];
+        if disk.bytes(cursor.offset).is_none()
+            && let Peek::Gap(to) = stream.history.peek(cursor.offset, 1)
+        {
+            if let Some(end) = disk.gap(cursor.offset) {
+                return self.gap(place, channel, cursor.offset, end.min(to));
+            }
+            if self.fetch(place, process, channel, cursor.offset, cursor.offset) {
+                return Step::Waiting;
+            }
+            let (Some(reader), Some(running)) = (self.readers.get(place), self.processes.get(process)) else {
+                return Step::Gone;
+            };
+            let stream = &running.streams[channel as usize];
             // Whoever was overtaken once is given some lead, or it would be overtaken at every batch.
             let dropping = reader.subscriber.policy == Policy::DropOldest && !stream.closed;
             let to = if dropping && cursor.offset > 0 { to + (total - to) / 2 } else { to };
@@ -229,14 +249,18 @@ impl<D: Driver> Reactor<D> {
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
-        let mut moved = 0;
+        let disk = &reader.disk[channel as usize];
+        let (mut moved, mut more) = (0, NoNext::Nothing);
         self.prelude.clear();
         while self.prelude.len() < LINES_BATCH_BYTES {
-            let Some((bytes, partial)) =
-                next_cut(&reader.subscriber, framing, stream, channel, &mut self.lines)
-            else {
-                break;
-            };
+            let Next { bytes, partial, .. } =
+                match next_cut(&reader.subscriber, disk, framing, stream, channel, &mut self.lines) {
+                    Ok(next) => next,
+                    Err(none) => {
+                        more = none;
+                        break;
+                    }
+                };
             let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             let sequence = reader.subscriber.next_sequence();
             let chunk = Chunk { channel, sequence, offset, partial, bytes: bytes.len() };
@@ -247,7 +271,7 @@ impl<D: Driver> Reactor<D> {
             reader.subscriber.advance(channel, len);
         }
         if moved == 0 {
-            return Step::Nothing;
+            return self.nothing_yet(place, process, channel, &more);
         }
         stream.delivered =
             stream.delivered.max(reader.subscriber.cursors[channel as usize].map_or(0, |c| c.offset));
@@ -264,10 +288,12 @@ impl<D: Driver> Reactor<D> {
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
-        let Some((bytes, partial)) = next_cut(&reader.subscriber, framing, stream, channel, &mut self.lines)
-        else {
-            return Step::Nothing;
-        };
+        let disk = &reader.disk[channel as usize];
+        let Next { bytes, partial, in_ring } =
+            match next_cut(&reader.subscriber, disk, framing, stream, channel, &mut self.lines) {
+                Ok(next) => next,
+                Err(none) => return self.nothing_yet(place, process, channel, &none),
+            };
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let sequence = reader.subscriber.sequence + 1;
         self.prelude.clear();
@@ -290,7 +316,7 @@ impl<D: Driver> Reactor<D> {
         let step = match sent {
             Ok(sent) if sent == whole => Step::Moved(bytes.len()),
             // A waiting reader's bytes stay in the ring until they are sent; a dropping one's are copied now.
-            Ok(sent) if reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() => {
+            Ok(sent) if in_ring && reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() => {
                 let subscription = reader.subscriber.key;
                 socket.outflow.rest = Some(Rest { subscription, channel, end });
                 reader.subscriber.next_sequence();
@@ -321,6 +347,19 @@ impl<D: Driver> Reactor<D> {
             self.await_room(socket_place);
         }
         step
+    }
+
+    /// There is no frame in hand: is there one on disk?
+    fn nothing_yet(&mut self, place: Place, process: Place, channel: Channel, why: &NoNext) -> Step {
+        let offset = self.readers.get(place).and_then(|reader| reader.subscriber.cursors[channel as usize]);
+        match (why, offset) {
+            (NoNext::OnDisk(beyond), Some(Cursor { offset, .. }))
+                if self.fetch(place, process, channel, offset, *beyond) =>
+            {
+                Step::Waiting
+            }
+            _ => Step::Nothing,
+        }
     }
 
     /// Goes on with a chunk of which a piece has been sent. True when nothing of it is left.
@@ -412,27 +451,67 @@ impl<D: Driver> Reactor<D> {
     }
 }
 
-/// The bytes of a reader's next frame on a channel, and whether they are a piece of a longer line.
+/// A reader's next frame.
+struct Next<'a> {
+    bytes: &'a [u8],
+    /// A piece of a longer line.
+    partial: bool,
+    /// They lie in the ring, where a waiting reader's stay until they are sent.
+    in_ring: bool,
+}
+
+/// Why there is none.
+enum NoNext {
+    /// Not yet a whole line, and no more bytes.
+    Nothing,
+    /// Not a whole line in hand; the disk has bytes from this offset on.
+    OnDisk(u64),
+}
+
+/// The next frame of a reader on a channel: from what it was brought from disk, as far as that goes, else from memory.
 fn next_cut<'a, F>(
     subscriber: &Subscriber,
+    disk: &'a Disk,
     framing: &Framing,
     stream: &'a super::processes::Stream<F>,
     channel: Channel,
     scratch: &'a mut Vec<u8>,
-) -> Option<(&'a [u8], bool)> {
-    let offset = subscriber.cursors[channel as usize]?.offset;
+) -> Result<Next<'a>, NoNext> {
+    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else { return Err(NoNext::Nothing) };
     let look = look_bytes(subscriber.mode, framing.chunk_bytes_max);
-    let peek = match subscriber.mode {
-        Mode::Chunk => stream.history.peek(offset, look),
-        Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
+    let piece = disk.bytes(offset);
+    let in_ring = piece.is_none();
+    let run = match (piece, subscriber.mode) {
+        (Some(piece), Mode::Chunk) => &piece[..piece.len().min(look)],
+        (Some(piece), Mode::Line | Mode::Lines) if piece.len() >= look => &piece[..look],
+        (Some(piece), Mode::Line | Mode::Lines) => {
+            scratch.clear();
+            scratch.extend_from_slice(piece);
+            if let Peek::Bytes(more) = stream.history.peek(offset + piece.len() as u64, look - piece.len()) {
+                scratch.extend_from_slice(more);
+            }
+            scratch
+        }
+        (None, mode) => {
+            let peek = match mode {
+                Mode::Chunk => stream.history.peek(offset, look),
+                Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
+            };
+            let Peek::Bytes(run) = peek else { return Err(NoNext::Nothing) };
+            run
+        }
     };
-    let Peek::Bytes(run) = peek else { return None };
     let end = offset + run.len() as u64;
-    let closed = match stream.history.peek(end, 1) {
+    let next = if disk.bytes(end).is_some() { Peek::Bytes(&[]) } else { stream.history.peek(end, 1) };
+    let fetch = matches!(next, Peek::Gap(_)) && disk.may_fetch(stream, subscriber.policy, end);
+    let closed = match next {
         Peek::Bytes(_) => false,
-        Peek::Gap(_) => true,
+        Peek::Gap(_) => !fetch,
         Peek::Nothing => stream.closed,
     };
-    let Cut { bytes, partial } = cut(subscriber.mode, run, framing.chunk_bytes_max, closed)?;
-    Some((&run[..bytes], partial))
+    match cut(subscriber.mode, run, framing.chunk_bytes_max, closed) {
+        Some(Cut { bytes, partial }) => Ok(Next { bytes: &run[..bytes], partial, in_ring }),
+        None if fetch => Err(NoNext::OnDisk(end)),
+        None => Err(NoNext::Nothing),
+    }
 }

@@ -8,7 +8,8 @@
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
-//! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them, `lane` to the keeper, `mail` to other reactors.
+//! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
+//! `spool` to disk and back, `lane` to the keeper, `mail` to other reactors.
 
 pub mod adoption;
 mod connections;
@@ -18,6 +19,7 @@ mod lane;
 pub(crate) mod mail;
 mod processes;
 mod readers;
+mod spool;
 mod table;
 mod timers;
 
@@ -27,6 +29,7 @@ use crate::driver::Driver;
 use crate::driver::op::{Answer, Completion, Interest, Op};
 use crate::driver::token::Token;
 use crate::key::{ReactorId, SubscriptionKey, Ticket};
+use crate::spool::service::Spools;
 use crate::stream::source::Staging;
 use adoption::Adopted;
 use bytes::{Bytes, BytesMut};
@@ -127,6 +130,8 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) reconnect_grace_ns: u64,
     /// Processes of a dead kernel.
     pub(crate) adopted: Vec<Adopted>,
+    /// None where nothing can be spooled.
+    pub(crate) spools: Option<Spools>,
 }
 
 /// One reactor.
@@ -150,6 +155,7 @@ pub(crate) struct Reactor<D: Driver> {
     staging: Option<Staging<D::Fd>>,
     retained: Retained,
     reconnect_grace_ns: u64,
+    spools: Option<Spools>,
     timers: Timers,
     turns: VecDeque<Turn>,
     notices: VecDeque<Notice>,
@@ -184,6 +190,7 @@ impl<D: Driver> Reactor<D> {
             staging: None,
             retained: Retained::new(parts.retained_bytes_max),
             reconnect_grace_ns: parts.reconnect_grace_ns,
+            spools: parts.spools,
             timers: Timers::default(),
             turns: VecDeque::new(),
             notices: VecDeque::new(),
@@ -301,6 +308,7 @@ impl<D: Driver> Reactor<D> {
                 let socket = self.driver.import(socket);
                 self.serve(socket, peer);
             }
+            Mail::Spool(answer) => self.spool_answered(answer),
             Mail::Stop => self.stopping = true,
         }
     }
@@ -325,6 +333,7 @@ impl<D: Driver> Reactor<D> {
             Alarm::Control(timer) => self.notices.push_back(Notice::Rang { timer }),
             Alarm::Connection(slot, generation) => self.out_of_patience(Place { slot, generation }),
             Alarm::Ghosts(slot, generation) => self.lay_ghosts(Place { slot, generation }),
+            Alarm::Spool(slot, generation, channel) => self.spool_waited(Place { slot, generation }, channel),
             Alarm::Accept => self.accept(),
         }
     }

@@ -4,6 +4,7 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::spool::Disk;
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Sink, Subscribe};
@@ -28,6 +29,8 @@ pub(super) struct Reader<F> {
     pub(super) sink: Option<DescriptorSink<F>>,
     /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
     pub(super) idle: bool,
+    /// What it is served from disk, by channel.
+    pub(super) disk: [Disk; 2],
 }
 
 /// Retained bytes of ended streams, oldest first.
@@ -148,7 +151,7 @@ impl<D: Driver> Reactor<D> {
             next_channel: 0,
             meter: subscribe.meter,
         };
-        Some(Reader { subscriber, framing, sink, idle: false })
+        Some(Reader { subscriber, framing, sink, idle: false, disk: Default::default() })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -163,6 +166,7 @@ impl<D: Driver> Reactor<D> {
     /// Forgets a reader. A frame of it that has begun is finished from a copy.
     pub(super) fn drop_reader(&mut self, place: Place) {
         self.finish_rest_of(place);
+        self.part_from_disk(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
         self.reader_places.remove(&reader.subscriber.key.serial);
         if let Some(sink) = reader.sink.take()

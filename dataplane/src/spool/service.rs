@@ -24,6 +24,7 @@ use kairo_shm::reader::Reader as Ring;
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -57,8 +58,9 @@ pub(crate) enum Job {
     Open { stream: StreamKey, session: Arc<str>, limits: SpoolLimits },
     /// Jobs of this stream mean this ring from now on.
     Ring { stream: StreamKey, ring: OwnedFd },
-    /// Write `[from, to)` of the ring; it is pinned until the answer.
-    Append { stream: StreamKey, from: u64, to: u64 },
+    /// Write `[from, to)` of the ring; it is pinned until the answer. What is on disk already is left out. After a
+    /// failure nothing is written before a `fresh` start, which may leave a gap.
+    Append { stream: StreamKey, from: u64, to: u64, fresh: bool },
     /// Nothing more comes.
     Close { stream: StreamKey },
     /// The session is forgotten.
@@ -79,6 +81,8 @@ pub(crate) struct Numbers {
     pub(crate) end: u64,
     pub(crate) bytes: u64,
     pub(crate) segments: u32,
+    /// Where the segment that is written to begins.
+    pub(crate) resumed: u64,
 }
 
 /// What a reader is brought.
@@ -125,20 +129,21 @@ impl Spools {
     pub(crate) fn submit(&self, job: Job) -> bool {
         let jobs = self.0.jobs.get_or_init(|| {
             let (root, post) = (self.0.root.clone(), self.0.post.clone());
-            self.start("spool-writer", |jobs| Spooler::new(root, post).run(&jobs))
+            self.start("spool-writer", move |jobs| Spooler::new(root, post).run(&jobs))
         });
         jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok())
     }
 
-    /// Asks for what is at an offset, for a reader; at most one piece of a reader and channel is under way.
+    /// Asks for at most so many bytes at an offset, for a reader; fewer come only where some are missing; at most one piece of a reader and channel is under way.
     pub(crate) fn read(
         &self,
         subscription: SubscriptionKey,
         channel: Channel,
         session: Arc<str>,
         offset: u64,
+        bytes_max: usize,
     ) -> bool {
-        let bytes_max = SPOOL_RECORD_BYTES_MAX;
+        let bytes_max = bytes_max.min(SPOOL_RECORD_BYTES_MAX);
         self.ask(Read::Piece { subscription, channel, session, offset, bytes_max })
     }
 
@@ -150,7 +155,7 @@ impl Spools {
     fn ask(&self, read: Read) -> bool {
         let reads = self.0.reads.get_or_init(|| {
             let (root, post) = (self.0.root.folder.clone(), self.0.post.clone());
-            self.start("spool-reader", |reads| bring(&root, &post, &reads))
+            self.start("spool-reader", move |reads| bring(&root, &post, &reads))
         });
         reads.as_ref().is_some_and(|reads| reads.send(read).is_ok())
     }
@@ -206,10 +211,10 @@ fn block_signals() {
 struct Spooled {
     identity: Arc<Identity>,
     keep: bool,
-    /// None while its files can't be opened.
-    writer: Option<Writer>,
+    writer: Writer,
     ring: Option<Ring>,
-    limits: SpoolLimits,
+    /// A write failed: what comes behind it waits for a fresh start, or there would be holes nobody chose.
+    broken: Option<i32>,
 }
 
 /// Segments of a session this kernel has not been told about: they count, and go when there is too much of all.
@@ -276,8 +281,7 @@ impl Spooler {
 
     /// How long there is nothing to do unasked; for ever in most cases.
     fn patience(&self) -> Option<Duration> {
-        let writers = self.streams.values().filter_map(|spooled| spooled.writer.as_ref());
-        let next_ns = writers.filter_map(Writer::expires_ns).min()?;
+        let next_ns = self.streams.values().filter_map(|spooled| spooled.writer.expires_ns()).min()?;
         // A little later, so that one wake-up does for what ends at about the same time.
         let wait_ns = next_ns.saturating_sub(clock::now().wall_ns).saturating_add(10_000_000);
         Some(Duration::from_nanos(wait_ns))
@@ -293,11 +297,11 @@ impl Spooler {
                     Err(error) => tracing::error!(%error, "a ring can't be spooled"),
                 }
             }
-            Job::Append { stream, from, to } => self.append(stream, from, to),
+            Job::Append { stream, from, to, fresh } => self.append(stream, from..to, fresh),
             Job::Close { stream } => {
                 let Some(spooled) = self.streams.get_mut(&stream) else { return };
                 spooled.ring = None;
-                if let Some(Err(error)) = spooled.writer.as_mut().map(Writer::close) {
+                if let Err(error) = spooled.writer.close() {
                     tracing::warn!(%error, "the last segment of a stream may not be on the device");
                 }
             }
@@ -315,7 +319,7 @@ impl Spooler {
                 self.strays.remove(&identity);
                 self.ledger.note(&identity, writer.bytes());
                 self.names.insert(identity.clone(), stream);
-                let spooled = Spooled { identity, keep: limits.keep, writer: Some(writer), ring: None, limits };
+                let spooled = Spooled { identity, keep: limits.keep, writer, ring: None, broken: None };
                 self.streams.insert(stream, spooled);
                 Ok(())
             }
@@ -327,13 +331,16 @@ impl Spooler {
         self.answer(stream, outcome, Vec::new());
     }
 
-    fn append(&mut self, stream: StreamKey, from: u64, to: u64) {
+    fn append(&mut self, stream: StreamKey, range: Range<u64>, fresh: bool) {
         let (mut cuts, mut outcome) = (Vec::new(), Err(libc::EBADF));
         if let Some(spooled) = self.streams.get_mut(&stream) {
-            outcome = spooled.append(from, to, &mut cuts);
-            if let Some(writer) = &spooled.writer {
-                self.ledger.note(&spooled.identity, writer.bytes());
-            }
+            spooled.broken = spooled.broken.filter(|_| !fresh);
+            outcome = match spooled.broken {
+                Some(errno) => Err(errno),
+                None => spooled.append(range, &mut cuts),
+            };
+            spooled.broken = outcome.err();
+            self.ledger.note(&spooled.identity, spooled.writer.bytes());
         }
         self.answer(stream, outcome, cuts);
         self.within_quota();
@@ -345,12 +352,12 @@ impl Spooler {
     }
 
     fn numbers(&self, stream: StreamKey) -> Numbers {
-        let writer = self.streams.get(&stream).and_then(|spooled| spooled.writer.as_ref());
-        writer.map_or(Numbers::default(), |writer| Numbers {
+        self.streams.get(&stream).map_or(Numbers::default(), |Spooled { writer, .. }| Numbers {
             oldest: writer.oldest(),
             end: writer.end(),
             bytes: writer.bytes(),
             segments: writer.segments(),
+            resumed: writer.newest(),
         })
     }
 
@@ -362,8 +369,7 @@ impl Spooler {
         let now_ns = clock::now().wall_ns;
         let mut told = Vec::new();
         for (stream, spooled) in &mut self.streams {
-            let Some(writer) = &mut spooled.writer else { continue };
-            let mut cuts = Vec::new();
+            let (writer, mut cuts) = (&mut spooled.writer, Vec::new());
             if let Err(error) = writer.expire(now_ns, &mut cuts) {
                 tracing::warn!(%error, "a segment is not flushed");
             }
@@ -394,8 +400,7 @@ impl Spooler {
 
     fn cut_stream(&mut self, stream: StreamKey) -> bool {
         let Some(spooled) = self.streams.get_mut(&stream) else { return false };
-        let Some(writer) = &mut spooled.writer else { return false };
-        let mut cuts = Vec::new();
+        let (writer, mut cuts) = (&mut spooled.writer, Vec::new());
         let gave = match writer.cut_oldest(CutReason::Quota, &mut cuts) {
             Ok(gave) => gave,
             Err(error) => {
@@ -441,15 +446,15 @@ impl Spooler {
 
 impl Spooled {
     /// Writes a range of the ring.
-    fn append(&mut self, from: u64, to: u64, cuts: &mut Vec<Cut>) -> Result<(), i32> {
+    fn append(&mut self, range: Range<u64>, cuts: &mut Vec<Cut>) -> Result<(), i32> {
         let Some(ring) = &self.ring else { return Err(libc::EBADF) };
-        let Some(writer) = &mut self.writer else { return Err(libc::EBADF) };
+        let writer = &mut self.writer;
         let now_ns = clock::now().wall_ns;
-        let mut at = from;
-        while at < to {
-            let most = ((to - at) as usize).min(SPOOL_RECORD_BYTES_MAX);
+        let mut at = range.start.max(writer.end());
+        while at < range.end {
+            let most = ((range.end - at) as usize).min(SPOOL_RECORD_BYTES_MAX);
             let Some(run) = ring.run(at, most) else {
-                tracing::error!(at, to, "what is to be spooled is not in the ring any more");
+                tracing::error!(at, to = range.end, "what is to be spooled is not in the ring any more");
                 return Err(libc::ENODATA);
             };
             writer.append(at, run, now_ns, cuts).map_err(|error| {
@@ -512,7 +517,9 @@ fn bring(root: &Path, post: &Post, reads: &Receiver<Read>) {
 
 fn piece_of(reader: &mut Reader, offset: u64, bytes_max: usize) -> Result<Piece, SpoolError> {
     let mut bytes = Vec::with_capacity(bytes_max);
-    Ok(match reader.read(offset, bytes_max, &mut bytes)? {
+    let found = reader.read(offset, bytes_max, &mut bytes)?;
+    bytes.shrink_to_fit();
+    Ok(match found {
         Found::Bytes(_) => Piece::Bytes(Bytes::from(bytes)),
         Found::Gap(to) => Piece::Gap(to),
         Found::End => Piece::End,

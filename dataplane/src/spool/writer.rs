@@ -133,6 +133,11 @@ impl Writer {
         self.segments.front().map_or(self.end, |segment| segment.first)
     }
 
+    /// Where the last segment begins.
+    pub fn newest(&self) -> u64 {
+        self.segments.back().map_or(self.end, |segment| segment.first)
+    }
+
     /// Of all segments, headers included.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.file_bytes).sum()

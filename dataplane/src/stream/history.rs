@@ -83,7 +83,7 @@ impl History {
     }
 
     /// First offset behind the head that is here.
-    fn tail_from(&self) -> u64 {
+    pub fn tail_from(&self) -> u64 {
         match &self.store {
             Store::Empty => 0,
             Store::Ring(ring) => ring.tail_from(),

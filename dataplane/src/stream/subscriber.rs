@@ -74,7 +74,7 @@ impl Subscriber {
                 let confirmed = self.confirmed[channel as usize].min(cursor.offset);
                 confirmed.saturating_sub(self.in_flight_bytes as u64)
             }),
-            Policy::DropOldest => None,
+            Policy::DropOldest | Policy::Spool => None,
         }
     }
 

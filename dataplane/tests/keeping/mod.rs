@@ -69,6 +69,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         cgroup: CgroupLimits::default(),
         history: HistorySize { head_bytes: 0, tail_bytes: 0 },
         unread: Unread::Drop,
+        spool: None,
         record: Vec::new().into(),
         meter: Default::default(),
     }
