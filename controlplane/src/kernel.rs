@@ -327,6 +327,7 @@ impl Kernel {
             Notice::Uncertain { process, channel, at } => self.uncertain(turn, process, channel, at),
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::Ended { process } => self.ended(turn, process),
+            Notice::Spool { process, channel, news } => self.spool_news(turn, process, channel, news),
             Notice::Lagged { subscription, channel, from, to } => {
                 self.lagged(turn, subscription, channel, (from, to));
             }

@@ -246,6 +246,51 @@ events! {
         pub at: u64,
     }
 
+    /// Bytes are no longer kept. Sent when the first of them goes, then at most once a second a stream and store, with
+    /// all that is gone so far.
+    StreamTruncated = "kairo.stream.truncated", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Of which stream.
+        pub stream: StreamName,
+        /// Where they were.
+        pub store: StreamStore,
+        /// First offset that is gone.
+        pub from: u64,
+        /// One past the last.
+        pub to: u64,
+    }
+
+    /// A stream can't be written to disk any more. It goes on in memory, and its spool is tried again.
+    StreamSpoolFailed = "kairo.stream.spool_failed", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// Why, in the system's numbers: 28 is a full disk, 5 a broken one.
+        pub errno: i32,
+        /// Bytes before this offset are on disk.
+        pub good_to: u64,
+    }
+
+    /// A stream is written to disk again. Bytes `[goodTo, from)` are not there.
+    StreamSpoolResumed = "kairo.stream.spool_resumed", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// Bytes before this offset were written before.
+        pub good_to: u64,
+        /// Bytes from this offset on are written since.
+        pub from: u64,
+    }
+
     /// The kernel takes calls.
     KernelReady = "kairo.kernel.ready", Bus {
         /// Of the kernel.
@@ -275,6 +320,16 @@ events! {
 }
 
 crate::methods::words! {
+    /// Where bytes of a stream are kept.
+    StreamStore {
+        /// In memory.
+        History = "history",
+        /// On disk.
+        Spool = "spool",
+    }
+}
+
+crate::methods::words! {
     /// Why a stream ended for a subscription.
     StreamEndReason {
         /// Every holder of its write end is gone, or its tail was read.
@@ -283,6 +338,8 @@ crate::methods::words! {
         Forgotten = "forgotten",
         /// The kernel stopped.
         Shutdown = "shutdown",
+        /// It was to be read with the policy `spool`, and the process it waited for has none.
+        Unspooled = "unspooled",
     }
 }
 

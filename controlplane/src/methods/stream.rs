@@ -6,6 +6,7 @@ use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
+use crate::sessions::spool::unspooled;
 use crate::state::{Named, Wish};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::{From, Mode, Policy};
@@ -38,6 +39,12 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     if params.descriptor.is_some() && !(kernel.config.embedded && *principal == Principal::Owner) {
         return Err(WireError::unsupported("descriptor", "only an embedded kernel writes to descriptors"));
     }
+    if params.policy == stream::Policy::Spool
+        && let Some(process) = kernel.state.exactly(&target)
+        && process.spool.is_none()
+    {
+        return Err(unspooled(&target));
+    }
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
     kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish(&params))?;
     let takes_records = kernel.state.connections.get(asking.connection).is_some_and(|peer| peer.records);
@@ -65,6 +72,7 @@ fn wish(params: &SubscribeParams) -> Wish {
         policy: match params.policy {
             stream::Policy::Block => Policy::Block,
             stream::Policy::DropOldest => Policy::DropOldest,
+            stream::Policy::Spool => Policy::Spool,
         },
         resumes: params.resumes.is_some(),
         history_bytes: params

@@ -182,6 +182,7 @@ impl Kernel {
             cgroup: plan.cgroup,
             history: plan.history,
             unread: plan.unread,
+            spool: plan.spool,
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
         });
@@ -249,6 +250,7 @@ fn open_record(
         environment_digest,
         history: plan.history,
         unread: plan.unread,
+        spool: plan.spool,
         pid: 0,
         start_ticks: 0,
         tree: Tree::BestEffort,

@@ -8,10 +8,12 @@ use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::sessions::environment::Variables;
 use crate::sessions::once::Given;
+use crate::sessions::spool;
 use crate::state::{Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
 };
+use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::limits::ARGUMENTS_BYTES_MAX;
@@ -56,6 +58,8 @@ pub(crate) struct Plan {
     pub history: HistorySize,
     /// What an unread output does.
     pub unread: Unread,
+    /// How much of it goes to disk.
+    pub spool: Option<SpoolLimits>,
     /// It dies with its connection.
     pub guarded: bool,
     /// Of the request.
@@ -115,6 +119,7 @@ pub(crate) fn check(
             WhenUnread::Drop => Unread::Drop,
             WhenUnread::Block => Unread::Block,
         },
+        spool: spool::limits(config, asked.spool)?,
         guarded: asked.on_disconnect == OnDisconnect::Kill,
         trace: Trace::default(),
         given_key: None,

@@ -6,6 +6,7 @@
 use crate::auth::principal::{Creator, Principal, Skill};
 use crate::kernel::Kernel;
 use crate::state::{Phase, Place, Process, StreamSubscription};
+use crate::sessions::spool;
 use kairo_dataplane::command::{Mode, Policy, Unread};
 use kairo_dataplane::control::{ExitStatus, Tree};
 use kairo_dataplane::key::{Channel, ConnectionKey};
@@ -204,6 +205,7 @@ fn output(process: &Process, channel: Channel) -> StreamStatus {
         paused: meter.paused.load(Ordering::Relaxed),
         paused_ms: meter.paused_ns.get() / crate::clock::MS,
         closed: !process.open[channel as usize],
+        spool: process.spool.map(|_| spool::status(&meter.spool)),
     }
 }
 
@@ -242,6 +244,7 @@ fn reader(process: &Process, stream: &StreamSubscription, viewer: ConnectionKey)
         policy: match stream.wish.policy {
             Policy::Block => stream::Policy::Block,
             Policy::DropOldest => stream::Policy::DropOldest,
+            Policy::Spool => stream::Policy::Spool,
         },
         mode: match stream.wish.mode {
             Mode::Chunk => stream::Mode::Chunk,
