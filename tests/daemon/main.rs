@@ -14,6 +14,7 @@ mod library;
 mod principals;
 mod processes;
 mod pty;
+mod spool;
 mod streams;
 mod support;
 mod wire_v1;
