@@ -503,7 +503,9 @@ fn next_cut<'a, F>(
     };
     let end = offset + run.len() as u64;
     let next = if disk.bytes(end).is_some() { Peek::Bytes(&[]) } else { stream.history.peek(end, 1) };
-    let fetch = matches!(next, Peek::Gap(_)) && disk.may_fetch(stream, subscriber.policy, end);
+    let fetch = matches!(next, Peek::Gap(_))
+        && disk.may_fetch(stream, subscriber.policy, end)
+        && !disk.ends_at(end);
     let closed = match next {
         Peek::Bytes(_) => false,
         Peek::Gap(_) => !fetch,

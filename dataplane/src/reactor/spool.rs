@@ -112,7 +112,7 @@ enum Fetch {
     Nothing,
     /// A piece is under way; without a damaged place it reaches up to there.
     Asked { to: u64 },
-    /// Nothing of `[.., to)` behind it if it is a short one.
+    /// A short one has a gap behind it.
     Piece { offset: u64, bytes: Bytes, short: bool },
     /// The disk has nothing of `[from, to)`.
     Gap { from: u64, to: u64 },
@@ -137,11 +137,11 @@ impl Disk {
     pub(super) fn may_fetch<F>(&self, stream: &Stream<F>, policy: Policy, offset: u64) -> bool {
         let dropping = policy == Policy::DropOldest && self.live;
         let there = stream.spool.as_ref().is_some_and(|spool| spool.has(offset));
-        there && !dropping && self.gap(offset).is_none() && !self.ends_at(offset)
+        there && !dropping && self.gap(offset).is_none()
     }
 
-    /// True exactly when the piece in hand ends at `at` because the disk has nothing behind it.
-    fn ends_at(&self, at: u64) -> bool {
+    /// True exactly when the piece in hand ends at `at` because the disk has nothing there.
+    pub(super) fn ends_at(&self, at: u64) -> bool {
         matches!(&self.fetch, Fetch::Piece { offset, bytes, short: true } if offset + bytes.len() as u64 == at)
     }
 }
