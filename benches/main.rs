@@ -18,6 +18,7 @@ mod pty;
 mod rpc;
 mod slow_client;
 mod spawn;
+mod spool;
 mod support;
 
 use support::report::Report;
@@ -39,6 +40,7 @@ const BENCHES: &[Bench] = &[
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("lines", "whole lines against chunks", lines::run),
     bench("pty", "draining a terminal", pty::run),
+    bench("spool", "output to disk, and back", spool::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),
     bench("idle", "a daemon with nothing to do", idle::run),
