@@ -12,6 +12,7 @@ mod detach;
 mod escape;
 mod failure;
 mod local;
+mod logs;
 mod output;
 mod processes;
 mod program;
@@ -69,7 +70,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Spawn(args) => processes::spawn(&context, args),
         Command::Attach(args) => attach::attach(&context, args),
         Command::Write(args) => streams::write(&context, args),
-        Command::Logs(args) => streams::logs(&context, args),
+        Command::Logs(args) => logs::logs(&context, args),
         Command::Ps(args) => processes::ps(&context, args),
         Command::Status(args) => processes::status(&context, args),
         Command::Wait(args) => processes::wait(&context, args),

@@ -4,6 +4,7 @@ use crate::cli::table::{Edge, Table, bytes, duration, visible};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::SignalName;
 use kairo_wire::methods::status::{Detail, Exit, Phase, ProcessStatus, State};
+use kairo_wire::methods::spool::SpoolStatus;
 use std::fmt::Write as _;
 
 /// Something of it still runs.
@@ -174,7 +175,20 @@ fn streams(page: &mut Page, detail: &Detail) {
             text.push_str(", closed");
         }
         page.row(stream.stream.word(), &text);
+        if let Some(spool) = &stream.spool {
+            page.row("on disk", &on_disk(stream.stream.word(), spool));
+        }
     }
+}
+
+fn on_disk(stream: &str, spool: &SpoolStatus) -> String {
+    let SpoolStatus { from, to, segments, .. } = spool;
+    let mut text = format!("{stream} from {from} to {to}, {} in {segments} files", bytes(spool.bytes));
+    if let Some(errno) = spool.errno {
+        let why = std::io::Error::from_raw_os_error(errno);
+        let _ = write!(text, ", {}: {why}", spool.state.word());
+    }
+    text
 }
 
 fn readers(page: &mut Page, detail: &Detail) {

@@ -369,6 +369,52 @@ fn a_terminal_is_spooled_like_a_pipe(daemon: &Daemon) {
     assert_eq!(spool["state"], "working");
 }
 
+/// Stdout and stderr of a command line that must succeed.
+fn good(daemon: &Daemon, arguments: &[&str]) -> (Vec<u8>, String) {
+    let output = daemon.cli(arguments).output().expect("the command line runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
+    (output.stdout, stderr)
+}
+
+fn the_command_line_spools_and_reads_any_part(daemon: &Daemon) {
+    let text = |arguments: &[&str]| String::from_utf8(good(daemon, arguments).0).expect("text");
+    good(daemon, &["spawn", "--id", "numbers", "--spool", "--", "sh", "-c", "seq 500000; echo bad >&2"]);
+    good(daemon, &["wait", "numbers"]);
+    let all: String = (1..=500_000).map(|number| format!("{number}\n")).collect();
+    assert!(text(&["logs", "--stream", "stdout", "numbers"]) == all, "all of it");
+    assert_eq!(text(&["logs", "--head", "3", "numbers"]), "1\n2\n3\n");
+    assert_eq!(text(&["logs", "--head", "3B", "--stream", "stdout", "numbers"]), "1\n2");
+    assert_eq!(text(&["logs", "--tail", "2", "numbers"]), "499999\n500000\n");
+    assert_eq!(text(&["logs", "--tail", "8B", "--stream", "stdout", "numbers"]), "\n500000\n");
+    let tail = text(&["logs", "--tail", "400000", "--stream", "stdout", "numbers"]);
+    assert!(tail.starts_with("100001\n") && tail.ends_with("\n500000\n"), "400,000 lines");
+    let at = all.find("\n250000\n").expect("it is there") + 1;
+    assert_eq!(text(&["logs", "--from", &at.to_string(), "--head", "1", "--stream", "stdout", "numbers"]), "250000\n");
+    let found = text(&["logs", "--grep", "^(250000|4999[0-9]8)$", "-n", "numbers"]);
+    let lines: Vec<&str> = found.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (11, format!("{at}:250000").as_str()));
+    let json = text(&["logs", "--json", "--grep", "^250000$", "numbers"]);
+    let json: Json = serde_json::from_str(json.lines().find(|line| line.contains("data")).expect("a line")).expect("JSON");
+    assert_eq!((&json["offset"], &json["data"], &json["v"]), (&json!(at), &json!("250000\n"), &json!(1)));
+    let (_, errors) = good(daemon, &["logs", "--grep", "bad", "numbers"]);
+    assert_eq!(errors, "bad\n");
+    let page = text(&["status", "numbers"]);
+    assert!(page.contains("on disk   stdout from 0 to 3388895, "), "{page}");
+    let file = daemon.folder().join("saved");
+    let path = file.to_str().expect("text");
+    let (_, told) = good(daemon, &["logs", "--save", path, "numbers"]);
+    assert!(told.contains("3388895 bytes of numbers's stdout"), "{told}");
+    assert!(fs::read(&file).expect("the file is there") == all.as_bytes());
+    assert!(!file.with_file_name("saved.partial").exists());
+    let (told, _) = good(daemon, &["logs", "--json", "--save", path, "--stream", "stderr", "numbers"]);
+    let told: Json = serde_json::from_slice(&told).expect("one object");
+    assert_eq!((&told["bytes"], &told["gaps"]), (&json!(4), &json!(0)));
+    assert_eq!(fs::read(&file).expect("the file is there"), b"bad\n");
+    let refused = daemon.cli(&["logs", "--grep", "(", "numbers"]).output().expect("the command line runs");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--grep"));
+}
+
 on_both_drivers!(
     a_late_reader_of_any_policy_gets_all_of_a_long_stream,
     a_reader_who_is_slow_is_brought_the_rest_from_disk_and_paces_nobody,
@@ -382,4 +428,5 @@ on_both_drivers!(
     a_spool_that_can_not_be_made_is_told_and_the_stream_goes_on,
     many_streams_share_the_disk_and_do_not_mix,
     a_terminal_is_spooled_like_a_pipe,
+    the_command_line_spools_and_reads_any_part,
 );
