@@ -160,7 +160,8 @@ fn streams(page: &mut Page, detail: &Detail) {
     for stream in &detail.streams {
         let mut text = bytes(stream.bytes);
         if stream.cut_bytes > 0 {
-            let _ = write!(text, ", of which {} are no longer kept", bytes(stream.cut_bytes));
+            let gone = if stream.spool.is_some() { "in memory" } else { "kept" };
+            let _ = write!(text, ", of which {} are no longer {gone}", bytes(stream.cut_bytes));
         }
         if stream.pipe_bytes > 0 {
             let _ = write!(text, ", pipe of {}", bytes(stream.pipe_bytes.into()));
@@ -175,7 +176,7 @@ fn streams(page: &mut Page, detail: &Detail) {
             text.push_str(", closed");
         }
         page.row(stream.stream.word(), &text);
-        if let Some(spool) = &stream.spool {
+        if let Some(spool) = stream.spool.as_ref().filter(|spool| spool.segments > 0 || spool.errno.is_some()) {
             page.row("on disk", &on_disk(stream.stream.word(), spool));
         }
     }

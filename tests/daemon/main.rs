@@ -9,7 +9,7 @@
 mod adoption;
 mod bad_input;
 mod cli;
-//mod counting;
+mod counting;
 mod library;
 mod principals;
 mod processes;

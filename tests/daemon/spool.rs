@@ -4,7 +4,7 @@ use crate::streams::{check_with_gaps, stream};
 use crate::support::output::{Chunk, Output};
 use crate::support::raw::{EVENT, RESPONSE, Raw, STREAM_CHUNK};
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, on_both_drivers, until};
+use crate::support::{Daemon, Driver, Options, on_both_drivers, until, with};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value as Json, json};
 use std::fs::{self, OpenOptions};
@@ -413,6 +413,37 @@ fn the_command_line_spools_and_reads_any_part(daemon: &Daemon) {
     assert_eq!(fs::read(&file).expect("the file is there"), b"bad\n");
     let refused = daemon.cli(&["logs", "--grep", "(", "numbers"]).output().expect("the command line runs");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--grep"));
+}
+
+#[test]
+fn all_spools_together_keep_to_the_quota_and_the_largest_pays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.toml");
+    fs::write(&config, "[limits]\nspool_bytes_max = \"8 MiB\"\n").expect("a file");
+    let config = config.to_str().expect("text");
+    let arguments = ["--config", config];
+    with(&Options { driver: Driver::Poll, uid: None, arguments: &arguments }, |daemon| {
+        let mut raw = daemon.connect_modern();
+        raw.ok("subscribe", json!({"topic": "kairo.stream.truncated"}));
+        let spool = json!({"spool": {"segmentBytes": 1 << 20}});
+        raw.spawn("small", &sequence::argv("32"), spool.clone());
+        raw.wait_for_exit("small");
+        raw.spawn("large", &sequence::argv("256"), spool);
+        raw.wait_for_exit("large");
+        let to = |raw: &mut Raw, id: &str| stream(raw, id, "stdout")["spool"]["to"].clone();
+        until("both are on disk", || to(&mut raw, "small") == 32 * BLOCK && to(&mut raw, "large") == 256 * BLOCK);
+        let of = |raw: &mut Raw, id: &str| stream(raw, id, "stdout")["spool"].clone();
+        let (small, large) = (of(&mut raw, "small"), of(&mut raw, "large"));
+        assert_eq!(small["from"], 0);
+        let all = small["bytes"].as_u64().zip(large["bytes"].as_u64()).map_or(0, |(a, b)| a + b);
+        assert!(all <= 8 << 20, "{small} {large}");
+        let event = raw.event("kairo.stream.truncated", |event| event["payload"]["store"] == "spool");
+        assert_eq!((&event["payload"]["id"], &event["payload"]["from"]), (&json!("large"), &json!(0)));
+        assert!(read_all(&mut raw, "small").gaps.is_empty());
+        let output = read_all(&mut raw, "large");
+        assert_eq!(output.gaps.len(), 1);
+        check_with_gaps(&output.stdout, &output.gaps);
+    });
 }
 
 on_both_drivers!(
