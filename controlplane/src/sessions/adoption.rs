@@ -55,7 +55,7 @@ impl Kernel {
             process.ends[place] = ends[place].filter(|_| process.open[place]);
             process.open[place] &= ends[place].is_none();
         }
-        let (history, unread) = (process.history, process.unread);
+        let (history, unread, spool) = (process.history, process.unread, process.spool);
         let turn = &mut Turn { at, here: None, out };
         self.supersede(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
@@ -66,7 +66,7 @@ impl Kernel {
         self.state.processes.insert(serial, Box::new(process));
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.settle(turn, serial);
-        Adopted { heir, history, unread, ends, meter }
+        Adopted { heir, history, unread, spool, ends, meter }
     }
 
     fn recorded(
@@ -99,6 +99,7 @@ impl Kernel {
             environment_digest: record.map_or(0, |record| record.environment_digest),
             history: record.map_or(self.config.limits.history, Record::history),
             unread: record.map_or(Unread::Drop, Record::unread),
+            spool: record.and_then(Record::spool),
             pid: held.pid,
             start_ticks: held.start_ticks,
             tree: held.tree,

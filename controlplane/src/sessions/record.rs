@@ -13,6 +13,7 @@ use crate::state::{Killing, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::Moment;
+use kairo_dataplane::spool::{SpoolLimits, SpoolRecord};
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
@@ -47,6 +48,8 @@ pub(crate) struct Record {
     head_bytes: u32,
     tail_bytes: u32,
     when_unread_block: bool,
+    /// What of its output goes to disk.
+    spool: Option<SpoolRecord>,
     /// Rows and columns.
     terminal: Option<(u16, u16)>,
     /// It has a second output.
@@ -101,6 +104,7 @@ impl Record {
             head_bytes: process.history.head_bytes,
             tail_bytes: process.history.tail_bytes,
             when_unread_block: process.unread == Unread::Block,
+            spool: process.spool.map(SpoolRecord::new),
             terminal: process.terminal.map(|size| (size.rows, size.cols)),
             stderr: process.open[1],
             started_ns: process.started.monotonic_ns,
@@ -145,6 +149,10 @@ impl Record {
 
     pub(crate) fn unread(&self) -> Unread {
         if self.when_unread_block { Unread::Block } else { Unread::Drop }
+    }
+
+    pub(crate) fn spool(&self) -> Option<SpoolLimits> {
+        self.spool.map(|spool| spool.limits)
     }
 
     pub(crate) fn terminal(&self) -> Option<TerminalSize> {

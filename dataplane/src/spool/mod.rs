@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 /// How much of a stream is kept on disk. What is past a bound goes oldest segment first, and is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SpoolLimits {
     /// Size at which a segment is full, header included.
     pub segment_bytes: u64,
