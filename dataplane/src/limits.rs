@@ -72,7 +72,10 @@ const _: () = {
     assert!(RESUME_BYTES_MIN <= TAKE_BYTES_MAX, "a paused source must be able to go on");
     assert!(LINE_BYTES_MAX < TAKE_BYTES_MAX, "a line in waiting must leave room for its end");
     assert!(SPOOL_RECORD_BYTES_MAX >= TAKE_BYTES_MAX, "a batch is one record");
-    assert!(LINE_BYTES_MAX < SPOOL_RECORD_BYTES_MAX, "a piece from disk has a whole line, or a whole piece of one");
+    assert!(
+        LINE_BYTES_MAX < SPOOL_RECORD_BYTES_MAX,
+        "a piece from disk has a whole line, or a whole piece of one"
+    );
     assert!(SPOOL_BATCH_BYTES as usize <= TAKE_BYTES_MAX, "a full ring has a batch to write");
     assert!(OUTFLOW_PAUSE_BYTES < OUTFLOW_CUT_BYTES, "reading stops before the peer is cut");
     assert!(crate::driver::token::Token::SLOT_MAX as usize > CONNECTIONS_MAX, "every connection has a token");

@@ -91,8 +91,7 @@ impl Plane {
         let (post, ears) = Post::new(start.lanes.len() as u16)?;
         let (report, reports) = channel();
         let spools = start.spool.map(|root| Spools::new(root, post.clone()));
-        let mut plane =
-            Plane { post: post.clone(), spools: spools.clone(), threads: Vec::new(), driver: "" };
+        let mut plane = Plane { post: post.clone(), spools: spools.clone(), threads: Vec::new(), driver: "" };
         let mut listener = start.listener;
         let mut adopted = start.adopted;
         for (number, (lane, ear)) in start.lanes.into_iter().zip(ears).enumerate() {

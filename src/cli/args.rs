@@ -225,7 +225,8 @@ impl std::str::FromStr for SpoolSize {
             return Ok(SpoolSize(None));
         }
         let size = crate::config::raw::ByteSize::parse(text);
-        size.map(|size| SpoolSize(Some(size.0))).ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
+        size.map(|size| SpoolSize(Some(size.0)))
+            .ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
     }
 }
 
@@ -276,10 +277,12 @@ pub(crate) struct Write {
 /// Its stdout goes to stdout, its stderr to stderr. What is no longer kept is named on stderr. All of it is kept of a
 /// process spawned with --spool.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo logs build\n  kairo logs -f repl\n  kairo logs --tail 100 -f build\n  \
+#[command(
+    after_help = "Examples:\n  kairo logs build\n  kairo logs -f repl\n  kairo logs --tail 100 -f build\n  \
     kairo logs --grep 'error|warning' -n build\n  \
     kairo logs --stream stdout --from 1048576 --head 1MiB encoder > piece.raw\n  \
-    kairo logs --save all.raw encoder\n  kairo logs -f --from now --json build")]
+    kairo logs --save all.raw encoder\n  kairo logs -f --from now --json build"
+)]
 pub(crate) struct Logs {
     /// The process
     pub(crate) id: String,

@@ -193,7 +193,9 @@ fn pass(
                 sink.take(&item)?;
                 ended[slot(stream)] = true;
             }
-            DirectItem::Gap { .. } | DirectItem::Overflow | DirectItem::LeaderExited { .. } => sink.take(&item)?,
+            DirectItem::Gap { .. } | DirectItem::Overflow | DirectItem::LeaderExited { .. } => {
+                sink.take(&item)?
+            }
         }
     }
 }
@@ -363,7 +365,9 @@ impl Sink {
         }
         let printer = Printer::new(&args.id, context.json)?;
         Ok(match &args.grep {
-            Some(pattern) => Sink::Grep(Box::new(Grep::new(pattern.clone(), args.offsets, context.json, printer)?)),
+            Some(pattern) => {
+                Sink::Grep(Box::new(Grep::new(pattern.clone(), args.offsets, context.json, printer)?))
+            }
             None => Sink::Print(printer),
         })
     }
@@ -539,7 +543,8 @@ impl Save {
             let told = json!({ "saved": saved, "bytes": bytes, "gaps": gaps, "gapBytes": missed });
             writeln!(io::stdout().lock(), "{}", versioned(told))?;
         } else {
-            let gone = if gaps == 0 { String::new() } else { format!(", {missed} more in {gaps} gaps are missing") };
+            let gone =
+                if gaps == 0 { String::new() } else { format!(", {missed} more in {gaps} gaps are missing") };
             writeln!(io::stderr().lock(), "kairo: {}: {bytes} bytes of {what}{gone}", path.display())?;
         }
         Ok(())

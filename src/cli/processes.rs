@@ -1,6 +1,6 @@
 //! Commands that start, list, signal and await processes of the daemon.
 
-use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, Target, Wait, SpoolSize};
+use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
 use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
 use crate::cli::status;

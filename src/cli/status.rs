@@ -3,8 +3,8 @@
 use crate::cli::table::{Edge, Table, bytes, duration, visible};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::SignalName;
-use kairo_wire::methods::status::{Detail, Exit, Phase, ProcessStatus, State};
 use kairo_wire::methods::spool::SpoolStatus;
+use kairo_wire::methods::status::{Detail, Exit, Phase, ProcessStatus, State};
 use std::fmt::Write as _;
 
 /// Something of it still runs.
@@ -176,7 +176,8 @@ fn streams(page: &mut Page, detail: &Detail) {
             text.push_str(", closed");
         }
         page.row(stream.stream.word(), &text);
-        if let Some(spool) = stream.spool.as_ref().filter(|spool| spool.segments > 0 || spool.errno.is_some()) {
+        if let Some(spool) = stream.spool.as_ref().filter(|spool| spool.segments > 0 || spool.errno.is_some())
+        {
             page.row("on disk", &on_disk(stream.stream.word(), spool));
         }
     }

@@ -313,9 +313,11 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
             |ByteSize(bytes)| bounded(bytes, 0, 1 << 40),
         )?
         .unwrap_or(default.ended_history_bytes_max),
-        spool_bytes_max: checked("limits.spool_bytes_max", from.said(raw.spool_bytes_max), |ByteSize(bytes)| {
-            bounded(bytes, MIB, 1 << 50)
-        })?
+        spool_bytes_max: checked(
+            "limits.spool_bytes_max",
+            from.said(raw.spool_bytes_max),
+            |ByteSize(bytes)| bounded(bytes, MIB, 1 << 50),
+        )?
         .unwrap_or(default.spool_bytes_max),
         ended_processes_max: count(
             "limits.ended_processes_max",

@@ -5,6 +5,7 @@ use crate::support::output::{Chunk, Output};
 use crate::support::raw::{EVENT, RESPONSE, Raw, STREAM_CHUNK};
 use crate::support::sequence::{self, BLOCK_BYTES};
 use crate::support::{Daemon, Driver, Options, on_both_drivers, until, with};
+use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value as Json, json};
 use std::fs::{self, OpenOptions};
@@ -72,7 +73,11 @@ fn a_late_reader_of_any_policy_gets_all_of_a_long_stream(daemon: &Daemon) {
             let mut reader = daemon.connect_modern();
             let wish = json!({"stream": "stdout", "policy": policy, "from": from});
             let subscription = reader.subscribe("long", wish);
-            assert_eq!(check_all(&mut reader, &subscription, from), (1024 * BLOCK - from, vec![]), "{policy}");
+            assert_eq!(
+                check_all(&mut reader, &subscription, from),
+                (1024 * BLOCK - from, vec![]),
+                "{policy}"
+            );
         }
     }
     let mut v1 = daemon.connect();
@@ -199,7 +204,10 @@ fn files_are_the_owners_and_go_when_the_process_is_forgotten(daemon: &Daemon) {
     let files = segments(daemon, &mut raw, "first");
     let on_disk: u64 = files.iter().map(|file| fs::metadata(file).expect("a file").len()).sum();
     assert_eq!((&spool["state"], &spool["from"]), (&json!("working"), &json!(0)));
-    assert_eq!((spool["segments"].as_u64(), spool["bytes"].as_u64()), (Some(files.len() as u64), Some(on_disk)));
+    assert_eq!(
+        (spool["segments"].as_u64(), spool["bytes"].as_u64()),
+        (Some(files.len() as u64), Some(on_disk))
+    );
     assert!(files.len() >= 2, "{files:?}");
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     let folder = folder(daemon, &mut raw, "first");
@@ -390,12 +398,16 @@ fn the_command_line_spools_and_reads_any_part(daemon: &Daemon) {
     let tail = text(&["logs", "--tail", "400000", "--stream", "stdout", "numbers"]);
     assert!(tail.starts_with("100001\n") && tail.ends_with("\n500000\n"), "400,000 lines");
     let at = all.find("\n250000\n").expect("it is there") + 1;
-    assert_eq!(text(&["logs", "--from", &at.to_string(), "--head", "1", "--stream", "stdout", "numbers"]), "250000\n");
+    assert_eq!(
+        text(&["logs", "--from", &at.to_string(), "--head", "1", "--stream", "stdout", "numbers"]),
+        "250000\n"
+    );
     let found = text(&["logs", "--grep", "^(250000|4999[0-9]8)$", "-n", "numbers"]);
     let lines: Vec<&str> = found.lines().collect();
     assert_eq!((lines.len(), lines[0]), (11, format!("{at}:250000").as_str()));
     let json = text(&["logs", "--json", "--grep", "^250000$", "numbers"]);
-    let json: Json = serde_json::from_str(json.lines().find(|line| line.contains("data")).expect("a line")).expect("JSON");
+    let json: Json =
+        serde_json::from_str(json.lines().find(|line| line.contains("data")).expect("a line")).expect("JSON");
     assert_eq!((&json["offset"], &json["data"], &json["v"]), (&json!(at), &json!("250000\n"), &json!(1)));
     let (_, errors) = good(daemon, &["logs", "--grep", "bad", "numbers"]);
     assert_eq!(errors, "bad\n");
@@ -415,6 +427,56 @@ fn the_command_line_spools_and_reads_any_part(daemon: &Daemon) {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--grep"));
 }
 
+fn a_spool_goes_on_at_the_exact_byte_in_the_next_kernel(driver: Driver) {
+    if !driver.is_available() {
+        return println!("skipped, this system forbids io_uring: {:?}", std::thread::current().name());
+    }
+    let mut daemon = Daemon::start(&Options::plain(driver));
+    let total = 4096 * BLOCK;
+    daemon.connect().spawn("flood", &sequence::argv("4096"), json!({"spool": {"segmentBytes": 4 << 20}}));
+    for life in 1..=6 {
+        let mut raw = daemon.connect();
+        until("it has written some more", || {
+            let spool = stream(&mut raw, "flood", "stdout")["spool"].clone();
+            spool["to"].as_u64().is_some_and(|to| to >= life * 16 * BLOCK)
+        });
+        drop(raw);
+        if life % 3 == 0 {
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait();
+            daemon.succeed(&[]);
+        } else {
+            daemon.kill_and_succeed();
+        }
+    }
+    let mut raw = daemon.connect_modern();
+    raw.wait_for_exit("flood");
+    let subscription = raw.subscribe("flood", json!({"stream": "stdout", "policy": "spool"}));
+    assert_eq!(check_all(&mut raw, &subscription, 0), (total, vec![]));
+    // What has ended is read from disk by the next kernel as well.
+    daemon.kill_and_succeed();
+    let mut raw = daemon.connect_modern();
+    let subscription = raw.subscribe("flood", json!({"stream": "stdout", "from": 70_000}));
+    assert_eq!(check_all(&mut raw, &subscription, 70_000), (total - 70_000, vec![]));
+    let spool = stream(&mut raw, "flood", "stdout")["spool"].clone();
+    assert_eq!(
+        (&spool["from"], &spool["to"], &spool["state"]),
+        (&json!(0), &json!(total), &json!("working"))
+    );
+    drop(raw);
+    daemon.finish();
+}
+
+#[test]
+fn a_spool_goes_on_at_the_exact_byte_when_its_kernel_is_killed_uring() {
+    a_spool_goes_on_at_the_exact_byte_in_the_next_kernel(Driver::Uring);
+}
+
+#[test]
+fn a_spool_goes_on_at_the_exact_byte_when_its_kernel_is_killed_poll() {
+    a_spool_goes_on_at_the_exact_byte_in_the_next_kernel(Driver::Poll);
+}
+
 #[test]
 fn all_spools_together_keep_to_the_quota_and_the_largest_pays() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -431,7 +493,9 @@ fn all_spools_together_keep_to_the_quota_and_the_largest_pays() {
         raw.spawn("large", &sequence::argv("256"), spool);
         raw.wait_for_exit("large");
         let to = |raw: &mut Raw, id: &str| stream(raw, id, "stdout")["spool"]["to"].clone();
-        until("both are on disk", || to(&mut raw, "small") == 32 * BLOCK && to(&mut raw, "large") == 256 * BLOCK);
+        until("both are on disk", || {
+            to(&mut raw, "small") == 32 * BLOCK && to(&mut raw, "large") == 256 * BLOCK
+        });
         let of = |raw: &mut Raw, id: &str| stream(raw, id, "stdout")["spool"].clone();
         let (small, large) = (of(&mut raw, "small"), of(&mut raw, "large"));
         assert_eq!(small["from"], 0);

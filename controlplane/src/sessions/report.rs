@@ -5,8 +5,8 @@
 
 use crate::auth::principal::{Creator, Principal, Skill};
 use crate::kernel::Kernel;
-use crate::state::{Phase, Place, Process, StreamSubscription};
 use crate::sessions::spool;
+use crate::state::{Phase, Place, Process, StreamSubscription};
 use kairo_dataplane::command::{Mode, Policy, Unread};
 use kairo_dataplane::control::{ExitStatus, Tree};
 use kairo_dataplane::key::{Channel, ConnectionKey};

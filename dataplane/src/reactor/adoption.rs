@@ -73,12 +73,15 @@ impl<D: Driver> Reactor<D> {
         let mut streams = Channel::ALL.into_iter().zip(sizes).map(|(channel, (fd, ring, terminal))| {
             let meter = &meter.streams[channel as usize];
             meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
-            let mut stream =
-                inherited_stream(history, fd.map(|(fd, _)| fd), ring, ends[channel as usize], terminal, unread);
-            // An output that never was has no files either.
-            stream.spool = spool
-                .filter(|_| !stream.closed || stream.history.total() > 0)
-                .map(|limits| StreamSpool::new(&session.session, limits));
+            let mut stream = inherited_stream(
+                history,
+                fd.map(|(fd, _)| fd),
+                ring,
+                ends[channel as usize],
+                terminal,
+                unread,
+            );
+            stream.spool = spool.map(|limits| StreamSpool::new(&session.session, limits));
             stream
         });
         let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history, None)));

@@ -6,7 +6,7 @@
 //! that were handed to a sink or reported as a gap.
 
 use super::mail::Mail;
-use super::spool::Disk;
+use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
@@ -131,6 +131,10 @@ impl<D: Driver> Reactor<D> {
         }
         let total = stream.history.total();
         if cursor.offset >= total {
+            if stream.closed && stream.spool.as_ref().is_some_and(StreamSpool::is_opening) {
+                // How long it was is on disk.
+                return Step::Waiting;
+            }
             let closed = stream.closed;
             self.is_live(place, channel);
             return if closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
@@ -316,7 +320,9 @@ impl<D: Driver> Reactor<D> {
         let step = match sent {
             Ok(sent) if sent == whole => Step::Moved(bytes.len()),
             // A waiting reader's bytes stay in the ring until they are sent; a dropping one's are copied now.
-            Ok(sent) if in_ring && reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() => {
+            Ok(sent)
+                if in_ring && reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() =>
+            {
                 let subscription = reader.subscriber.key;
                 socket.outflow.rest = Some(Rest { subscription, channel, end });
                 reader.subscriber.next_sequence();
@@ -477,7 +483,9 @@ fn next_cut<'a, F>(
     channel: Channel,
     scratch: &'a mut Vec<u8>,
 ) -> Result<Next<'a>, NoNext> {
-    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else { return Err(NoNext::Nothing) };
+    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else {
+        return Err(NoNext::Nothing);
+    };
     let look = look_bytes(subscriber.mode, framing.chunk_bytes_max);
     let piece = disk.bytes(offset);
     let in_ring = piece.is_none();
@@ -503,9 +511,8 @@ fn next_cut<'a, F>(
     };
     let end = offset + run.len() as u64;
     let next = if disk.bytes(end).is_some() { Peek::Bytes(&[]) } else { stream.history.peek(end, 1) };
-    let fetch = matches!(next, Peek::Gap(_))
-        && disk.may_fetch(stream, subscriber.policy, end)
-        && !disk.ends_at(end);
+    let fetch =
+        matches!(next, Peek::Gap(_)) && disk.may_fetch(stream, subscriber.policy, end) && !disk.ends_at(end);
     let closed = match next {
         Peek::Bytes(_) => false,
         Peek::Gap(_) => !fetch,

@@ -205,7 +205,8 @@ impl<D: Driver> Reactor<D> {
         let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
         // Who is served from disk waits for nothing in memory.
         let on_disk = |offset: u64| {
-            offset < stream.history.tail_from() && stream.spool.as_ref().is_some_and(|spool| spool.has(offset))
+            offset < stream.history.tail_from()
+                && stream.spool.as_ref().is_some_and(|spool| spool.has(offset))
         };
         let pins = readers.filter_map(|reader| reader.subscriber.pinned(channel));
         let pins = pins.filter(|offset| !on_disk(*offset));

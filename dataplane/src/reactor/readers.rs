@@ -4,7 +4,7 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
-use super::spool::Disk;
+use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Sink, Subscribe};
@@ -107,11 +107,14 @@ impl<D: Driver> Reactor<D> {
     fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Option<Reader<D::Fd>> {
         let streams = &self.processes.get(process)?.streams;
         let cursor = |wanted: bool, channel: Channel| {
-            let total = streams[channel as usize].history.total();
+            let stream = &streams[channel as usize];
+            let total = stream.history.total();
+            // How much there is of what a former kernel has spooled is not always known yet.
+            let known = !stream.spool.as_ref().is_some_and(StreamSpool::is_opening);
             let offset = match subscribe.from {
                 From::Oldest => 0,
                 From::Now => total,
-                From::At(offsets) => offsets[channel as usize].min(total),
+                From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
             };
             wanted.then_some(Cursor { offset, gap_bytes: 0 })
         };

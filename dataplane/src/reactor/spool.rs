@@ -88,6 +88,11 @@ impl StreamSpool {
         offset < self.asked_to || self.state == State::Opening
     }
 
+    /// True while nobody has said how much there is on disk.
+    pub(super) fn is_opening(&self) -> bool {
+        self.state == State::Opening
+    }
+
     fn failed(&mut self, numbers: Numbers) {
         self.state = State::Failed;
         self.written_to = numbers.end;
@@ -367,9 +372,15 @@ impl<D: Driver> Reactor<D> {
 
     /// The disk has said where the spool ends: it goes on there, or with the first byte behind that memory still has.
     fn spool_opened(&mut self, place: Place, channel: Channel, numbers: Numbers) -> Option<SpoolNews> {
-        let stream = &mut self.processes.get_mut(place)?.streams[channel as usize];
+        let process = self.processes.get_mut(place)?;
+        let stream = &mut process.streams[channel as usize];
         let spool = stream.spool.as_mut().filter(|spool| spool.state == State::Opening)?;
         spool.state = State::Working;
+        if stream.closed {
+            // Its ring may be gone, and with it its length.
+            stream.history.was_longer(numbers.end);
+            process.meter.streams[channel as usize].taken_bytes.set(stream.history.total());
+        }
         let from = first_retained(&stream.history, numbers.end);
         spool.asked_to = spool.asked_to.max(from);
         spool.written_to = from;
@@ -420,9 +431,7 @@ impl<D: Driver> Reactor<D> {
         let fetch = &mut reader.disk[channel as usize].fetch;
         let Fetch::Asked { to } = *fetch else { return };
         *fetch = match piece {
-            Piece::Bytes(bytes) => {
-                Fetch::Piece { offset, short: offset + (bytes.len() as u64) < to, bytes }
-            }
+            Piece::Bytes(bytes) => Fetch::Piece { offset, short: offset + (bytes.len() as u64) < to, bytes },
             Piece::Gap(end) => Fetch::Gap { from: offset, to: end },
             // It was written and is there no more.
             Piece::End => Fetch::Gap { from: offset, to },

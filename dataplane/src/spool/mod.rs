@@ -193,7 +193,9 @@ pub fn open(root: &Path, session: &str, channel: Channel) -> Result<Reader, Spoo
 pub fn remove(root: &Path, session: &str) -> Result<(), SpoolError> {
     let folder = root.join(Identity::new(session, Channel::Stdout)?.session);
     match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpoolError::os("remove", &folder)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(SpoolError::os("remove", &folder)(error))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -143,7 +143,9 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file.map_err(SpoolError::os("open", &path))?,
         };
-        let Opened::Whole(header) = Header::read(&file, &path, &self.identity, first)? else { return Ok(false) };
+        let Opened::Whole(header) = Header::read(&file, &path, &self.identity, first)? else {
+            return Ok(false);
+        };
         let walk = Walk::new(&header);
         self.open = Some(Open { file, first, walk, place: HEADER_BYTES, offset: first, held: None });
         Ok(true)

@@ -184,8 +184,7 @@ pub fn record_bytes(salt: u64, offset: u64, data: &[u8]) -> [u8; RECORD_HEADER_B
 /// Reads a record's header; none if it isn't one of this segment, or is damaged.
 pub fn parse_record(salt: u64, bytes: &[u8]) -> Option<Record> {
     let bytes = bytes.get(..RECORD_HEADER_BYTES)?;
-    let record =
-        Record { length: u32_at(bytes, 4), offset: u64_at(bytes, 8), checksum: u32_at(bytes, 16) };
+    let record = Record { length: u32_at(bytes, 4), offset: u64_at(bytes, 8), checksum: u32_at(bytes, 16) };
     let sound = u32_at(bytes, 0) == MARK
         && (1..=SPOOL_RECORD_BYTES_MAX as u32).contains(&record.length)
         && u32_at(bytes, 20) == header_checksum(salt, &bytes[..20]);
@@ -318,7 +317,8 @@ impl Walk {
 
     /// True when a record of this offset can be at this place.
     fn fits(&self, place: u64, record: Record) -> bool {
-        let headers = record.offset.checked_sub(self.first).and_then(|data| (place - HEADER_BYTES).checked_sub(data));
+        let headers =
+            record.offset.checked_sub(self.first).and_then(|data| (place - HEADER_BYTES).checked_sub(data));
         headers.is_some_and(|bytes| bytes > 0 && bytes % RECORD_HEADER_BYTES as u64 == 0)
     }
 }
@@ -435,7 +435,9 @@ mod tests {
     fn names_are_offsets_and_nothing_else_is_one() {
         assert_eq!(file_name(42), "00000000000000000042.seg");
         assert_eq!(first_of(&file_name(u64::MAX >> 11)), Some(u64::MAX >> 11));
-        for name in ["42.seg", "0000000000000000004x.seg", "00000000000000000042", "00000000000000000042.seg.damaged"] {
+        for name in
+            ["42.seg", "0000000000000000004x.seg", "00000000000000000042", "00000000000000000042.seg.damaged"]
+        {
             assert_eq!(first_of(name), None, "{name}");
         }
     }

@@ -70,7 +70,13 @@ pub(crate) enum Job {
 /// What the reading thread is asked.
 #[derive(Debug)]
 enum Read {
-    Piece { subscription: SubscriptionKey, channel: Channel, session: Arc<str>, offset: u64, bytes_max: usize },
+    Piece {
+        subscription: SubscriptionKey,
+        channel: Channel,
+        session: Arc<str>,
+        offset: u64,
+        bytes_max: usize,
+    },
     Leave(SubscriptionKey),
 }
 

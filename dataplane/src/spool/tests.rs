@@ -142,7 +142,11 @@ fn a_torn_record_is_cut_off_when_writing_goes_on_and_left_alone_by_readers() {
         OpenOptions::new().write(true).open(scratch.segment(0)).unwrap().set_len(whole - torn_bytes).unwrap();
         let left = 5_000 - torn_bytes.div_ceil(1_024) * 1_000;
         assert_eq!(scratch.read(0), (bytes[..left as usize].to_vec(), vec![]), "{torn_bytes} bytes");
-        assert_eq!(fs::metadata(scratch.segment(0)).unwrap().len(), whole - torn_bytes, "reading changes nothing");
+        assert_eq!(
+            fs::metadata(scratch.segment(0)).unwrap().len(),
+            whole - torn_bytes,
+            "reading changes nothing"
+        );
         let mut writer = scratch.writer(SMALL);
         assert_eq!(writer.end(), left, "{torn_bytes} bytes torn off");
         fill(&mut writer, &bytes[left as usize..], 300);
@@ -164,7 +168,9 @@ fn a_header_on_disk_without_its_data_is_a_torn_record() {
 #[test]
 fn one_flipped_byte_costs_one_record_wherever_it_is() {
     let bytes = data(4_000);
-    for at in (HEADER_BYTES..HEADER_BYTES + 4 * 1_024).step_by(13).chain(HEADER_BYTES + 1_024..HEADER_BYTES + 1_048) {
+    for at in
+        (HEADER_BYTES..HEADER_BYTES + 4 * 1_024).step_by(13).chain(HEADER_BYTES + 1_024..HEADER_BYTES + 1_048)
+    {
         let scratch = Scratch::new();
         fill(&mut scratch.writer(SMALL), &bytes, 1_000);
         scratch.flip(0, at);
@@ -236,7 +242,10 @@ fn a_gap_in_what_is_given_is_a_gap_between_segments() {
     let mut cuts = Vec::new();
     writer.append(0, b"begin", 1, &mut cuts).unwrap();
     writer.append(1_000, b"again", 1, &mut cuts).unwrap();
-    assert!(matches!(writer.append(1_001, b"twice", 1, &mut cuts), Err(SpoolError::Behind { end: 1_005, .. })));
+    assert!(matches!(
+        writer.append(1_001, b"twice", 1, &mut cuts),
+        Err(SpoolError::Behind { end: 1_005, .. })
+    ));
     assert_eq!(scratch.read(0), (b"beginagain".to_vec(), vec![(5, 1_000)]));
     assert_eq!(scratch.writer(SMALL).end(), 1_005);
 }

@@ -58,15 +58,8 @@ impl Writer {
     /// that isn't ours or of a later version is refused, and nothing is changed.
     pub fn resume(root: &Path, identity: Identity, limits: SpoolLimits) -> Result<Writer, SpoolError> {
         let folder = identity.folder(root);
-        let mut writer = Writer {
-            identity,
-            folder,
-            limits,
-            segments: VecDeque::new(),
-            current: None,
-            end: 0,
-            pwritev,
-        };
+        let mut writer =
+            Writer { identity, folder, limits, segments: VecDeque::new(), current: None, end: 0, pwritev };
         let firsts = segments_in(&writer.folder)?;
         for (place, first) in firsts.iter().enumerate() {
             let path = writer.folder.join(file_name(*first));
@@ -77,14 +70,9 @@ impl Writer {
     }
 
     /// Lists a segment that is there; the last is opened to be gone on with.
-    fn take_up(
-        &mut self,
-        path: &Path,
-        first: u64,
-        next: Option<u64>,
-        last: bool,
-    ) -> Result<(), SpoolError> {
-        let file = OpenOptions::new().read(true).write(last).open(path).map_err(SpoolError::os("open", path))?;
+    fn take_up(&mut self, path: &Path, first: u64, next: Option<u64>, last: bool) -> Result<(), SpoolError> {
+        let file =
+            OpenOptions::new().read(true).write(last).open(path).map_err(SpoolError::os("open", path))?;
         let about = file.metadata().map_err(SpoolError::os("stat", path))?;
         let written_ns = about.mtime() as u64 * 1_000_000_000 + about.mtime_nsec() as u64;
         let header = match Header::read(&file, path, &self.identity, first)? {
@@ -208,8 +196,7 @@ impl Writer {
         let mut drawn = RandomState::new().build_hasher();
         drawn.write_u64(now_ns);
         let salt = drawn.finish();
-        let header =
-            Header { identity: self.identity.clone(), first: self.end, created_ns: now_ns, salt };
+        let header = Header { identity: self.identity.clone(), first: self.end, created_ns: now_ns, salt };
         if let Err(source) = write_all(self.pwritev, &file, &header.bytes(), &[], 0) {
             // A file without a header is of no use; if it stays, it is found damaged.
             let _ = fs::remove_file(&path);
@@ -223,7 +210,9 @@ impl Writer {
 
     /// Ends the current segment; the next byte begins a new one.
     pub fn close(&mut self) -> Result<(), SpoolError> {
-        let (Some(current), Some(segment)) = (self.current.take(), self.segments.back()) else { return Ok(()) };
+        let (Some(current), Some(segment)) = (self.current.take(), self.segments.back()) else {
+            return Ok(());
+        };
         if self.limits.sync {
             let path = self.folder.join(file_name(segment.first));
             current.file.sync_data().map_err(SpoolError::os("flush", &path))?;
@@ -246,7 +235,9 @@ impl Writer {
     /// Ends a segment that is full, and cuts what this record's `file_bytes` more would be too much with.
     fn make_room(&mut self, file_bytes: u64, cuts: &mut Vec<Cut>) -> Result<(), SpoolError> {
         let holds = |segment: &Segment| segment.file_bytes > HEADER_BYTES;
-        let full = |segment: &&Segment| segment.file_bytes + file_bytes > self.limits.segment_bytes && holds(segment);
+        let full = |segment: &&Segment| {
+            segment.file_bytes + file_bytes > self.limits.segment_bytes && holds(segment)
+        };
         if self.current.is_some() && self.segments.back().filter(full).is_some() {
             self.close()?;
         }
@@ -315,12 +306,7 @@ pub(super) fn segments_in(folder: &Path) -> Result<Vec<u64>, SpoolError> {
 }
 
 /// Where the whole records of a segment end: in the stream, and in the file.
-fn last_whole(
-    file: &File,
-    path: &Path,
-    header: &Header,
-    file_bytes: u64,
-) -> Result<(u64, u64), SpoolError> {
+fn last_whole(file: &File, path: &Path, header: &Header, file_bytes: u64) -> Result<(u64, u64), SpoolError> {
     let mut walk = Walk::new(header);
     let (mut at, mut end, mut last) = (HEADER_BYTES, header.first, None);
     loop {

@@ -53,6 +53,16 @@ impl History {
         History { size, store: Store::Kept { head: Bytes::new(), tail: Bytes::new(), total } }
     }
 
+    /// What has ended and of which nothing is kept was longer than we were told.
+    pub fn was_longer(&mut self, length: u64) {
+        if let Store::Kept { head, tail, total } = &mut self.store
+            && head.is_empty()
+            && tail.is_empty()
+        {
+            *total = length.max(*total);
+        }
+    }
+
     /// Notes for a successor who is waited for; see [`Writer::pin`].
     pub fn pin(&self, offset: u64, blockers: u32) {
         if let Store::Ring(ring) = &self.store {
