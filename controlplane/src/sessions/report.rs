@@ -278,7 +278,13 @@ fn waiting(process: &Process, readers: &[&StreamSubscription], viewer: Connectio
             }
         }
         if list.len() == before {
-            let for_what = if readers.is_empty() { "somebody to read" } else { "a reader" }.to_owned();
+            let for_what = match (readers.is_empty(), process.spool) {
+                // Its readers are not asked: what is not on disk yet stays in memory until it is.
+                (_, Some(_)) if process.unread == Unread::Drop => "the disk",
+                (true, _) => "somebody to read",
+                (false, _) => "a reader",
+            };
+            let for_what = for_what.to_owned();
             list.push(Waiting { what: channel.name().to_owned(), for_what, subscription_id: None });
         }
     }

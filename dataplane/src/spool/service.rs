@@ -22,6 +22,7 @@ use crate::sys::clock;
 use bytes::Bytes;
 use kairo_shm::reader::Reader as Ring;
 use nix::sys::signal::{SigSet, Signal};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::ops::Range;
@@ -495,21 +496,18 @@ fn remove_folder(folder: &Path) {
 
 /// The reading thread.
 fn bring(root: &Path, post: &Post, reads: &Receiver<Read>) {
-    let mut readers: HashMap<(SubscriptionKey, Channel), Reader> = HashMap::new();
+    let mut readers = Readers { root: root.to_owned(), open: HashMap::new() };
     for read in reads {
         match read {
-            Read::Leave(subscription) => readers.retain(|(reader, _), _| *reader != subscription),
+            Read::Leave(subscription) => readers.open.retain(|(reader, _), _| *reader != subscription),
             Read::Piece { subscription, channel, session, offset, bytes_max } => {
                 let key = (subscription, channel);
-                if readers.len() >= READERS_MAX && !readers.contains_key(&key) {
-                    // They find their places again.
-                    readers.clear();
+                let mut piece = readers.piece(key, &session, offset, bytes_max);
+                if piece.as_ref().is_err_and(is_out_of_descriptors) {
+                    // Those of the others are as good as any: they find their places again.
+                    readers.open.clear();
+                    piece = readers.piece(key, &session, offset, bytes_max);
                 }
-                let piece = match readers.get_mut(&key) {
-                    Some(reader) => piece_of(reader, offset, bytes_max),
-                    None => super::open(root, &session, channel)
-                        .and_then(|reader| piece_of(readers.entry(key).or_insert(reader), offset, bytes_max)),
-                };
                 let piece = piece.unwrap_or_else(|error| {
                     tracing::warn!(%error, session = &*session, offset, "a spool can't be read");
                     Piece::End
@@ -518,6 +516,35 @@ fn bring(root: &Path, post: &Post, reads: &Receiver<Read>) {
                 post.send(subscription.home, Mail::Spool(answer));
             }
         }
+    }
+}
+
+fn is_out_of_descriptors(error: &SpoolError) -> bool {
+    [libc::EMFILE, libc::ENFILE].contains(&error.errno())
+}
+
+/// Places of readers in their spools.
+struct Readers {
+    root: PathBuf,
+    open: HashMap<(SubscriptionKey, Channel), Reader>,
+}
+
+impl Readers {
+    fn piece(
+        &mut self,
+        key: (SubscriptionKey, Channel),
+        session: &str,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Piece, SpoolError> {
+        if self.open.len() >= READERS_MAX && !self.open.contains_key(&key) {
+            self.open.clear();
+        }
+        let reader = match self.open.entry(key) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => place.insert(super::open(&self.root, session, key.1)?),
+        };
+        piece_of(reader, offset, bytes_max)
     }
 }
 

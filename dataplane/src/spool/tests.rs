@@ -363,3 +363,78 @@ fn a_name_that_would_leave_the_folder_is_none() {
         assert!(matches!(Identity::new(name, Channel::Stdout), Err(SpoolError::Session { .. })), "{name:?}");
     }
 }
+
+/// Numbers from a seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) % end.max(1)
+    }
+}
+
+/// One harm to one file: bytes flipped, zeroed, put in or taken out, the end cut off, all of it gone.
+fn harm(chance: &mut Chance, path: &Path) {
+    let Ok(mut bytes) = fs::read(path) else { return };
+    let length = bytes.len() as u64;
+    let at = chance.below(length) as usize;
+    let some = chance.below(2_000).min(length - at as u64) as usize;
+    match chance.below(6) {
+        0 => bytes[at] ^= 1 << chance.below(8),
+        1 => bytes[at..at + some].fill(0),
+        2 => bytes.truncate(at),
+        3 => drop(bytes.drain(at..at + some)),
+        4 => drop(bytes.splice(at..at, data(some))),
+        _ => return fs::remove_file(path).unwrap(),
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn whatever_is_done_to_the_files_no_wrong_byte_is_ever_read() {
+    let bytes = data(60_000);
+    for seed in 0..120 {
+        let mut chance = Chance(seed);
+        let scratch = Scratch::new();
+        let pieces = 1 + chance.below(3_000) as usize;
+        fill(&mut scratch.writer(SMALL), &bytes[..50_000], pieces);
+        let folder = identity().folder(scratch.root());
+        for _ in 0..1 + chance.below(4) {
+            let firsts = super::writer::segments_in(&folder).unwrap();
+            let hit = firsts[chance.below(firsts.len() as u64) as usize];
+            harm(&mut chance, &folder.join(file_name(hit)));
+        }
+        let check = |from: u64| {
+            let mut reader = open(scratch.root(), "session", Channel::Stdout).unwrap();
+            let (mut into, mut at) = (Vec::new(), from);
+            for _ in 0..200_000 {
+                into.clear();
+                match reader.read(at, 5_000, &mut into) {
+                    Ok(Found::Bytes(n)) => {
+                        assert!(into == bytes[at as usize..at as usize + n], "seed {seed}: wrong at {at}");
+                        at += n as u64;
+                    }
+                    Ok(Found::Gap(to)) => {
+                        assert!(to > at, "seed {seed}: a gap to {to} at {at}");
+                        at = to;
+                    }
+                    Ok(Found::End) => return at,
+                    // A version or a magic may have been hit in both copies.
+                    Err(SpoolError::Newer { .. } | SpoolError::Foreign { .. }) => return at,
+                    Err(error) => panic!("seed {seed}: {error}"),
+                }
+            }
+            panic!("seed {seed}: it never ends")
+        };
+        check(0);
+        check(chance.below(50_000));
+        // And writing goes on behind it, if the last file is still ours.
+        if let Ok(mut writer) = Writer::resume(scratch.root(), identity(), SMALL) {
+            let end = writer.end();
+            assert!(end <= 50_000, "seed {seed}: {end}");
+            fill(&mut writer, &bytes[end as usize..], 1_000);
+            assert_eq!(check(0), 60_000, "seed {seed}");
+        }
+    }
+}
