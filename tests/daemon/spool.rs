@@ -2,9 +2,10 @@
 
 use crate::streams::{check_with_gaps, stream};
 use crate::support::output::{Chunk, Output};
-use crate::support::raw::{EVENT, RESPONSE, Raw, STREAM_CHUNK};
+use crate::support::raw::{EVENT, RESPONSE, Raw, STREAM_CHUNK, value};
 use crate::support::sequence::{self, BLOCK_BYTES};
 use crate::support::{Daemon, Driver, Options, on_both_drivers, until, with};
+use kairo_dataplane::points::Point;
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value as Json, json};
@@ -475,6 +476,37 @@ fn a_spool_goes_on_at_the_exact_byte_when_its_kernel_is_killed_uring() {
 #[test]
 fn a_spool_goes_on_at_the_exact_byte_when_its_kernel_is_killed_poll() {
     a_spool_goes_on_at_the_exact_byte_in_the_next_kernel(Driver::Poll);
+}
+
+#[test]
+fn at_every_point_of_its_spool_a_kernel_can_die() {
+    let mut daemon = Daemon::start(&Options::plain(Driver::Poll));
+    for point in Point::ALL.iter().filter(|point| point.name().starts_with("spool.")) {
+        for nth in [1, 4] {
+            daemon.signal(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
+            let id = format!("{}-{nth}", point.name());
+            let bytes_max: u64 = if *point == Point::SpoolCut { 4 << 20 } else { 1 << 40 };
+            let spool = json!({"segmentBytes": 1 << 20, "bytesMax": bytes_max});
+            let spawn = json!({"id": id, "command": sequence::argv("512"), "options": {"spool": spool}});
+            // It may die before it has answered.
+            daemon.connect().request("process.spawn", value(&spawn));
+            daemon.wait();
+            daemon.succeed(&[]);
+            let mut raw = daemon.connect_modern();
+            raw.wait_for_exit(&id);
+            until("all is on disk", || stream(&mut raw, &id, "stdout")["spool"]["to"] == 512 * BLOCK);
+            let oldest = stream(&mut raw, &id, "stdout")["spool"]["from"].as_u64().expect("an offset");
+            let subscription = raw.subscribe(&id, json!({"stream": "stdout"}));
+            let (bytes, gaps) = check_all(&mut raw, &subscription, 0);
+            match oldest {
+                0 => assert_eq!((bytes, gaps), (512 * BLOCK, vec![]), "{id}"),
+                _ => assert_eq!(gaps.iter().map(|(_, to)| *to).collect::<Vec<_>>(), [oldest], "{id}"),
+            }
+        }
+    }
+    daemon.finish();
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! failure may. [`SpoolLimits::sync`] has each segment flushed when it is full.
 
 use crate::limits::SPOOL_RECORD_BYTES_MAX;
+use crate::points::{Point, reach};
 use crate::spool::segment::{HEADER_BYTES, Header, Opened, Step, Walk, file_name, first_of, record_bytes};
 use crate::spool::{Cut, CutReason, Identity, SpoolError, SpoolLimits};
 use std::collections::VecDeque;
@@ -178,6 +179,7 @@ impl Writer {
         segment.written_ns = now_ns;
         self.end += data.len() as u64;
         segment.end = self.end;
+        reach(Point::SpoolWritten);
         Ok(())
     }
 
@@ -205,6 +207,7 @@ impl Writer {
         let (first, end) = (self.end, self.end);
         self.segments.push_back(Segment { first, end, file_bytes: HEADER_BYTES, written_ns: now_ns });
         self.current = Some(Current { file, salt });
+        reach(Point::SpoolBegun);
         Ok(())
     }
 
@@ -283,6 +286,7 @@ impl Writer {
             }
             Ok(()) | Err(_) => {}
         }
+        reach(Point::SpoolCut);
         if oldest.first < oldest.end {
             cuts.push(Cut { from: oldest.first, to: oldest.end, why });
         }
