@@ -1,21 +1,24 @@
 //! Reads a stream's segments by offset, in memory that doesn't depend on how much there is.
 //!
 //! ```text
-//!  offset ─▶ binary search over names ─▶ walk of record headers ─▶ one record, checked ─▶ a piece of it
+//!  offset ─▶ binary search over names ─▶ the last mark before it ─▶ walk of record headers ─▶ one record, checked
 //! ```
 //!
-//! A reader holds one open segment, one record and the list of names (8 bytes a segment). It never changes a file.
+//! A reader holds one open segment, one record, the list of names (8 bytes a segment) and a mark for each 256 KiB it has
+//! walked of the segment (16 bytes each), so that going back a little is no walk from the beginning. It never changes a file.
 //! Invariant: what it gives out carried a right checksum; everything else is a gap with exact ends.
 
 use crate::spool::segment::{
     HEADER_BYTES, Header, Opened, RECORD_HEADER_BYTES, Record, Step, Walk, data_checksum, file_name,
-    read_up_to,
 };
 use crate::spool::writer::segments_in;
 use crate::spool::{Identity, SpoolError};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+/// Between two marks of a segment.
+const MARK_BYTES: u64 = 256 << 10;
 
 /// A place in one stream's spool.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ struct Open {
     /// Place of the next record, and the offset it should have.
     place: u64,
     offset: u64,
+    /// Such pairs of records that were passed, some way apart.
+    marks: Vec<(u64, u64)>,
     /// The record in `Reader::record`, if it was sound.
     held: Option<Record>,
 }
@@ -123,9 +128,15 @@ impl Reader {
         })
     }
 
-    fn hand_out(&self, offset: u64, max: usize, into: &mut Vec<u8>) -> Found {
-        let held = self.open.as_ref().and_then(|open| open.held);
-        let Some(held) = held else { return Found::End };
+    fn hand_out(&mut self, offset: u64, max: usize, into: &mut Vec<u8>) -> Found {
+        let Some(open) = &mut self.open else { return Found::End };
+        let Some(held) = open.held else { return Found::End };
+        if into.is_empty() && held.offset == offset && held.length as usize <= max {
+            // A whole record goes out as it is.
+            std::mem::swap(into, &mut self.record);
+            open.held = None;
+            return Found::Bytes(into.len());
+        }
         let run = &self.record[(offset - held.offset) as usize..];
         let run = &run[..run.len().min(max)];
         into.extend_from_slice(run);
@@ -147,7 +158,8 @@ impl Reader {
             return Ok(false);
         };
         let walk = Walk::new(&header);
-        self.open = Some(Open { file, first, walk, place: HEADER_BYTES, offset: first, held: None });
+        let (place, offset, marks) = (HEADER_BYTES, first, vec![(HEADER_BYTES, first)]);
+        self.open = Some(Open { file, first, walk, place, offset, marks, held: None });
         Ok(true)
     }
 }
@@ -160,7 +172,9 @@ impl Open {
         }
         self.held = None;
         if offset < self.offset {
-            (self.place, self.offset) = (HEADER_BYTES, self.first);
+            let passed = self.marks.partition_point(|(_, marked)| *marked <= offset);
+            (self.place, self.offset) =
+                passed.checked_sub(1).map_or((HEADER_BYTES, self.first), |place| self.marks[place]);
         }
         loop {
             let record = match self.walk.step(&self.file, self.place)? {
@@ -172,6 +186,7 @@ impl Open {
                 Step::End => return Ok(Inside::Nothing),
             };
             self.offset = record.offset;
+            self.mark();
             if offset < record.offset {
                 return Ok(Inside::Gap(record.offset));
             }
@@ -182,11 +197,21 @@ impl Open {
         }
     }
 
+    fn mark(&mut self) {
+        if self.marks.last().is_none_or(|(marked, _)| self.place >= marked + MARK_BYTES) {
+            self.marks.push((self.place, self.offset));
+        }
+    }
+
     fn take(&mut self, record: Record, data: &mut Vec<u8>) -> io::Result<Inside> {
-        data.resize(record.length as usize, 0);
-        match read_up_to(&self.file, data, self.place + RECORD_HEADER_BYTES as u64) {
+        // Neither zeroed first nor copied: `read_to_end` fills what is reserved.
+        data.clear();
+        data.reserve(record.length as usize);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.place + RECORD_HEADER_BYTES as u64))?;
+        match file.take(record.length.into()).read_to_end(data) {
             // Torn, or not all there yet.
-            Ok(got) if got < data.len() => return Ok(Inside::Nothing),
+            Ok(got) if got < record.length as usize => return Ok(Inside::Nothing),
             Ok(_) if data_checksum(record.length, record.offset, data) == record.checksum => {}
             // A place of the device that can't be read is as damaged as one that is read wrongly.
             Ok(_) | Err(_) => return Ok(Inside::Gap(record.end())),

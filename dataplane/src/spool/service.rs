@@ -36,6 +36,9 @@ use std::time::Duration;
 /// Places of readers that are kept open at a time; each holds a descriptor and a record.
 const READERS_MAX: usize = 32;
 
+/// Between two recounts of what is on disk, nanoseconds.
+const RECOUNT_NS: u64 = 10_000_000_000;
+
 /// Where spools are, and how much of the disk is theirs.
 #[derive(Clone, Debug)]
 pub struct SpoolRoot {
@@ -238,6 +241,8 @@ struct Spooler {
     names: HashMap<Arc<Identity>, StreamKey>,
     strays: HashMap<Arc<Identity>, Stray>,
     ledger: Ledger<Arc<Identity>>,
+    /// The next recount is not before this, CLOCK_MONOTONIC nanoseconds.
+    recount_ns: u64,
 }
 
 impl Spooler {
@@ -249,6 +254,7 @@ impl Spooler {
             streams: HashMap::new(),
             names: HashMap::new(),
             strays: HashMap::new(),
+            recount_ns: 0,
         };
         if let Err(error) = spooler.find_strays() {
             tracing::warn!(%error, "what former kernels have spooled is not counted");
@@ -393,6 +399,9 @@ impl Spooler {
 
     /// Has the largest spool give back its oldest segment until all are within the quota.
     fn within_quota(&mut self) {
+        if self.ledger.debtor().is_some() {
+            self.recount();
+        }
         while let Some(debtor) = self.ledger.debtor() {
             let gave = match self.names.get(&debtor).copied() {
                 Some(stream) => self.cut_stream(stream),
@@ -402,6 +411,34 @@ impl Spooler {
                 // It has nothing to give and is told to have something: never ask it again.
                 self.ledger.forget(&debtor);
             }
+        }
+    }
+
+    /// Before anything goes for want of room: files that others have deleted take none. Now and then is enough.
+    fn recount(&mut self) {
+        let now_ns = clock::now().monotonic_ns;
+        if now_ns < self.recount_ns {
+            return;
+        }
+        self.recount_ns = now_ns + RECOUNT_NS;
+        let mut told = Vec::new();
+        for (stream, spooled) in &mut self.streams {
+            let mut cuts = Vec::new();
+            if let Err(error) = spooled.writer.recount(&mut cuts) {
+                tracing::warn!(%error, "a spool can't be counted");
+            }
+            if !cuts.is_empty() {
+                self.ledger.note(&spooled.identity, spooled.writer.bytes());
+                told.push((*stream, cuts));
+            }
+        }
+        for (identity, stray) in &mut self.strays {
+            stray.segments.retain(|(first, _)| stray.folder.join(file_name(*first)).exists());
+            self.ledger.note(identity, stray.segments.iter().map(|(_, bytes)| bytes).sum());
+        }
+        for (stream, cuts) in told {
+            let numbers = self.numbers(stream);
+            self.tell(stream, Answer::Cut { stream, numbers, cuts });
         }
     }
 

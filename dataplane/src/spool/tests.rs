@@ -236,6 +236,20 @@ fn a_folder_that_was_removed_is_a_gap_and_is_made_again() {
 }
 
 #[test]
+fn a_segment_that_was_deleted_is_told_when_the_next_one_begins() {
+    let scratch = Scratch::new();
+    let bytes = data(40_000);
+    let mut writer = scratch.writer(SMALL);
+    fill(&mut writer, &bytes[..25_000], 1_000);
+    fs::remove_file(scratch.segment(0)).unwrap();
+    let cuts = fill(&mut writer, &bytes[25_000..], 1_000);
+    assert_eq!(cuts.len(), 1, "{cuts:?}");
+    assert_eq!((cuts[0].from, cuts[0].why), (0, CutReason::Deleted));
+    assert_eq!(writer.oldest(), cuts[0].to);
+    assert_eq!(scratch.read(0).1, [(0, cuts[0].to)]);
+}
+
+#[test]
 fn a_gap_in_what_is_given_is_a_gap_between_segments() {
     let scratch = Scratch::new();
     let mut writer = scratch.writer(SMALL);

@@ -223,6 +223,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Finds out which segments were deleted under us, but for the one that is written to.
+    pub fn recount(&mut self, cuts: &mut Vec<Cut>) -> Result<(), SpoolError> {
+        let there = segments_in(&self.folder)?;
+        let written_to = self.current.is_some().then(|| self.newest());
+        self.segments.retain(|segment| {
+            let kept = Some(segment.first) == written_to || there.binary_search(&segment.first).is_ok();
+            if !kept && segment.first < segment.end {
+                cuts.push(Cut { from: segment.first, to: segment.end, why: CutReason::Deleted });
+            }
+            kept
+        });
+        Ok(())
+    }
+
     /// A file that was deleted under us takes what is written to it with it.
     fn notice_deletion(&mut self, cuts: &mut Vec<Cut>) {
         let Some(current) = &self.current else { return };
@@ -243,6 +257,7 @@ impl Writer {
         };
         if self.current.is_some() && self.segments.back().filter(full).is_some() {
             self.close()?;
+            self.recount(cuts)?;
         }
         let starts = |writer: &Writer| if writer.current.is_none() { HEADER_BYTES } else { 0 };
         while let Some(most) = self.limits.bytes_max
