@@ -13,6 +13,7 @@
 mod framed;
 mod idle;
 mod idle_streams;
+mod limits;
 mod lines;
 mod pty;
 mod rpc;
@@ -20,6 +21,7 @@ mod slow_client;
 mod spawn;
 mod spool;
 mod support;
+mod survive;
 
 use support::report::Report;
 
@@ -39,9 +41,11 @@ const BENCHES: &[Bench] = &[
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("lines", "whole lines against chunks", lines::run),
+    bench("limits", "20 MiB/s for ten seconds", limits::run),
     bench("pty", "draining a terminal", pty::run),
     bench("spool", "output to disk, and back", spool::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
+    bench("survive", "a kernel is killed and followed by another", survive::run),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),
     bench("idle", "a daemon with nothing to do", idle::run),
 ];

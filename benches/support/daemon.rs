@@ -7,7 +7,7 @@ use nix::time::ClockId;
 use nix::unistd::Pid;
 use serde_json::json;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -16,10 +16,11 @@ use tempfile::TempDir;
 pub(crate) struct Daemon {
     child: Child,
     keeper: Option<Name>,
+    arguments: Vec<String>,
     pub(crate) socket: PathBuf,
     /// From the start of the program to its ready line.
     pub(crate) ready_after: Duration,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Daemon {
@@ -27,23 +28,25 @@ impl Daemon {
     pub(crate) fn start(arguments: &[&str]) -> Daemon {
         let folder = tempfile::Builder::new().prefix("kairo-bench-").tempdir().expect("a temporary folder");
         let socket = folder.path().join("kernel.sock");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kairo"));
-        command.arg("serve").arg("--socket").arg(&socket).arg("--state").arg(folder.path().join("state"));
-        command.env("XDG_CONFIG_HOME", folder.path()).args(arguments);
-        let begun = Instant::now();
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let mut child = spawned.expect("the daemon starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("its stdout is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("its stdout is text");
-        let ready_after = begun.elapsed();
-        assert!(!line.is_empty(), "the daemon ended before it was ready");
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        let (child, ready_after) = serve(&folder, &socket, &arguments);
         let is_keeper = |name: &Name| {
             std::fs::read(format!("/proc/{}/cmdline", name.pid))
                 .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"keeper"))
         };
         let keeper = processes::descendants(child.id() as i32).into_iter().find(is_keeper);
-        Daemon { child, keeper, socket, ready_after, _folder: folder }
+        Daemon { child, keeper, arguments, socket, ready_after, folder }
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts the next one over the same state; its keeper is the same.
+    pub(crate) fn succeed(&mut self) {
+        (self.child, self.ready_after) = serve(&self.folder, &self.socket, &self.arguments);
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -62,6 +65,21 @@ impl Daemon {
     pub(crate) fn cpu(&self) -> f64 {
         cpu_of(self.pid()) + self.keeper.map_or(0.0, |keeper| cpu_of(keeper.pid))
     }
+}
+
+/// Starts the program, on the cores this thread is confined to, and waits until it is ready.
+fn serve(folder: &TempDir, socket: &Path, arguments: &[String]) -> (Child, Duration) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kairo"));
+    command.arg("serve").arg("--socket").arg(socket).arg("--state").arg(folder.path().join("state"));
+    command.env("XDG_CONFIG_HOME", folder.path()).args(arguments);
+    let begun = Instant::now();
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = spawned.expect("the daemon starts");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("its stdout is piped");
+    BufReader::new(stdout).read_line(&mut line).expect("its stdout is text");
+    assert!(!line.is_empty(), "the daemon ended before it was ready");
+    (child, begun.elapsed())
 }
 
 /// CPU time of a process with all its threads, those that have ended and the kernel's workers on its behalf

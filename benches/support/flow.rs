@@ -123,6 +123,31 @@ impl Flow {
         Seen::Chunk(data_length)
     }
 
+    /// The next chunk.
+    pub(crate) fn next_chunk(&mut self) -> usize {
+        loop {
+            if let Seen::Chunk(length) = self.next(|_| {}) {
+                return length;
+            }
+        }
+    }
+
+    /// Data of the whole chunks that are left of a connection whose daemon is dead.
+    pub(crate) fn drain_dead(&mut self) -> u64 {
+        let mut left = self.buffer[self.start..self.end].to_vec();
+        let _ = self.socket.read_to_end(&mut left);
+        let (mut at, mut bytes) = (0, 0);
+        while let Some(header) = left.get(at..at + 8) {
+            let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+            let Some(payload) = left.get(at + 8..at + 8 + length) else { break };
+            if header[3] == STREAM_CHUNK {
+                bytes += find_data(payload).1 as u64;
+            }
+            at += 8 + length;
+        }
+        bytes
+    }
+
     /// Hands on exactly `length` bytes.
     pub(crate) fn hand_on(&mut self, length: usize, on_data: &mut impl FnMut(&[u8])) {
         let mut left = length;

@@ -8,25 +8,25 @@
 use crate::direct::DirectStream;
 use crate::error::{CallError, ConnectError, Lost};
 use crate::events::{Events, Exits};
-use crate::inlet::Inlet;
-use crate::state::{EventKinds, Interest, Shared, Unmet};
+use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Step};
+use crate::state::{EventKinds, Link, Opens, Unshared};
 use crate::subscription::Subscription;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::Code;
 use kairo_wire::id::TopicPattern;
 use kairo_wire::limits::CHUNK_BYTES_MAX;
 use kairo_wire::method::Method;
 use kairo_wire::methods::stream::SubscribeParams;
-use kairo_wire::methods::{event, stream, system};
+use kairo_wire::methods::{event, system};
 use kairo_wire::request::{self, Meta};
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io;
 use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How to connect.
@@ -42,6 +42,9 @@ pub struct ConnectOptions {
     pub chunk_bytes_max: u32,
     /// How long the greeting may take.
     pub hello_deadline: Duration,
+    /// How to come back when the connection is lost; none lets everything fail then. A socket that was connected by
+    /// somebody else ([`Client::over`]) has no way back.
+    pub reconnect: Option<Reconnect>,
 }
 
 impl Default for ConnectOptions {
@@ -52,6 +55,7 @@ impl Default for ConnectOptions {
             records: true,
             chunk_bytes_max: CHUNK_BYTES_MAX as u32,
             hello_deadline: Duration::from_secs(10),
+            reconnect: Some(Reconnect::default()),
         }
     }
 }
@@ -63,25 +67,22 @@ pub struct CallOptions {
     pub deadline: Option<Duration>,
     /// Ties together what has one cause; events that follow from the call carry it.
     pub correlation_id: Option<String>,
+    /// Two calls with the same key are one. A client that comes back after a loss gives every spawn and every write to a
+    /// stdin a key of its own, so this is for what must be one over several clients.
+    pub idempotency_key: Option<String>,
 }
 
 /// How much longer than the kernel we wait for its word that a deadline has passed.
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection. Clones share it; it closes with the last of them and of its subscriptions.
+///
+/// If the kernel goes away and another one takes its place, whoever waits for something brings the connection back:
+/// subscriptions go on at their exact offsets, calls that only ask and calls with an idempotency key are sent again,
+/// others that may have been carried out fail with [`CallError::Interrupted`].
 #[derive(Clone, Debug)]
 pub struct Client {
     link: Arc<Link>,
-    hello: Arc<system::HelloResult>,
-}
-
-/// What calls and subscriptions of one connection share.
-#[derive(Debug)]
-pub(crate) struct Link {
-    socket: Arc<UnixStream>,
-    /// Taken for the length of one write, so that requests do not mix.
-    out: Mutex<BytesMut>,
-    pub(crate) shared: Shared,
 }
 
 impl Client {
@@ -95,7 +96,22 @@ impl Client {
         let path = path.as_ref();
         let socket =
             UnixStream::connect(path).map_err(|error| ConnectError::from_os(path.to_path_buf(), error))?;
-        Client::over(socket, options)
+        let home = match &options.reconnect {
+            None => None,
+            Some(reconnect) => Some(Home {
+                path: path.to_path_buf(),
+                options: options.clone(),
+                reconnect: reconnect.clone(),
+                keys: own_keys().map_err(|source| ConnectError::Os { path: path.to_path_buf(), source })?,
+            }),
+        };
+        let greeted = match (greet(socket, options), &home) {
+            (Err(ConnectError::Hello(CallError::Lost(lost))), Some(home)) if lost.is_the_kernels() => {
+                greet_again(home, lost)?
+            }
+            (greeted, _) => greeted?,
+        };
+        Ok(Client { link: Arc::new(Link::new(greeted, home)) })
     }
 
     /// Takes a socket that is connected already, and greets.
@@ -103,36 +119,17 @@ impl Client {
         socket
             .set_nonblocking(false)
             .map_err(|source| ConnectError::Os { path: PathBuf::from("(socket)"), source })?;
-        let link = Arc::new(Link::new(socket));
-        let mut features = Vec::new();
-        if options.int64 {
-            features.push("int64".to_owned());
-        }
-        if options.records {
-            features.push("records".to_owned());
-        }
-        if options.chunk_bytes_max > 0 {
-            features.push("chunks".to_owned());
-        }
-        let params = system::HelloParams {
-            client: Some(options.name.clone()),
-            features,
-            chunk_bytes_max: (options.chunk_bytes_max > 0).then_some(options.chunk_bytes_max),
-            resumes: None,
-        };
-        let call = Call::<system::Hello>::begin(&link, &params, None, None)?;
-        let hello = call.wait_for(options.hello_deadline)?;
-        Ok(Client { link, hello: Arc::new(hello) })
+        Ok(Client { link: Arc::new(Link::new(greet(socket, options)?, None)) })
     }
 
-    /// What the kernel said of itself, and what it granted.
-    pub fn hello(&self) -> &system::HelloResult {
-        &self.hello
+    /// What the kernel said of itself, and what it granted; after a loss another one may say something else.
+    pub fn hello(&self) -> Arc<system::HelloResult> {
+        Arc::clone(&self.link.lock().standing.hello)
     }
 
     /// True if the kernel granted a feature.
     pub fn has(&self, feature: &str) -> bool {
-        self.hello.features.iter().any(|granted| granted == feature)
+        self.link.lock().standing.has(feature)
     }
 
     /// Calls a method and waits for its result.
@@ -160,7 +157,7 @@ impl Client {
 
     /// Calls a method by name, with MessagePack that has been checked.
     pub fn call_raw(&self, method: &str, params: &Raw, options: &CallOptions) -> Result<Raw, CallError> {
-        let number = self.link.send(method, params, Some(options), None)?;
+        let number = self.link.send(method.to_owned(), params, Some(options), None)?;
         let deadline = options.deadline.map(|deadline| Instant::now() + deadline + DEADLINE_GRACE);
         let result = self.link.answer(number, deadline)?;
         RawRef::new(&result).map(RawRef::to_owned).map_err(|error| CallError::Shape(error.to_string()))
@@ -169,7 +166,7 @@ impl Client {
     /// Reads what a process writes. Many subscriptions can share a connection; one whose consumer is slow holds up
     /// the others, so a heavy one belongs on a connection of its own ([`Client::into_stream`]).
     pub fn subscribe(&self, params: &SubscribeParams) -> Result<Subscription, CallError> {
-        Subscription::open(&self.link, params, self.has("records"))
+        Subscription::open(&self.link, params)
     }
 
     /// Receives the bus events whose topic matches a pattern, from now on.
@@ -177,13 +174,14 @@ impl Client {
         let topic = TopicPattern::from_text(pattern).ok_or_else(|| {
             CallError::Shape("a topic pattern is not empty; > stands for everything".to_owned())
         })?;
-        let room = self.link.shared.lock().open_events(EventKinds::Bus(pattern.to_owned()));
+        let room = self.link.lock().open_events(EventKinds::Bus(pattern.to_owned()));
         let params = event::SubscribeParams { topic };
-        let opened = Call::<event::Subscribe>::begin(&self.link, &params, None, None).and_then(Call::wait);
+        let opens = Some(Opens::Events(room));
+        let opened = Call::<event::Subscribe>::begin(&self.link, &params, None, opens).and_then(Call::wait);
         match opened {
-            Ok(opened) => Ok(Events::new(Arc::clone(&self.link), room, opened.subscription_id)),
+            Ok(_) => Ok(Events::new(Arc::clone(&self.link), room)),
             Err(error) => {
-                self.link.shared.lock().close_events(room);
+                self.link.lock().close_events(room);
                 Err(error)
             }
         }
@@ -191,101 +189,61 @@ impl Client {
 
     /// Receives the `process.exit` notices the kernel sends to every connection that may see the process.
     pub fn exits(&self) -> Exits {
-        let room = self.link.shared.lock().open_events(EventKinds::Exits);
+        let room = self.link.lock().open_events(EventKinds::Exits);
         Exits::new(Arc::clone(&self.link), room)
     }
 
     /// Gives the whole connection to one subscription: no queue, no hand-over, one reusable buffer. Fails with
     /// [`CallError::Lost`] if the connection is still shared by clones or subscriptions.
     pub fn into_stream(self, params: &SubscribeParams) -> Result<DirectStream, CallError> {
-        let records = self.has("records");
         let link = Arc::try_unwrap(self.link).map_err(|_| {
             CallError::Shape("the connection is shared, and a direct stream needs it alone".to_owned())
         })?;
-        let Link { socket, shared, .. } = link;
-        let inlet = shared.into_inlet().ok_or(CallError::Lost(Lost::ClosedHere))?;
-        DirectStream::open(socket, inlet, params, records)
+        let Unshared { line, socket, standing, home } = link.unshare();
+        let line = line.ok_or(CallError::Lost(Lost::ClosedHere))?;
+        DirectStream::open(line, socket, standing, home, params)
     }
 
     /// Ends the connection for all who share it; their calls and subscriptions fail at once.
     pub fn close(&self) {
-        self.link.shared.lock().lose(Lost::ClosedHere);
+        let mut state = self.link.lock();
+        state.lose(Lost::ClosedHere);
         // A socket that is closed already is what was wanted.
-        let _ = self.link.socket.shutdown(Shutdown::Both);
+        let _ = state.socket.shutdown(Shutdown::Both);
     }
 }
 
-impl Link {
-    fn new(socket: UnixStream) -> Link {
-        let socket = Arc::new(socket);
-        let shared = Shared::new(Inlet::new(Arc::clone(&socket)));
-        Link { socket, out: Mutex::new(BytesMut::new()), shared }
-    }
+/// Says hello over a fresh connection.
+fn greet(socket: UnixStream, options: &ConnectOptions) -> Result<Greeted, ConnectError> {
+    let mut greeting = Greeting::begin(socket, options, None)?;
+    while !greeting.wait(None)? {}
+    greeting.finish().ok_or(ConnectError::Hello(CallError::Deadline))
+}
 
-    /// Sends a call; returns its number.
-    pub(crate) fn send<P: Serialize + ?Sized>(
-        &self,
-        method: &str,
-        params: &P,
-        options: Option<&CallOptions>,
-        opens: Option<u64>,
-    ) -> Result<u64, CallError> {
-        let number = self.shared.lock().open_call(opens)?;
-        let sent = self.write(number, method, params, options);
-        if sent.is_err() {
-            self.shared.lock().forget_call(number);
-        }
-        sent.map(|()| number)
-    }
-
-    fn write<P: Serialize + ?Sized>(
-        &self,
-        number: u64,
-        method: &str,
-        params: &P,
-        options: Option<&CallOptions>,
-    ) -> Result<(), CallError> {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        out.clear();
-        put_request(&mut out, number, method, params, options)?;
-        match (&*self.socket).write_all(&out) {
-            Ok(()) => {
-                if out.capacity() > REQUEST_BYTES_KEPT {
-                    *out = BytesMut::new();
-                }
-                Ok(())
+/// The kernel went away under the greeting: the next one is waited for, as later in the life of a connection.
+fn greet_again(home: &Home, lost: Lost) -> Result<Greeted, CallError> {
+    let mut outage = Outage::new(lost, &home.reconnect);
+    loop {
+        match outage.step(home, None, None) {
+            Step::Back(greeted) => {
+                home.tell(&Change::Back { outage: outage.since.elapsed() });
+                return Ok(greeted);
             }
-            Err(error) => {
-                drop(out);
-                let lost = Lost::from_write(error);
-                self.shared.lock().lose(lost.clone());
-                Err(CallError::Lost(lost))
+            Step::NotYet => {}
+            Step::Never(lost) => {
+                home.tell(&Change::GivenUp(lost.clone()));
+                return Err(CallError::Lost(lost));
             }
-        }
-    }
-
-    /// Waits for the answer of a call.
-    pub(crate) fn answer(&self, number: u64, deadline: Option<Instant>) -> Result<Bytes, CallError> {
-        match self.shared.wait(Interest::Call(number), deadline, |state| state.take_answer(number)) {
-            Ok(answer) => answer,
-            Err(Unmet::Lost(lost)) => Err(CallError::Lost(lost)),
-            Err(Unmet::Deadline) => {
-                self.shared.lock().abandon_call(number);
-                Err(CallError::Deadline)
-            }
-        }
-    }
-
-    /// Sends a call whose answer interests nobody.
-    pub(crate) fn tell<P: Serialize + ?Sized>(&self, method: &str, params: &P) {
-        if let Ok(number) = self.send(method, params, None, None) {
-            self.shared.lock().abandon_call(number);
         }
     }
 }
 
-/// A request buffer larger than this is not kept for the next request.
-const REQUEST_BYTES_KEPT: usize = 256 << 10;
+/// What the idempotency keys of one client begin with, and nobody else's do.
+fn own_keys() -> io::Result<Arc<str>> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(random)).into())
+}
 
 /// Appends a REQUEST frame.
 pub(crate) fn put_request<P: Serialize + ?Sized>(
@@ -294,28 +252,21 @@ pub(crate) fn put_request<P: Serialize + ?Sized>(
     method: &str,
     params: &P,
     options: Option<&CallOptions>,
+    key: Option<&str>,
 ) -> Result<(), CallError> {
-    let meta = options.and_then(|options| {
-        let wanted = options.deadline.is_some() || options.correlation_id.is_some();
-        wanted.then(|| Meta {
-            deadline_ms: options.deadline.map(|deadline| deadline.as_millis().try_into().unwrap_or(u64::MAX)),
-            correlation_id: options.correlation_id.as_deref().map(Into::into),
-            ..Meta::default()
-        })
+    let deadline = options.and_then(|options| options.deadline);
+    let correlation_id = options.and_then(|options| options.correlation_id.as_deref());
+    let wanted = deadline.is_some() || correlation_id.is_some() || key.is_some();
+    let meta = wanted.then(|| Meta {
+        deadline_ms: deadline.map(|deadline| deadline.as_millis().try_into().unwrap_or(u64::MAX)),
+        correlation_id: correlation_id.map(Into::into),
+        idempotency_key: key.map(Into::into),
+        ..Meta::default()
     });
     request::put(out, &number, method, params, meta.as_ref()).map_err(|error| match error.code {
         Code::TooLarge => CallError::TooLarge { message: error.message.into_owned() },
         _ => CallError::Shape(error.message.into_owned()),
     })
-}
-
-impl Lost {
-    fn from_write(error: io::Error) -> Lost {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Lost::Closed { unread: 0 },
-            _ => Lost::Os(Arc::new(error)),
-        }
-    }
 }
 
 /// A call in flight. Dropping it without waiting drops its answer, not its effect; [`Call::cancel`] takes it back.
@@ -333,7 +284,7 @@ impl<M: Method> Call<M> {
         link: &Arc<Link>,
         params: &M::Params,
         options: Option<&CallOptions>,
-        opens: Option<u64>,
+        opens: Option<Opens>,
     ) -> Result<Call<M>, CallError> {
         let number = link.send(M::NAME, params, options, opens)?;
         Ok(Call { link: Arc::clone(link), number, settled: false, method: PhantomData })
@@ -373,17 +324,7 @@ impl<M: Method> Call<M> {
 impl<M: Method> Drop for Call<M> {
     fn drop(&mut self) {
         if !self.settled {
-            self.link.shared.lock().abandon_call(self.number);
+            self.link.lock().abandon_call(self.number);
         }
     }
-}
-
-/// Ends a subscription to a process on the kernel's side.
-pub(crate) fn unsubscribe_stream(link: &Link, params: &stream::UnsubscribeParams) {
-    link.tell(stream::Unsubscribe::NAME, params);
-}
-
-/// Ends a subscription to events on the kernel's side.
-pub(crate) fn unsubscribe_events(link: &Link, params: &event::UnsubscribeParams) {
-    link.tell(event::Unsubscribe::NAME, params);
 }

@@ -7,25 +7,28 @@
 use crate::codec::Read;
 use crate::connection::put_request;
 use crate::error::{CallError, Lost, StreamError};
-use crate::inlet::{Inlet, Stop};
-use crate::ledger::Ledger;
-use crate::state::StreamFrame;
-use crate::subscription::{opened_streams, slot};
-use bytes::BytesMut;
+use crate::inlet::Stop;
+use crate::reading::{Reading, Refused};
+use crate::reconnect::{Change, Greeted, Home, Line, Outage, Standing, Step};
+use crate::subscription::{Item, slot};
+use bytes::{Bytes, BytesMut};
 use kairo_wire::chunk::Chunk as WireChunk;
 use kairo_wire::event::StreamEndReason;
 use kairo_wire::frame::Kind;
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::method::Method;
+use kairo_wire::methods::process::{Status, StatusParams};
+use kairo_wire::methods::status::{Detail, ProcessStatus};
 use kairo_wire::methods::stream::{StreamName, Subscribe, SubscribeParams, SubscribeResult};
+use serde::Serialize;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The id of the one call a direct stream makes: above every number a client's earlier calls had.
-const SUBSCRIBE_CALL: u64 = 1 << 52;
+/// Calls of a direct stream have numbers above every number a client's earlier calls had.
+const FIRST_DIRECT_CALL: u64 = 1 << 52;
 
 /// What a direct stream gives; data is borrowed from the receive buffer until the next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,68 +75,112 @@ pub enum DirectItem<'a> {
 }
 
 /// A subscription that has its connection to itself. Dropping it closes the connection, and with it the subscription.
+/// When the connection is lost and comes back it goes on at the exact byte.
 #[derive(Debug)]
 pub struct DirectStream {
-    inlet: Inlet,
-    id: SubscriptionId,
+    line: Line,
+    socket: Arc<UnixStream>,
+    standing: Standing,
+    home: Option<Home>,
+    reading: Reading,
     /// What is read.
     process: Option<ProcessId>,
-    ledger: Ledger,
-    open: [bool; 2],
+    /// The number of the last call.
+    call: u64,
+    /// The subscribe call whose answer is due.
+    subscribing: Option<u64>,
+    /// The status call whose answer is due, after a loss.
+    looking: Option<u64>,
+    leader: Leader,
     failed: bool,
+}
+
+/// What is known of the leader's exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leader {
+    /// The kernel will tell.
+    Untold,
+    /// It exited while the connection was lost; told when everything up to these offsets has been handed out.
+    Owed { code: i32, up_to: [u64; 2] },
+    /// It was told.
+    Told,
 }
 
 /// A frame that was accounted for, its data still in the buffer.
 enum Found {
     Chunk { stream: StreamName, offset: u64, data: Range<usize>, partial: bool },
-    Other(StreamFrame),
+    Other(Item),
     LeaderExited { code: i32 },
+}
+
+/// Why a stream stops.
+enum Halt {
+    /// The kernel does not take the subscription.
+    Refused(CallError),
+    Failed(StreamError),
+    Lost(Lost),
+}
+
+impl From<StreamError> for Halt {
+    fn from(error: StreamError) -> Halt {
+        Halt::Failed(error)
+    }
+}
+
+impl From<Lost> for Halt {
+    fn from(lost: Lost) -> Halt {
+        Halt::Lost(lost)
+    }
 }
 
 impl DirectStream {
     pub(crate) fn open(
+        line: Line,
         socket: Arc<UnixStream>,
-        mut inlet: Inlet,
+        standing: Standing,
+        home: Option<Home>,
         params: &SubscribeParams,
-        records: bool,
     ) -> Result<DirectStream, CallError> {
-        let mut out = BytesMut::new();
-        put_request(&mut out, SUBSCRIBE_CALL, Subscribe::NAME, params, None)?;
-        (&*socket).write_all(&out).map_err(|error| CallError::Lost(Lost::Os(Arc::new(error))))?;
-        loop {
-            let (kind, range) = inlet.fill(None).map_err(|stop| CallError::Lost(lost(stop)))?;
-            let answer = match kind {
-                Kind::RESPONSE => Some(crate::codec::response(&inlet.bytes()[range.clone()])?),
-                _ => None,
-            };
-            inlet.consume(range.end);
-            let Some((SUBSCRIBE_CALL, outcome)) = answer else { continue };
-            let result = outcome.map_err(|refusal| CallError::Kernel(Box::new(refusal)))?;
-            let opened: SubscribeResult = crate::codec::value(&result)?;
-            return Ok(DirectStream {
-                inlet,
-                id: opened.subscription_id,
-                process: params.id.clone().or_else(|| params.pid.clone()),
-                ledger: Ledger::new(params.from, records),
-                open: opened_streams(params.stream),
-                failed: false,
-            });
+        let mut stream = DirectStream {
+            line,
+            socket,
+            reading: Reading::new(params, standing.has("records")),
+            standing,
+            home,
+            process: params.id.clone().or_else(|| params.pid.clone()),
+            call: FIRST_DIRECT_CALL,
+            subscribing: None,
+            looking: None,
+            leader: Leader::Untold,
+            failed: false,
+        };
+        if matches!(stream.line, Line::Up(_)) {
+            stream.ask(params)?;
         }
+        while stream.reading.id().is_none() {
+            match stream.step(None) {
+                Ok(_) => {}
+                Err(Halt::Refused(error)) => return Err(error),
+                Err(Halt::Failed(error)) => return Err(CallError::Shape(error.to_string())),
+                Err(Halt::Lost(lost)) => return Err(CallError::Lost(lost)),
+            }
+        }
+        Ok(stream)
     }
 
-    /// Its name on the wire.
-    pub fn id(&self) -> &SubscriptionId {
-        &self.id
+    /// Its name on the wire; another one after each loss of the connection.
+    pub fn id(&self) -> Option<&SubscriptionId> {
+        self.reading.id()
     }
 
     /// One past the last byte of a stream that was delivered or named as a gap, if that is known yet.
     pub fn position(&self, stream: StreamName) -> Option<u64> {
-        self.ledger.position(stream)
+        self.reading.position(stream)
     }
 
     /// The next item; none when all streams asked for have ended.
     pub fn next_item(&mut self) -> Result<Option<DirectItem<'_>>, StreamError> {
-        if self.open == [false; 2] {
+        if self.reading.is_over() {
             return Ok(None);
         }
         self.item(None)
@@ -175,91 +222,204 @@ impl DirectStream {
         };
         Ok(Some(match found {
             Found::Chunk { stream, offset, data, partial } => {
-                DirectItem::Chunk { stream, offset, data: &self.inlet.bytes()[data], partial }
+                let data = match &self.line {
+                    Line::Up(inlet) => &inlet.bytes()[data],
+                    // A chunk is found on a line that is up.
+                    Line::Down(_) => &[],
+                };
+                DirectItem::Chunk { stream, offset, data, partial }
             }
             Found::LeaderExited { code } => DirectItem::LeaderExited { code },
-            Found::Other(StreamFrame::Gap { stream, from, to }) => DirectItem::Gap { stream, from, to },
-            Found::Other(StreamFrame::End { stream, total_bytes, gap_bytes, reason }) => {
+            Found::Other(Item::Gap { stream, from, to }) => DirectItem::Gap { stream, from, to },
+            Found::Other(Item::End { stream, total_bytes, gap_bytes, reason }) => {
                 DirectItem::End { stream, total_bytes, gap_bytes, reason }
             }
-            Found::Other(StreamFrame::Overflow | StreamFrame::Chunk { .. }) => DirectItem::Overflow,
+            Found::Other(Item::Overflow | Item::Chunk(_)) => DirectItem::Overflow,
         }))
     }
 
     /// Reads up to the next frame of ours and accounts for it; none at the deadline.
     fn advance(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, StreamError> {
         loop {
-            // The frame handed out last was released by this call.
-            let (kind, range) = match self.inlet.fill(deadline) {
-                Ok(filled) => filled,
-                Err(Stop::Deadline) => return Ok(None),
-                Err(stop) => return Err(StreamError::Lost(lost(stop).to_string())),
-            };
-            let payload = &self.inlet.bytes()[range.clone()];
-            let found = match kind {
-                Kind::STREAM_CHUNK => chunk(payload, range.start, &self.id, &mut self.ledger)?,
-                Kind::EVENT => event(payload, &self.id, self.process.as_ref(), &mut self.ledger)?,
-                // Answers to calls made before, and kinds to come.
-                Kind(_) => None,
-            };
-            if let Some(Found::Other(StreamFrame::End { stream, .. })) = &found {
-                self.open[slot(*stream)] = false;
+            if let Some(code) = self.leader_due() {
+                self.leader = Leader::Told;
+                return Ok(Some(Found::LeaderExited { code }));
             }
-            self.inlet.release(range.end);
-            if found.is_some() {
-                return Ok(found);
+            match self.step(deadline) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => return Ok(None),
+                Ok(None) => {}
+                Err(Halt::Refused(error)) => return Err(StreamError::NotResumed(error.to_string())),
+                Err(Halt::Failed(error)) => return Err(error),
+                Err(Halt::Lost(lost)) => return Err(StreamError::Lost(lost.to_string())),
             }
         }
     }
+
+    /// One frame, or one step towards a new connection; none if that gave nothing for the consumer.
+    fn step(&mut self, deadline: Option<Instant>) -> Result<Option<Found>, Halt> {
+        let inlet = match &mut self.line {
+            Line::Up(inlet) => inlet,
+            Line::Down(outage) => {
+                let Some(home) = &self.home else { return Err(Halt::Lost(Lost::ClosedHere)) };
+                match outage.step(home, Some(&self.standing), deadline) {
+                    Step::NotYet => return Ok(None),
+                    Step::Never(lost) => {
+                        home.tell(&Change::GivenUp(lost.clone()));
+                        return Err(Halt::Lost(lost));
+                    }
+                    Step::Back(greeted) => {
+                        home.tell(&Change::Back { outage: outage.since.elapsed() });
+                        return self.resume(greeted).map(|()| None);
+                    }
+                }
+            }
+        };
+        // The frame handed out last was released by this call.
+        let (kind, range) = match inlet.fill(deadline) {
+            Ok(filled) => filled,
+            Err(Stop::Deadline) => return Ok(None),
+            Err(stop) => return self.part(stop.into()).map(|()| None),
+        };
+        let payload = &inlet.bytes()[range.clone()];
+        let found = match kind {
+            Kind::STREAM_CHUNK => chunk(payload, range.start, &mut self.reading)?,
+            Kind::EVENT => event(payload, self.process.as_ref(), &mut self.reading)?,
+            Kind::RESPONSE => {
+                let (call, outcome) = crate::codec::response(payload)?;
+                inlet.release(range.end);
+                let outcome = outcome.map_err(|refusal| CallError::Kernel(Box::new(refusal)));
+                return self.answered(call, outcome).map(|()| None);
+            }
+            // Kinds to come.
+            Kind(_) => None,
+        };
+        if let Some(Found::LeaderExited { .. }) = found {
+            self.leader = Leader::Told;
+        }
+        inlet.release(range.end);
+        Ok(found)
+    }
+
+    /// The connection is lost: for good, or until it is brought back.
+    fn part(&mut self, lost: Lost) -> Result<(), Halt> {
+        match &self.home {
+            Some(home) if lost.is_the_kernels() => {
+                self.line = Line::Down(Box::new(Outage::new(lost, &home.reconnect)));
+                (self.subscribing, self.looking) = (None, None);
+                Ok(())
+            }
+            Some(_) | None => Err(Halt::Lost(lost)),
+        }
+    }
+
+    /// Asks a new kernel for the rest.
+    fn resume(&mut self, greeted: Greeted) -> Result<(), Halt> {
+        self.socket = greeted.socket;
+        self.standing.hello = greeted.hello;
+        self.line = Line::Up(greeted.inlet);
+        let params = match self.reading.id() {
+            None => self.reading.params().clone(),
+            Some(_) => self.reading.again()?.ok_or(Halt::Failed(StreamError::NotFollowed))?,
+        };
+        self.ask(&params).map_err(Halt::Refused)?;
+        if self.leader == Leader::Untold
+            && let Some(id) = self.process.clone()
+        {
+            self.looking =
+                Some(self.send(Status::NAME, &StatusParams { id, detail: true }).map_err(Halt::Refused)?);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, params: &SubscribeParams) -> Result<(), CallError> {
+        self.subscribing = Some(self.send(Subscribe::NAME, params)?);
+        Ok(())
+    }
+
+    fn send<P: Serialize>(&mut self, method: &str, params: &P) -> Result<u64, CallError> {
+        self.call += 1;
+        let mut out = BytesMut::new();
+        put_request(&mut out, self.call, method, params, None, None)?;
+        match (&*self.socket).write_all(&out) {
+            // A connection that comes back is found lost by reading, after what is still on the way.
+            Err(error) if self.home.is_none() => Err(CallError::Lost(Lost::from_write(error))),
+            Ok(()) | Err(_) => Ok(self.call),
+        }
+    }
+
+    fn answered(&mut self, call: u64, outcome: Result<Bytes, CallError>) -> Result<(), Halt> {
+        if self.subscribing == Some(call) {
+            self.subscribing = None;
+            let error = match outcome {
+                Ok(result) => {
+                    let opened: SubscribeResult = crate::codec::value(&result)?;
+                    return Ok(self.reading.opened(&opened, self.standing.honours_keys())?);
+                }
+                Err(error) => error,
+            };
+            if self.reading.id().is_none() {
+                return Err(Halt::Refused(error));
+            }
+            match self.reading.refused(&error) {
+                Refused::Afresh(params) => self.ask(&params).map_err(Halt::Refused)?,
+                Refused::Failed(error) => return Err(Halt::Failed(error)),
+            }
+        } else if self.looking == Some(call) {
+            self.looking = None;
+            // A status that can't be had is none: the ends of the streams still tell.
+            let status: Option<ProcessStatus> =
+                outcome.ok().and_then(|result| crate::codec::value(&result).ok());
+            if let Some(owed) = status.and_then(|status| status.detail).and_then(|detail| owed(&detail))
+                && self.leader == Leader::Untold
+            {
+                self.leader = owed;
+            }
+        }
+        // Others are answers to calls made before.
+        Ok(())
+    }
+
+    /// The exit code, if the leader exited during a loss and all it wrote is handed out.
+    fn leader_due(&self) -> Option<i32> {
+        let Leader::Owed { code, up_to } = self.leader else { return None };
+        let is_past = |name: StreamName| {
+            // What has ended, or was not asked for, is not waited for.
+            !self.reading.reads(name) || self.reading.position(name).is_some_and(|at| at >= up_to[slot(name)])
+        };
+        (is_past(StreamName::Stdout) && is_past(StreamName::Stderr)).then_some(code)
+    }
 }
 
-fn chunk(
-    payload: &[u8],
-    start: usize,
-    id: &SubscriptionId,
-    ledger: &mut Ledger,
-) -> Result<Option<Found>, StreamError> {
-    let chunk = WireChunk::read(payload).map_err(|error| StreamError::Lost(error.to_string()))?;
-    if chunk.subscription_id != id.as_str() {
+fn owed(detail: &Detail) -> Option<Leader> {
+    let code = detail.exit.as_ref()?.v1_code();
+    let mut up_to = [0; 2];
+    for stream in &detail.streams {
+        up_to[slot(stream.stream)] = stream.bytes;
+    }
+    Some(Leader::Owed { code, up_to })
+}
+
+fn chunk(payload: &[u8], start: usize, reading: &mut Reading) -> Result<Option<Found>, Halt> {
+    let chunk = WireChunk::read(payload).map_err(crate::codec::nonsense)?;
+    if reading.id().is_none_or(|id| chunk.subscription_id != id.as_str()) {
         return Ok(None);
     }
-    let offset = ledger.chunk(chunk.stream, chunk.sequence, chunk.offset, chunk.data.len())?;
+    let offset = reading.chunk(chunk.stream, chunk.sequence, chunk.offset, chunk.data.len())?;
     // Data stands last in a chunk of ours, but may stand anywhere: its place is told by its address.
     let begin = start + (chunk.data.as_ptr() as usize - payload.as_ptr() as usize);
     let data = begin..begin + chunk.data.len();
     Ok(Some(Found::Chunk { stream: chunk.stream, offset, data, partial: chunk.partial }))
 }
 
-fn event(
-    payload: &[u8],
-    id: &SubscriptionId,
-    process: Option<&ProcessId>,
-    ledger: &mut Ledger,
-) -> Result<Option<Found>, StreamError> {
-    let Read { record, exit } =
-        crate::codec::read_event(payload).map_err(|lost| StreamError::Lost(lost.to_string()))?;
+fn event(payload: &[u8], process: Option<&ProcessId>, reading: &mut Reading) -> Result<Option<Found>, Halt> {
+    let Read { record, exit } = crate::codec::read_event(payload)?;
     if let Some(exit) = exit {
         return Ok((Some(&exit.id) == process).then_some(Found::LeaderExited { code: exit.code }));
     }
     let Some((subscription, frame)) = record else { return Ok(None) };
-    if subscription != id.as_str() {
+    if reading.id().is_none_or(|id| subscription != id.as_str()) {
         return Ok(None);
     }
-    match &frame {
-        StreamFrame::Gap { stream, from, to } => ledger.gap(*stream, *from, *to)?,
-        StreamFrame::End { stream, total_bytes, gap_bytes, .. } => {
-            ledger.end(*stream, *total_bytes, *gap_bytes)?
-        }
-        StreamFrame::Overflow | StreamFrame::Chunk { .. } => {}
-    }
-    Ok(Some(Found::Other(frame)))
-}
-
-fn lost(stop: Stop) -> Lost {
-    match stop {
-        Stop::Closed { unread } => Lost::Closed { unread },
-        Stop::Frame(error) => Lost::Frame(error),
-        Stop::Os(error) => Lost::Os(Arc::new(error)),
-        Stop::Deadline => Lost::ClosedHere,
-    }
+    Ok(Some(Found::Other(reading.account(frame)?)))
 }

@@ -10,6 +10,7 @@ use kairo_wire::response::CallError as Refusal;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,32 @@ pub enum Lost {
     /// This side closed it.
     #[error("the connection was closed on this side")]
     ClosedHere,
+    /// It was waited for, and did not come back.
+    #[error("{lost}, and was not back within {} s", .patience.as_secs_f32())]
+    NotBack {
+        /// How long it was waited for.
+        patience: Duration,
+        /// How it was lost.
+        lost: Box<Lost>,
+    },
+}
+
+impl Lost {
+    pub(crate) fn from_write(error: io::Error) -> Lost {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Lost::Closed { unread: 0 },
+            _ => Lost::Os(Arc::new(error)),
+        }
+    }
+
+    /// The kernel, or the system, ended the connection; another one may be had. A peer that sends nonsense is not asked
+    /// again.
+    pub(crate) fn is_the_kernels(&self) -> bool {
+        match self {
+            Lost::Closed { .. } | Lost::Os(_) => true,
+            Lost::Frame(_) | Lost::Payload(_) | Lost::ClosedHere | Lost::NotBack { .. } => false,
+        }
+    }
 }
 
 /// Why a call has no result.
@@ -97,6 +124,13 @@ pub enum CallError {
     /// The connection ended before the answer.
     #[error("{0}")]
     Lost(#[from] Lost),
+    /// The kernel went away before it answered, and another one is there. The call may have been carried out, and would
+    /// be carried out twice if it were sent again; with an idempotency key, where the method has one, it isn't.
+    #[error("the kernel went away before it answered {method}: that may have happened or not")]
+    Interrupted {
+        /// What was called.
+        method: String,
+    },
     /// No answer in time. The call may still be carried out.
     #[error("no answer within the deadline")]
     Deadline,
@@ -116,9 +150,11 @@ impl CallError {
     pub fn code(&self) -> Option<Code> {
         match self {
             CallError::Kernel(error) => error.code(),
-            CallError::Lost(_) | CallError::Deadline | CallError::Shape(_) | CallError::TooLarge { .. } => {
-                None
-            }
+            CallError::Lost(_)
+            | CallError::Interrupted { .. }
+            | CallError::Deadline
+            | CallError::Shape(_)
+            | CallError::TooLarge { .. } => None,
         }
     }
 
@@ -127,6 +163,7 @@ impl CallError {
         match self {
             CallError::Kernel(error) => error.code().and_then(advice),
             CallError::Lost(_) => Some("see whether the daemon still runs: `kairo doctor`, or its log"),
+            CallError::Interrupted { .. } => Some("see what came of it, then call again: `kairo status ID`"),
             CallError::Deadline => Some("give it more time, or see who waits for whom: `kairo status ID`"),
             CallError::Shape(_) => {
                 Some("client and kernel may be of different versions: `kairo introspect` tells")
@@ -212,6 +249,18 @@ pub enum StreamError {
         /// Which stream.
         stream: StreamName,
     },
+    /// The kernel that came back does not know the process: its predecessor's state is gone.
+    #[error("the kernel that came back does not know the process")]
+    Forgotten,
+    /// While the connection was lost the id was given to another process, so the offsets name other bytes.
+    #[error("the id names another process now")]
+    OtherLife,
+    /// All streams had ended when the connection was lost, and a new kernel follows the id into its next life for nobody.
+    #[error("the connection was lost after the streams had ended, so the id's next life is not followed")]
+    NotFollowed,
+    /// The stream can't go on over a new connection.
+    #[error("the stream can't be resumed: {0}")]
+    NotResumed(String),
     /// The connection ended before the stream did.
     #[error("{0}")]
     Lost(String),

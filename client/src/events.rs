@@ -1,13 +1,13 @@
 //! Bus events and exit notices as iterators.
 
-use crate::connection::{Link, unsubscribe_events};
 use crate::error::Lost;
-use crate::state::{Interest, Unmet};
+use crate::state::{Heard, Interest, Link, Unmet};
 use bytes::Bytes;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::event::{EventFrame, ProcessExitNotice};
 use kairo_wire::id::SubscriptionId;
-use kairo_wire::methods::event::UnsubscribeParams;
+use kairo_wire::method::Method;
+use kairo_wire::methods::event::{Unsubscribe, UnsubscribeParams};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,44 +33,57 @@ pub struct BusEvent {
     pub trace_id: Option<String>,
 }
 
+/// What a subscription to events gives.
+#[derive(Clone, Debug)]
+pub enum EventItem<T> {
+    /// An event.
+    Event(T),
+    /// The connection was lost and is there again. What happened in between is not told: whoever needs to know asks
+    /// for the state of things now.
+    Resumed {
+        /// How long it was away, from when that was noticed.
+        outage: Duration,
+    },
+}
+
 /// A subscription to bus events. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Events {
     link: Arc<Link>,
     room: u64,
-    id: SubscriptionId,
 }
 
 impl Events {
-    pub(crate) fn new(link: Arc<Link>, room: u64, id: SubscriptionId) -> Events {
-        Events { link, room, id }
+    pub(crate) fn new(link: Arc<Link>, room: u64) -> Events {
+        Events { link, room }
     }
 
-    /// Its name on the wire.
-    pub fn id(&self) -> &SubscriptionId {
-        &self.id
+    /// Its name on the wire; another one after each loss of the connection.
+    pub fn id(&self) -> Option<SubscriptionId> {
+        self.link.lock().events.get(&self.room).and_then(|room| room.id.clone())
     }
 
-    /// The next event, or none if none comes in time.
-    pub fn next_within(&mut self, patience: Duration) -> Result<Option<BusEvent>, Lost> {
-        take(&self.link, self.room, Some(Instant::now() + patience))
-            .and_then(|found| found.map(bus).transpose())
+    /// The next item, or none if none comes in time.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<EventItem<BusEvent>>, Lost> {
+        take(&self.link, self.room, Some(Instant::now() + patience), bus)
     }
 }
 
-/// Until the connection is lost; that is the last item.
+/// Until the connection is lost for good; that is the last item.
 impl Iterator for Events {
-    type Item = Result<BusEvent, Lost>;
+    type Item = Result<EventItem<BusEvent>, Lost>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        take(&self.link, self.room, None).and_then(|found| found.map(bus).transpose()).transpose()
+        take(&self.link, self.room, None, bus).transpose()
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        self.link.shared.lock().close_events(self.room);
-        unsubscribe_events(&self.link, &UnsubscribeParams { subscription_id: self.id.clone() });
+        let named = self.link.lock().close_events(self.room);
+        if let Some(subscription_id) = named {
+            self.link.tell(Unsubscribe::NAME, &UnsubscribeParams { subscription_id });
+        }
     }
 }
 
@@ -87,32 +100,37 @@ impl Exits {
     }
 
     /// The next exit, or none if none comes in time.
-    pub fn next_within(&mut self, patience: Duration) -> Result<Option<ProcessExitNotice>, Lost> {
-        take(&self.link, self.room, Some(Instant::now() + patience))
-            .and_then(|found| found.map(exit).transpose())
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<EventItem<ProcessExitNotice>>, Lost> {
+        take(&self.link, self.room, Some(Instant::now() + patience), exit)
     }
 }
 
-/// Until the connection is lost; that is the last item.
+/// Until the connection is lost for good; that is the last item.
 impl Iterator for Exits {
-    type Item = Result<ProcessExitNotice, Lost>;
+    type Item = Result<EventItem<ProcessExitNotice>, Lost>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        take(&self.link, self.room, None).and_then(|found| found.map(exit).transpose()).transpose()
+        take(&self.link, self.room, None, exit).transpose()
     }
 }
 
 impl Drop for Exits {
     fn drop(&mut self) {
-        self.link.shared.lock().close_events(self.room);
+        self.link.lock().close_events(self.room);
     }
 }
 
-fn take(link: &Link, room: u64, deadline: Option<Instant>) -> Result<Option<Bytes>, Lost> {
-    match link.shared.wait(Interest::Events(room), deadline, |state| state.take_event(room)) {
-        Ok(payload) => Ok(Some(payload)),
+fn take<T>(
+    link: &Link,
+    room: u64,
+    deadline: Option<Instant>,
+    read: impl FnOnce(Bytes) -> Result<T, Lost>,
+) -> Result<Option<EventItem<T>>, Lost> {
+    match link.wait(Interest::Events(room), deadline, |state| state.take_event(room)) {
+        Ok(Heard::Event(payload)) => read(payload).map(|event| Some(EventItem::Event(event))),
+        Ok(Heard::Resumed(outage)) => Ok(Some(EventItem::Resumed { outage })),
+        Ok(Heard::Refused(lost)) | Err(Unmet::Lost(lost)) => Err(lost),
         Err(Unmet::Deadline) => Ok(None),
-        Err(Unmet::Lost(lost)) => Err(lost),
     }
 }
 

@@ -14,6 +14,7 @@
 //!
 //! Invariant: `start <= buffer.len()`, and the bytes from `start` begin with a header.
 
+use crate::error::Lost;
 use bytes::Bytes;
 use kairo_wire::frame::{FrameError, Header, Kind};
 use kairo_wire::limits::HEADER_BYTES;
@@ -46,6 +47,18 @@ pub(crate) enum Stop {
     Frame(FrameError),
     /// The system said no.
     Os(io::Error),
+}
+
+impl From<Stop> for Lost {
+    fn from(stop: Stop) -> Lost {
+        match stop {
+            Stop::Closed { unread } => Lost::Closed { unread },
+            Stop::Frame(error) => Lost::Frame(error),
+            Stop::Os(error) => Lost::Os(Arc::new(error)),
+            // Only this side sets deadlines.
+            Stop::Deadline => Lost::ClosedHere,
+        }
+    }
 }
 
 /// The receiving half of a connection.

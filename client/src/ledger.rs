@@ -4,6 +4,9 @@
 //! the stream was. This room adds them up and refuses the first that does not fit. It knows nothing of sockets
 //! or frames, so it can be tested on paper.
 //!
+//! The account outlives its connection: a new one numbers its chunks from 1 again, and its end record counts only the
+//! gaps it told of itself.
+//!
 //! Invariant, per stream: `next` is one past the last byte accounted for, delivered or named as a gap.
 
 use crate::error::StreamError;
@@ -17,9 +20,17 @@ enum Track {
     /// Everything before `next` is accounted for.
     At {
         next: u64,
-        /// Bytes named as missed since the subscription began.
+        /// Bytes named as missed since this connection began.
         gap_bytes: u64,
+        /// Bytes named as missed on the connections before.
+        gap_bytes_before: u64,
     },
+}
+
+impl Track {
+    fn at(next: u64) -> Track {
+        Track::At { next, gap_bytes: 0, gap_bytes_before: 0 }
+    }
 }
 
 /// The account of one subscription.
@@ -30,6 +41,8 @@ pub(crate) struct Ledger {
     sequence: u64,
     /// The kernel granted `records`: chunks have offsets, gaps and ends are told.
     records: bool,
+    /// Something has been accounted for.
+    begun: bool,
 }
 
 fn index(stream: StreamName) -> usize {
@@ -41,7 +54,7 @@ fn index(stream: StreamName) -> usize {
 
 impl Ledger {
     pub(crate) fn new(start: Start, records: bool) -> Ledger {
-        let at = |next| Track::At { next, gap_bytes: 0 };
+        let at = Track::at;
         let tracks = match start {
             _ if !records => [Track::Anywhere; 2],
             Start::Oldest => [at(0); 2],
@@ -49,7 +62,31 @@ impl Ledger {
             Start::At(offset) => [at(offset); 2],
             Start::Each { stdout, stderr } => [at(stdout), at(stderr)],
         };
-        Ledger { tracks, sequence: 1, records }
+        Ledger { tracks, sequence: 1, records, begun: false }
+    }
+
+    /// A connection begins to deliver, the first or another one. `from` is where the kernel begins, if it has told.
+    pub(crate) fn begin(&mut self, from: Option<Start>) {
+        self.sequence = 1;
+        let told = match from {
+            Some(Start::At(offset)) => [Some(offset); 2],
+            Some(Start::Each { stdout, stderr }) => [Some(stdout), Some(stderr)],
+            Some(Start::Oldest | Start::Now) | None => [None; 2],
+        };
+        for (track, told) in self.tracks.iter_mut().zip(told) {
+            match (&mut *track, told) {
+                (Track::Anywhere, Some(offset)) if self.records => *track = Track::at(offset),
+                (Track::Anywhere, _) => {}
+                (Track::At { gap_bytes, gap_bytes_before, .. }, _) => {
+                    *gap_bytes_before += std::mem::take(gap_bytes);
+                }
+            }
+        }
+    }
+
+    /// Something has been accounted for.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Accounts for a chunk; returns where its bytes are in the stream.
@@ -65,9 +102,9 @@ impl Ledger {
         }
         self.sequence += 1;
         let track = &mut self.tracks[index(stream)];
-        let (next, gap_bytes) = match (*track, offset) {
-            (Track::At { next, gap_bytes }, _) => (next, gap_bytes),
-            (Track::Anywhere, offset) => (offset.unwrap_or(0), 0),
+        let (next, gap_bytes, gap_bytes_before) = match (*track, offset) {
+            (Track::At { next, gap_bytes, gap_bytes_before }, _) => (next, gap_bytes, gap_bytes_before),
+            (Track::Anywhere, offset) => (offset.unwrap_or(0), 0, 0),
         };
         let offset = match offset {
             Some(offset) => offset,
@@ -80,16 +117,17 @@ impl Ledger {
         if offset < next {
             return Err(StreamError::Repeated { stream, from: offset, to: next });
         }
-        *track = Track::At { next: offset + length as u64, gap_bytes };
+        *track = Track::At { next: offset + length as u64, gap_bytes, gap_bytes_before };
+        self.begun = true;
         Ok(offset)
     }
 
     /// Accounts for a named gap.
     pub(crate) fn gap(&mut self, stream: StreamName, from: u64, to: u64) -> Result<(), StreamError> {
         let track = &mut self.tracks[index(stream)];
-        let (next, gap_bytes) = match *track {
-            Track::At { next, gap_bytes } => (next, gap_bytes),
-            Track::Anywhere => (from, 0),
+        let (next, gap_bytes, gap_bytes_before) = match *track {
+            Track::At { next, gap_bytes, gap_bytes_before } => (next, gap_bytes, gap_bytes_before),
+            Track::Anywhere => (from, 0, 0),
         };
         if from > next {
             return Err(StreamError::Missing { stream, from: next, to: from });
@@ -97,22 +135,22 @@ impl Ledger {
         if from < next || to <= from {
             return Err(StreamError::Repeated { stream, from, to: next });
         }
-        *track = Track::At { next: to, gap_bytes: gap_bytes + (to - from) };
+        *track = Track::At { next: to, gap_bytes: gap_bytes + (to - from), gap_bytes_before };
+        self.begun = true;
         Ok(())
     }
 
-    /// Closes the account of a stream, and opens that of its id's next life.
+    /// Closes the account of a stream, and opens that of its id's next life. Returns how many bytes were missed in all.
     pub(crate) fn end(
         &mut self,
         stream: StreamName,
         total_bytes: u64,
         gap_bytes: u64,
-    ) -> Result<(), StreamError> {
+    ) -> Result<u64, StreamError> {
         let track = &mut self.tracks[index(stream)];
-        let found = *track;
-        *track = Track::At { next: 0, gap_bytes: 0 };
+        let found = std::mem::replace(track, Track::at(0));
         match found {
-            Track::Anywhere => Ok(()),
+            Track::Anywhere => Ok(gap_bytes),
             Track::At { next, .. } if next < total_bytes => {
                 Err(StreamError::Missing { stream, from: next, to: total_bytes })
             }
@@ -122,7 +160,7 @@ impl Ledger {
             Track::At { gap_bytes: counted, .. } if counted != gap_bytes => {
                 Err(StreamError::GapsDisagree { stream, counted, told: gap_bytes })
             }
-            Track::At { .. } => Ok(()),
+            Track::At { gap_bytes_before, .. } => Ok(gap_bytes_before + gap_bytes),
         }
     }
 
@@ -147,8 +185,8 @@ mod tests {
         assert_eq!(ledger.chunk(Stderr, 2, Some(0), 3), Ok(0));
         assert_eq!(ledger.chunk(Stdout, 3, Some(10), 5), Ok(10));
         assert_eq!(ledger.position(Stdout), Some(15));
-        assert_eq!(ledger.end(Stdout, 15, 0), Ok(()));
-        assert_eq!(ledger.end(Stderr, 3, 0), Ok(()));
+        assert_eq!(ledger.end(Stdout, 15, 0), Ok(0));
+        assert_eq!(ledger.end(Stderr, 3, 0), Ok(0));
     }
 
     #[test]
@@ -158,7 +196,7 @@ mod tests {
         let missing = Err(StreamError::Missing { stream: Stdout, from: 10, to: 11 });
         assert_eq!(ledger.clone().chunk(Stdout, 2, Some(11), 1), missing);
         assert_eq!(ledger.clone().gap(Stdout, 11, 20), missing.clone().map(|_| ()));
-        assert_eq!(ledger.end(Stdout, 11, 0), missing.map(|_| ()));
+        assert_eq!(ledger.end(Stdout, 11, 0), missing);
     }
 
     #[test]
@@ -189,7 +227,7 @@ mod tests {
         assert_eq!(ledger.chunk(Stdout, 1, Some(100), 1), Ok(100));
         let disagree = StreamError::GapsDisagree { stream: Stdout, counted: 100, told: 99 };
         assert_eq!(ledger.clone().end(Stdout, 101, 99), Err(disagree));
-        assert_eq!(ledger.end(Stdout, 101, 100), Ok(()));
+        assert_eq!(ledger.end(Stdout, 101, 100), Ok(100));
     }
 
     #[test]
@@ -207,7 +245,7 @@ mod tests {
         assert_eq!(ledger.position(Stdout), None);
         assert_eq!(ledger.chunk(Stdout, 1, Some(1_000), 4), Ok(1_000));
         assert!(ledger.chunk(Stdout, 2, Some(1_005), 4).is_err());
-        assert_eq!(ledger.end(Stderr, 77, 0), Ok(()));
+        assert_eq!(ledger.end(Stderr, 77, 0), Ok(0));
     }
 
     #[test]
@@ -222,5 +260,18 @@ mod tests {
     fn a_chunk_without_an_offset_is_refused_where_offsets_were_granted() {
         let mut ledger = Ledger::new(Start::Oldest, true);
         assert_eq!(ledger.chunk(Stdout, 1, None, 4), Err(StreamError::NoOffset { stream: Stdout }));
+    }
+
+    #[test]
+    fn an_account_goes_on_over_another_connection() {
+        let mut ledger = Ledger::new(Start::Oldest, true);
+        ledger.begin(None);
+        ledger.gap(Stdout, 0, 100).unwrap();
+        ledger.chunk(Stdout, 1, Some(100), 10).unwrap();
+        ledger.begin(Some(Start::Each { stdout: 110, stderr: 0 }));
+        assert_eq!(ledger.position(Stdout), Some(110));
+        assert_eq!(ledger.chunk(Stdout, 1, Some(110), 10), Ok(110));
+        ledger.gap(Stdout, 120, 130).unwrap();
+        assert_eq!(ledger.end(Stdout, 130, 10), Ok(110), "its end counts its own gaps, ours all of them");
     }
 }

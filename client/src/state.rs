@@ -4,40 +4,43 @@
 //! for itself and for everybody else. It puts what it read where it belongs, wakes whom that concerns, and when
 //! it has its own, it leaves the reading to one of those who still wait. So a lone call costs no hand-over between
 //! threads, an idle connection costs nothing at all, and a consumer that stops consuming stops the reading: then
-//! the socket fills and the kernel sees a slow reader.
+//! the socket fills and the kernel sees a slow reader. A lost connection is brought back the same way: by one who waits,
+//! for all.
 //!
 //! ```text
-//!   waiting thread ──has its own?──▶ returns, and wakes a follower to read on
+//!   waiting thread ──has its own?──▶ returns, and wakes a follower to go on
 //!        │ no                 ▲
 //!        ▼                    │ dispatch: answers, chunks, events to their places
-//!   inlet free and ──yes──▶ reads a batch of frames, without the lock
-//!   nobody congested?
-//!        └──no──▶ sleeps until its own comes, or the reading is free
+//!   line free and   ──yes──▶ up: reads a batch of frames, without the lock
+//!   nobody congested?        down: takes a step towards a new connection, without the lock
+//!        └──no──▶ sleeps until its own comes, or the line is free
 //! ```
 //!
-//! Invariant: `inlet` is `None` exactly while one thread reads; whenever it is put back and somebody who may read
-//! still waits, one such waiter is awake.
+//! Requests out are in `outlet`, frames in in `dispatch`, what becomes of all this when the connection is lost in
+//! `resume`. Locks are taken in this order: outlet, state.
+//! Invariant: `line` is `None` exactly while one thread reads or mends; whenever it is put back and somebody who may
+//! use it still waits, one such waiter is awake.
 
-use crate::error::{CallError, Lost};
+use crate::error::{CallError, Lost, StreamError};
 use crate::inlet::{Inlet, Stop};
+use crate::outlet::{Outlet, Request};
 use crate::queue::Queue;
+use crate::reading::Reading;
+use crate::reconnect::{FIRST_CALL, Greeted, Home, Line, Standing};
+use crate::resume::{Errand, Resuming};
+use crate::subscription::Item;
 use bytes::Bytes;
-use kairo_wire::chunk::Chunk as WireChunk;
-use kairo_wire::codec::check::check;
-use kairo_wire::event::{self, Event, EventFrame};
-use kairo_wire::frame::{Header, Kind};
-use kairo_wire::limits::HEADER_BYTES;
-use kairo_wire::methods::stream::{StreamName, SubscribeResult};
-use std::collections::{HashMap, HashSet};
+use kairo_wire::event;
+use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::stream::{StreamName, SubscribeParams};
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Past this many queued bytes not even a call reads on, because what it waits for may never come.
 const CONGESTED_FOR_CALLS_BYTES: usize = 64 << 20;
-
-/// Data up to this size is copied out of the receive buffer; longer data is shared with it. A short chunk must not
-/// keep a long buffer alive.
-const COPIED_BYTES_MAX: usize = 4 << 10;
 
 /// What somebody waits for. At most one thread waits for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,14 +60,30 @@ pub(crate) enum Unmet {
     Deadline,
 }
 
+/// What the answer to a call opens, at the moment it is read: so that what comes right behind it finds its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opens {
+    Stream(u64),
+    Events(u64),
+}
+
 /// A call in flight.
 #[derive(Debug)]
-enum CallSlot {
-    /// Nothing yet. A subscribe call opens a queue at the moment its answer is read, so that the chunks behind the
-    /// answer find it.
-    Waiting { opens: Option<u64> },
+pub(crate) enum CallSlot {
+    /// Nothing yet.
+    Waiting(Waiting),
     /// There it is.
     Answered(Result<Bytes, CallError>),
+}
+
+/// A call without an answer.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) opens: Option<Opens>,
+    /// Somebody will ask for the answer; else it is dropped.
+    pub(crate) wanted: bool,
+    /// How it was asked; kept where a connection comes back.
+    pub(crate) request: Option<Request>,
 }
 
 /// What a subscription to a process receives, not yet checked.
@@ -92,14 +111,36 @@ pub(crate) enum StreamFrame {
     Overflow,
 }
 
+/// A subscription to a process.
+#[derive(Debug)]
+pub(crate) struct StreamRoom {
+    pub(crate) queue: Queue<Result<Item, StreamError>>,
+    pub(crate) reading: Reading,
+    /// Its last item, an error, is in the queue.
+    pub(crate) failed: bool,
+}
+
 /// A subscription to events.
 #[derive(Debug)]
-struct EventRoom {
-    takes: EventKinds,
-    queue: Queue<Bytes>,
+pub(crate) struct EventRoom {
+    pub(crate) takes: EventKinds,
+    pub(crate) queue: Queue<Heard>,
+    /// Its name on the wire; none before the first answer, and for notices.
+    pub(crate) id: Option<SubscriptionId>,
     /// The bus event it got last: the kernel sends one frame per subscription and does not say for which, so each
     /// copy goes to the next room that has not had one.
-    last: Option<Box<str>>,
+    pub(crate) last: Option<Box<str>>,
+}
+
+/// What a subscription to events receives.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// The payload of an EVENT frame.
+    Event(Bytes),
+    /// The connection was lost for so long and is there again.
+    Resumed(Duration),
+    /// The new kernel does not take the subscription.
+    Refused(Lost),
 }
 
 /// Which EVENT frames a room takes.
@@ -114,49 +155,81 @@ pub(crate) enum EventKinds {
 /// Everything behind the lock.
 #[derive(Debug)]
 pub(crate) struct State {
-    inlet: Option<Inlet>,
-    calls: HashMap<u64, CallSlot>,
-    /// Calls nobody waits for any more; their answers are dropped.
-    abandoned: HashSet<u64>,
+    pub(crate) line: Option<Line>,
+    /// Of the line, to end it from another thread.
+    pub(crate) socket: Arc<UnixStream>,
+    pub(crate) standing: Standing,
+    pub(crate) calls: HashMap<u64, CallSlot>,
+    /// Calls that subscribe again, on behalf of nobody who waits.
+    pub(crate) resuming: HashMap<u64, Resuming>,
     /// From the subscription's id on the wire to our number of it.
-    names: HashMap<Box<str>, u64>,
-    streams: HashMap<u64, Queue<StreamFrame>>,
-    events: HashMap<u64, EventRoom>,
+    pub(crate) names: HashMap<Box<str>, u64>,
+    pub(crate) streams: HashMap<u64, StreamRoom>,
+    pub(crate) events: HashMap<u64, EventRoom>,
     followers: HashMap<Interest, Arc<Condvar>>,
-    lost: Option<Lost>,
+    /// What has to be sent because of what came.
+    pub(crate) errands: Vec<Errand>,
+    pub(crate) lost: Option<Lost>,
+    /// True exactly while there is no connection to send on; what is to be sent waits for the next.
+    pub(crate) down: bool,
+    /// How long the last outage was.
+    pub(crate) outage: Duration,
     next: u64,
 }
 
-/// The lock, and the way to wait under it.
+/// What calls and subscriptions of one connection share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Link {
     state: Mutex<State>,
+    /// Taken for the length of one write, so that requests do not mix.
+    pub(crate) out: Mutex<Outlet>,
+    /// The way back, if there is one.
+    pub(crate) home: Option<Home>,
+    /// The next call's.
+    pub(crate) number: AtomicU64,
 }
 
-impl Shared {
-    pub(crate) fn new(inlet: Inlet) -> Shared {
-        Shared {
-            state: Mutex::new(State {
-                inlet: Some(inlet),
-                calls: HashMap::new(),
-                abandoned: HashSet::new(),
-                names: HashMap::new(),
-                streams: HashMap::new(),
-                events: HashMap::new(),
-                followers: HashMap::new(),
-                lost: None,
-                next: 1,
-            }),
-        }
+/// A connection that is shared no more.
+#[derive(Debug)]
+pub(crate) struct Unshared {
+    pub(crate) line: Option<Line>,
+    pub(crate) socket: Arc<UnixStream>,
+    pub(crate) standing: Standing,
+    pub(crate) home: Option<Home>,
+}
+
+impl Link {
+    pub(crate) fn new(greeted: Greeted, home: Option<Home>) -> Link {
+        let Greeted { socket, inlet, hello } = greeted;
+        let state = State {
+            line: Some(Line::Up(inlet)),
+            socket: Arc::clone(&socket),
+            standing: Standing { hello, lowered: None },
+            calls: HashMap::new(),
+            resuming: HashMap::new(),
+            names: HashMap::new(),
+            streams: HashMap::new(),
+            events: HashMap::new(),
+            followers: HashMap::new(),
+            errands: Vec::new(),
+            lost: None,
+            down: false,
+            outage: Duration::ZERO,
+            next: 1,
+        };
+        let out = Mutex::new(Outlet::new(socket));
+        Link { state: Mutex::new(state), out, home, number: AtomicU64::new(FIRST_CALL) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The inlet, if this is the last who knows of it.
-    pub(crate) fn into_inlet(self) -> Option<Inlet> {
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).inlet
+    /// Its parts, if this is the last who knows of it.
+    pub(crate) fn unshare(self) -> Unshared {
+        let State { line, socket, standing, .. } =
+            self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Unshared { line, socket, standing, home: self.home }
     }
 
     /// Waits until `met` gives something, reading the socket where nobody else does.
@@ -168,6 +241,12 @@ impl Shared {
     ) -> Result<T, Unmet> {
         let mut state = self.lock();
         let outcome = loop {
+            if !state.errands.is_empty() {
+                let errands = std::mem::take(&mut state.errands);
+                drop(state);
+                self.run(errands);
+                state = self.lock();
+            }
             if let Some(found) = met(&mut state) {
                 break Ok(found);
             }
@@ -177,9 +256,10 @@ impl Shared {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 break Err(Unmet::Deadline);
             }
-            let inlet = if state.may_read(interest) { state.inlet.take() } else { None };
-            state = match inlet {
-                Some(inlet) => self.read(state, inlet, deadline),
+            let line = if state.may_use_line(interest) { state.line.take() } else { None };
+            state = match line {
+                Some(Line::Up(inlet)) => self.read(state, inlet, deadline),
+                Some(Line::Down(outage)) => self.mend(state, outage, deadline),
                 None => Self::follow(state, interest, deadline),
             };
         };
@@ -196,18 +276,15 @@ impl Shared {
         drop(state);
         let filled = inlet.fill(deadline);
         let mut state = self.lock();
-        match filled {
-            Ok(_) => {
-                if let Err(lost) = state.dispatch(&mut inlet) {
-                    state.lose(lost);
-                }
-            }
-            Err(Stop::Deadline) => {}
-            Err(Stop::Closed { unread }) => state.lose(Lost::Closed { unread }),
-            Err(Stop::Frame(error)) => state.lose(Lost::Frame(error)),
-            Err(Stop::Os(error)) => state.lose(Lost::Os(Arc::new(error))),
+        let stopped = match filled {
+            Ok(_) => state.dispatch(&mut inlet).err(),
+            Err(Stop::Deadline) => None,
+            Err(stop) => Some(stop.into()),
+        };
+        state.line = Some(Line::Up(inlet));
+        if let Some(lost) = stopped {
+            self.part(&mut state, lost);
         }
-        state.inlet = Some(inlet);
         state
     }
 
@@ -231,29 +308,28 @@ impl Shared {
 }
 
 impl State {
-    fn number(&mut self) -> u64 {
+    fn room(&mut self) -> u64 {
         let number = self.next;
         self.next += 1;
         number
     }
 
-    /// A number for a call that is about to be sent, and a place for its answer.
-    pub(crate) fn open_call(&mut self, opens: Option<u64>) -> Result<u64, Lost> {
+    /// A place for the answer of a call that is about to be sent.
+    pub(crate) fn open_call(&mut self, call: u64, waiting: Waiting) -> Result<(), Lost> {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
         }
-        let call = self.number();
-        self.calls.insert(call, CallSlot::Waiting { opens });
-        Ok(call)
+        self.calls.insert(call, CallSlot::Waiting(waiting));
+        Ok(())
     }
 
     /// The answer, once.
     pub(crate) fn take_answer(&mut self, call: u64) -> Option<Result<Bytes, CallError>> {
         match self.calls.get(&call)? {
-            CallSlot::Waiting { .. } => None,
+            CallSlot::Waiting(_) => None,
             CallSlot::Answered(_) => match self.calls.remove(&call)? {
                 CallSlot::Answered(answer) => Some(answer),
-                CallSlot::Waiting { .. } => None,
+                CallSlot::Waiting(_) => None,
             },
         }
     }
@@ -265,211 +341,107 @@ impl State {
 
     /// Nobody will ask for the answer.
     pub(crate) fn abandon_call(&mut self, call: u64) {
-        if let Some(CallSlot::Waiting { opens }) = self.calls.remove(&call) {
-            if let Some(stream) = opens {
-                self.streams.remove(&stream);
+        match self.calls.get_mut(&call) {
+            Some(CallSlot::Waiting(waiting)) => {
+                waiting.wanted = false;
+                match waiting.opens {
+                    Some(Opens::Stream(stream)) => drop(self.streams.remove(&stream)),
+                    Some(Opens::Events(room)) => drop(self.events.remove(&room)),
+                    None => {}
+                }
             }
-            self.abandoned.insert(call);
+            Some(CallSlot::Answered(_)) => drop(self.calls.remove(&call)),
+            None => {}
         }
     }
 
     /// A place for the items of a subscription that is about to be asked for.
-    pub(crate) fn open_stream(&mut self) -> u64 {
-        let stream = self.number();
-        self.streams.insert(stream, Queue::default());
+    pub(crate) fn open_stream(&mut self, params: &SubscribeParams) -> u64 {
+        let stream = self.room();
+        let reading = Reading::new(params, self.standing.has("records"));
+        self.streams.insert(stream, StreamRoom { queue: Queue::default(), reading, failed: false });
         stream
     }
 
-    pub(crate) fn take_frame(&mut self, stream: u64) -> Option<StreamFrame> {
-        self.streams.get_mut(&stream)?.pop()
+    pub(crate) fn take_item(&mut self, stream: u64) -> Option<Result<Item, StreamError>> {
+        self.streams.get_mut(&stream)?.queue.pop()
     }
 
-    /// Forgets a subscription; what still comes of it is dropped.
-    pub(crate) fn close_stream(&mut self, stream: u64) {
-        self.streams.remove(&stream);
-        self.names.retain(|_, number| *number != stream);
+    /// Forgets a subscription; what still comes of it is dropped. Returns its name, if this connection has given it one.
+    pub(crate) fn close_stream(&mut self, stream: u64) -> Option<SubscriptionId> {
+        let room = self.streams.remove(&stream);
+        let id = room.and_then(|room| room.reading.id().cloned());
+        let named = id.filter(|id| self.names.remove(id.as_str()).is_some());
         self.pass_on();
+        named
     }
 
+    /// A place for events, and what it takes.
     pub(crate) fn open_events(&mut self, takes: EventKinds) -> u64 {
-        let room = self.number();
-        self.events.insert(room, EventRoom { takes, queue: Queue::default(), last: None });
+        let room = self.room();
+        self.events.insert(room, EventRoom { takes, queue: Queue::default(), id: None, last: None });
         room
     }
 
-    pub(crate) fn take_event(&mut self, room: u64) -> Option<Bytes> {
+    pub(crate) fn take_event(&mut self, room: u64) -> Option<Heard> {
         self.events.get_mut(&room)?.queue.pop()
     }
 
-    pub(crate) fn close_events(&mut self, room: u64) {
-        self.events.remove(&room);
+    /// Forgets a subscription to events. Returns its name.
+    pub(crate) fn close_events(&mut self, room: u64) -> Option<SubscriptionId> {
+        let id = self.events.remove(&room).and_then(|room| room.id);
         self.pass_on();
+        id
     }
 
     /// Ends the connection for everybody, for a reason. The first reason counts.
     pub(crate) fn lose(&mut self, lost: Lost) {
         let lost = self.lost.get_or_insert(lost);
         for slot in self.calls.values_mut() {
-            if matches!(slot, CallSlot::Waiting { .. }) {
+            if matches!(slot, CallSlot::Waiting(_)) {
                 *slot = CallSlot::Answered(Err(CallError::Lost(lost.clone())));
             }
         }
-        for bell in self.followers.values() {
-            bell.notify_one();
-        }
+        self.wake_all();
     }
 
     /// Whether somebody who waits for `interest` may read for all: not while it would fill a queue whose consumer
-    /// is behind. A call may go further than a consumer, because its answer comes soon, and with it an end.
-    fn may_read(&self, interest: Interest) -> bool {
-        match interest {
-            Interest::Call(_) => {
-                let streams: usize = self.streams.values().map(Queue::cost).sum();
+    /// is behind. A call may go further than a consumer, because its answer comes soon, and with it an end. A line that
+    /// is down fills no queue.
+    fn may_use_line(&self, interest: Interest) -> bool {
+        match (interest, &self.line) {
+            (_, Some(Line::Down(_))) => true,
+            (Interest::Call(_), _) => {
+                let streams: usize = self.streams.values().map(|room| room.queue.cost()).sum();
                 let events: usize = self.events.values().map(|room| room.queue.cost()).sum();
                 streams + events < CONGESTED_FOR_CALLS_BYTES
             }
-            Interest::Stream(_) | Interest::Events(_) => {
-                !self.streams.values().any(Queue::is_congested)
+            (Interest::Stream(_) | Interest::Events(_), _) => {
+                !self.streams.values().any(|room| room.queue.is_congested())
                     && !self.events.values().any(|room| room.queue.is_congested())
             }
         }
     }
 
-    /// If nobody reads, wakes one of those who wait and may.
-    fn pass_on(&self) {
-        if self.inlet.is_none() {
+    /// If nobody uses the line, wakes one of those who wait and may.
+    pub(crate) fn pass_on(&self) {
+        if self.line.is_none() {
             return;
         }
-        if let Some((_, bell)) = self.followers.iter().find(|(interest, _)| self.may_read(**interest)) {
+        if let Some((_, bell)) = self.followers.iter().find(|(interest, _)| self.may_use_line(**interest)) {
             bell.notify_one();
         }
     }
 
-    fn wake(&self, interest: Interest) {
+    pub(crate) fn wake(&self, interest: Interest) {
         if let Some(bell) = self.followers.get(&interest) {
             bell.notify_one();
         }
     }
 
-    /// Puts every whole frame at hand where it belongs.
-    fn dispatch(&mut self, inlet: &mut Inlet) -> Result<(), Lost> {
-        while let Some((kind, range)) = inlet.ready() {
-            if kind == Kind::STREAM_CHUNK && range.len() > COPIED_BYTES_MAX {
-                let first = range.start;
-                let piece = inlet.share();
-                return self.dispatch_shared(&piece, first);
-            }
-            self.frame(kind, &inlet.bytes()[range.clone()], None)?;
-            inlet.consume(range.end);
-        }
-        Ok(())
-    }
-
-    /// The same for a piece whose first payload begins at `first`; long data is shared with the piece.
-    fn dispatch_shared(&mut self, piece: &Bytes, first: usize) -> Result<(), Lost> {
-        let mut rest = &piece[first - HEADER_BYTES..];
-        while let Some((header, after)) = rest.split_first_chunk::<HEADER_BYTES>() {
-            let header = Header::parse(header).map_err(Lost::Frame)?;
-            let (payload, after) = after.split_at(header.length);
-            self.frame(header.kind, payload, Some(piece))?;
-            rest = after;
-        }
-        Ok(())
-    }
-
-    fn frame(&mut self, kind: Kind, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
-        match kind {
-            Kind::RESPONSE => self.response(payload),
-            Kind::EVENT => self.event(payload),
-            Kind::STREAM_CHUNK => self.chunk(payload, shared),
-            // Frames of kinds to come are not for us.
-            Kind(_) => Ok(()),
-        }
-    }
-
-    fn response(&mut self, payload: &[u8]) -> Result<(), Lost> {
-        let (call, answer) = crate::codec::response(payload)?;
-        if self.abandoned.remove(&call) {
-            return Ok(());
-        }
-        let Some(slot) = self.calls.get_mut(&call) else { return Ok(()) };
-        let CallSlot::Waiting { opens } = *slot else { return Ok(()) };
-        if let (Some(stream), Ok(result)) = (opens, &answer) {
-            let opened: SubscribeResult = crate::codec::value(result)?;
-            self.names.insert(opened.subscription_id.as_str().into(), stream);
-        }
-        *slot = CallSlot::Answered(answer.map_err(|refusal| CallError::Kernel(Box::new(refusal))));
-        self.wake(Interest::Call(call));
-        Ok(())
-    }
-
-    fn chunk(&mut self, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
-        let chunk = WireChunk::read(payload).map_err(crate::codec::nonsense)?;
-        let data = match shared {
-            Some(piece) if chunk.data.len() > COPIED_BYTES_MAX => piece.slice_ref(chunk.data),
-            _ => Bytes::copy_from_slice(chunk.data),
-        };
-        let bytes = data.len();
-        let frame = StreamFrame::Chunk {
-            stream: chunk.stream,
-            sequence: chunk.sequence,
-            offset: chunk.offset,
-            partial: chunk.partial,
-            data,
-        };
-        self.deliver(&chunk.subscription_id, frame, bytes);
-        Ok(())
-    }
-
-    fn deliver(&mut self, subscription: &str, frame: StreamFrame, bytes: usize) {
-        // What still comes after an unsubscribe is dropped.
-        let Some(stream) = self.names.get(subscription).copied() else { return };
-        let Some(queue) = self.streams.get_mut(&stream) else { return };
-        queue.push(frame, bytes);
-        self.wake(Interest::Stream(stream));
-    }
-
-    fn event(&mut self, payload: &[u8]) -> Result<(), Lost> {
-        check(payload).map_err(crate::codec::nonsense)?;
-        let found = EventFrame::parse(payload).map_err(crate::codec::nonsense)?;
-        if let Some((subscription, frame)) = crate::codec::record(&found)? {
-            self.deliver(&subscription, frame, 0);
-            return Ok(());
-        }
-        let copy = Bytes::copy_from_slice(payload);
-        if found.payload.is_none() && found.topic == event::ProcessExitNotice::TOPIC {
-            let rooms: Vec<u64> = self.rooms(|takes| matches!(takes, EventKinds::Exits));
-            for room in rooms {
-                self.give(room, copy.clone(), None);
-            }
-            return Ok(());
-        }
-        let topic = found.topic.as_ref();
-        let id = found.id.as_deref();
-        let rooms = self.rooms(
-            |takes| matches!(takes, EventKinds::Bus(pattern) if crate::topic::matches(pattern, topic)),
-        );
-        let fresh = |room: &u64| id.is_none() || self.events[room].last.as_deref() != id;
-        if let Some(room) = rooms.into_iter().find(fresh) {
-            self.give(room, copy, id.map(Box::from));
-        }
-        Ok(())
-    }
-
-    /// Rooms that take something, oldest first.
-    fn rooms(&self, takes: impl Fn(&EventKinds) -> bool) -> Vec<u64> {
-        let mut found: Vec<u64> =
-            self.events.iter().filter(|(_, room)| takes(&room.takes)).map(|(number, _)| *number).collect();
-        found.sort_unstable();
-        found
-    }
-
-    fn give(&mut self, number: u64, payload: Bytes, id: Option<Box<str>>) {
-        if let Some(room) = self.events.get_mut(&number) {
-            let bytes = payload.len();
-            room.queue.push(payload, bytes);
-            room.last = id;
-            self.wake(Interest::Events(number));
+    pub(crate) fn wake_all(&self) {
+        for bell in self.followers.values() {
+            bell.notify_one();
         }
     }
 }

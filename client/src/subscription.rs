@@ -1,16 +1,17 @@
 //! A process's output as an iterator that can't lose a byte in silence.
 //!
-//! Each item is checked against the account of the subscription (`ledger`) as it is taken. After an error
+//! Each item is checked against the account of the subscription (`reading`) as it comes. After an error
 //! there is nothing more: what follows a hole is not worth having unnoticed.
 
-use crate::connection::{Call, Link, unsubscribe_stream};
+use crate::connection::Call;
 use crate::error::{CallError, StreamError};
 use crate::ledger::Ledger;
-use crate::state::{Interest, StreamFrame, Unmet};
+use crate::state::{Interest, Link, Opens, Unmet};
 use bytes::Bytes;
 use kairo_wire::event::StreamEndReason;
 use kairo_wire::id::SubscriptionId;
-use kairo_wire::methods::stream::{Selector, StreamName, Subscribe, SubscribeParams, UnsubscribeParams};
+use kairo_wire::method::Method;
+use kairo_wire::methods::stream::{StreamName, Subscribe, SubscribeParams, Unsubscribe, UnsubscribeParams};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,50 +57,47 @@ pub struct Chunk {
     pub partial: bool,
 }
 
-/// A subscription to a process. Dropping it unsubscribes.
+/// A subscription to a process. Dropping it unsubscribes. When the connection is lost and comes back it goes on at the
+/// exact byte; nothing of that is seen here but, where bytes are no longer kept, a gap.
 #[derive(Debug)]
 pub struct Subscription {
     link: Arc<Link>,
     stream: u64,
-    id: SubscriptionId,
-    ledger: Ledger,
     /// Streams that have not ended, by [`StreamName`].
     open: [bool; 2],
+    /// One past the last byte handed out, by [`StreamName`].
+    position: [Option<u64>; 2],
     failed: bool,
 }
 
 impl Subscription {
-    pub(crate) fn open(
-        link: &Arc<Link>,
-        params: &SubscribeParams,
-        records: bool,
-    ) -> Result<Subscription, CallError> {
-        let stream = link.shared.lock().open_stream();
-        let opened = Call::<Subscribe>::begin(link, params, None, Some(stream)).and_then(Call::wait);
+    pub(crate) fn open(link: &Arc<Link>, params: &SubscribeParams) -> Result<Subscription, CallError> {
+        let stream = link.lock().open_stream(params);
+        let opened =
+            Call::<Subscribe>::begin(link, params, None, Some(Opens::Stream(stream))).and_then(Call::wait);
         match opened {
-            Ok(opened) => Ok(Subscription {
-                link: Arc::clone(link),
-                stream,
-                id: opened.subscription_id,
-                ledger: Ledger::new(params.from, records),
-                open: opened_streams(params.stream),
-                failed: false,
-            }),
+            Ok(_) => {
+                let begin = Ledger::new(params.from, true);
+                let position = [StreamName::Stdout, StreamName::Stderr].map(|name| begin.position(name));
+                let open = [params.stream.stdout(), params.stream.stderr()];
+                Ok(Subscription { link: Arc::clone(link), stream, open, position, failed: false })
+            }
             Err(error) => {
-                link.shared.lock().close_stream(stream);
+                link.lock().close_stream(stream);
                 Err(error)
             }
         }
     }
 
-    /// Its name on the wire.
-    pub fn id(&self) -> &SubscriptionId {
-        &self.id
+    /// Its name on the wire; another one after each loss of the connection.
+    pub fn id(&self) -> Option<SubscriptionId> {
+        let state = self.link.lock();
+        state.streams.get(&self.stream).and_then(|room| room.reading.id().cloned())
     }
 
-    /// One past the last byte of a stream that was delivered or named as a gap, if that is known yet.
+    /// One past the last byte of a stream that was handed out here or named as a gap, if that is known yet.
     pub fn position(&self, stream: StreamName) -> Option<u64> {
-        self.ledger.position(stream)
+        self.position[slot(stream)]
     }
 
     /// True when every stream that was asked for has ended. The kernel keeps the subscription for the next life of
@@ -123,19 +121,25 @@ impl Subscription {
             return Err(StreamError::Lost("the subscription has failed before".to_owned()));
         }
         let stream = self.stream;
-        let waited =
-            self.link.shared.wait(Interest::Stream(stream), deadline, |state| state.take_frame(stream));
-        let checked = match waited {
-            Ok(frame) => check(&mut self.ledger, frame),
+        let waited = self.link.wait(Interest::Stream(stream), deadline, |state| state.take_item(stream));
+        let item = match waited {
+            Ok(item) => item,
             Err(Unmet::Deadline) => return Ok(None),
             Err(Unmet::Lost(lost)) => Err(StreamError::Lost(lost.to_string())),
         };
-        match &checked {
-            Ok(Item::End { stream, .. }) => self.open[slot(*stream)] = false,
-            Ok(Item::Chunk(_) | Item::Gap { .. } | Item::Overflow) => {}
+        match &item {
+            Ok(Item::End { stream, total_bytes, .. }) => {
+                self.open[slot(*stream)] = false;
+                self.position[slot(*stream)] = Some(*total_bytes);
+            }
+            Ok(Item::Chunk(chunk)) => {
+                self.position[slot(chunk.stream)] = Some(chunk.offset + chunk.data.len() as u64);
+            }
+            Ok(Item::Gap { stream, to, .. }) => self.position[slot(*stream)] = Some(*to),
+            Ok(Item::Overflow) => {}
             Err(_) => self.failed = true,
         }
-        checked.map(Some)
+        item.map(Some)
     }
 }
 
@@ -150,8 +154,10 @@ impl Iterator for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.link.shared.lock().close_stream(self.stream);
-        unsubscribe_stream(&self.link, &UnsubscribeParams { subscription_id: self.id.clone() });
+        let named = self.link.lock().close_stream(self.stream);
+        if let Some(subscription_id) = named {
+            self.link.tell(Unsubscribe::NAME, &UnsubscribeParams { subscription_id });
+        }
     }
 }
 
@@ -160,26 +166,4 @@ pub(crate) fn slot(stream: StreamName) -> usize {
         StreamName::Stdout => 0,
         StreamName::Stderr => 1,
     }
-}
-
-pub(crate) fn opened_streams(selector: Selector) -> [bool; 2] {
-    [selector.stdout(), selector.stderr()]
-}
-
-fn check(ledger: &mut Ledger, frame: StreamFrame) -> Result<Item, StreamError> {
-    Ok(match frame {
-        StreamFrame::Chunk { stream, sequence, offset, partial, data } => {
-            let offset = ledger.chunk(stream, sequence, offset, data.len())?;
-            Item::Chunk(Chunk { stream, offset, data, partial })
-        }
-        StreamFrame::Gap { stream, from, to } => {
-            ledger.gap(stream, from, to)?;
-            Item::Gap { stream, from, to }
-        }
-        StreamFrame::End { stream, total_bytes, gap_bytes, reason } => {
-            ledger.end(stream, total_bytes, gap_bytes)?;
-            Item::End { stream, total_bytes, gap_bytes, reason }
-        }
-        StreamFrame::Overflow => Item::Overflow,
-    })
 }

@@ -125,6 +125,7 @@ fn main() {
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),
         facts: Vec::new(),
+        budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),
         numbers: Numbers::LINUX,
     };

@@ -3,12 +3,14 @@
 //! Nothing in this crate reads the environment, a file or the user database: whoever starts a kernel reads them
 //! and hands them in here. Invariant: a configuration never changes while its kernel lives.
 
+use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Credentials, HistorySize};
 use kairo_dataplane::limits::{HISTORY_BYTES_MAX, HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
 use kairo_wire::limits::STDIN_PARKED_BYTES_MAX;
 use kairo_wire::methods::options::{Rlimit, SignalName};
 use kairo_wire::methods::system::Fact;
 use std::fmt;
+use std::sync::Arc;
 
 /// Everything a kernel is told.
 pub struct Config {
@@ -32,6 +34,8 @@ pub struct Config {
     pub facts: Vec<Fact>,
     /// How long and how many.
     pub limits: Limits,
+    /// The memory of all histories, as the reactors count it.
+    pub budget: Arc<Budget>,
     /// What the operating system calls things.
     pub numbers: Numbers,
 }

@@ -331,6 +331,17 @@ impl Kernel {
             Notice::Lagged { subscription, channel, from, to } => {
                 self.lagged(turn, subscription, channel, (from, to));
             }
+            Notice::Stalled { process, channel, since_ns } => self.stalled(turn, process, channel, since_ns),
+            Notice::Resumed { process, channel, waited_ns } => {
+                self.stall_over(turn, process, channel, waited_ns);
+            }
+            Notice::Truncated { process, channel, from, to } => {
+                self.truncated(turn, process, channel, (from, to));
+            }
+            Notice::Throttled { process, channel, rate, waited_ns } => {
+                self.throttled(turn, process, channel, rate, waited_ns);
+            }
+            Notice::Resized { process, channel, history } => self.resized(turn, process, channel, history),
             Notice::Drained { subscription } => self.drained(turn, subscription),
             Notice::Done { ticket, outcome } => self.done(turn, ticket.0, outcome),
             Notice::Rang { timer } => self.rang(turn, timer),

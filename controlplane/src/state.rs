@@ -18,7 +18,7 @@ use crate::events::pattern::Pattern;
 use crate::sessions::plan::Plan;
 use crate::sessions::wards::Guardian;
 use bytes::Bytes;
-use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Scope, TerminalSize, Unread};
+use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, TerminalSize, Tuning, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey, TimerKey, WriteKey};
 use kairo_dataplane::meter::{ProcessMeter, ReaderMeter};
@@ -330,6 +330,11 @@ pub(crate) enum Deed {
     },
     /// `process.stdin.close`.
     CloseStdin,
+    /// `stream.configure`.
+    Tune {
+        /// How.
+        tuning: Tuning,
+    },
     /// `process.resize`.
     Resize {
         /// To what.
@@ -424,8 +429,10 @@ pub(crate) struct Process {
     pub cwd: Option<Vec<u8>>,
     /// Tells equal environments from different ones.
     pub environment_digest: u64,
-    /// How much of its output is kept.
-    pub history: HistorySize,
+    /// How much of each output is kept, by channel.
+    pub history: [HistorySize; 2],
+    /// How fast each output may go, by channel.
+    pub rate: [Option<Rate>; 2],
     /// What an output does that nobody reads.
     pub unread: Unread,
     /// How much of it goes to disk.
@@ -541,6 +548,8 @@ pub(crate) struct Wish {
     pub history_bytes: Option<u32>,
     /// Descriptor to write to instead of frames (embedded kernel only).
     pub descriptor: Option<i32>,
+    /// How fast it is given bytes.
+    pub rate: Option<Rate>,
 }
 
 /// Where a reader stands.

@@ -57,6 +57,22 @@ pub enum Command {
         /// Frame to send once nothing of the subscription can follow.
         reply: Option<(ConnectionKey, Bytes)>,
     },
+    /// Treat a process's output differently from now on.
+    Tune {
+        /// Whose.
+        process: ProcessKey,
+        /// How.
+        tuning: Tuning,
+        /// Answered with [`Outcome::Tuned`](crate::control::Outcome::Tuned).
+        ticket: Ticket,
+    },
+    /// Give a reader bytes at another rate from now on.
+    Pace {
+        /// Which.
+        subscription: SubscriptionKey,
+        /// How fast; none for as fast as it takes them.
+        rate: Option<Rate>,
+    },
     /// Write to stdin or the terminal, whole and in order; answered when the last byte is in the pipe.
     Write {
         /// Whose stdin.
@@ -200,6 +216,8 @@ pub struct Spawn {
     pub cgroup: CgroupLimits,
     /// How much output is kept.
     pub history: HistorySize,
+    /// How fast it may write, per output (`Channel as usize`); none for as fast as it can.
+    pub rate: [Option<Rate>; 2],
     /// What an unread stream does when history is full.
     pub unread: Unread,
     /// How much of it goes to disk; none for nothing.
@@ -280,7 +298,7 @@ impl CgroupLimits {
 }
 
 /// Bytes of output that outlive their delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistorySize {
     /// The first bytes of a stream.
     pub head_bytes: u32,
@@ -288,8 +306,43 @@ pub struct HistorySize {
     pub tail_bytes: u32,
 }
 
+/// How fast bytes may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// In the long run, at least 1.
+    pub bytes_per_second: u64,
+    /// At once, after a pause, at least 1.
+    pub burst_bytes: u64,
+}
+
+impl Rate {
+    /// The least burst a rate has by itself, bytes.
+    pub const BURST_BYTES_MIN: u64 = 4 << 10;
+
+    /// A rate with the burst it has by itself: a tenth of a second's bytes, so that ten seconds that begin with one
+    /// are over by a hundredth at most.
+    pub fn of(bytes_per_second: u64) -> Rate {
+        Rate { bytes_per_second, burst_bytes: (bytes_per_second / 10).max(Rate::BURST_BYTES_MIN) }
+    }
+}
+
+/// A change of how a running process's output is treated; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Which outputs, by `Channel as usize`.
+    pub channels: [bool; 2],
+    /// How fast bytes are taken from the child; `Some(None)` for as fast as they come.
+    pub rate: Option<Option<Rate>>,
+    /// Bytes of the beginning that are kept.
+    pub head_bytes: Option<u32>,
+    /// Bytes of the end that are kept.
+    pub tail_bytes: Option<u32>,
+    /// What an unread output does; counts for both outputs.
+    pub unread: Option<Unread>,
+}
+
 /// What happens when nobody reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unread {
     /// The child goes on; the middle is counted and dropped.
     Drop,
@@ -322,6 +375,8 @@ pub struct Subscribe {
     pub sink: Sink,
     /// Raise the stream's history to at least this (v1 `bufferSize`), bytes.
     pub history_bytes: Option<u32>,
+    /// How fast it is given bytes, both outputs together; none for as fast as it takes them.
+    pub rate: Option<Rate>,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ReaderMeter>,
 }

@@ -5,7 +5,7 @@
 //! never does I/O and never sees a stream byte. Time comes in as an argument, so that the whole control plane
 //! runs under a simulated clock.
 
-use crate::command::Commands;
+use crate::command::{Commands, HistorySize, Rate};
 use crate::key::{Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey};
 use crate::spool::Cut;
 use bytes::Bytes;
@@ -150,6 +150,55 @@ pub enum Notice {
         /// One past the last.
         to: u64,
     },
+    /// A stream has waited for a reader for longer than the threshold, and still does.
+    Stalled {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        channel: Channel,
+        /// Since when, CLOCK_MONOTONIC nanoseconds.
+        since_ns: u64,
+    },
+    /// It waits no longer. Comes once after each [`Notice::Stalled`].
+    Resumed {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        channel: Channel,
+        /// How long it had waited, nanoseconds.
+        waited_ns: u64,
+    },
+    /// History no longer holds `[from, to)`. Comes with the first byte that goes, then at most once a second.
+    Truncated {
+        /// Whose.
+        process: ProcessKey,
+        /// Of which stream.
+        channel: Channel,
+        /// First offset that is gone.
+        from: u64,
+        /// One past the last.
+        to: u64,
+    },
+    /// A stream has waited for its rate. Comes with the first wait, then at most once a second while there are more.
+    Throttled {
+        /// Whose.
+        process: ProcessKey,
+        /// Which.
+        channel: Channel,
+        /// In force.
+        rate: Rate,
+        /// How long it has waited so in all, nanoseconds, without the wait that begins.
+        waited_ns: u64,
+    },
+    /// A history keeps another amount from now on: by a wish, or because memory is tight.
+    Resized {
+        /// Whose.
+        process: ProcessKey,
+        /// Of which stream.
+        channel: Channel,
+        /// How much.
+        history: HistorySize,
+    },
     /// A subscription delivered everything up to the ends of its streams and is gone.
     Drained {
         /// Which.
@@ -216,6 +265,13 @@ pub enum Outcome {
     Signalled {
         /// Of the tree.
         processes: u32,
+    },
+    /// What is in force after a [`Command::Tune`](crate::command::Command::Tune), by `Channel as usize`.
+    Tuned {
+        /// How much is kept.
+        history: [HistorySize; 2],
+        /// How fast it may write.
+        rate: [Option<Rate>; 2],
     },
     /// Worker: what it read or computed, in the order asked for.
     Worked(Vec<Result<Bytes, i32>>),

@@ -12,6 +12,7 @@
 //! decided only above comes down as a [`command`], what happens goes up through [`control`]. Who may see a byte
 //! is not known here.
 
+pub mod budget;
 pub mod command;
 pub mod control;
 pub mod driver;

@@ -15,6 +15,20 @@ pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Retained history of ended streams, all of a kernel together, bytes.
 pub const RETAINED_BYTES_MAX: usize = 256 << 20;
 
+/// Histories of all streams, living and ended, all of a kernel together, bytes.
+pub const HISTORY_MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// What a living stream is left with, however tight it is, bytes: head, tail and one small batch.
+pub const HISTORY_SHARE_BYTES_MIN: u64 = 64 << 10;
+/// The least tail of a stream that has to give, bytes.
+pub const SQUEEZED_TAIL_BYTES_MIN: u32 = 64 << 10;
+/// One batch of a stream that has given, bytes.
+pub const SQUEEZED_BATCH_BYTES: usize = 64 << 10;
+
+/// A stream that waits for a reader for longer than this has stalled, nanoseconds.
+pub const STALL_NS: u64 = 1_000_000_000;
+/// Time between two events of one kind about one stream, nanoseconds.
+pub const TELL_INTERVAL_NS: u64 = 1_000_000_000;
+
 /// Most data of one record of a spool, bytes; also the most a reader is brought from disk at once.
 pub const SPOOL_RECORD_BYTES_MAX: usize = 256 << 10;
 /// Size at which a segment of a spool is full, bytes.
@@ -70,6 +84,10 @@ pub const CONNECTIONS_MAX: usize = 12_000;
 const _: () = {
     assert!(HISTORY_TAIL_BYTES as usize + TAKE_BYTES_MAX <= 512 << 10, "tail and one batch make the ring");
     assert!(RESUME_BYTES_MIN <= TAKE_BYTES_MAX, "a paused source must be able to go on");
+    assert!(
+        SQUEEZED_TAIL_BYTES_MIN as usize + SQUEEZED_BATCH_BYTES >= LINE_BYTES_MAX + RESUME_BYTES_MIN,
+        "a line in waiting leaves room to go on, even where memory is tight"
+    );
     assert!(LINE_BYTES_MAX < TAKE_BYTES_MAX, "a line in waiting must leave room for its end");
     assert!(SPOOL_RECORD_BYTES_MAX >= TAKE_BYTES_MAX, "a batch is one record");
     assert!(

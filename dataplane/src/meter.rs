@@ -31,12 +31,24 @@ pub struct StreamMeter {
     pub taken_bytes: Gauge,
     /// Bytes that history no longer holds.
     pub cut_bytes: Gauge,
+    /// Offset of the first of them.
+    pub cut_from: Gauge,
+    /// Bytes of the beginning that are kept.
+    pub head_bytes: AtomicU32,
+    /// Bytes of the end that are kept.
+    pub tail_bytes: AtomicU32,
+    /// Memory its history has touched, bytes.
+    pub held_bytes: Gauge,
     /// Size of the child's pipe in force, bytes; 0 for a PTY.
     pub pipe_bytes: AtomicU32,
     /// True exactly while the source waits for a reader.
     pub paused: AtomicBool,
     /// Time it has waited so, nanoseconds, without the current wait.
     pub paused_ns: Gauge,
+    /// True exactly while the source waits for its rate.
+    pub throttled: AtomicBool,
+    /// Time it has waited so, nanoseconds, without the current wait.
+    pub throttled_ns: Gauge,
     /// True exactly when the stream has ended.
     pub closed: AtomicBool,
     /// What of it is on disk.
@@ -84,4 +96,8 @@ pub struct ReaderMeter {
     pub sequence: Gauge,
     /// True exactly while its sink takes no more.
     pub stalled: AtomicBool,
+    /// True exactly while it waits for its rate.
+    pub throttled: AtomicBool,
+    /// Time it has waited so, nanoseconds, without the current wait.
+    pub throttled_ns: Gauge,
 }

@@ -3,6 +3,7 @@
 //! Whoever embeds a kernel makes the keeper first ([`launch`](crate::keeper::link::launch), while it has no threads),
 //! then starts a plane with a [`Control`] and a [`Worker`], and ends with [`Plane::join`].
 
+use crate::budget::Budget;
 use crate::command::Commands;
 use crate::control::{Control, Peer};
 use crate::driver::handle::Handle;
@@ -54,6 +55,10 @@ pub struct Start {
     pub adopted: Vec<Adopted>,
     /// Where spools are; none where nothing can be spooled.
     pub spool: Option<SpoolRoot>,
+    /// The memory of all histories.
+    pub budget: Arc<Budget>,
+    /// A wait of a source for a reader that is longer than this is a stall, nanoseconds.
+    pub stall_ns: u64,
 }
 
 /// Reactors that run.
@@ -110,6 +115,8 @@ impl Plane {
                 reconnect_grace_ns: start.reconnect_grace_ns,
                 adopted: adopted.extract_if(.., own).collect(),
                 spools: spools.clone(),
+                budget: start.budget.clone(),
+                stall_ns: start.stall_ns,
             };
             let (choice, report) = (start.driver, report.clone());
             let thread = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
@@ -192,6 +199,8 @@ struct Seed {
     reconnect_grace_ns: u64,
     adopted: Vec<Adopted>,
     spools: Option<Spools>,
+    budget: Arc<Budget>,
+    stall_ns: u64,
 }
 
 fn run(seed: Seed, choice: DriverChoice, report: &Sender<io::Result<&'static str>>) -> io::Result<()> {
@@ -238,6 +247,8 @@ fn run_on<D: Driver<Fd = Handle>>(
         reconnect_grace_ns: seed.reconnect_grace_ns,
         adopted: seed.adopted,
         spools: seed.spools,
+        budget: seed.budget,
+        stall_ns: seed.stall_ns,
     };
     let mut reactor = Reactor::new(parts);
     let _ = report.send(Ok(name));

@@ -4,12 +4,13 @@
 //! Whoever drives it plays the clients, the children and the keeper through the [`World`]; chance, time and faults come
 //! from the world's seed, so one seed is one history. Nothing of a kernel that serves anybody is here.
 
+use crate::budget::Budget;
 use crate::control::Control;
 use crate::driver::op::Completion;
 use crate::driver::sim::world::{KeeperEnd, Port, World};
 use crate::driver::sim::{Fd, Sim};
 use crate::key::ReactorId;
-use crate::limits::{RECONNECT_GRACE_NS, RETAINED_BYTES_MAX};
+use crate::limits::{RECONNECT_GRACE_NS, RETAINED_BYTES_MAX, STALL_NS};
 use crate::reactor::mail::Post;
 use crate::reactor::{Parts, Reactor, Worker};
 use std::io;
@@ -27,6 +28,7 @@ impl Simulation {
         world: &World,
         control: Arc<dyn Control>,
         worker: Arc<dyn Worker>,
+        budget: Arc<Budget>,
     ) -> io::Result<(Simulation, Port, KeeperEnd)> {
         let (post, _) = Post::new(1)?;
         let (listener, port) = world.listener();
@@ -45,6 +47,8 @@ impl Simulation {
             reconnect_grace_ns: RECONNECT_GRACE_NS,
             adopted: Vec::new(),
             spools: None,
+            budget,
+            stall_ns: STALL_NS,
         };
         Ok((Simulation { reactor: Reactor::new(parts), answers: Vec::new() }, port, keeper))
     }

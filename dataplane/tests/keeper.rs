@@ -8,12 +8,15 @@
 mod keeping;
 
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, Scope, StderrTarget, StdinSource, Stdio, TerminalSize,
+    CgroupLimits, Credentials, HistorySize, Scope, StderrTarget, StdinSource, Stdio, TerminalSize,
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
-use kairo_dataplane::keeper::protocol::{End, ProtocolError};
+use kairo_dataplane::keeper::protocol::{End, ProtocolError, VERSION_MIN};
+use kairo_dataplane::keeper::settlement::{Inheritance, settle};
 use kairo_dataplane::keeper::successor::Estate;
+use kairo_shm::layout::Geometry;
+use kairo_shm::writer::Writer;
 use keeping::{Kernel, command, eventually, pid_is_gone, read_to_end, sh, shell_pid};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,7 +35,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 40] = tests![
+const TESTS: [(&str, fn()); 44] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -69,6 +72,10 @@ const TESTS: [(&str, fn()); 40] = tests![
     shutdown_ends_everything,
     the_last_news_arrive_behind_requests_that_were_never_read,
     a_held_keeper_hands_over_everything,
+    a_successor_becomes_the_kernel_and_is_told_what_nobody_was,
+    a_keeper_of_the_version_before_is_taken_over_too,
+    what_nobody_came_for_is_left_in_a_file_and_begun_from,
+    a_file_that_is_bent_or_newer_is_not_begun_from,
     another_user_is_become_or_refused,
     limits_without_a_cgroup_are_refused_or_weakened,
     a_cgroup_holds_a_tree_exactly,
@@ -660,6 +667,137 @@ fn check_estate(estate: &Estate, keys: &[kairo_dataplane::key::ProcessKey], livi
     }
     let held = estate.sessions.iter().find(|session| session.pid == living).unwrap();
     assert!(held.exit.is_none() && held.exited_ns.is_none() && !held.ended && held.start_ticks > 0);
+}
+
+fn held(path: &std::path::Path) -> Launch {
+    Launch { on_kernel_loss: OnKernelLoss::Hold { handover: path.to_owned() }, ..keeping::launch() }
+}
+
+const SIZE: HistorySize = HistorySize { head_bytes: 4096, tail_bytes: 8192 };
+
+/// Takes over whatever is at `path`.
+fn take_over(path: &std::path::Path, lanes: u16) -> Inheritance {
+    let estate = Estate::receive(path, Duration::from_secs(10)).unwrap();
+    settle(estate, lanes, |_| SIZE).unwrap()
+}
+
+fn a_successor_becomes_the_kernel_and_is_told_what_nobody_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keeper.sock");
+    let mut kernel = Kernel::launch(&held(&path));
+    let cat = kernel.spawn(command(&["cat"])).unwrap().process;
+    let told = kernel.spawn(sh("exit 3")).unwrap().process;
+    kernel.ended(told);
+    kernel.acknowledge(told);
+    kernel.acknowledge(told);
+    let untold = kernel.spawn(sh("exit 4")).unwrap().process;
+    kernel.ended(untold);
+    kernel.annotate(cat, b"a note");
+    let mut ring = Writer::create(Geometry::new(4096, 8192)).unwrap();
+    ring.room(5)[..5].copy_from_slice(b"bytes");
+    ring.expect(5);
+    ring.commit(5);
+    kernel.hold_stream(cat, End::Stdout, 0, (cat.serial << 1) as u32, ring.descriptor());
+    let pid = kernel.lose_lanes();
+    let Inheritance { keeper_pid, lanes, heirs } = take_over(&path, 3);
+    assert_eq!((keeper_pid, lanes.len(), heirs.len()), (pid, 3, 3));
+    let heir = |key: kairo_dataplane::key::ProcessKey| {
+        heirs.iter().find(|heir| heir.session.process.serial == key.serial).unwrap()
+    };
+    assert_eq!(
+        (heir(told).session.exit.map(|(status, _)| status), heir(told).session.ended),
+        (Some(ExitStatus::Code(3)), true)
+    );
+    assert_eq!((heir(untold).session.exit.is_none(), heir(untold).session.ended), (true, false));
+    assert_eq!(heir(cat).session.note, b"a note");
+    let renewed = heir(cat).rings[0].as_ref().unwrap();
+    assert_eq!((renewed.taken(), renewed.generation(), renewed.run(0, 9)), (5, 1, Some(&b"bytes"[..])));
+    let mut kernel = Kernel::succeed(pid, lanes, 100);
+    assert_eq!(kernel.exited(untold).0, ExitStatus::Code(4));
+    kernel.ended(untold);
+    assert!(kernel.nothing_more(), "what was told is not told again");
+    let next = kernel.spawn(sh("exit 5")).unwrap().process;
+    assert_eq!(kernel.exited(next).0, ExitStatus::Code(5));
+    assert_eq!(kernel.signal(cat, libc::SIGKILL, Scope::Tree), Ok(1));
+    kernel.ended(cat);
+}
+
+fn a_keeper_of_the_version_before_is_taken_over_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keeper.sock");
+    let mut kernel = Kernel::launch(&Launch { version: VERSION_MIN, ..held(&path) });
+    let spawned = kernel.spawn(command(&["cat"])).unwrap();
+    let pid = kernel.lose_lanes();
+    let Inheritance { lanes, heirs, .. } = take_over(&path, 1);
+    assert_eq!((heirs.len(), heirs[0].session.pid), (1, spawned.pid));
+    assert!(heirs[0].session.note.is_empty(), "it knows no notes");
+    let mut kernel = Kernel::succeed(pid, lanes, 100);
+    assert_eq!(kernel.signal(spawned.process, libc::SIGTERM, Scope::Tree), Ok(1));
+    kernel.ended(spawned.process);
+}
+
+fn what_nobody_came_for_is_left_in_a_file_and_begun_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, left) = (folder.path().join("keeper.sock"), folder.path().join("keeper.estate"));
+    let mut kernel = Kernel::launch(&held(&path));
+    let mut spawn = sh("echo unread; exit 6");
+    spawn.record = b"its record".to_vec().into();
+    let process = kernel.spawn(spawn).unwrap().process;
+    kernel.ended(process);
+    let mut ring = Writer::create(Geometry::new(4096, 8192)).unwrap();
+    ring.room(4)[..4].copy_from_slice(b"ring");
+    ring.commit(4);
+    kernel.hold_stream(process, End::Stderr, 0, (process.serial << 1 | 1) as u32, ring.descriptor());
+    kernel.leave();
+    let pid = kernel.lose_lanes();
+    assert_eq!(link::reap(pid).unwrap(), 0, "nothing keeps it: no child, and its kernel has left in order");
+    assert!(left.exists() && !path.exists());
+    for _ in 0..2 {
+        // Begun from, looked at and lost before anybody took it over, it is still there.
+        let keeper = link::launch(&Launch { lanes: 0, resume: Some(left.clone()), ..held(&path) }).unwrap();
+        assert_eq!(begun(&path).sessions.len(), 1);
+        let pid = rustix::process::Pid::from_raw(keeper.pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        link::reap(keeper.pid).unwrap();
+        assert!(left.exists());
+    }
+    let keeper = link::launch(&Launch { lanes: 0, resume: Some(left.clone()), ..held(&path) }).unwrap();
+    let Inheritance { lanes, heirs, .. } = settle(begun(&path), 1, |_| SIZE).unwrap();
+    let [heir] = heirs.as_slice() else { panic!("one session was left") };
+    assert_eq!(
+        (heir.session.record.as_slice(), heir.session.process.serial),
+        (&b"its record"[..], process.serial)
+    );
+    assert_eq!(heir.rings[1].as_ref().unwrap().run(0, 9), Some(&b"ring"[..]));
+    let (stdout, _) = heir.session.ends[End::Stdout as usize].as_ref().unwrap();
+    assert_eq!(keeping::read_to_end(stdout), b"unread\n");
+    let mut kernel = Kernel::succeed(keeper.pid, lanes, 100);
+    assert_eq!(kernel.exited(process).0, ExitStatus::Code(6), "nobody had told it");
+    kernel.ended(process);
+    assert!(!left.exists(), "it is in a keeper's hands again");
+}
+
+/// What a keeper hands over that has just been started.
+fn begun(path: &std::path::Path) -> Estate {
+    let mut found = None;
+    keeping::eventually_mut("it hands over", || {
+        found = Estate::receive(path, Duration::from_secs(10)).ok();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn a_file_that_is_bent_or_newer_is_not_begun_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, left) = (folder.path().join("keeper.sock"), folder.path().join("keeper.estate"));
+    for bytes in
+        [&b""[..], b"KAIROEST", b"KAIROEST\x02\0\0\0", b"KAIROEST\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\x7f"]
+    {
+        std::fs::write(&left, bytes).unwrap();
+        let keeper = link::launch(&Launch { lanes: 0, resume: Some(left.clone()), ..held(&path) }).unwrap();
+        assert_eq!(link::reap(keeper.pid).unwrap(), 1);
+        assert_eq!(std::fs::read(&left).unwrap(), bytes, "it is left as it is");
+    }
 }
 
 fn another_user_is_become_or_refused() {

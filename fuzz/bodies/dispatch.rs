@@ -77,6 +77,7 @@ impl World {
             environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
             accounts: Box::new(NoAccounts),
             facts: Vec::new(),
+            budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
             limits: Limits::default(),
             numbers: Numbers::LINUX,
         };
@@ -207,7 +208,8 @@ impl World {
                         self.arrive_at(connection, &frame);
                     }
                 }
-                Command::Write { ticket, .. }
+                Command::Tune { ticket, .. }
+                | Command::Write { ticket, .. }
                 | Command::CloseStdin { ticket, .. }
                 | Command::Resize { ticket, .. }
                 | Command::Work { ticket, .. } => self.tickets.push(ticket),
@@ -224,6 +226,7 @@ impl World {
                     self.timers.remove(&timer);
                 }
                 Command::AbandonWrite { .. }
+                | Command::Pace { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Shutdown { .. }
@@ -387,6 +390,8 @@ fn name(command: &Command) -> &'static str {
         Command::Spawn(_) => "spawn",
         Command::Subscribe(_) => "subscribe",
         Command::Unsubscribe { .. } => "unsubscribe",
+        Command::Tune { .. } => "tune",
+        Command::Pace { .. } => "pace",
         Command::Write { .. } => "write",
         Command::AbandonWrite { .. } => "abandon write",
         Command::CloseStdin { .. } => "close stdin",

@@ -28,21 +28,17 @@ impl Writer {
         Writer::with(geometry, 0, 0, 0)
     }
 
-    /// A ring of another size that holds what `self` holds, as far as it fits. Readers of the old one keep
-    /// reading what they have; new bytes come here.
+    /// A ring of another size that holds what `self` holds, as far as it fits. A head doesn't grow over bytes that are
+    /// gone. Readers of the old one keep reading what they have; new bytes come here.
     pub fn resized(&self, geometry: Geometry) -> Result<Writer, RingError> {
-        let geometry = Geometry { head_bytes: self.geometry.head_bytes, ..geometry };
-        let keep_from = self.tail_from().max(geometry.tail_from(self.taken));
+        let (whole, head_bytes) = (self.is_whole(), self.geometry.head_bytes);
+        let head_bytes = if whole { geometry.head_bytes } else { geometry.head_bytes.min(head_bytes) };
+        let geometry = Geometry { head_bytes, ..geometry };
+        let oldest = if whole { 0 } else { self.tail_from() };
+        let keep_from = geometry.tail_from(self.taken).max(oldest);
         let mut ring = Writer::with(geometry, self.generation + 1, keep_from, self.taken)?;
-        let head = self.taken.min(self.geometry.head_bytes as u64) as usize;
-        ring.map.bytes_mut(PAGE_BYTES, head).copy_from_slice(self.map.bytes(PAGE_BYTES, head));
-        if keep_from < self.taken {
-            let len = (self.taken - keep_from) as usize;
-            let place = ring.geometry.place(keep_from);
-            ring.map
-                .bytes_mut(place, len)
-                .copy_from_slice(self.map.bytes(self.geometry.place(keep_from), len));
-        }
+        ring.copy(self, 0, self.taken.min(head_bytes as u64));
+        ring.copy(self, keep_from, self.taken);
         let (pinned, blockers) = self.pinned();
         ring.pin(pinned, blockers);
         Ok(ring)
@@ -63,6 +59,25 @@ impl Writer {
         let (pinned, blockers) = old.pinned();
         ring.pin(pinned, blockers);
         Ok(ring)
+    }
+
+    /// A ring of a stream of which nothing is left but how long it was.
+    pub fn gone(taken: u64) -> Result<Writer, RingError> {
+        Writer::with(Geometry::new(0, 0), 0, taken, taken)
+    }
+
+    /// True exactly when every byte of the stream is here.
+    pub fn is_whole(&self) -> bool {
+        self.tail_from() <= self.geometry.head_bytes as u64
+    }
+
+    /// Copies `[from, to)`, which the other ring has and which lies in one area of this one, to its place.
+    fn copy(&mut self, other: &Writer, from: u64, to: u64) {
+        let mut at = from;
+        while let Some(run) = other.run(at, to.saturating_sub(at) as usize) {
+            self.map.bytes_mut(self.geometry.place(at), run.len()).copy_from_slice(run);
+            at += run.len() as u64;
+        }
     }
 
     fn with(geometry: Geometry, generation: u64, born_at: u64, taken: u64) -> Result<Writer, RingError> {

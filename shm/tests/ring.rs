@@ -60,13 +60,30 @@ fn a_larger_ring_holds_what_the_old_one_held() {
     let mut ring = Writer::create(Geometry::new(4096, 8192)).unwrap();
     fill(&mut ring, 50_000);
     let oldest = ring.tail_from();
-    let mut larger = ring.resized(Geometry::new(0, 65536)).unwrap();
+    let mut larger = ring.resized(Geometry::new(8192, 65536)).unwrap();
+    assert_eq!(larger.geometry().head_bytes, 4096, "a head doesn't grow over what is gone");
     assert_eq!(larger.generation(), 1);
     check(&larger, 0, 4096);
     check(&larger, oldest, 50_000);
     assert!(larger.run(oldest - 1, 1).is_none(), "it can't hold what was gone before");
     fill(&mut larger, 40_000);
     check(&larger, oldest, 90_000);
+}
+
+#[test]
+fn a_ring_of_any_other_size_holds_its_beginning_and_its_latest() {
+    let mut ring = Writer::create(Geometry::new(8192, 8192)).unwrap();
+    fill(&mut ring, 12_000);
+    let mut grown = ring.resized(Geometry::new(16_384, 4096)).unwrap();
+    check(&grown, 0, 12_000);
+    fill(&mut grown, 18_000);
+    let smaller = grown.resized(Geometry::new(4096, 4096)).unwrap();
+    check(&smaller, 0, 4096);
+    check(&smaller, 30_000 - 4096, 30_000);
+    for gone in [4096, 10_000, 30_000 - 4097] {
+        assert!(smaller.run(gone, 1).is_none(), "{gone}");
+    }
+    assert_eq!(smaller.tail_from(), 30_000 - 4096);
 }
 
 #[test]

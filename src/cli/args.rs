@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Wait(Wait),
     Kill(Kill),
     Signal(Signal),
+    Limit(Limit),
     Resize(Resize),
     Shutdown(Shutdown),
     Events(Events),
@@ -76,6 +77,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
+    kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
     kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --json -- true    # numbers on stderr at the end"
 )]
 pub(crate) struct Run {
@@ -109,9 +111,9 @@ pub(crate) struct Program {
     /// Set an environment variable; NAME alone passes ours on
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
-    /// Limit the program and what it starts: memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit
-    /// such as nofile=1024
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Limit the program and what it starts: a rate of output such as 20M (bytes a second, powers of 1024) or
+    /// rate=20M,burst=1M; memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit such as nofile=1024
+    #[arg(long, value_name = "RATE|NAME=VALUE")]
     pub(crate) limit: Vec<String>,
     /// Accept a weaker limit where this machine can't enforce the one asked for
     #[arg(long)]
@@ -230,6 +232,14 @@ impl std::str::FromStr for SpoolSize {
     }
 }
 
+/// For commands that go on for long.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Lasting {
+    /// End when the daemon is gone, instead of waiting for it to come back for KAIRO_RECONNECT seconds [default: 30]
+    #[arg(long)]
+    pub(crate) no_reconnect: bool,
+}
+
 /// Connect this terminal to a process
 ///
 /// A process with a terminal gets ours, raw, in our size, and is left with the detach keys. Of a process without
@@ -250,6 +260,8 @@ pub(crate) struct Attach {
     /// Only watch: what is typed here stays here
     #[arg(long)]
     pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// Write to a process's stdin or terminal
@@ -270,6 +282,8 @@ pub(crate) struct Write {
     /// Close its stdin afterwards (a terminal gets its end-of-file character)
     #[arg(long)]
     pub(crate) close: bool,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// Show what a process has written
@@ -310,6 +324,8 @@ pub(crate) struct Logs {
     /// Write the bytes of one stream to FILE; it is called FILE.partial until it is whole
     #[arg(long, value_name = "FILE", conflicts_with = "grep")]
     pub(crate) save: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -374,6 +390,8 @@ pub(crate) struct Wait {
     /// Seconds to wait at most
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<f64>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// End a process and everything it started
@@ -411,6 +429,38 @@ pub(crate) struct Signal {
     /// Only the process itself, not what it started
     #[arg(long)]
     pub(crate) leader: bool,
+}
+
+/// Change how fast a process may write, and how much of it is kept
+///
+/// Its output is taken at this rate, and it waits when its pipe is full. Prints what is in force; what isn't named
+/// stays as it is. Less is kept from now on, what is kept no more is counted; more as far as the daemon's memory for
+/// histories allows.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo limit encoder 20M\n  kairo limit encoder 20M --burst 1M --stream stdout\n  \
+    kairo limit encoder none    # as fast as it can\n  kairo limit build --tail 8MiB\n  kairo limit build    # what is in force"
+)]
+pub(crate) struct Limit {
+    /// The process
+    pub(crate) id: String,
+    /// Bytes a second of each output, such as 500k or 20M (powers of 1024), or none
+    pub(crate) rate: Option<String>,
+    /// Bytes at once after a pause [default: a tenth of a second's]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) burst: Option<String>,
+    /// Bytes of its beginning to keep; it can't grow once something behind it is gone
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) head: Option<String>,
+    /// Bytes of its end to keep
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) tail: Option<String>,
+    /// Which stream
+    #[arg(long, value_enum, default_value_t = StreamChoice::Both)]
+    pub(crate) stream: StreamChoice,
+    /// Make it wait, when nobody reads and its history is full (true), or forget the middle (false)
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) block_unread: Option<bool>,
 }
 
 /// Change the size of a process's terminal
@@ -453,6 +503,8 @@ pub(crate) struct Events {
     /// End after this many
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
 }
 
 /// Call any method of the daemon

@@ -10,15 +10,14 @@ use crate::cli::detach::{DetachKeys, Watch};
 use crate::cli::failure::Failure;
 use crate::cli::output::Printer;
 use crate::cli::processes::{exit_code, known_status};
+use crate::cli::streams::close_stdin;
 use crate::cli::terminal::{self, Raw, Size};
 use bytes::Bytes;
 use kairo_client::{CallError, Client, DirectItem, DirectStream};
 use kairo_wire::codec::data::Data;
 use kairo_wire::error::Code;
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::process::{
-    self, ResizeParams, StdinClose, StdinWrite, StdinWriteParams, TargetParams, WaitParams,
-};
+use kairo_wire::methods::process::{self, ResizeParams, StdinWrite, StdinWriteParams, WaitParams};
 use kairo_wire::methods::status::{Detail, Phase};
 use kairo_wire::methods::stream::{Selector, Start, SubscribeParams};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
@@ -30,7 +29,8 @@ const TYPED_BYTES: usize = 64 << 10;
 
 pub(crate) fn attach(context: &Context, args: &Attach) -> Outcome {
     let id = process_id(&args.id)?;
-    let client = context.client()?;
+    // Of the two connections the one that shows what comes tells when the daemon is gone.
+    let client = context.lasting_silently(args.lasting.no_reconnect)?;
     let found = known_status(&client, &id)?;
     let detail = found.detail.ok_or_else(|| Failure::new("E_SHAPE", "the daemon tells no details"))?;
     if matches!(detail.phase, Phase::Exited | Phase::Ended | Phase::Lost) && !args.replay {
@@ -43,7 +43,7 @@ pub(crate) fn attach(context: &Context, args: &Attach) -> Outcome {
         from: if args.replay { Start::Oldest } else { Start::Now },
         ..SubscribeParams::default()
     };
-    let stream = context.client()?.into_stream(&params)?;
+    let stream = context.lasting(args.lasting.no_reconnect)?.into_stream(&params)?;
     let session = Session { client, id, name: args.id.clone() };
     let raw = take_over(&session, &detail, args)?;
     let shown = show(stream, Printer::new(&args.id, context.json)?);
@@ -159,7 +159,7 @@ fn feed_lines(session: &Session) {
         match io::stdin().lock().read(&mut typed) {
             Ok(0) => {
                 // Closed already, or the process is gone: both are what was wanted.
-                let _ = session.client.call::<StdinClose>(&TargetParams { id: session.id.clone() });
+                let _ = close_stdin(&session.client, &session.id);
                 return;
             }
             Ok(read) => {
@@ -183,9 +183,12 @@ fn put(session: &Session, bytes: &[u8]) -> bool {
         Ok(_) => true,
         // The main thread tells what happened to the process or the connection.
         Err(CallError::Kernel(_) | CallError::Lost(_)) => false,
-        Err(error @ (CallError::Deadline | CallError::Shape(_) | CallError::TooLarge { .. })) => {
-            leave(crate::cli::failure::FAILED, Some(&error.to_string()))
-        }
+        Err(
+            error @ (CallError::Interrupted { .. }
+            | CallError::Deadline
+            | CallError::Shape(_)
+            | CallError::TooLarge { .. }),
+        ) => leave(crate::cli::failure::FAILED, Some(&error.to_string())),
     }
 }
 

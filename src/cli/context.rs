@@ -5,7 +5,7 @@ use crate::cli::failure::Failure;
 use crate::cli::terminal;
 use crate::config::environment::Environment;
 use crate::config::{self, Config, Flags};
-use kairo_client::Client;
+use kairo_client::{Client, ConnectOptions};
 use kairo_wire::id::ProcessId;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
@@ -34,9 +34,11 @@ impl Context {
         Ok(Context { environment, config, json: global.json })
     }
 
-    /// A connection to the daemon.
+    /// A connection to the daemon, for as long as that is there. What goes on for long has one that comes back
+    /// ([`Context::lasting`]).
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.config.socket)?)
+        let options = ConnectOptions { reconnect: None, ..ConnectOptions::default() };
+        Ok(Client::connect_with(&self.config.socket, &options)?)
     }
 
     /// Prints a line.

@@ -4,16 +4,17 @@ use crate::cli::args::{Call, Events, Introspect};
 use crate::cli::context::{Context, Outcome, seconds};
 use crate::cli::failure::Failure;
 use crate::cli::table::{Edge, Table, visible};
-use kairo_client::{BusEvent, CallOptions};
+use kairo_client::{BusEvent, CallOptions, EventItem};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::methods::system::{self, IntrospectParams};
 use kairo_wire::{introspect as offline, json as wire_json};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Read};
+use std::time::Duration;
 
 pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
-    let client = context.client()?;
+    let client = context.lasting(args.lasting.no_reconnect)?;
     if io::stdout().is_terminal() && !args.follow && args.count.is_none() && !context.json {
         eprintln!("kairo: waiting for events; Ctrl-C ends");
     }
@@ -21,7 +22,13 @@ pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
     let mut events = client.events(&args.pattern)?;
     while left > 0 {
         let Some(event) = events.next() else { break };
-        let event = event?;
+        let event = match event? {
+            EventItem::Event(event) => event,
+            EventItem::Resumed { outage } => {
+                missed(context, outage)?;
+                continue;
+            }
+        };
         let payload = value(&event.payload)?;
         if context.json {
             context.object(event_json(&event, payload))?;
@@ -31,6 +38,15 @@ pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
         left -= 1;
     }
     Ok(0)
+}
+
+/// Says at its place that there may have been events nobody has heard of.
+fn missed(context: &Context, outage: Duration) -> Result<(), Failure> {
+    if context.json {
+        return context.object(json!({ "resumed": { "outageMs": outage.as_millis() as u64 } }));
+    }
+    eprintln!("kairo: what happened in between is not shown");
+    Ok(())
 }
 
 fn event_json(event: &BusEvent, payload: Value) -> Value {

@@ -97,6 +97,7 @@ impl From<CallError> for Failure {
             (_, Some(code)) => (code.name(), FAILED),
             (CallError::Kernel(_), None) => ("E_UNKNOWN", FAILED),
             (CallError::Lost(_), None) => ("E_DISCONNECTED", FAILED),
+            (CallError::Interrupted { .. }, None) => ("E_INTERRUPTED", FAILED),
             (CallError::Deadline, None) => ("E_TIMEOUT", FAILED),
             (CallError::Shape(_), None) => ("E_SHAPE", FAILED),
             (CallError::TooLarge { .. }, None) => ("E_TOO_LARGE", FAILED),
@@ -116,13 +117,21 @@ impl From<StreamError> for Failure {
     fn from(error: StreamError) -> Failure {
         let code = match &error {
             StreamError::Lost(_) => "E_DISCONNECTED",
+            StreamError::Forgotten | StreamError::OtherLife => Code::NotFound.name(),
+            StreamError::NotFollowed | StreamError::NotResumed(_) => "E_NOT_RESUMED",
             StreamError::Missing { .. }
             | StreamError::Repeated { .. }
             | StreamError::OutOfSequence { .. }
             | StreamError::GapsDisagree { .. }
             | StreamError::NoOffset { .. } => "E_STREAM",
         };
-        Failure::new(code, error.to_string())
+        let failure = Failure::new(code, error.to_string());
+        match &error {
+            StreamError::Forgotten | StreamError::OtherLife => {
+                failure.advise("`kairo ps --all` lists what there is")
+            }
+            _ => failure,
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl std::str::FromStr for Amount {
 
 pub(crate) fn logs(context: &Context, args: &Logs) -> Outcome {
     let id = process_id(&args.id)?;
-    let client = context.client()?;
+    let client = context.lasting(args.lasting.no_reconnect)?;
     let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
     let known = found.detail.is_some();
     if !known && !args.follow {

@@ -11,8 +11,10 @@ mod describe;
 mod detach;
 mod escape;
 mod failure;
+mod limit;
 mod local;
 mod logs;
+mod notice;
 mod output;
 mod processes;
 mod program;
@@ -76,6 +78,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Wait(args) => processes::wait(&context, args),
         Command::Kill(args) => processes::kill(&context, args),
         Command::Signal(args) => processes::signal(&context, args),
+        Command::Limit(args) => limit::limit(&context, args),
         Command::Resize(args) => processes::resize(&context, args),
         Command::Shutdown(args) => processes::shutdown(&context, args),
         Command::Events(args) => describe::events(&context, args),

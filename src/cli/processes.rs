@@ -107,7 +107,8 @@ pub(crate) fn known_status(client: &Client, id: &ProcessId) -> Result<ProcessSta
 pub(crate) fn wait(context: &Context, args: &Wait) -> Outcome {
     let timeout_ms = args.timeout.map(|typed| seconds(typed, "--timeout").map(milliseconds)).transpose()?;
     let params = WaitParams { id: process_id(&args.id)?, timeout_ms };
-    let ended = context.client()?.call::<process::Wait>(&params).map_err(|error| match error.code() {
+    let client = context.lasting(args.lasting.no_reconnect)?;
+    let ended = client.call::<process::Wait>(&params).map_err(|error| match error.code() {
         Some(Code::Timeout) => Failure::new(Code::Timeout.name(), format!("{} still runs", args.id))
             .advise("wait longer, or end it with `kairo kill`"),
         _ => error.into(),

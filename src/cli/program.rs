@@ -6,6 +6,7 @@ use crate::config::environment;
 use crate::config::raw::ByteSize;
 use kairo_wire::codec::text::OsText;
 use kairo_wire::methods::options::{Limits, Rlimit, SpawnOptions};
+use kairo_wire::methods::stream::Rate;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -22,10 +23,12 @@ fn text(word: OsString, what: &str) -> Result<OsText, Failure> {
 
 /// What `run` and `spawn` have in common.
 pub(crate) fn options(program: &Program) -> Result<SpawnOptions, Failure> {
+    let (limits, rate) = limits(&program.limit)?;
     Ok(SpawnOptions {
         cwd: program.cwd.as_ref().map(|folder| text(folder.into(), "--cwd")).transpose()?,
         env: variables(&program.env)?,
-        limits: if program.limit.is_empty() { None } else { Some(limits(&program.limit)?) },
+        limits: (limits != Limits::default()).then_some(limits),
+        rate,
         allow_weaker: program.allow_weaker,
         ..SpawnOptions::default()
     })
@@ -66,21 +69,29 @@ const RLIMITS: [(Rlimit, bool); 9] = [
     (Rlimit::Stack, true),
 ];
 
-const LIMITS_ADVICE: &str = "known are memory=512MiB, cpu=150 (percent of one core), pids=64, and the rlimits as, core, \
+const LIMITS_ADVICE: &str = "known are a rate such as 20M, or rate=20M,burst=1M, memory=512MiB, cpu=150 (percent of one core), pids=64, and the rlimits as, core, \
     cpu-seconds, data, fsize, memlock, nofile, nproc, stack";
 
-fn limits(given: &[String]) -> Result<Limits, Failure> {
-    let mut all = Limits::default();
-    for one in given {
+fn limits(given: &[String]) -> Result<(Limits, Option<Rate>), Failure> {
+    let (mut all, mut rate, mut burst) = (Limits::default(), None, None);
+    for one in given.iter().flat_map(|given| given.split(',')) {
         let wrong = |why: &str| Failure::usage(format!("--limit {one}: {why}")).advise(LIMITS_ADVICE);
-        let (name, value) = one.split_once('=').ok_or_else(|| wrong("write NAME=VALUE"))?;
+        // A size alone is the rate.
+        let (name, value) = match one.split_once('=') {
+            Some(pair) => pair,
+            None if one.starts_with(|c: char| c.is_ascii_digit()) => ("rate", one),
+            None => return Err(wrong("write NAME=VALUE")),
+        };
         let count = || value.parse::<u64>().map_err(|_| wrong("the value is no whole number"));
         let bytes = || {
             ByteSize::parse(value)
                 .map(|ByteSize(bytes)| bytes)
                 .ok_or_else(|| wrong("the value is no size; write 64KiB, 512MiB or 2GiB"))
         };
+        let above_0 = || bytes().and_then(|n| if n > 0 { Ok(n) } else { Err(wrong("it is at least 1")) });
         match name {
+            "rate" => rate = Some(above_0()?),
+            "burst" => burst = Some(above_0()?),
             "memory" => match bytes()? >> 20 {
                 0 => return Err(wrong("memory is counted in MiB and must be at least one: write 512MiB")),
                 mib => all.memory = Some(mib),
@@ -99,7 +110,10 @@ fn limits(given: &[String]) -> Result<Limits, Failure> {
             }
         }
     }
-    Ok(all)
+    match (rate, burst) {
+        (None, Some(_)) => Err(Failure::usage("--limit: burst belongs to a rate").advise(LIMITS_ADVICE)),
+        (rate, burst) => Ok((all, rate.map(|bytes_per_second| Rate { bytes_per_second, burst }))),
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +122,7 @@ mod tests {
 
     fn parsed(given: &[&str]) -> Result<Limits, String> {
         let given: Vec<String> = given.iter().map(|one| (*one).to_owned()).collect();
-        limits(&given).map_err(|failure| failure.text(false).unwrap_or_default())
+        limits(&given).map(|(limits, _)| limits).map_err(|failure| failure.text(false).unwrap_or_default())
     }
 
     #[test]
@@ -129,6 +143,18 @@ mod tests {
         {
             let error = parsed(&[wrong]).unwrap_err();
             assert!(error.contains(wrong) && error.contains("known are"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_size_alone_is_the_rate_of_output() {
+        let rate = |given: &str| limits(&[given.to_owned()]).map(|(_, rate)| rate);
+        let (mib, burst) = (20 << 20, Some(1 << 20));
+        assert_eq!(rate("20M").ok(), Some(Some(Rate { bytes_per_second: mib, burst: None })));
+        assert_eq!(rate("rate=20MiB,burst=1M").ok(), Some(Some(Rate { bytes_per_second: mib, burst })));
+        assert_eq!(rate("burst=1M,20M,pids=3").ok(), Some(Some(Rate { bytes_per_second: mib, burst })));
+        for wrong in ["0", "20MB", "rate=fast", "burst=1M", "20M,burst=0", "20M,"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -20,7 +20,7 @@ use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, 
 use kairo_wire::methods::process::{
     self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
 };
-use kairo_wire::methods::stream::{Selector, SubscribeParams};
+use kairo_wire::methods::stream::{Rate, Selector, SubscribeParams};
 use serde_json::json;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
@@ -45,11 +45,14 @@ fn supervise(context: &Context, args: &Run, client: &Client) -> Outcome {
     let id = process_id(ID)?;
     // Before the spawn: what is asked of us from here on is asked of the program.
     let signals = Signals::new(FORWARDED)?;
-    let output = if args.pty { None } else { Some(client.subscribe(&to_our_stdout(&id))?) };
+    let mut options = spawn_options(args)?;
+    // Our stdout is the one reader: paced there, what is left at the program's exit keeps the rate as well.
+    let rate = options.rate.take();
+    let output = if args.pty { None } else { Some(client.subscribe(&to_our_stdout(&id, rate))?) };
     let params = SpawnParams {
         id: id.clone(),
         command: program::command(&args.program)?,
-        options: Some(Box::new(spawn_options(args)?)),
+        options: Some(Box::new(options)),
     };
     client.call::<process::Spawn>(&params)?;
     forward(client.clone(), id.clone(), signals, args.pty)?;
@@ -59,7 +62,7 @@ fn supervise(context: &Context, args: &Run, client: &Client) -> Outcome {
             drain(output)?;
             ended
         }
-        None => on_a_terminal(client, &id, args)?,
+        None => on_a_terminal(client, &id, args, rate)?,
     };
     if context.json {
         report(client, &id, &ended)?;
@@ -88,11 +91,12 @@ fn spawn_options(args: &Run) -> Result<SpawnOptions, Failure> {
 }
 
 /// Its stdout to descriptor 1 of this process, from the first byte.
-fn to_our_stdout(id: &ProcessId) -> SubscribeParams {
+fn to_our_stdout(id: &ProcessId, rate: Option<Rate>) -> SubscribeParams {
     SubscribeParams {
         id: Some(id.clone()),
         stream: Selector::Stdout,
         descriptor: Some(1),
+        rate,
         ..SubscribeParams::default()
     }
 }
@@ -112,9 +116,14 @@ fn drain(mut output: Subscription) -> Result<(), Failure> {
 }
 
 /// Its terminal and ours, until its end.
-fn on_a_terminal(client: &Client, id: &ProcessId, args: &Run) -> Result<WaitResult, Failure> {
-    let params =
-        SubscribeParams { id: Some(id.clone()), stream: Selector::Stdout, ..SubscribeParams::default() };
+fn on_a_terminal(
+    client: &Client,
+    id: &ProcessId,
+    args: &Run,
+    rate: Option<Rate>,
+) -> Result<WaitResult, Failure> {
+    let stream = Selector::Stdout;
+    let params = SubscribeParams { id: Some(id.clone()), stream, rate, ..SubscribeParams::default() };
     let output = client.subscribe(&params)?;
     let session = Session {
         client: client.clone(),

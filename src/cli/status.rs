@@ -1,5 +1,6 @@
 //! How a process looks to a person: a line of `kairo ps`, the page of `kairo status`.
 
+use crate::cli::limit::told;
 use crate::cli::table::{Edge, Table, bytes, duration, visible};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::SignalName;
@@ -163,6 +164,15 @@ fn streams(page: &mut Page, detail: &Detail) {
             let gone = if stream.spool.is_some() { "in memory" } else { "kept" };
             let _ = write!(text, ", of which {} are no longer {gone}", bytes(stream.cut_bytes));
         }
+        if let Some(cut) = stream.cut {
+            let _ = write!(text, " ({} to {})", cut.from, cut.to);
+        }
+        if let Some(rate) = stream.rate {
+            let _ = write!(text, ", at most {}", told(rate));
+        }
+        if stream.throttled_ms > 0 {
+            let _ = write!(text, ", held back for {}", duration(stream.throttled_ms));
+        }
         if stream.pipe_bytes > 0 {
             let _ = write!(text, ", pipe of {}", bytes(stream.pipe_bytes.into()));
         }
@@ -202,6 +212,9 @@ fn readers(page: &mut Page, detail: &Detail) {
         }
         if reader.gap_bytes > 0 {
             let _ = write!(text, ", missed {}", bytes(reader.gap_bytes));
+        }
+        if let Some(rate) = reader.rate {
+            let _ = write!(text, ", at most {}", told(rate));
         }
         if reader.stalled {
             text.push_str(", takes no more");

@@ -42,6 +42,11 @@ impl Raw {
     }
 }
 
+/// The terminal of stdin is raw, by us.
+pub(crate) fn is_raw() -> bool {
+    SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
 impl Drop for Raw {
     fn drop(&mut self) {
         restore();

@@ -30,6 +30,7 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("KAIRO_LOG", "log level or filter (--log)"),
     ("KAIRO_LOG_FORMAT", "text or json (--log-format)"),
     ("KAIRO_LOG_FILE", "log file instead of stderr (--log-file)"),
+    ("KAIRO_RECONNECT", "seconds a daemon that is gone is waited for, 30; 0: not at all (--no-reconnect)"),
     ("XDG_RUNTIME_DIR", "parent of the default socket"),
     ("XDG_CONFIG_HOME", "parent of the user's configuration"),
     ("XDG_STATE_HOME", "parent of the default state folder"),

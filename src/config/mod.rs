@@ -111,6 +111,8 @@ pub(crate) struct Limits {
     pub(crate) history_bytes_max: u32,
     /// Size asked for each pipe of a child.
     pub(crate) pipe_bytes: u32,
+    /// Memory of all histories, of living and ended streams.
+    pub(crate) history_memory_max: u64,
     /// History of ended streams, all together.
     pub(crate) ended_history_bytes_max: u64,
     /// Spools, all together.
@@ -123,6 +125,8 @@ pub(crate) struct Limits {
     pub(crate) stdin_parked_bytes_max: u32,
     /// From SIGTERM to SIGKILL.
     pub(crate) kill_grace_ms: u32,
+    /// After which a stream that waits for a reader has stalled.
+    pub(crate) stall_ms: u32,
 }
 
 impl Default for Limits {
@@ -132,12 +136,14 @@ impl Default for Limits {
             history_tail_bytes: 256 << 10,
             history_bytes_max: 16 << 20,
             pipe_bytes: 256 << 10,
+            history_memory_max: 1 << 30,
             ended_history_bytes_max: 256 << 20,
             spool_bytes_max: 16 << 30,
             ended_processes_max: 10_000,
             ended_seconds_max: 3_600,
             stdin_parked_bytes_max: 16 << 20,
             kill_grace_ms: 5_000,
+            stall_ms: 1_000,
         }
     }
 }
@@ -307,6 +313,12 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
             default.history_bytes_max,
         )?,
         pipe_bytes: size("limits.pipe_bytes", raw.pipe_bytes, 4 * KIB, 64 * MIB, default.pipe_bytes)?,
+        history_memory_max: checked(
+            "limits.history_memory_max",
+            from.said(raw.history_memory_max),
+            |ByteSize(bytes)| bounded(bytes, MIB, 1 << 40),
+        )?
+        .unwrap_or(default.history_memory_max),
         ended_history_bytes_max: checked(
             "limits.ended_history_bytes_max",
             from.said(raw.ended_history_bytes_max),
@@ -341,6 +353,7 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
             default.stdin_parked_bytes_max,
         )?,
         kill_grace_ms: count("limits.kill_grace_ms", raw.kill_grace_ms, 0, 3_600_000, default.kill_grace_ms)?,
+        stall_ms: count("limits.stall_ms", raw.stall_ms, 1, 3_600_000, default.stall_ms)?,
     })
 }
 
@@ -508,20 +521,22 @@ mod tests {
     #[test]
     fn every_limit_can_be_set_in_the_file() {
         let text = "[limits]\nhistory_head_bytes = 0\nhistory_tail_bytes = \"1 MiB\"\nhistory_bytes_max = \"2 MiB\"\n\
-            pipe_bytes = \"1 MiB\"\nended_history_bytes_max = \"1 GiB\"\nspool_bytes_max = \"2 GiB\"\nended_processes_max = 5\n\
-            ended_seconds_max = 6\nstdin_parked_bytes_max = \"64 KiB\"\nkill_grace_ms = 7\n";
+            pipe_bytes = \"1 MiB\"\nhistory_memory_max = \"8 GiB\"\nended_history_bytes_max = \"1 GiB\"\nspool_bytes_max = \"2 GiB\"\nended_processes_max = 5\n\
+            ended_seconds_max = 6\nstdin_parked_bytes_max = \"64 KiB\"\nkill_grace_ms = 7\nstall_ms = 8\n";
         let limits = decided(&Flags::default(), &[], text).unwrap().limits;
         let expected = Limits {
             history_head_bytes: 0,
             history_tail_bytes: 1 << 20,
             history_bytes_max: 2 << 20,
             pipe_bytes: 1 << 20,
+            history_memory_max: 8 << 30,
             ended_history_bytes_max: 1 << 30,
             spool_bytes_max: 2 << 30,
             ended_processes_max: 5,
             ended_seconds_max: 6,
             stdin_parked_bytes_max: 64 << 10,
             kill_grace_ms: 7,
+            stall_ms: 8,
         };
         assert_eq!(limits, expected);
     }

@@ -43,12 +43,14 @@ pub(crate) struct RawLimits {
     pub(crate) history_tail_bytes: Option<Spanned<ByteSize>>,
     pub(crate) history_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) pipe_bytes: Option<Spanned<ByteSize>>,
+    pub(crate) history_memory_max: Option<Spanned<ByteSize>>,
     pub(crate) ended_history_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) spool_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) ended_processes_max: Option<Spanned<i64>>,
     pub(crate) ended_seconds_max: Option<Spanned<i64>>,
     pub(crate) stdin_parked_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) kill_grace_ms: Option<Spanned<i64>>,
+    pub(crate) stall_ms: Option<Spanned<i64>>,
 }
 
 /// A count of bytes: `65536`, or text with a unit, `"64 KiB"`.

@@ -1,28 +1,20 @@
 //! `kairo serve`: a kernel with a socket, until a signal or `kernel.shutdown` ends it.
 
-use super::{Kept, raise_nofile, reactors, start_plane};
+use super::inheritance::find_keeper;
+use super::{raise_nofile, reactors, start_plane};
 use crate::config::Config;
 use crate::logging;
 use crate::socket_guard::Claim;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
-use kairo_controlplane::sessions::adoption::history_of;
-use kairo_dataplane::command::{Commands, HistorySize};
-use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
-use kairo_dataplane::keeper::protocol;
-use kairo_dataplane::keeper::settlement::settle;
-use kairo_dataplane::keeper::successor::Estate;
+use kairo_dataplane::command::Commands;
+use kairo_dataplane::keeper::link::reap;
 use kairo_dataplane::plane::PlaneHandle;
 use kairo_dataplane::points::{self, Point};
 use kairo_dataplane::sys::clock;
 use nix::sys::signal::{SigSet, Signal};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long a keeper may take to hand everything over.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `serve` is told besides its configuration.
 #[derive(Clone, Debug, Default)]
@@ -62,47 +54,6 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
         eprintln!("kairo: {} log lines were dropped", logging.dropped_lines());
     }
     ended
-}
-
-/// The keeper of the kernel before us with all it kept, or a new one.
-fn find_keeper(config: &Config, lanes: u16, nofile: Option<(u64, u64)>) -> Result<Kept> {
-    let handover = config.state.join("keeper.sock");
-    if let Some(estate) = inherit(&handover)? {
-        let limits = &config.limits;
-        let (head_bytes, tail_bytes) = (limits.history_head_bytes, limits.history_tail_bytes);
-        let usual = HistorySize { head_bytes, tail_bytes };
-        let inheritance = settle(estate, lanes, |session| history_of(session, usual)).context(
-            "the processes of the kernel before could not be taken over; they and their keeper go on",
-        )?;
-        return Ok(inheritance.into());
-    }
-    let launched = launch(&Launch {
-        program: None,
-        arguments: vec!["keeper".into()],
-        lanes,
-        on_kernel_loss: OnKernelLoss::Hold { handover },
-        embedded: false,
-        nofile,
-        cgroups: CgroupUse::default(),
-        version: protocol::VERSION,
-    });
-    Ok(launched.context("the keeper could not be started")?.into())
-}
-
-/// What a keeper at `path` has to hand over; none if there is no keeper. The state's lock is ours, so its kernel is gone.
-fn inherit(path: &Path) -> Result<Option<Estate>> {
-    match Estate::receive(path, HANDOVER_PATIENCE) {
-        Ok(estate) => Ok(Some(estate)),
-        Err(error) => match error.kind() {
-            // Nobody has been there, or nobody is any more; or it was told to end and is doing so.
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof => {
-                Ok(None)
-            }
-            _ => Err(error).with_context(|| {
-                format!("the keeper at {} could not be taken over; choose another --state", path.display())
-            }),
-        },
-    }
 }
 
 /// SIGTERM, SIGINT and SIGHUP are waited for by one thread; no other gets them.

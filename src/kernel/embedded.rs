@@ -27,6 +27,7 @@ impl Embedded {
             program: None,
             arguments: vec!["keeper".into()],
             lanes: 1,
+            resume: None,
             on_kernel_loss: OnKernelLoss::End,
             embedded: true,
             nofile,

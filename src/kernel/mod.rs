@@ -11,6 +11,7 @@
 pub(crate) mod accounts;
 pub(crate) mod daemon;
 pub(crate) mod embedded;
+mod inheritance;
 
 use crate::config::{Config, DriverChoice, environment};
 use crate::worker::{Done, Worker};
@@ -18,6 +19,7 @@ use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
@@ -59,7 +61,7 @@ fn raise_nofile() -> Result<Option<(u64, u64)>> {
     Ok(Some((soft, hard)))
 }
 
-fn control_config(config: &Config, embedded: bool) -> ControlConfig {
+fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>) -> ControlConfig {
     let limits = &config.limits;
     ControlConfig {
         owner_uid: rustix::process::geteuid().as_raw(),
@@ -84,6 +86,7 @@ fn control_config(config: &Config, embedded: bool) -> ControlConfig {
             parked_bytes_max: limits.stdin_parked_bytes_max as usize,
             ..Limits::default()
         },
+        budget,
         numbers: Numbers::LINUX,
     }
 }
@@ -115,7 +118,8 @@ fn start_plane(
     listener: Option<OwnedFd>,
 ) -> Result<(Plane, Arc<ControlPlane>)> {
     let embedded = listener.is_none();
-    let kernel = Kernel::new(control_config(config, embedded), Box::new(SystemEntropy));
+    let budget = Arc::new(Budget::new(config.limits.history_memory_max));
+    let kernel = Kernel::new(control_config(config, embedded, budget.clone()), Box::new(SystemEntropy));
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
@@ -132,6 +136,8 @@ fn start_plane(
             bytes_max: config.limits.spool_bytes_max,
         }),
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
+        budget,
+        stall_ns: u64::from(config.limits.stall_ms) * 1_000_000,
         listener,
         driver: match config.driver {
             DriverChoice::Auto => plane::DriverChoice::Auto,

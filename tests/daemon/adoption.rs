@@ -12,13 +12,18 @@ use serde_json::{Value as Json, json};
 macro_rules! lives_on_both_drivers {
     ($($behaviour:ident),+ $(,)?) => {
         mod uring {
-            $(#[test] fn $behaviour() { super::lives(crate::support::Driver::Uring, super::$behaviour); })+
+            $(#[test] fn $behaviour() {
+                crate::adoption::lives(crate::support::Driver::Uring, super::$behaviour);
+            })+
         }
         mod poll {
-            $(#[test] fn $behaviour() { super::lives(crate::support::Driver::Poll, super::$behaviour); })+
+            $(#[test] fn $behaviour() {
+                crate::adoption::lives(crate::support::Driver::Poll, super::$behaviour);
+            })+
         }
     };
 }
+pub(crate) use lives_on_both_drivers;
 
 lives_on_both_drivers!(
     a_reader_that_waits_misses_nothing_and_gets_nothing_twice,
@@ -33,7 +38,7 @@ lives_on_both_drivers!(
     at_every_point_of_its_adoption_a_kernel_can_die,
 );
 
-fn lives(driver: Driver, test: fn(&mut Daemon)) {
+pub(crate) fn lives(driver: Driver, test: fn(&mut Daemon)) {
     if !driver.is_available() {
         return println!("skipped, this system forbids io_uring: {:?}", std::thread::current().name());
     }

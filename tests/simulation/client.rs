@@ -75,7 +75,36 @@ impl Client {
 
     pub(crate) fn spawn(&mut self, process: usize) {
         let argv = Value::Array(vec!["writer".into(), process.to_string().into()]);
-        self.call("process.spawn", &[("id", format!("p{process}").into()), ("command", argv)], None);
+        let options = map(&self.pace());
+        let params = [("id", format!("p{process}").into()), ("command", argv), ("options", options)];
+        self.call("process.spawn", &params, None);
+    }
+
+    /// Half of the time nothing, else a rate that is slow beside what the world can do.
+    fn pace(&self) -> Vec<(&'static str, Value)> {
+        if self.world.below(2) == 0 {
+            return Vec::new();
+        }
+        let bytes_per_second = 300_000 << self.world.below(7);
+        let mut rate = vec![("bytesPerSecond", bytes_per_second.into())];
+        if self.world.below(2) == 0 {
+            rate.push(("burst", (1 + self.world.below(100_000)).into()));
+        }
+        vec![("rate", map(&rate))]
+    }
+
+    /// Another rate, no rate, another size, or all of them.
+    fn configure(&mut self, process: usize) {
+        let mut params = vec![("id", Value::from(format!("p{process}")))];
+        match self.world.below(3) {
+            0 => params.push(("rate", map(&[("bytesPerSecond", 0.into())]))),
+            _ => params.extend(self.pace()),
+        }
+        if self.world.below(2) == 0 {
+            let (head, tail) = (self.world.below(100_000), 4_096 + self.world.below(400_000));
+            params.push(("history", map(&[("headBytes", head.into()), ("tailBytes", tail.into())])));
+        }
+        self.call("stream.configure", &params, None);
     }
 
     pub(crate) fn subscribe(&mut self, process: usize) {
@@ -89,19 +118,21 @@ impl Client {
         let reading =
             Reading { process, blocks, line, offset: 0, gaps: 0, sequence: 0, ended: None, id: None };
         self.readings.push(reading);
-        let params = [
+        let mut params = vec![
             ("pid", format!("p{process}").into()),
             ("stream", "stdout".into()),
             ("mode", mode.into()),
             ("policy", policy.into()),
         ];
+        params.extend(self.pace());
         let at = self.readings.len() - 1;
         self.call("process.stdout.subscribe", &params, Some(at));
     }
 
     pub(crate) fn ask(&mut self, process: usize) {
         let id = ("id", Value::from(format!("p{process}")));
-        match self.world.below(3) {
+        match self.world.below(5) {
+            3 | 4 => self.configure(process),
             0 => self.call("process.status", &[id], None),
             1 => self.call("process.wait", &[id], None),
             _ => self.call("kernel.ping", &[], None),

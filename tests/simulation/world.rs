@@ -5,6 +5,7 @@ use crate::keeper::Keeper;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::Job;
 use kairo_dataplane::driver::sim::world::{World, owner};
 use kairo_dataplane::reactor::{Done, Worker};
@@ -23,7 +24,7 @@ impl Worker for NoWorker {
     }
 }
 
-fn kernel(seed: u64) -> ControlPlane {
+fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
     let config = Config {
         owner_uid: OWNER,
         pid: 1,
@@ -34,6 +35,7 @@ fn kernel(seed: u64) -> ControlPlane {
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),
         facts: Vec::new(),
+        budget,
         limits: Limits::default(),
         numbers: Numbers::LINUX,
     };
@@ -43,8 +45,11 @@ fn kernel(seed: u64) -> ControlPlane {
 /// Plays the history of a seed and returns how many bytes were checked in it.
 pub(crate) fn history(seed: u64) -> u64 {
     let world = World::new(seed);
+    // Some histories are tight in memory from the start.
+    let budget = Arc::new(Budget::new([1 << 30, 1 << 20, 300 << 10][world.below(3) as usize]));
+    let control = Arc::new(kernel(seed, budget.clone()));
     let (mut reactor, port, lane) =
-        Simulation::new(&world, Arc::new(kernel(seed)), Arc::new(NoWorker)).expect("a reactor");
+        Simulation::new(&world, control, Arc::new(NoWorker), budget.clone()).expect("a reactor");
     let mut keeper = Keeper::new(&world, lane);
     let mut clients: Vec<Client> = Vec::new();
     for number in 0..1 + world.below(CLIENTS) {
@@ -60,9 +65,9 @@ pub(crate) fn history(seed: u64) -> u64 {
         let at = world.below(clients.len() as u64) as usize;
         match world.below(60) {
             0..=3 if spawned < PROCESSES => {
-                // The spawner reads from the start.
-                clients[at].spawn(spawned);
+                // The spawner reads from the start, and waits for it.
                 clients[at].subscribe(spawned);
+                clients[at].spawn(spawned);
                 spawned += 1;
             }
             4..=6 if spawned > 0 => {
@@ -80,6 +85,11 @@ pub(crate) fn history(seed: u64) -> u64 {
         assert!(clients.iter().all(|client| !client.broken), "nobody is cut off");
     }
     finish(&world, &mut reactor, &mut keeper, &mut clients);
+    while budget.is_over() {
+        // Nobody reads any more, so everything can be given.
+        assert!(budget.retained_bytes() > 0, "{budget:?}");
+        reactor.round(Some(world.now().monotonic_ns + 50_000)).expect("the driver works");
+    }
     for client in &clients {
         client.judge(|process| keeper.truth(process), |_| true);
         bytes += client.bytes;

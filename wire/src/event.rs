@@ -246,6 +246,41 @@ events! {
         pub at: u64,
     }
 
+    /// A child's output has waited for a reader for longer than the threshold (`limits.stall_ms`), and still does.
+    StreamStalled = "kairo.stream.stalled", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// Its length so far.
+        pub offset: u64,
+        /// How long it has waited, milliseconds.
+        pub waited_ms: u64,
+        /// For what, in words, as in the status.
+        #[serde(rename = "for")]
+        pub for_what: String,
+        /// The reader it waits for, if it is the receiver's own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub subscription_id: Option<SubscriptionId>,
+        /// Whose reader that is, if there is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reader: Option<Principal>,
+    }
+
+    /// A stalled output goes on, or has ended.
+    StreamResumed = "kairo.stream.resumed", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// How long it had waited, milliseconds.
+        pub waited_ms: u64,
+    }
+
     /// Bytes are no longer kept. Sent when the first of them goes, then at most once a second a stream and store, with
     /// all that is gone so far.
     StreamTruncated = "kairo.stream.truncated", Bus {
@@ -289,6 +324,22 @@ events! {
         pub good_to: u64,
         /// Bytes from this offset on are written since.
         pub from: u64,
+    }
+
+    /// An output waits for its rate. Sent at the first wait, then at most once a second while there are more.
+    StreamThrottled = "kairo.stream.throttled", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// In force.
+        pub bytes_per_second: u64,
+        /// In force, bytes.
+        pub burst: u64,
+        /// How long it has waited so in all, milliseconds, without the wait that begins.
+        pub waited_ms: u64,
     }
 
     /// The kernel takes calls.

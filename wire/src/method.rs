@@ -153,6 +153,8 @@ pub const METHODS: &[&MethodRow] = &[
     process::List::ROW,
     stream::Subscribe::ROW,
     stream::Unsubscribe::ROW,
+    stream::Configure::ROW,
+    stream::ConfigureReader::ROW,
     event::Subscribe::ROW,
     event::Unsubscribe::ROW,
     permission::Identify::ROW,

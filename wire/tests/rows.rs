@@ -82,6 +82,8 @@ fn every_example_is_a_call_that_makes_sense() {
         (process::List::ROW, example::<process::List>),
         (stream::Subscribe::ROW, example::<stream::Subscribe>),
         (stream::Unsubscribe::ROW, example::<stream::Unsubscribe>),
+        (stream::Configure::ROW, example::<stream::Configure>),
+        (stream::ConfigureReader::ROW, example::<stream::ConfigureReader>),
         (event::Subscribe::ROW, example::<event::Subscribe>),
         (event::Unsubscribe::ROW, example::<event::Unsubscribe>),
         (permission::Identify::ROW, example::<permission::Identify>),

@@ -40,7 +40,7 @@ pub(crate) const METHODS: &[Entry] = &[
 
 impl Kernel {
     /// The process an id names, if there is one and the caller may touch it.
-    fn target(&self, asking: &Asking<'_>, id: &ProcessId) -> Result<Option<&Process>, WireError> {
+    pub(crate) fn target(&self, asking: &Asking<'_>, id: &ProcessId) -> Result<Option<&Process>, WireError> {
         match self.state.exactly(id) {
             Some(process) if !may_touch(self.principal(asking.connection), &process.creator) => {
                 let id = id.to_string();
@@ -51,7 +51,7 @@ impl Kernel {
     }
 
     /// Parks a call and has its deed done.
-    fn undertake(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, process: u64, deed: Deed) {
+    pub(crate) fn undertake(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, process: u64, deed: Deed) {
         let ticket = self.park(turn, asking, Pending::Deed { process, deed, sent: false });
         self.act(turn, ticket);
     }
@@ -70,7 +70,7 @@ impl Kernel {
     }
 }
 
-fn not_found(id: &ProcessId) -> WireError {
+pub(crate) fn not_found(id: &ProcessId) -> WireError {
     WireError::process_not_found(&id.to_string())
 }
 

@@ -5,23 +5,30 @@ use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
 use crate::kernel::Kernel;
+use crate::methods::process::not_found;
+use crate::sessions::pacing;
 use crate::sessions::readers::Departure;
 use crate::sessions::spool::unspooled;
-use crate::state::{Named, Wish};
+use crate::state::{Deed, Named, Place, Wish};
 use crate::table::{Answers, Entry};
-use kairo_dataplane::command::{From, Mode, Policy};
+use kairo_dataplane::command::{Command, From, Mode, Policy};
 use kairo_dataplane::key::ConnectionKey;
-use kairo_wire::error::WireError;
-use kairo_wire::id::SubscriptionId;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::limits::BUFFER_BYTES_MAX;
 use kairo_wire::method::Method;
 use kairo_wire::methods::stream::{
-    self, Start, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
+    self, Configure, ConfigureReader, ConfigureReaderResult, Start, Subscribe, SubscribeParams,
+    SubscribeResult, Unsubscribe, UnsubscribeResult,
 };
 
 /// The behaviours of this room's rows.
-pub(crate) const METHODS: &[Entry] =
-    &[(Subscribe::ROW, Answers::AtOnce, subscribe), (Unsubscribe::ROW, Answers::AtOnce, unsubscribe)];
+pub(crate) const METHODS: &[Entry] = &[
+    (Subscribe::ROW, Answers::AtOnce, subscribe),
+    (Unsubscribe::ROW, Answers::AtOnce, unsubscribe),
+    (Configure::ROW, Answers::Later, configure),
+    (ConfigureReader::ROW, Answers::AtOnce, configure_reader),
+];
 
 fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Subscribe>()?;
@@ -46,11 +53,17 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         return Err(unspooled(&target));
     }
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
-    kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish(&params))?;
+    let mut wish = Wish { rate: pacing::rate(params.rate, "rate")?, ..wish(&params) };
+    wish.from = kernel.begun(&target, wish.from);
+    kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish)?;
     let takes_records = kernel.state.connections.get(asking.connection).is_some_and(|peer| peer.records);
-    let session =
-        kernel.state.exactly(&target).filter(|_| takes_records).map(|process| process.session.clone());
-    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, session });
+    let life = kernel.state.exactly(&target).filter(|_| takes_records);
+    let session = life.map(|process| process.session.clone());
+    let from = life.map(|_| match wish.from {
+        From::At([stdout, stderr]) => Start::Each { stdout, stderr },
+        From::Oldest | From::Now => Start::Each { stdout: 0, stderr: 0 },
+    });
+    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, session, from });
     Ok(())
 }
 
@@ -80,6 +93,8 @@ fn wish(params: &SubscribeParams) -> Wish {
             .filter(|wanted| *wanted > 0)
             .map(|wanted| wanted.min(BUFFER_BYTES_MAX as u64) as u32),
         descriptor: params.descriptor,
+        // Checked by the caller, for it can be wrong.
+        rate: None,
     }
 }
 
@@ -100,8 +115,53 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     Ok(())
 }
 
+fn configure(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Configure>()?;
+    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let serial = process.key.serial;
+    let tuning = pacing::tuning(&kernel.config, &params)?;
+    kernel.undertake(turn, asking, serial, Deed::Tune { tuning });
+    Ok(())
+}
+
+fn configure_reader(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<ConfigureReader>()?;
+    let subscription_id = params.subscription_id;
+    let rate = pacing::rate(Some(params.rate), "rate")?;
+    let unknown = || {
+        let message = format!("there is no subscription {}", subscription_id.as_str());
+        WireError::new(Code::NotFound, message).with("field", "subscriptionId")
+    };
+    let Some(Named::Stream(serial)) = kernel.state.subscriptions.get(subscription_id.as_str()).copied()
+    else {
+        return Err(unknown());
+    };
+    let holder = kernel.state.streams.get(&serial).map(|stream| stream.connection).ok_or_else(unknown)?;
+    kernel.may_end(asking, holder)?;
+    if let Some(stream) = kernel.state.streams.get_mut(&serial) {
+        // What it reads next, in another life of the id, has the rate from the start.
+        stream.wish.rate = rate;
+        if let Place::Reading { key, .. } = &stream.place {
+            turn.out.push(Command::Pace { subscription: *key, rate });
+        }
+    }
+    kernel.answer(turn, asking, &ConfigureReaderResult { subscription_id, rate: rate.map(pacing::told) });
+    Ok(())
+}
+
 impl Kernel {
-    /// Whether the caller may end a subscription of `holder`: its own, or another connection's of the same principal.
+    /// Where `now` is, if the process is there: so that whoever loses its connection before the first byte knows where
+    /// to go on. What has been taken since is delivered too.
+    fn begun(&self, target: &ProcessId, from: From) -> From {
+        match (from, self.state.exactly(target)) {
+            (From::Now, Some(process)) => {
+                From::At([0, 1].map(|channel: usize| process.meter.streams[channel].taken_bytes.get()))
+            }
+            (from, _) => from,
+        }
+    }
+
+    /// Whether the caller may change or end a subscription of `holder`: its own, or another connection's of the same principal.
     pub(crate) fn may_end(&self, asking: &Asking<'_>, holder: ConnectionKey) -> Result<(), WireError> {
         if holder == asking.connection || self.principal(holder) == self.principal(asking.connection) {
             return Ok(());

@@ -115,6 +115,20 @@ fn doctor(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
         value: if kernel.keeper_lost { "gone" } else { "there" }.to_owned(),
         advice: kernel.keeper_lost.then(|| "start the kernel again".to_owned()),
     });
+    let budget = &kernel.config.budget;
+    let (held, most) = (budget.held_bytes(), budget.bytes_max());
+    facts.push(Fact {
+        name: "history memory".to_owned(),
+        holds: held <= most,
+        value: format!(
+            "{held} of {most} bytes, {} of them of ended streams; {} living streams",
+            budget.retained_bytes(),
+            budget.live_streams()
+        ),
+        advice: (held > most).then(|| {
+            "readers hold more than there is: raise limits.history_memory_max, or end some".to_owned()
+        }),
+    });
     kernel.answer(turn, asking, &DoctorResult { facts });
     Ok(())
 }
@@ -163,7 +177,8 @@ impl Kernel {
         let connection = call.connection;
         let read = match outcome {
             Ok(Outcome::Worked(read)) => read,
-            Ok(Outcome::Ok | Outcome::Written { .. } | Outcome::Signalled { .. }) | Err(_) => Vec::new(),
+            Ok(Outcome::Ok | Outcome::Written { .. } | Outcome::Signalled { .. } | Outcome::Tuned { .. })
+            | Err(_) => Vec::new(),
         };
         let text = |place: usize| -> Option<&str> {
             let bytes: &Bytes = read.get(place)?.as_ref().ok()?;

@@ -10,7 +10,7 @@
 
 use crate::calls::Turn;
 use crate::kernel::Kernel;
-use crate::sessions::record::{Note, Record};
+use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
 use kairo_dataplane::command::{Command, Commands, HistorySize, Unread};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 /// How much of a session's output was kept, by its record; `usual` if that can't be read.
 pub fn history_of(session: &HeldSession, usual: HistorySize) -> HistorySize {
-    Record::decode(&session.record).map_or(usual, |record| record.history())
+    Record::decode(&session.record).map_or(usual, |record| record.output().history[0])
 }
 
 impl Kernel {
@@ -55,7 +55,7 @@ impl Kernel {
             process.ends[place] = ends[place].filter(|_| process.open[place]);
             process.open[place] &= ends[place].is_none();
         }
-        let (history, unread, spool) = (process.history, process.unread, process.spool);
+        let (history, rate, unread, spool) = (process.history, process.rate, process.unread, process.spool);
         let turn = &mut Turn { at, here: None, out };
         self.supersede(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
@@ -66,7 +66,7 @@ impl Kernel {
         self.state.processes.insert(serial, Box::new(process));
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.settle(turn, serial);
-        Adopted { heir, history, unread, spool, ends, meter }
+        Adopted { heir, history, rate, unread, spool, ends, meter }
     }
 
     fn recorded(
@@ -80,6 +80,9 @@ impl Kernel {
         let (exit, phase) = (held.exit, if held.exit.is_some() { Phase::Exited } else { Phase::Running });
         // Whose record can't be read is nobody's but the owner's, under its session's name.
         let unnamed = || ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()));
+        let usual =
+            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
+        let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
         let owner = || crate::auth::principal::Principal::Owner.creator(self.config.owner_uid);
         Process {
             key: held.process,
@@ -97,8 +100,9 @@ impl Kernel {
             argv: record.map(Record::argv).unwrap_or_default(),
             cwd: record.and_then(Record::cwd),
             environment_digest: record.map_or(0, |record| record.environment_digest),
-            history: record.map_or(self.config.limits.history, Record::history),
-            unread: record.map_or(Unread::Drop, Record::unread),
+            history: output.history,
+            rate: output.rate,
+            unread: output.unread,
             spool: record.and_then(Record::spool),
             pid: held.pid,
             start_ticks: held.start_ticks,

@@ -97,6 +97,7 @@ impl Kernel {
                 turn.out.push(Command::Write { process: key, data, key: write_key, ticket });
             }
             Deed::CloseStdin => turn.out.push(Command::CloseStdin { process: key, ticket }),
+            Deed::Tune { tuning } => turn.out.push(Command::Tune { process: key, tuning, ticket }),
             Deed::Resize { size } => turn.out.push(Command::Resize { process: key, size, ticket }),
         }
     }
@@ -247,7 +248,7 @@ impl Kernel {
             (Deed::Signal { .. }, Ok(outcome)) => {
                 let processes = match outcome {
                     Outcome::Signalled { processes } => processes,
-                    Outcome::Ok | Outcome::Written { .. } | Outcome::Worked(_) => 1,
+                    Outcome::Ok | Outcome::Written { .. } | Outcome::Tuned { .. } | Outcome::Worked(_) => 1,
                 };
                 self.resolve(turn, ticket, &SignalResult { status: SignalStatus::Signalled, id, processes });
             }
@@ -266,7 +267,9 @@ impl Kernel {
             (Deed::Write { data, .. }, Ok(outcome)) => {
                 let offset = match outcome {
                     Outcome::Written { offset } => offset,
-                    Outcome::Ok | Outcome::Signalled { .. } | Outcome::Worked(_) => data.len() as u64,
+                    Outcome::Ok | Outcome::Signalled { .. } | Outcome::Tuned { .. } | Outcome::Worked(_) => {
+                        data.len() as u64
+                    }
                 };
                 self.resolve(
                     turn,
@@ -276,6 +279,11 @@ impl Kernel {
             }
             (Deed::CloseStdin, Ok(_)) => {
                 self.resolve(turn, ticket, &StdinCloseResult { status: StdinCloseStatus::Closed, id });
+            }
+            (Deed::Tune { tuning }, Ok(outcome)) => {
+                let settings = process.tuned(tuning, outcome);
+                self.annotate(turn, serial, usize::MAX);
+                self.resolve(turn, ticket, &settings);
             }
             (Deed::Resize { size }, Ok(_)) => {
                 process.terminal = Some(*size);

@@ -15,6 +15,7 @@ pub(crate) mod environment;
 pub(crate) mod launch;
 pub(crate) mod lifecycle;
 pub(crate) mod once;
+pub(crate) mod pacing;
 pub(crate) mod plan;
 pub(crate) mod readers;
 pub(crate) mod record;

@@ -8,24 +8,25 @@ use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::sessions::environment::Variables;
 use crate::sessions::once::Given;
+use crate::sessions::pacing;
 use crate::sessions::spool;
 use crate::state::{Connection, Trace};
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
+    CgroupLimits, Credentials, HistorySize, Rate, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
 };
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::limits::ARGUMENTS_BYTES_MAX;
 use kairo_wire::methods::options::{
-    self, HistoryOption, OnDisconnect, SpawnOptions, StderrOption, StdinOption, User, WhenUnread,
+    self, HistoryOption, OnDisconnect, SpawnOptions, StderrOption, StdinOption, User,
 };
 use kairo_wire::methods::process::SpawnParams;
 
 /// Longest single argument or variable, bytes, its NUL not counted (execve(2), MAX_ARG_STRLEN).
 const STRING_BYTES_MAX: usize = 131_071;
 /// Smallest tail of a history, bytes.
-const TAIL_BYTES_MIN: u32 = 4_096;
+pub(crate) const TAIL_BYTES_MIN: u32 = 4_096;
 /// Pipe sizes that may be asked for, bytes; what is in force is in the status.
 const PIPE_BYTES: std::ops::RangeInclusive<u32> = 4_096..=(1 << 30);
 
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub cgroup: CgroupLimits,
     /// How much is kept.
     pub history: HistorySize,
+    /// How fast each output may go.
+    pub rate: Option<Rate>,
     /// What an unread output does.
     pub unread: Unread,
     /// How much of it goes to disk.
@@ -115,10 +118,8 @@ pub(crate) fn check(
             .collect(),
         cgroup: cgroup(&limits, asked.allow_weaker)?,
         history: history(config, asked.history)?,
-        unread: match asked.when_unread {
-            WhenUnread::Drop => Unread::Drop,
-            WhenUnread::Block => Unread::Block,
-        },
+        rate: pacing::rate(asked.rate, "options.rate")?,
+        unread: pacing::unread(asked.when_unread),
         spool: spool::limits(config, asked.spool)?,
         guarded: asked.on_disconnect == OnDisconnect::Kill,
         trace: Trace::default(),

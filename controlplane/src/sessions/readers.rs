@@ -139,6 +139,7 @@ impl Kernel {
             mode: wish.mode,
             policy: wish.policy,
             sink,
+            rate: wish.rate,
             history_bytes: wish.history_bytes.map(|bytes| bytes.min(self.config.limits.history_bytes_max)),
             meter: Arc::clone(&meter),
         })));

@@ -11,7 +11,7 @@ use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::state::{Killing, Process, Trace};
 use bytes::{Bytes, BytesMut};
-use kairo_dataplane::command::{HistorySize, Scope, TerminalSize, Unread};
+use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::spool::{SpoolLimits, SpoolRecord};
 use kairo_wire::codec::CodecError;
@@ -47,6 +47,8 @@ pub(crate) struct Record {
     pub environment_digest: u64,
     head_bytes: u32,
     tail_bytes: u32,
+    /// How fast each output may go.
+    pub rate: Option<Rate>,
     when_unread_block: bool,
     /// What of its output goes to disk.
     spool: Option<SpoolRecord>,
@@ -80,6 +82,17 @@ pub(crate) struct Note {
     pub signalled: Option<(i32, EndedBy)>,
     /// It is being killed: when the grace is over, whether the whole tree is meant, and whether SIGKILL was sent.
     killing: Option<(u64, bool, bool)>,
+    /// How its outputs are kept and paced; none in notes of kernels that could not change it.
+    pub output: Option<Output>,
+}
+
+/// How the outputs of a process are kept and paced, by channel where there are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Output {
+    pub history: [HistorySize; 2],
+    pub rate: [Option<Rate>; 2],
+    pub unread: Unread,
 }
 
 impl Record {
@@ -101,8 +114,10 @@ impl Record {
             argv: process.argv.iter().filter_map(text).collect(),
             cwd: process.cwd.as_ref().and_then(text),
             environment_digest: process.environment_digest,
-            head_bytes: process.history.head_bytes,
-            tail_bytes: process.history.tail_bytes,
+            // Both outputs begin alike.
+            head_bytes: process.history[0].head_bytes,
+            tail_bytes: process.history[0].tail_bytes,
+            rate: process.rate[0],
             when_unread_block: process.unread == Unread::Block,
             spool: process.spool.map(SpoolRecord::new),
             terminal: process.terminal.map(|size| (size.rows, size.cols)),
@@ -143,12 +158,11 @@ impl Record {
         self.cwd.as_ref().map(|cwd| cwd.as_bytes().to_vec())
     }
 
-    pub(crate) fn history(&self) -> HistorySize {
-        HistorySize { head_bytes: self.head_bytes, tail_bytes: self.tail_bytes }
-    }
-
-    pub(crate) fn unread(&self) -> Unread {
-        if self.when_unread_block { Unread::Block } else { Unread::Drop }
+    /// How its outputs began.
+    pub(crate) fn output(&self) -> Output {
+        let history = HistorySize { head_bytes: self.head_bytes, tail_bytes: self.tail_bytes };
+        let unread = if self.when_unread_block { Unread::Block } else { Unread::Drop };
+        Output { history: [history; 2], rate: [self.rate; 2], unread }
     }
 
     pub(crate) fn spool(&self) -> Option<SpoolLimits> {
@@ -194,6 +208,7 @@ impl Note {
             ended_by: process.ended_by.clone(),
             signalled: process.signalled.clone(),
             killing,
+            output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
         }
     }
 

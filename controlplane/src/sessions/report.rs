@@ -5,6 +5,7 @@
 
 use crate::auth::principal::{Creator, Principal, Skill};
 use crate::kernel::Kernel;
+use crate::sessions::pacing;
 use crate::sessions::spool;
 use crate::state::{Phase, Place, Process, StreamSubscription};
 use kairo_dataplane::command::{Mode, Policy, Unread};
@@ -16,7 +17,7 @@ use kairo_wire::codec::text::OsText;
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::options::{OnDisconnect, SignalName, TerminalSize, WhenUnread};
 use kairo_wire::methods::status::{
-    self, Detail, EndCause, EndedBy, Exit, LimitStatus, ProcessStatus, ProcessUsage, ReaderOffset,
+    self, ByteRange, Detail, EndCause, EndedBy, Exit, LimitStatus, ProcessStatus, ProcessUsage, ReaderOffset,
     ReaderStatus, State, StdinStatus, StreamStatus, TreeKnowledge, Waiting,
 };
 use kairo_wire::methods::stream::{self, StreamName};
@@ -170,8 +171,8 @@ impl Kernel {
                     value: limit.value,
                 })
                 .collect(),
-            history_head_bytes: process.history.head_bytes,
-            history_tail_bytes: process.history.tail_bytes,
+            history_head_bytes: process.history[0].head_bytes,
+            history_tail_bytes: process.history[0].tail_bytes,
             when_unread: match process.unread {
                 Unread::Drop => WhenUnread::Drop,
                 Unread::Block => WhenUnread::Block,
@@ -197,14 +198,22 @@ fn phase(process: &Process) -> status::Phase {
 
 fn output(process: &Process, channel: Channel) -> StreamStatus {
     let meter = &process.meter.streams[channel as usize];
+    let (cut_from, cut_bytes) = (meter.cut_from.get(), meter.cut_bytes.get());
     StreamStatus {
         stream: stream_name(channel),
         bytes: meter.taken_bytes.get(),
-        cut_bytes: meter.cut_bytes.get(),
+        cut_bytes,
         pipe_bytes: meter.pipe_bytes.load(Ordering::Relaxed),
         paused: meter.paused.load(Ordering::Relaxed),
         paused_ms: meter.paused_ns.get() / crate::clock::MS,
         closed: !process.open[channel as usize],
+        cut: (cut_bytes > 0).then_some(ByteRange { from: cut_from, to: cut_from + cut_bytes }),
+        history_head_bytes: meter.head_bytes.load(Ordering::Relaxed),
+        history_tail_bytes: meter.tail_bytes.load(Ordering::Relaxed),
+        held_bytes: meter.held_bytes.get(),
+        rate: process.rate[channel as usize].map(pacing::told),
+        throttled: meter.throttled.load(Ordering::Relaxed),
+        throttled_ms: meter.throttled_ns.get() / crate::clock::MS,
         spool: process.spool.map(|_| spool::status(&meter.spool)),
     }
 }
@@ -255,7 +264,28 @@ fn reader(process: &Process, stream: &StreamSubscription, viewer: ConnectionKey)
         gap_bytes: meter.gap_bytes.get(),
         stalled: meter.stalled.load(Ordering::Relaxed),
         at: at.collect(),
+        rate: stream.wish.rate.map(pacing::told),
+        throttled: meter.throttled.load(Ordering::Relaxed),
+        throttled_ms: meter.throttled_ns.get() / crate::clock::MS,
     })
+}
+
+/// Whether a paused output waits for this reader: it asked for every byte, and takes no more or waits for its rate.
+pub(crate) fn holds(process: &Process, stream: &StreamSubscription, channel: Channel) -> bool {
+    let waits = numbers(stream).is_some_and(|meter| {
+        meter.stalled.load(Ordering::Relaxed) || meter.throttled.load(Ordering::Relaxed)
+    });
+    waits && stream.wish.policy == Policy::Block && channels(process, stream).any(|own| own == channel)
+}
+
+/// What a paused output waits for, in words: a reader that holds it, or whoever else.
+pub(crate) fn held_by(holder: Option<&StreamSubscription>, unread: bool) -> &'static str {
+    match holder.map(numbers) {
+        Some(Some(meter)) if meter.throttled.load(Ordering::Relaxed) => "a reader's rate",
+        Some(_) => "a reader with the policy block",
+        None if unread => "somebody to read",
+        None => "a reader",
+    }
 }
 
 /// Who waits for whom: outputs for stalled readers that asked for every byte, stdin for the child.
@@ -266,25 +296,19 @@ fn waiting(process: &Process, readers: &[&StreamSubscription], viewer: Connectio
             continue;
         }
         let before = list.len();
-        for stream in readers {
-            let stalls = numbers(stream).is_some_and(|meter| meter.stalled.load(Ordering::Relaxed));
-            let reads = channels(process, stream).any(|own| own == channel);
-            if stalls && reads && stream.wish.policy == Policy::Block {
-                list.push(Waiting {
-                    what: channel.name().to_owned(),
-                    for_what: "a reader with the policy block".to_owned(),
-                    subscription_id: own_name(stream, viewer),
-                });
-            }
+        for stream in readers.iter().copied().filter(|stream| holds(process, stream, channel)) {
+            list.push(Waiting {
+                what: channel.name().to_owned(),
+                for_what: held_by(Some(stream), false).to_owned(),
+                subscription_id: own_name(stream, viewer),
+            });
         }
         if list.len() == before {
-            let for_what = match (readers.is_empty(), process.spool) {
-                // Its readers are not asked: what is not on disk yet stays in memory until it is.
-                (_, Some(_)) if process.unread == Unread::Drop => "the disk",
-                (true, _) => "somebody to read",
-                (false, _) => "a reader",
+            let for_what = match process.spool {
+                // What is not on disk yet stays in memory until it is.
+                Some(_) if process.unread == Unread::Drop => "the disk".to_owned(),
+                Some(_) | None => held_by(None, readers.is_empty()).to_owned(),
             };
-            let for_what = for_what.to_owned();
             list.push(Waiting { what: channel.name().to_owned(), for_what, subscription_id: None });
         }
     }

@@ -71,6 +71,7 @@ pub(crate) fn config() -> Config {
         ],
         accounts: Box::new(NoAccounts),
         facts: Vec::new(),
+        budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),
         numbers: Numbers::LINUX,
     }

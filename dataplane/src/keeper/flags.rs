@@ -4,6 +4,7 @@ use crate::keeper::link::{CgroupUse, OnKernelLoss};
 use crate::keeper::protocol::VERSION;
 use crate::sys::process;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) struct Flags {
     pub(super) cgroups: CgroupUse,
     /// The highest version to speak.
     pub(super) version: u16,
+    /// Begin with what a former keeper left here.
+    pub(super) resume: Option<PathBuf>,
 }
 
 impl Flags {
@@ -27,6 +30,7 @@ impl Flags {
             nofile: process::descriptor_limit(),
             cgroups: CgroupUse::Limits,
             version: VERSION,
+            resume: None,
         };
         let (mut hold, mut handover) = (false, None);
         while let Some(flag) = arguments.next() {
@@ -38,6 +42,10 @@ impl Flags {
             let value = arguments.next().ok_or_else(|| format!("{flag} needs a value"))?;
             if flag == "--handover" {
                 handover = Some(value.into());
+                continue;
+            }
+            if flag == "--resume" {
+                flags.resume = Some(value.into());
                 continue;
             }
             let value = value.into_string().map_err(|value| format!("{flag} cannot be {value:?}"))?;
@@ -63,7 +71,7 @@ impl Flags {
             let handover = handover.ok_or("--on-kernel-loss hold needs --handover PATH")?;
             flags.on_kernel_loss = OnKernelLoss::Hold { handover };
         }
-        if flags.lanes.is_empty() {
+        if flags.lanes.is_empty() && flags.resume.is_none() {
             return Err("a keeper is started by kairo itself: no --lane was given".into());
         }
         Ok(flags)

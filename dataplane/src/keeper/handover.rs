@@ -16,7 +16,7 @@ use rustix::event::PollFlags;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The place where successors arrive, and the one that has.
 #[derive(Debug)]
@@ -74,14 +74,26 @@ enum Item {
     Input(usize),
 }
 
+/// How long a keeper that has nothing to keep may take to go.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Most lanes a kernel may bring.
 const LANES_MAX: usize = 256;
 
 impl Handover {
-    /// Creates the socket, mode 0600. A dead one in its place is replaced, a live one is `AddrInUse`.
+    /// Creates the socket, mode 0600. A dead one in its place is replaced, a live one is `AddrInUse`; that of a keeper
+    /// whose kernel died before it had anything to keep is about to go, and waited for.
     pub(super) fn listen(path: &Path) -> io::Result<Handover> {
-        let listener = process::listen_packets(path)?;
-        Ok(Handover { listener, path: path.to_owned(), successor: None })
+        let patience = Instant::now() + FAREWELL;
+        loop {
+            match process::listen_packets(path) {
+                Ok(listener) => return Ok(Handover { listener, path: path.to_owned(), successor: None }),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     pub(super) fn listener(&self) -> BorrowedFd<'_> {

@@ -312,8 +312,10 @@ pub struct Launch {
     pub program: Option<PathBuf>,
     /// What comes before the keeper's own flags, `keeper` for the `kairo` binary.
     pub arguments: Vec<OsString>,
-    /// One lane per reactor.
+    /// One lane per reactor; none for a keeper that begins from what another one left, and is then taken over.
     pub lanes: u16,
+    /// What that one left.
+    pub resume: Option<PathBuf>,
     /// What it does when its kernel is gone.
     pub on_kernel_loss: OnKernelLoss,
     /// Keep our stdin and stderr, so that children may inherit them (`kairo run`).
@@ -378,6 +380,9 @@ pub fn launch(launch: &Launch) -> io::Result<Launched> {
             handover.clone().into_os_string(),
         ]),
     }
+    if let Some(resume) = &launch.resume {
+        flags.extend(["--resume".into(), resume.clone().into_os_string()]);
+    }
     if launch.embedded {
         flags.push("--embedded".into());
     }
@@ -397,6 +402,11 @@ pub fn launch(launch: &Launch) -> io::Result<Launched> {
 /// Waits for a launched keeper to end and returns its exit code, 128+n for a signal.
 pub fn reap(pid: i32) -> io::Result<i32> {
     process::wait_for(pid)
+}
+
+/// The exit code of a launched keeper that has ended; none while it lives.
+pub fn ended(pid: i32) -> io::Result<Option<i32>> {
+    process::look_for(pid)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
 use crate::keeper::session::{Ring, Sessions};
+use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
 use crate::sys::process::{self, Events, Forker};
@@ -29,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often trees that are being killed are looked at again: a kill races with forks.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
-/// How long a keeper without kernel and children holds what is left for a successor.
+/// How long a keeper without kernel and children holds what is left for a successor, before it writes it to a file.
 const HOLD_MAX: Duration = Duration::from_secs(600);
 /// Requests taken from a lane before the others get their turn.
 const TURN: usize = 16;
@@ -110,12 +111,18 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
         OnKernelLoss::Hold { handover } => Some(Handover::listen(handover)?),
     };
     let null = std::fs::File::open("/dev/null")?.into();
+    let sessions = match &flags.resume {
+        Some(path) => testament::read(path)
+            .map_err(|error| io::Error::other(format!("{} can't be begun from: {error}", path.display())))?,
+        None => Sessions::default(),
+    };
+    let alone_since = flags.resume.is_some().then(Instant::now);
     let keeper = Keeper {
         flags,
         forker,
         null,
         lanes,
-        sessions: Sessions::default(),
+        sessions,
         cgroups: None,
         leaderless: Vec::new(),
         strays: HashSet::new(),
@@ -125,7 +132,7 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
         environment: Vec::new(),
         handover,
         kernel_pid: None,
-        alone_since: None,
+        alone_since,
         left: false,
         stage: Stage::Serving,
     };
@@ -353,6 +360,10 @@ impl Keeper {
         self.alone_since = None;
         self.left = false;
         self.sessions.rehome(self.lanes.len());
+        if let Some(path) = self.flags.resume.take() {
+            // Everything in it is in our hands, and somebody has taken it over.
+            let _ = std::fs::remove_file(path);
+        }
         let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
         for index in all {
             self.tell_exit(index);
@@ -409,11 +420,23 @@ impl Keeper {
         }
     }
 
+    /// Leaves to a file what nobody has come for.
+    fn leave_testament(&self) {
+        let OnKernelLoss::Hold { handover } = &self.flags.on_kernel_loss else { return };
+        let path = handover.with_extension("estate");
+        if let Err(error) = testament::write(&path, &self.sessions) {
+            eprintln!("kairo keeper: {} could not be written: {error}", path.display());
+        }
+    }
+
     /// Goes on ending. True exactly when nothing is left to do.
     fn over(&mut self) -> bool {
         let now = Instant::now();
         if !self.done(now) {
             return false;
+        }
+        if self.stage == Stage::Serving {
+            self.leave_testament();
         }
         if !matches!(self.stage, Stage::Leaving(_)) {
             self.lanes.iter_mut().for_each(Lane::finish);

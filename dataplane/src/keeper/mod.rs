@@ -25,4 +25,5 @@ pub mod settlement;
 mod spawn;
 mod stdio;
 pub mod successor;
+mod testament;
 mod tree;

@@ -164,7 +164,7 @@ fn settle_one(
         if ring.is_none() && staged == 0 {
             continue;
         }
-        let (writer, staged, uncertain) = renew(session, ring, channel, size, (staged, desk.is_some()))?;
+        let (writer, staged, uncertain) = renew(session, ring, size, (staged, desk.is_some()))?;
         reach(Point::AdoptRingMade);
         hold(estate, session.process, channel, &writer)?;
         reach(Point::AdoptRingHeld);
@@ -189,7 +189,6 @@ fn settle_one(
 fn renew(
     session: &HeldSession,
     ring: Option<&HeldRing>,
-    channel: Channel,
     size: HistorySize,
     (staged, named): (u64, bool),
 ) -> Result<(Writer, u64, bool), SettleError> {

@@ -4,15 +4,15 @@
 //! had is held where the slowest of them had come to, by a *ghost*, until as many have subscribed again or the grace is
 //! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
 
+use super::pacing::Pace;
 use super::processes::{Phase, Process, Stream};
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
-use crate::command::{HistorySize, Unread};
+use crate::command::{HistorySize, Rate, Unread};
 use crate::control::{Notice, StreamEnd};
 use crate::driver::Driver;
-use crate::keeper::protocol::End;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
 use crate::meter::ProcessMeter;
@@ -29,8 +29,10 @@ use std::sync::atomic::Ordering;
 pub struct Adopted {
     /// What the keeper held of it, settled.
     pub heir: Heir,
-    /// How much output is kept.
-    pub history: HistorySize,
+    /// How much of each output is kept, by `Channel as usize`.
+    pub history: [HistorySize; 2],
+    /// How fast each output may go.
+    pub rate: [Option<Rate>; 2],
     /// What an unread stream does when history is full.
     pub unread: Unread,
     /// How much of it goes to disk.
@@ -59,7 +61,8 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) {
-        let Adopted { heir, history, unread, spool, ends, meter } = adopted;
+        let Adopted { heir, history, rate, unread, spool, ends, meter } = adopted;
+        let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
         let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
@@ -73,18 +76,15 @@ impl<D: Driver> Reactor<D> {
         let mut streams = Channel::ALL.into_iter().zip(sizes).map(|(channel, (fd, ring, terminal))| {
             let meter = &meter.streams[channel as usize];
             meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
-            let mut stream = inherited_stream(
-                history,
-                fd.map(|(fd, _)| fd),
-                ring,
-                ends[channel as usize],
-                terminal,
-                unread,
-            );
+            let (size, end) = (history[channel as usize], ends[channel as usize]);
+            let mut stream = inherited_stream(size, fd.map(|(fd, _)| fd), ring, end, terminal, unread);
+            stream.pace = Pace::new(rate[channel as usize], now_ns);
             stream.spool = spool.map(|limits| StreamSpool::new(&session.session, limits));
             stream
         });
-        let streams = std::array::from_fn(|_| streams.next().unwrap_or_else(|| Stream::new(history, None)));
+        let streams = std::array::from_fn(|channel| {
+            streams.next().unwrap_or_else(|| Stream::new(history[channel], Pace::default()))
+        });
         let phase = if session.exit.is_some() { Phase::Exited } else { Phase::Running };
         let inflow = Inflow::inherited(input, pipe_bytes, inbox);
         meter.stdin_closed.store(inflow.is_closed(), Ordering::Relaxed);
@@ -117,30 +117,29 @@ impl<D: Driver> Reactor<D> {
         let key = process.key;
         let exited = process.phase == Phase::Exited;
         let stream = &mut process.streams[channel as usize];
-        let (total_bytes, cut_bytes) = (stream.history.total(), stream.history.cut_bytes());
+        let total_bytes = stream.history.total();
         if exited {
             stream.exit_mark = total_bytes;
         }
         let (closed, awaited) = (stream.closed, stream.ghost.is_some());
         let meter = &process.meter.streams[channel as usize];
         meter.taken_bytes.set(total_bytes);
-        meter.cut_bytes.set(cut_bytes);
         meter.closed.store(closed, Ordering::Relaxed);
         self.begin_spool(place, channel, true);
+        self.take_stock(place, channel);
         if uncertain {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
-        }
-        if closed {
-            // Said again: whoever closed it may not have lived to say so.
-            self.close_end(key, End::of(channel));
-            self.end_spool(place, channel);
-            return self.retire(place, channel);
         }
         if awaited {
             let at_ns = self.at.monotonic_ns.saturating_add(self.reconnect_grace_ns);
             self.timers.arm(Alarm::ghosts(place), at_ns);
         }
-        self.arm_source(place, channel);
+        if closed {
+            self.end_spool(place, channel);
+            self.retire(place, channel);
+        } else {
+            self.arm_source(place, channel);
+        }
     }
 
     /// A reader is back. The stream is let go when the last one is.
@@ -166,6 +165,9 @@ impl<D: Driver> Reactor<D> {
             stream.ghost = None;
         }
         self.resume_sources(place);
+        for channel in Channel::ALL {
+            self.retire(place, channel);
+        }
     }
 }
 
@@ -184,10 +186,10 @@ fn inherited_stream<F>(
     };
     Stream {
         delivered: if unread == Unread::Block { offset } else { 0 },
-        ghost: (blockers > 0 && fd.is_some()).then_some(Ghost { offset, awaited: blockers }),
+        ghost: (blockers > 0).then_some(Ghost { offset, awaited: blockers }),
         closed: fd.is_none(),
         source: fd.map(|fd| Source { fd, terminal, armed: false }),
         history,
-        ..Stream::new(size, None)
+        ..Stream::new(size, Pace::default())
     }
 }

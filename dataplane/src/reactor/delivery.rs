@@ -6,6 +6,7 @@
 //! that were handed to a sink or reported as a gap.
 
 use super::mail::Mail;
+use super::pacing::Allowance;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
@@ -22,6 +23,7 @@ use crate::transport::descriptor::Put;
 use crate::transport::frames::{Chunk, Framing};
 use crate::transport::outflow::Rest;
 use bytes::{Bytes, BytesMut};
+use memchr::memrchr;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
@@ -39,6 +41,8 @@ enum Step {
     Waiting,
     /// Its sink takes no more now.
     Full,
+    /// It has had as much as its rate allows; an alarm is armed.
+    Throttled,
     /// It is gone.
     Gone,
 }
@@ -158,13 +162,19 @@ impl<D: Driver> Reactor<D> {
             let to = if dropping && cursor.offset > 0 { to + (total - to) / 2 } else { to };
             return self.gap(place, channel, cursor.offset, to);
         }
-        if reader.sink.is_some() {
-            return self.write_to_sink(place, process, channel);
+        let writes = reader.sink.is_some();
+        let Some(allowance) = self.allowance(place) else { return Step::Throttled };
+        let step = match mode {
+            _ if writes => self.write_to_sink(place, process, channel, allowance),
+            Mode::Line => self.send_lines(place, process, channel, allowance),
+            Mode::Chunk | Mode::Lines => self.send_chunk(place, process, channel, allowance),
+        };
+        if let Some(reader) = self.readers.get_mut(place)
+            && let Some(Cursor { offset, .. }) = reader.subscriber.cursors[channel as usize]
+        {
+            reader.throttle.spend((offset - cursor.offset) as usize);
         }
-        if mode == Mode::Line {
-            return self.send_lines(place, process, channel);
-        }
-        self.send_chunk(place, process, channel)
+        step
     }
 
     /// True exactly when the reader's sink takes a frame now.
@@ -247,24 +257,37 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Gathers lines, a frame each, into one send.
-    fn send_lines(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    fn send_lines(
+        &mut self,
+        place: Place,
+        process: Place,
+        channel: Channel,
+        mut allowance: Allowance,
+    ) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let disk = &reader.disk[channel as usize];
-        let (mut moved, mut more) = (0, NoNext::Nothing);
+        let (mut moved, mut why) = (0, Next::Nothing);
         self.prelude.clear();
         while self.prelude.len() < LINES_BATCH_BYTES {
-            let Next { bytes, partial, .. } =
-                match next_cut(&reader.subscriber, disk, framing, stream, channel, &mut self.lines) {
-                    Ok(next) => next,
-                    Err(none) => {
-                        more = none;
-                        break;
-                    }
-                };
+            let next =
+                next_cut(&reader.subscriber, disk, framing, stream, channel, allowance, &mut self.lines);
+            let (bytes, partial) = match next {
+                Next::Frame { bytes, partial, .. } => (bytes, partial),
+                Next::Costs(bytes) => {
+                    why = Next::Costs(bytes);
+                    break;
+                }
+                Next::OnDisk(beyond) => {
+                    why = Next::OnDisk(beyond);
+                    break;
+                }
+                Next::Nothing => break,
+            };
+            allowance = allowance.less(bytes.len());
             let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             let sequence = reader.subscriber.next_sequence();
             let chunk = Chunk { channel, sequence, offset, partial, bytes: bytes.len() };
@@ -275,7 +298,7 @@ impl<D: Driver> Reactor<D> {
             reader.subscriber.advance(channel, len);
         }
         if moved == 0 {
-            return self.nothing_yet(place, process, channel, &more);
+            return self.nothing_yet(place, process, channel, &why);
         }
         stream.delivered =
             stream.delivered.max(reader.subscriber.cursors[channel as usize].map_or(0, |c| c.offset));
@@ -285,7 +308,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Sends one chunk: from the ring where the connection is ours, as a copy where it isn't.
-    fn send_chunk(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    fn send_chunk(&mut self, place: Place, process: Place, channel: Channel, allowance: Allowance) -> Step {
         let id = self.id;
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
@@ -293,11 +316,18 @@ impl<D: Driver> Reactor<D> {
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let disk = &reader.disk[channel as usize];
-        let Next { bytes, partial, in_ring } =
-            match next_cut(&reader.subscriber, disk, framing, stream, channel, &mut self.lines) {
-                Ok(next) => next,
-                Err(none) => return self.nothing_yet(place, process, channel, &none),
-            };
+        let next = next_cut(&reader.subscriber, disk, framing, stream, channel, allowance, &mut self.lines);
+        let (bytes, partial, in_ring) = match next {
+            Next::Frame { bytes, partial, in_ring } => (bytes, partial, in_ring),
+            Next::Costs(bytes) => {
+                self.hold_back(place, bytes);
+                return Step::Throttled;
+            }
+            Next::OnDisk(beyond) => {
+                return self.nothing_yet(place, process, channel, &Next::OnDisk(beyond));
+            }
+            Next::Nothing => return Step::Nothing,
+        };
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let sequence = reader.subscriber.sequence + 1;
         self.prelude.clear();
@@ -355,16 +385,20 @@ impl<D: Driver> Reactor<D> {
         step
     }
 
-    /// There is no frame in hand: is there one on disk?
-    fn nothing_yet(&mut self, place: Place, process: Place, channel: Channel, why: &NoNext) -> Step {
-        let offset = self.readers.get(place).and_then(|reader| reader.subscriber.cursors[channel as usize]);
-        match (why, offset) {
-            (NoNext::OnDisk(beyond), Some(Cursor { offset, .. }))
+    /// There is no frame in hand: is there one on disk, or one that it may have later?
+    fn nothing_yet(&mut self, place: Place, process: Place, channel: Channel, why: &Next<'_>) -> Step {
+        let cursor = self.readers.get(place).and_then(|reader| reader.subscriber.cursors[channel as usize]);
+        match (why, cursor) {
+            (Next::Costs(bytes), _) => {
+                self.hold_back(place, *bytes);
+                Step::Throttled
+            }
+            (Next::OnDisk(beyond), Some(Cursor { offset, .. }))
                 if self.fetch(place, process, channel, offset, *beyond) =>
             {
                 Step::Waiting
             }
-            _ => Step::Nothing,
+            (Next::OnDisk(_) | Next::Nothing | Next::Frame { .. }, _) => Step::Nothing,
         }
     }
 
@@ -391,6 +425,7 @@ impl<D: Driver> Reactor<D> {
             match self.driver.send(&connection.socket, &[IoSlice::new(bytes)]) {
                 Ok(sent) => {
                     reader.subscriber.advance(rest.channel, sent);
+                    reader.throttle.spend(sent);
                     stream.delivered = stream.delivered.max(offset + sent as u64);
                     if offset + sent as u64 >= rest.end {
                         connection.outflow.rest = None;
@@ -410,13 +445,20 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn write_to_sink(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    fn write_to_sink(
+        &mut self,
+        place: Place,
+        process: Place,
+        channel: Channel,
+        allowance: Allowance,
+    ) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Some(sink) = &mut reader.sink else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let Peek::Bytes(bytes) = stream.history.peek(offset, TURN_BYTES_MAX) else { return Step::Nothing };
+        let max = TURN_BYTES_MAX.min(allowance.bytes);
+        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
         match sink.put(&mut self.driver, bytes) {
             Put::Bytes(sent) => {
                 reader.subscriber.advance(channel, sent);
@@ -457,36 +499,42 @@ impl<D: Driver> Reactor<D> {
     }
 }
 
-/// A reader's next frame.
-struct Next<'a> {
-    bytes: &'a [u8],
-    /// A piece of a longer line.
-    partial: bool,
-    /// They lie in the ring, where a waiting reader's stay until they are sent.
-    in_ring: bool,
-}
-
-/// Why there is none.
-enum NoNext {
-    /// Not yet a whole line, and no more bytes.
-    Nothing,
+/// What a reader gets next on a channel.
+enum Next<'a> {
+    /// A frame.
+    Frame {
+        bytes: &'a [u8],
+        /// A piece of a longer line.
+        partial: bool,
+        /// They lie in the ring, where a waiting reader's stay until they are sent.
+        in_ring: bool,
+    },
+    /// A line of so many bytes, which it may not have yet.
+    Costs(usize),
     /// Not a whole line in hand; the disk has bytes from this offset on.
     OnDisk(u64),
+    /// Nothing, or not yet a whole line.
+    Nothing,
 }
 
-/// The next frame of a reader on a channel: from what it was brought from disk, as far as that goes, else from memory.
+/// Cuts a reader's next frame on a channel, as large as its rate allows now: from what it was brought from disk, as far
+/// as that goes, else from memory.
 fn next_cut<'a, F>(
     subscriber: &Subscriber,
     disk: &'a Disk,
     framing: &Framing,
     stream: &'a super::processes::Stream<F>,
     channel: Channel,
+    allowance: Allowance,
     scratch: &'a mut Vec<u8>,
-) -> Result<Next<'a>, NoNext> {
+) -> Next<'a> {
     let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else {
-        return Err(NoNext::Nothing);
+        return Next::Nothing;
     };
-    let look = look_bytes(subscriber.mode, framing.chunk_bytes_max);
+    let look = match subscriber.mode {
+        Mode::Chunk => look_bytes(Mode::Chunk, framing.chunk_bytes_max).min(allowance.bytes),
+        mode => look_bytes(mode, framing.chunk_bytes_max),
+    };
     let piece = disk.bytes(offset);
     let in_ring = piece.is_none();
     let run = match (piece, subscriber.mode) {
@@ -505,7 +553,7 @@ fn next_cut<'a, F>(
                 Mode::Chunk => stream.history.peek(offset, look),
                 Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
             };
-            let Peek::Bytes(run) = peek else { return Err(NoNext::Nothing) };
+            let Peek::Bytes(run) = peek else { return Next::Nothing };
             run
         }
     };
@@ -518,9 +566,19 @@ fn next_cut<'a, F>(
         Peek::Gap(_) => !fetch,
         Peek::Nothing => stream.closed,
     };
-    match cut(subscriber.mode, run, framing.chunk_bytes_max, closed) {
-        Some(Cut { bytes, partial }) => Ok(Next { bytes: &run[..bytes], partial, in_ring }),
-        None if fetch => Err(NoNext::OnDisk(end)),
-        None => Err(NoNext::Nothing),
+    let cuts = |mode, run| cut(mode, run, framing.chunk_bytes_max, closed);
+    let frame = |bytes, partial| Next::Frame { bytes, partial, in_ring };
+    match cuts(subscriber.mode, run) {
+        None if fetch => Next::OnDisk(end),
+        None => Next::Nothing,
+        Some(Cut { bytes, partial }) if bytes <= allowance.bytes => frame(&run[..bytes], partial),
+        // Fewer lines, or the first of them.
+        Some(Cut { bytes, .. }) => match memrchr(b'\n', &run[..allowance.bytes.min(bytes)]) {
+            Some(at) => frame(&run[..=at], false),
+            None => match cuts(Mode::Line, run) {
+                Some(Cut { bytes, partial }) if allowance.affords(bytes) => frame(&run[..bytes], partial),
+                first => Next::Costs(first.map_or(bytes, |first| first.bytes)),
+            },
+        },
     }
 }

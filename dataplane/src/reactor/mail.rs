@@ -32,6 +32,8 @@ pub(crate) enum Mail {
     Connection { socket: OwnedFd, peer: Peer },
     /// What the threads of the spool have done.
     Spool(Answer),
+    /// Histories hold too much: give what can be given.
+    Squeeze,
     /// End.
     Stop,
 }

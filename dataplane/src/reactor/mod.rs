@@ -9,7 +9,8 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
 //! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
-//! `spool` to disk and back, `lane` to the keeper, `mail` to other reactors.
+//! `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
+//! reactors.
 
 pub mod adoption;
 mod connections;
@@ -17,12 +18,15 @@ mod delivery;
 mod input;
 mod lane;
 pub(crate) mod mail;
+mod memory;
+mod pacing;
 mod processes;
 mod readers;
 mod spool;
 mod table;
 mod timers;
 
+use crate::budget::Budget;
 use crate::command::{Command, Commands, Job};
 use crate::control::{Control, Failure, Moment, Notice};
 use crate::driver::Driver;
@@ -110,6 +114,8 @@ enum Turn {
     Reader(Place),
     /// Write more to a child.
     Input(Place),
+    /// Give memory.
+    Squeeze,
 }
 
 /// What a reactor is made of.
@@ -132,6 +138,10 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) adopted: Vec<Adopted>,
     /// None where nothing can be spooled.
     pub(crate) spools: Option<Spools>,
+    /// Of all reactors.
+    pub(crate) budget: Arc<Budget>,
+    /// When a wait for a reader is a stall.
+    pub(crate) stall_ns: u64,
 }
 
 /// One reactor.
@@ -156,6 +166,12 @@ pub(crate) struct Reactor<D: Driver> {
     retained: Retained,
     reconnect_grace_ns: u64,
     spools: Option<Spools>,
+    budget: Arc<Budget>,
+    /// When memory was last looked for in vain.
+    in_vain_ns: Option<u64>,
+    /// The others have been asked to give what has ended.
+    others_asked: bool,
+    stall_ns: u64,
     timers: Timers,
     turns: VecDeque<Turn>,
     notices: VecDeque<Notice>,
@@ -191,6 +207,10 @@ impl<D: Driver> Reactor<D> {
             retained: Retained::new(parts.retained_bytes_max),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             spools: parts.spools,
+            budget: parts.budget,
+            in_vain_ns: None,
+            others_asked: false,
+            stall_ns: parts.stall_ns,
             timers: Timers::default(),
             turns: VecDeque::new(),
             notices: VecDeque::new(),
@@ -309,6 +329,7 @@ impl<D: Driver> Reactor<D> {
                 self.serve(socket, peer);
             }
             Mail::Spool(answer) => self.spool_answered(answer),
+            Mail::Squeeze => self.squeeze(true),
             Mail::Stop => self.stopping = true,
         }
     }
@@ -319,6 +340,7 @@ impl<D: Driver> Reactor<D> {
             Turn::Connection(place) => self.flush(place),
             Turn::Reader(place) => self.deliver(place),
             Turn::Input(place) => self.push_input(place),
+            Turn::Squeeze => self.squeeze(false),
         }
     }
 
@@ -335,6 +357,15 @@ impl<D: Driver> Reactor<D> {
             Alarm::Ghosts(slot, generation) => self.lay_ghosts(Place { slot, generation }),
             Alarm::Spool(slot, generation, channel) => self.spool_waited(Place { slot, generation }, channel),
             Alarm::Accept => self.accept(),
+            Alarm::Source(slot, generation, channel) => {
+                self.run_source(Place { slot, generation }, channel);
+            }
+            Alarm::Stall(slot, generation, channel) => {
+                self.look_for_stall(Place { slot, generation }, channel);
+            }
+            Alarm::Tell(slot, generation, channel) => self.tell(Place { slot, generation }, channel),
+            Alarm::Squeeze => self.squeeze(false),
+            Alarm::Reader(slot, generation) => self.deliver(Place { slot, generation }),
         }
     }
 
@@ -372,6 +403,8 @@ impl<D: Driver> Reactor<D> {
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
             Command::Unsubscribe { subscription, reply } => self.unsubscribe(subscription, reply),
             Command::Write { process, data, key, ticket } => self.write(process, data, key, ticket),
+            Command::Tune { process, tuning, ticket } => self.tune(process, tuning, ticket),
+            Command::Pace { subscription, rate } => self.pace_reader(subscription, rate),
             Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
@@ -414,8 +447,11 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         Command::Reply { connection, .. } | Command::Close { connection } => Some(connection.reactor),
         Command::Spawn(spawn) => Some(spawn.process.home),
         Command::Subscribe(subscribe) => Some(subscribe.process.home),
-        Command::Unsubscribe { subscription, .. } => Some(subscription.home),
-        Command::Write { process, .. }
+        Command::Unsubscribe { subscription, .. } | Command::Pace { subscription, .. } => {
+            Some(subscription.home)
+        }
+        Command::Tune { process, .. }
+        | Command::Write { process, .. }
         | Command::AbandonWrite { process, .. }
         | Command::CloseStdin { process, .. }
         | Command::Resize { process, .. }

@@ -5,10 +5,12 @@
 //! is paused; what the leader had left in its pipes is in memory before its exit is told, whoever stalls.
 
 use super::adoption::Ghost;
+use super::pacing::Pace;
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Kind, Reactor, Turn};
+use crate::budget::Charge;
 use crate::command::{HistorySize, Scope, Spawn, TerminalSize, Unread};
 use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage};
 use crate::driver::Driver;
@@ -66,19 +68,24 @@ pub(super) struct Stream<F> {
     pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
     pub(super) paused_since_ns: Option<u64>,
+    pub(super) pace: Pace,
+    /// What it holds of the memory of all.
+    pub(super) charge: Charge,
 }
 
 impl<F> Stream<F> {
-    pub(super) fn new(size: HistorySize, spool: Option<StreamSpool>) -> Stream<F> {
+    pub(super) fn new(size: HistorySize, pace: Pace) -> Stream<F> {
         Stream {
             history: History::new(size),
             closed: false,
             exit_mark: 0,
             delivered: 0,
             ghost: None,
-            spool,
+            spool: None,
             source: None,
             paused_since_ns: None,
+            pace,
+            charge: Charge::default(),
         }
     }
 }
@@ -107,11 +114,13 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
-        let key = spawn.process;
+        let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
         let spool = || spawn.spool.map(|limits| StreamSpool::new(&spawn.session, limits));
         let place = self.processes.insert_with(|_| Process {
             key,
-            streams: std::array::from_fn(|_| Stream::new(spawn.history, spool())),
+            streams: spawn
+                .rate
+                .map(|rate| Stream { spool: spool(), ..Stream::new(spawn.history, Pace::new(rate, now_ns)) }),
             readers: Vec::new(),
             announcements: Vec::new(),
             phase: Phase::Starting,
@@ -120,6 +129,7 @@ impl<D: Driver> Reactor<D> {
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
+        Channel::ALL.into_iter().for_each(|channel| self.take_stock(place, channel));
         let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
         reach(Point::SpawnSent);
         if let Err(error) = sent {
@@ -223,7 +233,8 @@ impl<D: Driver> Reactor<D> {
             _ => Some(lowest),
         };
         stream.history.pin(pinned.unwrap_or(0), blockers);
-        let spool = stream.spool.as_ref().and_then(StreamSpool::pinned);
+        // What is left of an ended stream is in the writing thread's hands.
+        let spool = stream.spool.as_ref().filter(|_| !stream.closed).and_then(StreamSpool::pinned);
         [pinned, spool].into_iter().flatten().min()
     }
 
@@ -249,6 +260,10 @@ impl<D: Driver> Reactor<D> {
                 return self.pause_source(place, channel);
             }
             self.resume_source(place, channel);
+            let room = self.allowed(place, channel, room);
+            if room == 0 {
+                return;
+            }
             match self.take(place, channel, room) {
                 Ok(Taken::Bytes(bytes)) => {
                     self.deliver_all(place);
@@ -275,6 +290,7 @@ impl<D: Driver> Reactor<D> {
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.streams[channel as usize].paused.store(true, Ordering::Relaxed);
         process.streams[channel as usize].paused_since_ns.get_or_insert(now_ns);
+        self.watch_stall(place, channel);
     }
 
     fn resume_source(&mut self, place: Place, channel: Channel) {
@@ -284,6 +300,7 @@ impl<D: Driver> Reactor<D> {
             let meter = &process.meter.streams[channel as usize];
             meter.paused.store(false, Ordering::Relaxed);
             meter.paused_ns.add(now_ns.saturating_sub(since_ns));
+            self.stall_over(place, channel, now_ns.saturating_sub(since_ns));
         }
     }
 
@@ -312,9 +329,10 @@ impl<D: Driver> Reactor<D> {
         let hold = |driver: &mut D, ring: &Writer| hold_ring(driver, lane, key, channel, ring);
         let name = output_name(key, channel);
         let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
-        let meter = &process.meter.streams[channel as usize];
-        meter.taken_bytes.set(stream.history.total());
-        meter.cut_bytes.set(stream.history.cut_bytes());
+        process.meter.streams[channel as usize].taken_bytes.set(stream.history.total());
+        if let Taken::Bytes(bytes) = taken {
+            self.moved(place, channel, bytes);
+        }
         self.spool_taken(place, channel);
         Ok(taken)
     }
@@ -345,8 +363,17 @@ impl<D: Driver> Reactor<D> {
         reach(Point::RingReplaced);
     }
 
+    /// Has the keeper hold no more of an ended stream than how long it was.
+    pub(super) fn hold_total(&mut self, key: ProcessKey, channel: Channel, total: u64) {
+        match Writer::gone(total) {
+            Ok(ring) => hold_ring(&mut self.driver, &mut self.lane, key, channel, &ring),
+            Err(error) => tracing::warn!(%error, "the length of a stream is not kept"),
+        }
+    }
+
     pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
         self.resume_source(place, channel);
+        self.source_over(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
         let stream = &mut process.streams[channel as usize];
@@ -467,7 +494,11 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        for channel in Channel::ALL {
+            self.source_over(place, channel);
+        }
         let Some(mut process) = self.processes.remove(place) else { return };
+        self.discharge(&process);
         for reader in std::mem::take(&mut process.readers) {
             self.drop_reader(reader);
         }

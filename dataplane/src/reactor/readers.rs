@@ -4,13 +4,13 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::pacing::Throttle;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
-use crate::command::{Command, From, Mode, Sink, Subscribe};
+use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
 use crate::control::Notice;
 use crate::driver::Driver;
-use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::SEND_BUFFER_BYTES;
 use crate::stream::history::Peek;
@@ -27,6 +27,7 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    pub(super) throttle: Throttle,
     /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
     pub(super) idle: bool,
     /// What it is served from disk, by channel.
@@ -44,6 +45,23 @@ pub(super) struct Retained {
 impl Retained {
     pub(super) fn new(bytes_max: usize) -> Retained {
         Retained { bytes_max, ..Retained::default() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
+
+    /// Streams that have ended, in that order.
+    pub(super) fn order(&self) -> impl Iterator<Item = (ProcessKey, Channel)> + '_ {
+        self.order.iter().copied()
+    }
+
+    pub(super) fn take_out(&mut self, place: usize) {
+        self.order.remove(place);
+    }
+
+    pub(super) fn subtract(&mut self, bytes: usize) {
+        self.bytes -= bytes.min(self.bytes);
     }
 
     pub(super) fn release(&mut self, process: ProcessKey, channel: Channel, bytes: usize) {
@@ -72,7 +90,9 @@ impl<D: Driver> Reactor<D> {
         let Some(reader) = self.make_reader(process_place, subscribe) else {
             return self.notices.push_back(Notice::Drained { subscription: key });
         };
-        let back = resumes.then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
+        // Only those who make a source wait are waited for.
+        let blocks = reader.subscriber.policy == Policy::Block;
+        let back = (resumes && blocks).then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
         let place = self.readers.insert_with(|_| reader);
         self.reader_places.insert(key.serial, place);
         if let Some(process) = self.processes.get_mut(process_place) {
@@ -90,16 +110,18 @@ impl<D: Driver> Reactor<D> {
         if let Some(wanted) = back {
             self.come_back(process_place, wanted);
         }
+        // Noted now, and not with the next take: the kernel may not live so long.
+        for channel in Channel::ALL {
+            self.pinned(process_place, channel);
+        }
         self.deliver(place);
     }
 
     fn raise_history(&mut self, place: Place, bytes: u32) {
         for channel in Channel::ALL {
-            let Some(process) = self.processes.get_mut(place) else { return };
-            match process.streams[channel as usize].history.raise_tail(bytes) {
-                Ok(true) => self.hold_new_ring(place, channel),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "history stays as it is"),
+            let Some(process) = self.processes.get(place) else { return };
+            if bytes > process.streams[channel as usize].history.size().tail_bytes {
+                self.resize_history(place, channel, None, Some(bytes));
             }
         }
     }
@@ -122,6 +144,7 @@ impl<D: Driver> Reactor<D> {
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
+        let rate = subscribe.rate;
         let (framing, sink) = match &subscribe.sink {
             Sink::Frames { chunk_bytes_max, records, dialect, process_id, .. } => {
                 let framing = Framing {
@@ -154,7 +177,8 @@ impl<D: Driver> Reactor<D> {
             next_channel: 0,
             meter: subscribe.meter,
         };
-        Some(Reader { subscriber, framing, sink, idle: false, disk: Default::default() })
+        let throttle = Throttle::new(rate, self.at.monotonic_ns);
+        Some(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -170,6 +194,7 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn drop_reader(&mut self, place: Place) {
         self.finish_rest_of(place);
         self.part_from_disk(place);
+        self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
         self.reader_places.remove(&reader.subscriber.key.serial);
         if let Some(sink) = reader.sink.take()
@@ -269,11 +294,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Turns the ring of an ended stream into plain memory once nobody reads it, within the budget of all.
+    /// Turns the ring of an ended stream into plain memory once nobody reads it or is waited for, within the budget of
+    /// all. The keeper's ring stays: the next kernel has the same to tell.
     pub(super) fn retire(&mut self, place: Place, channel: Channel) {
+        // Noted for the next kernel: whom it has to wait for, now that this one may have left.
+        self.pinned(place, channel);
         let Some(process) = self.processes.get_mut(place) else { return };
         let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-        if !process.streams[channel as usize].closed
+        let stream = &process.streams[channel as usize];
+        if !stream.closed
+            || stream.ghost.is_some()
             || read.into_iter().any(|reader| reader.subscriber.cursors[channel as usize].is_some())
         {
             return;
@@ -283,21 +313,10 @@ impl<D: Driver> Reactor<D> {
         history.retire();
         let bytes = history.retained_bytes() - before;
         if bytes > 0 {
-            let key = process.key;
             self.retained.bytes += bytes;
-            self.retained.order.push_back((key, channel));
-            // Closed once more: its copy of the ring is of no use to the keeper either.
-            self.close_end(key, End::of(channel));
+            self.retained.order.push_back((process.key, channel));
         }
-        while self.retained.bytes > self.retained.bytes_max {
-            let Some((key, channel)) = self.retained.order.pop_front() else { return };
-            let Some(process) = self.place_of_process(key).and_then(|place| self.processes.get_mut(place))
-            else {
-                continue;
-            };
-            let history = &mut process.streams[channel as usize].history;
-            self.retained.bytes -= history.retained_bytes().min(self.retained.bytes);
-            history.drop_retained();
-        }
+        self.history_changed(place, channel);
+        self.trim_retained();
     }
 }

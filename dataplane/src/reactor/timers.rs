@@ -21,6 +21,16 @@ pub(crate) enum Alarm {
     Spool(u32, u32, Channel),
     /// Accept again, after descriptors had run out.
     Accept,
+    /// A source may take again: (slot, generation) of its process.
+    Source(u32, u32, Channel),
+    /// A source may have waited for a reader for too long.
+    Stall(u32, u32, Channel),
+    /// There may be something to tell about a stream.
+    Tell(u32, u32, Channel),
+    /// Look again for memory to give.
+    Squeeze,
+    /// A reader may be given bytes again: (slot, generation).
+    Reader(u32, u32),
 }
 
 impl Alarm {

@@ -3,17 +3,23 @@
 //! Invariant: `[0, min(total, head))` and `[tail_from, total)` are here, what lies between is counted as cut. A
 //! history costs nothing before its first byte, a ring while its stream lives, and exactly its bytes afterwards.
 
+use crate::budget::{Charge, ChargeKind};
 use crate::command::HistorySize;
-use crate::limits::TAKE_BYTES_MAX;
+use crate::limits::{SQUEEZED_BATCH_BYTES, TAKE_BYTES_MAX};
 use bytes::Bytes;
-use kairo_shm::layout::{Geometry, RingError};
+use kairo_shm::layout::{Geometry, PAGE_BYTES, RingError};
 use kairo_shm::writer::Writer;
+use std::cell::Cell;
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
 pub struct History {
     size: HistorySize,
+    /// What a ring holds besides its tail: one batch in flight.
+    batch_bytes: usize,
     store: Store,
+    /// The last note for a successor while there is no ring to write it in.
+    pin: Cell<(u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -40,17 +46,18 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        History { size, store: Store::Empty }
+        History { size, batch_bytes: TAKE_BYTES_MAX, store: Store::Empty, pin: Cell::new((0, 0)) }
     }
 
     /// Of a stream that goes on where a dead kernel had come to.
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
-        History { size, store: ring.map_or(Store::Empty, Store::Ring) }
+        History { store: ring.map_or(Store::Empty, Store::Ring), ..History::new(size) }
     }
 
     /// Of a stream that has ended and of which only the length is known.
     pub fn gone(size: HistorySize, total: u64) -> History {
-        History { size, store: Store::Kept { head: Bytes::new(), tail: Bytes::new(), total } }
+        let store = Store::Kept { head: Bytes::new(), tail: Bytes::new(), total };
+        History { store, ..History::new(size) }
     }
 
     /// What has ended and of which nothing is kept was longer than we were told.
@@ -65,14 +72,16 @@ impl History {
 
     /// Notes for a successor who is waited for; see [`Writer::pin`].
     pub fn pin(&self, offset: u64, blockers: u32) {
-        if let Store::Ring(ring) = &self.store {
-            ring.pin(offset, blockers);
+        match &self.store {
+            Store::Ring(ring) => ring.pin(offset, blockers),
+            Store::Empty => self.pin.set((offset, blockers)),
+            Store::Kept { .. } => {}
         }
     }
 
     /// The ring a stream of this size begins with.
     pub fn first_ring(size: HistorySize) -> Result<Writer, RingError> {
-        Writer::create(geometry(size, 0))
+        Writer::create(geometry(size, 0, TAKE_BYTES_MAX))
     }
 
     /// Bytes of the stream so far.
@@ -103,8 +112,35 @@ impl History {
 
     /// Bytes that are gone from between head and tail.
     pub fn cut_bytes(&self) -> u64 {
-        let head = self.head_bytes().min(self.total());
-        self.tail_from().min(self.total()).saturating_sub(head)
+        let (from, to) = self.cut();
+        to - from
+    }
+
+    /// What is gone from between head and tail: `[from, to)`.
+    pub fn cut(&self) -> (u64, u64) {
+        let from = self.head_bytes().min(self.total());
+        (from, self.tail_from().min(self.total()).max(from))
+    }
+
+    /// How much is kept.
+    pub fn size(&self) -> HistorySize {
+        self.size
+    }
+
+    /// What it holds of the memory of all.
+    pub fn charge(&self) -> Charge {
+        match &self.store {
+            Store::Empty => Charge::default(),
+            Store::Ring(ring) => {
+                let head = ring.taken().min(ring.geometry().head_bytes as u64);
+                let tail = ring.taken().saturating_sub(ring.tail_from());
+                Charge { bytes: PAGE_BYTES as u64 + head + tail, kind: ChargeKind::Live }
+            }
+            Store::Kept { head, tail, .. } if head.is_empty() && tail.is_empty() => Charge::default(),
+            Store::Kept { head, tail, .. } => {
+                Charge { bytes: (head.len() + tail.len()) as u64, kind: ChargeKind::Retained }
+            }
+        }
     }
 
     /// What is at `offset`, at most `max` bytes of it.
@@ -167,14 +203,17 @@ impl History {
     }
 
     fn geometry(&self, tail_bytes: usize) -> Geometry {
-        geometry(self.size, tail_bytes)
+        geometry(self.size, tail_bytes, self.batch_bytes)
     }
 
     /// The ring to take bytes into. True with it if it is new and its descriptor must be handed to the keeper.
     pub fn ring(&mut self) -> Result<(&mut Writer, bool), RingError> {
         let mut new = false;
         if matches!(self.store, Store::Empty) {
-            self.store = Store::Ring(History::first_ring(self.size)?);
+            let ring = History::first_ring(self.size)?;
+            let (offset, blockers) = self.pin.get();
+            ring.pin(offset, blockers);
+            self.store = Store::Ring(ring);
             new = true;
         }
         match &mut self.store {
@@ -208,6 +247,62 @@ impl History {
             }
             Store::Ring(_) | Store::Empty | Store::Kept { .. } => Ok(false),
         }
+    }
+
+    /// Keeps other sizes from now on, without losing anything from `pinned` on. A head doesn't grow once something
+    /// behind it is gone, and an ended stream only loses. True if there is a new ring.
+    pub fn tune(&mut self, size: HistorySize, pinned: Option<u64>) -> Result<bool, RingError> {
+        self.batch_bytes = TAKE_BYTES_MAX;
+        self.change(size, pinned)
+    }
+
+    /// Keeps no more than `tail_bytes` behind the head, and takes in small batches, without losing anything from
+    /// `pinned` on. True if there is a new ring.
+    pub fn squeeze(&mut self, tail_bytes: u32, pinned: Option<u64>) -> Result<bool, RingError> {
+        self.batch_bytes = SQUEEZED_BATCH_BYTES;
+        let size = HistorySize { tail_bytes: self.size.tail_bytes.min(tail_bytes), ..self.size };
+        self.change(size, pinned)
+    }
+
+    fn change(&mut self, size: HistorySize, pinned: Option<u64>) -> Result<bool, RingError> {
+        match &mut self.store {
+            Store::Empty => self.size = size,
+            Store::Ring(ring) => {
+                let (total, whole) = (ring.taken(), ring.is_whole());
+                let old = ring.geometry().head_bytes as u64;
+                let needed = |pinned: u64| !whole && pinned < old;
+                // What a reader in the head still needs has no other place once there is a gap behind it.
+                let head = match (whole, pinned.is_some_and(needed)) {
+                    (true, _) => size.head_bytes,
+                    (false, false) => size.head_bytes.min(old as u32),
+                    (false, true) => old as u32,
+                };
+                self.size = HistorySize { head_bytes: head, tail_bytes: size.tail_bytes };
+                let pinned_bytes = total - pinned.unwrap_or(total).clamp(u64::from(head).min(total), total);
+                let tail_bytes = (pinned_bytes as usize).max(size.tail_bytes as usize);
+                let geometry = Geometry::new(head as usize, tail_bytes + self.batch_bytes);
+                if geometry != ring.geometry() {
+                    *ring = ring.resized(geometry)?;
+                    return Ok(true);
+                }
+            }
+            Store::Kept { head, tail, total } => {
+                let (head_bytes, tail_bytes) = (size.head_bytes as usize, size.tail_bytes as usize);
+                self.size = HistorySize {
+                    head_bytes: size.head_bytes.min(self.size.head_bytes),
+                    tail_bytes: size.tail_bytes.min(self.size.tail_bytes),
+                };
+                // Copied, for a slice would keep the whole.
+                if head.len() > head_bytes {
+                    *head = Bytes::copy_from_slice(&head[..head_bytes]);
+                }
+                if tail.len() > tail_bytes {
+                    *tail = Bytes::copy_from_slice(&tail[tail.len() - tail_bytes..]);
+                }
+                debug_assert!((head.len() + tail.len()) as u64 <= *total);
+            }
+        }
+        Ok(false)
     }
 
     /// Turns the ring into plain memory: head and tail as configured, nothing else. For ended streams whose
@@ -245,9 +340,9 @@ impl History {
 }
 
 /// Of a ring whose tail holds at least `tail_bytes`, and one batch.
-fn geometry(size: HistorySize, tail_bytes: usize) -> Geometry {
+fn geometry(size: HistorySize, tail_bytes: usize, batch_bytes: usize) -> Geometry {
     let tail_bytes = tail_bytes.max(size.tail_bytes as usize);
-    Geometry::new(size.head_bytes as usize, tail_bytes + TAKE_BYTES_MAX)
+    Geometry::new(size.head_bytes as usize, tail_bytes + batch_bytes)
 }
 
 fn copy(ring: &Writer, from: u64, to: u64) -> Bytes {
@@ -341,6 +436,86 @@ mod tests {
         assert!(history.make_room(1000, Some(4096)).unwrap());
         assert!(history.room_bytes(Some(4096)) >= 1000);
         assert_eq!(history.peek(4096, 1), Peek::Bytes(&[2]));
+    }
+
+    fn pattern(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|at| (at * 31 % 251) as u8).collect()
+    }
+
+    fn sizes(head_bytes: u32, tail_bytes: u32) -> HistorySize {
+        HistorySize { head_bytes, tail_bytes }
+    }
+
+    /// Every byte that is there is the right one, and what isn't is exactly what is told.
+    fn check(history: &History, bytes: &[u8]) {
+        let (kept, gaps) = all(history);
+        let (from, to) = history.cut();
+        assert_eq!(gaps, if from < to { vec![(from, to)] } else { Vec::new() });
+        assert_eq!(kept[..from as usize], bytes[..from as usize]);
+        assert_eq!(kept[from as usize..], bytes[to as usize..]);
+        assert_eq!(history.cut_bytes(), to - from);
+    }
+
+    #[test]
+    fn a_history_made_smaller_while_it_lives_counts_exactly_what_goes() {
+        let bytes = pattern(3_000_000);
+        let mut history = History::new(sizes(64 << 10, 1 << 20));
+        put(&mut history, &bytes[..1_000_000]);
+        assert_eq!(history.cut(), (65_536, 65_536), "nothing is gone yet");
+        assert!(history.tune(sizes(8 << 10, 64 << 10), None).unwrap());
+        check(&history, &bytes[..1_000_000]);
+        let ring_bytes = (64 << 10) + TAKE_BYTES_MAX as u64;
+        assert_eq!(history.cut(), (8 << 10, 1_000_000 - ring_bytes));
+        put(&mut history, &bytes[1_000_000..2_000_000]);
+        check(&history, &bytes[..2_000_000]);
+        assert!(history.squeeze(64 << 10, None).unwrap());
+        assert!(!history.squeeze(64 << 10, None).unwrap(), "it has given what it can");
+        check(&history, &bytes[..2_000_000]);
+        assert!(history.charge().bytes <= 4096 + (8 << 10) + (64 << 10) + SQUEEZED_BATCH_BYTES as u64);
+        put(&mut history, &bytes[2_000_000..]);
+        check(&history, &bytes);
+        history.retire();
+        check(&history, &bytes);
+        assert_eq!(history.cut(), (8 << 10, 3_000_000 - (64 << 10)));
+        assert!(!history.tune(sizes(1 << 20, 1 << 20), None).unwrap(), "an ended stream only loses");
+        assert!(!history.tune(sizes(100, 200), None).unwrap());
+        assert_eq!((history.cut(), history.retained_bytes()), ((100, 3_000_000 - 200), 300));
+        check(&history, &bytes);
+    }
+
+    #[test]
+    fn a_head_grows_only_while_nothing_behind_it_is_gone() {
+        let bytes = pattern(2_000_000);
+        let mut history = History::new(sizes(4 << 10, 64 << 10));
+        put(&mut history, &bytes[..200_000]);
+        assert!(history.tune(sizes(128 << 10, 64 << 10), None).unwrap());
+        put(&mut history, &bytes[200_000..]);
+        assert_eq!(history.cut().0, 128 << 10);
+        check(&history, &bytes);
+        history.tune(sizes(256 << 10, 128 << 10), None).unwrap();
+        assert_eq!(history.size(), sizes(128 << 10, 128 << 10));
+        check(&history, &bytes);
+    }
+
+    #[test]
+    fn nothing_a_waiting_reader_needs_is_given_up() {
+        let bytes = pattern(700_000);
+        for pinned in [0, 1, 4_095, 65_535, 65_536, 65_537, 300_000, 699_999, 700_000] {
+            let mut history = History::new(sizes(64 << 10, 1 << 20));
+            put(&mut history, &bytes);
+            history.squeeze(64 << 10, Some(pinned)).unwrap();
+            history.tune(sizes(0, 4096), Some(pinned)).unwrap();
+            check(&history, &bytes);
+            assert!(history.cut().1 <= pinned || history.cut_bytes() == 0, "{pinned}");
+            assert!(history.room_bytes(Some(pinned)) > 0, "and the source goes on");
+        }
+        // A gap behind the head, and a reader still in the head.
+        let mut history = History::new(sizes(64 << 10, 64 << 10));
+        put(&mut history, &bytes);
+        assert!(history.cut_bytes() > 0);
+        history.tune(sizes(0, 4096), Some(10)).unwrap();
+        assert_eq!(history.cut().0, 64 << 10);
+        check(&history, &bytes);
     }
 
     #[test]

@@ -67,15 +67,15 @@ impl Subscriber {
         missed
     }
 
-    /// The offset this reader keeps the source from overwriting.
+    /// The offset this reader keeps the source from overwriting; after the stream's end, what is still on its way.
     pub fn pinned(&self, channel: Channel) -> Option<u64> {
-        match self.policy {
-            Policy::Block => self.cursors[channel as usize].map(|cursor| {
-                let confirmed = self.confirmed[channel as usize].min(cursor.offset);
-                confirmed.saturating_sub(self.in_flight_bytes as u64)
-            }),
-            Policy::DropOldest | Policy::Spool => None,
-        }
+        let confirmed = self.confirmed[channel as usize];
+        let at = match (self.policy, self.cursors[channel as usize]) {
+            (Policy::Block, Some(cursor)) => confirmed.min(cursor.offset),
+            (Policy::Block, None) if self.in_flight_bytes > 0 && confirmed > 0 => confirmed,
+            (Policy::Block, None) | (Policy::DropOldest | Policy::Spool, _) => return None,
+        };
+        Some(at.saturating_sub(self.in_flight_bytes as u64))
     }
 
     /// Everything that was sent is in the client's socket, or on its way there and counted.
@@ -85,9 +85,9 @@ impl Subscriber {
         }
     }
 
-    /// True exactly when it has delivered the end of every stream it reads.
+    /// True exactly when it has delivered the end of every stream it reads, and nothing is on its way any more.
     pub fn is_drained(&self) -> bool {
-        self.cursors.iter().all(Option::is_none)
+        self.in_flight_bytes == 0 && self.cursors.iter().all(Option::is_none)
     }
 
     /// The numbers of the next frame.

@@ -120,20 +120,33 @@ pub fn launch(
 
 /// Waits for a child of ours. Its exit code, 128+n for a signal.
 pub fn wait_for(pid: i32) -> io::Result<i32> {
+    match wait(pid, 0) {
+        Ok(code) => Ok(code.unwrap_or_default()),
+        // Taken over from another kernel: whose child it is now will be told its code.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => await_end(pid),
+        Err(error) => Err(error),
+    }
+}
+
+/// Looks whether a child of ours has ended.
+pub fn look_for(pid: i32) -> io::Result<Option<i32>> {
+    wait(pid, libc::WNOHANG)
+}
+
+fn wait(pid: i32, flags: i32) -> io::Result<Option<i32>> {
     loop {
         let mut status = 0;
-        // SAFETY: `status` outlives the call, which writes one int there.
-        let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+        // SAFETY: `status` outlives the call, which writes one int there; nobody else knows it.
+        let waited = unsafe { libc::waitpid(pid, &mut status, flags) };
         let error = io::Error::last_os_error();
         if waited == pid {
             let status = std::process::ExitStatus::from_raw(status);
-            return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
+            return Ok(Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())));
         }
-        match error.raw_os_error() {
-            Some(libc::EINTR) => {}
-            // Taken over from another kernel: whose child it is now will be told its code.
-            Some(libc::ECHILD) => return await_end(pid),
-            _ => return Err(error),
+        match waited {
+            0 => return Ok(None),
+            _ if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
         }
     }
 }

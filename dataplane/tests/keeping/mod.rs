@@ -46,6 +46,7 @@ pub(crate) fn launch() -> Launch {
         program: None,
         arguments: vec![OsString::from("keeper")],
         lanes: 1,
+        resume: None,
         on_kernel_loss: link::OnKernelLoss::End,
         embedded: false,
         nofile: None,
@@ -68,6 +69,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         rlimits: Vec::new(),
         cgroup: CgroupLimits::default(),
         history: HistorySize { head_bytes: 0, tail_bytes: 0 },
+        rate: [None; 2],
         unread: Unread::Drop,
         spool: None,
         record: Vec::new().into(),
@@ -93,14 +95,31 @@ impl Kernel {
     }
 
     pub(crate) fn launch(launch: &Launch) -> Kernel {
-        let keeper = link::launch(launch).unwrap();
-        let kernel = Kernel { keeper: Some(keeper), serial: 0, early: VecDeque::new() };
+        Kernel::greet(link::launch(launch).unwrap())
+    }
+
+    /// The next kernel of a keeper that was taken over, which had come to `serial`.
+    pub(crate) fn succeed(pid: i32, lanes: Vec<OwnedFd>, serial: u64) -> Kernel {
+        let mut kernel = Kernel::greet(Launched { pid, lanes });
+        kernel.serial = serial;
+        kernel
+    }
+
+    fn greet(keeper: Launched) -> Kernel {
+        let lanes = keeper.lanes.len();
+        let mut kernel = Kernel { keeper: Some(keeper), serial: 0, early: VecDeque::new() };
         let mut packet = Vec::new();
         link::encode_hello(std::process::id() as i32, &mut packet).unwrap();
-        for lane in 0..launch.lanes as usize {
+        for lane in 0..lanes {
             socket::send_packet(kernel.lane(lane), &packet, &[]).unwrap();
             let pid = kernel.keeper_pid();
-            assert!(matches!(kernel.receive(lane), Some(FromKeeper::Hello { pid: said, .. }) if said == pid));
+            // What it had not told the kernel before comes first.
+            loop {
+                match kernel.receive(lane).expect("the keeper hung up") {
+                    FromKeeper::Hello { pid: said, .. } => break assert_eq!(said, pid),
+                    other => kernel.early.push_back(other),
+                }
+            }
         }
         kernel
     }
@@ -233,6 +252,18 @@ impl Kernel {
         self.send(&mut packet);
     }
 
+    pub(crate) fn annotate(&mut self, key: ProcessKey, note: &[u8]) {
+        let mut packet = Vec::new();
+        link::encode_annotate(key, note, &mut packet).unwrap();
+        self.send(&mut packet);
+    }
+
+    pub(crate) fn leave(&mut self) {
+        let mut packet = Vec::new();
+        link::encode_leave(&mut packet).unwrap();
+        self.send(&mut packet);
+    }
+
     pub(crate) fn shutdown(&mut self, grace: Duration) {
         let mut packet = Vec::new();
         link::encode_shutdown(grace.as_nanos() as u64, &mut packet).unwrap();
@@ -341,6 +372,15 @@ pub(crate) fn shell_pid(spawned: &Spawned<OwnedFd>) -> i32 {
 /// True exactly when no living process has this pid.
 pub(crate) fn pid_is_gone(pid: i32) -> bool {
     kairo_dataplane::sys::process::stat(pid).is_none_or(|stat| stat.dead())
+}
+
+/// Waits for a condition that remembers.
+pub(crate) fn eventually_mut(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// Waits for a condition.

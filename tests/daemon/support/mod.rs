@@ -7,6 +7,8 @@
 //! Not here: what goes over the wire (`raw`), what `/proc` tells (`processes`).
 
 pub(crate) mod output;
+#[allow(dead_code, reason = "what writes the sequence is used by the chaos harness only")]
+pub(crate) mod pattern;
 pub(crate) mod processes;
 pub(crate) mod raw;
 pub(crate) mod sequence;

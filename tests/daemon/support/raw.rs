@@ -211,15 +211,7 @@ impl Raw {
                 self.pushed.push_back(frame);
             },
         };
-        let reply = frame.value();
-        Some(match field(&reply, "error") {
-            Some(Value::String(text)) => {
-                let info = json(field(&reply, "errorInfo").unwrap_or(&Value::Nil));
-                let code = info["code"].as_str().unwrap_or_default().to_owned();
-                Err(Refusal { text: String::from_utf8_lossy(text.as_bytes()).into_owned(), code, info })
-            }
-            _ => Ok(field(&reply, "result").cloned().unwrap_or(Value::Nil)),
-        })
+        Some(outcome(&frame.value()))
     }
 
     /// Calls with a key, if the daemon lives until its answer.
@@ -286,6 +278,18 @@ impl Raw {
                 Ok(_) | Err(_) => return false,
             }
         }
+    }
+}
+
+/// What a RESPONSE says.
+pub(crate) fn outcome(reply: &Value) -> Result<Value, Refusal> {
+    match field(reply, "error") {
+        Some(Value::String(text)) => {
+            let info = json(field(reply, "errorInfo").unwrap_or(&Value::Nil));
+            let code = info["code"].as_str().unwrap_or_default().to_owned();
+            Err(Refusal { text: String::from_utf8_lossy(text.as_bytes()).into_owned(), code, info })
+        }
+        _ => Ok(field(reply, "result").cloned().unwrap_or(Value::Nil)),
     }
 }
 

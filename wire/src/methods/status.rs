@@ -6,7 +6,7 @@ use crate::codec::text::OsText;
 use crate::id::{ProcessId, SubscriptionId};
 use crate::methods::options::{OnDisconnect, TerminalSize, WhenUnread};
 use crate::methods::spool::SpoolStatus;
-use crate::methods::stream::{Mode, Policy, StreamName};
+use crate::methods::stream::{Mode, Policy, Rate, StreamName};
 use crate::methods::system::Principal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -164,6 +164,36 @@ pub struct StreamStatus {
     /// What of it is on disk, if it was to be spooled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolStatus>,
+    /// What is no longer in the history, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<ByteRange>,
+    /// Bytes of its beginning that are kept.
+    #[serde(default)]
+    pub history_head_bytes: u32,
+    /// Bytes of its end that are kept.
+    #[serde(default)]
+    pub history_tail_bytes: u32,
+    /// Memory its history has touched, bytes.
+    #[serde(default)]
+    pub held_bytes: u64,
+    /// How fast bytes are taken from the child, if there is a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// True exactly while it waits for its rate.
+    #[serde(default)]
+    pub throttled: bool,
+    /// How long it has waited so in all, milliseconds.
+    #[serde(default)]
+    pub throttled_ms: u64,
+}
+
+/// Bytes `[from, to)` of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ByteRange {
+    /// First offset.
+    pub from: u64,
+    /// One past the last.
+    pub to: u64,
 }
 
 /// A reader.
@@ -185,6 +215,15 @@ pub struct ReaderStatus {
     pub stalled: bool,
     /// How far it is in each stream it reads.
     pub at: Vec<ReaderOffset>,
+    /// How fast it is given bytes, if there is a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// True exactly while it waits for its rate.
+    #[serde(default)]
+    pub throttled: bool,
+    /// How long it has waited so in all, milliseconds.
+    #[serde(default)]
+    pub throttled_ms: u64,
 }
 
 /// How far a reader is.

@@ -1,9 +1,10 @@
-//! Subscribing to what a process writes.
+//! Subscribing to what a process writes, and changing how it is kept and paced.
 
 use crate::error::WireError;
 use crate::id::{ProcessId, SessionId, SubscriptionId};
 use crate::limits::EXACT_INTEGER_END;
-use crate::method::{Since, methods, need, need_either};
+use crate::method::{Since, methods, need, need_any, need_either};
+use crate::methods::options::{HistoryOption, WhenUnread};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Unexpected, Visitor};
 use serde::{Serialize, Serializer};
@@ -37,6 +38,111 @@ methods! {
         errors: [],
         example: r#"{"subscriptionId": "stream_00112233445566778899aabbccddeeff"}"#,
     }
+
+    /// Changes how a process's output is kept and how fast it is taken, while it runs. What is absent stays.
+    ///
+    /// Smaller histories give up bytes at once, exactly counted; none that a reader with the policy `block` still needs.
+    /// Larger ones are granted as far as the daemon's memory for histories allows, a head only until something behind it
+    /// is gone: the answer tells what is in force. With `bytesPerSecond: 0` bytes come as fast as they can.
+    Configure = "stream.configure"(ConfigureParams) -> ConfigureResult {
+        required: [need("id")],
+        permission: ProcessControl,
+        since: Since::Release("0.1.0"),
+        errors: [NotFound, Unsupported],
+        example: r#"{"id": "clip", "stream": "stdout", "rate": {"bytesPerSecond": 20971520}, "history": {"tailBytes": 1048576}}"#,
+    }
+
+    /// Changes how fast a subscription to a process is given bytes. With `bytesPerSecond: 0` as fast as it takes them.
+    ConfigureReader = "subscription.configure"(ConfigureReaderParams) -> ConfigureReaderResult {
+        required: [need("subscriptionId"), need_any("rate")],
+        permission: ProcessRead,
+        since: Since::Release("0.1.0"),
+        errors: [NotFound],
+        example: r#"{"subscriptionId": "stream_00112233445566778899aabbccddeeff", "rate": {"bytesPerSecond": 1048576, "burst": 65536}}"#,
+    }
+}
+
+/// How fast bytes may go: at most `burst + bytesPerSecond × t` in any time t.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rate {
+    /// In the long run; 0 for no limit.
+    pub bytes_per_second: u64,
+    /// At once after a pause, at least 1; a tenth of a second's bytes if absent, and no less than 4,096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+}
+
+/// What to change about a process's output.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StreamConfigureParams")]
+pub struct ConfigureParams {
+    /// The process.
+    pub id: ProcessId,
+    /// Which outputs; each has a rate and a history of its own.
+    #[serde(default)]
+    pub stream: Selector,
+    /// How fast bytes are taken from the child.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// How much output is kept; a size that is absent stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryOption>,
+    /// What an output nobody reads does when its history is full; counts for all outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when_unread: Option<WhenUnread>,
+}
+
+/// What is in force now.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StreamConfigureResult")]
+pub struct ConfigureResult {
+    /// The process.
+    pub id: ProcessId,
+    /// Per output.
+    pub streams: Vec<StreamSetting>,
+    /// What an output nobody reads does.
+    pub when_unread: WhenUnread,
+}
+
+/// How an output is kept and paced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamSetting {
+    /// Which.
+    pub stream: StreamName,
+    /// How fast bytes are taken from the child; absent without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Bytes of its beginning that are kept.
+    pub history_head_bytes: u32,
+    /// Bytes of its end that are kept.
+    pub history_tail_bytes: u32,
+}
+
+/// What to change about a subscription.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "SubscriptionConfigureParams")]
+pub struct ConfigureReaderParams {
+    /// Which.
+    pub subscription_id: SubscriptionId,
+    /// How fast it is given bytes.
+    pub rate: Rate,
+}
+
+/// It is changed.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "SubscriptionConfigureResult")]
+pub struct ConfigureReaderResult {
+    /// Which.
+    pub subscription_id: SubscriptionId,
+    /// In force; absent without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }
 
 /// What to read, and how.
@@ -72,6 +178,9 @@ pub struct SubscribeParams {
     /// The subscription of a lost connection that this one goes on for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resumes: Option<SubscriptionId>,
+    /// How fast this reader is given bytes, all its outputs together. With the policy `block` its source is paced by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }
 
 impl SubscribeParams {
@@ -96,6 +205,10 @@ pub struct SubscribeResult {
     /// means that the offsets of before name other bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
+    /// Where in that life each stream is read from: what was asked for, or where `now` was; told with `session`. What
+    /// is no longer there is a gap from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Start>,
 }
 
 crate::methods::words! {

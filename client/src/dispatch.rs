@@ -1,0 +1,203 @@
+//! From frames to where they are waited for: answers to calls, chunks and records to streams, events to those who
+//! listen.
+//!
+//! Runs under the state's lock, on the thread that reads, and sends nothing: what has to be sent because of what came is
+//! left as an errand. Invariant: what comes behind the answer that opened a subscription finds its place.
+
+use crate::error::{CallError, Lost};
+use crate::inlet::Inlet;
+use crate::resume::Errand;
+use crate::state::{CallSlot, EventKinds, Heard, Interest, Opens, State, StreamFrame, Waiting};
+use bytes::Bytes;
+use kairo_wire::chunk::Chunk as WireChunk;
+use kairo_wire::codec::check::check;
+use kairo_wire::event::{self, Event, EventFrame};
+use kairo_wire::frame::{Header, Kind};
+use kairo_wire::limits::HEADER_BYTES;
+use kairo_wire::method::Method;
+use kairo_wire::methods::permission::Identify;
+use kairo_wire::methods::stream::SubscribeResult;
+use kairo_wire::request;
+
+/// Data up to this size is copied out of the receive buffer; longer data is shared with it. A short chunk must not
+/// keep a long buffer alive.
+const COPIED_BYTES_MAX: usize = 4 << 10;
+
+impl State {
+    /// Puts every whole frame at hand where it belongs.
+    pub(crate) fn dispatch(&mut self, inlet: &mut Inlet) -> Result<(), Lost> {
+        while let Some((kind, range)) = inlet.ready() {
+            if kind == Kind::STREAM_CHUNK && range.len() > COPIED_BYTES_MAX {
+                let first = range.start;
+                let piece = inlet.share();
+                return self.dispatch_shared(&piece, first);
+            }
+            self.frame(kind, &inlet.bytes()[range.clone()], None)?;
+            inlet.consume(range.end);
+        }
+        Ok(())
+    }
+
+    /// The same for a piece whose first payload begins at `first`; long data is shared with the piece.
+    fn dispatch_shared(&mut self, piece: &Bytes, first: usize) -> Result<(), Lost> {
+        let mut rest = &piece[first - HEADER_BYTES..];
+        while let Some((header, after)) = rest.split_first_chunk::<HEADER_BYTES>() {
+            let header = Header::parse(header).map_err(Lost::Frame)?;
+            let (payload, after) = after.split_at(header.length);
+            self.frame(header.kind, payload, Some(piece))?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, kind: Kind, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
+        match kind {
+            Kind::RESPONSE => self.response(payload),
+            Kind::EVENT => self.event(payload),
+            Kind::STREAM_CHUNK => self.chunk(payload, shared),
+            // Frames of kinds to come are not for us.
+            Kind(_) => Ok(()),
+        }
+    }
+
+    fn response(&mut self, payload: &[u8]) -> Result<(), Lost> {
+        let (call, answer) = crate::codec::response(payload)?;
+        let answer = answer.map_err(|refusal| CallError::Kernel(Box::new(refusal)));
+        if let Some(resuming) = self.resuming.remove(&call) {
+            return self.resumed(resuming, answer);
+        }
+        if !matches!(self.calls.get(&call), Some(CallSlot::Waiting(_))) {
+            return Ok(());
+        }
+        let Some(CallSlot::Waiting(waiting)) = self.calls.remove(&call) else { return Ok(()) };
+        if let Ok(result) = &answer {
+            if let Some(opens) = waiting.opens {
+                self.opened(opens, result)?;
+            }
+            self.note_identity(&waiting);
+        }
+        if waiting.wanted {
+            self.calls.insert(call, CallSlot::Answered(answer));
+            self.wake(Interest::Call(call));
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, opens: Opens, result: &[u8]) -> Result<(), Lost> {
+        match opens {
+            Opens::Stream(stream) => {
+                let opened: SubscribeResult = crate::codec::value(result)?;
+                self.opened_stream(stream, &opened);
+            }
+            Opens::Events(room) => {
+                let opened: kairo_wire::methods::event::SubscribeResult = crate::codec::value(result)?;
+                match self.events.get_mut(&room) {
+                    Some(room) => room.id = Some(opened.subscription_id),
+                    None => self.errands.push(Errand::EndEvents(opened.subscription_id)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel has taken a subscription, for the first time or again.
+    pub(crate) fn opened_stream(&mut self, stream: u64, opened: &SubscribeResult) {
+        let tells = self.standing.honours_keys();
+        let id = &opened.subscription_id;
+        let Some(room) = self.streams.get_mut(&stream) else {
+            // Nobody wants it any more.
+            return self.errands.push(Errand::EndStream(id.clone()));
+        };
+        match room.reading.opened(opened, tells) {
+            Ok(()) => drop(self.names.insert(id.as_str().into(), stream)),
+            Err(error) => {
+                self.errands.push(Errand::EndStream(id.clone()));
+                self.fail_stream(stream, error);
+            }
+        }
+    }
+
+    /// A connection that was lowered is lowered again when it comes back.
+    fn note_identity(&mut self, waiting: &Waiting) {
+        let Some(asked) = waiting.request.as_ref().filter(|request| request.method == Identify::NAME) else {
+            return;
+        };
+        let sent = asked.frame.as_ref().and_then(|frame| request::read(&frame[HEADER_BYTES..]).ok());
+        self.standing.lowered = sent.map(|request| request.params.to_owned());
+    }
+
+    fn chunk(&mut self, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
+        let chunk = WireChunk::read(payload).map_err(crate::codec::nonsense)?;
+        let data = match shared {
+            Some(piece) if chunk.data.len() > COPIED_BYTES_MAX => piece.slice_ref(chunk.data),
+            _ => Bytes::copy_from_slice(chunk.data),
+        };
+        let bytes = data.len();
+        let frame = StreamFrame::Chunk {
+            stream: chunk.stream,
+            sequence: chunk.sequence,
+            offset: chunk.offset,
+            partial: chunk.partial,
+            data,
+        };
+        self.deliver(&chunk.subscription_id, frame, bytes);
+        Ok(())
+    }
+
+    fn deliver(&mut self, subscription: &str, frame: StreamFrame, bytes: usize) {
+        // What still comes after an unsubscribe is dropped.
+        let Some(stream) = self.names.get(subscription).copied() else { return };
+        let Some(room) = self.streams.get_mut(&stream).filter(|room| !room.failed) else { return };
+        match room.reading.account(frame) {
+            Ok(item) => {
+                room.queue.push(Ok(item), bytes);
+                self.wake(Interest::Stream(stream));
+            }
+            Err(error) => self.fail_stream(stream, error),
+        }
+    }
+
+    fn event(&mut self, payload: &[u8]) -> Result<(), Lost> {
+        check(payload).map_err(crate::codec::nonsense)?;
+        let found = EventFrame::parse(payload).map_err(crate::codec::nonsense)?;
+        if let Some((subscription, frame)) = crate::codec::record(&found)? {
+            self.deliver(&subscription, frame, 0);
+            return Ok(());
+        }
+        let copy = Bytes::copy_from_slice(payload);
+        if found.payload.is_none() && found.topic == event::ProcessExitNotice::TOPIC {
+            let rooms: Vec<u64> = self.rooms(|takes| matches!(takes, EventKinds::Exits));
+            for room in rooms {
+                self.give(room, copy.clone(), None);
+            }
+            return Ok(());
+        }
+        let topic = found.topic.as_ref();
+        let id = found.id.as_deref();
+        let rooms = self.rooms(
+            |takes| matches!(takes, EventKinds::Bus(pattern) if crate::topic::matches(pattern, topic)),
+        );
+        let fresh = |room: &u64| id.is_none() || self.events[room].last.as_deref() != id;
+        if let Some(room) = rooms.into_iter().find(fresh) {
+            self.give(room, copy, id.map(Box::from));
+        }
+        Ok(())
+    }
+
+    /// Rooms that take something, oldest first.
+    fn rooms(&self, takes: impl Fn(&EventKinds) -> bool) -> Vec<u64> {
+        let mut found: Vec<u64> =
+            self.events.iter().filter(|(_, room)| takes(&room.takes)).map(|(number, _)| *number).collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn give(&mut self, number: u64, payload: Bytes, id: Option<Box<str>>) {
+        if let Some(room) = self.events.get_mut(&number) {
+            let bytes = payload.len();
+            room.queue.push(Heard::Event(payload), bytes);
+            room.last = id;
+            self.wake(Interest::Events(number));
+        }
+    }
+}

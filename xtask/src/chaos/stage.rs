@@ -1,0 +1,222 @@
+//! What the actors of a round share: where the kernel is, how far everybody has come, when to give up.
+//!
+//! Invariant: whatever anybody waits for, it stops waiting when the round has failed or its time is over.
+//!
+//! Not here: what goes over a connection (`line`).
+
+use super::check::Wrong;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often somebody who waits looks again.
+pub(crate) const GLANCE: Duration = Duration::from_millis(1);
+
+/// What is done to a round on purpose, to see that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sabotage {
+    /// A byte changes on its way.
+    Byte,
+    /// A byte is read twice.
+    Again,
+    /// A child is taken for one that ended otherwise.
+    Exit,
+    /// A child is started twice.
+    Twice,
+    /// A process is left behind.
+    Orphan,
+    /// A file is left behind.
+    File,
+    /// A descriptor is left behind.
+    Descriptor,
+    /// An exit is told twice.
+    Told,
+    /// A write goes in twice.
+    Written,
+    /// The kernel ends without having been asked.
+    Crash,
+}
+
+/// What the actors of a round share.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) socket: PathBuf,
+    pub(crate) begun: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) sabotage: Option<Sabotage>,
+    /// Bytes all readers have seen.
+    pub(crate) bytes: AtomicU64,
+    /// Connections opened again.
+    pub(crate) reconnections: AtomicU64,
+    /// Writes sent again under their key.
+    pub(crate) resent: AtomicU64,
+    /// Bytes terminals may have lost in a kernel that was killed.
+    pub(crate) terminal_gap_bytes: AtomicU64,
+    /// Bytes readers missed by their own policy.
+    pub(crate) dropped_bytes: AtomicU64,
+    /// No more kills come: slow readers read, stopped ones go on.
+    pub(crate) is_released: AtomicBool,
+    /// The observer has nothing more to observe.
+    pub(crate) is_over: AtomicBool,
+    has_failed: AtomicBool,
+    sabotage_is_done: AtomicBool,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    begun: BTreeSet<String>,
+    spawned: BTreeSet<String>,
+    /// For each process, bytes of stdout its fastest reader has seen.
+    seen: BTreeMap<String, u64>,
+    /// For each process, answers its reader has seen.
+    answers: BTreeMap<String, u64>,
+    /// Processes of which bytes may be missing, as they have a terminal and their kernel died.
+    doubted: BTreeSet<String>,
+    /// What each actor does.
+    doings: BTreeMap<String, String>,
+    /// For each process, how often its exit was told on the bus.
+    exits_told: BTreeMap<String, u64>,
+}
+
+impl Stage {
+    /// A round that begins now.
+    pub(crate) fn new(socket: PathBuf, patience: Duration, sabotage: Option<Sabotage>) -> Stage {
+        let begun = Instant::now();
+        Stage {
+            socket,
+            begun,
+            deadline: begun + patience,
+            sabotage,
+            bytes: AtomicU64::new(0),
+            reconnections: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            terminal_gap_bytes: AtomicU64::new(0),
+            dropped_bytes: AtomicU64::new(0),
+            is_released: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            sabotage_is_done: AtomicBool::new(false),
+            facts: Mutex::default(),
+        }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // An actor that panicked has failed the round; what it left is still right.
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody need go on.
+    pub(crate) fn fail(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// An error once the round has failed or its time is over.
+    pub(crate) fn check(&self) -> Result<(), Wrong> {
+        if self.has_failed.load(Ordering::Relaxed) {
+            return Err(GIVEN_UP.to_owned());
+        }
+        if Instant::now() > self.deadline {
+            return Err(format!("nothing more happened within {:?}", self.deadline - self.begun));
+        }
+        Ok(())
+    }
+
+    /// Waits until it is so.
+    pub(crate) fn until(&self, mut is_so: impl FnMut() -> bool) -> Result<(), Wrong> {
+        while !is_so() {
+            self.check()?;
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+
+    /// Waits so long, less if the kills are over.
+    pub(crate) fn dawdle(&self, time: Duration) {
+        if !self.is_released() {
+            std::thread::sleep(time);
+        }
+    }
+
+    /// True when no more kills come.
+    pub(crate) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Relaxed)
+    }
+
+    /// Says what an actor does, for whoever has to find out why nothing more happens.
+    pub(crate) fn doing(&self, who: &str, what: impl Into<String>) {
+        self.facts().doings.insert(who.to_owned(), what.into());
+    }
+
+    /// What everybody does.
+    pub(crate) fn doings(&self) -> BTreeMap<String, String> {
+        self.facts().doings.clone()
+    }
+
+    /// A process is about to be asked for.
+    pub(crate) fn begins(&self, id: &str) {
+        self.facts().begun.insert(id.to_owned());
+    }
+
+    /// Whether it may be there.
+    pub(crate) fn is_begun(&self, id: &str) -> bool {
+        self.facts().begun.contains(id)
+    }
+
+    /// A process is there.
+    pub(crate) fn spawned(&self, id: &str) {
+        self.facts().spawned.insert(id.to_owned());
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_spawned(&self, id: &str) -> bool {
+        self.facts().spawned.contains(id)
+    }
+
+    /// A reader of a process has come so far.
+    pub(crate) fn saw(&self, id: &str, bytes: u64, answers: u64, is_doubted: bool) {
+        let mut facts = self.facts();
+        if is_doubted {
+            facts.doubted.insert(id.to_owned());
+        }
+        let seen = facts.seen.entry(id.to_owned()).or_default();
+        *seen = bytes.max(*seen);
+        let known = facts.answers.entry(id.to_owned()).or_default();
+        *known = answers.max(*known);
+    }
+
+    /// How far the fastest reader of a process has come: bytes, answers.
+    pub(crate) fn seen(&self, id: &str) -> (u64, u64) {
+        let facts = self.facts();
+        let of = |map: &BTreeMap<String, u64>| map.get(id).copied().unwrap_or(0);
+        (of(&facts.seen), of(&facts.answers))
+    }
+
+    /// True if an answer may never be seen.
+    pub(crate) fn is_doubted(&self, id: &str) -> bool {
+        self.facts().doubted.contains(id)
+    }
+
+    /// The bus told an exit. Returns how often it has.
+    pub(crate) fn exit_told(&self, id: &str) -> u64 {
+        let mut facts = self.facts();
+        let told = facts.exits_told.entry(id.to_owned()).or_default();
+        *told += 1;
+        *told
+    }
+
+    /// How many processes' exits were told.
+    pub(crate) fn exits_told(&self) -> u64 {
+        self.facts().exits_told.len() as u64
+    }
+
+    /// True once, for the first who asks, if this is what is to be done on purpose.
+    pub(crate) fn sabotages(&self, how: Sabotage) -> bool {
+        self.sabotage == Some(how) && !self.sabotage_is_done.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// What an actor says that stopped because another had failed.
+pub(crate) const GIVEN_UP: &str = "given up, as somebody else failed";

@@ -1,0 +1,13 @@
+//! What the workshop does to the kernel that no user would.
+//!
+//! [`chaos`] kills kernels under a load and counts; [`child`] is what the load is made of. Both are a library so
+//! that `tests/chaos.rs` runs the same rounds as `cargo xtask chaos`. Nothing here links the kernel or its client
+//! library: what is checked is checked from outside, over the wire and `/proc`.
+//!
+//! Not here: the commands' flags (`main`).
+
+#![forbid(unsafe_code)]
+
+pub mod chaos;
+pub mod child;
+pub(crate) mod support;
