@@ -19,6 +19,7 @@ mod pty;
 mod rpc;
 mod slow_client;
 mod spawn;
+mod spool;
 mod support;
 mod survive;
 
@@ -42,6 +43,7 @@ const BENCHES: &[Bench] = &[
     bench("lines", "whole lines against chunks", lines::run),
     bench("limits", "20 MiB/s for ten seconds", limits::run),
     bench("pty", "draining a terminal", pty::run),
+    bench("spool", "output to disk, and back", spool::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("survive", "a kernel is killed and followed by another", survive::run),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),

@@ -120,6 +120,7 @@ fn main() {
         pid: 1,
         version: "bench".to_owned(),
         embedded: false,
+        spools: true,
         socket_path: None,
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),

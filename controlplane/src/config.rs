@@ -22,6 +22,8 @@ pub struct Config {
     pub version: String,
     /// True in `kairo run`: descriptors of this process may be inherited by children and written to.
     pub embedded: bool,
+    /// Streams can be written to disk.
+    pub spools: bool,
     /// Where the daemon listens; children find it in `KAIRO_IPC_SOCKET`.
     pub socket_path: Option<Vec<u8>>,
     /// The environment at the daemon's start, names and values.

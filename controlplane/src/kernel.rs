@@ -328,6 +328,7 @@ impl Kernel {
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::LetGo { process, channel, end } => self.let_go(turn, process, channel, end),
             Notice::Ended { process } => self.ended(turn, process),
+            Notice::Spool { process, channel, news } => self.spool_news(turn, process, channel, news),
             Notice::Lagged { subscription, channel, from, to } => {
                 self.lagged(turn, subscription, channel, (from, to));
             }

@@ -22,6 +22,7 @@ use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, Ter
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey, TimerKey, WriteKey};
 use kairo_dataplane::meter::{ProcessMeter, ReaderMeter};
+use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{ProcessId, SessionId, SubscriptionId};
@@ -434,6 +435,8 @@ pub(crate) struct Process {
     pub rate: [Option<Rate>; 2],
     /// What an output does that nobody reads.
     pub unread: Unread,
+    /// How much of it goes to disk.
+    pub spool: Option<SpoolLimits>,
     /// Its pid, 0 before there is one.
     pub pid: i32,
     /// `/proc/PID/stat` field 22.

@@ -5,6 +5,7 @@
 
 use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey, WriteKey};
 use crate::meter::{ProcessMeter, ReaderMeter};
+use crate::spool::SpoolLimits;
 use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::id::{ProcessId, SubscriptionId};
@@ -219,6 +220,8 @@ pub struct Spawn {
     pub rate: [Option<Rate>; 2],
     /// What an unread stream does when history is full.
     pub unread: Unread,
+    /// How much of it goes to disk; none for nothing.
+    pub spool: Option<SpoolLimits>,
     /// The session's record, opaque to the data plane, kept by the keeper.
     pub record: Bytes,
     /// Numbers the control plane reads at any time.
@@ -407,6 +410,8 @@ pub enum Policy {
     Block,
     /// The reader misses a range and is told which.
     DropOldest,
+    /// The reader gets from disk what has left memory; the stream must have a spool.
+    Spool,
 }
 
 /// Where a reader's bytes go.

@@ -7,6 +7,7 @@
 
 use crate::command::{Commands, HistorySize, Rate};
 use crate::key::{Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey};
+use crate::spool::Cut;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,15 @@ pub enum Notice {
         /// Whose.
         process: ProcessKey,
     },
+    /// Something happened to what is on disk of a stream.
+    Spool {
+        /// Whose.
+        process: ProcessKey,
+        /// Of which stream.
+        channel: Channel,
+        /// What.
+        news: SpoolNews,
+    },
     /// Bytes went by a reader.
     Lagged {
         /// The reader.
@@ -227,6 +237,27 @@ pub enum Notice {
     },
     /// The keeper died: no child can be started, signalled or waited for any more.
     KeeperLost,
+}
+
+/// What can happen to a spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpoolNews {
+    /// Bytes that were on disk are there no more.
+    Truncated(Cut),
+    /// Nothing can be written: the stream goes on in memory, and the spool is tried again.
+    Failed {
+        /// Why.
+        errno: i32,
+        /// Bytes before this offset are good.
+        good_to: u64,
+    },
+    /// It can be written again. What lies between is missing on disk.
+    Resumed {
+        /// Bytes before this offset were written before the failure.
+        good_to: u64,
+        /// Bytes from this offset on are written since.
+        from: u64,
+    },
 }
 
 /// What a carried-out command reports.

@@ -25,6 +25,7 @@ pub mod points;
 
 pub mod reactor;
 pub mod simulation;
+pub mod spool;
 pub mod stream;
 pub mod sys;
 pub mod transport;

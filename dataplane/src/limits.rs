@@ -29,6 +29,25 @@ pub const STALL_NS: u64 = 1_000_000_000;
 /// Time between two events of one kind about one stream, nanoseconds.
 pub const TELL_INTERVAL_NS: u64 = 1_000_000_000;
 
+/// Most data of one record of a spool, bytes; also the most a reader is brought from disk at once.
+pub const SPOOL_RECORD_BYTES_MAX: usize = 256 << 10;
+/// Size at which a segment of a spool is full, bytes.
+pub const SPOOL_SEGMENT_BYTES: u64 = 64 << 20;
+/// Smallest segment that may be asked for, bytes.
+pub const SPOOL_SEGMENT_BYTES_MIN: u64 = 512 << 10;
+/// Largest segment that may be asked for, bytes: one is walked by its headers to find an offset in it.
+pub const SPOOL_SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// All spools of a daemon together, bytes.
+pub const SPOOL_QUOTA_BYTES: u64 = 16 << 30;
+/// So many bytes are worth a write; fewer wait for more, or for [`SPOOL_WAIT_NS`].
+pub const SPOOL_BATCH_BYTES: u64 = 128 << 10;
+/// How long bytes may wait to be written, nanoseconds.
+pub const SPOOL_WAIT_NS: u64 = 50_000_000;
+/// After a failure a spool is tried again after this, then after twice as long each time, nanoseconds.
+pub const SPOOL_RETRY_NS: u64 = 500_000_000;
+/// But at least this often, nanoseconds.
+pub const SPOOL_RETRY_NS_MAX: u64 = 60_000_000_000;
+
 /// Size of a child's pipe, bytes.
 pub const PIPE_BYTES: u32 = 256 << 10;
 
@@ -72,6 +91,12 @@ const _: () = {
         "a line in waiting leaves room to go on, even where memory is tight"
     );
     assert!(LINE_BYTES_MAX < TAKE_BYTES_MAX, "a line in waiting must leave room for its end");
+    assert!(SPOOL_RECORD_BYTES_MAX >= TAKE_BYTES_MAX, "a batch is one record");
+    assert!(
+        LINE_BYTES_MAX < SPOOL_RECORD_BYTES_MAX,
+        "a piece from disk has a whole line, or a whole piece of one"
+    );
+    assert!(SPOOL_BATCH_BYTES as usize <= TAKE_BYTES_MAX, "a full ring has a batch to write");
     assert!(OUTFLOW_PAUSE_BYTES < OUTFLOW_CUT_BYTES, "reading stops before the peer is cut");
     assert!(crate::driver::token::Token::SLOT_MAX as usize > CONNECTIONS_MAX, "every connection has a token");
 };

@@ -3,7 +3,7 @@
 //! Every field has one writer, the home reactor of the process. Readers see each number whole, but not all
 //! numbers of one instant.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// A number with one writer.
 #[derive(Debug, Default)]
@@ -51,6 +51,23 @@ pub struct StreamMeter {
     pub throttled_ns: Gauge,
     /// True exactly when the stream has ended.
     pub closed: AtomicBool,
+    /// What of it is on disk.
+    pub spool: SpoolMeter,
+}
+
+/// The spool of a stream; all 0 where there is none.
+#[derive(Debug, Default)]
+pub struct SpoolMeter {
+    /// First offset on disk.
+    pub oldest: Gauge,
+    /// Bytes before this offset are on disk, unless they were cut.
+    pub end: Gauge,
+    /// Of all its files.
+    pub bytes: Gauge,
+    /// Its files.
+    pub segments: AtomicU32,
+    /// Why nothing is written just now, 0 while it is: an errno.
+    pub errno: AtomicI32,
 }
 
 /// A process.

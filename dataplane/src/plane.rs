@@ -13,6 +13,8 @@ use crate::key::ReactorId;
 use crate::reactor::adoption::Adopted;
 use crate::reactor::mail::{Mail, Post};
 use crate::reactor::{Parts, Reactor, Worker, home_of};
+pub use crate::spool::service::SpoolRoot;
+use crate::spool::service::Spools;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -51,6 +53,8 @@ pub struct Start {
     pub reconnect_grace_ns: u64,
     /// Processes of a kernel that died; each has its home among the lanes.
     pub adopted: Vec<Adopted>,
+    /// Where spools are; none where nothing can be spooled.
+    pub spool: Option<SpoolRoot>,
     /// The memory of all histories.
     pub budget: Arc<Budget>,
     /// A wait of a source for a reader that is longer than this is a stall, nanoseconds.
@@ -60,6 +64,7 @@ pub struct Start {
 /// Reactors that run.
 pub struct Plane {
     post: Post,
+    spools: Option<Spools>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     driver: &'static str,
 }
@@ -90,7 +95,8 @@ impl Plane {
     pub fn start(start: Start) -> io::Result<Plane> {
         let (post, ears) = Post::new(start.lanes.len() as u16)?;
         let (report, reports) = channel();
-        let mut plane = Plane { post: post.clone(), threads: Vec::new(), driver: "" };
+        let spools = start.spool.map(|root| Spools::new(root, post.clone()));
+        let mut plane = Plane { post: post.clone(), spools: spools.clone(), threads: Vec::new(), driver: "" };
         let mut listener = start.listener;
         let mut adopted = start.adopted;
         for (number, (lane, ear)) in start.lanes.into_iter().zip(ears).enumerate() {
@@ -108,6 +114,7 @@ impl Plane {
                 retained_bytes_max: start.retained_bytes_max / usize::from(post.reactors()),
                 reconnect_grace_ns: start.reconnect_grace_ns,
                 adopted: adopted.extract_if(.., own).collect(),
+                spools: spools.clone(),
                 budget: start.budget.clone(),
                 stall_ns: start.stall_ns,
             };
@@ -118,7 +125,7 @@ impl Plane {
             })?;
             plane.threads.push(thread);
         }
-        drop(report);
+        drop((report, spools));
         plane.await_drivers(&reports)?;
         Ok(plane)
     }
@@ -152,12 +159,16 @@ impl Plane {
         drop(EndTogether(self.post.clone()));
     }
 
-    /// Waits until every reactor has ended, by shutdown or failure; the first failure is returned, and ends the rest.
+    /// Waits until every reactor has ended, by shutdown or failure, and what they had spooled is written; the first
+    /// failure is returned, and ends the rest.
     pub fn join(mut self) -> io::Result<()> {
         let mut outcome = Ok(());
         for thread in std::mem::take(&mut self.threads) {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a reactor panicked")));
             outcome = outcome.and(ended);
+        }
+        if let Some(spools) = self.spools.take() {
+            spools.finish();
         }
         outcome
     }
@@ -187,6 +198,7 @@ struct Seed {
     retained_bytes_max: usize,
     reconnect_grace_ns: u64,
     adopted: Vec<Adopted>,
+    spools: Option<Spools>,
     budget: Arc<Budget>,
     stall_ns: u64,
 }
@@ -234,6 +246,7 @@ fn run_on<D: Driver<Fd = Handle>>(
         retained_bytes_max: seed.retained_bytes_max,
         reconnect_grace_ns: seed.reconnect_grace_ns,
         adopted: seed.adopted,
+        spools: seed.spools,
         budget: seed.budget,
         stall_ns: seed.stall_ns,
     };

@@ -65,6 +65,12 @@ points! {
     StreamClosed = "stream.closed",
     /// A signal is on its way to the keeper.
     SignalSent = "signal.sent",
+    /// A segment of a spool has its header and no byte yet.
+    SpoolBegun = "spool.begun",
+    /// Bytes are in a segment, and nobody was told.
+    SpoolWritten = "spool.written",
+    /// The oldest segment is gone, and nobody was told.
+    SpoolCut = "spool.cut",
     /// A successor has been told of everything.
     AdoptReceived = "adopt.received",
     /// It has made a new ring that nobody holds.

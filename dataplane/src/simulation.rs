@@ -46,6 +46,7 @@ impl Simulation {
             retained_bytes_max: RETAINED_BYTES_MAX,
             reconnect_grace_ns: RECONNECT_GRACE_NS,
             adopted: Vec::new(),
+            spools: None,
             budget,
             stall_ns: STALL_NS,
         };

@@ -72,6 +72,7 @@ impl World {
             pid: 99,
             version: "0".to_owned(),
             embedded: false,
+            spools: true,
             socket_path: None,
             environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
             accounts: Box::new(NoAccounts),

@@ -101,6 +101,17 @@ impl Reader {
         self.geometry.head_bytes as u64
     }
 
+    /// The contiguous run of bytes that starts at `offset`, at most `max` long, where it lies; none if it isn't here. Only
+    /// for whoever has the writer wait for it, as these bytes may not be overwritten while they are looked at.
+    pub fn run(&self, offset: u64, max: usize) -> Option<&[u8]> {
+        let (taken, head) = (self.taken(), self.geometry.head_bytes as u64);
+        if offset >= taken || max == 0 || (offset >= head && offset < self.tail_from(taken)) {
+            return None;
+        }
+        let end = if offset < head { taken.min(head) } else { taken };
+        Some(self.map.bytes(self.geometry.place(offset), ((end - offset) as usize).min(max)))
+    }
+
     /// Appends `[from, to)` to `into`, where `to` may reach past T if the caller knows that those bytes are there
     /// (a dead writer's last, uncounted ones). False, with `into` as it was, if some of it was overwritten.
     pub fn copy(&self, from: u64, to: u64, into: &mut Vec<u8>) -> bool {

@@ -4,6 +4,7 @@
 //! line is a change somebody meant. What is typed is judged in [`crate::config`] and in each command's own file.
 
 use crate::cli::detach::DetachKeys;
+use crate::cli::logs::Amount;
 use crate::cli::terminal::Size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kairo_dataplane::points::Point;
@@ -181,6 +182,7 @@ pub(crate) struct LogFlags {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  kairo spawn --id repl --pty python3\n  \
     kairo spawn --id build --cwd /src --env CC=clang --limit memory=2GiB -- make -j4\n  \
+    kairo spawn --id encoder --spool=10GiB -- ffmpeg -i in.mp4 -f rawvideo -\n  \
     kairo spawn --stdin null -- sh -c 'sleep 1; echo done'    # prints the id it was given")]
 pub(crate) struct Spawn {
     /// Its name; a random one if absent
@@ -201,6 +203,9 @@ pub(crate) struct Spawn {
     /// Make it wait, when nobody reads and its history is full, and not forget the middle
     #[arg(long)]
     pub(crate) block_unread: bool,
+    /// Write its output to disk too, all of it or the last SIZE of each stream (64MiB, 10GiB), to be read later
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) spool: Option<SpoolSize>,
     #[command(flatten)]
     pub(crate) program: Program,
 }
@@ -209,6 +214,22 @@ pub(crate) struct Spawn {
 pub(crate) enum SpawnStdin {
     Pipe,
     Null,
+}
+
+/// `--spool`, with or without a size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpoolSize(pub(crate) Option<u64>);
+
+impl std::str::FromStr for SpoolSize {
+    type Err = String;
+    fn from_str(text: &str) -> Result<SpoolSize, String> {
+        if text.is_empty() {
+            return Ok(SpoolSize(None));
+        }
+        let size = crate::config::raw::ByteSize::parse(text);
+        size.map(|size| SpoolSize(Some(size.0)))
+            .ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
+    }
 }
 
 /// For commands that go on for long.
@@ -267,22 +288,42 @@ pub(crate) struct Write {
 
 /// Show what a process has written
 ///
-/// Its stdout goes to stdout, its stderr to stderr. What is no longer kept is named on stderr.
+/// Its stdout goes to stdout, its stderr to stderr. What is no longer kept is named on stderr. All of it is kept of a
+/// process spawned with --spool.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo logs build\n  kairo logs -f repl\n  \
-    kairo logs --stream stdout --from 1048576 encoder > rest.raw\n  kairo logs -f --from now --json build")]
+#[command(
+    after_help = "Examples:\n  kairo logs build\n  kairo logs -f repl\n  kairo logs --tail 100 -f build\n  \
+    kairo logs --grep 'error|warning' -n build\n  \
+    kairo logs --stream stdout --from 1048576 --head 1MiB encoder > piece.raw\n  \
+    kairo logs --save all.raw encoder\n  kairo logs -f --from now --json build"
+)]
 pub(crate) struct Logs {
     /// The process
     pub(crate) id: String,
     /// Go on until its streams end
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// Which stream
-    #[arg(long, value_enum, default_value_t = StreamChoice::Both)]
-    pub(crate) stream: StreamChoice,
+    /// Which stream [default: both; with --save stdout]
+    #[arg(long, value_enum)]
+    pub(crate) stream: Option<StreamChoice>,
     /// Where to begin: oldest, now, or a byte offset
     #[arg(long, value_name = "WHERE", default_value = "oldest")]
     pub(crate) from: FromChoice,
+    /// Only the beginning: so many lines, or with a unit (512B, 64KiB, 1MiB) bytes, of each stream
+    #[arg(long, value_name = "AMOUNT", conflicts_with = "tail")]
+    pub(crate) head: Option<Amount>,
+    /// Only the end, counted likewise; with --follow what comes then, too
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) tail: Option<Amount>,
+    /// Only lines that match, of the part that is looked at; a line over 64 KiB is matched in pieces
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) grep: Option<regex::bytes::Regex>,
+    /// Print the byte offset of each line that matches
+    #[arg(long, short = 'n', requires = "grep")]
+    pub(crate) offsets: bool,
+    /// Write the bytes of one stream to FILE; it is called FILE.partial until it is whole
+    #[arg(long, value_name = "FILE", conflicts_with = "grep")]
+    pub(crate) save: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) lasting: Lasting,
 }

@@ -13,6 +13,7 @@ mod escape;
 mod failure;
 mod limit;
 mod local;
+mod logs;
 mod notice;
 mod output;
 mod processes;
@@ -71,7 +72,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Spawn(args) => processes::spawn(&context, args),
         Command::Attach(args) => attach::attach(&context, args),
         Command::Write(args) => streams::write(&context, args),
-        Command::Logs(args) => streams::logs(&context, args),
+        Command::Logs(args) => logs::logs(&context, args),
         Command::Ps(args) => processes::ps(&context, args),
         Command::Status(args) => processes::status(&context, args),
         Command::Wait(args) => processes::wait(&context, args),

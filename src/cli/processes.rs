@@ -1,6 +1,6 @@
 //! Commands that start, list, signal and await processes of the daemon.
 
-use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, Target, Wait};
+use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
 use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
 use crate::cli::status;
@@ -13,6 +13,7 @@ use kairo_wire::methods::process::{
     self, KillParams, ListParams, ResizeParams, Scope, SignalParams, SpawnParams, StatusParams, WaitParams,
     WaitResult,
 };
+use kairo_wire::methods::spool::{SpoolOption, SpoolSizes};
 use kairo_wire::methods::status::{ProcessStatus, State};
 use kairo_wire::methods::system::{self, ShutdownParams};
 use serde_json::json;
@@ -34,6 +35,9 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     }
     if args.block_unread {
         options.when_unread = WhenUnread::Block;
+    }
+    if let Some(SpoolSize(bytes_max)) = args.spool {
+        options.spool = SpoolOption(Some(SpoolSizes { bytes_max, ..SpoolSizes::default() }));
     }
     let id = match &args.id {
         Some(id) => process_id(id)?,

@@ -4,6 +4,7 @@ use crate::cli::limit::told;
 use crate::cli::table::{Edge, Table, bytes, duration, visible};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::SignalName;
+use kairo_wire::methods::spool::SpoolStatus;
 use kairo_wire::methods::status::{Detail, Exit, Phase, ProcessStatus, State};
 use std::fmt::Write as _;
 
@@ -160,7 +161,8 @@ fn streams(page: &mut Page, detail: &Detail) {
     for stream in &detail.streams {
         let mut text = bytes(stream.bytes);
         if stream.cut_bytes > 0 {
-            let _ = write!(text, ", of which {} are no longer kept", bytes(stream.cut_bytes));
+            let gone = if stream.spool.is_some() { "in memory" } else { "kept" };
+            let _ = write!(text, ", of which {} are no longer {gone}", bytes(stream.cut_bytes));
         }
         if let Some(cut) = stream.cut {
             let _ = write!(text, " ({} to {})", cut.from, cut.to);
@@ -184,7 +186,21 @@ fn streams(page: &mut Page, detail: &Detail) {
             text.push_str(", closed");
         }
         page.row(stream.stream.word(), &text);
+        if let Some(spool) = stream.spool.as_ref().filter(|spool| spool.segments > 0 || spool.errno.is_some())
+        {
+            page.row("on disk", &on_disk(stream.stream.word(), spool));
+        }
     }
+}
+
+fn on_disk(stream: &str, spool: &SpoolStatus) -> String {
+    let SpoolStatus { from, to, segments, .. } = spool;
+    let mut text = format!("{stream} from {from} to {to}, {} in {segments} files", bytes(spool.bytes));
+    if let Some(errno) = spool.errno {
+        let why = std::io::Error::from_raw_os_error(errno);
+        let _ = write!(text, ", {}: {why}", spool.state.word());
+    }
+    text
 }
 
 fn readers(page: &mut Page, detail: &Detail) {

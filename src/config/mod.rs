@@ -115,6 +115,8 @@ pub(crate) struct Limits {
     pub(crate) history_memory_max: u64,
     /// History of ended streams, all together.
     pub(crate) ended_history_bytes_max: u64,
+    /// Spools, all together.
+    pub(crate) spool_bytes_max: u64,
     /// Ended processes that are remembered.
     pub(crate) ended_processes_max: u32,
     /// How long an ended process is remembered.
@@ -136,6 +138,7 @@ impl Default for Limits {
             pipe_bytes: 256 << 10,
             history_memory_max: 1 << 30,
             ended_history_bytes_max: 256 << 20,
+            spool_bytes_max: 16 << 30,
             ended_processes_max: 10_000,
             ended_seconds_max: 3_600,
             stdin_parked_bytes_max: 16 << 20,
@@ -322,6 +325,12 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
             |ByteSize(bytes)| bounded(bytes, 0, 1 << 40),
         )?
         .unwrap_or(default.ended_history_bytes_max),
+        spool_bytes_max: checked(
+            "limits.spool_bytes_max",
+            from.said(raw.spool_bytes_max),
+            |ByteSize(bytes)| bounded(bytes, MIB, 1 << 50),
+        )?
+        .unwrap_or(default.spool_bytes_max),
         ended_processes_max: count(
             "limits.ended_processes_max",
             raw.ended_processes_max,
@@ -512,7 +521,7 @@ mod tests {
     #[test]
     fn every_limit_can_be_set_in_the_file() {
         let text = "[limits]\nhistory_head_bytes = 0\nhistory_tail_bytes = \"1 MiB\"\nhistory_bytes_max = \"2 MiB\"\n\
-            pipe_bytes = \"1 MiB\"\nhistory_memory_max = \"8 GiB\"\nended_history_bytes_max = \"1 GiB\"\nended_processes_max = 5\n\
+            pipe_bytes = \"1 MiB\"\nhistory_memory_max = \"8 GiB\"\nended_history_bytes_max = \"1 GiB\"\nspool_bytes_max = \"2 GiB\"\nended_processes_max = 5\n\
             ended_seconds_max = 6\nstdin_parked_bytes_max = \"64 KiB\"\nkill_grace_ms = 7\nstall_ms = 8\n";
         let limits = decided(&Flags::default(), &[], text).unwrap().limits;
         let expected = Limits {
@@ -522,6 +531,7 @@ mod tests {
             pipe_bytes: 1 << 20,
             history_memory_max: 8 << 30,
             ended_history_bytes_max: 1 << 30,
+            spool_bytes_max: 2 << 30,
             ended_processes_max: 5,
             ended_seconds_max: 6,
             stdin_parked_bytes_max: 64 << 10,

@@ -23,7 +23,7 @@ use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
-use kairo_dataplane::plane::{self, Plane, PlaneHandle, Start};
+use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::OwnedFd;
@@ -68,6 +68,7 @@ fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>) -> Contr
         pid: std::process::id() as i32,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         embedded,
+        spools: !embedded,
         socket_path: (!embedded).then(|| config.socket.clone().into_os_string().into_vec()),
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
@@ -130,6 +131,10 @@ fn start_plane(
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
         adopted,
+        spool: (!embedded).then(|| SpoolRoot {
+            folder: config.state.join("spool"),
+            bytes_max: config.limits.spool_bytes_max,
+        }),
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         budget,
         stall_ns: u64::from(config.limits.stall_ms) * 1_000_000,

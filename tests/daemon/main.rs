@@ -16,6 +16,7 @@ mod principals;
 mod processes;
 mod pty;
 mod reconnect;
+mod spool;
 mod streams;
 mod support;
 mod wire_v1;

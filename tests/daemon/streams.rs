@@ -449,14 +449,14 @@ pub(crate) fn detail(raw: &mut Raw, id: &str) -> Json {
 }
 
 /// An output in the detail of a status.
-fn stream(raw: &mut Raw, id: &str, name: &str) -> Json {
+pub(crate) fn stream(raw: &mut Raw, id: &str, name: &str) -> Json {
     let detail = detail(raw, id);
     let streams = detail["streams"].as_array().cloned().unwrap_or_default();
     streams.into_iter().find(|stream| stream["stream"] == name).unwrap_or(Json::Null)
 }
 
 /// Checks a sequence with holes.
-fn check_with_gaps(bytes: &[u8], gaps: &[(String, u64, u64)]) {
+pub(crate) fn check_with_gaps(bytes: &[u8], gaps: &[(String, u64, u64)]) {
     let (mut offset, mut rest) = (0, bytes);
     for (_, from, to) in gaps {
         let (piece, after) = rest.split_at((from - offset) as usize);

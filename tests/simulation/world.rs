@@ -30,6 +30,7 @@ fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
         pid: 1,
         version: "simulated".to_owned(),
         embedded: false,
+        spools: true,
         socket_path: None,
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),

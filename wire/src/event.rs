@@ -298,6 +298,34 @@ events! {
         pub to: u64,
     }
 
+    /// A stream can't be written to disk any more. It goes on in memory, and its spool is tried again.
+    StreamSpoolFailed = "kairo.stream.spool_failed", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// Why, in the system's numbers: 28 is a full disk, 5 a broken one.
+        pub errno: i32,
+        /// Bytes before this offset are on disk.
+        pub good_to: u64,
+    }
+
+    /// A stream is written to disk again. Bytes `[goodTo, from)` are not there.
+    StreamSpoolResumed = "kairo.stream.spool_resumed", Bus {
+        /// Of which process.
+        pub id: ProcessId,
+        /// Of which life.
+        pub session: String,
+        /// Which.
+        pub stream: StreamName,
+        /// Bytes before this offset were written before.
+        pub good_to: u64,
+        /// Bytes from this offset on are written since.
+        pub from: u64,
+    }
+
     /// An output waits for its rate. Sent at the first wait, then at most once a second while there are more.
     StreamThrottled = "kairo.stream.throttled", Bus {
         /// Of which process.
@@ -361,6 +389,8 @@ crate::methods::words! {
         Forgotten = "forgotten",
         /// The kernel stopped.
         Shutdown = "shutdown",
+        /// It was to be read with the policy `spool`, and the process it waited for has none.
+        Unspooled = "unspooled",
     }
 }
 

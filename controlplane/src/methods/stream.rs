@@ -8,6 +8,7 @@ use crate::kernel::Kernel;
 use crate::methods::process::not_found;
 use crate::sessions::pacing;
 use crate::sessions::readers::Departure;
+use crate::sessions::spool::unspooled;
 use crate::state::{Deed, Named, Place, Wish};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::{Command, From, Mode, Policy};
@@ -45,6 +46,12 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     if params.descriptor.is_some() && !(kernel.config.embedded && *principal == Principal::Owner) {
         return Err(WireError::unsupported("descriptor", "only an embedded kernel writes to descriptors"));
     }
+    if params.policy == stream::Policy::Spool
+        && let Some(process) = kernel.state.exactly(&target)
+        && process.spool.is_none()
+    {
+        return Err(unspooled(&target));
+    }
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
     let mut wish = Wish { rate: pacing::rate(params.rate, "rate")?, ..wish(&params) };
     wish.from = kernel.begun(&target, wish.from);
@@ -78,6 +85,7 @@ fn wish(params: &SubscribeParams) -> Wish {
         policy: match params.policy {
             stream::Policy::Block => Policy::Block,
             stream::Policy::DropOldest => Policy::DropOldest,
+            stream::Policy::Spool => Policy::Spool,
         },
         resumes: params.resumes.is_some(),
         history_bytes: params

@@ -56,7 +56,7 @@ impl Kernel {
             process.ends[place] = ends[place].filter(|_| process.open[place]);
             process.open[place] &= ends[place].is_none();
         }
-        let (history, rate, unread) = (process.history, process.rate, process.unread);
+        let (history, rate, unread, spool) = (process.history, process.rate, process.unread, process.spool);
         let turn = &mut Turn { at, here: None, out };
         self.supersede(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
@@ -67,7 +67,7 @@ impl Kernel {
         self.state.processes.insert(serial, Box::new(process));
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.settle(turn, serial);
-        Adopted { heir, history, rate, unread, ends, meter }
+        Adopted { heir, history, rate, unread, spool, ends, meter }
     }
 
     fn recorded(
@@ -104,6 +104,7 @@ impl Kernel {
             history: output.history,
             rate: output.rate,
             unread: output.unread,
+            spool: record.and_then(Record::spool),
             pid: held.pid,
             start_ticks: held.start_ticks,
             tree: held.tree,
@@ -153,7 +154,12 @@ impl Kernel {
             killing.timer = Some(timer);
         } else {
             // It was noted before it was sent, so it may not have been.
-            turn.out.push(Command::Signal { process: key, signal: SIGKILL, scope: killing.scope, ticket: None });
+            turn.out.push(Command::Signal {
+                process: key,
+                signal: SIGKILL,
+                scope: killing.scope,
+                ticket: None,
+            });
         }
         if let Some(process) = self.state.processes.get_mut(&serial) {
             process.killing = Some(killing);

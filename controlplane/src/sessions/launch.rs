@@ -183,6 +183,7 @@ impl Kernel {
             history: plan.history,
             rate: [plan.rate; 2],
             unread: plan.unread,
+            spool: plan.spool,
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
         });
@@ -251,6 +252,7 @@ fn open_record(
         history: [plan.history; 2],
         rate: [plan.rate; 2],
         unread: plan.unread,
+        spool: plan.spool,
         pid: 0,
         start_ticks: 0,
         tree: Tree::BestEffort,

@@ -21,4 +21,5 @@ pub(crate) mod readers;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod retention;
+pub(crate) mod spool;
 pub(crate) mod wards;

@@ -9,10 +9,12 @@ use crate::config::{Account, Config};
 use crate::sessions::environment::Variables;
 use crate::sessions::once::Given;
 use crate::sessions::pacing;
+use crate::sessions::spool;
 use crate::state::{Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, Rate, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
 };
+use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::limits::ARGUMENTS_BYTES_MAX;
@@ -59,6 +61,8 @@ pub(crate) struct Plan {
     pub rate: Option<Rate>,
     /// What an unread output does.
     pub unread: Unread,
+    /// How much of it goes to disk.
+    pub spool: Option<SpoolLimits>,
     /// It dies with its connection.
     pub guarded: bool,
     /// Of the request.
@@ -116,6 +120,7 @@ pub(crate) fn check(
         history: history(config, asked.history)?,
         rate: pacing::rate(asked.rate, "options.rate")?,
         unread: pacing::unread(asked.when_unread),
+        spool: spool::limits(config, asked.spool)?,
         guarded: asked.on_disconnect == OnDisconnect::Kill,
         trace: Trace::default(),
         given_key: None,

@@ -14,7 +14,7 @@ use crate::clock::after_ms;
 use crate::kernel::Kernel;
 use crate::state::{Named, Phase, Place, StreamSubscription, Timer, Wish};
 use bytes::Bytes;
-use kairo_dataplane::command::{Command, From, Sink, Subscribe};
+use kairo_dataplane::command::{Command, From, Policy, Sink, Subscribe};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_wire::codec::encode::Dialect;
@@ -186,6 +186,9 @@ impl Kernel {
             (Place::Waiting { .. }, From::At(offsets)) => From::At(offsets),
             (Place::Waiting { .. } | Place::Following { .. } | Place::Reading { .. }, _) => From::Oldest,
         };
+        if stream.wish.policy == Policy::Spool && there.spool.is_none() {
+            return self.end_with_record(turn, serial, StreamEndReason::Unspooled);
+        }
         // What is held for readers of a former kernel is not in a process that begins.
         let wish = Wish { resumes: false, ..stream.wish };
         let (connection, id) = (stream.connection, stream.id.clone());
@@ -273,6 +276,11 @@ impl Kernel {
 
     /// Nobody has spawned what a subscription waits for.
     pub(crate) fn waited_enough(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        self.end_with_record(turn, serial, StreamEndReason::Forgotten);
+    }
+
+    /// Ends a subscription that has read nothing, and says why.
+    fn end_with_record(&mut self, turn: &mut Turn<'_>, serial: u64, reason: StreamEndReason) {
         let Some(stream) = self.state.streams.get(&serial) else { return };
         let (id, connection, wish) = (stream.id.clone(), stream.connection, stream.wish);
         let records = self.state.connections.get(connection).is_some_and(|peer| peer.records);
@@ -281,7 +289,6 @@ impl Kernel {
                 continue;
             }
             let subscription_id = id.clone();
-            let reason = StreamEndReason::Forgotten;
             let record = StreamEndRecord { subscription_id, stream, total_bytes: 0, gap_bytes: 0, reason };
             self.send(turn, connection, |buf, dialect| {
                 if let Err(error) = put_notice(buf, dialect, &record) {

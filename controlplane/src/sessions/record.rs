@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
 use kairo_dataplane::key::Channel;
+use kairo_dataplane::spool::{SpoolLimits, SpoolRecord};
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
@@ -50,6 +51,8 @@ pub(crate) struct Record {
     /// How fast each output may go.
     pub rate: Option<Rate>,
     when_unread_block: bool,
+    /// What of its output goes to disk.
+    spool: Option<SpoolRecord>,
     /// Rows and columns.
     terminal: Option<(u16, u16)>,
     /// It has a second output.
@@ -119,6 +122,7 @@ impl Record {
             tail_bytes: process.history[0].tail_bytes,
             rate: process.rate[0],
             when_unread_block: process.unread == Unread::Block,
+            spool: process.spool.map(SpoolRecord::new),
             terminal: process.terminal.map(|size| (size.rows, size.cols)),
             stderr: process.open[1],
             started_ns: process.started.monotonic_ns,
@@ -162,6 +166,10 @@ impl Record {
         let history = HistorySize { head_bytes: self.head_bytes, tail_bytes: self.tail_bytes };
         let unread = if self.when_unread_block { Unread::Block } else { Unread::Drop };
         Output { history: [history; 2], rate: [self.rate; 2], unread }
+    }
+
+    pub(crate) fn spool(&self) -> Option<SpoolLimits> {
+        self.spool.map(|spool| spool.limits)
     }
 
     pub(crate) fn terminal(&self) -> Option<TerminalSize> {

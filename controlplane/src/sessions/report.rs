@@ -6,6 +6,7 @@
 use crate::auth::principal::{Creator, Principal, Skill};
 use crate::kernel::Kernel;
 use crate::sessions::pacing;
+use crate::sessions::spool;
 use crate::state::{Phase, Place, Process, StreamSubscription};
 use kairo_dataplane::command::{Mode, Policy, Unread};
 use kairo_dataplane::control::{ExitStatus, Tree};
@@ -213,6 +214,7 @@ fn output(process: &Process, channel: Channel) -> StreamStatus {
         rate: process.rate[channel as usize].map(pacing::told),
         throttled: meter.throttled.load(Ordering::Relaxed),
         throttled_ms: meter.throttled_ns.get() / crate::clock::MS,
+        spool: process.spool.map(|_| spool::status(&meter.spool)),
     }
 }
 
@@ -251,6 +253,7 @@ fn reader(process: &Process, stream: &StreamSubscription, viewer: ConnectionKey)
         policy: match stream.wish.policy {
             Policy::Block => stream::Policy::Block,
             Policy::DropOldest => stream::Policy::DropOldest,
+            Policy::Spool => stream::Policy::Spool,
         },
         mode: match stream.wish.mode {
             Mode::Chunk => stream::Mode::Chunk,
@@ -301,7 +304,11 @@ fn waiting(process: &Process, readers: &[&StreamSubscription], viewer: Connectio
             });
         }
         if list.len() == before {
-            let for_what = held_by(None, readers.is_empty()).to_owned();
+            let for_what = match process.spool {
+                // What is not on disk yet stays in memory until it is.
+                Some(_) if process.unread == Unread::Drop => "the disk".to_owned(),
+                Some(_) | None => held_by(None, readers.is_empty()).to_owned(),
+            };
             list.push(Waiting { what: channel.name().to_owned(), for_what, subscription_id: None });
         }
     }

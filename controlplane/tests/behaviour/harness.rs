@@ -59,6 +59,7 @@ pub(crate) fn config() -> Config {
         pid: 99,
         version: "0.0.0-test".to_owned(),
         embedded: false,
+        spools: true,
         socket_path: Some(b"/run/kairo.sock".to_vec()),
         environment: vec![
             variable("PATH", "/usr/bin:/bin"),

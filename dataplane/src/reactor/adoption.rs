@@ -6,6 +6,7 @@
 
 use super::pacing::Pace;
 use super::processes::{Phase, Process, Stream};
+use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
@@ -15,6 +16,7 @@ use crate::driver::Driver;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
 use crate::meter::ProcessMeter;
+use crate::spool::SpoolLimits;
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::Source;
@@ -33,6 +35,8 @@ pub struct Adopted {
     pub rate: [Option<Rate>; 2],
     /// What an unread stream does when history is full.
     pub unread: Unread,
+    /// How much of it goes to disk.
+    pub spool: Option<SpoolLimits>,
     /// How long those streams were whose end was told, by `Channel as usize`.
     pub ends: [Option<StreamEnd>; 2],
     /// Numbers the control plane reads at any time.
@@ -57,7 +61,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) {
-        let Adopted { heir, history, rate, unread, ends, meter } = adopted;
+        let Adopted { heir, history, rate, unread, spool, ends, meter } = adopted;
         let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
@@ -75,6 +79,7 @@ impl<D: Driver> Reactor<D> {
             let (size, end) = (history[channel as usize], ends[channel as usize]);
             let mut stream = inherited_stream(size, fd.map(|(fd, _)| fd), ring, end, terminal, unread);
             stream.pace = Pace::new(rate[channel as usize], now_ns);
+            stream.spool = spool.map(|limits| StreamSpool::new(&session.session, limits));
             stream
         });
         let streams = std::array::from_fn(|channel| {
@@ -120,6 +125,7 @@ impl<D: Driver> Reactor<D> {
         let meter = &process.meter.streams[channel as usize];
         meter.taken_bytes.set(total_bytes);
         meter.closed.store(closed, Ordering::Relaxed);
+        self.begin_spool(place, channel, true);
         self.take_stock(place, channel);
         if uncertain {
             self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
@@ -128,7 +134,12 @@ impl<D: Driver> Reactor<D> {
             let at_ns = self.at.monotonic_ns.saturating_add(self.reconnect_grace_ns);
             self.timers.arm(Alarm::ghosts(place), at_ns);
         }
-        if closed { self.retire(place, channel) } else { self.arm_source(place, channel) }
+        if closed {
+            self.end_spool(place, channel);
+            self.retire(place, channel);
+        } else {
+            self.arm_source(place, channel);
+        }
     }
 
     /// A reader is back. The stream is let go when the last one is.

@@ -7,6 +7,7 @@
 
 use super::mail::Mail;
 use super::pacing::Allowance;
+use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
@@ -36,6 +37,8 @@ enum Step {
     Moved(usize),
     /// There is nothing for it.
     Nothing,
+    /// What is next for it comes from disk.
+    Waiting,
     /// Its sink takes no more now.
     Full,
     /// It has had as much as its rate allows; an alarm is armed.
@@ -99,10 +102,12 @@ impl<D: Driver> Reactor<D> {
     fn step(&mut self, place: Place, process: Place) -> Step {
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
         let first = reader.subscriber.next_channel;
+        let mut otherwise = Step::Nothing;
         for turn in 0..2 {
             let channel = Channel::ALL[(first + turn) % 2];
             match self.step_on(place, process, channel) {
                 Step::Nothing => {}
+                Step::Waiting => otherwise = Step::Waiting,
                 step => {
                     if let Some(reader) = self.readers.get_mut(place) {
                         reader.subscriber.next_channel = (channel as usize + 1) % 2;
@@ -111,7 +116,7 @@ impl<D: Driver> Reactor<D> {
                 }
             }
         }
-        Step::Nothing
+        otherwise
     }
 
     fn step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
@@ -130,9 +135,28 @@ impl<D: Driver> Reactor<D> {
         }
         let total = stream.history.total();
         if cursor.offset >= total {
-            return if stream.closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
+            if stream.closed && stream.spool.as_ref().is_some_and(StreamSpool::is_opening) {
+                // How long it was is on disk.
+                return Step::Waiting;
+            }
+            let closed = stream.closed;
+            self.is_live(place, channel);
+            return if closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
         }
-        if let Peek::Gap(to) = stream.history.peek(cursor.offset, 1) {
+        let disk = &reader.disk[channel as usize];
+        if disk.bytes(cursor.offset).is_none()
+            && let Peek::Gap(to) = stream.history.peek(cursor.offset, 1)
+        {
+            if let Some(end) = disk.gap(cursor.offset) {
+                return self.gap(place, channel, cursor.offset, end.min(to));
+            }
+            if self.fetch(place, process, channel, cursor.offset, cursor.offset) {
+                return Step::Waiting;
+            }
+            let (Some(reader), Some(running)) = (self.readers.get(place), self.processes.get(process)) else {
+                return Step::Gone;
+            };
+            let stream = &running.streams[channel as usize];
             // Whoever was overtaken once is given some lead, or it would be overtaken at every batch.
             let dropping = reader.subscriber.policy == Policy::DropOldest && !stream.closed;
             let to = if dropping && cursor.offset > 0 { to + (total - to) / 2 } else { to };
@@ -245,14 +269,20 @@ impl<D: Driver> Reactor<D> {
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
-        let (mut moved, mut costs) = (0, None);
+        let disk = &reader.disk[channel as usize];
+        let (mut moved, mut why) = (0, Next::Nothing);
         self.prelude.clear();
         while self.prelude.len() < LINES_BATCH_BYTES {
-            let next = next_cut(&reader.subscriber, framing, stream, channel, allowance, &mut self.lines);
+            let next =
+                next_cut(&reader.subscriber, disk, framing, stream, channel, allowance, &mut self.lines);
             let (bytes, partial) = match next {
-                Next::Frame(bytes, partial) => (bytes, partial),
+                Next::Frame { bytes, partial, .. } => (bytes, partial),
                 Next::Costs(bytes) => {
-                    costs = Some(bytes);
+                    why = Next::Costs(bytes);
+                    break;
+                }
+                Next::OnDisk(beyond) => {
+                    why = Next::OnDisk(beyond);
                     break;
                 }
                 Next::Nothing => break,
@@ -267,13 +297,8 @@ impl<D: Driver> Reactor<D> {
             let len = bytes.len();
             reader.subscriber.advance(channel, len);
         }
-        match costs {
-            Some(costs) if moved == 0 => {
-                self.hold_back(place, costs);
-                return Step::Throttled;
-            }
-            _ if moved == 0 => return Step::Nothing,
-            _ => {}
+        if moved == 0 {
+            return self.nothing_yet(place, process, channel, &why);
         }
         stream.delivered =
             stream.delivered.max(reader.subscriber.cursors[channel as usize].map_or(0, |c| c.offset));
@@ -290,12 +315,16 @@ impl<D: Driver> Reactor<D> {
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
-        let next = next_cut(&reader.subscriber, framing, stream, channel, allowance, &mut self.lines);
-        let (bytes, partial) = match next {
-            Next::Frame(bytes, partial) => (bytes, partial),
+        let disk = &reader.disk[channel as usize];
+        let next = next_cut(&reader.subscriber, disk, framing, stream, channel, allowance, &mut self.lines);
+        let (bytes, partial, in_ring) = match next {
+            Next::Frame { bytes, partial, in_ring } => (bytes, partial, in_ring),
             Next::Costs(bytes) => {
                 self.hold_back(place, bytes);
                 return Step::Throttled;
+            }
+            Next::OnDisk(beyond) => {
+                return self.nothing_yet(place, process, channel, &Next::OnDisk(beyond));
             }
             Next::Nothing => return Step::Nothing,
         };
@@ -321,7 +350,9 @@ impl<D: Driver> Reactor<D> {
         let step = match sent {
             Ok(sent) if sent == whole => Step::Moved(bytes.len()),
             // A waiting reader's bytes stay in the ring until they are sent; a dropping one's are copied now.
-            Ok(sent) if reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() => {
+            Ok(sent)
+                if in_ring && reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() =>
+            {
                 let subscription = reader.subscriber.key;
                 socket.outflow.rest = Some(Rest { subscription, channel, end });
                 reader.subscriber.next_sequence();
@@ -352,6 +383,23 @@ impl<D: Driver> Reactor<D> {
             self.await_room(socket_place);
         }
         step
+    }
+
+    /// There is no frame in hand: is there one on disk, or one that it may have later?
+    fn nothing_yet(&mut self, place: Place, process: Place, channel: Channel, why: &Next<'_>) -> Step {
+        let cursor = self.readers.get(place).and_then(|reader| reader.subscriber.cursors[channel as usize]);
+        match (why, cursor) {
+            (Next::Costs(bytes), _) => {
+                self.hold_back(place, *bytes);
+                Step::Throttled
+            }
+            (Next::OnDisk(beyond), Some(Cursor { offset, .. }))
+                if self.fetch(place, process, channel, offset, *beyond) =>
+            {
+                Step::Waiting
+            }
+            (Next::OnDisk(_) | Next::Nothing | Next::Frame { .. }, _) => Step::Nothing,
+        }
     }
 
     /// Goes on with a chunk of which a piece has been sent. True when nothing of it is left.
@@ -453,47 +501,82 @@ impl<D: Driver> Reactor<D> {
 
 /// What a reader gets next on a channel.
 enum Next<'a> {
-    /// These bytes, and whether they are a piece of a longer line.
-    Frame(&'a [u8], bool),
+    /// A frame.
+    Frame {
+        bytes: &'a [u8],
+        /// A piece of a longer line.
+        partial: bool,
+        /// They lie in the ring, where a waiting reader's stay until they are sent.
+        in_ring: bool,
+    },
     /// A line of so many bytes, which it may not have yet.
     Costs(usize),
+    /// Not a whole line in hand; the disk has bytes from this offset on.
+    OnDisk(u64),
     /// Nothing, or not yet a whole line.
     Nothing,
 }
 
-/// Cuts a reader's next frame on a channel, as large as its rate allows now.
+/// Cuts a reader's next frame on a channel, as large as its rate allows now: from what it was brought from disk, as far
+/// as that goes, else from memory.
 fn next_cut<'a, F>(
     subscriber: &Subscriber,
+    disk: &'a Disk,
     framing: &Framing,
     stream: &'a super::processes::Stream<F>,
     channel: Channel,
     allowance: Allowance,
     scratch: &'a mut Vec<u8>,
 ) -> Next<'a> {
-    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else { return Next::Nothing };
-    let look = look_bytes(subscriber.mode, framing.chunk_bytes_max);
-    let peek = match subscriber.mode {
-        Mode::Chunk => stream.history.peek(offset, look.min(allowance.bytes)),
-        Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
+    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else {
+        return Next::Nothing;
     };
-    let Peek::Bytes(run) = peek else { return Next::Nothing };
+    let look = match subscriber.mode {
+        Mode::Chunk => look_bytes(Mode::Chunk, framing.chunk_bytes_max).min(allowance.bytes),
+        mode => look_bytes(mode, framing.chunk_bytes_max),
+    };
+    let piece = disk.bytes(offset);
+    let in_ring = piece.is_none();
+    let run = match (piece, subscriber.mode) {
+        (Some(piece), Mode::Chunk) => &piece[..piece.len().min(look)],
+        (Some(piece), Mode::Line | Mode::Lines) if piece.len() >= look => &piece[..look],
+        (Some(piece), Mode::Line | Mode::Lines) => {
+            scratch.clear();
+            scratch.extend_from_slice(piece);
+            if let Peek::Bytes(more) = stream.history.peek(offset + piece.len() as u64, look - piece.len()) {
+                scratch.extend_from_slice(more);
+            }
+            scratch
+        }
+        (None, mode) => {
+            let peek = match mode {
+                Mode::Chunk => stream.history.peek(offset, look),
+                Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
+            };
+            let Peek::Bytes(run) = peek else { return Next::Nothing };
+            run
+        }
+    };
     let end = offset + run.len() as u64;
-    let closed = match stream.history.peek(end, 1) {
+    let next = if disk.bytes(end).is_some() { Peek::Bytes(&[]) } else { stream.history.peek(end, 1) };
+    let fetch =
+        matches!(next, Peek::Gap(_)) && disk.may_fetch(stream, subscriber.policy, end) && !disk.ends_at(end);
+    let closed = match next {
         Peek::Bytes(_) => false,
-        Peek::Gap(_) => true,
+        Peek::Gap(_) => !fetch,
         Peek::Nothing => stream.closed,
     };
     let cuts = |mode, run| cut(mode, run, framing.chunk_bytes_max, closed);
+    let frame = |bytes, partial| Next::Frame { bytes, partial, in_ring };
     match cuts(subscriber.mode, run) {
+        None if fetch => Next::OnDisk(end),
         None => Next::Nothing,
-        Some(Cut { bytes, partial }) if bytes <= allowance.bytes => Next::Frame(&run[..bytes], partial),
+        Some(Cut { bytes, partial }) if bytes <= allowance.bytes => frame(&run[..bytes], partial),
         // Fewer lines, or the first of them.
         Some(Cut { bytes, .. }) => match memrchr(b'\n', &run[..allowance.bytes.min(bytes)]) {
-            Some(at) => Next::Frame(&run[..=at], false),
+            Some(at) => frame(&run[..=at], false),
             None => match cuts(Mode::Line, run) {
-                Some(Cut { bytes, partial }) if allowance.affords(bytes) => {
-                    Next::Frame(&run[..bytes], partial)
-                }
+                Some(Cut { bytes, partial }) if allowance.affords(bytes) => frame(&run[..bytes], partial),
                 first => Next::Costs(first.map_or(bytes, |first| first.bytes)),
             },
         },

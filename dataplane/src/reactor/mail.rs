@@ -8,6 +8,7 @@
 use crate::command::Command;
 use crate::control::{Notice, Peer};
 use crate::key::{ConnectionKey, ReactorId, SubscriptionKey};
+use crate::spool::service::Answer;
 use crate::sys::pipe::{Bell, bell};
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
@@ -29,6 +30,8 @@ pub(crate) enum Mail {
     Notice(Notice),
     /// A connection to serve.
     Connection { socket: OwnedFd, peer: Peer },
+    /// What the threads of the spool have done.
+    Spool(Answer),
     /// Histories hold too much: give what can be given.
     Squeeze,
     /// End.

@@ -9,7 +9,8 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
 //! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
-//! `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other reactors.
+//! `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
+//! reactors.
 
 pub mod adoption;
 mod connections;
@@ -21,6 +22,7 @@ mod memory;
 mod pacing;
 mod processes;
 mod readers;
+mod spool;
 mod table;
 mod timers;
 
@@ -31,6 +33,7 @@ use crate::driver::Driver;
 use crate::driver::op::{Answer, Completion, Interest, Op};
 use crate::driver::token::Token;
 use crate::key::{ReactorId, SubscriptionKey, Ticket};
+use crate::spool::service::Spools;
 use crate::stream::source::Staging;
 use adoption::Adopted;
 use bytes::{Bytes, BytesMut};
@@ -133,6 +136,8 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) reconnect_grace_ns: u64,
     /// Processes of a dead kernel.
     pub(crate) adopted: Vec<Adopted>,
+    /// None where nothing can be spooled.
+    pub(crate) spools: Option<Spools>,
     /// Of all reactors.
     pub(crate) budget: Arc<Budget>,
     /// When a wait for a reader is a stall.
@@ -160,6 +165,7 @@ pub(crate) struct Reactor<D: Driver> {
     staging: Option<Staging<D::Fd>>,
     retained: Retained,
     reconnect_grace_ns: u64,
+    spools: Option<Spools>,
     budget: Arc<Budget>,
     /// When memory was last looked for in vain.
     in_vain_ns: Option<u64>,
@@ -201,6 +207,7 @@ impl<D: Driver> Reactor<D> {
             staging: None,
             retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
+            spools: parts.spools,
             budget: parts.budget,
             in_vain_ns: None,
             others_asked: false,
@@ -322,6 +329,7 @@ impl<D: Driver> Reactor<D> {
                 let socket = self.driver.import(socket);
                 self.serve(socket, peer);
             }
+            Mail::Spool(answer) => self.spool_answered(answer),
             Mail::Squeeze => self.squeeze(true),
             Mail::Stop => self.stopping = true,
         }
@@ -348,6 +356,7 @@ impl<D: Driver> Reactor<D> {
             Alarm::Control(timer) => self.notices.push_back(Notice::Rang { timer }),
             Alarm::Connection(slot, generation) => self.out_of_patience(Place { slot, generation }),
             Alarm::Ghosts(slot, generation) => self.lay_ghosts(Place { slot, generation }),
+            Alarm::Spool(slot, generation, channel) => self.spool_waited(Place { slot, generation }, channel),
             Alarm::Accept => self.accept(),
             Alarm::Source(slot, generation, channel) => {
                 self.run_source(Place { slot, generation }, channel);

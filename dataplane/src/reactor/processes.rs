@@ -6,6 +6,7 @@
 
 use super::adoption::Ghost;
 use super::pacing::Pace;
+use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Kind, Reactor, Turn};
@@ -64,6 +65,7 @@ pub(super) struct Stream<F> {
     pub(super) delivered: u64,
     /// Readers of a dead kernel that are waited for.
     pub(super) ghost: Option<Ghost>,
+    pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
     pub(super) paused_since_ns: Option<u64>,
     pub(super) pace: Pace,
@@ -79,6 +81,7 @@ impl<F> Stream<F> {
             exit_mark: 0,
             delivered: 0,
             ghost: None,
+            spool: None,
             source: None,
             paused_since_ns: None,
             pace,
@@ -112,9 +115,12 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
         let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
+        let spool = || spawn.spool.map(|limits| StreamSpool::new(&spawn.session, limits));
         let place = self.processes.insert_with(|_| Process {
             key,
-            streams: spawn.rate.map(|rate| Stream::new(spawn.history, Pace::new(rate, now_ns))),
+            streams: spawn
+                .rate
+                .map(|rate| Stream { spool: spool(), ..Stream::new(spawn.history, Pace::new(rate, now_ns)) }),
             readers: Vec::new(),
             announcements: Vec::new(),
             phase: Phase::Starting,
@@ -171,11 +177,14 @@ impl<D: Driver> Reactor<D> {
         if let Some(pipe) = stderr {
             meter.streams[1].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
             process.streams[1].source = Some(Source { fd: pipe.fd, terminal: false, armed: false });
+            self.begin_spool(place, Channel::Stderr, false);
             self.arm_source(place, Channel::Stderr);
         } else {
+            process.streams[1].spool = None;
             process.streams[1].closed = true;
             meter.streams[1].closed.store(true, Ordering::Relaxed);
         }
+        self.begin_spool(place, Channel::Stdout, false);
         self.arm_source(place, Channel::Stdout);
         reach(Point::SpawnHeard);
         self.notices.push_back(Notice::Spawned { process: key, pid, tree, start_ticks, limits });
@@ -204,7 +213,13 @@ impl<D: Driver> Reactor<D> {
         let process = self.processes.get(place)?;
         let stream = &process.streams[channel as usize];
         let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
+        // Who is served from disk waits for nothing in memory.
+        let on_disk = |offset: u64| {
+            offset < stream.history.tail_from()
+                && stream.spool.as_ref().is_some_and(|spool| spool.has(offset))
+        };
         let pins = readers.filter_map(|reader| reader.subscriber.pinned(channel));
+        let pins = pins.filter(|offset| !on_disk(*offset));
         let (lowest, blockers) =
             pins.fold((u64::MAX, 0), |(lowest, blockers), pin| (lowest.min(pin), blockers + 1));
         let (lowest, blockers) = match stream.ghost {
@@ -218,7 +233,9 @@ impl<D: Driver> Reactor<D> {
             _ => Some(lowest),
         };
         stream.history.pin(pinned.unwrap_or(0), blockers);
-        pinned
+        // What is left of an ended stream is in the writing thread's hands.
+        let spool = stream.spool.as_ref().filter(|_| !stream.closed).and_then(StreamSpool::pinned);
+        [pinned, spool].into_iter().flatten().min()
     }
 
     /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
@@ -316,6 +333,7 @@ impl<D: Driver> Reactor<D> {
         if let Taken::Bytes(bytes) = taken {
             self.moved(place, channel, bytes);
         }
+        self.spool_taken(place, channel);
         Ok(taken)
     }
 
@@ -364,6 +382,7 @@ impl<D: Driver> Reactor<D> {
             self.input_closed(place, answers);
         }
         drop(source);
+        self.end_spool(place, channel);
         reach(Point::StreamClosed);
         self.close_end(key, End::of(channel));
         self.notices.push_back(Notice::Closed { process: key, channel, end });
@@ -478,6 +497,9 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             let stream = &process.streams[channel as usize];
             self.retained.release(key, channel, stream.history.retained_bytes());
+            if stream.spool.is_some() {
+                self.forget_spool(place, key, channel);
+            }
             if stream.source.as_ref().is_some_and(|source| source.armed) {
                 self.driver.cancel(kind_of(channel).token(place));
             }

@@ -5,6 +5,7 @@
 
 use super::connections::Connection;
 use super::pacing::Throttle;
+use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
@@ -30,6 +31,8 @@ pub(super) struct Reader<F> {
     pub(super) throttle: Throttle,
     /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
     pub(super) idle: bool,
+    /// What it is served from disk, by channel.
+    pub(super) disk: [Disk; 2],
 }
 
 /// Retained bytes of ended streams, oldest first.
@@ -139,11 +142,14 @@ impl<D: Driver> Reactor<D> {
     fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Option<Reader<D::Fd>> {
         let streams = &self.processes.get(process)?.streams;
         let cursor = |wanted: bool, channel: Channel| {
-            let total = streams[channel as usize].history.total();
+            let stream = &streams[channel as usize];
+            let total = stream.history.total();
+            // How much there is of what a former kernel has spooled is not always known yet.
+            let known = !stream.spool.as_ref().is_some_and(StreamSpool::is_opening);
             let offset = match subscribe.from {
                 From::Oldest => 0,
                 From::Now => total,
-                From::At(offsets) => offsets[channel as usize].min(total),
+                From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
             };
             wanted.then_some(Cursor { offset, gap_bytes: 0 })
         };
@@ -185,7 +191,7 @@ impl<D: Driver> Reactor<D> {
             meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
-        Some(Reader { subscriber, framing, sink, throttle, idle: false })
+        Some(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -200,6 +206,7 @@ impl<D: Driver> Reactor<D> {
     /// Forgets a reader. A frame of it that has begun is finished from a copy.
     pub(super) fn drop_reader(&mut self, place: Place) {
         self.finish_rest_of(place);
+        self.part_from_disk(place);
         self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
         self.reader_places.remove(&reader.subscriber.key.serial);

@@ -17,6 +17,8 @@ pub(crate) enum Alarm {
     Connection(u32, u32),
     /// Readers of a dead kernel are not waited for any longer, by the place of their process: (slot, generation).
     Ghosts(u32, u32),
+    /// A stream's spool has bytes that have waited enough, or is tried again: (slot, generation, channel).
+    Spool(u32, u32, Channel),
     /// Accept again, after descriptors had run out.
     Accept,
     /// A source may take again: (slot, generation) of its process.

@@ -60,6 +60,16 @@ impl History {
         History { store, ..History::new(size) }
     }
 
+    /// What has ended and of which nothing is kept was longer than we were told.
+    pub fn was_longer(&mut self, length: u64) {
+        if let Store::Kept { head, tail, total } = &mut self.store
+            && head.is_empty()
+            && tail.is_empty()
+        {
+            *total = length.max(*total);
+        }
+    }
+
     /// Notes for a successor who is waited for; see [`Writer::pin`].
     pub fn pin(&self, offset: u64, blockers: u32) {
         match &self.store {
@@ -92,7 +102,7 @@ impl History {
     }
 
     /// First offset behind the head that is here.
-    fn tail_from(&self) -> u64 {
+    pub fn tail_from(&self) -> u64 {
         match &self.store {
             Store::Empty => 0,
             Store::Ring(ring) => ring.tail_from(),

@@ -71,6 +71,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         history: HistorySize { head_bytes: 0, tail_bytes: 0 },
         rate: [None; 2],
         unread: Unread::Drop,
+        spool: None,
         record: Vec::new().into(),
         meter: Default::default(),
     }

@@ -6,6 +6,7 @@
 use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::limits::TERMINAL_EXTENT_MAX;
+use crate::methods::spool::SpoolOption;
 use crate::methods::stream::Rate;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Unexpected, Visitor};
@@ -63,6 +64,9 @@ pub struct SpawnOptions {
     /// Whom it runs as; the caller if absent. Only root's daemon can do others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
+    /// Write its outputs to disk, so that any part of them can be read later.
+    #[serde(skip_serializing_if = "SpoolOption::is_absent")]
+    pub spool: SpoolOption,
     /// How fast it may write: each output is taken from at this rate, and the child waits when its pipe is full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,

@@ -5,6 +5,7 @@
 use crate::codec::text::OsText;
 use crate::id::{ProcessId, SubscriptionId};
 use crate::methods::options::{OnDisconnect, TerminalSize, WhenUnread};
+use crate::methods::spool::SpoolStatus;
 use crate::methods::stream::{Mode, Policy, Rate, StreamName};
 use crate::methods::system::Principal;
 use schemars::JsonSchema;
@@ -160,6 +161,9 @@ pub struct StreamStatus {
     pub paused_ms: u64,
     /// True exactly when it has ended.
     pub closed: bool,
+    /// What of it is on disk, if it was to be spooled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolStatus>,
     /// What is no longer in the history, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<ByteRange>,

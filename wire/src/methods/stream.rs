@@ -252,6 +252,9 @@ crate::methods::words! {
         Block = "block",
         /// It misses the oldest bytes it had not read, and is told which.
         DropOldest = "drop_oldest",
+        /// It is brought from disk what has left memory, and paces nobody. The process must have been spawned with `spool`,
+        /// else `E_CONFLICT`.
+        Spool = "spool",
     }
 }
 
