@@ -16,6 +16,8 @@ mod principals;
 mod processes;
 mod pty;
 mod reconnect;
+mod service;
+mod state;
 mod streams;
 mod support;
 mod wire_v1;

@@ -8,6 +8,7 @@ pub mod event;
 pub mod options;
 pub mod permission;
 pub mod process;
+pub mod restart;
 pub mod status;
 pub mod stream;
 pub mod system;

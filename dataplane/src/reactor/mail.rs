@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 
 /// What is mailed to a reactor.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) enum Mail {
     Connection { socket: OwnedFd, peer: Peer },
     /// Histories hold too much: give what can be given.
     Squeeze,
+    /// Say that you live.
+    Pulse(Sender<ReactorId>),
     /// End.
     Stop,
 }
