@@ -75,7 +75,9 @@ fn judge(judged: Judged) -> Finding {
 fn advice(name: &str) -> Option<&'static str> {
     Some(match name {
         "exactTrees" => "run the daemon in a cgroup of its own that it may write (systemd: Delegate=yes)",
-        "treeLimits" => "delegate controllers (systemd: Delegate=memory cpu pids), or pass --allow-weaker",
+        "treeLimits" => {
+            "delegate controllers (systemd: dist/systemd/kairo.service.d/limits.conf), or pass --allow-weaker"
+        }
         "peerIdentity" | "safeSignals" => "a newer kernel has it: Linux 6.5",
         "ioUring" => {
             "allow io_uring (sysctl kernel.io_uring_disabled=0, and the container's seccomp profile)"

@@ -11,7 +11,9 @@ mod config;
 mod doctor;
 mod kernel;
 mod logging;
+mod service;
 mod socket_guard;
+mod state;
 mod worker;
 
 use std::process::ExitCode;

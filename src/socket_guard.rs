@@ -9,14 +9,16 @@
 //! plane's; who may connect and what they may do is the control plane's.
 
 use crate::config::Group;
+use crate::state::{self, StateError};
 use kairo_dataplane::sys::socket::credentials;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, sockopt};
 use rustix::process::{Pid, test_kill_process};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -62,6 +64,14 @@ pub(crate) enum GuardError {
     /// Somebody holds the folder's lock and doesn't let go.
     #[error("another program keeps the folder {} locked; try again or choose a --socket elsewhere", path.display())]
     FolderBusy { path: PathBuf },
+    /// A manager passed something else.
+    #[error(
+        "what was passed to listen on is no listening unix stream socket with a path; write ListenStream=/… into its unit"
+    )]
+    NoListener,
+    /// The state folder is not for this kairo.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The system said no.
     #[error("{what} {}: {source}", path.display())]
     Os { what: &'static str, path: PathBuf, source: io::Error },
@@ -78,8 +88,8 @@ fn os<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> 
 pub(crate) struct Claim {
     listener: Option<OwnedFd>,
     path: PathBuf,
-    /// Device and inode of our socket: what is there later may be another's.
-    identity: (u64, u64),
+    /// Device and inode of our socket: what is there later may be another's. None for one that isn't ours to remove.
+    identity: Option<(u64, u64)>,
     _state: File,
 }
 
@@ -99,7 +109,30 @@ impl Claim {
         let _folder_lock = lock_folder(folder)?;
         clear(socket)?;
         let (listener, identity) = bind(socket, group)?;
-        Ok(Claim { listener: Some(listener), path: socket.to_path_buf(), identity, _state: state_lock })
+        Ok(Claim {
+            listener: Some(listener),
+            path: socket.to_path_buf(),
+            identity: Some(identity),
+            _state: state_lock,
+        })
+    }
+
+    /// Takes a socket that a service manager listens on. It is the manager's: its file stays when we go.
+    pub(crate) fn adopt(listener: OwnedFd, state: &Path) -> Result<Claim, GuardError> {
+        let state_lock = lock_state(state)?;
+        let (stream, listens) = (sockopt::socket_type(&listener), sockopt::socket_acceptconn(&listener));
+        let path = rustix::net::getsockname(&listener).ok().and_then(|address| path_of(&address));
+        match (path, stream, listens) {
+            (Some(path), Ok(SocketType::STREAM), Ok(true)) => {
+                Ok(Claim { listener: Some(listener), path, identity: None, _state: state_lock })
+            }
+            _ => Err(GuardError::NoListener),
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Hands the listener out, once. The path and the locks stay with the claim.
@@ -111,12 +144,18 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+            .is_ok_and(|found| Some((found.dev(), found.ino())) == self.identity);
         if ours {
             // A socket that can't be removed is found dead by the next daemon.
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// The path of a unix socket's address.
+fn path_of(address: &SocketAddrAny) -> Option<PathBuf> {
+    let address = SocketAddrUnix::try_from(address.clone()).ok()?;
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(address.path()?.to_bytes())))
 }
 
 /// Creates the state folder (0700) and takes the lock file in it for the life of the daemon.
@@ -145,6 +184,8 @@ fn lock_state(state: &Path) -> Result<File, GuardError> {
         }
         Err(errno) => return Err(os("locking", &path)(errno)),
     }
+    // A folder of a newer kairo is left exactly as it is, and so are its locks.
+    state::format::gate(state)?;
     // The pid is a courtesy to whoever meets the lock; the lock itself is what counts.
     file.set_len(0).map_err(os("writing", &path))?;
     writeln!(file, "{}", std::process::id()).map_err(os("writing", &path))?;
@@ -264,7 +305,7 @@ fn bind(socket: &Path, group: Option<&Group>) -> Result<(OwnedFd, (u64, u64)), G
     rustix::net::bind(&listener, &address).map_err(os("binding", socket))?;
     let settled = settle(socket, group)
         .and_then(|()| rustix::net::listen(&listener, BACKLOG).map_err(os("listening on", socket)))
-        .and_then(|()| stat(socket));
+        .and_then(|()| look_at(socket));
     match settled {
         Ok(found) => Ok((listener, (found.dev(), found.ino()))),
         Err(error) => {
@@ -274,7 +315,7 @@ fn bind(socket: &Path, group: Option<&Group>) -> Result<(OwnedFd, (u64, u64)), G
     }
 }
 
-fn stat(socket: &Path) -> Result<std::fs::Metadata, GuardError> {
+fn look_at(socket: &Path) -> Result<std::fs::Metadata, GuardError> {
     std::fs::symlink_metadata(socket).map_err(os("looking at", socket))
 }
 

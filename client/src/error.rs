@@ -195,6 +195,7 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::StdinClosed => "it reads no more; `kairo status ID` tells since which byte",
         Code::NoTerminal => "start it with --pty to give it a terminal",
         Code::KeeperLost => "restart the daemon: it can start nothing any more",
+        Code::Lost => "`kairo status ID` tells what is known of it; its id can be used again",
         Code::Unavailable => "the daemon is stopping or out of something; see its log, then try again",
         Code::Cancelled | Code::Conflict | Code::SpawnFailed | Code::VaultUnavailable | Code::Internal => {
             return None;

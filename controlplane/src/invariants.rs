@@ -107,9 +107,12 @@ impl Kernel {
             hold(!read, "a superseded record outlives its readers", *serial);
             let waits = process.waits.is_empty() || matches!(process.phase, Phase::Starting | Phase::Running);
             hold(waits, "a call waits for an exit that has been", *serial);
+            let waits = !process.awaits_another() || (process.tree_gone && !process.superseded);
+            hold(waits, "a life waits behind one that is not over", *serial);
             let dying = process.killing.is_none() || !process.tree_gone;
             hold(dying, "a kill has nobody left", *serial);
-            let started = process.spawning.is_empty() || process.phase == Phase::Starting;
+            let started =
+                process.spawning.is_empty() || process.phase == Phase::Starting || process.flushing.is_some();
             hold(started, "a spawn waits for a process that has run", *serial);
         }
         hold(
@@ -223,6 +226,8 @@ impl Kernel {
             if let Some(Guardian::Orphaned { timer, .. }) = process.guardian {
                 wanted.insert((timer.serial, "orphan"));
             }
+            let pending = process.renewal.as_ref().and_then(|renewal| renewal.pending);
+            wanted.extend(pending.map(|pending| (pending.timer.serial, "restart")));
         }
         for stream in state.streams.values() {
             if let Place::Waiting { timer } = &stream.place {
@@ -239,6 +244,7 @@ impl Kernel {
                 Timer::Grace { .. } => (*serial, "grace"),
                 Timer::Waiting { .. } => (*serial, "waiting"),
                 Timer::Orphan { .. } => (*serial, "orphan"),
+                Timer::Restart { .. } => (*serial, "restart"),
             })
             .collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.

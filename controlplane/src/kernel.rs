@@ -52,6 +52,8 @@ pub struct Kernel {
     pub(crate) left: bool,
     /// Nothing can be started or signalled.
     pub(crate) keeper_lost: bool,
+    /// Why the state folder takes no records any more, if it doesn't.
+    pub(crate) records_broken: Option<String>,
     /// The contract's description has been built.
     pub(crate) described: bool,
 }
@@ -92,6 +94,7 @@ impl Kernel {
             stopping: false,
             left: false,
             keeper_lost: false,
+            records_broken: None,
             described: false,
         }
     }
@@ -136,6 +139,7 @@ impl Kernel {
         }
         if !self.stopping {
             self.stopping = true;
+            self.renounce_all(turn);
             self.tell_stopping(turn, reason);
             let grace_ns = grace_ms.saturating_mul(crate::clock::MS);
             turn.out.push(Command::Shutdown { grace_ns });
@@ -369,6 +373,7 @@ impl Kernel {
             Timer::Waiting { stream } => self.waited_enough(turn, stream),
             Timer::Orphan { process } => self.orphan_over(turn, process),
             Timer::Retention => self.expire(turn),
+            Timer::Restart { process } => self.renew(turn, process),
         }
     }
 

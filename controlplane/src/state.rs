@@ -16,6 +16,7 @@ use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::pattern::Pattern;
 use crate::sessions::plan::Plan;
+use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use bytes::Bytes;
 use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, TerminalSize, Tuning, Unread};
@@ -26,7 +27,7 @@ use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{ProcessId, SessionId, SubscriptionId};
-use kairo_wire::methods::status::EndedBy;
+use kairo_wire::methods::status::{EndedBy, RecordStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub(crate) struct State {
     pub timers: SerialMap<Timer>,
     /// Records of processes all of which is over, oldest first: (when, serial).
     pub retained: BTreeSet<(u64, u64)>,
+    /// Processes whose record is on its way to the disk with somebody waiting, by the ticket of that.
+    pub flushing: SerialMap<u64>,
     /// The timer that forgets the oldest record.
     pub retention: Option<TimerKey>,
     /// The last serial given out.
@@ -114,6 +117,7 @@ impl State {
             subscriptions: KeyedMap::with_hasher(keyed),
             timers: SerialMap::default(),
             retained: BTreeSet::new(),
+            flushing: SerialMap::default(),
             retention: None,
             serial: 0,
         }
@@ -372,6 +376,11 @@ pub(crate) enum Timer {
     },
     /// The oldest record is due to be forgotten.
     Retention,
+    /// The next life of a process is due.
+    Restart {
+        /// Which.
+        process: u64,
+    },
 }
 
 /// A subscription found by its name.
@@ -485,13 +494,14 @@ pub(crate) struct Process {
     pub noted: Bytes,
     /// Of the spawn request's `meta`, for events.
     pub trace: Trace,
-}
-
-impl Process {
-    /// Nobody of the tree is left, and every stream has ended.
-    pub(crate) fn is_over(&self) -> bool {
-        self.tree_gone && self.open == [false, false]
-    }
+    /// Its spawn is answered when the disk has its record.
+    pub durable: bool,
+    /// The ticket under which the disk is waited for.
+    pub flushing: Option<u64>,
+    /// Its record in the state folder; from the start what it is to be.
+    pub record: RecordStatus,
+    /// What its next life needs, if it asked for one.
+    pub renewal: Option<Box<Renewal>>,
 }
 
 /// A kill under way.

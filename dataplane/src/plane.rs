@@ -84,6 +84,15 @@ impl PlaneHandle {
         }
     }
 
+    /// Asks every reactor for a sign of life. Each that goes round its loop sends one.
+    pub fn pulse(&self) -> (u16, Receiver<ReactorId>) {
+        let (heard, signs) = channel();
+        for reactor in 0..self.post.reactors() {
+            self.post.send(ReactorId(reactor), Mail::Pulse(heard.clone()));
+        }
+        (self.post.reactors(), signs)
+    }
+
     /// Serves a connected socket as if it had been accepted from `peer`.
     pub fn connect(&self, socket: OwnedFd, peer: Peer) {
         self.post.send(ReactorId(0), Mail::Connection { socket, peer });

@@ -213,7 +213,9 @@ impl World {
                 | Command::CloseStdin { ticket, .. }
                 | Command::Resize { ticket, .. }
                 | Command::Work { ticket, .. } => self.tickets.push(ticket),
-                Command::Signal { ticket, .. } => self.tickets.extend(ticket),
+                Command::Signal { ticket, .. } | Command::Record { ticket, .. } => {
+                    self.tickets.extend(ticket)
+                }
                 Command::Announce { frames, .. } => {
                     for (connection, frame) in frames {
                         self.arrive_at(connection, &frame);
@@ -403,6 +405,7 @@ fn name(command: &Command) -> &'static str {
         Command::Arm { .. } => "arm",
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
+        Command::Record { .. } => "record",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",
     }

@@ -6,7 +6,7 @@
 
 use super::platform;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything probed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -122,4 +122,10 @@ pub const LEAF: &str = "kairo-kernel";
 /// none.
 pub fn own_cgroup() -> Option<PathBuf> {
     platform::own_cgroup()
+}
+
+/// Whether a folder of cgroups is where a service manager puts a service's processes. Dividing it would keep the manager
+/// from starting the service again there while anything of it is left.
+pub fn is_managed(folder: &Path) -> bool {
+    folder.extension().is_some_and(|extension| extension == "service")
 }

@@ -1,6 +1,6 @@
 //! Linux: asks the kernel, `/proc` and the cgroup hierarchy.
 
-use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit};
+use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit, is_managed};
 use crate::profile::Resource;
 use std::fs;
 use std::io;
@@ -138,7 +138,9 @@ fn cgroup() -> Cgroup {
     let writable = writable(&folder) && writable(&folder.join("cgroup.procs"));
     // Processes in a cgroup keep it from handing controllers down, but for the root and for what can step aside.
     let root = !folder.join("cgroup.type").exists();
-    let free = root || members_are_ours(&folder);
+    let free = root
+        || (members_are_ours(&folder)
+            && (!is_managed(&folder) || read(folder.join("cgroup.procs")).is_empty()));
     let (usable, withheld): (Vec<&str>, Vec<&str>) = CONTROLLERS
         .into_iter()
         .filter(|name| has(&offered, name))
@@ -148,7 +150,8 @@ fn cgroup() -> Cgroup {
         kill: root || folder.join("cgroup.kill").exists(),
         controllers: usable.into_iter().map(str::to_owned).collect(),
         withheld: (writable && !withheld.is_empty()).then(|| {
-            format!("other processes share the cgroup {}: start Kairo in one of its own", folder.display())
+            let why = if is_managed(&folder) { "the service manager puts us" } else { "other processes are" };
+            format!("{why} in the cgroup {}: start Kairo in one of its own", folder.display())
         }),
         folder: Some(folder),
     }

@@ -150,6 +150,9 @@ pub(crate) struct Serve {
     pub(crate) group: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
+    /// Take a state folder that another machine or user has written; the processes it tells of are lost
+    #[arg(long)]
+    pub(crate) adopt_foreign_state: bool,
     /// Die when a named point is reached for the Nth time, as by kill -9 (for tests).
     #[arg(long, value_name = "POINT[:N]", hide = true, value_parser = parse_point)]
     pub(crate) die_at: Option<(Point, u64)>,
@@ -183,7 +186,8 @@ pub(crate) struct LogFlags {
 #[command(after_help = "Examples:\n  kairo spawn --id repl --pty python3\n  \
     kairo spawn --id build --cwd /src --env CC=clang --limit memory=2GiB -- make -j4\n  \
     kairo spawn --id encoder --spool=10GiB -- ffmpeg -i in.mp4 -f rawvideo -\n  \
-    kairo spawn --stdin null -- sh -c 'sleep 1; echo done'    # prints the id it was given")]
+    kairo spawn --stdin null -- sh -c 'sleep 1; echo done'    # prints the id it was given\n  \
+    kairo spawn --id server --durable --restart on-failure -- ./server")]
 pub(crate) struct Spawn {
     /// Its name; a random one if absent
     #[arg(long)]
@@ -206,8 +210,31 @@ pub(crate) struct Spawn {
     /// Write its output to disk too, all of it or the last SIZE of each stream (64MiB, 10GiB), to be read later
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) spool: Option<SpoolSize>,
+    /// Return when the disk has the record of it, which tells of it after a crash or a reboot; `no` writes none
+    /// [default: a record that reaches the disk within a second]
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "yes", require_equals = true)]
+    pub(crate) durable: Option<YesNo>,
+    /// Start it again when it ends: never, on-failure or always; after a reboot too
+    #[arg(long, value_enum, default_value_t = RestartChoice::Never, value_name = "WHEN")]
+    pub(crate) restart: RestartChoice,
+    /// How many times, since it last ran for a minute
+    #[arg(long, value_name = "N", requires = "restart")]
+    pub(crate) restart_limit: Option<u32>,
     #[command(flatten)]
     pub(crate) program: Program,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum YesNo {
+    Yes,
+    No,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RestartChoice {
+    Never,
+    OnFailure,
+    Always,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

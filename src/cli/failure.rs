@@ -5,6 +5,7 @@
 
 use crate::config::ConfigError;
 use crate::socket_guard::GuardError;
+use crate::state::StateError;
 use kairo_client::{CallError, ConnectError, Lost, StreamError};
 use kairo_wire::error::Code;
 use serde_json::json;
@@ -150,7 +151,25 @@ impl From<ConfigError> for Failure {
 
 impl From<GuardError> for Failure {
     fn from(error: GuardError) -> Failure {
-        Failure::new("E_SOCKET", error.to_string())
+        let code = match &error {
+            GuardError::State(_) => "E_STATE",
+            GuardError::StateInUse { .. } => "E_STATE_IN_USE",
+            _ => "E_SOCKET",
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Failure {
+        let code = match &error {
+            StateError::Newer { .. } => "E_STATE_NEWER",
+            StateError::Foreign { .. } | StateError::ForeignKeeper { .. } => "E_STATE_FOREIGN",
+            StateError::Unreadable { .. } | StateError::ExposedKey { .. } | StateError::Os { .. } => {
+                "E_STATE"
+            }
+        };
+        Failure::new(code, error.to_string())
     }
 }
 

@@ -8,20 +8,33 @@ use crate::config::environment::VARIABLES;
 use crate::config::{self, Flags};
 use crate::doctor::{self, Standing};
 use crate::kernel::daemon;
+use crate::socket_guard::GuardError;
+use crate::state::StateError;
 use clap::CommandFactory;
 use clap_complete::aot::{Shell, generate};
 use serde_json::json;
 use std::fmt::Write as _;
 
 pub(crate) fn serve(context: &Context, args: &Serve) -> Outcome {
-    let options = daemon::Options { json: context.json, die_at: args.die_at };
-    match daemon::serve(&context.config, &options) {
-        Ok(()) => Ok(0),
-        Err(error) => Err(match error.downcast::<crate::socket_guard::GuardError>() {
-            Ok(guard) => guard.into(),
-            Err(error) => error.into(),
-        }),
-    }
+    let options = daemon::Options {
+        json: context.json,
+        die_at: args.die_at,
+        adopt_foreign_state: args.adopt_foreign_state,
+        environment: context.environment.clone(),
+    };
+    let error = match daemon::serve(&context.config, &options) {
+        Ok(()) => return Ok(0),
+        Err(error) => error,
+    };
+    let error = match error.downcast::<GuardError>() {
+        Ok(GuardError::State(state)) => return Err(state.into()),
+        Ok(guard) => return Err(guard.into()),
+        Err(error) => error,
+    };
+    Err(match error.downcast::<StateError>() {
+        Ok(state) => state.into(),
+        Err(error) => error.into(),
+    })
 }
 
 pub(crate) fn doctor(context: &Context) -> Outcome {

@@ -1,6 +1,8 @@
 //! Commands that start, list, signal and await processes of the daemon.
 
-use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
+use crate::cli::args::{
+    Kill, Ps, Resize, RestartChoice, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait, YesNo,
+};
 use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
 use crate::cli::status;
@@ -13,6 +15,7 @@ use kairo_wire::methods::process::{
     self, KillParams, ListParams, ResizeParams, Scope, SignalParams, SpawnParams, StatusParams, WaitParams,
     WaitResult,
 };
+use kairo_wire::methods::restart::RestartPolicy;
 use kairo_wire::methods::spool::{SpoolOption, SpoolSizes};
 use kairo_wire::methods::status::{ProcessStatus, State};
 use kairo_wire::methods::system::{self, ShutdownParams};
@@ -38,6 +41,15 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     }
     if let Some(SpoolSize(bytes_max)) = args.spool {
         options.spool = SpoolOption(Some(SpoolSizes { bytes_max, ..SpoolSizes::default() }));
+    }
+    options.durable = args.durable.map(|wish| wish == YesNo::Yes);
+    options.restart.policy = match args.restart {
+        RestartChoice::Never => RestartPolicy::Never,
+        RestartChoice::OnFailure => RestartPolicy::OnFailure,
+        RestartChoice::Always => RestartPolicy::Always,
+    };
+    if let Some(limit) = args.restart_limit {
+        options.restart.limit = limit;
     }
     let id = match &args.id {
         Some(id) => process_id(id)?,
@@ -97,7 +109,8 @@ pub(crate) fn status(context: &Context, args: &Target) -> Outcome {
 /// The status in detail of a process that exists.
 pub(crate) fn known_status(client: &Client, id: &ProcessId) -> Result<ProcessStatus, Failure> {
     let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
-    if found.state == State::Unknown {
+    // What was lost is unknown to v1 clients, and known well enough here.
+    if found.state == State::Unknown && found.detail.is_none() {
         return Err(Failure::new(Code::NotFound.name(), format!("there is no process {id}"))
             .advise("`kairo ps --all` lists what there is"));
     }

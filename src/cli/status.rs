@@ -117,6 +117,12 @@ pub(crate) fn describe(id: &ProcessId, process: &ProcessStatus, now_ms: u64) -> 
     for limit in &detail.limits {
         page.row("limit", &format!("{} {} by {}", limit.name, limit.value, limit.mechanism));
     }
+    if let Some(restart) = &detail.restart {
+        let pending = if restart.pending { ", the next one is on its way" } else { "" };
+        let (attempts, limit) = (restart.attempts, restart.limit);
+        page.row("restart", &format!("{}, {attempts} of {limit}{pending}", restart.policy.word()));
+    }
+    page.row("record", detail.record.word());
     page.row("session", &format!("{}, environment {}", detail.session, detail.env_digest));
     if let Some(exit) = &detail.exit {
         exited(&mut page, exit);

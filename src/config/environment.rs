@@ -4,6 +4,7 @@
 //! whether a runtime folder exists) is read here once and handed on as a value, so that every decision in
 //! [`crate::config`] is a pure function and can be tested with a pretended machine.
 
+use crate::service;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -31,6 +32,12 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("KAIRO_LOG_FORMAT", "text or json (--log-format)"),
     ("KAIRO_LOG_FILE", "log file instead of stderr (--log-file)"),
     ("KAIRO_RECONNECT", "seconds a daemon that is gone is waited for, 30; 0: not at all (--no-reconnect)"),
+    ("NOTIFY_SOCKET", "where a service manager is told: ready, stopping"),
+    ("WATCHDOG_USEC", "how often a service manager wants a sign of life"),
+    ("WATCHDOG_PID", "from which process"),
+    ("LISTEN_PID", "which process a service manager passes sockets to"),
+    ("LISTEN_FDS", "how many"),
+    ("LISTEN_FDNAMES", "what they are called"),
     ("XDG_RUNTIME_DIR", "parent of the default socket"),
     ("XDG_CONFIG_HOME", "parent of the user's configuration"),
     ("XDG_STATE_HOME", "parent of the default state folder"),
@@ -44,9 +51,11 @@ pub(crate) fn inherited(name: &str) -> Option<OsString> {
     if name.is_empty() || name.contains(['=', '\0']) { None } else { std::env::var_os(name) }
 }
 
-/// Everything, for a kernel that decides what of it its children get.
+/// Everything, for a kernel that decides what of it its children get; what a service manager says to it is not theirs.
 pub(crate) fn all() -> Vec<(Vec<u8>, Vec<u8>)> {
-    std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect()
+    let ours = |name: &OsString| service::VARIABLES.iter().any(|variable| name == variable);
+    let all = std::env::vars_os().filter(|(name, _)| !ours(name));
+    all.map(|(name, value)| (name.into_vec(), value.into_vec())).collect()
 }
 
 impl Environment {

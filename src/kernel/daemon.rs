@@ -3,8 +3,12 @@
 use super::inheritance::find_keeper;
 use super::{raise_nofile, reactors, start_plane};
 use crate::config::Config;
+use crate::config::environment::Environment;
 use crate::logging;
+use crate::service::Service;
+use crate::service::watchdog::watch;
 use crate::socket_guard::Claim;
+use crate::state;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::command::Commands;
@@ -23,11 +27,30 @@ pub(crate) struct Options {
     pub(crate) json: bool,
     /// Die when this point is reached for the nth time: for tests.
     pub(crate) die_at: Option<(Point, u64)>,
+    /// Make a state folder of another machine this one's.
+    pub(crate) adopt_foreign_state: bool,
+    /// What was there when the program started.
+    pub(crate) environment: Environment,
+}
+
+impl Options {
+    /// What a service manager has passed.
+    fn service(&self) -> Result<Service> {
+        Ok(Service::of(&self.environment, std::process::id())?)
+    }
 }
 
 /// Serves until told to stop.
 pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
-    let mut claim = Claim::take(&config.socket, &config.state, config.group.as_ref())?;
+    let service = Arc::new(options.service()?);
+    // First of all: what is passed has the numbers of what would be opened next.
+    let mut claim = match service.listener()? {
+        Some(listener) => Claim::adopt(listener, &config.state)?,
+        None => Claim::take(&config.socket, &config.state, config.group.as_ref())?,
+    };
+    // Children are told where the daemon really listens.
+    let config = &Config { socket: claim.path().to_path_buf(), ..config.clone() };
+    state::inspect(&config.state, options.adopt_foreign_state)?;
     if let Some((point, nth)) = options.die_at {
         points::arm(point, nth);
     }
@@ -38,11 +61,16 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let (keeper_pid, adopted) = (kept.keeper_pid, kept.heirs.len());
     let signals = block_signals()?;
     let logging = logging::begin(&config.log)?;
-    let (plane, control) = start_plane(config, kept, claim.listener())?;
+    let state = state::open(&config.state)?;
+    let (plane, control) = start_plane(config, kept, claim.listener(), Some(state))?;
     points::reach(Point::AdoptServed);
-    leave_on_signal(signals, plane.handle(), control.clone())?;
+    watch(&service, plane.handle(), &control)?;
+    leave_on_signal(signals, plane.handle(), control.clone(), Arc::clone(&service))?;
     announce(config, options, plane.driver(), count, adopted)?;
+    let status = format!("STATUS=serving on {}, driver {}", config.socket.display(), plane.driver());
+    service.tell(&["READY=1", &status]);
     let ended = plane.join().context("a reactor failed");
+    service.tell(&["STOPPING=1"]);
     if control.with(|kernel| kernel.has_left()) {
         tracing::info!(component = "kernel", keeper = keeper_pid, "left; the keeper goes on");
     } else {
@@ -66,10 +94,16 @@ fn block_signals() -> Result<SigSet> {
     Ok(signals)
 }
 
-fn leave_on_signal(signals: SigSet, plane: PlaneHandle, control: Arc<ControlPlane>) -> Result<()> {
+fn leave_on_signal(
+    signals: SigSet,
+    plane: PlaneHandle,
+    control: Arc<ControlPlane>,
+    service: Arc<Service>,
+) -> Result<()> {
     let wait = move || {
         // The first begins it; more of them, as some tools send, end nothing sooner.
         while let Ok(signal) = signals.wait() {
+            service.tell(&["STOPPING=1", "STATUS=leaving the processes to the next kernel"]);
             let mut out = Commands::default();
             let trees = control.with(|kernel| kernel.leave(clock::now(), signal.as_str(), &mut out));
             tracing::info!(component = "kernel", %signal, trees, "leaving the processes to the next kernel");

@@ -36,7 +36,7 @@ impl Embedded {
         })
         .context("the keeper could not be started")?;
         let keeper_pid = keeper.pid;
-        let (plane, control) = start_plane(config, keeper.into(), None)?;
+        let (plane, control) = start_plane(config, keeper.into(), None, None)?;
         let (ours, theirs) = stream_pair(false).context("no socket pair")?;
         let me = Peer {
             pid: std::process::id() as i32,

@@ -14,18 +14,22 @@ pub(crate) mod embedded;
 mod inheritance;
 
 use crate::config::{Config, DriverChoice, environment};
+use crate::state::State;
+use crate::state::writer::Writer;
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
-use kairo_dataplane::command::{Commands, HistorySize, Job};
+use kairo_dataplane::command::{Commands, HistorySize, Job, Record};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
@@ -43,12 +47,19 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The worker, as the data plane sees it.
-struct Slow(Worker);
+/// The worker, and the writer of session records where there is a state folder, as the data plane sees them.
+struct Slow(Worker, Option<Arc<Writer>>);
 
 impl kairo_dataplane::reactor::Worker for Slow {
     fn submit(&self, job: Job, done: Done) {
         self.0.submit(job, done);
+    }
+
+    fn record(&self, record: Record, done: Option<Done>) {
+        match &self.1 {
+            Some(writer) => writer.append(record, done),
+            None => done.into_iter().for_each(|done| done(vec![Err(Errno::OPNOTSUPP.raw_os_error())])),
+        }
     }
 }
 
@@ -116,6 +127,7 @@ fn start_plane(
     config: &Config,
     keeper: Kept,
     listener: Option<OwnedFd>,
+    state: Option<State>,
 ) -> Result<(Plane, Arc<ControlPlane>)> {
     let embedded = listener.is_none();
     let budget = Arc::new(Budget::new(config.limits.history_memory_max));
@@ -123,10 +135,13 @@ fn start_plane(
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
+    let heirs = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
     let adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
+    // What the keeper has handed over is in the tables now: only the rest is recalled.
+    let writer = state.map(|state| recall(state, &control, &heirs, &mut out));
     let plane = Plane::start(Start {
         control: control.clone(),
-        worker: Arc::new(Slow(Worker::new())),
+        worker: Arc::new(Slow(Worker::new(), writer.clone())),
         lanes: keeper.lanes,
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
@@ -146,9 +161,34 @@ fn start_plane(
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
+    if let Some(writer) = writer {
+        tell_of_failure(&writer, &control, plane.handle());
+    }
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
     Ok((plane, control))
+}
+
+/// Accounts for the lives of a former kernel but those `adopted`, by their sessions' names.
+fn recall(
+    mut state: State,
+    control: &ControlPlane,
+    adopted: &BTreeSet<String>,
+    out: &mut Commands,
+) -> Arc<Writer> {
+    let (past, cause) = state.recollect(adopted);
+    control.with(|kernel| kernel.recall(clock::now(), past, cause, out));
+    Arc::new(state.into_writer())
+}
+
+/// Has the kernel know when its records come to nothing.
+fn tell_of_failure(writer: &Writer, control: &Arc<ControlPlane>, plane: PlaneHandle) {
+    let control = Arc::clone(control);
+    writer.on_failure(move |reason| {
+        let mut out = Commands::default();
+        control.with(|kernel| kernel.records_failed(clock::now(), reason, &mut out));
+        plane.carry_out(out);
+    });
 }
 
 /// Ends every tree with a grace between SIGTERM and SIGKILL, then keeper and reactors. `reason` goes into the event.

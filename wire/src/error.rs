@@ -95,6 +95,8 @@ codes! {
     NoTerminal = "E_NO_TERMINAL", false;
     /// The keeper is gone: nothing can be started or signalled until the kernel is started again.
     KeeperLost = "E_KEEPER_LOST", false;
+    /// What has become of the process can't be told: its keeper died, or the machine was restarted.
+    Lost = "E_LOST", false;
     /// The kernel is stopping, or out of something it needs for this.
     Unavailable = "E_UNAVAILABLE", true;
     /// There is no vault.

@@ -192,7 +192,7 @@ events! {
         pub stdin_bytes: u64,
     }
 
-    /// The keeper died: what has become of a process can't be told any more.
+    /// The keeper died, or the machine was restarted: what has become of a process can't be told any more.
     ProcessLost = "kairo.process.lost", Bus {
         /// As its client named it.
         pub id: ProcessId,
@@ -200,6 +200,39 @@ events! {
         pub pid: i32,
         /// This life's name.
         pub session: String,
+        /// What took it.
+        pub cause: LossCause,
+        /// What is known of its outputs: those that had ended, and those this kernel has seen.
+        pub streams: Vec<StreamTotal>,
+        /// Its leader was found running still, under nobody: its pid names it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub running: bool,
+    }
+
+    /// A process is started again: a new life of the same id begins.
+    ProcessRestarted = "kairo.process.restarted", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// The life that begins.
+        pub session: String,
+        /// The life that ended.
+        pub former: String,
+        /// Restarts since the last life that was long enough, this one included.
+        pub attempt: u32,
+        /// How long it had waited, milliseconds.
+        pub delay_ms: u64,
+        /// What ended the former life.
+        pub cause: RestartCause,
+    }
+
+    /// A process that asked for restarts gets no more: it has had as many as it may.
+    ProcessRestartsSpent = "kairo.process.restarts_spent", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// Its last life.
+        pub session: String,
+        /// Restarts it has had.
+        pub attempts: u32,
     }
 
     /// A stream has ended: every holder of it is gone, or its tail was read.
@@ -356,6 +389,12 @@ events! {
         pub reason: String,
     }
 
+    /// The state folder takes no records any more: processes started from now on are forgotten if the keeper dies.
+    KernelRecordsFailed = "kairo.kernel.records_failed", Bus {
+        /// What was tried, and what the system said.
+        pub reason: String,
+    }
+
     /// A call was refused for want of rights.
     SecurityDenied = "kairo.security.denied", Bus {
         /// Who called.
@@ -377,6 +416,30 @@ crate::methods::words! {
         History = "history",
         /// On disk.
         Spool = "spool",
+    }
+}
+
+crate::methods::words! {
+    /// What took a process.
+    LossCause {
+        /// Its keeper died.
+        Keeper = "keeper",
+        /// The machine was restarted.
+        Reboot = "reboot",
+        /// Its records came from another machine.
+        Moved = "moved",
+    }
+}
+
+crate::methods::words! {
+    /// What ended the life before a restart.
+    RestartCause {
+        /// Its leader ended.
+        Exited = "exited",
+        /// Its program could not be started again.
+        NotStarted = "not_started",
+        /// It was lost.
+        Lost = "lost",
     }
 }
 

@@ -8,6 +8,7 @@ pub mod event;
 pub mod options;
 pub mod permission;
 pub mod process;
+pub mod restart;
 pub mod spool;
 pub mod status;
 pub mod stream;

@@ -9,7 +9,8 @@ use crate::clock::after_ms;
 use crate::kernel::Kernel;
 use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
-use crate::sessions::{plan, report};
+use crate::sessions::plan::{self, Asker};
+use crate::sessions::report;
 use crate::state::{Deed, Pending, Phase, Process, Timer};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::Scope;
@@ -48,6 +49,15 @@ impl Kernel {
             }
             found => Ok(found),
         }
+    }
+
+    /// The error of what is asked of a process that is lost.
+    fn lost(&self, id: &ProcessId) -> WireError {
+        if self.keeper_lost {
+            return keeper_lost();
+        }
+        let message = format!("process {id} is lost: its keeper died, or the machine was restarted");
+        WireError::new(Code::Lost, message).with("id", id.to_string())
     }
 
     /// Parks a call and has its deed done.
@@ -99,7 +109,7 @@ fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     }
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
-    let mut plan = plan::check(&kernel.config, peer, params)?;
+    let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
     plan.trace = asking.trace();
     plan.given_key = given;
     kernel.spawn(turn, asking, plan)
@@ -109,10 +119,12 @@ fn kill(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
     let params = asking.read::<Kill>()?;
     let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     let (serial, scope) = (process.key.serial, scope(params.scope));
-    if process.phase == Phase::Lost {
-        return Err(keeper_lost());
+    if process.phase == Phase::Lost && !process.awaits_another() {
+        return Err(kernel.lost(&params.id));
     }
-    if !is_reachable(process, scope) {
+    let reachable = is_reachable(process, scope);
+    kernel.renounce(turn, serial);
+    if !reachable {
         kernel.answer(turn, asking, &KillResult { status: KillStatus::Killed, id: params.id });
         return Ok(());
     }
@@ -127,7 +139,7 @@ fn signal(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     let (serial, scope) = (process.key.serial, scope(params.scope));
     if process.phase == Phase::Lost {
-        return Err(keeper_lost());
+        return Err(kernel.lost(&params.id));
     }
     if !is_reachable(process, scope) {
         return Err(not_found(&params.id));
@@ -219,7 +231,7 @@ fn wait(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
             let result = WaitResult { status: WaitStatus::Exited, id, exit_code, exit: Some(exit) };
             kernel.answer(turn, asking, &result);
         }
-        (Phase::Lost, None) => return Err(keeper_lost()),
+        (Phase::Lost, None) => return Err(kernel.lost(&params.id)),
         (Phase::Starting | Phase::Running | Phase::Exited, None) => {
             let home = asking.connection.reactor;
             let timer = params.timeout_ms.map(|delay_ms| kernel.arm(turn, home, after_ms(turn.at, delay_ms)));

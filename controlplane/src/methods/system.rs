@@ -129,6 +129,7 @@ fn doctor(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
             "readers hold more than there is: raise limits.history_memory_max, or end some".to_owned()
         }),
     });
+    facts.push(kernel.records_fact());
     kernel.answer(turn, asking, &DoctorResult { facts });
     Ok(())
 }

@@ -22,6 +22,7 @@ use kairo_dataplane::key::Channel;
 use kairo_dataplane::meter::ProcessMeter;
 use kairo_dataplane::reactor::adoption::Adopted;
 use kairo_wire::id::{ProcessId, SessionId};
+use kairo_wire::methods::status::RecordStatus;
 use std::sync::Arc;
 
 /// How much of a session's output was kept, by its record; `usual` if that can't be read.
@@ -132,6 +133,10 @@ impl Kernel {
             },
             noted: held.note.clone().into(),
             trace: record.map(Record::trace).unwrap_or_default(),
+            durable: false,
+            flushing: None,
+            record: RecordStatus::None,
+            renewal: None,
         }
     }
 

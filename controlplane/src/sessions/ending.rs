@@ -194,6 +194,7 @@ impl Kernel {
 
     /// A process must not live: it is killed now, or as soon as it runs.
     pub(crate) fn doom(&mut self, turn: &mut Turn<'_>, serial: u64, by: EndedBy) {
+        self.renounce(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         match process.phase {
             Phase::Starting => process.doom = Some(by),
@@ -215,6 +216,9 @@ impl Kernel {
 
     /// The data plane has carried out a deed, or not.
     pub(crate) fn done(&mut self, turn: &mut Turn<'_>, ticket: u64, outcome: Result<Outcome, Failure>) {
+        if let Some(process) = self.state.flushing.remove(&ticket) {
+            return self.flushed(turn, process, outcome);
+        }
         let Some(call) = self.state.calls.get(&ticket) else { return };
         match &call.pending {
             Pending::Deed { process, deed, .. } => {

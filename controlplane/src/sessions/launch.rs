@@ -13,14 +13,16 @@ use crate::kernel::Kernel;
 use crate::sessions::environment::{self, Ingredients, Variables};
 use crate::sessions::plan::Plan;
 use crate::sessions::record::Record;
+use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
 use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
-use kairo_dataplane::control::{SpawnFailure, SpawnStage, Tree};
+use kairo_dataplane::control::{Moment, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_dataplane::meter::ProcessMeter;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::{ProcessId, SessionId};
+use kairo_wire::methods::status::RecordStatus;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -47,6 +49,7 @@ impl Kernel {
         plan: Plan,
     ) -> Result<(), WireError> {
         self.takes_spawns()?;
+        self.takes_records(plan.durable)?;
         match self.claim(asking.connection, &plan.id)? {
             Claim::Free => {
                 let process = self.launch(turn, asking.connection, plan);
@@ -152,7 +155,13 @@ impl Kernel {
         serial
     }
 
-    fn launch_as(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, plan: Plan, serial: u64) {
+    pub(crate) fn launch_as(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        plan: Plan,
+        serial: u64,
+    ) {
         let key = ProcessKey { home: connection.reactor, serial };
         let session = SessionId::new(bits(&mut *self.entropy) as u64);
         let variables = environment::compose(
@@ -195,7 +204,10 @@ impl Kernel {
             self.entrust(connection, serial);
         }
         let environment_digest = self.digest_of(&variables);
-        let process = open_record(turn, key, connection, session, plan, environment_digest, meter);
+        let mut process = open_record(turn.at, key, connection, session, plan, environment_digest, meter);
+        if self.config.embedded {
+            process.record = RecordStatus::None;
+        }
         spawn.record = Record::of(&process, guardian, key_used).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
@@ -221,8 +233,9 @@ impl Kernel {
     }
 }
 
-fn open_record(
-    turn: &Turn<'_>,
+/// The record of a process to be.
+pub(crate) fn open_record(
+    at: Moment,
     key: ProcessKey,
     connection: ConnectionKey,
     session: SessionId,
@@ -231,6 +244,7 @@ fn open_record(
     meter: Arc<ProcessMeter>,
 ) -> Process {
     let terminal = plan.terminal();
+    let renewal = Renewal::of(&plan);
     let argv = remembered(plan.argv, &plan.secret_args);
     let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
     Process {
@@ -257,7 +271,7 @@ fn open_record(
         start_ticks: 0,
         tree: Tree::BestEffort,
         limits: Vec::new(),
-        started: turn.at,
+        started: at,
         exited: None,
         exit: None,
         doom: None,
@@ -277,6 +291,10 @@ fn open_record(
         status: crate::sessions::report::running(None),
         noted: bytes::Bytes::new(),
         trace: plan.trace,
+        durable: plan.durable == Some(true),
+        flushing: None,
+        record: if plan.durable == Some(false) { RecordStatus::None } else { RecordStatus::Written },
+        renewal,
     }
 }
 

@@ -6,9 +6,10 @@
 
 use crate::auth::grant::may_touch;
 use crate::calls::Turn;
-use crate::clock::between_ms;
+use crate::clock::{between_ms, wall_ms};
 use crate::events::bus::Audience;
 use crate::kernel::Kernel;
+use crate::records::Entry;
 use crate::sessions::adoption::moment_of;
 use crate::sessions::launch::{keeper_lost, spawn_error};
 use crate::sessions::once::receipt;
@@ -21,8 +22,8 @@ use kairo_dataplane::key::{Channel, ProcessKey, SubscriptionKey};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{
-    ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed, StreamGap,
-    StreamUncertain, put_notice,
+    LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed,
+    StreamGap, StreamUncertain, put_notice,
 };
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::process::{WaitResult, WaitStatus};
@@ -57,7 +58,6 @@ impl Kernel {
         process.status = report::running(Some(birth.pid));
         let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.trace.clone());
         self.state.leaders.insert(birth.pid as u64, serial);
-        let calls = std::mem::take(&mut process.spawning);
         let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
@@ -71,6 +71,9 @@ impl Kernel {
             started_at_ms: crate::clock::wall_ms(process.started),
             tree: report::tree(birth.tree),
         };
+        let waits_for_disk = self.record_birth(turn, serial);
+        let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
+        let calls = process.map(|process| std::mem::take(&mut process.spawning)).unwrap_or_default();
         for call in calls {
             self.resolve(turn, call, &result);
         }
@@ -86,6 +89,9 @@ impl Kernel {
 
     /// There is no child, and there was none.
     pub(crate) fn spawn_failed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, failure: &SpawnFailure) {
+        if self.restart_failed(turn, key.serial, failure) {
+            return;
+        }
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let error = spawn_error(process, failure);
         let (calls, id) = (std::mem::take(&mut process.spawning), process.id.clone());
@@ -99,7 +105,7 @@ impl Kernel {
     }
 
     /// Answers every call that waits for something this process will never do.
-    fn answer_orphans(&mut self, turn: &mut Turn<'_>, serial: u64, error: &WireError) {
+    pub(crate) fn answer_orphans(&mut self, turn: &mut Turn<'_>, serial: u64, error: &WireError) {
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         let orphans = [std::mem::take(&mut process.waits), std::mem::take(&mut process.deferred)].concat();
         for ticket in orphans {
@@ -159,6 +165,9 @@ impl Kernel {
             self.resolve(turn, ticket, &result);
         }
         self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let at_ms = wall_ms(turn.at);
+        self.note_down(turn, serial, |session| Entry::Exited { session, status, at_ms });
+        self.clear_the_way(turn, serial);
     }
 
     /// The v1 notice, to each connection that may see the process and has spoken.
@@ -206,6 +215,7 @@ impl Kernel {
         };
         let (creator, trace) = (process.creator.clone(), process.trace.clone());
         self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.record_close(turn, key.serial, channel);
         self.settle(turn, key.serial);
     }
 
@@ -228,6 +238,12 @@ impl Kernel {
         let (creator, trace) = (process.creator.clone(), process.trace.clone());
         self.stop_killing(turn, key.serial);
         self.publish(turn, Audience::Of(&creator), &trace, &event);
+        if heirs.is_empty() {
+            self.conclude(turn, key.serial);
+        } else {
+            // Somebody else wants the id, and asked for it.
+            self.note_down(turn, key.serial, |session| Entry::Ended { session, due: false });
+        }
         self.settle(turn, key.serial);
         self.inherit(turn, heirs);
     }
@@ -309,7 +325,15 @@ impl Kernel {
             process.phase = Phase::Lost;
             process.status = report::unknown();
         }
-        let event = ProcessLost { id, pid: process.pid, session: process.session.as_str().to_owned() };
+        let seen = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
+        let event = ProcessLost {
+            id,
+            pid: process.pid,
+            session: process.session.as_str().to_owned(),
+            cause: LossCause::Keeper,
+            streams: seen.map(|channel| process.total(channel)).collect(),
+            running: false,
+        };
         let (creator, trace) = (process.creator.clone(), process.trace.clone());
         self.answer_orphans(turn, serial, &error);
         for ticket in calls.into_iter().chain(heirs) {
@@ -333,7 +357,7 @@ impl Process {
     }
 
     /// How long an output is.
-    fn total(&self, channel: Channel) -> StreamTotal {
+    pub(crate) fn total(&self, channel: Channel) -> StreamTotal {
         let meter = &self.meter.streams[channel as usize];
         let end = self.ends[channel as usize]
             .unwrap_or(StreamEnd { total_bytes: meter.taken_bytes.get(), cut_bytes: meter.cut_bytes.get() });

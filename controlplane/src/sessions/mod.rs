@@ -6,6 +6,9 @@
 //!                     └ waits for its id ┘       └─ending─▶ SIGTERM … SIGKILL
 //! ```
 //!
+//! What is written down of a life is in [`recording`], what follows on its end in [`restart`], and what a former kernel
+//! has left in [`recall`].
+//!
 //! Invariant: an id names at most one process that is not over. The methods that ask for all this are in
 //! `methods/process`, readers of the output in `readers`; [`adoption`] takes over from a kernel that died.
 
@@ -18,8 +21,11 @@ pub(crate) mod once;
 pub(crate) mod pacing;
 pub(crate) mod plan;
 pub(crate) mod readers;
+pub(crate) mod recall;
 pub(crate) mod record;
+pub(crate) mod recording;
 pub(crate) mod report;
+pub(crate) mod restart;
 pub(crate) mod retention;
 pub(crate) mod spool;
 pub(crate) mod wards;

@@ -90,6 +90,10 @@ impl Kernel {
         let Some(process) = self.spawned_with(given)? else { return Ok(false) };
         let serial = process.key.serial;
         match process.phase {
+            _ if process.flushing.is_some() => {
+                let call = self.park(turn, asking, Pending::Spawn { process: serial });
+                self.await_spawn(serial, call);
+            }
             Phase::Starting => {
                 let call = self.park(turn, asking, Pending::Spawn { process: serial });
                 self.await_spawn(serial, call);

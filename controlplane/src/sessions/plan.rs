@@ -6,6 +6,7 @@
 
 use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
+use crate::records::Life;
 use crate::sessions::environment::Variables;
 use crate::sessions::once::Given;
 use crate::sessions::pacing;
@@ -15,6 +16,7 @@ use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, Rate, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
 };
 use kairo_dataplane::spool::SpoolLimits;
+use kairo_wire::codec::text::OsText;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::limits::ARGUMENTS_BYTES_MAX;
@@ -22,6 +24,7 @@ use kairo_wire::methods::options::{
     self, HistoryOption, OnDisconnect, SpawnOptions, StderrOption, StdinOption, User,
 };
 use kairo_wire::methods::process::SpawnParams;
+use kairo_wire::methods::restart::{Restart, RestartReach};
 
 /// Longest single argument or variable, bytes, its NUL not counted (execve(2), MAX_ARG_STRLEN).
 const STRING_BYTES_MAX: usize = 131_071;
@@ -31,7 +34,7 @@ pub(crate) const TAIL_BYTES_MIN: u32 = 4_096;
 const PIPE_BYTES: std::ops::RangeInclusive<u32> = 4_096..=(1 << 30);
 
 /// What is going to be started.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Its name on the wire.
     pub id: ProcessId,
@@ -69,6 +72,31 @@ pub(crate) struct Plan {
     pub trace: Trace,
     /// Of the request.
     pub given_key: Option<Given>,
+    /// Whether it is written down, and whether the answer waits for that.
+    pub durable: Option<bool>,
+    /// Whether it is started again.
+    pub restart: Restart,
+    /// The request as it came, if a restart may need it when the kernel is gone.
+    pub request: Option<Box<SpawnParams>>,
+}
+
+/// Whoever asks for a spawn, as far as a plan depends on it.
+#[derive(Debug)]
+pub(crate) struct Asker<'a> {
+    /// Its rights.
+    pub principal: &'a Principal,
+    /// Its group, and …
+    pub gid: u32,
+    /// … its other groups.
+    pub groups: &'a [u32],
+}
+
+impl<'a> Asker<'a> {
+    /// The peer behind a connection.
+    pub(crate) fn behind(connection: &'a Connection) -> Asker<'a> {
+        let Connection { principal, peer, .. } = connection;
+        Asker { principal, gid: peer.gid, groups: &peer.groups }
+    }
 }
 
 impl Plan {
@@ -79,16 +107,43 @@ impl Plan {
             Stdio::Pipes { .. } => None,
         }
     }
+
+    /// What a life was, as far as its record tells; never carried out.
+    pub(crate) fn of_the_past(life: &Life, terminal: Option<TerminalSize>) -> Plan {
+        let second = if life.stderr { StderrTarget::Pipe } else { StderrTarget::Stdout };
+        let pipes = Stdio::Pipes { stdin: StdinSource::Pipe, stderr: second, pipe_bytes: 0 };
+        Plan {
+            id: life.id.clone(),
+            creator: life.creator(),
+            argv: life.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+            secret_args: Vec::new(),
+            given: Variables::new(),
+            inherit_env: false,
+            cwd: life.cwd.clone().map(OsText::into_bytes),
+            stdio: terminal.map_or(pipes, Stdio::Pty),
+            account: None,
+            rlimits: Vec::new(),
+            cgroup: CgroupLimits::default(),
+            history: HistorySize { head_bytes: life.history.0, tail_bytes: life.history.1 },
+            unread: Unread::Drop,
+            guarded: false,
+            trace: Trace::default(),
+            given_key: None,
+            rate: None,
+            spool: None,
+            durable: None,
+            restart: Restart::default(),
+            request: None,
+        }
+    }
 }
 
-/// Checks a request of the peer behind `connection`.
-pub(crate) fn check(
-    config: &Config,
-    connection: &Connection,
-    params: SpawnParams,
-) -> Result<Plan, WireError> {
+/// Checks a request.
+pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> Result<Plan, WireError> {
+    let request = kept_request(&params);
     let asked = params.options.map(|options| *options).unwrap_or_default();
-    let owner = connection.principal == Principal::Owner;
+    let owner = *asker.principal == Principal::Owner;
+    records(config, &asked)?;
     if asked.sandbox.is_some() {
         return Err(WireError::unsupported("options.sandbox", "containment is not part of this kernel yet"));
     }
@@ -98,13 +153,13 @@ pub(crate) fn check(
     let argv: Vec<Vec<u8>> = params.command.into_iter().map(|argument| argument.into_bytes()).collect();
     let given = variables(&asked)?;
     arguments(&argv, &given)?;
-    let account = account(config, connection, asked.user.as_ref())?;
+    let account = account(config, asker, asked.user.as_ref())?;
     let cwd = folder(&asked, account.as_ref())?;
     let secret_args = secrets(&asked, argv.len())?;
     let limits = asked.limits.clone().unwrap_or_default();
     Ok(Plan {
         id: params.id,
-        creator: connection.principal.creator(config.owner_uid),
+        creator: asker.principal.creator(config.owner_uid),
         secret_args,
         given,
         inherit_env: asked.inherit_env,
@@ -124,8 +179,49 @@ pub(crate) fn check(
         guarded: asked.on_disconnect == OnDisconnect::Kill,
         trace: Trace::default(),
         given_key: None,
+        durable: asked.durable,
+        restart: asked.restart,
+        request,
         argv,
     })
+}
+
+/// A copy of the request, if its restart is to survive the kernel.
+fn kept_request(params: &SpawnParams) -> Option<Box<SpawnParams>> {
+    let restart = params.options.as_ref()?.restart;
+    (!restart.is_never() && restart.reach == RestartReach::Records).then(|| Box::new(params.clone()))
+}
+
+/// Whether what is asked of records and restarts can be had, and goes together.
+fn records(config: &Config, asked: &SpawnOptions) -> Result<(), WireError> {
+    let sealed = !asked.restart.is_never() && asked.restart.reach == RestartReach::Records;
+    if config.embedded && asked.durable == Some(true) {
+        return Err(WireError::unsupported("options.durable", "an embedded kernel keeps no records"));
+    }
+    if config.embedded && sealed {
+        let why = "an embedded kernel keeps no records; ask for reach: kernel";
+        return Err(WireError::unsupported("options.restart", why));
+    }
+    let secrets = match (asked.secret_env.is_empty(), asked.secret_args.is_empty()) {
+        (true, true) => None,
+        (false, _) => Some("secretEnv"),
+        (true, false) => Some("secretArgs"),
+    };
+    let conflict = match (secrets, asked.durable) {
+        (Some(name), _) => Some((name, "secrets are not written down, so it could not be started again")),
+        (None, Some(false)) => Some(("durable", "without a record it could not be started again")),
+        (None, _) => None,
+    };
+    match conflict {
+        Some((name, why)) if sealed => {
+            let message = format!("options.restart and options.{name}: {why}; ask for reach: kernel");
+            let fields = vec!["options.restart".to_owned(), format!("options.{name}")];
+            Err(WireError::new(Code::Conflict, message)
+                .with("field", "options.restart")
+                .with("fields", fields))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn variables(asked: &SpawnOptions) -> Result<Variables, WireError> {
@@ -179,12 +275,8 @@ fn too_large(field: &str, bytes: usize, bound: usize) -> WireError {
 }
 
 /// Whom the child becomes: none for the daemon's own user.
-fn account(
-    config: &Config,
-    connection: &Connection,
-    wanted: Option<&User>,
-) -> Result<Option<Account>, WireError> {
-    let caller = connection.principal.uid(config.owner_uid);
+fn account(config: &Config, asker: &Asker<'_>, wanted: Option<&User>) -> Result<Option<Account>, WireError> {
+    let caller = asker.principal.uid(config.owner_uid);
     let (uid, named) = match wanted {
         None => (caller, None),
         Some(User::Uid(uid)) => (*uid, config.accounts.by_uid(*uid)),
@@ -193,7 +285,7 @@ fn account(
             None => return Err(WireError::invalid("options.user", format!("there is no user {name:?}"))),
         },
     };
-    if uid != caller && !(config.owner_uid == 0 && connection.principal == Principal::Owner) {
+    if uid != caller && !(config.owner_uid == 0 && *asker.principal == Principal::Owner) {
         return Err(WireError::denied(
             "process.spawn",
             "options.user: only root may start programs as others",
@@ -216,7 +308,7 @@ fn account(
     };
     if uid == caller {
         // The groups of the peer, as the operating system tells them, not those of the database.
-        let (gid, groups) = (connection.peer.gid, connection.peer.groups.clone());
+        let (gid, groups) = (asker.gid, asker.groups.to_vec());
         let mut account = config.accounts.by_uid(uid).unwrap_or_else(|| nameless(gid, Vec::new()));
         account.credentials = Credentials { uid, gid, groups };
         return Ok(Some(account));

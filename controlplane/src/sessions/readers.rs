@@ -12,7 +12,7 @@ use crate::auth::grant::may_touch;
 use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::kernel::Kernel;
-use crate::state::{Named, Phase, Place, StreamSubscription, Timer, Wish};
+use crate::state::{Named, Phase, Place, Process, StreamSubscription, Timer, Wish};
 use bytes::Bytes;
 use kairo_dataplane::command::{Command, From, Policy, Sink, Subscribe};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey};
@@ -80,7 +80,9 @@ impl Kernel {
 
     /// The process of an id whose streams are there to be read.
     fn readable(&self, target: &ProcessId) -> Option<u64> {
-        self.state.exactly(target).filter(|process| process.phase != Phase::Starting).map(|p| p.key.serial)
+        // A restart that could not begin has a record and nothing to read.
+        let has_run = |process: &&Process| process.phase != Phase::Starting && process.pid != 0;
+        self.state.exactly(target).filter(has_run).map(|process| process.key.serial)
     }
 
     fn has_room_for_reader(&self, connection: ConnectionKey, must_wait: bool) -> Result<(), WireError> {

@@ -6,6 +6,7 @@
 use crate::auth::principal::{Creator, Principal, Skill};
 use crate::kernel::Kernel;
 use crate::sessions::pacing;
+use crate::sessions::restart::Renewal;
 use crate::sessions::spool;
 use crate::state::{Phase, Place, Process, StreamSubscription};
 use kairo_dataplane::command::{Mode, Policy, Unread};
@@ -18,7 +19,7 @@ use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::options::{OnDisconnect, SignalName, TerminalSize, WhenUnread};
 use kairo_wire::methods::status::{
     self, ByteRange, Detail, EndCause, EndedBy, Exit, LimitStatus, ProcessStatus, ProcessUsage, ReaderOffset,
-    ReaderStatus, State, StdinStatus, StreamStatus, TreeKnowledge, Waiting,
+    ReaderStatus, RecordStatus, State, StdinStatus, StreamStatus, TreeKnowledge, Waiting,
 };
 use kairo_wire::methods::stream::{self, StreamName};
 use kairo_wire::methods::system::{self, PrincipalKind};
@@ -179,6 +180,8 @@ impl Kernel {
             },
             on_disconnect: if process.guardian.is_some() { OnDisconnect::Kill } else { OnDisconnect::Keep },
             exit: exit(process),
+            restart: process.renewal.as_deref().map(Renewal::told),
+            record: if process.phase == Phase::Starting { RecordStatus::None } else { process.record },
         };
         ProcessStatus { state, pid, exit_code, id: Some(process.id.clone()), detail: Some(Box::new(detail)) }
     }

@@ -8,7 +8,7 @@ use crate::calls::Turn;
 use crate::clock::MS;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
-use crate::state::{Place, Process, Timer};
+use crate::state::{Phase, Place, Process, Timer};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ReactorId;
 use kairo_wire::id::ProcessId;
@@ -36,6 +36,14 @@ impl Kernel {
             self.state.retained.insert((now, serial));
             self.make_room(turn);
             self.watch_retention(turn, home);
+        }
+    }
+
+    /// A record that counted as over may not be: to be settled again.
+    pub(crate) fn unretain(&mut self, serial: u64) {
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        if let Some(since) = process.retained_ns.take() {
+            self.state.retained.remove(&(since, serial));
         }
     }
 
@@ -85,6 +93,8 @@ impl Kernel {
         let Some(serial) = self.state.names.remove(id.key().as_ref()) else { return };
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.superseded = true;
+        self.forestall(turn, serial);
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
         if let Some(since) = process.retained_ns.take() {
             self.state.retained.remove(&(since, serial));
         }
@@ -94,8 +104,12 @@ impl Kernel {
     /// Frees a record, and with it what the data plane has retained.
     pub(crate) fn forget(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(process) = self.drop_record(turn, serial) else { return };
-        turn.out.push(Command::Forget { process: process.key });
+        // Of a restart that could not begin the data plane knows nothing any more.
+        if process.pid != 0 || process.phase != Phase::Exited {
+            turn.out.push(Command::Forget { process: process.key });
+        }
         if !process.superseded {
+            self.record_oblivion(turn, &process);
             self.drop_followers(turn, &process.id);
         }
     }
@@ -108,6 +122,9 @@ impl Kernel {
         }
         self.free_key(serial);
         let process = self.state.processes.remove(&serial)?;
+        if let Some(ticket) = process.flushing {
+            self.state.flushing.remove(&ticket);
+        }
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {
             self.state.retained.remove(&(since, serial));
@@ -130,5 +147,12 @@ impl Kernel {
         for serial in gone {
             self.end_reader(turn, serial, Departure::Unasked);
         }
+    }
+}
+
+impl Process {
+    /// Nobody of the tree is left, every stream has ended, and neither an answer nor a next life is on its way.
+    pub(crate) fn is_over(&self) -> bool {
+        self.tree_gone && self.open == [false, false] && self.flushing.is_none() && !self.awaits_another()
     }
 }

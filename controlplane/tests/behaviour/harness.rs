@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::kernel::{Errand, Kernel};
-use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
+use kairo_dataplane::command::{Command, Commands, Credentials, Record, Spawn, Subscribe};
 use kairo_dataplane::control::{
     ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, StreamEnd, Tree, Usage,
 };
@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) timers: BTreeMap<TimerKey, u64>,
     /// Everything else the kernel has commanded and no test has taken.
     pub(crate) commands: Vec<Command>,
+    /// What was written down, and whether somebody waits for the disk to have it.
+    pub(crate) records: Vec<(Record, Option<Ticket>)>,
     /// Every command ever, as text.
     pub(crate) log: Vec<String>,
     calls: u64,
@@ -113,6 +115,7 @@ impl World {
             greeted: BTreeSet::new(),
             timers: BTreeMap::new(),
             commands: Vec::new(),
+            records: Vec::new(),
             log: Vec::new(),
             calls: 0,
             slots: 0,
@@ -310,6 +313,7 @@ impl World {
                 Command::Disarm { timer } => {
                     assert!(self.timers.remove(&timer).is_some(), "a timer is disarmed that is not armed");
                 }
+                Command::Record { record, ticket } => self.records.push((record, ticket)),
                 other => self.commands.push(other),
             }
         }

@@ -9,6 +9,7 @@ mod harness;
 mod limits;
 mod once;
 mod principals;
+mod records;
 mod spawning;
 mod streams;
 mod walk;

@@ -145,7 +145,12 @@ impl Walk {
         let call = format!("k{}", self.dice.below(1_000_000));
         let (method, params) = match self.dice.below(20) {
             0..=3 => {
-                let options = match self.dice.below(5) {
+                let options = match self.dice.below(8) {
+                    5 => json!({ "durable": true }),
+                    6 => json!({ "restart": { "policy": "always", "limit": 3, "backoffMs": 100 } }),
+                    7 => {
+                        json!({ "restart": { "policy": "on_failure", "reach": "kernel" }, "durable": false })
+                    }
                     0 => json!({ "onDisconnect": "kill" }),
                     1 => json!({ "pty": true }),
                     2 => json!({ "sandbox": {} }),
@@ -308,6 +313,8 @@ impl Walk {
 
     /// What the data plane does at once, and what clients do with what has come.
     fn settle(&mut self) {
+        let waited_for = std::mem::take(&mut self.world.records).into_iter().filter_map(|(_, ticket)| ticket);
+        self.tickets.extend(waited_for);
         for command in std::mem::take(&mut self.world.commands) {
             match command {
                 Command::Spawn(spawn) => {
@@ -401,9 +408,13 @@ impl Walk {
         }
         self.clients.clear();
         self.settle();
-        for _ in 0..20 {
+        for round in 0..40 {
             while !self.starting.is_empty() {
                 self.spawn_comes();
+                self.settle();
+            }
+            while !self.tickets.is_empty() {
+                self.ticket_comes();
                 self.settle();
             }
             for process in self.lives.keys().copied().collect::<Vec<_>>() {
@@ -424,7 +435,8 @@ impl Walk {
                 }
                 self.settle();
             }
-            self.world.advance(3_700_000);
+            // First what is to be started again comes to its limit, by lives that are short; then all is forgotten.
+            self.world.advance(if round < 20 { 1_000 } else { 3_700_000 });
             self.settle();
         }
     }

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 
 /// What is mailed to a reactor.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) enum Mail {
     Spool(Answer),
     /// Histories hold too much: give what can be given.
     Squeeze,
+    /// Say that you live.
+    Pulse(Sender<ReactorId>),
     /// End.
     Stop,
 }

@@ -27,7 +27,7 @@ mod table;
 mod timers;
 
 use crate::budget::Budget;
-use crate::command::{Command, Commands, Job};
+use crate::command::{Command, Commands, Job, Record};
 use crate::control::{Control, Failure, Moment, Notice};
 use crate::driver::Driver;
 use crate::driver::op::{Answer, Completion, Interest, Op};
@@ -42,6 +42,7 @@ use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
 use readers::{Reader, Retained};
+use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -55,6 +56,15 @@ pub type Done = Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>;
 pub trait Worker: Send + Sync + 'static {
     /// Never blocks.
     fn submit(&self, job: Job, done: Done);
+
+    /// Appends to the session records, without blocking; `done` hears when the disk has it. Whoever keeps none says
+    /// so with an error.
+    fn record(&self, record: Record, done: Option<Done>) {
+        drop(record);
+        if let Some(done) = done {
+            done(vec![Err(Errno::OPNOTSUPP.raw_os_error())]);
+        }
+    }
 }
 
 /// Which table a token's place is in.
@@ -331,6 +341,7 @@ impl<D: Driver> Reactor<D> {
             }
             Mail::Spool(answer) => self.spool_answered(answer),
             Mail::Squeeze => self.squeeze(true),
+            Mail::Pulse(heard) => drop(heard.send(self.id)),
             Mail::Stop => self.stopping = true,
         }
     }
@@ -416,18 +427,29 @@ impl<D: Driver> Reactor<D> {
             Command::Arm { timer, at_ns } => self.timers.arm(Alarm::Control(timer), at_ns),
             Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
             Command::Work { ticket, job } => self.work(ticket, job),
+            Command::Record { record, ticket } => self.record(record, ticket),
             Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
             Command::Leave => self.leave(),
         }
     }
 
     fn work(&mut self, ticket: Ticket, job: Job) {
+        let done = self.answers(ticket);
+        self.worker.submit(job, done);
+    }
+
+    fn record(&mut self, record: Record, ticket: Option<Ticket>) {
+        let done = ticket.map(|ticket| self.answers(ticket));
+        self.worker.record(record, done);
+    }
+
+    /// What brings the results of slow work back as a notice.
+    fn answers(&self, ticket: Ticket) -> Done {
         let (post, here) = (self.post.clone(), self.id);
-        let done = move |results| {
+        Box::new(move |results| {
             let outcome = Ok(crate::control::Outcome::Worked(results));
             post.send(here, Mail::Notice(Notice::Done { ticket, outcome }));
-        };
-        self.worker.submit(job, Box::new(done));
+        })
     }
 
     fn done(&mut self, ticket: Ticket, outcome: Result<crate::control::Outcome, Failure>) {
@@ -461,6 +483,6 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::Annotate { process, .. }
         | Command::Forget { process } => Some(process.home),
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
-        Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
+        Command::Work { .. } | Command::Record { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }

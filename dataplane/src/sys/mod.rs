@@ -31,5 +31,6 @@ use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
 
+pub use platform::cgroup::clear_leftovers as clear_cgroups;
 pub(crate) use platform::cgroup::{Cgroup, Cgroups};
 pub(crate) use platform::io::{Readiness, Ready};

@@ -10,15 +10,17 @@ use crate::control::{ExitStatus, Usage};
 use crate::sys::socket;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use platform::{
     ADDRESS_SPACE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
-    listen_packets, rlimit_name, sealed_memory, signal_member, stat, take_over, threads_children,
+    listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat, take_over,
+    threads_children,
 };
 
 /// What a child is to be. Strings are NUL-terminated and stand one after the other.
@@ -116,6 +118,25 @@ pub fn launch(
     // SAFETY: between fork and exec `keep` calls nothing but fcntl(2) and allocates nothing.
     unsafe { command.pre_exec(keep) };
     Ok(command.spawn()?.id() as i32)
+}
+
+/// Takes over `count` descriptors from number 3 up, as a service manager passes them (sd_listen_fds(3)). Close-on-exec.
+/// To be called before the process has opened anything; a second call is refused.
+pub fn passed_on(count: usize) -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let numbers = 3..3 + i32::try_from(count).map_err(io::Error::other)?;
+    for number in numbers.clone() {
+        // SAFETY: fcntl with integers only; a number that isn't open is refused.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: each number is open, as the call above has shown, until the value made here is dropped; who started this
+    // process has left it to us, and no second call makes another value of it.
+    Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
 /// Waits for a child of ours. Its exit code, 128+n for a signal.

@@ -6,6 +6,7 @@
 use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::limits::TERMINAL_EXTENT_MAX;
+use crate::methods::restart::Restart;
 use crate::methods::spool::SpoolOption;
 use crate::methods::stream::Rate;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -70,6 +71,13 @@ pub struct SpawnOptions {
     /// How fast it may write: each output is taken from at this rate, and the child waits when its pipe is full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// Its record in the state folder: absent, it is written and reaches the disk within a second; true, the answer
+    /// waits until the disk has it (one flush at most, shared with others); false, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
+    /// Whether it is started again when it ends.
+    #[serde(skip_serializing_if = "Restart::is_never")]
+    pub restart: Restart,
 }
 
 fn is_false(value: &bool) -> bool {

@@ -36,7 +36,7 @@ methods! {
         required: [need("id")],
         permission: ProcessControl,
         since: Since::V1,
-        errors: [NotFound, KeeperLost],
+        errors: [NotFound, KeeperLost, Lost],
         example: r#"{"id": "clip", "signal": "TERM", "graceMs": 5000, "scope": "tree"}"#,
     }
 
@@ -45,7 +45,7 @@ methods! {
         required: [need("id"), need_any("signal")],
         permission: ProcessControl,
         since: Since::Release("0.1.0"),
-        errors: [NotFound, KeeperLost],
+        errors: [NotFound, KeeperLost, Lost],
         example: r#"{"id": "repl", "signal": "HUP", "scope": "leader"}"#,
     }
 
@@ -104,7 +104,7 @@ methods! {
         required: [need("id")],
         permission: ProcessObserve,
         since: Since::V1,
-        errors: [NotFound],
+        errors: [NotFound, KeeperLost, Lost],
         example: r#"{"id": "clip", "timeoutMs": 60000}"#,
     }
 

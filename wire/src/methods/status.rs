@@ -5,6 +5,7 @@
 use crate::codec::text::OsText;
 use crate::id::{ProcessId, SubscriptionId};
 use crate::methods::options::{OnDisconnect, TerminalSize, WhenUnread};
+use crate::methods::restart::RestartStatus;
 use crate::methods::spool::SpoolStatus;
 use crate::methods::stream::{Mode, Policy, Rate, StreamName};
 use crate::methods::system::Principal;
@@ -64,7 +65,7 @@ crate::methods::words! {
         Exited = "exited",
         /// Nobody of the tree is left.
         Ended = "ended",
-        /// The keeper died and took what was known with it.
+        /// The keeper died, or the machine was restarted, and took what was known with it.
         Lost = "lost",
     }
 }
@@ -117,6 +118,24 @@ pub struct Detail {
     /// How its leader ended, if it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// Its restarts, if it asked for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartStatus>,
+    /// What became of its record in the state folder.
+    #[serde(default)]
+    pub record: RecordStatus,
+}
+
+crate::methods::words! {
+    /// A process's record in the state folder.
+    RecordStatus or None {
+        /// There is none: it was not wanted, or the kernel is an embedded one.
+        None = "none",
+        /// There is one. With `durable: true` the disk had it before the spawn was answered, else within a second.
+        Written = "written",
+        /// It could not be written, or not be flushed.
+        Failed = "failed",
+    }
 }
 
 crate::methods::words! {
@@ -328,6 +347,8 @@ crate::methods::words! {
         Shutdown = "shutdown",
         /// A limit.
         Limit = "limit",
+        /// It was spawned with `durable: true` and the disk did not take its record.
+        Unrecorded = "unrecorded",
     }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::command::CgroupLimits;
 use crate::keeper::protocol::{Limit, Mechanism};
-use kairo_sandbox::ability::{LEAF, own_cgroup};
+use kairo_sandbox::ability::{LEAF, is_managed, own_cgroup};
 use rustix::fs::{AtFlags, Mode, OFlags, inotify};
 use rustix::io::Errno;
 use std::io;
@@ -55,7 +55,7 @@ impl Cgroups {
     fn within(own: &Path, path: &Path, movable: impl Fn(i32) -> bool) -> io::Result<Cgroups> {
         // A child is born there only if we may also take processes from where we are.
         rustix::fs::access(own.join("cgroup.procs"), rustix::fs::Access::WRITE_OK)?;
-        if enable(own).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+        if enable(own).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) && !is_managed(own) {
             step_aside(own, movable);
             // Refused again: limits are refused then, one by one, for want of their files.
             let _ = enable(own);
@@ -223,6 +223,13 @@ fn each_folder(folder: &Path, mut act: impl FnMut(&Path)) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             act(&entry.path());
         }
+    }
+}
+
+/// Removes what keepers that are gone have left below our cgroup, where nobody is in it any more.
+pub fn clear_leftovers() {
+    if let Some(own) = own_cgroup() {
+        remove_leftovers(&own);
     }
 }
 

@@ -346,6 +346,18 @@ pub fn connect_packets(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Sends one datagram to a unix socket: a path, or `@` and an abstract name (unix(7)).
+pub fn send_datagram(address: &[u8], bytes: &[u8]) -> io::Result<()> {
+    let address = match address.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(address)?,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    rustix::net::sendto(&socket, bytes, rustix::net::SendFlags::NOSIGNAL, &address)?;
+    Ok(())
+}
+
 fn packet_socket(flags: SocketFlags) -> io::Result<OwnedFd> {
     let flags = flags | SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)

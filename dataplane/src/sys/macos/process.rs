@@ -379,6 +379,14 @@ pub fn connect_packets(_path: &Path) -> io::Result<OwnedFd> {
     Err(io::Error::from(Errno::PROTONOSUPPORT))
 }
 
+/// Sends one datagram to a unix socket at a path.
+pub fn send_datagram(address: &[u8], bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = Path::new(std::ffi::OsStr::from_bytes(address));
+    std::os::unix::net::UnixDatagram::unbound()?.send_to(bytes, path)?;
+    Ok(())
+}
+
 /// The name under which an rlimit is reported.
 pub fn rlimit_name(resource: u32) -> &'static str {
     match resource as libc::c_int {

@@ -1,0 +1,181 @@
+//! Accounting for the lives of a former kernel: what its records name and its keeper has not handed over.
+//!
+//! ```text
+//!   recollection ─┬─ adopted already ──────▶ its restarts are watched over again, nothing else
+//!                 ├─ it waited for a life ─▶ exited, its next life on the way
+//!                 └─ neither ──────────────▶ lost, told, and started again if it asked for that
+//! ```
+//!
+//! To be called once, after what the keeper handed over is in the tables and before there are connections. Invariant:
+//! a session is adopted or restarted, never both: what decides is whether its name is in the tables.
+
+use crate::auth::principal::{Creator, Principal, Skill};
+use crate::calls::Turn;
+use crate::clock::MS;
+use crate::events::bus::Audience;
+use crate::kernel::Kernel;
+use crate::records::{Entry, Life, Recollection, Spec};
+use crate::sessions::launch::open_record;
+use crate::sessions::plan::{self, Asker, Plan};
+use crate::sessions::recording;
+use crate::sessions::report;
+use crate::sessions::restart::Renewal;
+use crate::state::{Phase, Process};
+use kairo_dataplane::command::{Commands, TerminalSize};
+use kairo_dataplane::control::{Moment, Usage};
+use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, ReactorId};
+use kairo_dataplane::meter::ProcessMeter;
+use kairo_wire::error::WireError;
+use kairo_wire::event::{LossCause, ProcessLost, RestartCause};
+use kairo_wire::id::SessionId;
+use kairo_wire::methods::status::RecordStatus;
+use std::sync::Arc;
+
+impl Kernel {
+    /// Takes the recollections in, oldest first. `cause` is what took those that were not adopted.
+    pub fn recall(&mut self, at: Moment, past: Vec<Recollection>, cause: LossCause, out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
+        for one in past {
+            let session = one.life.session.as_str();
+            match self.state.sessions.get(session).copied() {
+                Some(serial) => self.watch_again(turn, serial, &one),
+                // Its id has another life, which the keeper kept: this one was over.
+                None if self.state.named(&one.life.id).is_some() => {
+                    recording::write(turn, &Entry::Forgotten { session: session.to_owned() });
+                }
+                None => self.remember(turn, one, cause),
+            }
+        }
+    }
+
+    /// An adopted process: its record is there, and so is what its next life needs.
+    fn watch_again(&mut self, turn: &mut Turn<'_>, serial: u64, past: &Recollection) {
+        let plan = self.next_plan(past);
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        process.record = RecordStatus::Written;
+        if let Some(plan) = plan {
+            let attempts = past.life.attempts;
+            process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
+        }
+        // What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.
+        match (process.phase, process.tree_gone) {
+            (Phase::Exited, true) => {
+                self.unretain(serial);
+                self.conclude(turn, serial);
+                self.settle(turn, serial);
+            }
+            (Phase::Exited, false) => self.clear_the_way(turn, serial),
+            (Phase::Starting | Phase::Running | Phase::Lost, _) => {}
+        }
+    }
+
+    /// A process that is no more: its record, the news, and its next life if it asked for one.
+    fn remember(&mut self, turn: &mut Turn<'_>, past: Recollection, cause: LossCause) {
+        let serial = self.state.next_serial();
+        let session = past.life.session.clone();
+        // On another machine it may run still.
+        let plan = self.next_plan(&past).filter(|_| cause != LossCause::Moved);
+        let mut process = as_it_was(turn.at, serial, &past);
+        let attempts = past.life.attempts;
+        process.renewal = plan.map(|plan| Box::new(Renewal { plan, attempts, pending: None, former: None }));
+        let (id, pid, creator) = (process.id.clone(), process.pid, process.creator.clone());
+        self.supersede(turn, &id);
+        self.state.names.insert(id.key().into(), serial);
+        self.state.sessions.insert(session.as_str().into(), serial);
+        let streams = Channel::ALL.into_iter().filter(|channel| process.ends[*channel as usize].is_some());
+        let streams = streams.map(|channel| process.total(channel)).collect();
+        self.state.processes.insert(serial, Box::new(process));
+        let why = if past.due { RestartCause::Exited } else { RestartCause::Lost };
+        if !past.due && past.lost.is_none() {
+            tracing::warn!(
+                component = "controlplane", processId = %id, session, pid, cause = cause.word(),
+                running = past.running, "a process is lost"
+            );
+            let event =
+                ProcessLost { id, pid, session: session.clone(), cause, streams, running: past.running };
+            self.publish(turn, Audience::Of(&creator), &Default::default(), &event);
+            recording::write(turn, &Entry::Lost { session, cause });
+        }
+        // One that was told lost by a former kernel has had its restart from that one, or wanted none.
+        if past.lost.is_none() {
+            self.plan_another(turn, serial, why);
+        }
+        self.settle(turn, serial);
+    }
+
+    /// What is carried out again, if the life asked for it and that can be had.
+    fn next_plan(&self, past: &Recollection) -> Option<Plan> {
+        if past.life.restart.is_never() {
+            return None;
+        }
+        let planned = match &past.spec {
+            Some(spec) => self.plan_again(&past.life, spec),
+            None => return None,
+        };
+        match planned {
+            Ok(plan) => Some(plan),
+            Err(error) => {
+                tracing::warn!(component = "controlplane", processId = %past.life.id, %error, "it can't be started again");
+                None
+            }
+        }
+    }
+
+    /// The plan of a request that was carried out before, by whoever made it.
+    fn plan_again(&self, life: &Life, spec: &Spec) -> Result<Plan, WireError> {
+        let creator = life.creator();
+        let principal = principal(&creator, self.config.owner_uid);
+        let asker = Asker { principal: &principal, gid: spec.gid, groups: &spec.groups };
+        let mut plan = plan::check(&self.config, &asker, spec.params.clone())?;
+        // The connection it would have died with is gone.
+        plan.guarded = false;
+        Ok(plan)
+    }
+}
+
+/// Who had the rights that a creator is a trace of.
+fn principal(creator: &Creator, owner_uid: u32) -> Principal {
+    let Creator { uid, session, name } = creator.clone();
+    if session.is_some() || name.is_some() {
+        Principal::Skill(Skill { uid, session, name })
+    } else if uid == owner_uid {
+        Principal::Owner
+    } else {
+        Principal::User { uid }
+    }
+}
+
+fn as_it_was(at: Moment, serial: u64, past: &Recollection) -> Process {
+    let life = &past.life;
+    let key = ProcessKey { home: ReactorId(0), serial };
+    let nobody = ConnectionKey { reactor: key.home, slot: u32::MAX, generation: u32::MAX };
+    let terminal = life.terminal.map(|(rows, cols)| TerminalSize { rows, cols });
+    let plan = Plan::of_the_past(life, terminal);
+    let session = SessionId::from_text(&life.session);
+    let meter = Arc::new(ProcessMeter::default());
+    let mut process = open_record(at, key, nobody, session, plan, 0, meter);
+    // On a clock that began after it, a life began at most when the clock did.
+    let moment = |wall_ms: u64| {
+        let ago_ns = at.wall_ns.saturating_sub(wall_ms.saturating_mul(MS));
+        Moment { monotonic_ns: at.monotonic_ns.saturating_sub(ago_ns), wall_ns: wall_ms.saturating_mul(MS) }
+    };
+    process.started = moment(life.started_ms);
+    (process.pid, process.start_ticks) = (life.pid, life.start_ticks);
+    process.run_uid = life.run_uid;
+    (process.tree_gone, process.open) = (true, [false, false]);
+    process.ends = past.ends;
+    process.record = RecordStatus::Written;
+    match past.exit {
+        Some((status, exited_ms)) => {
+            process.phase = Phase::Exited;
+            process.exit = Some((status, Usage::default()));
+            process.exited = Some(moment(exited_ms));
+            process.status = report::exited(status);
+        }
+        None => {
+            process.phase = Phase::Lost;
+            process.status = report::unknown();
+        }
+    }
+    process
+}

@@ -1,0 +1,440 @@
+//! What is written down of a life, what a spawn waits for, who is started again, and what a kernel makes of the records of
+//! one before it.
+
+use crate::harness::{OWNER, World, code, config};
+use bytes::Bytes;
+use kairo_controlplane::config::Config;
+use kairo_controlplane::records::{Entry, Ledger, Recollection, Spec};
+use kairo_dataplane::command::Commands;
+use kairo_dataplane::control::{ExitStatus, Notice, Outcome, SpawnFailure, SpawnStage};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey};
+use kairo_wire::event::LossCause;
+use serde_json::{Value, json};
+
+fn entries(world: &World) -> Vec<Entry> {
+    world.records.iter().map(|(record, _)| Entry::from_bytes(&record.clear).expect("an entry")).collect()
+}
+
+/// What the next kernel would find.
+fn past(world: &World) -> Vec<Recollection> {
+    let mut ledger = Ledger::default();
+    for (record, _) in &world.records {
+        ledger.apply(Entry::from_bytes(&record.clear).expect("an entry"));
+        let spec = Some(&record.secret).filter(|bytes| !bytes.is_empty());
+        ledger.specify(spec.map(|bytes| Spec::from_bytes(bytes).expect("a spec")));
+    }
+    ledger.into_lives()
+}
+
+/// A new kernel with the records of a former one.
+fn after(world: &World, cause: LossCause) -> World {
+    let mut next = World::new();
+    next.at = world.at;
+    recall(&mut next, past(world), cause);
+    next
+}
+
+fn recall(world: &mut World, past: Vec<Recollection>, cause: LossCause) {
+    let mut out = Commands::default();
+    world.kernel.recall(world.at, past, cause, &mut out);
+    world.carry_out(None, out);
+}
+
+fn flushed(world: &mut World, outcome: Result<Bytes, i32>) {
+    let ticket =
+        world.records.iter().rev().find_map(|(_, ticket)| *ticket).expect("somebody waits for the disk");
+    world.done(ticket, Ok(Outcome::Worked(vec![outcome])));
+}
+
+fn phase(world: &mut World, owner: ConnectionKey, id: &str) -> Value {
+    world.ok(owner, "process.status", json!({ "id": id, "detail": true }))["detail"]["phase"].clone()
+}
+
+fn supervised(world: &mut World, owner: ConnectionKey, restart: Value) -> ProcessKey {
+    world.run_with(owner, json!({ "id": "p", "command": ["a"], "options": { "restart": restart } })).0
+}
+
+fn topics(world: &mut World, owner: ConnectionKey) -> Vec<(String, Value)> {
+    let events = world.events(owner).into_iter();
+    events.filter(|(topic, _)| topic.contains("restart") || topic.contains("lost")).collect()
+}
+
+#[test]
+fn a_life_is_written_down_from_its_beginning_to_its_end_and_nobody_waits() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let (process, pid) = world.run(owner, "p");
+    world.finish(process, 3);
+    let written = entries(&world);
+    let Entry::Spawned(life) = &written[0] else { panic!("{written:?}") };
+    assert_eq!((life.pid, life.owner_uid, life.argv.len()), (pid, OWNER, 2));
+    assert!(matches!(written[1], Entry::Exited { status: ExitStatus::Code(3), .. }));
+    assert!(matches!(written.last(), Some(Entry::Ended { due: false, .. })));
+    assert!(world.records.iter().all(|(record, ticket)| ticket.is_none() && record.secret.is_empty()));
+    assert!(past(&world).is_empty());
+}
+
+#[test]
+fn who_wants_no_record_has_none_and_an_embedded_kernel_keeps_none() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let options = json!({ "id": "p", "command": ["a"], "options": { "durable": false } });
+    let (process, _) = world.run_with(owner, options);
+    world.finish(process, 0);
+    assert!(world.records.is_empty());
+    let mut world = World::with(Config { embedded: true, ..config() });
+    let owner = world.owner();
+    let (process, _) = world.run(owner, "p");
+    world.finish(process, 0);
+    assert!(world.records.is_empty());
+    for options in [json!({ "durable": true }), json!({ "restart": "always" })] {
+        let params = json!({ "id": "q", "command": ["a"], "options": options });
+        assert_eq!(world.fails(owner, "process.spawn", params).0, "E_UNSUPPORTED");
+    }
+}
+
+#[test]
+fn a_spawn_that_insists_is_answered_when_the_disk_has_its_record() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let params = json!({ "id": "p", "command": ["a"], "options": { "durable": true } });
+    let call = world.start(owner, "process.spawn", params);
+    let (process, pid) = world.born();
+    assert!(world.answer(owner, &call).is_none());
+    // It may be over before the disk is ready, and its id be taken: it is answered all the same.
+    world.finish(process, 0);
+    assert_eq!(phase(&mut world, owner, "p"), "ended");
+    flushed(&mut world, Ok(Bytes::new()));
+    assert_eq!(world.answer(owner, &call).unwrap().unwrap()["pid"], pid);
+    let detail = world.ok(owner, "process.status", json!({ "id": "p", "detail": true }))["detail"].clone();
+    assert_eq!(detail["record"], "written");
+}
+
+#[test]
+fn what_the_disk_does_not_take_is_refused_and_killed_and_told_once() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.ok(owner, "subscribe", json!({ "topic": "kairo.kernel.>" }));
+    let params = json!({ "id": "p", "command": ["a"], "options": { "durable": true } });
+    let call = world.start(owner, "process.spawn", params.clone());
+    let (process, _) = world.born();
+    flushed(&mut world, Err(28));
+    let error = world.answer(owner, &call).unwrap().unwrap_err();
+    assert_eq!(code(&error).0, "E_UNAVAILABLE");
+    assert!(error.text.contains("durable"), "{}", error.text);
+    assert_eq!(world.take_signal().map(|(who, signal, _)| (who, signal)), Some((process, 15)));
+    for _ in 0..2 {
+        let mut out = Commands::default();
+        world.kernel.records_failed(world.at, "no space left", &mut out);
+        world.carry_out(None, out);
+    }
+    let events = world.events(owner);
+    let told: Vec<_> = events.iter().filter(|(topic, _)| topic == "kairo.kernel.records_failed").collect();
+    assert_eq!(told.len(), 1);
+    let again = json!({ "id": "q", "command": ["a"], "options": { "durable": true } });
+    assert_eq!(world.fails(owner, "process.spawn", again).0, "E_UNAVAILABLE");
+    // Others go on.
+    world.run(owner, "r");
+    let facts = world.ok(owner, "kernel.doctor", json!({}))["facts"].clone();
+    let fact =
+        facts.as_array().unwrap().iter().find(|fact| fact["name"] == "durableRecords").unwrap().clone();
+    assert_eq!((&fact["holds"], &fact["value"]), (&json!(false), &json!("no space left")));
+}
+
+#[test]
+fn who_asked_for_it_is_started_again_later_and_later_until_it_has_had_enough() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.ok(owner, "subscribe", json!({ "topic": "kairo.process.>" }));
+    let wish = json!({ "policy": "on_failure", "limit": 2, "backoffMs": 100, "backoffMaxMs": 150 });
+    let mut process = supervised(&mut world, owner, wish);
+    for (delay, attempt) in [(100, 1), (150, 2)] {
+        world.finish(process, 1);
+        world.advance(delay - 1);
+        assert!(world.take_spawn().is_none(), "not before its time");
+        let status =
+            world.ok(owner, "process.status", json!({ "id": "p", "detail": true }))["detail"].clone();
+        assert_eq!(status["restart"]["pending"], true);
+        world.advance(1);
+        process = world.born().0;
+        let told = topics(&mut world, owner);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((&told[0].1["attempt"], &told[0].1["cause"]), (&json!(attempt), &json!("exited")));
+        assert_ne!(told[0].1["session"], told[0].1["former"]);
+    }
+    world.finish(process, 1);
+    world.advance(10_000);
+    assert!(world.take_spawn().is_none());
+    assert_eq!(topics(&mut world, owner)[0].0, "kairo.process.restarts_spent");
+    assert!(past(&world).is_empty());
+}
+
+#[test]
+fn a_life_that_lasted_makes_the_count_begin_anew() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let wish = json!({ "policy": "always", "limit": 1, "backoffMs": 10, "resetAfterMs": 1_000 });
+    let mut process = supervised(&mut world, owner, wish);
+    for _ in 0..3 {
+        world.advance(1_000);
+        world.finish(process, 0);
+        world.advance(10);
+        process = world.born().0;
+    }
+}
+
+#[test]
+fn success_is_no_failure_and_what_a_client_ends_stays_ended() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let process = supervised(&mut world, owner, json!("on_failure"));
+    world.finish(process, 0);
+    world.advance(100_000);
+    assert!(world.take_spawn().is_none(), "it succeeded");
+    // Killed while it runs, and while it waits for its next life.
+    let process = supervised(&mut world, owner, json!("always"));
+    world.start(owner, "process.kill", json!({ "id": "p" }));
+    world.exits(process, ExitStatus::Signal { signal: 15, core: false });
+    world.closes(process);
+    world.notice(Notice::Ended { process });
+    world.advance(100_000);
+    assert!(world.take_spawn().is_none(), "it was killed");
+    let process = supervised(&mut world, owner, json!("always"));
+    world.finish(process, 0);
+    world.ok(owner, "process.kill", json!({ "id": "p" }));
+    world.advance(100_000);
+    assert!(world.take_spawn().is_none(), "its next life was called off");
+    assert!(past(&world).is_empty());
+}
+
+#[test]
+fn what_is_left_of_a_tree_goes_before_the_next_life_comes() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let process = supervised(&mut world, owner, json!("always"));
+    world.exits(process, ExitStatus::Code(0));
+    assert_eq!(world.take_signal().map(|(who, signal, _)| (who, signal)), Some((process, 15)));
+    world.advance(4_999);
+    assert!(world.take_spawn().is_none());
+    world.advance(1);
+    assert_eq!(world.take_signal().map(|(who, signal, _)| (who, signal)), Some((process, 9)));
+    world.closes(process);
+    world.notice(Notice::Ended { process });
+    world.advance(500);
+    world.born();
+}
+
+#[test]
+fn a_spawn_over_an_id_that_waits_for_its_next_life_gets_it() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let process = supervised(&mut world, owner, json!("always"));
+    world.finish(process, 0);
+    world.run(owner, "p");
+    world.advance(100_000);
+    assert!(world.take_spawn().is_none());
+}
+
+#[test]
+fn a_restart_whose_program_is_gone_counts_as_a_life_and_is_tried_again() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let process =
+        supervised(&mut world, owner, json!({ "policy": "on_failure", "limit": 2, "backoffMs": 10 }));
+    world.finish(process, 1);
+    for _ in 0..2 {
+        world.advance(20);
+        let process = world.take_spawn().expect("it is tried").process;
+        let failure = SpawnFailure { stage: SpawnStage::Exec, errno: 2 };
+        world.notice(Notice::SpawnFailed { process, failure });
+        assert_eq!(world.ok(owner, "process.wait", json!({ "id": "p" }))["exitCode"], 127);
+    }
+    world.advance(100_000);
+    assert!(world.take_spawn().is_none());
+    assert!(past(&world).is_empty(), "nothing is due any more");
+}
+
+#[test]
+fn secrets_and_restarts_from_the_records_are_refused_together() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let with = |more: Value| {
+        let mut options = json!({ "restart": "always", "env": { "A": "b" } });
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "id": "p", "command": ["a", "b"], "options": options })
+    };
+    for (name, more) in [
+        ("secretEnv", json!({ "secretEnv": ["A"] })),
+        ("secretArgs", json!({ "secretArgs": [1] })),
+        ("durable", json!({ "durable": false })),
+    ] {
+        let (code, text) = world.fails(owner, "process.spawn", with(more.clone()));
+        assert_eq!(code, "E_CONFLICT");
+        assert!(text.contains(name) && text.contains("restart"), "{text}");
+        // As long as the kernel lives it needs no record.
+        let mut params = with(more);
+        params["options"]["restart"] = json!({ "policy": "always", "reach": "kernel", "backoffMs": 1 });
+        let (process, _) = world.run_with(owner, params);
+        assert!(world.records.iter().all(|(record, _)| record.secret.is_empty()));
+        world.finish(process, 0);
+        world.advance(1);
+        let (process, _) = world.born();
+        world.ok(owner, "process.status", json!({ "id": "p" }));
+        world.start(owner, "process.kill", json!({ "id": "p" }));
+        world.exits(process, ExitStatus::Signal { signal: 15, core: false });
+        world.closes(process);
+        world.notice(Notice::Ended { process });
+    }
+}
+
+#[test]
+fn environments_are_in_no_record_in_clear() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let options = json!({ "env": { "TOKEN": "hunter3" }, "restart": "always" });
+    world.run_with(owner, json!({ "id": "p", "command": ["a"], "options": options }));
+    let holds = |bytes: &[u8]| bytes.windows(7).any(|window| window == b"hunter3");
+    assert!(world.records.iter().all(|(record, _)| !holds(&record.clear)));
+    assert!(world.records.iter().any(|(record, _)| holds(&record.secret)), "that is what is sealed");
+}
+
+#[test]
+fn what_had_not_ended_is_lost_and_said_to_be() {
+    let mut before = World::new();
+    let owner = before.owner();
+    before.run(owner, "ran");
+    let (process, _) = before.run(owner, "over");
+    before.finish(process, 0);
+    let (process, _) = before.run(owner, "half");
+    before.exits(process, ExitStatus::Code(4));
+    before.advance(60_000);
+    let mut world = after(&before, LossCause::Reboot);
+    let owner = world.owner();
+    assert_eq!(phase(&mut world, owner, "ran"), "lost");
+    for method in ["process.wait", "process.kill"] {
+        let (code, text) = world.fails(owner, method, json!({ "id": "ran" }));
+        assert_eq!(code, "E_LOST", "{text}");
+    }
+    assert_eq!(world.ok(owner, "process.wait", json!({ "id": "half" }))["exitCode"], 4);
+    assert_eq!(world.ok(owner, "process.status", json!({ "id": "over" })), json!({ "state": "unknown" }));
+    let detail = world.ok(owner, "process.status", json!({ "id": "ran", "detail": true }))["detail"].clone();
+    assert_eq!(detail["argv"], json!(["sleep", "9"]));
+    let ago = world.at.wall_ns / 1_000_000 - detail["startedAtMs"].as_u64().unwrap();
+    assert_eq!(ago, 60_000);
+    // The next kernel but one hears of it too, but as of old news.
+    let lost = entries(&world).into_iter().filter(|entry| matches!(entry, Entry::Lost { .. })).count();
+    assert_eq!(lost, 2);
+    // A spawn over a lost id gets it.
+    world.run(owner, "ran");
+}
+
+#[test]
+fn a_reader_of_a_lost_process_waits_for_the_ids_next_life() {
+    let mut before = World::new();
+    let owner = before.owner();
+    before.run(owner, "p");
+    let mut world = after(&before, LossCause::Keeper);
+    let owner = world.owner();
+    world.ok(owner, "process.stdout.subscribe", json!({ "pid": "p" }));
+    let subscription = world.take_subscribe().expect("the data plane is asked").subscription;
+    world.notice(Notice::Drained { subscription });
+    world.run(owner, "p");
+    assert!(world.take_subscribe().is_some());
+}
+
+#[test]
+fn a_lost_process_that_asked_for_it_is_started_again_with_all_it_was_given() {
+    let mut before = World::new();
+    let owner = before.owner();
+    let options =
+        json!({ "env": { "A": "b" }, "cwd": "/srv", "restart": { "policy": "on_failure", "backoffMs": 10 } });
+    before.run_with(owner, json!({ "id": "p", "command": ["a", "c"], "options": options }));
+    let mut world = after(&before, LossCause::Reboot);
+    let owner = world.owner();
+    world.ok(owner, "subscribe", json!({ "topic": "kairo.process.>" }));
+    world.advance(10);
+    let spawn = world.take_spawn().expect("it is started again");
+    assert_eq!(spawn.argv, [b"a", b"c"]);
+    assert!(spawn.env.contains(&b"A=b".to_vec()));
+    assert_eq!(spawn.cwd.as_deref(), Some(&b"/srv"[..]));
+    assert_eq!(topics(&mut world, owner)[0].1["cause"], "lost");
+}
+
+#[test]
+fn a_life_that_was_due_begins_under_the_next_kernel() {
+    let mut before = World::new();
+    let owner = before.owner();
+    let process = supervised(&mut before, owner, json!({ "policy": "always", "backoffMs": 50 }));
+    before.finish(process, 0);
+    let mut world = after(&before, LossCause::Reboot);
+    world.advance(100);
+    world.born();
+    assert!(world.take_spawn().is_none(), "once");
+}
+
+#[test]
+fn what_was_killed_or_came_from_another_machine_is_not_started_again() {
+    let mut before = World::new();
+    let owner = before.owner();
+    supervised(&mut before, owner, json!("always"));
+    let mut moved = after(&before, LossCause::Moved);
+    moved.advance(1_000_000);
+    assert!(moved.take_spawn().is_none());
+    before.start(owner, "process.kill", json!({ "id": "p" }));
+    let mut world = after(&before, LossCause::Reboot);
+    world.advance(1_000_000);
+    assert!(world.take_spawn().is_none());
+    let owner = world.owner();
+    assert_eq!(phase(&mut world, owner, "p"), "lost");
+}
+
+#[test]
+fn what_the_keeper_handed_over_is_never_started_again_but_watched_again() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let process = supervised(&mut world, owner, json!({ "policy": "always", "backoffMs": 10 }));
+    // The tables are as after an adoption: the session is there, its wish is what the records bring.
+    let memories = past(&world);
+    assert_eq!(memories.len(), 1);
+    recall(&mut world, memories, LossCause::Keeper);
+    world.advance(1_000_000);
+    assert!(world.take_spawn().is_none(), "it runs");
+    assert_eq!(phase(&mut world, owner, "p"), "running");
+    world.finish(process, 1);
+    world.advance(10);
+    world.born();
+    assert!(world.take_spawn().is_none(), "once");
+}
+
+#[test]
+fn after_a_shutdown_nothing_is_due() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let waiting = supervised(&mut world, owner, json!("always"));
+    world.finish(waiting, 0);
+    let params = json!({ "id": "q", "command": ["a"], "options": { "restart": "always" } });
+    let (running, _) = world.run_with(owner, params);
+    world.ok(owner, "kernel.shutdown", json!({}));
+    world.exits(running, ExitStatus::Signal { signal: 15, core: false });
+    world.closes(running);
+    world.notice(Notice::Ended { process: running });
+    assert!(past(&world).is_empty());
+}
+
+#[test]
+fn a_life_that_lasted_until_the_reboot_makes_the_count_begin_anew() {
+    let mut before = World::new();
+    let owner = before.owner();
+    let process = supervised(&mut before, owner, json!({ "policy": "always", "backoffMs": 10 }));
+    before.finish(process, 0);
+    before.advance(10);
+    before.born();
+    before.advance(3_600_000);
+    let mut world = World::new();
+    // The clock that counts from the boot has hardly begun.
+    world.at.wall_ns = before.at.wall_ns;
+    recall(&mut world, past(&before), LossCause::Reboot);
+    let owner = world.owner();
+    let detail = world.ok(owner, "process.status", json!({ "id": "p", "detail": true }))["detail"].clone();
+    assert_eq!((&detail["phase"], &detail["restart"]["attempts"]), (&json!("lost"), &json!(1)));
+}

@@ -1,0 +1,260 @@
+//! The state folder: what outlives a kernel, and the proof that it is ours to use.
+//!
+//! ```text
+//!   format     which version of all this         read before anything is touched
+//!   migrating  a change of version under way     resumed at the next start
+//!   identity   machine, user, boot               whose it is, and whether the machine was restarted since
+//!   sessions.log   the session records           append-only: [`journal`], written by [`writer`]
+//!   key        what restarts are sealed with     made at the first one: [`seal`]
+//!   kernel.lock, keeper.sock                     who is alive
+//! ```
+//!
+//! [`inspect`] comes first, while this program has one thread; [`open`] when there is a log. Both under the lock. Invariant: a folder of a newer
+//! version, of another machine or of another user is refused before a byte in it has changed, the lock's file apart.
+
+pub(crate) mod format;
+pub(crate) mod identity;
+pub(crate) mod journal;
+mod leftovers;
+mod remains;
+mod seal;
+pub(crate) mod writer;
+
+use identity::Identity;
+use journal::Journal;
+use kairo_controlplane::records::Recollection;
+use kairo_wire::event::LossCause;
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use writer::Writer;
+
+/// Why the state folder can't be used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// A newer kairo has been here.
+    #[error("the state folder {} has format {found} and this kairo knows formats up to {known}; nothing was changed: \
+        use a newer kairo, or choose another --state", path.display())]
+    Newer { path: PathBuf, found: u32, known: u32 },
+    /// It is somebody else's, or damaged.
+    #[error("{} is not what kairo writes there; nothing was changed: move it away or choose another --state", path.display())]
+    Unreadable { path: PathBuf },
+    /// It comes from another machine or another user.
+    #[error("the state folder {} was written on machine {theirs} and this is machine {ours}; nothing was changed: choose \
+        another --state, or give --adopt-foreign-state to make it this machine's (its processes are then lost)", path.display())]
+    Foreign { path: PathBuf, theirs: String, ours: String },
+    /// A keeper that is not ours listens there.
+    #[error("the keeper at {} belongs to uid {owner} and this is uid {ours}; it is left alone: choose another --state", path.display())]
+    ForeignKeeper { path: PathBuf, owner: u32, ours: u32 },
+    /// Others may read what must not be read.
+    #[error("{} can be read by others (mode {mode:04o}); chmod it to 0600, or remove it: what is sealed with it is lost then",
+        path.display())]
+    ExposedKey { path: PathBuf, mode: u32 },
+    /// The system said no.
+    #[error("{what} {}: {source}", path.display())]
+    Os { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// Turns an error of the system into one that says what was tried, on what.
+fn os<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> StateError {
+    let path = path.to_path_buf();
+    move |error| StateError::Os { what, path, source: error.into() }
+}
+
+/// An open state folder.
+#[derive(Debug)]
+pub(crate) struct State {
+    journal: Journal,
+    past: Vec<Recollection>,
+    cause: LossCause,
+}
+
+/// Whether the kernel that holds the folder's lock may use it. Changes nothing but a socket of a keeper that is dead.
+/// With `adopt_foreign` it may whoever's it was.
+pub(crate) fn inspect(folder: &Path, adopt_foreign: bool) -> Result<(), StateError> {
+    format::gate(folder)?;
+    let here = Identity::here();
+    let before = Identity::read(folder)?.filter(|before| before.is_foreign_to(&here) && !adopt_foreign);
+    if let Some(before) = before {
+        let path = folder.to_path_buf();
+        return Err(StateError::Foreign { path, theirs: before.told(), ours: here.told() });
+    }
+    leftovers::inspect_keeper(folder)
+}
+
+/// Opens a folder that [`inspect`] has found usable: brings it to this version, clears what dead kernels have left, reads
+/// the records. Tells the log what it finds.
+pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
+    let here = Identity::here();
+    let before = Identity::read(folder)?;
+    let foreign = before.as_ref().is_some_and(|before| before.is_foreign_to(&here));
+    format::migrate(folder, &here, |_| Ok(()))?;
+    leftovers::clear(folder)?;
+    let (journal, past) = Journal::open(folder)?;
+    let cause = match &before {
+        Some(_) if foreign => LossCause::Moved,
+        Some(before) if before.boot == here.boot => LossCause::Keeper,
+        Some(_) => LossCause::Reboot,
+        None => LossCause::Keeper,
+    };
+    // From here on the records are those of this boot. Were it written later, a crash in between would only have the
+    // reboot told twice; were it never written, every start would tell of one.
+    if before.as_ref() != Some(&here) {
+        here.write(folder)?;
+    }
+    Ok(State { journal, past, cause })
+}
+
+impl State {
+    /// What the records tell of lives nobody has handed over, and what took them. Of those that will be started again
+    /// nothing is left running when this returns.
+    pub(crate) fn recollect(&mut self, adopted: &BTreeSet<String>) -> (Vec<Recollection>, LossCause) {
+        let mut past = std::mem::take(&mut self.past);
+        if self.cause == LossCause::Keeper {
+            remains::look(past.iter_mut().filter(|one| !adopted.contains(&one.life.session)));
+        }
+        (past, self.cause)
+    }
+
+    /// Starts taking records.
+    pub(crate) fn into_writer(self) -> Writer {
+        Writer::new(self.journal)
+    }
+}
+
+/// Puts a whole new file in the place of an old one: after a crash there is the one or the other.
+fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let (fresh, path) = (folder.join(format!("{name}.tmp")), folder.join(name));
+    let mut file = create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, &path)?;
+    sync_folder(folder)
+}
+
+/// An empty file only we may read.
+fn create(path: &Path) -> io::Result<File> {
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow).open(path)
+}
+
+/// Makes a rename, or a new name, last.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// A small file's text; none if there is no such file.
+fn text_of(path: &Path) -> Result<Option<String>, StateError> {
+    const BYTES_MAX: u64 = 4_096;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(os("opening", path)(error)),
+    };
+    let mut text = String::new();
+    match file.take(BYTES_MAX).read_to_string(&mut text) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(StateError::Unreadable { path: path.to_path_buf() })
+        }
+        Err(error) => Err(os("reading", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal::Kind;
+    use journal::tests::life;
+    use kairo_controlplane::records::{Entry, Spec};
+    use kairo_dataplane::control::ExitStatus;
+    use kairo_wire::methods::process::SpawnParams;
+    use std::os::unix::fs::PermissionsExt;
+
+    const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/state-v1");
+
+    /// What the fixture tells: one that ran, one that is to be started again, one that was told lost.
+    fn write_fixture(folder: &Path) {
+        let mut state = open(folder).unwrap();
+        let params: SpawnParams = serde_json::from_value(serde_json::json!({
+            "id": "due", "command": ["sleep", "9"], "options": { "env": { "A": "b" }, "restart": "always" },
+        }))
+        .unwrap();
+        let mut due = life("due");
+        due.restart = params.options.as_ref().unwrap().restart;
+        due.attempts = 2;
+        let spec = Spec { session: "due".to_owned(), params, gid: 5, groups: vec![6] };
+        let session = || "due".to_owned();
+        let mut put = |kind, bytes: Vec<u8>| state.journal.append(&[(kind, &bytes)]).unwrap();
+        for entry in [
+            Entry::Spawned(Box::new(life("ran"))),
+            Entry::Closed { session: "ran".to_owned(), stderr: true, total_bytes: 1 << 40, cut_bytes: 7 },
+            Entry::Spawned(Box::new(due)),
+        ] {
+            put(Kind::Clear, entry.to_bytes().unwrap());
+        }
+        put(Kind::Sealed, spec.to_bytes().unwrap());
+        for entry in [
+            Entry::Exited { session: session(), status: ExitStatus::Code(3), at_ms: 1_700_000_001_000 },
+            Entry::Ended { session: session(), due: true },
+            Entry::Spawned(Box::new(life("gone"))),
+            Entry::Lost { session: "gone".to_owned(), cause: LossCause::Reboot },
+            Entry::Spawned(Box::new(life("over"))),
+            Entry::Ended { session: "over".to_owned(), due: false },
+        ] {
+            put(Kind::Clear, entry.to_bytes().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_folder_of_the_first_release_with_records_is_still_read() {
+        let fixture = Path::new(FIXTURE);
+        // A variable of its own: a fixture is written once for each version, and then stays.
+        if std::env::var_os("KAIRO_WRITE_FIXTURE").is_some() {
+            std::fs::create_dir_all(fixture).unwrap();
+            write_fixture(fixture);
+            // Of no machine, so that it shows none.
+            std::fs::write(fixture.join("identity"), "machine unknown\nuid 1000\nboot unknown\n").unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["format", "identity", "sessions.log", "key"] {
+            std::fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
+            let private = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(folder.path().join(name), private).unwrap();
+        }
+        inspect(folder.path(), true).unwrap();
+        let past = open(folder.path()).unwrap().past;
+        let told: Vec<&str> = past.iter().map(|one| one.life.session.as_str()).collect();
+        assert_eq!(told, ["ran", "due", "gone"]);
+        assert_eq!(past[0].ends[1].unwrap().total_bytes, 1 << 40);
+        assert!(past[1].due && past[1].life.attempts == 2);
+        assert_eq!(past[1].exit.unwrap().0, ExitStatus::Code(3));
+        let spec = past[1].spec.as_ref().unwrap();
+        assert_eq!(spec.params.options.as_ref().unwrap().env["A"].as_bytes(), b"b");
+        assert_eq!(past[2].lost, Some(LossCause::Reboot));
+    }
+
+    #[test]
+    fn a_restart_whose_key_is_gone_is_a_life_without_one() {
+        let folder = tempfile::tempdir().unwrap();
+        write_fixture(folder.path());
+        std::fs::remove_file(folder.path().join("key")).unwrap();
+        let past = open(folder.path()).unwrap().past;
+        assert!(past[1].due && past[1].spec.is_none());
+    }
+
+    #[test]
+    fn nothing_in_the_folder_is_for_others_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        write_fixture(folder.path());
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.file_name());
+        }
+        let bytes = std::fs::read(folder.path().join("sessions.log")).unwrap();
+        assert!(!bytes.windows(3).any(|window| window == b"A\xa1b"), "the environment is in clear");
+    }
+}
