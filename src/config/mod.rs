@@ -280,6 +280,24 @@ pub(crate) fn decide(
     })
 }
 
+/// What all streams together may take: memory of histories, of those of ended streams, and disk.
+fn decide_stores(
+    from: &File<'_>,
+    [memory, ended, spool]: [Option<Spanned<ByteSize>>; 3],
+) -> Result<[u64; 3], ConfigError> {
+    const MIB: u64 = 1 << 20;
+    let default = Limits::default();
+    let size = |field, value: Option<Spanned<ByteSize>>, least: u64, most: u64, otherwise: u64| {
+        let judge = |ByteSize(bytes)| bounded(bytes, least, most);
+        checked(field, from.said(value), judge).map(|found| found.unwrap_or(otherwise))
+    };
+    Ok([
+        size("limits.history_memory_max", memory, MIB, 1 << 40, default.history_memory_max)?,
+        size("limits.ended_history_bytes_max", ended, 0, 1 << 40, default.ended_history_bytes_max)?,
+        size("limits.spool_bytes_max", spool, MIB, 1 << 50, default.spool_bytes_max)?,
+    ])
+}
+
 fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigError> {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
@@ -293,6 +311,8 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
         checked(field, from.said(value), |number| bounded(number, least, most))
             .map(|found| found.map_or(otherwise, |number| number as u32))
     };
+    let stores = [raw.history_memory_max, raw.ended_history_bytes_max, raw.spool_bytes_max];
+    let [history_memory_max, ended_history_bytes_max, spool_bytes_max] = decide_stores(from, stores)?;
     let head =
         size("limits.history_head_bytes", raw.history_head_bytes, 0, 64 * MIB, default.history_head_bytes)?;
     let tail = size(
@@ -313,24 +333,9 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
             default.history_bytes_max,
         )?,
         pipe_bytes: size("limits.pipe_bytes", raw.pipe_bytes, 4 * KIB, 64 * MIB, default.pipe_bytes)?,
-        history_memory_max: checked(
-            "limits.history_memory_max",
-            from.said(raw.history_memory_max),
-            |ByteSize(bytes)| bounded(bytes, MIB, 1 << 40),
-        )?
-        .unwrap_or(default.history_memory_max),
-        ended_history_bytes_max: checked(
-            "limits.ended_history_bytes_max",
-            from.said(raw.ended_history_bytes_max),
-            |ByteSize(bytes)| bounded(bytes, 0, 1 << 40),
-        )?
-        .unwrap_or(default.ended_history_bytes_max),
-        spool_bytes_max: checked(
-            "limits.spool_bytes_max",
-            from.said(raw.spool_bytes_max),
-            |ByteSize(bytes)| bounded(bytes, MIB, 1 << 50),
-        )?
-        .unwrap_or(default.spool_bytes_max),
+        history_memory_max,
+        ended_history_bytes_max,
+        spool_bytes_max,
         ended_processes_max: count(
             "limits.ended_processes_max",
             raw.ended_processes_max,

@@ -275,17 +275,9 @@ impl<D: Driver> Reactor<D> {
         while self.prelude.len() < LINES_BATCH_BYTES {
             let next =
                 next_cut(&reader.subscriber, disk, framing, stream, channel, allowance, &mut self.lines);
-            let (bytes, partial) = match next {
-                Next::Frame { bytes, partial, .. } => (bytes, partial),
-                Next::Costs(bytes) => {
-                    why = Next::Costs(bytes);
-                    break;
-                }
-                Next::OnDisk(beyond) => {
-                    why = Next::OnDisk(beyond);
-                    break;
-                }
-                Next::Nothing => break,
+            let Next::Frame { bytes, partial, .. } = next else {
+                why = next.frameless();
+                break;
             };
             allowance = allowance.less(bytes.len());
             let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
@@ -317,16 +309,9 @@ impl<D: Driver> Reactor<D> {
         let stream = &mut running.streams[channel as usize];
         let disk = &reader.disk[channel as usize];
         let next = next_cut(&reader.subscriber, disk, framing, stream, channel, allowance, &mut self.lines);
-        let (bytes, partial, in_ring) = match next {
-            Next::Frame { bytes, partial, in_ring } => (bytes, partial, in_ring),
-            Next::Costs(bytes) => {
-                self.hold_back(place, bytes);
-                return Step::Throttled;
-            }
-            Next::OnDisk(beyond) => {
-                return self.nothing_yet(place, process, channel, &Next::OnDisk(beyond));
-            }
-            Next::Nothing => return Step::Nothing,
+        let Next::Frame { bytes, partial, in_ring } = next else {
+            let why = next.frameless();
+            return self.nothing_yet(place, process, channel, &why);
         };
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let sequence = reader.subscriber.sequence + 1;
@@ -515,6 +500,17 @@ enum Next<'a> {
     OnDisk(u64),
     /// Nothing, or not yet a whole line.
     Nothing,
+}
+
+impl Next<'_> {
+    /// Why there is no frame, without the borrow.
+    fn frameless(&self) -> Next<'static> {
+        match *self {
+            Next::Costs(bytes) => Next::Costs(bytes),
+            Next::OnDisk(beyond) => Next::OnDisk(beyond),
+            Next::Frame { .. } | Next::Nothing => Next::Nothing,
+        }
+    }
 }
 
 /// Cuts a reader's next frame on a channel, as large as its rate allows now: from what it was brought from disk, as far
