@@ -15,6 +15,7 @@
 use crate::auth::principal::Creator;
 use kairo_dataplane::control::{ExitStatus, StreamEnd};
 use kairo_dataplane::key::Channel;
+use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::text::OsText;
 use kairo_wire::event::LossCause;
 use kairo_wire::id::ProcessId;
@@ -128,6 +129,9 @@ pub struct Life {
     pub stderr: bool,
     /// How much of its output was kept, bytes: head and tail of its stdout.
     pub history: (u32, u32),
+    /// How much of its output went to disk.
+    #[serde(default)]
+    pub spool: Option<SpoolLimits>,
     /// Whether it is started again.
     #[serde(default)]
     pub restart: Restart,
@@ -344,6 +348,7 @@ mod tests {
             terminal: Some((24, 80)),
             stderr: true,
             history: (1, 2),
+            spool: None,
             restart: Restart::default(),
             attempts: 3,
         }

@@ -5,6 +5,7 @@
 
 use crate::cli::detach::DetachKeys;
 use crate::cli::logs::Amount;
+use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::terminal::Size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kairo_dataplane::points::Point;
@@ -210,8 +211,7 @@ pub(crate) struct Spawn {
     /// Write its output to disk too, all of it or the last SIZE of each stream (64MiB, 10GiB), to be read later
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) spool: Option<SpoolSize>,
-    /// Return when the disk has the record of it, which tells of it after a crash or a reboot; `no` writes none
-    /// [default: a record that reaches the disk within a second]
+    /// Return when the disk has the record of it; `no` writes none [default: written, on disk within a second]
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "yes", require_equals = true)]
     pub(crate) durable: Option<YesNo>,
     /// Start it again when it ends: never, on-failure or always; after a reboot too
@@ -222,19 +222,6 @@ pub(crate) struct Spawn {
     pub(crate) restart_limit: Option<u32>,
     #[command(flatten)]
     pub(crate) program: Program,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum YesNo {
-    Yes,
-    No,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RestartChoice {
-    Never,
-    OnFailure,
-    Always,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

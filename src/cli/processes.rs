@@ -1,10 +1,9 @@
 //! Commands that start, list, signal and await processes of the daemon.
 
-use crate::cli::args::{
-    Kill, Ps, Resize, RestartChoice, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait, YesNo,
-};
+use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
 use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
+use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::status;
 use crate::cli::{program, terminal};
 use kairo_client::{CallError, Client};
@@ -39,9 +38,6 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     if args.block_unread {
         options.when_unread = WhenUnread::Block;
     }
-    if let Some(SpoolSize(bytes_max)) = args.spool {
-        options.spool = SpoolOption(Some(SpoolSizes { bytes_max, ..SpoolSizes::default() }));
-    }
     options.durable = args.durable.map(|wish| wish == YesNo::Yes);
     options.restart.policy = match args.restart {
         RestartChoice::Never => RestartPolicy::Never,
@@ -50,6 +46,9 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     };
     if let Some(limit) = args.restart_limit {
         options.restart.limit = limit;
+    }
+    if let Some(SpoolSize(bytes_max)) = args.spool {
+        options.spool = SpoolOption(Some(SpoolSizes { bytes_max, ..SpoolSizes::default() }));
     }
     let id = match &args.id {
         Some(id) => process_id(id)?,

@@ -4,12 +4,28 @@ use crate::cli::args::Program;
 use crate::cli::failure::Failure;
 use crate::config::environment;
 use crate::config::raw::ByteSize;
+use clap::ValueEnum;
 use kairo_wire::codec::text::OsText;
 use kairo_wire::methods::options::{Limits, Rlimit, SpawnOptions};
 use kairo_wire::methods::stream::Rate;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+
+/// `--durable`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum YesNo {
+    Yes,
+    No,
+}
+
+/// `--restart`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RestartChoice {
+    Never,
+    OnFailure,
+    Always,
+}
 
 /// argv as it goes on the wire.
 pub(crate) fn command(program: &Program) -> Result<Vec<OsText>, Failure> {

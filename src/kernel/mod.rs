@@ -135,10 +135,15 @@ fn start_plane(
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
-    let heirs = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
-    let adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
+    let spools = config.state.join("spool");
+    let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
+    let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
-    let writer = state.map(|state| recall(state, &control, &heirs, &mut out));
+    let writer = state.map(|mut state| {
+        let (past, cause) = state.recollect(&heirs, &spools);
+        adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
+        Arc::new(state.into_writer())
+    });
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new(), writer.clone())),
@@ -146,10 +151,7 @@ fn start_plane(
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
         adopted,
-        spool: (!embedded).then(|| SpoolRoot {
-            folder: config.state.join("spool"),
-            bytes_max: config.limits.spool_bytes_max,
-        }),
+        spool: (!embedded).then(|| SpoolRoot { folder: spools, bytes_max: config.limits.spool_bytes_max }),
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         budget,
         stall_ns: u64::from(config.limits.stall_ms) * 1_000_000,
@@ -167,18 +169,6 @@ fn start_plane(
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
     Ok((plane, control))
-}
-
-/// Accounts for the lives of a former kernel but those `adopted`, by their sessions' names.
-fn recall(
-    mut state: State,
-    control: &ControlPlane,
-    adopted: &BTreeSet<String>,
-    out: &mut Commands,
-) -> Arc<Writer> {
-    let (past, cause) = state.recollect(adopted);
-    control.with(|kernel| kernel.recall(clock::now(), past, cause, out));
-    Arc::new(state.into_writer())
 }
 
 /// Has the kernel know when its records come to nothing.

@@ -128,7 +128,10 @@ mod tests {
         assert_eq!(Identity::read(folder.path()).unwrap(), Some(foreign));
         super::super::inspect(folder.path(), true).unwrap();
         let mut state = super::super::open(folder.path()).unwrap();
-        assert_eq!(state.recollect(&Default::default()).1, kairo_wire::event::LossCause::Moved);
+        assert_eq!(
+            state.recollect(&Default::default(), folder.path()).1,
+            kairo_wire::event::LossCause::Moved
+        );
         assert_eq!(Identity::read(folder.path()).unwrap(), Some(Identity::here()));
     }
 }

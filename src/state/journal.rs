@@ -306,6 +306,7 @@ pub(super) mod tests {
             terminal: None,
             stderr: true,
             history: (65_536, 262_144),
+            spool: None,
             restart: Default::default(),
             attempts: 0,
         }

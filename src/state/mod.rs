@@ -109,9 +109,17 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
 
 impl State {
     /// What the records tell of lives nobody has handed over, and what took them. Of those that will be started again
-    /// nothing is left running when this returns.
-    pub(crate) fn recollect(&mut self, adopted: &BTreeSet<String>) -> (Vec<Recollection>, LossCause) {
+    /// nothing is left running when this returns. How long an output was that had not ended, its spool under `spools`
+    /// tells.
+    pub(crate) fn recollect(
+        &mut self,
+        adopted: &BTreeSet<String>,
+        spools: &Path,
+    ) -> (Vec<Recollection>, LossCause) {
         let mut past = std::mem::take(&mut self.past);
+        for one in past.iter_mut().filter(|one| !adopted.contains(&one.life.session)) {
+            remains::measure(one, spools);
+        }
         if self.cause == LossCause::Keeper {
             remains::look(past.iter_mut().filter(|one| !adopted.contains(&one.life.session)));
         }

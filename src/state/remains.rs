@@ -1,12 +1,16 @@
-//! What is left running of lives whose keeper died: their processes are nobody's any more.
+//! What is left of lives whose keeper died: processes that run and are nobody's any more, and output on disk.
 //!
 //! A life that will be started again must not have two: what is found of it is ended first. Whatever else runs on is
 //! left alone and named. A process belongs to a life if it carries the life's name in its environment, or if it is the
 //! leader the record names, by pid and time of birth. Only within one boot: after another, pids mean nothing.
 
 use kairo_controlplane::records::Recollection;
+use kairo_dataplane::control::StreamEnd;
+use kairo_dataplane::key::Channel;
+use kairo_dataplane::spool;
 use kairo_dataplane::sys::process::{Stat, environment, signal_member, stat};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// SIGKILL (POSIX).
 const SIGKILL: i32 = 9;
@@ -44,6 +48,27 @@ pub(super) fn look<'a>(past: impl Iterator<Item = &'a mut Recollection>) {
             processes = ended,
             "left running by a keeper that died: ended, because they will be started again"
         );
+    }
+}
+
+/// Finds out how long the outputs were that went to disk and had not ended, from what is there under `spools`.
+pub(super) fn measure(past: &mut Recollection, spools: &Path) {
+    let life = &past.life;
+    for channel in Channel::ALL {
+        let there = channel == Channel::Stdout || life.stderr;
+        if life.spool.is_none() || !there || past.ends[channel as usize].is_some() {
+            continue;
+        }
+        match spool::open(spools, &life.session, channel).and_then(|mut spool| spool.range()) {
+            Ok(Some((first, end))) => {
+                past.ends[channel as usize] = Some(StreamEnd { total_bytes: end, cut_bytes: first });
+            }
+            // Nothing came before it was lost.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(component = "state", session = life.session, %error, "its spool can't be read");
+            }
+        }
     }
 }
 

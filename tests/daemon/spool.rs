@@ -35,7 +35,7 @@ fn first_offset(segment: &Path) -> u64 {
 }
 
 /// All of a subscription, without keeping it: (bytes, gaps).
-fn check_all(raw: &mut Raw, subscription: &str, from: u64) -> (u64, Vec<(u64, u64)>) {
+pub(crate) fn check_all(raw: &mut Raw, subscription: &str, from: u64) -> (u64, Vec<(u64, u64)>) {
     let (mut at, mut bytes, mut gaps) = (from, 0, Vec::new());
     loop {
         let frame = raw.frame().expect("the connection lasts until the stream ends");

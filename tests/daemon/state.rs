@@ -3,9 +3,11 @@
 //! A machine that loses its power is played by SIGKILL to keeper and kernel. What they had started runs on, which after
 //! a power cut it would not: so the next kernel has to deal with that as well.
 
+use crate::spool::check_all;
 use crate::support::output::Chunk;
 use crate::support::processes::{self, Name};
 use crate::support::raw::{Raw, STREAM_CHUNK};
+use crate::support::sequence::{self, BLOCK_BYTES};
 use crate::support::{Driver, needs_root, program, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -124,6 +126,12 @@ impl Kernel {
         Raw::connect(&self.socket)
     }
 
+    fn connect_modern(&self) -> Raw {
+        let mut raw = self.connect();
+        raw.ok("kernel.hello", json!({ "client": "tests", "features": ["records", "int64", "chunks"] }));
+        raw
+    }
+
     /// Keeper and kernel die, and nobody has time to say anything.
     fn power_cut(mut self) {
         kill(Pid::from_raw(self.keeper.pid), Signal::SIGKILL).expect("the keeper is there");
@@ -183,6 +191,7 @@ macro_rules! at_a_place {
 
 at_a_place! {
     what_ran_when_keeper_and_kernel_died_is_lost_and_known,
+    what_a_lost_process_had_on_disk_is_read_in_every_later_kernel,
     who_asked_to_be_started_again_is_and_once,
     a_supervised_program_gets_one_life_after_the_other_and_its_reader_follows,
     what_the_keeper_hands_over_is_never_started_again_and_watched_as_before,
@@ -233,6 +242,55 @@ fn what_ran_when_keeper_and_kernel_died_is_lost_and_known(place: &Place) {
     assert_eq!(kernel.connect().ok("process.status", json!({ "id": "kept" }))["state"], "unknown");
     kernel.finish();
     for name in [left, bare] {
+        kill(Pid::from_raw(name.pid), Signal::SIGKILL).expect("it runs still");
+    }
+}
+
+fn what_a_lost_process_had_on_disk_is_read_in_every_later_kernel(place: &Place) {
+    const BYTES: u64 = 48 * BLOCK_BYTES as u64;
+    let script = r#""$@"; exec sleep 1000"#;
+    let mut command = vec!["sh", "-c", script, "sh"];
+    command.extend(sequence::argv("48"));
+    let kernel = place.start();
+    let mut raw = kernel.connect();
+    let pid = spawn(&mut raw, "writer", &command, json!({ "spool": { "segmentBytes": 1 << 20 } }));
+    let left = processes::name(pid).expect("it runs");
+    let silent = spawn(&mut raw, "silent", &["sleep", "1000"], json!({ "spool": true }));
+    let silent = processes::name(silent).expect("it runs");
+    until("all of it is on disk", || {
+        detail(&mut raw, "writer")["streams"][0]["spool"]["to"].as_u64() == Some(BYTES)
+    });
+    kernel.power_cut();
+
+    for again in [false, true] {
+        let kernel = place.start();
+        let mut raw = kernel.connect_modern();
+        let lost = detail(&mut raw, "writer");
+        assert_eq!((&lost["phase"], &lost["streams"][0]["totalBytes"]), (&json!("lost"), &json!(BYTES)));
+        for (policy, from) in [("spool", 0), ("drop_oldest", 0), ("block", 1_234_567)] {
+            let wish = json!({ "stream": "stdout", "policy": policy, "from": from });
+            let subscription = raw.subscribe("writer", wish);
+            assert_eq!(check_all(&mut raw, &subscription, from), (BYTES - from, vec![]), "{again} {policy}");
+        }
+        let subscription = raw.subscribe("silent", json!({ "stream": "stdout", "policy": "spool" }));
+        assert_eq!(check_all(&mut raw, &subscription, 0), (0, vec![]));
+        if again {
+            // A later life of the id takes its place, and its disk is free again.
+            spawn(&mut raw, "writer", &["true"], json!({}));
+            until("its files are gone", || {
+                !place
+                    .state()
+                    .join("spool")
+                    .join(lost["session"].as_str().expect("a session"))
+                    .join("stdout")
+                    .exists()
+            });
+            kernel.finish();
+        } else {
+            kernel.die();
+        }
+    }
+    for name in [left, silent] {
         kill(Pid::from_raw(name.pid), Signal::SIGKILL).expect("it runs still");
     }
 }

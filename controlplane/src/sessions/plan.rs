@@ -130,7 +130,7 @@ impl Plan {
             trace: Trace::default(),
             given_key: None,
             rate: None,
-            spool: None,
+            spool: life.spool,
             durable: None,
             restart: Restart::default(),
             request: None,

@@ -23,8 +23,10 @@ use crate::sessions::restart::Renewal;
 use crate::state::{Phase, Process};
 use kairo_dataplane::command::{Commands, TerminalSize};
 use kairo_dataplane::control::{Moment, Usage};
+use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, ReactorId};
 use kairo_dataplane::meter::ProcessMeter;
+use kairo_dataplane::reactor::adoption::Adopted;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{LossCause, ProcessLost, RestartCause};
 use kairo_wire::id::SessionId;
@@ -32,9 +34,17 @@ use kairo_wire::methods::status::RecordStatus;
 use std::sync::Arc;
 
 impl Kernel {
-    /// Takes the recollections in, oldest first. `cause` is what took those that were not adopted.
-    pub fn recall(&mut self, at: Moment, past: Vec<Recollection>, cause: LossCause, out: &mut Commands) {
+    /// Takes the recollections in, oldest first. `cause` is what took those that were not adopted. Returns, for the
+    /// reactors, those of which there is something to read yet.
+    pub fn recall(
+        &mut self,
+        at: Moment,
+        past: Vec<Recollection>,
+        cause: LossCause,
+        out: &mut Commands,
+    ) -> Vec<Adopted> {
         let turn = &mut Turn { at, here: None, out };
+        let mut readable = Vec::new();
         for one in past {
             let session = one.life.session.as_str();
             match self.state.sessions.get(session).copied() {
@@ -43,9 +53,10 @@ impl Kernel {
                 None if self.state.named(&one.life.id).is_some() => {
                     recording::write(turn, &Entry::Forgotten { session: session.to_owned() });
                 }
-                None => self.remember(turn, one, cause),
+                None => readable.extend(self.remember(turn, one, cause)),
             }
         }
+        readable
     }
 
     /// An adopted process: its record is there, and so is what its next life needs.
@@ -69,8 +80,8 @@ impl Kernel {
         }
     }
 
-    /// A process that is no more: its record, the news, and its next life if it asked for one.
-    fn remember(&mut self, turn: &mut Turn<'_>, past: Recollection, cause: LossCause) {
+    /// A process that is no more: its record, the news, and its next life if it asked for one. Its spool is read on.
+    fn remember(&mut self, turn: &mut Turn<'_>, past: Recollection, cause: LossCause) -> Option<Adopted> {
         let serial = self.state.next_serial();
         let session = past.life.session.clone();
         // On another machine it may run still.
@@ -84,6 +95,7 @@ impl Kernel {
         self.state.sessions.insert(session.as_str().into(), serial);
         let streams = Channel::ALL.into_iter().filter(|channel| process.ends[*channel as usize].is_some());
         let streams = streams.map(|channel| process.total(channel)).collect();
+        let readable = on_disk(&process);
         self.state.processes.insert(serial, Box::new(process));
         let why = if past.due { RestartCause::Exited } else { RestartCause::Lost };
         if !past.due && past.lost.is_none() {
@@ -101,6 +113,7 @@ impl Kernel {
             self.plan_another(turn, serial, why);
         }
         self.settle(turn, serial);
+        readable
     }
 
     /// What is carried out again, if the life asked for it and that can be had.
@@ -143,6 +156,14 @@ fn principal(creator: &Creator, owner_uid: u32) -> Principal {
     } else {
         Principal::User { uid }
     }
+}
+
+/// What the data plane needs to read a spool of which there is nothing but the files.
+fn on_disk(process: &Process) -> Option<Adopted> {
+    process.spool?;
+    let heir = Heir::of_nothing(process.key, process.session.as_str(), process.pid, process.start_ticks);
+    let Process { history, rate, unread, spool, ends, .. } = *process;
+    Some(Adopted { heir, history, rate, unread, spool, ends, meter: Arc::clone(&process.meter) })
 }
 
 fn as_it_was(at: Moment, serial: u64, past: &Recollection) -> Process {

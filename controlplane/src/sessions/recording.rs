@@ -174,6 +174,7 @@ fn life(process: &Process) -> Life {
         terminal: process.terminal.map(|size| (size.rows, size.cols)),
         stderr: process.has(Channel::Stderr),
         history: (process.history[0].head_bytes, process.history[0].tail_bytes),
+        spool: process.spool,
         restart: renewal.map(|renewal| renewal.plan.restart).unwrap_or_default(),
         attempts: renewal.map_or(0, |renewal| renewal.attempts),
     }

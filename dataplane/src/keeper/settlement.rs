@@ -12,7 +12,7 @@
 //! the same account. Invariant: at no instant is a byte only in this process.
 
 use crate::command::HistorySize;
-use crate::control::StreamEnd;
+use crate::control::{StreamEnd, Tree};
 use crate::keeper::protocol::{End, FromSuccessor, ToSuccessor};
 use crate::keeper::successor::{Estate, HeldReactor, HeldRing, HeldSession};
 use crate::key::{Channel, ProcessKey};
@@ -43,6 +43,28 @@ pub struct Heir {
 }
 
 impl Heir {
+    /// A process of which the keeper has nothing, because it is another keeper.
+    pub fn of_nothing(process: ProcessKey, session: &str, pid: i32, start_ticks: u64) -> Heir {
+        let session = HeldSession {
+            process,
+            session: session.to_owned(),
+            pid,
+            start_ticks,
+            tree: Tree::BestEffort,
+            exit: None,
+            ended: true,
+            terminal: false,
+            ends: [None, None, None],
+            rings: Vec::new(),
+            inbox: None,
+            record: Vec::new(),
+            note: Vec::new(),
+            limits: Vec::new(),
+            exited_ns: None,
+        };
+        Heir { session, rings: [None, None], inbox: None, uncertain: [false; 2] }
+    }
+
     /// How long an output was, if it has ended.
     pub fn end(&self, channel: Channel) -> Option<StreamEnd> {
         if self.session.ends[End::of(channel) as usize].is_some() {
