@@ -84,10 +84,21 @@ impl Place {
     /// What a keeper has to hand over that begins from the file the last one left.
     fn begin_again(&self) -> Result<Estate> {
         let left = self.left.display();
-        self.launch(0, Some(&self.left))?;
-        let estate =
-            self.estate().with_context(|| format!("what is left in {left} could not be taken over"))?;
-        estate.with_context(|| format!("the keeper that began from {left} has ended"))
+        let launched = self.launch(0, Some(&self.left))?;
+        let patience = Instant::now() + LAUNCH_PATIENCE;
+        loop {
+            let estate = self.estate();
+            if let Some(estate) =
+                estate.with_context(|| format!("what is left in {left} could not be taken over"))?
+            {
+                return Ok(estate);
+            }
+            // Its socket is there a moment before it listens.
+            let code = link::ended(launched.pid)?;
+            anyhow::ensure!(code.is_none(), "the keeper that began from {left} has ended");
+            anyhow::ensure!(Instant::now() < patience, "the keeper that began from {left} does not listen");
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Starts a keeper and waits until it can be found.

@@ -250,8 +250,9 @@ impl Home {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();
                 let relative = path.strip_prefix(self.path()).unwrap_or(&path).to_owned();
-                let is_own =
-                    ["births", "witnesses", "config", "log"].iter().any(|own| relative.starts_with(own));
+                // What is on disk of processes that are remembered is not left behind.
+                let own = ["births", "witnesses", "config", "log", "state/spool"];
+                let is_own = own.iter().any(|own| relative.starts_with(own));
                 if is_own {
                     continue;
                 }

@@ -33,6 +33,8 @@ pub(crate) const LOADS: &[Load] = &[
     },
     Load { name: "stopped", about: "a block reader that reads nothing until the last kill", plan: stopped },
     Load { name: "dropping", about: "drop_oldest readers, some of them stopped", plan: dropping },
+    Load { name: "spooled", about: "output on disk, readers from disk and from memory", plan: spooled },
+    Load { name: "limited", about: "rates of streams and of readers", plan: limited },
     Load { name: "terminal", about: "a PTY that floods", plan: terminal },
     Load { name: "repl", about: "questions and answers, over a PTY raw or cooked, or pipes", plan: repl },
     Load { name: "echo", about: "stdin echoed back, plain and keyed writes", plan: echo },
@@ -87,6 +89,11 @@ impl Process {
         }
     }
 
+    /// Everything it writes is on disk.
+    pub(crate) fn is_spooled(&self) -> bool {
+        self.options.get("spool").is_some()
+    }
+
     /// Its output waits for readers in half of the cases, if its history is full and it has not exited.
     fn waits_for_readers(&mut self, random: &mut Random) {
         if random.chance(1, 2) {
@@ -96,7 +103,7 @@ impl Process {
 }
 
 fn block(mode: Mode, pace: Pace) -> Reader {
-    Reader { policy: Policy::Block, mode, pace }
+    Reader { policy: Policy::Block, mode, pace, rate: None }
 }
 
 fn pace(random: &mut Random) -> Pace {
@@ -156,6 +163,37 @@ fn dropping(random: &mut Random) -> Vec<Process> {
         if random.chance(1, 2) {
             reader.pace = Pace::Stopped;
         }
+    }
+    vec![flood]
+}
+
+fn spooled(random: &mut Random) -> Vec<Process> {
+    let mut flood = one_flood(random, 1..=8 * MIB);
+    flood.options["spool"] = match random.chance(1, 2) {
+        true => true.into(),
+        false => json!({"segmentBytes": 524_288}),
+    };
+    for reader in &mut flood.readers {
+        if random.chance(2, 3) {
+            reader.policy = Policy::Spool;
+            reader.pace = *random.one_of(&[Pace::Full, Pace::Slow(500), Pace::Stopped]);
+        }
+    }
+    vec![flood]
+}
+
+fn limited(random: &mut Random) -> Vec<Process> {
+    let mut flood = one_flood(random, 1..=2 * MIB);
+    let bytes = flood.stdout.bytes();
+    // Done within half a second.
+    let rate = |random: &mut Random| bytes * random.within(2..=20) + 1;
+    if random.chance(2, 3) {
+        let (per_second, burst) = (rate(random), random.of_any_size(1..=bytes.max(2)));
+        flood.options["rate"] =
+            json!({"bytesPerSecond": per_second, "burst": burst.max(per_second / 50 + 1)});
+    }
+    for reader in &mut flood.readers {
+        reader.rate = random.chance(1, 2).then(|| rate(random));
     }
     vec![flood]
 }

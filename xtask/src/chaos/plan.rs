@@ -75,12 +75,15 @@ pub(crate) struct Reader {
     pub(crate) policy: Policy,
     pub(crate) mode: Mode,
     pub(crate) pace: Pace,
+    /// The most it is given, bytes a second.
+    pub(crate) rate: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
     Block,
     DropOldest,
+    Spool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +262,7 @@ impl Policy {
         match self {
             Policy::Block => "block",
             Policy::DropOldest => "drop_oldest",
+            Policy::Spool => "spool",
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Reading<'a> {
     id: &'a str,
     plan: Reader,
     is_terminal: bool,
+    /// Everything it wrote is on disk.
+    is_spooled: bool,
     outputs: Vec<Output>,
     /// The subscription before this one.
     resumes: Option<String>,
@@ -76,6 +78,7 @@ impl<'a> Reading<'a> {
             id,
             plan,
             is_terminal,
+            is_spooled: process.is_spooled(),
             outputs,
             resumes: None,
             has_read: false,
@@ -146,6 +149,9 @@ impl<'a> Reading<'a> {
             "pid": self.id, "stream": stream, "mode": self.plan.mode.name(), "policy": self.plan.policy.name(),
             "from": offsets,
         });
+        if let Some(rate) = self.plan.rate {
+            params["rate"] = json!({"bytesPerSecond": rate});
+        }
         if let Some(resumes) = &self.resumes {
             params["resumes"] = resumes.as_str().into();
         }
@@ -237,7 +243,7 @@ impl<'a> Reading<'a> {
 
     fn gap(&mut self, name: &str, from: u64, to: u64) -> Result<(), Wrong> {
         let missed = to.saturating_sub(from);
-        let may_join = self.is_late && from == self.head_bytes;
+        let may_join = self.is_late && from == self.head_bytes && !self.is_spooled;
         let output = output_of(&mut self.outputs, name)?;
         if self.plan.policy == Policy::DropOldest || (may_join && !output.has_joined) {
             self.stage.dropped_bytes.fetch_add(missed, Ordering::Relaxed);

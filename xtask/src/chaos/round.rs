@@ -347,10 +347,13 @@ impl<'e> Cast<'e, 'e> {
         if !self.props.rereads || process.stdout == Script::Silent {
             return Ok(());
         }
-        let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full };
+        let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full, rate: None };
         let reading = Reading::new(self.stage, "audit", id, process, late).after(kills);
         let missed = reading.run().map_err(|wrong| format!("{id}, read again: {wrong}"))?;
         let is_short = process.stdout.bytes() <= SHORT_BYTES;
+        if missed > 0 && process.is_spooled() {
+            return Err(format!("{id}, read again: {missed} bytes are not on disk"));
+        }
         if missed > 0 && is_short && process.options.get("history").is_none() && !process.witness {
             return Err(format!("{id}, read again: {missed} bytes of a short output are gone"));
         }
