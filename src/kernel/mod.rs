@@ -151,7 +151,7 @@ fn start_plane(
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
         adopted,
-        spool: (!embedded).then(|| SpoolRoot { folder: spools, bytes_max: config.limits.spool_bytes_max }),
+        spool: (!embedded).then_some(SpoolRoot { folder: spools, bytes_max: config.limits.spool_bytes_max }),
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         budget,
         stall_ns: u64::from(config.limits.stall_ms) * 1_000_000,

@@ -277,14 +277,9 @@ fn what_a_lost_process_had_on_disk_is_read_in_every_later_kernel(place: &Place) 
         if again {
             // A later life of the id takes its place, and its disk is free again.
             spawn(&mut raw, "writer", &["true"], json!({}));
-            until("its files are gone", || {
-                !place
-                    .state()
-                    .join("spool")
-                    .join(lost["session"].as_str().expect("a session"))
-                    .join("stdout")
-                    .exists()
-            });
+            let session = lost["session"].as_str().expect("a session");
+            let files = place.state().join("spool").join(session).join("stdout");
+            until("its files are gone", || !files.exists());
             kernel.finish();
         } else {
             kernel.die();
@@ -329,6 +324,11 @@ fn who_asked_to_be_started_again_is_and_once(place: &Place) {
     let told = lives(&path);
     assert_eq!(told[1], format!("{} remembered", now["session"].as_str().expect("a session")));
     assert_ne!(told[0], told[1]);
+    let session = now["session"].as_str().expect("a session").as_bytes();
+    until("its second life is recorded", || {
+        let log = fs::read(place.state().join("sessions.log")).expect("there are records");
+        log.windows(session.len()).any(|window| window == session)
+    });
     kernel.power_cut();
 
     let kernel = place.start();

@@ -106,11 +106,12 @@ impl Kernel {
             let event =
                 ProcessLost { id, pid, session: session.clone(), cause, streams, running: past.running };
             self.publish(turn, Audience::Of(&creator), &Default::default(), &event);
-            recording::write(turn, &Entry::Lost { session, cause });
         }
-        // One that was told lost by a former kernel has had its restart from that one, or wanted none.
-        if past.lost.is_none() {
-            self.plan_another(turn, serial, why);
+        // One that was told lost by a former kernel has had its restart from that one, or wanted none. One that gets its
+        // restart from us stays as it is until its next life has a record, for we may die before.
+        let told = past.lost.is_some();
+        if !told && !self.plan_another(turn, serial, why) && !past.due {
+            recording::write(turn, &Entry::Lost { session, cause });
         }
         self.settle(turn, serial);
         readable

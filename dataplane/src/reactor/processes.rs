@@ -249,11 +249,17 @@ impl<D: Driver> Reactor<D> {
             if source.armed {
                 return;
             }
-            let room = stream.history.room_bytes(pinned);
+            // A ring that is new must be in the keeper's hands before a byte is in it alone: the first one, too, is sent
+            // ahead, if there is a byte for it at all.
+            if stream.history.is_untouched() && self.driver.queued(&source.fd).unwrap_or(1) > 0 {
+                self.hold_new_ring(place, channel);
+            }
             if self.lane.is_full() {
-                // A ring that is new must be in the keeper's hands before a byte is in it alone.
                 return self.later(Turn::Source(place, channel));
             }
+            let Some(process) = self.processes.get_mut(place) else { return };
+            let stream = &mut process.streams[channel as usize];
+            let room = stream.history.room_bytes(pinned);
             let head_room = stream.history.total() < room as u64;
             let wants = if stream.paused_since_ns.is_some() && !head_room { RESUME_BYTES_MIN } else { 1 };
             if room < wants {

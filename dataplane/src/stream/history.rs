@@ -222,6 +222,11 @@ impl History {
         }
     }
 
+    /// True until the first byte has come.
+    pub fn is_untouched(&self) -> bool {
+        matches!(self.store, Store::Empty)
+    }
+
     /// Makes the tail at least `tail_bytes` large. True if there is a new ring.
     pub fn raise_tail(&mut self, tail_bytes: u32) -> Result<bool, RingError> {
         if tail_bytes <= self.size.tail_bytes {
