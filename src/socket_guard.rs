@@ -10,6 +10,7 @@
 
 use crate::config::Group;
 use crate::state::{self, StateError};
+use kairo_dataplane::sys::process::stat;
 use kairo_dataplane::sys::socket::credentials;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
@@ -31,6 +32,11 @@ const BACKLOG: i32 = 4096;
 
 /// How long another daemon may take to look at the same folder.
 const FOLDER_LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A daemon that was killed a moment ago may look alive for so long: whoever starts the next one at once need not wait.
+const DYING_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the daemon refuses to start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +181,7 @@ fn lock_state(state: &Path) -> Result<File, GuardError> {
         .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(&path)
         .map_err(os("opening the lock file", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match lock_within(&file, DYING_PATIENCE) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let holder = io::read_to_string(&file).ok().map(|text| text.trim().to_owned());
@@ -230,15 +236,19 @@ fn check_folder(folder: &Path) -> Result<(), GuardError> {
 fn lock_folder(folder: &Path) -> Result<OwnedFd, GuardError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(folder, flags, Mode::empty()).map_err(os("opening", folder))?;
-    let give_up = Instant::now() + FOLDER_LOCK_PATIENCE;
+    match lock_within(&opened, FOLDER_LOCK_PATIENCE) {
+        Ok(()) => Ok(opened),
+        Err(Errno::WOULDBLOCK) => Err(GuardError::FolderBusy { path: folder.to_path_buf() }),
+        Err(errno) => Err(os("locking", folder)(errno)),
+    }
+}
+
+fn lock_within(file: impl AsFd, patience: Duration) -> Result<(), Errno> {
+    let give_up = Instant::now() + patience;
     loop {
-        match rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(opened),
-            Err(Errno::WOULDBLOCK) if Instant::now() < give_up => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(Errno::WOULDBLOCK) => return Err(GuardError::FolderBusy { path: folder.to_path_buf() }),
-            Err(errno) => return Err(os("locking", folder)(errno)),
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < give_up => std::thread::sleep(PAUSE),
+            locked => return locked,
         }
     }
 }
@@ -257,7 +267,13 @@ fn clear(socket: &Path) -> Result<(), GuardError> {
     if found.uid() != own_uid() {
         return Err(GuardError::ForeignFile { path, owner: found.uid() });
     }
-    match probe(socket) {
+    let give_up = Instant::now() + DYING_PATIENCE;
+    let mut found = probe(socket);
+    while matches!(found, Ok(Listener::Alive)) && Instant::now() < give_up {
+        std::thread::sleep(PAUSE);
+        found = probe(socket);
+    }
+    match found {
         Err(Errno::CONNREFUSED) | Ok(Listener::Dead) => {
             std::fs::remove_file(socket).map_err(os("removing the dead socket", socket))
         }
@@ -283,6 +299,8 @@ fn probe(socket: &Path) -> Result<Listener, Errno> {
     let listener = credentials(trial.as_fd()).ok().and_then(|who| Pid::from_raw(who.pid));
     Ok(match listener {
         Some(pid) if test_kill_process(pid) == Err(Errno::SRCH) => Listener::Dead,
+        // Nobody has waited for it yet.
+        Some(pid) if stat(pid.as_raw_nonzero().get()).is_some_and(|found| found.dead()) => Listener::Dead,
         Some(_) | None => Listener::Alive,
     })
 }

@@ -266,7 +266,7 @@ fn what_a_lost_process_had_on_disk_is_read_in_every_later_kernel(place: &Place) 
         let kernel = place.start();
         let mut raw = kernel.connect_modern();
         let lost = detail(&mut raw, "writer");
-        assert_eq!((&lost["phase"], &lost["streams"][0]["totalBytes"]), (&json!("lost"), &json!(BYTES)));
+        assert_eq!((&lost["phase"], &lost["streams"][0]["bytes"]), (&json!("lost"), &json!(BYTES)));
         for (policy, from) in [("spool", 0), ("drop_oldest", 0), ("block", 1_234_567)] {
             let wish = json!({ "stream": "stdout", "policy": policy, "from": from });
             let subscription = raw.subscribe("writer", wish);

@@ -75,7 +75,7 @@ methods! {
         required: [need("id"), need_any("data")],
         permission: ProcessWrite,
         since: Since::V1,
-        errors: [NotFound, StdinClosed, WouldBlock],
+        errors: [Conflict, NotFound, StdinClosed, WouldBlock],
         example: r#"{"id": "repl", "data": "print(6*7)\n"}"#,
     }
 
