@@ -9,7 +9,7 @@ use super::line::{Caller, Cut, Line};
 use super::loads::options_of;
 use super::plan::{Exit, Input, Killer, Process, Writer};
 use super::random::Random;
-use super::stage::{Sabotage, Stage};
+use super::stage::{GLANCE, Sabotage, Stage};
 use crate::child::question;
 use crate::support::pattern;
 use crate::support::raw::{EVENT, value};
@@ -20,6 +20,15 @@ use std::time::{Duration, Instant};
 
 /// How long an answer is waited for that may be missing.
 const LOST_ANSWER_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How a spawn was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spawned {
+    /// By the kernel that was asked.
+    Surely,
+    /// By a later one.
+    Perhaps,
+}
 
 /// Who does something, to what.
 #[derive(Clone, Copy)]
@@ -43,7 +52,10 @@ impl Actor<'_> {
         let mut caller = Caller::new(self.stage);
         self.doing("spawns");
         self.stage.begins(self.id);
-        self.spawn(&mut caller, &params, process.keyed)?;
+        if self.spawn(&mut caller, &params, process.keyed)? == Spawned::Perhaps && process.lives > 1 {
+            // What its restarts need may have died with the kernel that did not answer.
+            self.stage.may_stay_dead(self.id);
+        }
         if self.stage.sabotages(Sabotage::Twice) {
             let mut twice = params.clone();
             twice["id"] = format!("{} again", self.id).into();
@@ -51,7 +63,17 @@ impl Actor<'_> {
         }
         self.stage.spawned(self.id);
         self.doing("waits for its exit");
-        let reply = caller.must("process.wait", &json!({"id": self.id}))?;
+        let reply = loop {
+            let reply = caller.must("process.wait", &json!({"id": self.id}))?;
+            if process.lives == 1 || reply["exitCode"] != 1 || self.stage.stays_dead(self.id) {
+                break reply;
+            }
+            self.stage.check()?;
+            std::thread::sleep(GLANCE);
+        };
+        if self.stage.stays_dead(self.id) && reply["exitCode"] == 1 {
+            return Ok(());
+        }
         let mut expected = process.exit;
         if self.stage.sabotages(Sabotage::Exit) {
             expected = Exit::Code(99);
@@ -59,20 +81,22 @@ impl Actor<'_> {
         check_exit(&reply, expected)
     }
 
-    fn spawn(&self, caller: &mut Caller<'_>, params: &Json, keyed: bool) -> Result<(), Wrong> {
+    fn spawn(&self, caller: &mut Caller<'_>, params: &Json, keyed: bool) -> Result<Spawned, Wrong> {
         let key = format!("spawn {}", self.id);
+        let mut spawned = Spawned::Surely;
         loop {
             let wrong = match caller.once("process.spawn", value(params), keyed.then_some(key.as_str())) {
-                Ok(Ok(reply)) if reply["status"] == "spawned" => return Ok(()),
+                Ok(Ok(reply)) if reply["status"] == "spawned" => return Ok(spawned),
                 Ok(other) => Err(format!("spawn was answered {other:?}")),
                 Err(Cut::Wrong(wrong)) => Err(wrong),
                 Err(Cut::Lost) => Ok(()),
             };
             wrong?;
+            spawned = Spawned::Perhaps;
             if !keyed {
                 let status = caller.must("process.status", &json!({"id": self.id}))?;
                 if status["state"] != "unknown" {
-                    return Ok(());
+                    return Ok(spawned);
                 }
             }
         }
@@ -234,13 +258,13 @@ fn observe_one_line(stage: &Stage, who: &str) -> Result<(), Cut> {
         if event["topic"] != "kairo.process.exited" {
             continue;
         }
-        let id = event["payload"]["id"].as_str().unwrap_or_default();
-        let mut told = stage.exit_told(id);
+        let session = event["payload"]["session"].as_str().unwrap_or_default();
+        let mut told = stage.exit_told(session);
         if stage.sabotages(Sabotage::Told) {
-            told = stage.exit_told(id);
+            told = stage.exit_told(session);
         }
         if told > 1 {
-            return Err(Cut::Wrong(format!("the bus told the exit of {id} {told} times: {event}")));
+            return Err(Cut::Wrong(format!("the bus told an exit {told} times: {event}")));
         }
     }
     Ok(())

@@ -41,6 +41,7 @@ pub(crate) const LOADS: &[Load] = &[
     Load { name: "tree", about: "daemons that write on after their leader", plan: tree },
     Load { name: "brief", about: "many short lives that end by codes and signals", plan: brief },
     Load { name: "sleepy", about: "silent lives that end while no kernel is there", plan: sleepy },
+    Load { name: "phoenix", about: "lives that fail and are started again", plan: phoenix },
     Load { name: "ward", about: "lives that would end with their client's connection", plan: ward },
     Load { name: "victim", about: "process.kill in flight, to the willing and the stubborn", plan: victim },
 ];
@@ -54,15 +55,20 @@ const MIB: u64 = 1 << 20;
 
 /// A process nobody has to do with, with this role.
 fn process(random: &mut Random, role: &[&str]) -> Process {
+    let mut options = json!({"stdin": "null"});
+    if random.chance(1, 4) {
+        options["durable"] = random.chance(1, 2).into();
+    }
     Process {
         name: String::new(),
         role: role.iter().map(|word| (*word).to_owned()).collect(),
-        options: json!({"stdin": "null"}),
+        options,
         keyed: random.chance(2, 3),
         after_us: if random.chance(1, 2) { 0 } else { random.of_any_size(1..=60_000) },
         stdout: Script::Silent,
         stderr: Script::Silent,
         exit: Exit::Code(0),
+        lives: 1,
         witness: false,
         readers: Vec::new(),
         writer: None,
@@ -308,6 +314,21 @@ fn sleepy(random: &mut Random) -> Vec<Process> {
             sleepy
         })
         .collect()
+}
+
+fn phoenix(random: &mut Random) -> Vec<Process> {
+    let mut phoenix = process(random, &["sleepy"]);
+    phoenix.lives = random.within(2..=4);
+    let lives = phoenix.lives;
+    phoenix.flag("lives", lives);
+    phoenix.flag("ms", random.of_any_size(1..=100));
+    phoenix.options = json!({
+        "stdin": "null",
+        // What a restart needs is on the disk when the spawn is answered; without it, within a second.
+        "durable": true,
+        "restart": {"policy": "on_failure", "limit": 10, "backoffMs": random.of_any_size(1..=20)},
+    });
+    vec![phoenix]
 }
 
 fn ward(random: &mut Random) -> Vec<Process> {

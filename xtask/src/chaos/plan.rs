@@ -40,6 +40,8 @@ pub(crate) struct Process {
     pub(crate) stdout: Script,
     pub(crate) stderr: Script,
     pub(crate) exit: Exit,
+    /// How often it is born: all but the last life end with 1, and it is started again.
+    pub(crate) lives: u64,
     /// It keeps a file with how much it has written, as it may be killed at any byte.
     pub(crate) witness: bool,
     pub(crate) readers: Vec<Reader>,
@@ -195,6 +197,11 @@ impl Plan {
         sort_shares(&mut kills);
         let kills_at_rest = terms.kills_max > 0 && random.chance(1, 2);
         Plan { seed, processes, kills, kills_at_rest }
+    }
+
+    /// How often processes will exit.
+    pub(crate) fn exits(&self) -> u64 {
+        self.processes.iter().map(|process| process.lives).sum()
     }
 
     /// How many outputs there are that say something.

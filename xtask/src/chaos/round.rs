@@ -325,15 +325,18 @@ impl<'e> Cast<'e, 'e> {
             self.home.wait_until_ready(false)?;
         }
         if plan.kills.is_empty() {
-            let told = || self.stage.exits_told() >= ids.len() as u64;
+            let told = || self.stage.exits_told() >= plan.exits();
             self.stage.until(told).map_err(|wrong| format!("the bus did not tell every exit: {wrong}"))?;
         }
         self.stage.doing("audit", "asks for all exits again");
         for (process, id) in plan.processes.iter().zip(ids) {
+            if self.stage.stays_dead(id) {
+                continue;
+            }
             let reply = caller.must("process.wait", &json!({"id": id}))?;
             check_exit(&reply, process.exit).map_err(|wrong| format!("{id}, asked again: {wrong}"))?;
             self.check_retained(process, id, report.kills.total())?;
-            check_birth(self.home.path(), id, process.killer.is_some())?;
+            check_birth(self.home.path(), id, process)?;
             if process.witness {
                 let (seen, _) = self.stage.seen(id);
                 check_witness(self.home.path(), id, seen)?;
@@ -422,12 +425,13 @@ fn witness(folder: &Path, id: &str) -> String {
     folder.join("witnesses").join(id).display().to_string()
 }
 
-fn check_birth(folder: &Path, id: &str, may_die_unborn: bool) -> Result<(), Wrong> {
-    let births = fs::read_to_string(birth(folder, id)).unwrap_or_default();
-    match births.lines().count() {
-        1 => Ok(()),
-        0 if may_die_unborn => Ok(()),
-        count => Err(format!("{id} was started {count} times")),
+fn check_birth(folder: &Path, id: &str, process: &Process) -> Result<(), Wrong> {
+    let births = fs::read_to_string(birth(folder, id)).unwrap_or_default().lines().count() as u64;
+    // Who is killed early enough dies unborn.
+    if births == process.lives || (births == 0 && process.killer.is_some()) {
+        Ok(())
+    } else {
+        Err(format!("{id} was started {births} times, and {} were to be", process.lives))
     }
 }
 

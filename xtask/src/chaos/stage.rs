@@ -75,9 +75,11 @@ struct Facts {
     answers: BTreeMap<String, u64>,
     /// Processes of which bytes may be missing, as they have a terminal and their kernel died.
     doubted: BTreeSet<String>,
+    /// Processes that may not be started again, as their spawn was not answered at first.
+    dead: BTreeSet<String>,
     /// What each actor does.
     doings: BTreeMap<String, String>,
-    /// For each process, how often its exit was told on the bus.
+    /// For each session, how often its exit was told on the bus.
     exits_told: BTreeMap<String, u64>,
 }
 
@@ -199,15 +201,25 @@ impl Stage {
         self.facts().doubted.contains(id)
     }
 
-    /// The bus told an exit. Returns how often it has.
-    pub(crate) fn exit_told(&self, id: &str) -> u64 {
+    /// A process may get fewer lives than it asked for.
+    pub(crate) fn may_stay_dead(&self, id: &str) {
+        self.facts().dead.insert(id.to_owned());
+    }
+
+    /// Whether it may.
+    pub(crate) fn stays_dead(&self, id: &str) -> bool {
+        self.facts().dead.contains(id)
+    }
+
+    /// The bus told the exit of a session. Returns how often it has.
+    pub(crate) fn exit_told(&self, session: &str) -> u64 {
         let mut facts = self.facts();
-        let told = facts.exits_told.entry(id.to_owned()).or_default();
+        let told = facts.exits_told.entry(session.to_owned()).or_default();
         *told += 1;
         *told
     }
 
-    /// How many processes' exits were told.
+    /// How many sessions' exits were told.
     pub(crate) fn exits_told(&self) -> u64 {
         self.facts().exits_told.len() as u64
     }

@@ -74,6 +74,9 @@ pub struct Sleepy {
     /// Don't end by SIGTERM.
     #[arg(long)]
     stubborn: bool,
+    /// Return 1 unless this is at least its so manieth birth.
+    #[arg(long, default_value_t = 1)]
+    lives: usize,
 }
 
 /// Plays the role these words name: `child flood …`.
@@ -132,6 +135,10 @@ impl Life {
         file.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 
+    fn births(&self) -> io::Result<usize> {
+        self.birth.as_ref().map_or(Ok(1), |path| Ok(std::fs::read_to_string(path)?.lines().count()))
+    }
+
     fn end(&self) -> ExitCode {
         if let Some(signal) = self.die.and_then(|number| Signal::try_from(number).ok()) {
             // One that is ignored leaves the exit code, which the round will not take for the signal.
@@ -151,6 +158,9 @@ impl Sleepy {
             io::stdout().flush()?;
         }
         pause(self.ms * 1000);
+        if self.life.births()? < self.lives {
+            std::process::exit(1);
+        }
         Ok(())
     }
 }
