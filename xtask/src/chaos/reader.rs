@@ -33,6 +33,8 @@ pub(crate) struct Reading<'a> {
     resumes: Option<String>,
     /// Something of the process has come: from now on the kernel knows where this reader is.
     has_read: bool,
+    /// Its last subscription was of a process that was there.
+    has_begun: bool,
     /// It came when the process may have been there already.
     is_late: bool,
     /// How often a kernel may have taken bytes of a terminal with it.
@@ -82,6 +84,7 @@ impl<'a> Reading<'a> {
             outputs,
             resumes: None,
             has_read: false,
+            has_begun: false,
             is_late: false,
             doubts: 0,
             head_bytes,
@@ -141,7 +144,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn subscribe(&self, line: &mut Line<'_>) -> Result<String, Cut> {
+    fn subscribe(&mut self, line: &mut Line<'_>) -> Result<String, Cut> {
         let offsets: Map<String, Json> =
             self.outputs.iter().map(|output| (output.name.to_owned(), output.checker.at().into())).collect();
         let stream = if self.outputs.len() == 1 { "stdout" } else { "both" };
@@ -152,7 +155,8 @@ impl<'a> Reading<'a> {
         if let Some(rate) = self.plan.rate {
             params["rate"] = json!({"bytesPerSecond": rate});
         }
-        if let Some(resumes) = &self.resumes {
+        // A subscription that only waited for its process is held nothing for, and must not be taken for one that is.
+        if let Some(resumes) = self.resumes.as_ref().filter(|_| self.has_read || self.has_begun) {
             params["resumes"] = resumes.as_str().into();
         }
         let mut answer = line.call("process.stdout.subscribe", &params, None)?;
@@ -162,7 +166,10 @@ impl<'a> Reading<'a> {
             answer = line.call("process.stdout.subscribe", &params, None)?;
         }
         match answer {
-            Ok(reply) => Ok(reply["subscriptionId"].as_str().unwrap_or_default().to_owned()),
+            Ok(reply) => {
+                self.has_begun = !reply["session"].is_null();
+                Ok(reply["subscriptionId"].as_str().unwrap_or_default().to_owned())
+            }
             Err(refusal) if refusal.info["retryable"] == true => Err(Cut::Lost),
             Err(refusal) => Err(Cut::Wrong(format!("subscribe {params}: {refusal:?}"))),
         }

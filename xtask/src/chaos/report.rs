@@ -99,6 +99,7 @@ struct Totals {
     reconnections: u64,
     resent: u64,
     exits_told: u64,
+    told_again: u64,
     rivals: u64,
     ready: Duration,
     time: Duration,
@@ -124,6 +125,7 @@ impl Summary {
         totals.reconnections += report.reconnections;
         totals.resent += report.resent;
         totals.exits_told += report.exits_told;
+        totals.told_again += report.told_again;
         totals.rivals += report.rivals;
         totals.ready = totals.ready.max(report.ready);
         totals.time += report.time;
@@ -160,10 +162,11 @@ impl Summary {
                 println!("    {point:<20} {times}");
             }
             println!(
-                "  processes {}, exits told on the bus {}, bytes checked {:.1} MiB, dropped by wish {:.1} MiB, gaps of \
+                "  processes {}, exits told on the bus {} ({} again by a successor), bytes checked {:.1} MiB, dropped by wish {:.1} MiB, gaps of \
                  terminals {} bytes",
                 totals.processes,
                 totals.exits_told,
+                totals.told_again,
                 mib(totals.bytes),
                 mib(totals.dropped_bytes),
                 totals.terminal_gap_bytes,

@@ -44,6 +44,7 @@ pub(crate) struct Report {
     pub(crate) terminal_gap_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) exits_told: u64,
+    pub(crate) told_again: u64,
     /// Kernels that were refused a state in use.
     pub(crate) rivals: u64,
     /// The longest a kernel took to be ready.
@@ -117,6 +118,7 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     report.resent = count(&stage.resent);
     report.terminal_gap_bytes = count(&stage.terminal_gap_bytes);
     report.dropped_bytes = count(&stage.dropped_bytes);
+    report.told_again = count(&stage.told_again);
     report.exits_told = stage.exits_told();
     report.doings = stage.doings();
     report.time = stage.begun.elapsed();

@@ -56,6 +56,8 @@ pub(crate) struct Stage {
     pub(crate) terminal_gap_bytes: AtomicU64,
     /// Bytes readers missed by their own policy.
     pub(crate) dropped_bytes: AtomicU64,
+    /// Exits that a second kernel told, as the first died with the word in its mouth.
+    pub(crate) told_again: AtomicU64,
     /// No more kills come: slow readers read, stopped ones go on.
     pub(crate) is_released: AtomicBool,
     /// The observer has nothing more to observe.
@@ -79,8 +81,8 @@ struct Facts {
     dead: BTreeSet<String>,
     /// What each actor does.
     doings: BTreeMap<String, String>,
-    /// For each session, how often its exit was told on the bus.
-    exits_told: BTreeMap<String, u64>,
+    /// Sessions whose exit was told on the bus.
+    exits_told: BTreeSet<String>,
 }
 
 impl Stage {
@@ -97,6 +99,7 @@ impl Stage {
             resent: AtomicU64::new(0),
             terminal_gap_bytes: AtomicU64::new(0),
             dropped_bytes: AtomicU64::new(0),
+            told_again: AtomicU64::new(0),
             is_released: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -211,12 +214,9 @@ impl Stage {
         self.facts().dead.contains(id)
     }
 
-    /// The bus told the exit of a session. Returns how often it has.
-    pub(crate) fn exit_told(&self, session: &str) -> u64 {
-        let mut facts = self.facts();
-        let told = facts.exits_told.entry(session.to_owned()).or_default();
-        *told += 1;
-        *told
+    /// The bus told the exit of a session. True if it is the first time.
+    pub(crate) fn exit_told(&self, session: &str) -> bool {
+        self.facts().exits_told.insert(session.to_owned())
     }
 
     /// How many sessions' exits were told.
