@@ -159,7 +159,8 @@ fn cpu_of_taking(bytes: u64, exact: bool) -> f64 {
     let mut taken = 0;
     while taken < bytes {
         let got = if exact {
-            match take(&mut driver, &source, &staging, 1, &mut history, TAKE, |_, _| {}).expect("it is taken")
+            let room = history.room_bytes(None).min(TAKE);
+            match take(&mut driver, &source, &staging, 1, &mut history, room, |_, _| {}).expect("it is taken")
             {
                 Taken::Bytes(bytes) => bytes as u64,
                 Taken::Nothing => 0,

@@ -119,7 +119,15 @@ impl Reading {
         let [stdout, stderr] = self.open;
         let from =
             Start::Each { stdout: at(stdout, StreamName::Stdout)?, stderr: at(stderr, StreamName::Stderr)? };
-        Ok(Some(SubscribeParams { stream, from, resumes: self.id.clone(), ..self.params.clone() }))
+        let resumes = self.id.clone().filter(|_| self.has_begun());
+        Ok(Some(SubscribeParams { stream, from, resumes, ..self.params.clone() }))
+    }
+
+    /// It reads a process, and doesn't wait for one. Nothing is held for one that waits, and it must not be taken for
+    /// another one that is waited for.
+    fn has_begun(&self) -> bool {
+        let came = |stream| self.ledger.position(stream).is_some_and(|offset| offset > 0);
+        self.session.is_some() || came(StreamName::Stdout) || came(StreamName::Stderr)
     }
 
     /// A new kernel has refused what it was asked for.

@@ -474,6 +474,8 @@ pub(crate) struct Process {
     pub open: [bool; 2],
     /// Ends of streams of which the keeper holds nothing any more, by channel.
     pub let_go: [Option<StreamEnd>; 2],
+    /// Bytes that went into its stdin, once that is over.
+    pub stdin_end: Option<u64>,
     /// Its numbers.
     pub meter: Arc<ProcessMeter>,
     /// Calls that wait for it to exit.

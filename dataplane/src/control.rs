@@ -134,6 +134,13 @@ pub enum Notice {
         /// How long it was, all of it cut for whoever comes after us.
         end: StreamEnd,
     },
+    /// Nothing more goes into a process. What is held of its stdin is let go once this is noted.
+    InputClosed {
+        /// Whose.
+        process: ProcessKey,
+        /// Bytes that went in.
+        written: u64,
+    },
     /// Nobody of the tree is left.
     Ended {
         /// Whose.

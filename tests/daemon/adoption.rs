@@ -211,6 +211,9 @@ fn an_exit_without_a_kernel_is_told_by_the_next_one(daemon: &mut Daemon) {
     raw.spawn("signal", &["sleep", "1000"], json!({}));
     raw.spawn("before", &["sh", "-c", "exit 3"], json!({}));
     raw.wait_for_exit("before");
+    raw.spawn("fed", &["sh", "-c", "read line"], json!({}));
+    raw.ok("process.stdin.write", json!({"id": "fed", "data": "six by\n"}));
+    raw.wait_until_ended(&["fed"]);
     let leader = raw.ok("process.status", json!({"id": "signal"}))["pid"].as_i64().expect("it runs") as i32;
     raw.ok("process.stdin.write", json!({"id": "code", "data": "last words\n"}));
     daemon.signal(Signal::SIGKILL);
@@ -223,8 +226,13 @@ fn an_exit_without_a_kernel_is_told_by_the_next_one(daemon: &mut Daemon) {
     assert_eq!([code(&mut raw, "code"), code(&mut raw, "signal"), code(&mut raw, "before")], [7, 143, 3]);
     let subscription = raw.subscribe("code", json!({"stream": "stdout"}));
     assert_eq!(raw.collect(&subscription, 1).stdout, b"last words\n");
+    assert_eq!(crate::streams::detail(&mut raw, "fed")["stdin"]["bytes"], 7);
     let listed = raw.ok("process.list", json!({}))["processes"].as_array().map_or(0, Vec::len);
-    assert_eq!(listed, 3);
+    assert_eq!(listed, 4);
+    // What had been noted of it is enough for a third life.
+    daemon.kill_and_succeed();
+    let mut raw = daemon.connect_modern();
+    assert_eq!(crate::streams::detail(&mut raw, "fed")["stdin"]["bytes"], 7);
 }
 
 fn a_kill_under_way_keeps_its_deadline(daemon: &mut Daemon) {

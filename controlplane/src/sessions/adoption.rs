@@ -68,7 +68,7 @@ impl Kernel {
         self.state.processes.insert(serial, Box::new(process));
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.settle(turn, serial);
-        Adopted { heir, history, rate, unread, spool, ends, meter }
+        Adopted { heir, history, rate, unread, spool, ends, stdin: note.stdin.unwrap_or(0), meter }
     }
 
     fn recorded(
@@ -120,6 +120,7 @@ impl Kernel {
             ends: [None; 2],
             open: [true, record.is_some_and(|record| record.stderr)],
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
+            stdin_end: note.stdin,
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

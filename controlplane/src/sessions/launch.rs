@@ -281,6 +281,7 @@ pub(crate) fn open_record(
         ends: [None; 2],
         open: [true, second],
         let_go: [None; 2],
+        stdin_end: None,
         meter,
         waits: Vec::new(),
         deferred: Vec::new(),

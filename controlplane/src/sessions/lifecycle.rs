@@ -255,6 +255,13 @@ impl Kernel {
         self.annotate(turn, key.serial, usize::MAX);
     }
 
+    /// A stdin is over: all that is left of it is how much went in.
+    pub(crate) fn input_closed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, written: u64) {
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
+        process.stdin_end = Some(written);
+        self.annotate(turn, key.serial, usize::MAX);
+    }
+
     /// A kernel that died may have taken bytes of this stream with it.
     pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, at: u64) {
         let Some(process) = self.state.processes.get(&key.serial) else { return };

@@ -164,7 +164,8 @@ fn on_disk(process: &Process) -> Option<Adopted> {
     process.spool?;
     let heir = Heir::of_nothing(process.key, process.session.as_str(), process.pid, process.start_ticks);
     let Process { history, rate, unread, spool, ends, .. } = *process;
-    Some(Adopted { heir, history, rate, unread, spool, ends, meter: Arc::clone(&process.meter) })
+    let meter = Arc::clone(&process.meter);
+    Some(Adopted { heir, history, rate, unread, spool, ends, stdin: 0, meter })
 }
 
 fn as_it_was(at: Moment, serial: u64, past: &Recollection) -> Process {

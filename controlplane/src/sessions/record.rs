@@ -87,6 +87,8 @@ pub(crate) struct Note {
     pub output: Option<Output>,
     /// By channel, length and cut bytes of outputs that have ended and of which nothing is held any more.
     let_go: [Option<(u64, u64)>; 2],
+    /// Bytes that went into its stdin, once that is over.
+    pub stdin: Option<u64>,
 }
 
 /// How the outputs of a process are kept and paced, by channel where there are two.
@@ -213,6 +215,7 @@ impl Note {
             killing,
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
+            stdin: process.stdin_end,
         }
     }
 

@@ -272,12 +272,12 @@ impl Keeper {
             }
             ToKeeper::CloseChannel { process, end } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
-                    // An end that is closed already is done with altogether: its ring has been copied.
+                    // An end that is closed already is done with altogether: what it was is in the note.
                     if session.ends[*end as usize].take().is_none() {
                         session.rings.retain(|ring| ring.end != *end);
-                    }
-                    if *end == End::Stdin {
-                        session.inbox = None;
+                        if *end == End::Stdin {
+                            session.inbox = None;
+                        }
                     }
                 }
             }

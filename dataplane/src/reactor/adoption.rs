@@ -39,6 +39,8 @@ pub struct Adopted {
     pub spool: Option<SpoolLimits>,
     /// How long those streams were whose end was told, by `Channel as usize`.
     pub ends: [Option<StreamEnd>; 2],
+    /// Bytes that went into its stdin, if that is over and nothing else is held of it.
+    pub stdin: u64,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ProcessMeter>,
 }
@@ -61,7 +63,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) {
-        let Adopted { heir, history, rate, unread, spool, ends, meter } = adopted;
+        let Adopted { heir, history, rate, unread, spool, ends, stdin: went_in, meter } = adopted;
         let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
@@ -86,7 +88,7 @@ impl<D: Driver> Reactor<D> {
             streams.next().unwrap_or_else(|| Stream::new(history[channel], Pace::default()))
         });
         let phase = if session.exit.is_some() { Phase::Exited } else { Phase::Running };
-        let inflow = Inflow::inherited(input, pipe_bytes, inbox);
+        let inflow = Inflow::inherited(input, pipe_bytes, inbox, went_in);
         meter.stdin_closed.store(inflow.is_closed(), Ordering::Relaxed);
         meter.stdin_pipe_bytes.store(pipe_bytes as u32, Ordering::Relaxed);
         meter.stdin_bytes.set(inflow.written());
@@ -99,12 +101,14 @@ impl<D: Driver> Reactor<D> {
             phase,
             unread,
             inflow,
+            releasing: Vec::new(),
             meter,
         });
         self.process_places.insert(key.serial, place);
         for channel in Channel::ALL {
             self.go_on_with(place, channel, uncertain[channel as usize]);
         }
+        self.input_accounted(place);
         self.later(Turn::Input(place));
     }
 

@@ -5,7 +5,7 @@
 
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
-use crate::control::Failure;
+use crate::control::{Failure, Notice};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link;
@@ -154,14 +154,31 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn input_closed(&mut self, place: Place, answers: Vec<Answer>) {
         let Some(process) = self.processes.get_mut(place) else { return };
-        let key = process.key;
+        let (key, terminal) = (process.key, process.inflow.is_terminal());
         process.meter.stdin_closed.store(true, Ordering::Relaxed);
         process.meter.stdin_parked_bytes.set(0);
         if std::mem::take(&mut process.inflow.armed) {
             self.driver.cancel(Kind::Stdin.token(place));
         }
-        self.close_end(key, End::Stdin);
+        // A terminal's input is no end of its own.
+        if !terminal {
+            self.close_end(key, End::Stdin);
+        }
+        self.input_accounted(place);
         self.answer_input(answers);
+    }
+
+    /// Of an input that is over how much went in is all that is to be kept.
+    pub(super) fn input_accounted(&mut self, place: Place) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if process.inflow.fd().is_none()
+            && process.inflow.has_inbox()
+            && !process.releasing.contains(&End::Stdin)
+        {
+            process.releasing.push(End::Stdin);
+            let written = process.inflow.written();
+            self.notices.push_back(Notice::InputClosed { process: process.key, written });
+        }
     }
 
     fn answer_input(&mut self, answers: Vec<Answer>) {

@@ -160,10 +160,16 @@ impl<D: Driver> Reactor<D> {
         self.tell_keeper(|packet| link::encode_close_channel(process, end, packet));
     }
 
-    /// Has the keeper keep a note of a process, if it understands that.
+    /// Has the keeper keep a note of a process, if it understands that, and let go of what is in the note from now on.
     pub(super) fn annotate(&mut self, process: ProcessKey, note: &[u8]) {
         if self.lane.version >= 3 {
             self.tell_keeper(|packet| link::encode_annotate(process, note, packet));
+        }
+        let place = self.place_of_process(process);
+        let Some(noted) = place.and_then(|place| self.processes.get_mut(place)) else { return };
+        for end in std::mem::take(&mut noted.releasing) {
+            // For an end that is closed already this means all that is held of it.
+            self.close_end(process, end);
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Process<F> {
     pub(super) phase: Phase,
     pub(super) unread: Unread,
     pub(super) inflow: Inflow<F>,
+    /// What the keeper lets go of once the note is with it that tells what it was.
+    pub(super) releasing: Vec<End>,
     pub(super) meter: Arc<ProcessMeter>,
 }
 
@@ -126,6 +128,7 @@ impl<D: Driver> Reactor<D> {
             phase: Phase::Starting,
             unread: spawn.unread,
             inflow: Inflow::new(None, 0),
+            releasing: Vec::new(),
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);

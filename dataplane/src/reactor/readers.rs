@@ -340,10 +340,10 @@ impl<D: Driver> Reactor<D> {
     /// Has the keeper hold nothing more of an ended stream: whoever comes after us knows how long it was, by its note.
     pub(super) fn let_go(&mut self, process: ProcessKey, channel: Channel) {
         let place = self.place_of_process(process);
-        let Some(found) = place.and_then(|place| self.processes.get(place)) else { return };
+        let Some(found) = place.and_then(|place| self.processes.get_mut(place)) else { return };
         let history = &found.streams[channel as usize].history;
         let end = StreamEnd { total_bytes: history.total(), cut_bytes: history.total() };
+        found.releasing.push(End::of(channel));
         self.notices.push_back(Notice::LetGo { process, channel, end });
-        self.close_end(process, End::of(channel));
     }
 }

@@ -39,6 +39,8 @@ pub struct Inflow<F> {
     unheld: bool,
     /// Bytes that went in, once there is no inbox any more.
     written: u64,
+    /// There was an inbox.
+    had_inbox: bool,
     /// True exactly while a writability poll is in flight.
     pub armed: bool,
 }
@@ -66,20 +68,25 @@ enum Moved {
 impl<F: Clone> Inflow<F> {
     /// `fd` is none where the child's input is not ours; `pipe_bytes` is 0 for a terminal.
     pub fn new(fd: Option<F>, pipe_bytes: usize) -> Inflow<F> {
-        Inflow::inherited(fd, pipe_bytes, None)
+        Inflow::inherited(fd, pipe_bytes, None, 0)
     }
 
     /// Goes on with what a dead kernel had taken.
-    pub fn inherited(fd: Option<F>, pipe_bytes: usize, inbox: Option<Inbox>) -> Inflow<F> {
-        let written = inbox.as_ref().map_or(0, Inbox::written);
+    pub fn inherited(fd: Option<F>, pipe_bytes: usize, inbox: Option<Inbox>, went_in: u64) -> Inflow<F> {
+        let written = inbox.as_ref().map_or(went_in, Inbox::written);
         let terminal = pipe_bytes == 0;
         let (waiting, unheld) = (VecDeque::new(), false);
-        Inflow { fd, terminal, pipe_bytes, inbox, waiting, unheld, written, armed: false }
+        Inflow { fd, terminal, pipe_bytes, inbox, waiting, unheld, written, had_inbox: false, armed: false }
     }
 
     /// The descriptor, while it is open.
     pub fn fd(&self) -> Option<&F> {
         self.fd.as_ref()
+    }
+
+    /// True exactly when there is or was shared memory for it, which the keeper may hold.
+    pub fn has_inbox(&self) -> bool {
+        self.had_inbox || self.inbox.is_some()
     }
 
     /// Bytes that went in.
@@ -267,7 +274,7 @@ impl<F: Clone> Inflow<F> {
         self.answer(answers);
         self.written = self.written();
         self.fd = None;
-        self.inbox = None;
+        self.had_inbox |= self.inbox.take().is_some();
         for waiting in self.waiting.drain(..) {
             answers.push((waiting.ticket, Err(Failure::BrokenPipe { offset: self.written })));
         }
