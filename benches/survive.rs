@@ -12,9 +12,7 @@ use kairo_dataplane::driver::handle::Handle;
 use kairo_dataplane::driver::poll::Poll;
 use kairo_dataplane::stream::history::History;
 use kairo_dataplane::stream::source::{Source, Staging, StagingPipe, Taken, take};
-use kairo_shm::layout::Geometry;
 use kairo_shm::page::Page;
-use kairo_shm::writer::Writer;
 use nix::time::{ClockId, clock_gettime};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
@@ -154,12 +152,11 @@ fn cpu_of_taking(bytes: u64, exact: bool) -> f64 {
     let (output, input) = (pipe(TAKE), pipe(4096));
     let staging = Staging { output, input, page: Page::create().expect("a page") };
     let mut history = History::new(HistorySize { head_bytes: 64 << 10, tail_bytes: 256 << 10 });
-    let mut ring = Writer::create(Geometry::new(64 << 10, 512 << 10)).expect("a ring");
     let begun = thread_cpu();
     let mut taken = 0;
     while taken < bytes {
+        let room = history.room_bytes(None).min(TAKE);
         let got = if exact {
-            let room = history.room_bytes(None).min(TAKE);
             match take(&mut driver, &source, &staging, 1, &mut history, room, |_, _| {}).expect("it is taken")
             {
                 Taken::Bytes(bytes) => bytes as u64,
@@ -167,12 +164,13 @@ fn cpu_of_taking(bytes: u64, exact: bool) -> f64 {
                 Taken::End => panic!("a writer ends after its last byte"),
             }
         } else {
-            let read = driver.read(&source.fd, ring.room(TAKE)).unwrap_or(0);
+            let (ring, _) = history.ring().expect("a ring");
+            let read = driver.read(&source.fd, &mut ring.room(room)[..room]).unwrap_or(0);
             ring.commit(read);
             read as u64
         };
         taken += got;
-        if got < TAKE as u64 {
+        if got < room as u64 {
             let mut wanted = [PollFd::new(&source.fd, PollFlags::IN)];
             poll(&mut wanted, None).expect("a pipe can be waited for");
         }
