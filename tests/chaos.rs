@@ -82,7 +82,11 @@ fn rounds(driver: &str) {
         return println!("skipped, this system forbids io_uring");
     }
     let (rounds, seed) = (setting("KAIRO_CHAOS_ROUNDS", "16"), setting("KAIRO_CHAOS_SEED", "0x5eed"));
-    assert_eq!(violations(&["--rounds", &rounds, "--seed", &seed, "--driver", driver]), 0, "see above");
+    assert_eq!(
+        violations(&["--rounds", &rounds, "--seed", &seed, "--driver", driver, "--points"]),
+        0,
+        "see above"
+    );
 }
 
 fn every_kind_of_violation_is_found() {
