@@ -137,6 +137,7 @@ impl Kernel {
             flushing: None,
             record: RecordStatus::None,
             renewal: None,
+            follows: record.and_then(|record| record.follows.clone()),
         }
     }
 
