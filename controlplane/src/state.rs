@@ -504,6 +504,8 @@ pub(crate) struct Process {
     pub record: RecordStatus,
     /// What its next life needs, if it asked for one.
     pub renewal: Option<Box<Renewal>>,
+    /// The life whose record said that this one was due, if it is a restart.
+    pub follows: Option<String>,
 }
 
 /// A kill under way.

@@ -138,6 +138,7 @@ impl Kernel {
             flushing: None,
             record: RecordStatus::None,
             renewal: None,
+            follows: record.and_then(|record| record.follows.clone()),
         }
     }
 

@@ -296,6 +296,7 @@ pub(crate) fn open_record(
         flushing: None,
         record: if plan.durable == Some(false) { RecordStatus::None } else { RecordStatus::Written },
         renewal,
+        follows: plan.follows,
     }
 }
 

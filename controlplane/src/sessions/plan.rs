@@ -78,6 +78,8 @@ pub(crate) struct Plan {
     pub restart: Restart,
     /// The request as it came, if a restart may need it when the kernel is gone.
     pub request: Option<Box<SpawnParams>>,
+    /// The life whose record says that this one is due, if it is a restart.
+    pub follows: Option<String>,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -133,6 +135,7 @@ impl Plan {
             spool: life.spool,
             durable: None,
             restart: Restart::default(),
+            follows: None,
             request: None,
         }
     }
@@ -182,6 +185,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         durable: asked.durable,
         restart: asked.restart,
         request,
+        follows: None,
         argv,
     })
 }

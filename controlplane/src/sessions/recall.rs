@@ -49,6 +49,7 @@ impl Kernel {
             let session = one.life.session.as_str();
             match self.state.sessions.get(session).copied() {
                 Some(serial) => self.watch_again(turn, serial, &one),
+                None if self.follower(&one).is_some() => self.watch_follower(turn, &one),
                 // Its id has another life, which the keeper kept: this one was over.
                 None if self.state.named(&one.life.id).is_some() => {
                     recording::write(turn, &Entry::Forgotten { session: session.to_owned() });
@@ -57,6 +58,25 @@ impl Kernel {
             }
         }
         readable
+    }
+
+    /// The life that was due after this one: it had begun, and its kernel died before there was a record of it.
+    fn follower(&self, past: &Recollection) -> Option<u64> {
+        let process = self.state.named(&past.life.id)?;
+        let follows = process.follows.as_deref() == Some(past.life.session.as_str());
+        (follows && process.record == RecordStatus::None).then_some(process.key.serial)
+    }
+
+    /// It goes on under the record of the life before it, until a next one has its own.
+    fn watch_follower(&mut self, turn: &mut Turn<'_>, past: &Recollection) {
+        let (serial, plan) = (self.follower(past), self.next_plan(past));
+        let Some(process) = serial.and_then(|serial| self.state.processes.get_mut(&serial)) else { return };
+        if let Some(plan) = plan {
+            let (attempts, former) = (past.life.attempts + 1, Some(past.life.session.clone()));
+            process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former }));
+        }
+        let serial = process.key.serial;
+        self.go_on(turn, serial);
     }
 
     /// An adopted process: its record is there, and so is what its next life needs.
@@ -68,7 +88,12 @@ impl Kernel {
             let attempts = past.life.attempts;
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
         }
-        // What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.
+        self.go_on(turn, serial);
+    }
+
+    /// What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.
+    fn go_on(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
         match (process.phase, process.tree_gone) {
             (Phase::Exited, true) => {
                 self.unretain(serial);

@@ -66,6 +66,9 @@ pub(crate) struct Record {
     correlation_id: Option<String>,
     causation_id: Option<String>,
     trace_id: Option<String>,
+    /// The life whose record says that this one is due, if it is a restart.
+    #[serde(default)]
+    pub follows: Option<String>,
 }
 
 /// Decided since.
@@ -134,6 +137,7 @@ impl Record {
             correlation_id: process.trace.correlation.clone(),
             causation_id: process.trace.causation.clone(),
             trace_id: process.trace.trace.clone(),
+            follows: process.follows.clone(),
         }
     }
 

@@ -226,6 +226,7 @@ impl Kernel {
         let nobody = ConnectionKey { reactor: process.key.home, slot: u32::MAX, generation: u32::MAX };
         let mut plan = renewal.plan;
         plan.guarded = guardian.is_some();
+        plan.follows = due.clone();
         let next = self.state.next_serial();
         self.launch_as(turn, guardian.unwrap_or(nobody), plan, next);
         let Some(process) = self.state.processes.get_mut(&next) else { return };

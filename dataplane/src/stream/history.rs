@@ -412,6 +412,15 @@ mod tests {
     }
 
     #[test]
+    fn whom_a_successor_has_to_wait_for_is_noted_from_a_rings_birth() {
+        let mut history = History::new(SIZE);
+        history.pin(0, 2);
+        assert_eq!(history.ring().unwrap().0.pinned(), (0, 2));
+        history.pin(7, 1);
+        assert_eq!(history.ring().unwrap().0.pinned(), (7, 1));
+    }
+
+    #[test]
     fn a_stream_that_ends_inside_its_head_is_kept_whole() {
         let mut history = History::new(SIZE);
         put(&mut history, b"6");

@@ -138,6 +138,7 @@ pub fn look_bytes(mode: Mode, chunk_bytes_max: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::ReactorId;
 
     const MAX: usize = 65_535;
 
@@ -150,6 +151,30 @@ mod tests {
             run = &run[cut.bytes..];
         }
         pieces
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_another_reactor_is_pinned_beyond_the_streams_end() {
+        let home = ReactorId(0);
+        let mut reader = Subscriber {
+            key: SubscriptionKey { home, serial: 1 },
+            process: ProcessKey { home, serial: 2 },
+            cursors: [Some(Cursor { offset: 1_000, gap_bytes: 0 }), None],
+            mode: Mode::Chunk,
+            policy: Policy::Block,
+            sink: Sink::Descriptor(0),
+            sequence: 0,
+            confirmed: [1_000, 0],
+            in_flight_bytes: 300,
+            next_channel: 0,
+            meter: Arc::default(),
+        };
+        assert_eq!((reader.pinned(Channel::Stdout), reader.is_drained()), (Some(700), false));
+        reader.cursors = [None; 2];
+        assert_eq!((reader.pinned(Channel::Stdout), reader.is_drained()), (Some(700), false));
+        assert_eq!(reader.pinned(Channel::Stderr), None);
+        reader.in_flight_bytes = 0;
+        assert_eq!((reader.pinned(Channel::Stdout), reader.is_drained()), (None, true));
     }
 
     #[test]

@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// How long an answer is waited for that may be missing.
 const LOST_ANSWER_PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long a restart may take, if it comes.
+const REBIRTH_PATIENCE: Duration = Duration::from_millis(2_000);
+
 /// How a spawn was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spawned {
@@ -66,14 +69,7 @@ impl Actor<'_> {
         }
         self.stage.spawned(self.id);
         self.doing("waits for its exit");
-        let reply = loop {
-            let reply = caller.must("process.wait", &json!({"id": self.id}))?;
-            if process.lives == 1 || reply["exitCode"] != 1 || self.stage.stays_dead(self.id) {
-                break reply;
-            }
-            self.stage.check()?;
-            std::thread::sleep(GLANCE);
-        };
+        let reply = self.last_exit(&mut caller, process.lives)?;
         if self.stage.stays_dead(self.id) && reply["exitCode"] == 1 {
             return Ok(());
         }
@@ -82,6 +78,28 @@ impl Actor<'_> {
             expected = Exit::Code(99);
         }
         check_exit(&reply, expected)
+    }
+
+    /// The exit of its last life.
+    fn last_exit(&self, caller: &mut Caller<'_>, lives: u64) -> Result<Json, Wrong> {
+        let mut dead_since = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let reply = caller.must("process.wait", &json!({"id": self.id}))?;
+            if lives == 1 || reply["exitCode"] != 1 || self.stage.stays_dead(self.id) {
+                return Ok(reply);
+            }
+            self.stage.check()?;
+            if asked.elapsed() > GLANCE * 20 {
+                dead_since = Instant::now();
+            } else if dead_since.elapsed() > REBIRTH_PATIENCE && self.stage.has_killed.load(Ordering::Relaxed)
+            {
+                // Its kernel died between a restart and the record of it: counted, and told at the end.
+                self.stage.may_stay_dead(self.id);
+                self.stage.not_reborn.fetch_add(1, Ordering::Relaxed);
+            }
+            std::thread::sleep(GLANCE);
+        }
     }
 
     fn spawn(

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 const DESCRIPTORS_PER_REACTOR: usize = 8;
 /// The most reactors a kernel of a round has.
 const REACTORS_MAX: usize = 3;
-/// Memory of its own the keeper may come to have (`/proc/PID/smaps_rollup`, Anonymous): once, and for each process
-/// that is remembered.
-const KEEPER_GROWTH_BYTES_MAX: u64 = 1 << 20;
+/// Memory of its own the keeper may come to have (`/proc/PID/smaps_rollup`, Anonymous): once, as one that began from a
+/// file keeps what it read that with, and for each process that is remembered.
+const KEEPER_GROWTH_BYTES_MAX: u64 = 2 << 20;
 const KEEPER_SESSION_BYTES_MAX: u64 = 4 << 10;
 /// The same for a kernel, over all rounds of a state: what it keeps of ended processes is in it.
 const KERNEL_GROWTH_BYTES_MAX: u64 = 96 << 20;

@@ -100,6 +100,7 @@ struct Totals {
     resent: u64,
     exits_told: u64,
     told_again: u64,
+    not_reborn: u64,
     rivals: u64,
     ready: Duration,
     time: Duration,
@@ -126,6 +127,7 @@ impl Summary {
         totals.resent += report.resent;
         totals.exits_told += report.exits_told;
         totals.told_again += report.told_again;
+        totals.not_reborn += report.not_reborn;
         totals.rivals += report.rivals;
         totals.ready = totals.ready.max(report.ready);
         totals.time += report.time;
@@ -172,8 +174,8 @@ impl Summary {
                 totals.terminal_gap_bytes,
             );
             println!(
-                "  reconnections {}, writes sent again {}, second kernels refused {}",
-                totals.reconnections, totals.resent, totals.rivals
+                "  reconnections {}, writes sent again {}, second kernels refused {}, restarts that did not come {}",
+                totals.reconnections, totals.resent, totals.rivals, totals.not_reborn
             );
             println!(
                 "  slowest to be ready {} ms; at the last count: kernel {} descriptors, {} KiB; keeper {} descriptors, {} \

@@ -45,6 +45,7 @@ pub(crate) struct Report {
     pub(crate) dropped_bytes: u64,
     pub(crate) exits_told: u64,
     pub(crate) told_again: u64,
+    pub(crate) not_reborn: u64,
     /// Kernels that were refused a state in use.
     pub(crate) rivals: u64,
     /// The longest a kernel took to be ready.
@@ -118,6 +119,7 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     report.resent = count(&stage.resent);
     report.terminal_gap_bytes = count(&stage.terminal_gap_bytes);
     report.dropped_bytes = count(&stage.dropped_bytes);
+    report.not_reborn = count(&stage.not_reborn);
     report.told_again = count(&stage.told_again);
     report.exits_told = stage.exits_told();
     report.doings = stage.doings();
@@ -233,6 +235,7 @@ impl<'e> Cast<'e, 'e> {
         report: &mut Report,
     ) -> Result<(), Wrong> {
         let stage = self.stage;
+        stage.has_killed.store(true, Ordering::Relaxed);
         let kills = &mut report.kills;
         match &kill.when {
             When::Started(us) => {

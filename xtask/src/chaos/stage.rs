@@ -58,6 +58,10 @@ pub(crate) struct Stage {
     pub(crate) dropped_bytes: AtomicU64,
     /// Exits that a second kernel told, as the first died with the word in its mouth.
     pub(crate) told_again: AtomicU64,
+    /// A kernel has died in this round.
+    pub(crate) has_killed: AtomicBool,
+    /// Restarts that were asked for and did not come after a kill.
+    pub(crate) not_reborn: AtomicU64,
     /// No more kills come: slow readers read, stopped ones go on.
     pub(crate) is_released: AtomicBool,
     /// The observer has nothing more to observe.
@@ -100,6 +104,8 @@ impl Stage {
             terminal_gap_bytes: AtomicU64::new(0),
             dropped_bytes: AtomicU64::new(0),
             told_again: AtomicU64::new(0),
+            has_killed: AtomicBool::new(false),
+            not_reborn: AtomicU64::new(0),
             is_released: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
