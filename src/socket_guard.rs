@@ -126,10 +126,11 @@ impl Claim {
     /// Takes a socket that a service manager listens on. It is the manager's: its file stays when we go.
     pub(crate) fn adopt(listener: OwnedFd, state: &Path) -> Result<Claim, GuardError> {
         let state_lock = lock_state(state)?;
-        let (stream, listens) = (sockopt::socket_type(&listener), sockopt::socket_acceptconn(&listener));
+        // Not every system tells whether it listens; to say it once more does no harm, and to others it is an error.
+        let (stream, listens) = (sockopt::socket_type(&listener), rustix::net::listen(&listener, BACKLOG));
         let path = rustix::net::getsockname(&listener).ok().and_then(|address| path_of(&address));
         match (path, stream, listens) {
-            (Some(path), Ok(SocketType::STREAM), Ok(true)) => {
+            (Some(path), Ok(SocketType::STREAM), Ok(())) => {
                 Ok(Claim { listener: Some(listener), path, identity: None, _state: state_lock })
             }
             _ => Err(GuardError::NoListener),

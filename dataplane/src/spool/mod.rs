@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A room of its own because nothing of it runs on a reactor: files block. [`segment`] is the format, [`writer`] appends
-//! and cuts, [`reader`] walks by offset in bounded memory, [`quota`] shares the disk out, [`service`] is the two threads
+//! and cuts, [`reader`] walks by offset in bounded memory, [`quota`] shares the disk out, `service` is the two threads
 //! that do it for the reactors. The first four know nothing of rings, processes or reactors.
 //!
 //! Invariant: a byte that was reported as written is read back equal, or named as a gap; never anything else. A segment is
