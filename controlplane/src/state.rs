@@ -15,6 +15,7 @@ use crate::auth::principal::{Creator, Principal};
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::pattern::Pattern;
+use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
@@ -506,17 +507,6 @@ pub(crate) struct Process {
     pub renewal: Option<Box<Renewal>>,
     /// The life whose record said that this one was due, if it is a restart.
     pub follows: Option<String>,
-}
-
-/// A kill under way.
-#[derive(Clone, Debug)]
-pub(crate) struct Killing {
-    /// Rings when the grace is over; none once SIGKILL was sent.
-    pub timer: Option<TimerKey>,
-    /// When that is, CLOCK_MONOTONIC nanoseconds.
-    pub deadline_ns: u64,
-    /// Whom.
-    pub scope: Scope,
 }
 
 /// What a request said about its place in a larger story.

@@ -13,10 +13,10 @@ use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::kernel::Kernel;
 use crate::sessions::launch::keeper_lost;
-use crate::state::{Call, Deed, Killing, Pending, Phase, Timer};
+use crate::state::{Call, Deed, Pending, Phase, Timer};
 use kairo_dataplane::command::{Command, Scope};
 use kairo_dataplane::control::{Failure, Outcome};
-use kairo_dataplane::key::{ConnectionKey, Ticket};
+use kairo_dataplane::key::{ConnectionKey, Ticket, TimerKey};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::SignalName;
@@ -31,6 +31,17 @@ use kairo_wire::methods::system;
 pub(crate) const SIGKILL: i32 = 9;
 /// SIGTERM (POSIX).
 pub(crate) const SIGTERM: i32 = 15;
+
+/// A kill under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Killing {
+    /// Rings when the grace is over; none once SIGKILL was sent.
+    pub timer: Option<TimerKey>,
+    /// When that is, CLOCK_MONOTONIC nanoseconds.
+    pub deadline_ns: u64,
+    /// Whom.
+    pub scope: Scope,
+}
 
 impl Kernel {
     /// The number a name has on this system.

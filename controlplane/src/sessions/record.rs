@@ -9,7 +9,8 @@
 
 use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
-use crate::state::{Killing, Process, Trace};
+use crate::sessions::ending::Killing;
+use crate::state::{Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
