@@ -22,6 +22,7 @@ use crate::limits::{
 use crate::transport::outflow::{Flushed, Outflow};
 use bytes::Bytes;
 use kairo_wire::frame::Decoder;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 /// How long accepting rests when descriptors have run out.
@@ -59,6 +60,8 @@ pub(super) struct Connection<F> {
     state: State,
     /// True exactly while a Receive is in flight.
     receiving: bool,
+    /// Frames that came with one whose reply was long: their turn comes when the peer has read.
+    postponed: VecDeque<(u8, Bytes)>,
 }
 
 impl<D: Driver> Reactor<D> {
@@ -116,6 +119,7 @@ impl<D: Driver> Reactor<D> {
             decoder: Decoder::new(),
             state: State::Open,
             receiving: false,
+            postponed: VecDeque::new(),
         });
         self.control.connected(self.at, key_of(place), peer, &mut self.out);
         self.settle();
@@ -128,6 +132,9 @@ impl<D: Driver> Reactor<D> {
         let piled_up = connection.outflow.queued_bytes() > OUTFLOW_PAUSE_BYTES;
         if connection.receiving || connection.state != State::Open || piled_up {
             return;
+        }
+        if !connection.postponed.is_empty() {
+            return self.later(Turn::Frames(place));
         }
         connection.receiving = true;
         self.driver.submit(Kind::Receive.token(place), Op::Receive(connection.socket.clone()));
@@ -147,8 +154,14 @@ impl<D: Driver> Reactor<D> {
             Answer::Received(lent) => {
                 let key = connection.key;
                 let (control, at, out) = (&self.control, self.at, &mut self.out);
+                let postponed = &mut connection.postponed;
                 let fed = connection.decoder.feed(self.driver.lent(&lent), |kind, payload| {
-                    control.received(at, key, Inbound { kind: kind.0, payload }, out);
+                    // Many short requests may fit into one read, and ask for much.
+                    if postponed.is_empty() && out.replies.len() <= OUTFLOW_PAUSE_BYTES {
+                        control.received(at, key, Inbound { kind: kind.0, payload }, out);
+                    } else {
+                        postponed.push_back((kind.0, Bytes::copy_from_slice(payload)));
+                    }
                 });
                 self.driver.give_back(lent);
                 if let Err(error) = fed {
@@ -165,6 +178,23 @@ impl<D: Driver> Reactor<D> {
             Answer::Failed(_) => self.disconnect(place),
             Answer::Ready | Answer::Accepted(_) => self.receive(place),
         }
+    }
+
+    /// The turn of frames that were postponed has come, or of some of them.
+    pub(super) fn go_on_with_frames(&mut self, place: Place) {
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        if connection.state == State::Closing || connection.outflow.queued_bytes() > OUTFLOW_PAUSE_BYTES {
+            return;
+        }
+        while self.out.replies.len() <= OUTFLOW_PAUSE_BYTES
+            && let Some((kind, payload)) = connection.postponed.pop_front()
+        {
+            let inbound = Inbound { kind, payload: &payload };
+            self.control.received(self.at, connection.key, inbound, &mut self.out);
+        }
+        self.send_replies(place);
+        self.settle();
+        self.receive(place);
     }
 
     /// A frame that has begun must be whole within a time, however slowly it drips.

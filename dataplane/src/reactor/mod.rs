@@ -120,6 +120,8 @@ enum Turn {
     Source(Place, crate::key::Channel),
     /// Send more on a connection.
     Connection(Place),
+    /// Look at more of what a connection has sent.
+    Frames(Place),
     /// Write more to a descriptor sink.
     Reader(Place),
     /// Write more to a child.
@@ -350,6 +352,7 @@ impl<D: Driver> Reactor<D> {
         match turn {
             Turn::Source(place, channel) => self.run_source(place, channel),
             Turn::Connection(place) => self.flush(place),
+            Turn::Frames(place) => self.go_on_with_frames(place),
             Turn::Reader(place) => self.deliver(place),
             Turn::Input(place) => self.push_input(place),
             Turn::Squeeze => self.squeeze(false),
