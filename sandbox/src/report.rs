@@ -217,8 +217,12 @@ mod tests {
     #[test]
     fn probing_leaves_no_descriptor_behind() {
         let count = || std::fs::read_dir("/dev/fd").map(Iterator::count).unwrap_or_default();
-        let before = count();
-        Ability::probe();
-        assert_eq!(count(), before);
+        let leaves_none = |_| {
+            let before = count();
+            Ability::probe();
+            count() == before
+        };
+        // Another test may open and close some meanwhile; what leaks, leaks each time.
+        assert!((0..20).any(leaves_none));
     }
 }
