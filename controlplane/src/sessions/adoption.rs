@@ -136,7 +136,7 @@ impl Kernel {
             trace: record.map(Record::trace).unwrap_or_default(),
             durable: false,
             flushing: None,
-            record: RecordStatus::None,
+            record: record.map_or(RecordStatus::None, Record::status),
             renewal: None,
             follows: record.and_then(|record| record.follows.clone()),
         }

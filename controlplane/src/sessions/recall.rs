@@ -57,14 +57,30 @@ impl Kernel {
                 None => readable.extend(self.remember(turn, one, cause)),
             }
         }
+        self.record_the_rest(turn);
         readable
+    }
+
+    /// What was adopted and has no record, as its kernel died before it was written, gets one.
+    fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
+        let missing = self.state.processes.values().filter(|process| process.record == RecordStatus::Failed);
+        let mut missing: Vec<u64> = missing.map(|process| process.key.serial).collect();
+        missing.sort_unstable();
+        for serial in missing {
+            let Some(process) = self.state.processes.get_mut(&serial) else { continue };
+            // Of one that is over there is nothing to tell after a crash.
+            process.record = RecordStatus::Written;
+            if process.phase == Phase::Running {
+                self.record_birth(turn, serial);
+            }
+        }
     }
 
     /// The life that was due after this one: it had begun, and its kernel died before there was a record of it.
     fn follower(&self, past: &Recollection) -> Option<u64> {
         let process = self.state.named(&past.life.id)?;
         let follows = process.follows.as_deref() == Some(past.life.session.as_str());
-        (follows && process.record == RecordStatus::None).then_some(process.key.serial)
+        (follows && process.record != RecordStatus::Written).then_some(process.key.serial)
     }
 
     /// It goes on under the record of the life before it, until a next one has its own.

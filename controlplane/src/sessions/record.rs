@@ -21,7 +21,7 @@ use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::codec::text::OsText;
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::status::EndedBy;
+use kairo_wire::methods::status::{EndedBy, RecordStatus};
 use serde::{Deserialize, Serialize};
 
 /// Version of both.
@@ -70,6 +70,9 @@ pub(crate) struct Record {
     /// The life whose record says that this one is due, if it is a restart.
     #[serde(default)]
     pub follows: Option<String>,
+    /// It is not to be written down in the state folder.
+    #[serde(default)]
+    unrecorded: bool,
 }
 
 /// Decided since.
@@ -139,12 +142,18 @@ impl Record {
             causation_id: process.trace.causation.clone(),
             trace_id: process.trace.trace.clone(),
             follows: process.follows.clone(),
+            unrecorded: process.record == RecordStatus::None,
         }
     }
 
     /// As the keeper keeps it.
     pub(crate) fn encode(&self) -> Bytes {
         encode(self)
+    }
+
+    /// How it stands in the state folder, until somebody has found it there.
+    pub(crate) fn status(&self) -> RecordStatus {
+        if self.unrecorded { RecordStatus::None } else { RecordStatus::Failed }
     }
 
     /// Reads one back; a version below 2 had no promises to keep.
