@@ -126,8 +126,7 @@ impl Reading {
     /// It reads a process, and doesn't wait for one. Nothing is held for one that waits, and it must not be taken for
     /// another one that is waited for.
     fn has_begun(&self) -> bool {
-        let came = |stream| self.ledger.position(stream).is_some_and(|offset| offset > 0);
-        self.session.is_some() || came(StreamName::Stdout) || came(StreamName::Stderr)
+        self.session.is_some() || self.ledger.has_begun()
     }
 
     /// A new kernel has refused what it was asked for.
@@ -135,7 +134,7 @@ impl Reading {
         if error.code() != Some(Code::NotFound) {
             return Refused::Failed(StreamError::NotResumed(error.to_string()));
         }
-        if self.session.is_some() || self.ledger.has_begun() {
+        if self.has_begun() {
             return Refused::Failed(StreamError::Forgotten);
         }
         Refused::Afresh(self.params.clone())
