@@ -10,17 +10,12 @@ use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link;
 use crate::keeper::protocol::End;
-use crate::key::{Channel, ProcessKey, Ticket, WriteKey};
+use crate::key::{ProcessKey, Ticket, WriteKey};
 use crate::stream::inflow::Answer;
-use crate::stream::source::TakeError;
+use crate::stream::source::{TakeError, input_name};
 use bytes::Bytes;
 use kairo_shm::layout::RingError;
 use std::sync::atomic::Ordering;
-
-/// The input's name in the reactor's page. Never 0, never that of an output: those are of another side.
-pub(super) fn input_name(process: ProcessKey) -> u64 {
-    process.serial << 1 | Channel::Stdout as u64
-}
 
 impl<D: Driver> Reactor<D> {
     pub(super) fn write(&mut self, key: ProcessKey, data: Bytes, write: Option<WriteKey>, ticket: Ticket) {
