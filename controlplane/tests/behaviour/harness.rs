@@ -12,7 +12,7 @@ use kairo_dataplane::key::{
     Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey,
 };
 use kairo_wire::codec::raw::RawRef;
-use kairo_wire::event::EventFrame;
+use kairo_wire::envelope::EventFrame;
 use kairo_wire::frame::{Decoder, Kind};
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::request::{self, Meta};
