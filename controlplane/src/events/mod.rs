@@ -1,5 +1,6 @@
 //! What the kernel tells unasked: events of the bus to whoever subscribed, notices to whom they concern.
 
+pub mod log;
 pub mod pattern;
 pub mod record;
 
