@@ -201,10 +201,9 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
-            Pending::Deed { sent: true, .. }
-            | Pending::Metrics
-            | Pending::Published
-            | Pending::Replay => None,
+            Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
+                None
+            }
         };
         if let Some(timer) = timer {
             self.disarm(turn, timer);

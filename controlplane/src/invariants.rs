@@ -114,8 +114,7 @@ impl Kernel {
             hold(waits, "a life waits behind one that is not over", *serial);
             let dying = process.killing.is_none() || !process.tree_gone;
             hold(dying, "a kill has nobody left", *serial);
-            let started =
-                process.spawning.is_empty() || process.phase == Phase::Starting || process.flushing;
+            let started = process.spawning.is_empty() || process.phase == Phase::Starting || process.flushing;
             hold(started, "a spawn waits for a process that has run", *serial);
         }
         hold(

@@ -239,7 +239,9 @@ impl Kernel {
         if Kind(frame.kind) != Kind::REQUEST {
             match check(frame.payload) {
                 Err(error) if error.is_malformed() => self.close(&mut turn, connection, error),
-                Ok(()) if Kind(frame.kind) == Kind::EVENT => self.overheard(&mut turn, connection, frame.payload),
+                Ok(()) if Kind(frame.kind) == Kind::EVENT => {
+                    self.overheard(&mut turn, connection, frame.payload)
+                }
                 // Frames of other kinds are taken and ignored, as are events that are too deep or too large.
                 Ok(()) | Err(_) => {}
             }

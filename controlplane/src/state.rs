@@ -15,7 +15,6 @@ use crate::auth::principal::{Creator, Principal};
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::matching::Matcher;
-use crate::events::pattern::Pattern;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
@@ -622,10 +621,8 @@ pub(crate) struct TopicSubscription {
     pub id: SubscriptionId,
     /// Who receives.
     pub connection: ConnectionKey,
-    /// Which topics: the text …
+    /// Which topics.
     pub text: Arc<str>,
-    /// … and what it means.
-    pub pattern: Pattern,
     /// Only of this story.
     pub correlation: Option<Arc<str>>,
     /// Only of this intent.

@@ -172,7 +172,9 @@ pub struct EventId(Arc<str>);
 impl EventId {
     /// One made of random bits; six of them are overwritten by the UUID's version and variant.
     pub fn new(random: u128) -> EventId {
-        EventId::from_bytes(((random & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62)).to_be_bytes())
+        EventId::from_bytes(
+            ((random & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62)).to_be_bytes(),
+        )
     }
 
     /// One that was made before.

@@ -76,8 +76,15 @@ impl Kernel {
         event: &E,
     ) {
         let Some(data) = said(event) else { return };
-        let fresh =
-            Fresh { id, topic: E::TOPIC.into(), source: KERNEL, audience, trace, key: None, data: data.as_ref() };
+        let fresh = Fresh {
+            id,
+            topic: E::TOPIC.into(),
+            source: KERNEL,
+            audience,
+            trace,
+            key: None,
+            data: data.as_ref(),
+        };
         self.admit(turn, &fresh, None);
     }
 
@@ -94,8 +101,15 @@ impl Kernel {
         let Some(data) = said(to_others) else { return };
         let own = own.and_then(|connection| Some((connection, said(to_own)?)));
         let id = self.name_event();
-        let fresh =
-            Fresh { id, topic: E::TOPIC.into(), source: KERNEL, audience, trace, key: None, data: data.as_ref() };
+        let fresh = Fresh {
+            id,
+            topic: E::TOPIC.into(),
+            source: KERNEL,
+            audience,
+            trace,
+            key: None,
+            data: data.as_ref(),
+        };
         self.admit(turn, &fresh, own);
     }
 
@@ -163,7 +177,8 @@ impl Kernel {
             if !wanted || peer.closing || !hears(&peer.principal, &record.audience) {
                 continue;
             }
-            let own = news.own.as_ref().filter(|(owner, _)| *owner == peer.key).map(|(_, data)| data.as_ref());
+            let own =
+                news.own.as_ref().filter(|(owner, _)| *owner == peer.key).map(|(_, data)| data.as_ref());
             let form = Form {
                 dialect: peer.dialect,
                 envelope: peer.envelope,

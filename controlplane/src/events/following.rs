@@ -11,7 +11,8 @@
 
 use crate::calls::Turn;
 use crate::clock::after_ms;
-use crate::events::outlet::{Answer, Found, Hearer, Question, Wanted};
+use crate::events::log::{Query, Types};
+use crate::events::outlet::{Answer, Found, Hearer, Question};
 use crate::kernel::Kernel;
 use crate::state::{Connection, Pending, Timer, TopicPlace, TopicSubscription};
 use bytes::BytesMut;
@@ -63,8 +64,7 @@ impl Kernel {
         }
         let question = Question {
             ticket: 0,
-            wanted: topic.wanted(next),
-            backward: false,
+            query: topic.query(next),
             limit: PAGE_EVENTS,
             hearer: Hearer {
                 principal: peer.principal.clone(),
@@ -108,7 +108,9 @@ impl Kernel {
             // A time is where the past begins; a clock that goes back later takes nothing away.
             topic.from_time_ms = 0;
         }
-        if let Some(peer) = self.state.connections.get_mut(topic.connection).filter(|_| !found.bytes.is_empty()) {
+        if let Some(peer) =
+            self.state.connections.get_mut(topic.connection).filter(|_| !found.bytes.is_empty())
+        {
             peer.news_unsent += found.bytes.len();
             turn.out.push(Command::News { connection: peer.key, frames: found.bytes });
         }
@@ -150,11 +152,15 @@ impl Kernel {
         }
         let connection = topic.connection;
         let now = self.state.connections.get(connection).map_or(read, |peer| peer.news_read);
-        let waits = self.state.connections.get(connection).is_some_and(|peer| peer.news_unsent >= PAGE_BELOW_BYTES);
+        let waits =
+            self.state.connections.get(connection).is_some_and(|peer| peer.news_unsent >= PAGE_BELOW_BYTES);
         if waits && now == read {
             return self.cut(turn, serial, CutReason::Slow);
         }
-        turn.out.push(Command::Arm { timer, at_ns: after_ms(turn.at, self.config.limits.subscriber_patience_ms) });
+        turn.out.push(Command::Arm {
+            timer,
+            at_ns: after_ms(turn.at, self.config.limits.subscriber_patience_ms),
+        });
         self.state.timers.insert(timer.serial, Timer::Slow { topic: serial, read: now });
     }
 
@@ -208,14 +214,14 @@ impl TopicSubscription {
         is(&self.correlation, &record.correlation) && is(&self.intent, &record.intent)
     }
 
-    fn wanted(&self, next: u64) -> Wanted {
-        Wanted {
-            types: vec![(self.text.clone(), self.pattern.clone())],
-            sources: Vec::new(),
-            correlation: self.correlation.clone(),
-            intent: self.intent.clone(),
-            seqs: (next, u64::MAX),
-            times_ms: (self.from_time_ms, u64::MAX),
+    fn query(&self, next: u64) -> Query {
+        Query {
+            types: Types::new(&self.text).into_iter().collect(),
+            correlation: self.correlation.as_deref().map(str::to_owned),
+            intent: self.intent.as_deref().map(str::to_owned),
+            from: next,
+            from_ms: self.from_time_ms,
+            ..Query::default()
         }
     }
 }

@@ -163,14 +163,17 @@ impl Kernel {
             self.kept(turn, what);
         }
         let due = |of: Option<u64>| of.is_some_and(|of| of <= entry);
-        due(self.journal.news.front().map(|news| news.entry)) || due(self.journal.writing.front().map(|of| of.0))
+        due(self.journal.news.front().map(|news| news.entry))
+            || due(self.journal.writing.front().map(|of| of.0))
     }
 
     /// The disk has all entries up to this one. True if there is more to tell: to be called again.
     pub fn flushed(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
         for _ in 0..STEP {
-            let Some((_, what)) = self.journal.flushing.pop_front_if(|(of, _)| *of <= entry) else { return false };
+            let Some((_, what)) = self.journal.flushing.pop_front_if(|(of, _)| *of <= entry) else {
+                return false;
+            };
             self.kept(turn, what);
         }
         true

@@ -130,23 +130,28 @@ mod tests {
         let words = ["", "a", "b", "*", ">", "a*", "ab", "**", "*>"];
         let mut matcher = Matcher::default();
         let mut all = Vec::new();
-        let texts = words.iter().flat_map(|one| {
-            let pairs = words.iter().flat_map(move |two| {
-                let triples = words.iter().map(move |three| format!("{one}.{two}.{three}"));
-                triples.chain([format!("{one}.{two}")])
-            });
-            pairs.chain([(*one).to_owned()])
-        });
+        let mut texts = Vec::new();
+        for one in words {
+            texts.push(one.to_owned());
+            for two in words {
+                texts.push(format!("{one}.{two}"));
+                texts.extend(words.map(|three| format!("{one}.{two}.{three}")));
+            }
+        }
         for (serial, text) in (1u64..).zip(texts) {
             let Ok(pattern) = Pattern::new(&text) else { continue };
             matcher.insert(serial, &text, pattern.clone());
             all.push((serial, pattern));
         }
-        let topics = ["a", "b", "ab", "a.b", "a.", ".a", "a.b.a", "a..b", "a.ab.b", "b.b.b.b", "\n", "a.\n", "c.c.c"];
+        let topics =
+            ["a", "b", "ab", "a.b", "a.", ".a", "a.b.a", "a..b", "a.ab.b", "b.b.b.b", "\n", "a.\n", "c.c.c"];
         let check = |matcher: &Matcher, all: &[(u64, Pattern)]| {
             for topic in topics {
-                let asked: Vec<u64> =
-                    all.iter().filter(|(_, pattern)| pattern.matches(topic)).map(|(serial, _)| *serial).collect();
+                let asked: Vec<u64> = all
+                    .iter()
+                    .filter(|(_, pattern)| pattern.matches(topic))
+                    .map(|(serial, _)| *serial)
+                    .collect();
                 assert_eq!(matcher.matching(topic), asked, "{topic:?}");
             }
         };

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   publish ─▶ bus ─▶ journal ─▶ outlet ═▶ log        what is written is told: ─▶ bus ─▶ subscribers
-//!                                   following ◀═══════ what was, for those who come later or are slow
+//!                                   following ◀══ reading ══ log      what was, for those who come later or are slow
 //! ```
 
 pub mod form;
+pub mod log;
 pub mod outlet;
 pub mod pattern;
+pub mod reading;
 pub mod record;
 
 pub(crate) mod bus;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::id::SubscriptionId;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Something to be kept.
 #[derive(Clone, Debug)]
@@ -108,6 +108,28 @@ pub trait Outlet: Send {
     fn put(&mut self, batch: Batch);
     /// Asks; the answer comes as [`Kernel::answered`](crate::kernel::Kernel::answered).
     fn ask(&mut self, question: Question);
+}
+
+/// An outlet that serves nobody by itself: what is put and asked lies there until somebody takes it. For simulations, and
+/// for kernels nobody asks about the past.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<(Vec<Batch>, Vec<Question>)>>);
+
+impl Shelf {
+    /// What lies there, oldest first.
+    pub fn take(&self) -> (Vec<Batch>, Vec<Question>) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Outlet for Shelf {
+    fn put(&mut self, batch: Batch) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(batch);
+    }
+
+    fn ask(&mut self, question: Question) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(question);
+    }
 }
 
 impl fmt::Debug for dyn Outlet {

@@ -32,8 +32,15 @@ const RESERVED: [&str; 9] = [
     "kairo.event.",
 ];
 /// … or are one of these.
-const NOTICES: [&str; 7] =
-    ["process.exit", "stream.overflow", "stream.gap", "stream.end", "event.gap", "event.cut", "kairo.intent.cancelled"];
+const NOTICES: [&str; 7] = [
+    "process.exit",
+    "stream.overflow",
+    "stream.gap",
+    "stream.end",
+    "event.gap",
+    "event.cut",
+    "kairo.intent.cancelled",
+];
 /// Requests to the kernel that are events.
 const REQUESTS: [&str; 2] = ["kairo.intent.cancel", "kairo.cancel"];
 

@@ -66,7 +66,8 @@ impl Kernel {
         trace.principal = Some(principal.to_string().into());
         trace.tool_call = None;
         let Some(meta) = meta else { return trace };
-        let said = |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
+        let said =
+            |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
         let mut is = |place: fn(&mut Trace) -> &mut Option<String>, text: Option<String>| {
             if text.is_some() {
                 *place(&mut trace) = text;
@@ -106,7 +107,13 @@ impl Kernel {
     }
 
     /// Tells that a call was refused.
-    pub(crate) fn tell_refusal(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, error: &WireError, told: bool) {
+    pub(crate) fn tell_refusal(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        error: &WireError,
+        told: bool,
+    ) {
         if error.code != Code::PermissionDenied {
             if told {
                 let creator = self.principal(asking.connection).creator(self.config.owner_uid);
@@ -120,7 +127,8 @@ impl Kernel {
         };
         let principal = self.principal_told(asking.connection);
         let uid = principal.uid;
-        let target = error.details.as_ref().and_then(|details| details.get("id")?.as_str().map(str::to_owned));
+        let target =
+            error.details.as_ref().and_then(|details| details.get("id")?.as_str().map(str::to_owned));
         tracing::warn!(
             component = "controlplane", connectionId = ?asking.connection, method = asking.method,
             target = target.as_deref().unwrap_or(""), reason = %error.message, "a call was refused"

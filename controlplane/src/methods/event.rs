@@ -4,7 +4,8 @@
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
 use crate::events::journal::{Awaiting, unkept};
-use crate::events::outlet::{Hearer, Question, Wanted};
+use crate::events::log::{Query, Types};
+use crate::events::outlet::{Hearer, Question};
 use crate::events::pattern::Pattern;
 use crate::kernel::Kernel;
 use crate::state::{Named, Pending, TopicPlace, TopicSubscription};
@@ -53,14 +54,13 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     }
     peer.topics.insert(serial);
     kernel.state.subscriptions.insert(id.shared(), Named::Topic(serial));
-    kernel.state.matcher.insert(serial, params.topic.as_str(), pattern.clone());
+    kernel.state.matcher.insert(serial, params.topic.as_str(), pattern);
     let next = kernel.journal.last_seq + 1;
     let SubscribeParams { topic, from_seq, from_time_ms, correlation_id, intent_id } = params;
     let subscription = TopicSubscription {
         id: id.clone(),
         connection: asking.connection,
         text: topic.as_str().into(),
-        pattern,
         correlation: correlation_id.map(Into::into),
         intent: intent_id.map(Into::into),
         from_time_ms: from_time_ms.unwrap_or(0),
@@ -155,17 +155,16 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     if let Some(reason) = &kernel.journal.broken {
         return Err(unkept(reason));
     }
-    let wanted = wanted(&params)?;
+    let limit = params.limit.map_or(REPLAY_EVENTS_MAX, |limit| limit as usize).clamp(1, REPLAY_EVENTS_MAX);
+    let query = query(params)?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
-    let limit = params.limit.map_or(REPLAY_EVENTS_MAX, |limit| limit as usize).clamp(1, REPLAY_EVENTS_MAX);
     let ticket = kernel.park(turn, asking, Pending::Replay);
-    let backward = params.order == Order::Backward;
-    kernel.journal.ask(Question { ticket, wanted, backward, limit, hearer, subscription: None });
+    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None });
     Ok(())
 }
 
-fn wanted(params: &ReplayParams) -> Result<Wanted, WireError> {
+fn query(params: ReplayParams) -> Result<Query, WireError> {
     for (field, count) in [("types", params.types.len()), ("sources", params.sources.len())] {
         if count > CONDITIONS_MAX {
             return Err(WireError::invalid(field, format!("there are at most {CONDITIONS_MAX}")));
@@ -173,14 +172,20 @@ fn wanted(params: &ReplayParams) -> Result<Wanted, WireError> {
     }
     let mut types = Vec::new();
     for (place, text) in params.types.iter().enumerate() {
-        types.push((text.as_str().into(), pattern(&format!("types[{place}]"), text)?));
+        let of = Types::new(text.as_str())
+            .map_err(|error| WireError::invalid(&format!("types[{place}]"), error))?;
+        types.push(of);
     }
-    Ok(Wanted {
+    let all = Query::default();
+    Ok(Query {
         types,
-        sources: params.sources.clone(),
-        correlation: params.correlation_id.as_deref().map(Into::into),
-        intent: params.intent_id.as_deref().map(Into::into),
-        seqs: (params.from_seq.unwrap_or(1).max(1), params.to_seq.unwrap_or(u64::MAX)),
-        times_ms: (params.from_time_ms.unwrap_or(0), params.to_time_ms.unwrap_or(u64::MAX)),
+        sources: params.sources,
+        correlation: params.correlation_id,
+        intent: params.intent_id,
+        from: params.from_seq.unwrap_or(all.from).max(1),
+        to: params.to_seq.unwrap_or(all.to).min(all.to),
+        from_ms: params.from_time_ms.unwrap_or(all.from_ms),
+        to_ms: params.to_time_ms.unwrap_or(all.to_ms),
+        backward: params.order == Order::Backward,
     })
 }

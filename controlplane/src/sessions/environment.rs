@@ -92,8 +92,12 @@ fn place_in_story(all: &mut Variables, trace: &Trace, birth: &EventId) {
 pub(crate) fn differs_in_every_life(name: &[u8]) -> bool {
     matches!(
         name,
-        b"KAIRO_SESSION" | b"KAIRO_PROCESS_ID" | b"KAIRO_CORRELATION_ID" | b"KAIRO_CAUSATION_ID"
-            | b"KAIRO_INTENT_ID" | b"TRACEPARENT"
+        b"KAIRO_SESSION"
+            | b"KAIRO_PROCESS_ID"
+            | b"KAIRO_CORRELATION_ID"
+            | b"KAIRO_CAUSATION_ID"
+            | b"KAIRO_INTENT_ID"
+            | b"TRACEPARENT"
     )
 }
 

@@ -208,7 +208,8 @@ impl Kernel {
             self.entrust(connection, serial);
         }
         let environment_digest = self.digest_of(&variables);
-        let mut process = open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
+        let mut process =
+            open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
         if self.config.embedded {
             process.record = RecordStatus::None;
         }

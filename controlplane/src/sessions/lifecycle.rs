@@ -20,8 +20,8 @@ use kairo_dataplane::command::{Command, Scope};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, SpawnFailure, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{Channel, ProcessKey, SubscriptionKey};
 use kairo_wire::codec::encode::Dialect;
-use kairo_wire::error::WireError;
 use kairo_wire::envelope::put_notice;
+use kairo_wire::error::WireError;
 use kairo_wire::event::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed,
     StreamGap, StreamUncertain,

@@ -8,9 +8,7 @@ use bytes::BytesMut;
 use kairo_wire::chunk::{self, Prelude};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::envelope::put_notice;
-use kairo_wire::event::{
-    Event, StreamEndReason, StreamEndRecord, StreamGapRecord, StreamOverflowNotice,
-};
+use kairo_wire::event::{Event, StreamEndReason, StreamEndRecord, StreamGapRecord, StreamOverflowNotice};
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::methods::stream::StreamName;
 

@@ -92,7 +92,8 @@ mod tests {
     fn integers_inside_other_tokens_are_left_alone() {
         // A binary and an extension that hold the marker of an integer, then an integer of 64 bits that is small.
         let bytes = [
-            0x93, 0xc4, 9, 0xcf, 0, 0, 0, 0, 0, 0, 0, 1, 0xd6, 5, 0xcf, 0xd3, 0xcf, 0xd3, 0xcf, 0, 0, 0, 0, 0, 0, 0, 5,
+            0x93, 0xc4, 9, 0xcf, 0, 0, 0, 0, 0, 0, 0, 1, 0xd6, 5, 0xcf, 0xd3, 0xcf, 0xd3, 0xcf, 0, 0, 0, 0,
+            0, 0, 0, 5,
         ];
         let mut carried = BytesMut::new();
         put_raw(&mut carried, Dialect::V1, RawRef::new(&bytes).expect("a value"));

@@ -186,6 +186,13 @@ pub struct SubscribeParams {
     pub intent_id: Option<String>,
 }
 
+impl SubscribeParams {
+    /// All events of a topic, from now on.
+    pub fn live(topic: TopicPattern) -> SubscribeParams {
+        SubscribeParams { topic, from_seq: None, from_time_ms: None, correlation_id: None, intent_id: None }
+    }
+}
+
 /// The new subscription.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
