@@ -13,9 +13,9 @@ use crate::calls::Turn;
 use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
 use crate::kernel::Kernel;
 use bytes::Bytes;
-use kairo_dataplane::command::Commands;
+use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
-use kairo_dataplane::key::ConnectionKey;
+use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::KernelRecordsFailed;
@@ -54,6 +54,8 @@ pub(crate) enum Awaiting {
     Call(u64, Raw),
     /// The spawn of a process that insists on its record.
     Birth(u64),
+    /// The keeper, which has told an end of this process and does so again until it is kept.
+    End(ProcessKey),
 }
 
 #[derive(Debug)]
@@ -198,6 +200,8 @@ impl Kernel {
             match what {
                 Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
+                // Nobody will ever keep it: there is nothing to wait for.
+                Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
             }
         }
         self.cut_readers_of_the_log(turn);
@@ -209,6 +213,15 @@ impl Kernel {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
+            Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
+        }
+    }
+
+    /// An end the keeper has told is in the log, or will be.
+    pub(crate) fn acknowledge(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
+        match self.journal.broken {
+            Some(_) => turn.out.push(Command::Acknowledge { process }),
+            None => self.journal.when_written(Awaiting::End(process)),
         }
     }
 }
