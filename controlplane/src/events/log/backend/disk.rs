@@ -82,6 +82,8 @@ impl Disk {
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .max_cached_files(Some(FILES_MAX))
+            // Salvage reads journals itself, and records are compressed in tables.
+            .journal_compression(CompressionType::None)
             .worker_threads(WORKERS)
             .open()?;
         let open = |space: Space| database.keyspace(space.name(), || space.options());
