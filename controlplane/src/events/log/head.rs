@@ -61,6 +61,7 @@ pub(super) struct Head {
     boot: [u8; 32],
     lease: u64,
     pub(super) past: Past,
+    is_begun: bool,
     mark: File,
     /// What the mark says, if it is of this run of the system.
     marked: Option<u64>,
@@ -116,7 +117,20 @@ impl Head {
             let number = u64::from_be_bytes(*found.first_chunk()?);
             (found == marking(number, &boot)).then_some(number)
         });
-        Ok(Head { folder: folder.to_path_buf(), boot, lease, past, mark, marked })
+        Ok(Head { folder: folder.to_path_buf(), boot, lease, past, is_begun: false, mark, marked })
+    }
+
+    /// Before the first write: the file has to say that the log is open, and in which run of the system.
+    pub(super) fn begin(&mut self, last: u64) -> Result<(), LogError> {
+        if self.is_begun {
+            return Ok(());
+        }
+        // What was leased before is of another run.
+        let lease = self.lease.max(last + 1) + STEP;
+        self.write(lease, OPEN, true)?;
+        self.mark(last)?;
+        (self.lease, self.is_begun) = (lease, true);
+        Ok(())
     }
 
     /// Makes sure that `seq` is leased.
@@ -125,7 +139,7 @@ impl Head {
             return Ok(());
         }
         let lease = seq + STEP;
-        self.write(lease, OPEN)?;
+        self.write(lease, OPEN, true)?;
         self.lease = lease;
         Ok(())
     }
@@ -151,10 +165,10 @@ impl Head {
 
     /// Notes that the database is being made.
     pub(super) fn making(&self, from: u32) -> Result<(), LogError> {
-        self.write(u64::from(from) << LEASE_BITS | self.lease, MAKING)
+        self.write(u64::from(from) << LEASE_BITS | self.lease, MAKING, from > 0)
     }
 
-    fn write(&self, number: u64, state: u16) -> Result<(), LogError> {
+    fn write(&self, number: u64, state: u16, flush: bool) -> Result<(), LogError> {
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -168,9 +182,14 @@ impl Head {
         let replace = || {
             let mut out = File::create(&beside)?;
             out.write_all(&bytes)?;
-            out.sync_all()?;
+            if flush {
+                out.sync_all()?;
+            }
             std::fs::rename(&beside, &path)?;
-            File::open(&self.folder)?.sync_all()
+            if flush {
+                File::open(&self.folder)?.sync_all()?;
+            }
+            Ok(())
         };
         replace().map_err(file("writing", &path))
     }
@@ -214,15 +233,8 @@ impl Log {
             ranges.push((last + 1, end));
         }
         let damage = recovery::missing(&*self.reader.source, &ranges, what)?;
-        let last = last.max(end);
-        if !damage.is_empty() {
-            self.record(&damage, last)?;
-        }
-        if let Some(head) = &mut self.head {
-            // Written even if the numbers suffice: it has to say that the log is open, and in which run of the system.
-            head.lease = 0;
-            head.lease(last)?;
-            head.mark(last)?;
+        if !damage.is_empty() || end > last {
+            self.record(&damage, last.max(end))?;
         }
         Ok(damage)
     }
@@ -256,7 +268,9 @@ impl Log {
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         match &self.head {
-            Some(head) => head.write(self.totals.last, CLOSED),
+            // One that was only read is as it was.
+            Some(head) if !head.is_begun => Ok(()),
+            Some(head) => head.write(self.totals.last, CLOSED, true),
             None => Ok(()),
         }
     }

@@ -127,7 +127,8 @@ impl Log {
         std::fs::create_dir_all(folder).map_err(file("making", folder))?;
         let mut head = Head::open(folder, &options.boot)?;
         let mut recovered = recovery::open(folder, &mut head)?;
-        if !recovered.is_salvaged && Reader::of(&recovered.disk).begin().is_err_and(|fault| fault.is_damage())
+        if !recovered.is_salvaged
+            && Reader::of(&*recovered.disk).begin().is_err_and(|fault| fault.is_damage())
         {
             let mut quarantined = std::mem::take(&mut recovered.quarantined);
             drop(recovered);
@@ -135,11 +136,11 @@ impl Log {
             recovered.quarantined.append(&mut quarantined);
         }
         let recovery::Recovered { disk, quarantined, suspects, .. } = recovered;
-        let (mut log, lives) = Log::over(Box::new(disk), Some(head))?;
+        let (mut log, lives) = Log::over(disk, Some(head))?;
+        let damage = log.mind_the_head(suspects)?;
         if !quarantined.is_empty() {
             log.index_anew()?;
         }
-        let damage = log.mind_the_head(suspects)?;
         let opened = Opened { last_seq: log.totals.last, damage, quarantined, lives };
         Ok((log, opened))
     }
@@ -196,6 +197,9 @@ impl Log {
     fn write(&mut self, batch: Vec<backend::Op>) -> Result<(), LogError> {
         if self.failed {
             return Err(LogError::Failed);
+        }
+        if let Some(head) = &mut self.head {
+            head.begin(self.totals.last).inspect_err(|_| self.failed = true)?;
         }
         self.backend.write(batch).inspect_err(|_| self.failed = true)?;
         Ok(())

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy, PinningPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// Blocks kept in memory, of all spaces together.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -24,6 +24,17 @@ const WORKERS: usize = 1;
 pub struct Disk {
     files: Files,
 }
+
+/// A database that is made at the first write: making one flushes dozens of files, and a start doesn't wait for that.
+pub(in crate::events::log) struct Late {
+    folder: PathBuf,
+    disk: Option<Disk>,
+    source: Arc<LateFiles>,
+}
+
+/// Its files, once there are any.
+#[derive(Default)]
+struct LateFiles(OnceLock<Files>);
 
 #[derive(Clone)]
 struct Files {
@@ -98,6 +109,60 @@ impl Disk {
             space.rotate_memtable_and_wait()?;
         }
         Ok(())
+    }
+}
+
+impl Late {
+    pub(in crate::events::log) fn new(folder: PathBuf) -> Late {
+        Late { folder, disk: None, source: Arc::default() }
+    }
+}
+
+impl Backend for Late {
+    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+        let disk = match &mut self.disk {
+            Some(disk) => disk,
+            None => {
+                let disk = Disk::open(&self.folder)?;
+                let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
+                self.disk.insert(Disk { files })
+            }
+        };
+        disk.write(batch)
+    }
+
+    fn sync(&mut self) -> Result<(), Fault> {
+        self.disk.as_mut().map_or(Ok(()), Disk::sync)
+    }
+
+    fn source(&self) -> Arc<dyn Source> {
+        self.source.clone()
+    }
+}
+
+impl Source for LateFiles {
+    fn view(&self) -> Box<dyn View + '_> {
+        match self.0.get() {
+            Some(files) => files.view(),
+            None => Box::new(Nothing),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.get().map_or(0, Files::bytes)
+    }
+}
+
+/// What is in a database that isn't there yet.
+struct Nothing;
+
+impl View for Nothing {
+    fn get(&self, _: Space, _: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(None)
+    }
+
+    fn rows(&self, _: Space, _: &[u8], _: &[u8], _: bool) -> Rows<'_> {
+        Box::new(std::iter::empty())
     }
 }
 

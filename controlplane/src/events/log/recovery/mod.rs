@@ -12,8 +12,8 @@
 mod journal;
 mod salvage;
 
-use super::backend::disk::Disk;
-use super::backend::{Fault, Source, View};
+use super::backend::disk::{Disk, Late};
+use super::backend::{Backend, Fault, Source, View};
 use super::gaps;
 use super::head::{DATABASE, Head, Past};
 use super::scan::walk::{Events, Step};
@@ -34,7 +34,7 @@ const END: u64 = u64::MAX - 1;
 
 /// An opened database and what had to be done for it.
 pub(super) struct Recovered {
-    pub(super) disk: Disk,
+    pub(super) disk: Box<dyn Backend>,
     pub(super) quarantined: Vec<PathBuf>,
     /// Ranges of numbers that are not all there any more.
     pub(super) suspects: Vec<(u64, u64)>,
@@ -64,7 +64,7 @@ pub(super) fn open(folder: &Path, head: &mut Head) -> Result<Recovered, LogError
     }
     let (mut quarantined, suspects) = mend_journals(folder, &database)?;
     match attempt(&database) {
-        Ok(disk) => Ok(Recovered { disk, quarantined, suspects, is_salvaged: false }),
+        Ok(disk) => Ok(Recovered { disk: Box::new(disk), quarantined, suspects, is_salvaged: false }),
         Err(fault) if is_hopeless(&fault) => {
             tracing::error!(component = "log", %fault, "the log's database can't be opened: what can be read of it is saved");
             let mut saved = salvage::from(folder, head)?;
@@ -84,7 +84,7 @@ pub(super) fn again(folder: &Path, head: &mut Head) -> Result<Recovered, LogErro
 
 fn fresh(folder: &Path, head: &mut Head) -> Result<Recovered, LogError> {
     head.making(0)?;
-    let disk = Disk::open(&folder.join(DATABASE))?;
+    let disk = Box::new(Late::new(folder.join(DATABASE)));
     Ok(Recovered { disk, quarantined: Vec::new(), suspects: Vec::new(), is_salvaged: false })
 }
 

@@ -68,7 +68,7 @@ pub(super) fn into_new(folder: &Path, head: &mut Head, number: u32) -> Result<Re
         "the log's database was not sound: it lies in quarantine, and what could be read of it is in a new one"
     );
     Ok(Recovered {
-        disk: salvage.disk,
+        disk: Box::new(salvage.disk),
         quarantined: vec![aside],
         suspects: vec![(1, super::END)],
         is_salvaged: true,
