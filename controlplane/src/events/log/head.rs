@@ -275,3 +275,18 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Makes the folder one of another version.
+    pub(in crate::events::log) fn set_format(folder: &Path, format: u16) {
+        let path = folder.join(FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8..10].copy_from_slice(&format.to_le_bytes());
+        let sum = digest(&bytes[..BYTES - 8]);
+        bytes[BYTES - 8..].copy_from_slice(&sum[..8]);
+        std::fs::write(&path, bytes).unwrap();
+    }
+}

@@ -20,6 +20,7 @@ mod keys;
 mod recovery;
 mod retention;
 mod scan;
+pub mod simulation;
 
 pub use append::{Batch, Kind, Life, Stored, Value};
 pub use gaps::{Gap, Reason, Summary};

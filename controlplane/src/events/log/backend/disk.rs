@@ -17,8 +17,10 @@ const CACHE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Files kept open.
 const FILES_MAX: usize = 256;
-/// Flushes and compactions never hurry.
-const WORKERS: usize = 1;
+/// One flushes while the other compacts; with one, memory grows while it is busy.
+const WORKERS: usize = 2;
+/// Written and not yet in tables. Beyond it a write waits for a flush: fjall itself sets no bound.
+const BUFFER_BYTES_MAX: u64 = 24 << 20;
 
 /// The open database.
 pub struct Disk {
@@ -175,7 +177,13 @@ impl Backend for Disk {
                 Op::Delete(space, key) => out.remove(&self.files.spaces[space as usize], key),
             }
         }
-        Ok(out.commit()?)
+        out.commit()?;
+        if self.files.database.write_buffer_size() > BUFFER_BYTES_MAX {
+            self.files.spaces[Space::Events as usize].rotate_memtable_and_wait()?;
+            self.files.spaces[Space::Index as usize].rotate_memtable_and_wait()?;
+            self.files.spaces[Space::Types as usize].rotate_memtable_and_wait()?;
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), Fault> {

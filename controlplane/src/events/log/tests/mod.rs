@@ -1,6 +1,8 @@
 //! The log over memory and over files, against what a look at each event says.
 
 mod damage;
+mod faults;
+mod format;
 mod retention;
 
 use super::*;
