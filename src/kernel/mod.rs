@@ -23,6 +23,7 @@ use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
@@ -133,9 +134,11 @@ fn start_plane(
         None => (Log::in_memory()?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
+    let given = log.reader().values(receipts::PREFIX)?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
-    let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    kernel.recall_receipts(given);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
