@@ -20,7 +20,7 @@ const FILES_MAX: usize = 256;
 /// One flushes while the other compacts; with one, memory grows while it is busy.
 const WORKERS: usize = 2;
 /// Written and not yet in tables. Beyond it a write waits for a flush: fjall itself sets no bound.
-const BUFFER_BYTES_MAX: u64 = 24 << 20;
+const BUFFER_BYTES_MAX: u64 = 48 << 20;
 
 /// The open database.
 pub struct Disk {
@@ -179,9 +179,8 @@ impl Backend for Disk {
         }
         out.commit()?;
         if self.files.database.write_buffer_size() > BUFFER_BYTES_MAX {
+            // Nearly all of it is events.
             self.files.spaces[Space::Events as usize].rotate_memtable_and_wait()?;
-            self.files.spaces[Space::Index as usize].rotate_memtable_and_wait()?;
-            self.files.spaces[Space::Types as usize].rotate_memtable_and_wait()?;
         }
         Ok(())
     }
