@@ -10,7 +10,7 @@
 use crate::connection::{CallOptions, put_request};
 use crate::error::{CallError, Lost};
 use crate::resume::{Errand, Resuming};
-use crate::state::{Interest, Link, Opens, Unmet, Waiting};
+use crate::state::{EventRoom, Interest, Link, Opens, Unmet, Waiting};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
@@ -71,6 +71,7 @@ const HARMLESS: &[&str] = &[
     Doctor::NAME,
     event::Subscribe::NAME,
     event::Unsubscribe::NAME,
+    event::Replay::NAME,
     GetMetrics::NAME,
     permission::Identify::NAME,
     Introspect::NAME,
@@ -213,6 +214,13 @@ impl Link {
                 }
                 Errand::EndEvents(subscription_id) => {
                     self.tell(event::Unsubscribe::NAME, &event::UnsubscribeParams { subscription_id });
+                }
+                Errand::EventsAgain(room) => {
+                    let again = self.lock().events.get(&room).and_then(EventRoom::again);
+                    if let Some(params) = again {
+                        let resuming = Sending::Resuming(Resuming::Cut(room));
+                        let _ = self.post(event::Subscribe::NAME.into(), &*params, None, resuming);
+                    }
                 }
                 Errand::Afresh(stream, params) => {
                     let resuming = Sending::Resuming(Resuming::Stream(stream));

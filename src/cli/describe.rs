@@ -24,10 +24,11 @@ pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
         let Some(event) = events.next() else { break };
         let event = match event? {
             EventItem::Event(event) => event,
-            EventItem::Resumed { outage } => {
+            EventItem::Resumed { outage, complete: false } => {
                 missed(context, outage)?;
                 continue;
             }
+            EventItem::Resumed { .. } | EventItem::Gap(_) | EventItem::Cut { .. } => continue,
         };
         let payload = value(&event.payload)?;
         if context.json {
