@@ -13,6 +13,7 @@ pub mod spool;
 pub mod status;
 pub mod stream;
 pub mod system;
+pub mod view;
 
 /// A closed set of words, each a text on the wire; `or Word` names the default.
 macro_rules! words {

@@ -95,6 +95,10 @@ permissions! {
     ProcessList = "process.list", Filtered;
     /// Receive events; those about what the caller may not observe are left out.
     EventSubscribe = "event.subscribe", Filtered;
+    /// Read views; rows made of events the caller may not hear are left out.
+    ViewRead = "view.read", Filtered;
+    /// Define views, drop them and fold them again.
+    ViewDefine = "view.define", Caller;
     /// Give up rights for the life of the connection.
     IdentityLower = "identity.lower", Everybody;
     /// List devices.

@@ -4,6 +4,7 @@
 //! checked before, in [`policy`](crate::auth::policy).
 
 use crate::auth::principal::{Creator, Principal};
+use crate::events::record::Audience;
 
 /// True when `principal` may touch what `creator` started: the owner everything, a user what was started under
 /// its uid, a skill what it started itself, nobody nothing.
@@ -17,6 +18,30 @@ pub fn may_touch(principal: &Principal, creator: &Creator) -> bool {
                 && (skill.name.is_none() || skill.name == creator.name)
         }
         Principal::Nobody { .. } => false,
+    }
+}
+
+/// True when `principal` may hear of what `audience` may hear of.
+pub fn hears(principal: &Principal, audience: &Audience) -> bool {
+    match audience {
+        Audience::All => !matches!(principal, Principal::Nobody { .. }),
+        Audience::Of(creator) => may_touch(principal, creator),
+        Audience::User(uid) => match principal {
+            Principal::Owner => true,
+            Principal::User { uid: own } => own == uid,
+            Principal::Skill(skill) => skill.uid == *uid,
+            Principal::Nobody { .. } => false,
+        },
+        Audience::Administration(uid) => administers(principal, *uid),
+    }
+}
+
+/// True for the owner, and for the user `uid` itself.
+pub fn administers(principal: &Principal, uid: u32) -> bool {
+    match principal {
+        Principal::Owner => true,
+        Principal::User { uid: own } => *own == uid,
+        Principal::Skill(_) | Principal::Nobody { .. } => false,
     }
 }
 

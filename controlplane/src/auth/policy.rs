@@ -30,6 +30,8 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::ProcessControl
         | Permission::ProcessList
         | Permission::EventSubscribe
+        | Permission::ViewRead
+        | Permission::ViewDefine
         | Permission::DeviceList
         | Permission::VaultRead => [true, true, true, false],
     }

@@ -4,7 +4,7 @@
 //! when nobody listens. Invariant: what a principal may not touch it hears nothing of. A receiver that doesn't
 //! read is the transport's matter.
 
-use crate::auth::grant::may_touch;
+use crate::auth::grant::{administers, may_touch};
 use crate::auth::principal::{Creator, Principal};
 use crate::calls::Turn;
 use crate::clock::wall_ms;
@@ -40,11 +40,7 @@ impl Audience<'_> {
         match self {
             Audience::All => !matches!(principal, Principal::Nobody { .. }),
             Audience::Of(creator) => may_touch(principal, creator),
-            Audience::Administration { uid } => match principal {
-                Principal::Owner => true,
-                Principal::User { uid: own } => *own == uid,
-                Principal::Skill(_) | Principal::Nobody { .. } => false,
-            },
+            Audience::Administration { uid } => administers(principal, uid),
         }
     }
 }

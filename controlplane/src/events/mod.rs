@@ -2,5 +2,6 @@
 
 pub mod pattern;
 pub mod record;
+pub mod views;
 
 pub(crate) mod bus;
