@@ -1,6 +1,7 @@
 //! The view `live`: the processes whose leader runs, the outputs that are open, the intents that have not ended.
 //!
-//! Invariant: what has ended has no row, so the view is as small as what is there.
+//! Invariant: what has ended has no row for whoever may hear of its end, so the view is as small as what is there: ends
+//! are told to whom the beginnings were told.
 
 use crate::events::record::Record;
 use crate::events::views::fold::{Fields, Folded, Skip, cut};
@@ -47,7 +48,7 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
 
 /// What was not there is no event of this view's.
 fn gone(record: &Record<'_>, table: &mut Table, texts: &[String]) -> Folded {
-    let removed = texts.iter().filter(|text| table.remove(record.seq, text)).count();
+    let removed = texts.iter().filter(|text| table.remove(record.seq, text, &record.audience)).count();
     if removed > 0 { Folded::Yes } else { Folded::No }
 }
 

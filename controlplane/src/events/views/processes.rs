@@ -3,14 +3,16 @@
 //! Invariant: an event that comes late, or twice, takes nothing back: an exit stays, a life counts once.
 
 use crate::events::record::Record;
-use crate::events::views::fold::{Fields, Folded, Skip};
+use crate::events::views::fold::{Fields, Folded, Skip, cut};
 use crate::events::views::table::Table;
 use kairo_wire::event::{
-    Event, ProcessEnded, ProcessExited, ProcessLost, ProcessRestarted, ProcessSpawned, StreamClosed,
+    Event, ProcessEnded, ProcessExited, ProcessLost, ProcessRestarted, ProcessRestartsSpent, ProcessSpawned,
+    StreamClosed,
 };
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::status::{Phase, StreamTotal};
 use kairo_wire::methods::view::{ProcessRow, ProcessRowExit, ProgressRow, SessionRow};
+use std::borrow::Cow;
 
 /// What an adapter makes of a program's output.
 pub(super) const PROGRESS: &str = "kairo.process.progress";
@@ -26,6 +28,7 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
         ProcessEnded::TOPIC => ended,
         ProcessLost::TOPIC => lost,
         ProcessRestarted::TOPIC => restarted,
+        ProcessRestartsSpent::TOPIC => never_began,
         StreamClosed::TOPIC => closed,
         PROGRESS => progress,
         _ => return Ok(Folded::No),
@@ -34,12 +37,20 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
     let id: ProcessId = fields.need("id")?;
     let session: &str = fields.need("session")?;
     let fresh = || Some(blank(id, session));
-    table.update(record.seq, (session, &record.audience), fresh, |row| {
-        row.intent_id = row.intent_id.take().or_else(|| record.intent.as_deref().map(str::to_owned));
-        row.correlation_id =
-            row.correlation_id.take().or_else(|| record.correlation.as_deref().map(str::to_owned));
+    let folded = table.update(record.seq, (session, &record.audience), fresh, |row| {
+        let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
+        row.intent_id = row.intent_id.take().or_else(|| owned(&record.intent));
+        row.correlation_id = row.correlation_id.take().or_else(|| owned(&record.correlation));
         apply(row, record, fields)
-    })
+    })?;
+    if record.topic == ProcessRestarted::TOPIC
+        && let Some(former) = fields.get::<&str>("former").filter(|former| *former != session)
+    {
+        // A name that can't be a key has no row.
+        let known = (former, &record.audience);
+        let _ = table.update(record.seq, known, || None, |row| never_began(row, record, fields));
+    }
+    Ok(folded)
 }
 
 /// What is known of a life before anything is told of it.
@@ -115,6 +126,15 @@ fn restarted(row: &mut ProcessRow, _: &Record<'_>, fields: Fields<'_>) -> Result
     Ok(())
 }
 
+/// A life that was to begin and could not has ended when the next is to begin, or none is.
+fn never_began(row: &mut ProcessRow, record: &Record<'_>, _: Fields<'_>) -> Result<(), Skip> {
+    if row.state == Phase::Starting {
+        row.state = Phase::Ended;
+        row.ended_at_ms = Some(record.time_ms);
+    }
+    Ok(())
+}
+
 fn closed(row: &mut ProcessRow, _: &Record<'_>, fields: Fields<'_>) -> Result<(), Skip> {
     let total = StreamTotal {
         stream: fields.need("stream")?,
@@ -137,8 +157,7 @@ fn put_total(row: &mut ProcessRow, total: StreamTotal) {
 }
 
 fn progress(row: &mut ProcessRow, record: &Record<'_>, fields: Fields<'_>) -> Result<(), Skip> {
-    let word =
-        |name| fields.get::<&str>(name).map(|text| crate::events::views::fold::cut(text, WORD_BYTES_MAX));
+    let word = |name| fields.get::<&str>(name).map(|text| cut(text, WORD_BYTES_MAX));
     let number = |name| fields.get::<f64>(name).filter(|number| number.is_finite());
     row.progress = Some(ProgressRow {
         adapter: word("adapter"),

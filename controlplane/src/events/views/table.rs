@@ -23,6 +23,9 @@ pub(super) const KEY_BYTES_MAX: usize = 512;
 /// Most changes that are remembered for watchers.
 const CHANGES_MAX: usize = 1 << 16;
 
+/// Most rows of one text: a read looks at all of them.
+const AUDIENCES_MAX: usize = 256;
+
 /// What a row takes beside its bytes, about: two allocations and its place in the tree.
 const ROW_OVERHEAD: usize = 96;
 
@@ -129,7 +132,11 @@ impl Table {
         let before = found.map_or(0, |(key, row)| size(key, row));
         let after = self.bytes - before + size(&key, &row);
         let full = match found {
-            None => self.rows.len() >= self.limits.keys || after > self.limits.bytes,
+            None => {
+                self.rows.len() >= self.limits.keys
+                    || after > self.limits.bytes
+                    || self.parts_of(text.as_bytes()).count() >= AUDIENCES_MAX
+            }
             Some(_) => after > self.limits.bytes.saturating_mul(2),
         };
         if full {
@@ -150,11 +157,15 @@ impl Table {
         self.changed(seq, key);
     }
 
-    /// Takes away the rows of `text`, whoever may hear of them. True if there was one.
-    pub(super) fn remove(&mut self, seq: u64, text: &str) -> bool {
+    /// Takes away the rows of `text` that nobody may hear of but who may hear of `audience`. True if there was one.
+    pub(super) fn remove(&mut self, seq: u64, text: &str, audience: &Audience) -> bool {
         let exactly = [text.as_bytes(), &[0]].concat();
         let rows = self.from(&exactly).take_while(|(key, _)| key.starts_with(&exactly));
-        let gone: Vec<RowKey> = rows.map(|(key, _)| Arc::clone(key)).collect();
+        let within = |key: &RowKey| {
+            *audience == Audience::All
+                || from_slice::<Audience>(&key[exactly.len()..]).is_ok_and(|of| of == *audience)
+        };
+        let gone: Vec<RowKey> = rows.filter(|(key, _)| within(key)).map(|(key, _)| Arc::clone(key)).collect();
         for key in &gone {
             if let Some(old) = self.rows.remove(key) {
                 self.sum = self.sum.wrapping_sub(digest(key, &old));

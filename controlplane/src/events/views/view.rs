@@ -283,16 +283,16 @@ impl View {
         let mut seen = BTreeSet::new();
         let mut last = since;
         for (seq, key, audience) in changes {
-            // All of an event, or nothing of it.
-            if seq > last && seen.len() >= limit {
-                result.seq = last;
-                break;
-            }
-            last = seq;
             let heard = || from_slice(audience).is_ok_and(|audience| hears(principal, &audience));
             if seen.contains(key) || !heard() {
                 continue;
             }
+            // What is new of an event comes together.
+            if seen.len() >= limit && seq > last {
+                result.seq = seq - 1;
+                break;
+            }
+            last = seq;
             seen.insert(key);
             match self.row(key, principal) {
                 Some(row) => result.rows.push(row),
