@@ -132,5 +132,6 @@ impl<'a> Fields<'a> {
 
 /// The beginning of a text, at most `most` bytes of it.
 pub(super) fn cut(text: &str, most: usize) -> String {
-    text[..text.floor_char_boundary(most)].to_owned()
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
 }

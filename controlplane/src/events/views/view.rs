@@ -156,7 +156,7 @@ impl View {
         self.counts = Counts::default();
     }
 
-    /// What is to be stored so that [`restore`](View::restore) finds the view as it is now: all rows the first time and
+    /// What is to be stored so that [`Views::restore`](super::Views::restore) finds the view as it is now: all rows the first time and
     /// after [`store_anew`](View::store_anew), else those that changed since [`stored`](View::stored). Nothing may be
     /// folded between this and `stored`.
     pub fn checkpoint(&self) -> Checkpoint<impl Iterator<Item = (&[u8], Option<&[u8]>)>> {
@@ -239,9 +239,9 @@ impl View {
         // Right behind all rows of the text `after`.
         let after = query.after.map(|after| [after.as_bytes(), &[1]].concat()).unwrap_or_default();
         let mut group: Vec<Part<'_>> = Vec::new();
-        let mut scanned = 0;
         let from = prefix.max(&after[..]);
-        for part in self.table.parts(from).take_while(|part| part.text.starts_with(prefix)) {
+        let parts = self.table.parts(from).take_while(|part| part.text.starts_with(prefix));
+        for (scanned, part) in parts.enumerate() {
             if group.last().is_some_and(|last| last.text != part.text) {
                 result.rows.extend(self.shown(&group, principal));
                 if result.rows.len() >= query.limit || scanned >= SCAN_MAX {
@@ -251,7 +251,6 @@ impl View {
                 group.clear();
             }
             group.push(part);
-            scanned += 1;
         }
         result.rows.extend(self.shown(&group, principal));
         result
