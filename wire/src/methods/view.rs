@@ -42,7 +42,7 @@ methods! {
         required: [need("name")],
         permission: ViewDefine,
         since: Since::Release("0.1.0"),
-        errors: [],
+        errors: [Conflict],
         example: r#"{"name": "exits"}"#,
     }
 
@@ -352,12 +352,30 @@ pub struct ViewRow {
     pub key: String,
     /// The last event in it.
     pub seq: u64,
-    /// A map: by reducer of a defined view; of `processes`, `sessions`, `intents`, `correlations` and `live` see
-    /// `docs`.
+    /// A map.
+    #[schemars(with = "ViewValue")]
     pub value: Raw,
     /// Reducers whose value is not exact.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inexact: Vec<String>,
+}
+
+/// What a row holds, by view; for those who describe it.
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(untagged)]
+pub enum ViewValue {
+    /// Of a view that was defined: by the names of its reducers. One that has had no value has no key.
+    Defined(BTreeMap<String, Raw>),
+    /// Of `processes`.
+    Process(Box<ProcessRow>),
+    /// Of `sessions`.
+    Session(SessionRow),
+    /// Of `intents`.
+    Intent(IntentRow),
+    /// Of `correlations`.
+    Correlation(CorrelationRow),
+    /// Of `live`.
+    Live(LiveRow),
 }
 
 /// A row of `processes`; its key is the session.
