@@ -46,6 +46,9 @@ use std::sync::Arc;
 /// Most views that clients may define.
 pub const DEFINED_MAX: usize = 128;
 
+/// Of these, most of one definer.
+pub const DEFINED_BY_ONE_MAX: usize = 32;
+
 /// Most rows one read or watch gives.
 pub const ROWS_MAX: usize = 1_000;
 
@@ -77,7 +80,7 @@ pub enum ViewError {
     #[error(transparent)]
     Definition(#[from] DefinitionError),
     /// There are as many as there may be.
-    #[error("there are at most {DEFINED_MAX} views")]
+    #[error("there are at most {DEFINED_MAX} defined views, and {DEFINED_BY_ONE_MAX} of one definer")]
     Full,
     /// It can't be written.
     #[error(transparent)]
@@ -182,8 +185,9 @@ impl Views {
             Some((Some(before), _)) if *before == defined => return Ok(false),
             Some((before, _)) => self.may_change(before.as_ref().ok_or(ViewError::Foreign)?, definer)?,
             None => {
-                let count = self.views.values().filter(|(defined, _)| defined.is_some()).count();
-                if count >= DEFINED_MAX {
+                let defined = || self.views.values().filter_map(|(defined, _)| defined.as_ref());
+                let own = defined().filter(|defined| defined.definer == *definer).count();
+                if own >= DEFINED_BY_ONE_MAX || defined().count() >= DEFINED_MAX {
                     return Err(ViewError::Full);
                 }
             }
