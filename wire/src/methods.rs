@@ -9,6 +9,7 @@ pub mod options;
 pub mod permission;
 pub mod process;
 pub mod restart;
+pub mod rows;
 pub mod spool;
 pub mod status;
 pub mod stream;

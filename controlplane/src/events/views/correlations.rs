@@ -8,7 +8,7 @@ use crate::events::views::fold::{Folded, Shown, Skip};
 use crate::events::views::table::{Part, Table};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::id::EventId;
-use kairo_wire::methods::view::{CorrelationRoot, CorrelationRow};
+use kairo_wire::methods::rows::{CorrelationRoot, CorrelationRow};
 use serde::{Deserialize, Serialize};
 
 /// Most types that are counted apart.

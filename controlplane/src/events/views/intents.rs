@@ -8,7 +8,7 @@ use crate::events::views::fold::{Fields, Folded, Shown, Skip, cut};
 use crate::events::views::table::{Part, Table};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::event::{Event, ProcessEnded, ProcessExited, ProcessLost, ProcessSpawned};
-use kairo_wire::methods::view::{IntentRow, IntentState, ProcessCounts};
+use kairo_wire::methods::rows::{IntentRow, IntentState, ProcessCounts};
 use serde::{Deserialize, Serialize};
 
 pub(super) const STARTED: &str = "kairo.intent.started";

@@ -9,8 +9,8 @@ use crate::events::views::intents;
 use crate::events::views::table::Table;
 use kairo_wire::event::{Event, ProcessEnded, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed};
 use kairo_wire::id::ProcessId;
+use kairo_wire::methods::rows::{LiveKind, LiveRow};
 use kairo_wire::methods::stream::StreamName;
-use kairo_wire::methods::view::{LiveKind, LiveRow};
 
 const STREAMS: [StreamName; 2] = [StreamName::Stdout, StreamName::Stderr];
 

@@ -10,8 +10,8 @@ use kairo_wire::event::{
     StreamClosed,
 };
 use kairo_wire::id::ProcessId;
+use kairo_wire::methods::rows::{ProcessRow, ProcessRowExit, ProgressRow, SessionRow};
 use kairo_wire::methods::status::{Phase, StreamTotal};
-use kairo_wire::methods::view::{ProcessRow, ProcessRowExit, ProgressRow, SessionRow};
 use std::borrow::Cow;
 
 /// What an adapter makes of a program's output.
