@@ -2,6 +2,7 @@
 
 use super::{raise_nofile, start_plane, stop};
 use crate::config::Config;
+use crate::log::Running;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::control::{Lineage, Peer};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub(crate) struct Embedded {
     plane: Plane,
     control: Arc<ControlPlane>,
+    log: Running,
     keeper_pid: i32,
 }
 
@@ -36,7 +38,7 @@ impl Embedded {
         })
         .context("the keeper could not be started")?;
         let keeper_pid = keeper.pid;
-        let (plane, control) = start_plane(config, keeper.into(), None, None)?;
+        let (plane, control, log) = start_plane(config, keeper.into(), None, None)?;
         let (ours, theirs) = stream_pair(false).context("no socket pair")?;
         let me = Peer {
             pid: std::process::id() as i32,
@@ -46,13 +48,14 @@ impl Embedded {
             lineage: Lineage::Outside,
         };
         plane.handle().connect(ours, me);
-        Ok((Embedded { plane, control, keeper_pid }, UnixStream::from(theirs)))
+        Ok((Embedded { plane, control, log, keeper_pid }, UnixStream::from(theirs)))
     }
 
     /// Ends what is left, and the kernel.
     pub(crate) fn end(self) -> Result<()> {
         stop(&self.plane.handle(), &self.control, "the program has ended", 0);
         self.plane.join().context("the reactor failed")?;
+        drop(self.log);
         reap(self.keeper_pid).context("the keeper could not be waited for")?;
         Ok(())
     }

@@ -95,6 +95,8 @@ permissions! {
     ProcessList = "process.list", Filtered;
     /// Receive events; those about what the caller may not observe are left out.
     EventSubscribe = "event.subscribe", Filtered;
+    /// Publish events under one's own name.
+    EventPublish = "event.publish", Caller;
     /// Read views; rows made of events the caller may not hear are left out.
     ViewRead = "view.read", Filtered;
     /// Define views, drop them and fold them again.

@@ -21,27 +21,16 @@ pub fn may_touch(principal: &Principal, creator: &Creator) -> bool {
     }
 }
 
-/// True when `principal` may hear of what `audience` may hear of.
+/// True when `principal` may hear of an event for this audience.
 pub fn hears(principal: &Principal, audience: &Audience) -> bool {
-    match audience {
-        Audience::All => !matches!(principal, Principal::Nobody { .. }),
-        Audience::Of(creator) => may_touch(principal, creator),
-        Audience::User(uid) => match principal {
-            Principal::Owner => true,
-            Principal::User { uid: own } => own == uid,
-            Principal::Skill(skill) => skill.uid == *uid,
-            Principal::Nobody { .. } => false,
-        },
-        Audience::Administration(uid) => administers(principal, *uid),
-    }
-}
-
-/// True for the owner, and for the user `uid` itself.
-pub fn administers(principal: &Principal, uid: u32) -> bool {
-    match principal {
-        Principal::Owner => true,
-        Principal::User { uid: own } => *own == uid,
-        Principal::Skill(_) | Principal::Nobody { .. } => false,
+    match (audience, principal) {
+        (_, Principal::Nobody { .. }) => false,
+        (Audience::All, _) | (_, Principal::Owner) => true,
+        (Audience::Of(creator), _) => may_touch(principal, creator),
+        (Audience::User(uid), Principal::User { uid: own }) => own == uid,
+        (Audience::User(uid), Principal::Skill(skill)) => skill.uid == *uid,
+        (Audience::Administration(uid), Principal::User { uid: own }) => own == uid,
+        (Audience::Administration(_), Principal::Skill(_)) => false,
     }
 }
 
