@@ -136,7 +136,7 @@ impl Journal {
     }
 
     fn next_news(&mut self, entry: u64) -> Option<News> {
-        self.news.pop_front_if(|news| news.entry <= entry)
+        pop_if(&mut self.news, |news| news.entry <= entry)
     }
 }
 
@@ -159,7 +159,7 @@ impl Kernel {
             self.journal.told_seq = news.seq;
         }
         for _ in 0..STEP {
-            let Some((_, what)) = self.journal.writing.pop_front_if(|(of, _)| *of <= entry) else { break };
+            let Some((_, what)) = pop_if(&mut self.journal.writing, |(of, _)| *of <= entry) else { break };
             self.kept(turn, what);
         }
         let due = |of: Option<u64>| of.is_some_and(|of| of <= entry);
@@ -171,7 +171,7 @@ impl Kernel {
     pub fn flushed(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
         for _ in 0..STEP {
-            let Some((_, what)) = self.journal.flushing.pop_front_if(|(of, _)| *of <= entry) else {
+            let Some((_, what)) = pop_if(&mut self.journal.flushing, |(of, _)| *of <= entry) else {
                 return false;
             };
             self.kept(turn, what);
@@ -211,6 +211,11 @@ impl Kernel {
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
         }
     }
+}
+
+/// Takes the first out if it is due.
+fn pop_if<T>(queue: &mut VecDeque<T>, due: impl Fn(&T) -> bool) -> Option<T> {
+    queue.front().is_some_and(due).then(|| queue.pop_front()).flatten()
 }
 
 /// What can't be kept is not taken.
