@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{device, event, permission, stream};
+use kairo_wire::methods::{device, event, permission, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -81,6 +81,9 @@ const HARMLESS: &[&str] = &[
     stream::Subscribe::NAME,
     stream::Unsubscribe::NAME,
     Wait::NAME,
+    view::Get::NAME,
+    view::List::NAME,
+    view::Watch::NAME,
 ];
 
 /// Methods whose idempotency key the kernel honours.

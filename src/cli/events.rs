@@ -4,7 +4,7 @@
 //! that nothing is missed or shown twice between the two, or over a daemon that was killed.
 
 use crate::cli::args::events::{AckChoice, Events, Publish};
-use crate::cli::context::{Context, Outcome, json_of, raw_of, value_of};
+use crate::cli::context::{Context, Outcome, json_of, raw_of, value_of, versioned};
 use crate::cli::failure::Failure;
 use crate::cli::gist::{Paint, Tone, cut, envelope, gist};
 use crate::cli::moment::{Moment, now_ms};
@@ -14,7 +14,7 @@ use kairo_wire::event::CutReason;
 use kairo_wire::id::TopicPattern;
 use kairo_wire::methods::event::{self, Ack, Draft, Gap, Order, ReplayParams, SubscribeParams};
 use serde_json::json;
-use std::io::{self, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
     let patterns = args.patterns.iter().map(|text| pattern(text)).collect::<Result<Vec<_>, _>>()?;
@@ -60,12 +60,13 @@ fn past(context: &Context, args: &Events, patterns: Vec<TopicPattern>) -> Outcom
     }
     let params = question(args, patterns, now_ms())?;
     let client = context.lasting(args.lasting.no_reconnect)?;
-    let printer = Printer::new(context);
+    let mut printer = Printer::new(context);
     for page in client.replay(params) {
         for item in page?.items {
             printer.show(&item)?;
         }
     }
+    printer.flush()?;
     Ok(0)
 }
 
@@ -76,7 +77,7 @@ fn live(context: &Context, args: &Events, patterns: &[TopicPattern]) -> Outcome 
     }
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut events = client.events_from(subscription(args, patterns, now_ms())?)?;
-    let printer = Printer::new(context);
+    let mut printer = Printer::new(context);
     while left > 0 {
         let Some(item) = events.next() else { break };
         let item = item?;
@@ -87,6 +88,7 @@ fn live(context: &Context, args: &Events, patterns: &[TopicPattern]) -> Outcome 
             left -= 1;
         }
         printer.show(&item)?;
+        printer.flush()?;
     }
     Ok(0)
 }
@@ -115,34 +117,40 @@ fn is_wanted(args: &Events, patterns: &[TopicPattern], event: &BusEvent) -> bool
         && (args.source.is_empty() || args.source.iter().any(from))
 }
 
-/// Prints items as they come.
+/// Prints items as they come; what is printed of the past leaves in large pieces.
 #[derive(Debug)]
-struct Printer<'c> {
+pub(crate) struct Printer<'c> {
     context: &'c Context,
     paint: Paint,
     width: Option<usize>,
+    out: BufWriter<StdoutLock<'static>>,
 }
 
 impl Printer<'_> {
-    fn new(context: &Context) -> Printer<'_> {
-        Printer { context, paint: Paint(context.colour()), width: context.width() }
+    pub(crate) fn new(context: &Context) -> Printer<'_> {
+        let (paint, width) = (Paint(context.colour()), context.width());
+        Printer { context, paint, width, out: BufWriter::new(io::stdout().lock()) }
     }
 
-    fn show(&self, item: &EventItem<BusEvent>) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
+    }
+
+    pub(crate) fn show(&mut self, item: &EventItem<BusEvent>) -> Result<(), Failure> {
         if self.context.json {
-            return self.context.object(match item {
+            let object = match item {
                 EventItem::Event(event) => envelope(event)?,
                 EventItem::Gap(gap) => json!({ "gap": json_of(gap)? }),
                 EventItem::Cut { seq, reason } => json!({ "cut": { "seq": seq, "reason": reason.word() } }),
                 EventItem::Resumed { outage, complete } => {
                     json!({ "resumed": { "outageMs": outage.as_millis() as u64, "complete": complete } })
                 }
-            });
+            };
+            writeln!(self.out, "{}", versioned(object))?;
+            return Ok(());
         }
         match item {
-            EventItem::Event(event) => {
-                return self.context.line(&line(event, self.paint, self.width)?);
-            }
+            EventItem::Event(event) => writeln!(self.out, "{}", line(event, self.paint, self.width)?)?,
             EventItem::Gap(gap) => eprintln!("kairo: {}", missing(gap)),
             // It goes on there by itself.
             EventItem::Cut { reason: CutReason::Slow, .. } | EventItem::Resumed { complete: true, .. } => {}

@@ -22,6 +22,18 @@ pub(crate) fn gist(payload: &Value) -> String {
     visible(&words)
 }
 
+/// The same without what is not for people or is told otherwise: values within values, names of lives, times.
+pub(crate) fn brief(payload: &Value) -> String {
+    let Value::Object(fields) = payload else { return gist(payload) };
+    let told = |name: &str, value: &Value| {
+        let nested = matches!(value, Value::Object(_))
+            || value.as_array().is_some_and(|items| items.iter().any(|item| !item.is_string()));
+        !nested && name != "session" && !name.ends_with("AtMs")
+    };
+    let kept = fields.iter().filter(|(name, value)| told(name, value));
+    gist(&Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect()))
+}
+
 fn word(value: &Value) -> String {
     match value {
         Value::String(text) if !text.is_empty() && !text.contains(char::is_whitespace) => text.clone(),
@@ -150,6 +162,8 @@ mod tests {
         for part in ["id=x", "code=0", "text=\"a b\"", "argv=[\"sh\",\"-c\"]", "usage={…}"] {
             assert!(gist.contains(part), "{gist}");
         }
+        let story = json!({"id": "x", "session": "s", "startedAtMs": 1, "owner": {}, "argv": ["sh"], "streams": [{}]});
+        assert_eq!(brief(&story), "id=x argv=[\"sh\"]");
         assert_eq!(super::gist(&Value::Null), "");
         assert!(!super::gist(&json!("\x1b[2J")).contains('\x1b'));
     }

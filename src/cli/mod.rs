@@ -27,6 +27,7 @@ mod streams;
 mod table;
 mod terminal;
 mod trace;
+mod views;
 
 use crate::config::Flags;
 use crate::config::environment::Environment;
@@ -88,6 +89,8 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
+        Command::Views(_) => views::views(&context),
+        Command::View(args) => views::view(&context, args),
         Command::Call(args) => describe::call(&context, args),
         Command::Introspect(args) => describe::introspect(&context, args),
         Command::Doctor(_) => local::doctor(&context),

@@ -2,7 +2,8 @@
 
 use crate::cli::args::Lasting;
 use crate::cli::moment::Moment;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
 
 /// Show events as they happen, or from the log, one a line
 ///
@@ -104,4 +105,65 @@ pub(crate) struct Trace {
     /// Every event, however many of a type there are
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// List views: tables that are made of events
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo views\n  kairo views --json | jq -c '.views[] | [.name, .lag]'")]
+pub(crate) struct Views {}
+
+/// Show a view, or define one
+///
+/// The rows of a view are made of the events its reader may hear, by and by; the daemon has views of processes,
+/// sessions, intents, correlations and of what is live.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  kairo view processes\n  kairo view processes --watch\n  kairo view exits build --json\n  \
+        kairo view define exits.json\n  kairo view drop exits"
+)]
+pub(crate) struct View {
+    #[command(subcommand)]
+    pub(crate) command: Option<ViewSubcommand>,
+    /// Its name; `kairo views` lists them
+    #[arg(required = true)]
+    pub(crate) name: Option<String>,
+    /// Only the row with this key
+    pub(crate) key: Option<String>,
+    /// Only rows whose keys begin so
+    #[arg(long, conflicts_with = "key")]
+    pub(crate) prefix: Option<String>,
+    /// Go on with the rows that change
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ViewSubcommand {
+    Define(ViewDefine),
+    Drop(ViewName),
+    Rebuild(ViewName),
+}
+
+/// Define a view, or define it anew
+///
+/// FILE holds an object with `name`, `topic` and `reducers`, and perhaps `filter` and `key`:
+/// {"name": "exits", "topic": "kairo.process.exited", "key": ["data.id"], "reducers": [{"name": "runs", "op": "count"}]}.
+/// Reducers are count, sum, min, max, last, first and collect.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo view define exits.json\n  make-view | kairo view define -")]
+pub(crate) struct ViewDefine {
+    /// JSON; - reads it from stdin
+    pub(crate) file: PathBuf,
+}
+
+/// Forget a view that was defined, or fold one again from the first event that is kept
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo view drop exits\n  kairo view rebuild exits")]
+pub(crate) struct ViewName {
+    /// Its name
+    pub(crate) name: String,
 }

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Events(events::Events),
     Publish(events::Publish),
     Trace(events::Trace),
+    Views(events::Views),
+    View(events::View),
     Call(Call),
     Introspect(Introspect),
     Doctor(Doctor),
