@@ -561,6 +561,8 @@ pub(crate) struct Trace {
     pub span: Option<String>,
     /// The tool call it is about.
     pub tool_call: Option<String>,
+    /// The place of the call it begins with.
+    pub call_seq: Option<u64>,
     /// Who acts; none for the kernel itself.
     pub principal: Option<Arc<str>>,
 }

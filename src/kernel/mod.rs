@@ -15,8 +15,8 @@ mod inheritance;
 
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
-use crate::state::State;
 use crate::state::records::Sealer;
+use crate::state::{Past, State};
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
@@ -144,7 +144,8 @@ fn start_plane(
     let spools = config.state.join("spool");
     let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
-    control.with(|kernel| kernel.remind(&told));
+    let over = state.as_mut().map(Past::over).unwrap_or_default();
+    control.with(|kernel| kernel.remind(clock::now(), &told, &over, &mut out));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
     if let Some(past) = &mut state {
         let (past, cause) = past.recollect(&heirs, &spools);

@@ -64,6 +64,8 @@ pub(crate) struct Journal {
     batch: Batch,
     /// Entries put.
     put: u64,
+    /// The last place a former kernel has given that was kept.
+    pub inherited_seq: u64,
     /// The last place given.
     pub last_seq: u64,
     /// The last place told.
@@ -84,6 +86,7 @@ impl Journal {
             outlet,
             batch: Batch::default(),
             put: 0,
+            inherited_seq: last_seq,
             last_seq,
             told_seq: last_seq,
             news: VecDeque::new(),

@@ -8,7 +8,7 @@ pub(super) mod query;
 pub(super) mod walk;
 
 use super::append::{Kind, TOTALS, Totals};
-use super::backend::{Fault, Source, Space, View};
+use super::backend::{Backend, Fault, Source, Space, View};
 use super::gaps::{self, Gap, Reason};
 use super::index::{IndexLag, WATERMARK};
 use super::keys::{self, Room};
@@ -24,7 +24,7 @@ use walk::{Events, Step};
 #[derive(Clone)]
 pub struct Reader {
     pub(super) source: Arc<dyn Source>,
-    found: Arc<Mutex<Vec<Damage>>>,
+    pub(super) found: Arc<Mutex<Vec<Damage>>>,
 }
 
 /// Some of the events that match, in order.
@@ -59,8 +59,8 @@ pub struct Stats {
 type Beginning = (Totals, Vec<(u64, Kind, Bytes)>, u64);
 
 impl Reader {
-    pub(super) fn new(source: Arc<dyn Source>, found: Arc<Mutex<Vec<Damage>>>) -> Reader {
-        Reader { source, found }
+    pub(super) fn of(backend: &dyn Backend) -> Reader {
+        Reader { source: backend.source(), found: Arc::default() }
     }
 
     pub(super) fn begin(&self) -> Result<Beginning, Fault> {
