@@ -67,7 +67,7 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         place: TopicPlace::Live { next: from_seq.unwrap_or(next).max(next) },
     };
     kernel.state.topics.insert(serial, subscription);
-    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id });
+    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, next_seq: Some(next) });
     // A place to come is waited for.
     if past && from_seq.is_none_or(|from| from < next) {
         kernel.fall_behind(turn, serial, from_seq.unwrap_or(1).max(1));
