@@ -177,7 +177,11 @@ fn start_plane(
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     let log = log.begin(&control, plane.handle())?;
-    control.with(|kernel| kernel.ready(clock::now(), &mut out));
+    let damage = state.as_mut().map(Past::damage).unwrap_or_default();
+    control.with(|kernel| {
+        kernel.ready(clock::now(), &mut out);
+        kernel.log_damaged(clock::now(), &damage, &mut out);
+    });
     plane.handle().carry_out(out);
     Ok((plane, control, log))
 }

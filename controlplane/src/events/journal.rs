@@ -10,15 +10,18 @@
 //! acknowledged, and what happens is told without a place.
 
 use crate::calls::Turn;
+use crate::events::log::Damage;
 use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
+use crate::state::Trace;
 use bytes::Bytes;
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::KernelRecordsFailed;
+use kairo_wire::event::{KernelLogDamaged, KernelRecordsFailed};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -223,7 +226,17 @@ impl Kernel {
         }
         self.cut_readers_of_the_log(turn);
         let event = KernelRecordsFailed { reason: reason.to_owned() };
-        self.publish(turn, crate::events::record::Audience::All, &Default::default(), &event);
+        self.publish(turn, Audience::All, &Trace::default(), &event);
+    }
+
+    /// Events were found to be lost: told once, by range, and shown to whoever replays.
+    pub fn log_damaged(&mut self, at: Moment, damage: &[Damage], out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
+        for Damage { from, to, what } in damage {
+            tracing::error!(component = "controlplane", from, to, what, "events are lost");
+            let event = KernelLogDamaged { from: *from, to: *to, reason: what.clone() };
+            self.publish(turn, Audience::All, &Trace::default(), &event);
+        }
     }
 
     fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {

@@ -63,7 +63,8 @@ impl Kernel {
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
         let waits_for_disk = self.record_birth(serial);
-        if waits_for_disk {
+        let unkept = waits_for_disk && self.journal.broken.is_some();
+        if waits_for_disk && !unkept {
             self.give_receipt_of_spawn(turn, serial, &result);
         }
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
@@ -72,6 +73,10 @@ impl Kernel {
             self.resolve(turn, call, &result);
         }
         self.tell_birth(turn, serial);
+        if unkept {
+            // The log failed while the child was being started.
+            self.birth_kept(turn, serial, false);
+        }
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
