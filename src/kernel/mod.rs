@@ -22,6 +22,7 @@ use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
@@ -133,6 +134,8 @@ fn start_plane(
         None => (Log::in_memory()?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
+    let intents =
+        log.reader().values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
     let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
@@ -147,6 +150,7 @@ fn start_plane(
         let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
+    control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),
