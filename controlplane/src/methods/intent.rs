@@ -154,6 +154,10 @@ fn end(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<
     let stage = kernel.state.intents.all.get(&serial).map(|intent| &intent.stage);
     let Some(Stage::Ended { seq, duration_ms, .. }) = stage else { return Ok(()) };
     let result = EndResult { intent_id: id, duration_ms: *duration_ms, seq: *seq };
+    if !first {
+        kernel.answer(turn, asking, &result);
+        return Ok(());
+    }
     let call = kernel.park(turn, asking, Pending::Published);
     kernel.answer_kept(turn, call, &result);
     Ok(())
