@@ -20,7 +20,7 @@ use kairo_wire::limits::{
 use kairo_wire::method::Method;
 use kairo_wire::methods::event::Order;
 use kairo_wire::methods::intent::{
-    Begin, Cancel, End, EndResult, IntentStatus, List, ListResult, Register, RegisterResult, Release,
+    Begin, Cancel, End, EndResult, IntentListResult, IntentStatus, List, Register, RegisterResult, Release,
     ReleaseResult, Status, Timeline,
 };
 
@@ -188,7 +188,7 @@ fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
             intents.push(kernel.intent_told(intent, false));
         }
     }
-    kernel.answer(turn, asking, &ListResult { intents, next });
+    kernel.answer(turn, asking, &IntentListResult { intents, next });
     Ok(())
 }
 

@@ -418,7 +418,7 @@ fn who_has_registered_is_told_first_and_gets_its_time() {
     let cancel = world.start(owner, "intent.cancel", json!({ "intentId": intent, "reason": "r" }));
     let told = world.events(client);
     let [(topic, notice)] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((&**topic, &notice["intentId"]), ("kairo.intent.cancel", &json!(intent)));
+    assert_eq!((&**topic, &notice["intentId"]), ("intent.cancel", &json!(intent)));
     assert_eq!((&notice["graceMs"], &notice["reason"]), (&json!(700), &json!("r")));
     world.advance(699);
     assert_eq!(signals(&mut world), []);
