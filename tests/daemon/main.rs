@@ -10,6 +10,7 @@ mod adoption;
 mod bad_input;
 mod cli;
 mod counting;
+mod intents;
 mod library;
 mod limits;
 mod principals;
