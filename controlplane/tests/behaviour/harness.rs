@@ -501,6 +501,11 @@ impl World {
     /// Answers the oldest spawn command: the child runs. Returns its key and pid.
     pub(crate) fn born(&mut self) -> (ProcessKey, i32) {
         let spawn = self.take_spawn().expect("a spawn is under way");
+        self.bear(&spawn)
+    }
+
+    /// The child of this command runs.
+    pub(crate) fn bear(&mut self, spawn: &Spawn) -> (ProcessKey, i32) {
         self.pids += 1;
         let (process, pid) = (spawn.process, self.pids);
         self.notice(Notice::Spawned {
