@@ -12,6 +12,7 @@
 
 use crate::clock::after_ms;
 use crate::digest::IdempotencyKey;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::receipts::Claim;
 use crate::state::{Call, Deed, Pending, Timer, Trace};
@@ -182,11 +183,13 @@ impl Kernel {
         let ticket = self.state.next_serial();
         let deadline = self.deadline(turn, asking, ticket);
         let claim = asking.claim;
-        let (connection, id) = (asking.connection, asking.id.to_owned());
-        let call = Call { connection, id, deadline, pending, claim, headless: false };
         if let Some(claim) = claim.filter(|claim| !claim.repeats) {
             self.receipts.park(claim.name, ticket);
         }
+        let under = if pending.can_be_stopped() { self.under(asking) } else { None };
+        self.enroll_under(Member::Call(ticket), under.as_deref());
+        let (connection, id) = (asking.connection, asking.id.to_owned());
+        let call = Call { connection, id, deadline, pending, under, claim, headless: false };
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
             connection.parked_bytes += call.parked_bytes();
@@ -227,6 +230,7 @@ impl Kernel {
             self.disarm(turn, timer);
         }
         self.strike_out(turn, ticket, &call.pending);
+        self.strike(turn, Member::Call(ticket), call.under.as_deref());
         Some(call)
     }
 
@@ -234,7 +238,10 @@ impl Kernel {
     pub(crate) fn settle_pending(&mut self, turn: &mut Turn<'_>, ticket: u64) {
         let Some(call) = self.state.calls.get_mut(&ticket) else { return };
         let pending = std::mem::replace(&mut call.pending, Pending::Published);
+        // What is done can't be stopped any more.
+        let under = call.under.take();
         self.strike_out(turn, ticket, &pending);
+        self.strike(turn, Member::Call(ticket), under.as_deref());
     }
 
     /// Takes a call off the list of what it waited for, with the timer of that.
@@ -259,6 +266,11 @@ impl Kernel {
             }
             Pending::Repeat { name } => {
                 self.receipts.unwait(*name, ticket);
+                None
+            }
+            Pending::Cancelling { cancel } => {
+                let cancel = self.state.intents.cancels.get_mut(cancel);
+                unlist(cancel.map(|cancel| &mut cancel.callers), ticket);
                 None
             }
             Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
@@ -293,6 +305,7 @@ impl Kernel {
             | Pending::Metrics
             | Pending::Published
             | Pending::Repeat { .. }
+            | Pending::Cancelling { .. }
             | Pending::Replay => {}
         }
         self.reject(turn, ticket, error);

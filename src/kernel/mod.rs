@@ -23,6 +23,7 @@ use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
@@ -140,6 +141,8 @@ fn start_plane(
     let last_seq = log.last_seq();
     let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
     let given = log.reader().values(receipts::PREFIX)?;
+    let intents =
+        log.reader().values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
     let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
@@ -157,6 +160,7 @@ fn start_plane(
         let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
+    control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),

@@ -6,6 +6,7 @@ use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::log::{self, Log, Stored};
 use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
 use kairo_controlplane::events::reading::answer;
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
@@ -153,6 +154,21 @@ impl World {
             watched: true,
             logged: true,
         }
+    }
+
+    /// The kernel is gone with its connections, timers and what it had asked for; another one goes on behind its log.
+    pub(crate) fn next_kernel(&mut self, config: Config) {
+        let values = self.kept.reader().values(keeping::PREFIX).expect("they can be read");
+        let shelf = Shelf::default();
+        let entropy = Box::new(Seeded::new(self.entries + 100));
+        self.kernel = Kernel::new(config, entropy, Box::new(shelf.clone()), self.kept.last_seq());
+        (self.shelf, self.entries) = (shelf, 0);
+        self.timers.clear();
+        self.commands.clear();
+        self.greeted.clear();
+        let mut out = Commands::default();
+        self.kernel.recall_intents(self.at, values, &mut out);
+        self.carry_out(None, out);
     }
 
     // Connections
@@ -506,6 +522,11 @@ impl World {
     /// Answers the oldest spawn command: the child runs. Returns its key and pid.
     pub(crate) fn born(&mut self) -> (ProcessKey, i32) {
         let spawn = self.take_spawn().expect("a spawn is under way");
+        self.bear(&spawn)
+    }
+
+    /// The child of this command runs.
+    pub(crate) fn bear(&mut self, spawn: &Spawn) -> (ProcessKey, i32) {
         self.pids += 1;
         let (process, pid) = (spawn.process, self.pids);
         self.notice(Notice::Spawned {

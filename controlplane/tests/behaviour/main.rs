@@ -3,9 +3,11 @@
 
 mod bus;
 mod calls;
+mod causality;
 mod deeds;
 mod ends;
 mod harness;
+mod intents;
 mod limits;
 mod principals;
 mod receipts;
