@@ -349,8 +349,8 @@ impl Kernel {
         let streams = &self.state.streams;
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         let listens = || peer.streams.iter().any(|stream| streams.get(stream).is_some_and(|s| s.is_live()));
-        if peer.half_closed && !peer.closing && peer.calls.is_empty() && peer.topics.is_empty() && !listens()
-        {
+        let waits = !peer.calls.is_empty() || !peer.topics.is_empty() || !peer.attached.is_empty();
+        if peer.half_closed && !peer.closing && !waits && !listens() {
             peer.closing = true;
             turn.out.push(Command::Close { connection });
         }

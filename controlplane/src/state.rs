@@ -14,6 +14,7 @@
 use crate::auth::principal::{Creator, Principal};
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
+use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
@@ -84,6 +85,8 @@ pub(crate) struct State {
     pub topics: BTreeMap<u64, TopicSubscription>,
     /// The same by what they match.
     pub matcher: Matcher,
+    /// Durable consumers.
+    pub consumers: Consumers,
     /// Which subscription each page that was asked of the log is for, by ticket.
     pub pages: SerialMap<u64>,
     /// Both kinds by their name on the wire.
@@ -116,6 +119,7 @@ impl State {
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
             matcher: Matcher::default(),
+            consumers: Consumers::default(),
             pages: SerialMap::default(),
             subscriptions: KeyedMap::with_hasher(keyed),
             timers: SerialMap::default(),
@@ -238,6 +242,8 @@ pub(crate) struct Connection {
     pub waiting: usize,
     /// Its event subscriptions.
     pub topics: BTreeSet<u64>,
+    /// Its places at durable consumers.
+    pub attached: BTreeSet<u64>,
     /// (busy, all) of `/proc/stat` at its last `system.get_metrics`.
     pub cpu: Option<(u64, u64)>,
     /// Processes that die with it, by serial.
@@ -400,6 +406,11 @@ pub(crate) enum Timer {
     },
     /// The oldest record is due to be forgotten.
     Retention,
+    /// An answer is late, or a wait is over, at a durable consumer.
+    Consumer {
+        /// Which.
+        consumer: u64,
+    },
     /// A subscription that was behind is looked after.
     Slow {
         /// Which.
@@ -421,6 +432,8 @@ pub(crate) enum Named {
     Stream(u64),
     /// Of the bus.
     Topic(u64),
+    /// Of a durable consumer.
+    Attached(u64),
 }
 
 /// How far a process's life has gone.

@@ -21,6 +21,7 @@ use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
+use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
@@ -134,11 +135,11 @@ fn start_plane(
         None => (Log::in_memory()?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
-    let given = log.reader().values(receipts::PREFIX)?;
+    let reader = log.reader();
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
     let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
-    kernel.recall_receipts(given);
+    kernel.recall_receipts(reader.values(receipts::PREFIX)?);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
@@ -150,6 +151,8 @@ fn start_plane(
         let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
+    let (descriptions, standings) = (reader.values(CONFIG_PREFIX)?, reader.values(STATE_PREFIX)?);
+    control.with(|kernel| kernel.recall_consumers(descriptions, standings));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),

@@ -428,6 +428,20 @@ events! {
         pub message: String,
     }
 
+    /// A durable consumer has put an event aside: it was delivered as often as it may be, and never done.
+    KernelDeadLetter = "kairo.kernel.dead_letter", Bus {
+        /// Of which consumer.
+        pub consumer: String,
+        /// The event's place.
+        pub seq: u64,
+        /// Its type.
+        pub topic: String,
+        /// How often it was delivered.
+        pub deliveries: u32,
+        /// What became of the last delivery.
+        pub reason: DeadReason,
+    }
+
     /// Events were lost: the disk had damage. Whoever replays them is shown the range.
     KernelLogDamaged = "kairo.kernel.log_damaged", Bus {
         /// First place.
@@ -459,6 +473,20 @@ crate::methods::words! {
         Slow = "slow",
         /// The log failed.
         Log = "log",
+        /// Its consumer was deleted.
+        Deleted = "deleted",
+    }
+}
+
+crate::methods::words! {
+    /// What became of a delivery that was not the end of it.
+    DeadReason or Timeout {
+        /// Nobody said anything in time.
+        Timeout = "timeout",
+        /// It could not be worked on.
+        Nak = "nak",
+        /// Whoever had it is gone.
+        Gone = "gone",
     }
 }
 

@@ -170,7 +170,10 @@ impl Kernel {
         // By dialect, of those without the feature `envelope`, who all get the same bytes.
         let mut plain: [Option<Bytes>; 2] = [None, None];
         for serial in serials {
-            let Some(topic) = self.state.topics.get(&serial) else { continue };
+            let Some(topic) = self.state.topics.get(&serial) else {
+                self.consumer_told(turn, serial, news, &record);
+                continue;
+            };
             let TopicPlace::Live { next } = topic.place else { continue };
             let Some(peer) = self.state.connections.get(topic.connection) else { continue };
             let wanted = (news.seq == 0 || news.seq >= next) && topic.takes(&record);

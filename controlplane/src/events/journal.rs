@@ -52,6 +52,8 @@ impl News {
 pub(crate) enum Awaiting {
     /// A call, which is answered with this.
     Call(u64, Raw),
+    /// A durable consumer, whose state this is.
+    Consumer(u64),
     /// A call, which is answered with its receipt.
     Receipt(u64),
     /// The spawn of a process that insists on its record.
@@ -211,6 +213,7 @@ impl Kernel {
             match what {
                 Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
                 Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
+                Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
             }
         }
@@ -223,6 +226,7 @@ impl Kernel {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
             Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
+            Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
         }
     }

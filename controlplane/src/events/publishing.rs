@@ -63,7 +63,7 @@ impl Kernel {
 
     /// Whether a client may publish this.
     pub(crate) fn check_draft(&self, draft: &Draft) -> Result<(), Box<WireError>> {
-        check_topic(&draft.topic)?;
+        check_topic("type", &draft.topic)?;
         let texts = [
             ("source", &draft.source),
             ("correlationId", &draft.correlation_id),
@@ -155,8 +155,9 @@ impl Kernel {
     }
 }
 
-fn check_topic(topic: &str) -> Result<(), Box<WireError>> {
-    let wrong = |what: &str| Err(Box::new(WireError::invalid("type", what)));
+/// Whether a client may publish events of this type, which stands in `field`.
+pub(crate) fn check_topic(field: &str, topic: &str) -> Result<(), Box<WireError>> {
+    let wrong = |what: &str| Err(Box::new(WireError::invalid(field, what)));
     if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX {
         return wrong(&format!("a type has 1 to {TOPIC_BYTES_MAX} bytes"));
     }
@@ -166,7 +167,7 @@ fn check_topic(topic: &str) -> Result<(), Box<WireError>> {
     let reserved = RESERVED.iter().any(|prefix| topic.starts_with(prefix)) || NOTICES.contains(&topic);
     if reserved && !REQUESTS.contains(&topic) {
         let why = format!("only the kernel publishes {topic}");
-        return Err(Box::new(WireError::denied("event.publish", &why).with("field", "type")));
+        return Err(Box::new(WireError::denied("event.publish", &why).with("field", field)));
     }
     Ok(())
 }

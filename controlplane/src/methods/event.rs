@@ -8,6 +8,7 @@ use crate::events::log::{Query, Types};
 use crate::events::outlet::{Hearer, Question};
 use crate::events::pattern::Pattern;
 use crate::kernel::Kernel;
+use crate::methods::consumer::detach;
 use crate::state::{Named, Pending, TopicPlace, TopicSubscription};
 use crate::table::{Answers, Entry};
 use kairo_wire::codec::raw::Raw;
@@ -78,11 +79,14 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
 fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Unsubscribe>()?;
     let id = &params.subscription_id;
+    if let Some(Named::Attached(attachment)) = kernel.state.subscriptions.get(id.as_str()).copied() {
+        return detach(kernel, turn, asking, attachment);
+    }
     let subscription = match kernel.state.subscriptions.get(id.as_str()) {
         Some(Named::Topic(serial)) => {
             kernel.state.topics.get(serial).map(|topic| (*serial, topic.connection))
         }
-        Some(Named::Stream(_)) | None => None,
+        Some(Named::Stream(_) | Named::Attached(_)) | None => None,
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;
@@ -167,7 +171,7 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
     let ticket = kernel.park(turn, asking, Pending::Replay);
-    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None });
+    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None, raw: false });
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 use crate::table::Entry;
 
+pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
 pub(crate) mod permission;
@@ -15,7 +16,15 @@ pub(crate) mod system;
 
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
-    [system::METHODS, process::METHODS, stream::METHODS, event::METHODS, permission::METHODS, device::METHODS]
-        .into_iter()
-        .flatten()
+    [
+        system::METHODS,
+        process::METHODS,
+        stream::METHODS,
+        event::METHODS,
+        consumer::METHODS,
+        permission::METHODS,
+        device::METHODS,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -3,6 +3,7 @@
 
 mod bus;
 mod calls;
+mod consumers;
 mod deeds;
 mod ends;
 mod harness;

@@ -143,7 +143,8 @@ impl Walk {
         let subscription =
             if self.subscriptions.is_empty() { json!("x") } else { self.dice.of(&self.subscriptions) };
         let call = format!("k{}", self.dice.below(1_000_000));
-        let (method, params) = match self.dice.below(20) {
+        let (method, params) = match self.dice.below(24) {
+            20..=22 => self.event_call(),
             0..=3 => {
                 let options = match self.dice.below(8) {
                     5 => json!({ "durable": true }),
@@ -200,6 +201,32 @@ impl Walk {
             *client.calls.entry(call.clone()).or_default() += 1;
         }
         self.world.send_with(connection, &json!(call), method, &params, meta);
+    }
+
+    /// Something about events and durable consumers.
+    fn event_call(&mut self) -> (&'static str, Value) {
+        let name = self.dice.of(&["x", "y"]);
+        let settings = json!({
+            "name": name, "topic": self.dice.of(&["job.*", "kairo.process.*"]), "ackWaitMs": 40, "maxDeliver": 2,
+            "maxInFlight": self.dice.of(&[1, 3, 100]), "backoffMs": self.dice.of(&[json!([]), json!([30, 60])]),
+        });
+        let seq = self.world.kept.last_seq().saturating_sub(self.dice.below(12) as u64).max(1);
+        match self.dice.below(12) {
+            0 | 1 => ("consumer.create", settings),
+            2 | 3 => ("consumer.attach", json!({ "name": name })),
+            4 | 5 => {
+                let mode = self.dice.of(&["single", "upTo"]);
+                ("consumer.ack", json!({ "name": name, "seq": seq, "mode": mode }))
+            }
+            6 => ("consumer.nak", json!({ "name": name, "seq": seq })),
+            7 => (self.dice.of(&["consumer.status", "consumer.list"]), json!({ "name": name })),
+            8 => ("consumer.delete", json!({ "name": name })),
+            9 => ("kernel.hello", json!({ "features": ["envelope", "int64"] })),
+            _ => (
+                "event.publish",
+                json!({ "type": "job.do", "ack": self.dice.of(&["memory", "log", "disk"]) }),
+            ),
+        }
     }
 
     fn spawn_comes(&mut self) {
@@ -369,7 +396,10 @@ impl Walk {
             for arrival in arrivals {
                 let client = self.clients.get_mut(&connection);
                 match arrival {
-                    Arrival::Answer(id, _) => {
+                    Arrival::Answer(id, outcome) => {
+                        if let Some(id) = outcome.ok().and_then(|it| it.get("subscriptionId").cloned()) {
+                            self.subscriptions.push(id);
+                        }
                         self.answered += 1;
                         // One that was closed or left may have had its last answers on the way.
                         let Some(client) = client else { continue };
