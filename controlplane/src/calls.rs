@@ -257,6 +257,7 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
+            Pending::Request { event, timer } => self.close_request(event, *timer),
             Pending::Repeat { name } => {
                 self.receipts.unwait(*name, ticket);
                 None
@@ -292,6 +293,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Replay => {}
         }

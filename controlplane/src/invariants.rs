@@ -59,6 +59,11 @@ impl Kernel {
             let listens = peer.streams.iter().filter_map(|s| state.streams.get(s)).any(|s| s.is_live());
             hold(peer.closing || !idle || listens, "a half-closed connection waits for nothing", 0);
         }
+        for (event, request) in &state.requests {
+            let waits = state.calls.get(&request.call).map(|call| &call.pending);
+            let waits = matches!(waits, Some(Pending::Request { event: of, .. }) if of == event);
+            hold(waits, "a request is open for nobody", request.call);
+        }
         let headless = state.calls.values().filter(|call| call.headless).count();
         hold(listed + headless == state.calls.len(), "a call is in no connection's list", listed as u64);
         for (ticket, _) in state.calls.iter().filter(|(_, call)| call.headless) {
@@ -90,6 +95,9 @@ impl Kernel {
                 | Pending::Metrics
                 | Pending::Published
                 | Pending::Replay => true,
+                Pending::Request { event, .. } => {
+                    state.requests.get(event).is_some_and(|request| request.call == *ticket)
+                }
                 Pending::Repeat { name } => {
                     self.receipts.flight(*name).is_some_and(|flight| flight.waiting.contains(ticket))
                 }
@@ -250,10 +258,13 @@ impl Kernel {
         for call in state.calls.values() {
             wanted.extend(call.deadline.map(|timer| (timer.serial, "deadline")));
             match &call.pending {
-                Pending::Reuse { timer, .. } | Pending::Wait { timer: Some(timer), .. } => {
+                Pending::Reuse { timer, .. }
+                | Pending::Wait { timer: Some(timer), .. }
+                | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
+                | Pending::Request { timer: None, .. }
                 | Pending::Spawn { .. }
                 | Pending::Deed { .. }
                 | Pending::Metrics
@@ -268,6 +279,7 @@ impl Kernel {
             if let Some(Guardian::Orphaned { timer, .. }) = process.guardian {
                 wanted.insert((timer.serial, "orphan"));
             }
+            wanted.extend(process.written.timer.map(|timer| (timer.serial, "written")));
             let pending = process.renewal.as_ref().and_then(|renewal| renewal.pending);
             wanted.extend(pending.map(|pending| (pending.timer.serial, "restart")));
         }
@@ -295,6 +307,7 @@ impl Kernel {
                 Timer::Waiting { .. } => (*serial, "waiting"),
                 Timer::Orphan { .. } => (*serial, "orphan"),
                 Timer::Restart { .. } => (*serial, "restart"),
+                Timer::Written { .. } => (*serial, "written"),
                 Timer::Slow { .. } => (*serial, "slow"),
                 Timer::Consumer { .. } => (*serial, "consumer"),
             })

@@ -407,6 +407,7 @@ impl Kernel {
             Timer::Consumer { consumer } => self.consumer_rang(turn, consumer),
             Timer::Slow { topic, read } => self.look_after(turn, topic, read, timer),
             Timer::Restart { process } => self.renew(turn, process),
+            Timer::Written { process } => self.tell_written(turn, process),
         }
     }
 

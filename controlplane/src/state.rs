@@ -16,11 +16,13 @@ use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
+use crate::events::requesting::Requests;
 use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
+use crate::sessions::writing::Written;
 use bytes::Bytes;
 use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, TerminalSize, Tuning, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
@@ -85,6 +87,8 @@ pub(crate) struct State {
     pub topics: BTreeMap<u64, TopicSubscription>,
     /// The same by what they match.
     pub matcher: Matcher,
+    /// Requests that wait for an answer.
+    pub requests: Requests,
     /// Durable consumers.
     pub consumers: Consumers,
     /// Which subscription each page that was asked of the log is for, by ticket.
@@ -119,6 +123,7 @@ impl State {
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
             matcher: Matcher::default(),
+            requests: Requests::default(),
             consumers: Consumers::default(),
             pages: SerialMap::default(),
             subscriptions: KeyedMap::with_hasher(keyed),
@@ -280,6 +285,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Replay => 0,
         }
@@ -323,6 +329,13 @@ pub(crate) enum Pending {
     Metrics,
     /// The log to have what it published, or its receipt.
     Published,
+    /// An answer to what it asked.
+    Request {
+        /// The event that asks.
+        event: Arc<str>,
+        /// Rings after `timeoutMs`; none once there is an answer.
+        timer: Option<TimerKey>,
+    },
     /// The call it repeats.
     Repeat {
         /// The name in their key.
@@ -417,6 +430,11 @@ pub(crate) enum Timer {
         topic: u64,
         /// What its connection had read.
         read: u64,
+    },
+    /// What went into a stdin is to be told.
+    Written {
+        /// Of which process.
+        process: u64,
     },
     /// The next life of a process is due.
     Restart {
@@ -536,6 +554,8 @@ pub(crate) struct Process {
     pub status: Raw,
     /// What the keeper was last told to note of it.
     pub noted: Bytes,
+    /// What went into its stdin and is not told yet.
+    pub written: Written,
     /// Its place in a larger story, for events: they follow from its birth.
     pub trace: Trace,
     /// The event of its birth, named before it happens.

@@ -191,6 +191,20 @@ events! {
         pub duration_ms: u64,
     }
 
+    /// Bytes went into a process's stdin or terminal. Told at most once a second and at the end, for all writes since.
+    ProcessWritten = "kairo.process.written", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// This life's name.
+        pub session: String,
+        /// The first byte's offset.
+        pub from: u64,
+        /// One past the last.
+        pub to: u64,
+        /// How many calls that were.
+        pub calls: u64,
+    }
+
     /// Nobody of a process's tree is left.
     ProcessEnded = "kairo.process.ended", Bus {
         /// As its client named it.

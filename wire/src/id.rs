@@ -191,6 +191,16 @@ impl EventId {
         EventId(text.into())
     }
 
+    /// One whose text was told.
+    pub fn from_text(text: &str) -> EventId {
+        EventId(text.into())
+    }
+
+    /// The text on the wire, shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// Its 16 bytes; none if it is no UUID.
     pub fn to_bytes(&self) -> Option<[u8; 16]> {
         let hex: String = self.0.chars().filter(|c| *c != '-').collect();

@@ -181,6 +181,7 @@ pub const METHODS: &[&MethodRow] = &[
     event::Publish::ROW,
     event::PublishBatch::ROW,
     event::Replay::ROW,
+    event::Request::ROW,
     consumer::Create::ROW,
     consumer::Attach::ROW,
     consumer::Ack::ROW,

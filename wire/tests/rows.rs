@@ -89,6 +89,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (event::Publish::ROW, example::<event::Publish>),
         (event::PublishBatch::ROW, example::<event::PublishBatch>),
         (event::Replay::ROW, example::<event::Replay>),
+        (event::Request::ROW, example::<event::Request>),
         (consumer::Create::ROW, example::<consumer::Create>),
         (consumer::Attach::ROW, example::<consumer::Attach>),
         (consumer::Ack::ROW, example::<consumer::Ack>),

@@ -18,4 +18,5 @@ pub(crate) mod following;
 pub(crate) mod journal;
 pub(crate) mod matching;
 pub(crate) mod publishing;
+pub(crate) mod requesting;
 pub(crate) mod story;

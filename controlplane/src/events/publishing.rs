@@ -4,7 +4,7 @@
 //! event that the kernel could have published.
 
 use crate::calls::Turn;
-use crate::events::bus::Fresh;
+use crate::events::bus::{Answer, Fresh};
 use crate::events::journal::unkept;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
@@ -62,7 +62,7 @@ impl Kernel {
     }
 
     /// Whether a client may publish this.
-    pub(crate) fn check_draft(&self, draft: &Draft) -> Result<(), Box<WireError>> {
+    pub(crate) fn check_draft(&self, connection: ConnectionKey, draft: &Draft) -> Result<(), Box<WireError>> {
         check_topic("type", &draft.topic)?;
         let texts = [
             ("source", &draft.source),
@@ -70,8 +70,9 @@ impl Kernel {
             ("causationId", &draft.causation_id),
             ("intentId", &draft.intent_id),
             ("toolCallId", &draft.tool_call_id),
+            ("error.code", &draft.error.as_ref().and_then(|error| error.code.clone())),
         ];
-        let mut bytes = 0;
+        let mut bytes = draft.error.as_ref().map_or(0, |error| error.message.len());
         for (field, text) in texts {
             let Some(text) = text else { continue };
             bytes += text.len();
@@ -91,7 +92,7 @@ impl Kernel {
             let message = format!("data: an event carries at most {EVENT_DATA_BYTES_MAX} bytes");
             return Err(Box::new(WireError::too_large("eventDataBytesMax", message).with("field", "data")));
         }
-        Ok(())
+        self.check_answer(connection, draft)
     }
 
     /// Publishes what was checked, under the caller's name; once, if there is a key.
@@ -116,10 +117,7 @@ impl Kernel {
         let principal = self.principal(connection);
         let own = principal.to_string();
         let source = draft.source.map_or_else(|| own.clone(), |part| format!("{own}/{part}"));
-        let audience = match draft.reach {
-            Reach::User => Audience::User(principal.uid(self.config.owner_uid)),
-            Reach::Private => Audience::Of(principal.creator(self.config.owner_uid)),
-        };
+        let audience = self.audience_of(connection, draft.reach);
         let id = self.name_event();
         let data = draft.data.unwrap_or(Raw::NIL);
         let fresh = Fresh {
@@ -130,17 +128,27 @@ impl Kernel {
             trace: &trace,
             key,
             data: data.as_ref(),
+            answer: draft.answers.as_deref().map(|to| Answer { to, error: draft.error.as_ref() }),
         };
         let seq = self.admit(turn, &fresh, None);
         let correlation = trace.correlation.unwrap_or_else(|| id.as_str().to_owned());
         Published { id, seq, correlation }
     }
 
+    /// Who may hear what a client publishes.
+    pub(crate) fn audience_of(&self, connection: ConnectionKey, reach: Reach) -> Audience {
+        let principal = self.principal(connection);
+        match reach {
+            Reach::User => Audience::User(principal.uid(self.config.owner_uid)),
+            Reach::Private => Audience::Of(principal.creator(self.config.owner_uid)),
+        }
+    }
+
     /// A client sent an EVENT frame: it is published in its name, and nobody answers.
     pub(crate) fn overheard(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, payload: &[u8]) {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
-            self.check_draft(&draft).map_err(|error| *error)?;
+            self.check_draft(connection, &draft).map_err(|error| *error)?;
             Ok(draft)
         });
         match outcome {
@@ -180,6 +188,7 @@ fn draft_of(payload: &[u8]) -> Result<Draft, WireError> {
         Some(data) => Some(data.to_owned()),
         None => beside_topic(payload),
     };
+    let error = frame.error.map(|error| error.decode()).transpose().map_err(WireError::from)?;
     Ok(Draft {
         topic: frame.topic.into_owned(),
         data,
@@ -187,6 +196,8 @@ fn draft_of(payload: &[u8]) -> Result<Draft, WireError> {
         causation_id: owned(frame.causation_id),
         intent_id: owned(frame.intent_id),
         tool_call_id: owned(frame.tool_call_id),
+        answers: owned(frame.answers),
+        error,
         ..Draft::default()
     })
 }

@@ -239,6 +239,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Replay => {}
         }
@@ -288,6 +289,7 @@ impl Kernel {
                         data.len() as u64
                     }
                 };
+                self.note_write(turn, serial, offset, data.len() as u64);
                 self.resolve(
                     turn,
                     ticket,

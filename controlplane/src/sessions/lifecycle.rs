@@ -244,6 +244,8 @@ impl Kernel {
             return;
         }
         process.tree_gone = true;
+        self.tell_written(turn, key.serial);
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let heirs = std::mem::take(&mut process.heirs);
         let stream_totals = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
         let event = ProcessEnded {
@@ -277,6 +279,7 @@ impl Kernel {
     pub(crate) fn input_closed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, written: u64) {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         process.stdin_end = Some(written);
+        self.tell_written(turn, key.serial);
         self.annotate(turn, key.serial, usize::MAX);
     }
 
@@ -341,6 +344,7 @@ impl Kernel {
     fn lose(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let error = keeper_lost();
         self.stop_killing(turn, serial);
+        self.tell_written(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.tree_gone = true;
         let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));

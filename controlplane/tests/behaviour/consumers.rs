@@ -365,7 +365,8 @@ fn what_is_no_longer_there_is_told_and_stepped_over() {
     let came: Vec<u64> = delivered(&mut world, owner).into_iter().map(|(seq, _)| seq).collect();
     let mut expected = vec![seqs[0], seqs[2], seqs[4], seqs[5]];
     let mut sorted = came.clone();
-    (sorted.sort_unstable(), expected.sort_unstable());
+    sorted.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(sorted, expected);
     for seq in came {
         ack(&mut world, owner, seq);

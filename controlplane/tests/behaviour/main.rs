@@ -11,6 +11,7 @@ mod limits;
 mod principals;
 mod receipts;
 mod records;
+mod requests;
 mod spawning;
 mod streams;
 mod walk;

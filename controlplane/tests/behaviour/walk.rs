@@ -54,6 +54,8 @@ struct Walk {
     tickets: Vec<Ticket>,
     readers: BTreeMap<SubscriptionKey, ProcessKey>,
     subscriptions: Vec<Value>,
+    /// Events that asked, as far as somebody heard them.
+    requests: Vec<Value>,
     /// The user of each session, for what may be seen.
     sessions: BTreeMap<String, u32>,
     pids: i32,
@@ -80,6 +82,7 @@ impl Walk {
             tickets: Vec::new(),
             readers: BTreeMap::new(),
             subscriptions: Vec::new(),
+            requests: Vec::new(),
             sessions: BTreeMap::new(),
             pids: 1_000,
             calls: 0,
@@ -174,9 +177,10 @@ impl Walk {
                 self.dice.of(&["process.stdout.unsubscribe", "unsubscribe"]),
                 json!({ "subscriptionId": subscription }),
             ),
-            17 => {
-                ("subscribe", json!({ "topic": self.dice.of(&[">", "kairo.process.*", "kairo.stream.>"]) }))
-            }
+            17 => (
+                "subscribe",
+                json!({ "topic": self.dice.of(&[">", "kairo.process.*", "kairo.stream.>", "job.ask"]) }),
+            ),
             18 => match self.dice.below(4) {
                 0 => {
                     self.lowered.insert(connection);
@@ -211,7 +215,7 @@ impl Walk {
             "maxInFlight": self.dice.of(&[1, 3, 100]), "backoffMs": self.dice.of(&[json!([]), json!([30, 60])]),
         });
         let seq = self.world.kept.last_seq().saturating_sub(self.dice.below(12) as u64).max(1);
-        match self.dice.below(12) {
+        match self.dice.below(14) {
             0 | 1 => ("consumer.create", settings),
             2 | 3 => ("consumer.attach", json!({ "name": name })),
             4 | 5 => {
@@ -222,6 +226,11 @@ impl Walk {
             7 => (self.dice.of(&["consumer.status", "consumer.list"]), json!({ "name": name })),
             8 => ("consumer.delete", json!({ "name": name })),
             9 => ("kernel.hello", json!({ "features": ["envelope", "int64"] })),
+            10 => ("event.request", json!({ "type": "job.ask", "timeoutMs": 30, "replyType": "job.do" })),
+            11 => {
+                let asked = self.requests.last().cloned().unwrap_or_default();
+                ("event.publish", json!({ "type": "job.answer", "answers": asked }))
+            }
             _ => (
                 "event.publish",
                 json!({ "type": "job.do", "ack": self.dice.of(&["memory", "log", "disk"]) }),
@@ -410,7 +419,11 @@ impl Walk {
                             client.calls.remove(call);
                         }
                     }
-                    Arrival::Event(topic, event, _) => {
+                    Arrival::Event(topic, event, frame) => {
+                        if topic == "job.ask" {
+                            let whole = kairo_wire::envelope::EventFrame::parse(&frame).expect("an event");
+                            self.requests.extend(whole.id.map(|id| json!(id)));
+                        }
                         let Some(client) = client else { continue };
                         if let Some(session) = event["session"].as_str() {
                             let uid = self.sessions[session];

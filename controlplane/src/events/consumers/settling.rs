@@ -148,8 +148,8 @@ impl Kernel {
         if let Some((topic, data)) = also.zip(Raw::of(&event).ok()) {
             let id = self.name_event();
             let data = data.as_ref();
-            let fresh =
-                Fresh { id, topic: topic.into(), source: "kernel", audience, trace: &trace, key: None, data };
+            let (topic, source, trace) = (topic.into(), "kernel", &trace);
+            let fresh = Fresh { id, topic, source, audience, trace, key: None, data, answer: None };
             self.admit(turn, &fresh, None);
         }
     }
