@@ -8,10 +8,10 @@
 //! op, connection, length (2, big-endian), bytes
 //! ```
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
-use kairo_controlplane::events::outlet::Shelf;
+use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf};
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{
@@ -62,6 +62,11 @@ struct World {
     tickets: Vec<Ticket>,
     timers: BTreeSet<TimerKey>,
     pids: i32,
+    /// What the kernel has handed over and asked.
+    shelf: Shelf,
+    /// Entries that were written, and the events among them.
+    entries: u64,
+    events: Vec<(u64, Bytes)>,
     history: DefaultHasher,
     seen: BTreeSet<&'static str>,
 }
@@ -82,8 +87,12 @@ impl World {
             limits: Limits::default(),
             numbers: Numbers::LINUX,
         };
+        let shelf = Shelf::default();
         let mut world = World {
-            kernel: Kernel::new(config, Box::new(Seeded::new(1)), Box::new(Shelf::default()), 0),
+            kernel: Kernel::new(config, Box::new(Seeded::new(1)), Box::new(shelf.clone()), 0),
+            shelf,
+            entries: 0,
+            events: Vec::new(),
             at: Moment { monotonic_ns: 1, wall_ns: 1_700_000_000_000_000_000 },
             clients: BTreeMap::new(),
             connections: 0,
@@ -124,8 +133,42 @@ impl World {
             14 => self.reports(choice),
             _ => self.ring(choice),
         }
+        if choice % 3 > 0 {
+            self.keep();
+        }
         let broken = self.kernel.broken();
         assert!(broken.is_empty(), "{broken:?}");
+    }
+
+    /// The log writes what it was handed, and answers what it was asked.
+    fn keep(&mut self) {
+        self.kernel.hand_over();
+        let (batches, questions) = self.shelf.take();
+        for entry in batches.into_iter().flat_map(|batch| batch.entries) {
+            self.entries += 1;
+            if let Entry::Event { seq, record, .. } = entry {
+                self.events.push((seq, record));
+            }
+        }
+        for told in [Kernel::written, Kernel::flushed] {
+            let mut more = true;
+            while more {
+                let mut out = Commands::default();
+                more = told(&mut self.kernel, self.at, self.entries, &mut out);
+                self.carry_out(None, out);
+            }
+        }
+        for question in questions {
+            let Question { ticket, query, raw, .. } = question;
+            let wanted = |seq: &u64| raw && (query.from..=query.to).contains(seq);
+            let records = self.events.iter().filter(|(seq, _)| wanted(seq)).cloned().collect();
+            let seen = self.events.last().map_or(0, |(seq, _)| *seq).max(query.from.saturating_sub(1));
+            let bytes = Bytes::new();
+            let found = Found { bytes, events: 0, seen, more: false, records, gaps: Vec::new() };
+            let mut out = Commands::default();
+            self.kernel.answered(self.at, Answer { ticket, found: Ok(found) }, &mut out);
+            self.carry_out(None, out);
+        }
     }
 
     fn connect(&mut self, client: u8) -> ConnectionKey {
