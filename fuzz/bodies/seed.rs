@@ -282,7 +282,7 @@ pub(crate) fn spoil(seed: &mut Seed, bytes: &mut Vec<u8>) {
 pub(crate) fn script(seed: &mut Seed, methods: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for _ in 0..20 + seed.below(60) {
-        let op = match seed.below(28) {
+        let op = match seed.below(24) {
             0..=11 => 0,
             12..=14 => 11,
             15 | 16 => 12,
