@@ -204,7 +204,7 @@ fn what_goes_into_a_stdin_is_told_once_a_second_and_at_the_end() {
     let owner = world.owner();
     world.ok(owner, "subscribe", json!({ "topic": "kairo.process.written" }));
     let (process, _) = world.run(owner, "p");
-    let mut write = |world: &mut World, offset: u64| {
+    let write = |world: &mut World, offset: u64| {
         world.start(owner, "process.stdin.write", json!({ "id": "p", "data": "12345" }));
         let ticket = world
             .take(|command| match command {
