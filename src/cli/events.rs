@@ -157,6 +157,7 @@ impl Printer<'_> {
             EventItem::Cut { reason: CutReason::Cancelled, .. } => {
                 eprintln!("kairo: what this belongs to was cancelled");
             }
+            EventItem::Cut { reason: CutReason::Deleted, .. } => eprintln!("kairo: the consumer was deleted"),
             EventItem::Cut { reason: CutReason::Log, .. } => {
                 eprintln!("kairo: the daemon's log has failed; only what happens from now on is shown");
             }
