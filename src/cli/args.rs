@@ -3,9 +3,10 @@
 //! Shapes only. Every command's help ends in examples; the help texts are tested, so that a change to the command
 //! line is a change somebody meant. What is typed is judged in [`crate::config`] and in each command's own file.
 
+use crate::cli::adapters::Adapters;
 use crate::cli::detach::DetachKeys;
 use crate::cli::logs::Amount;
-use crate::cli::program::{RestartChoice, YesNo};
+use crate::cli::program::{RestartChoice, SpoolSize, YesNo};
 use crate::cli::terminal::Size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kairo_dataplane::points::Point;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
     Resize(Resize),
     Shutdown(Shutdown),
     Events(Events),
+    Adapters(Adapters),
     Call(Call),
     Introspect(Introspect),
     Doctor(Doctor),
@@ -228,22 +230,6 @@ pub(crate) struct Spawn {
 pub(crate) enum SpawnStdin {
     Pipe,
     Null,
-}
-
-/// `--spool`, with or without a size in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SpoolSize(pub(crate) Option<u64>);
-
-impl std::str::FromStr for SpoolSize {
-    type Err = String;
-    fn from_str(text: &str) -> Result<SpoolSize, String> {
-        if text.is_empty() {
-            return Ok(SpoolSize(None));
-        }
-        let size = crate::config::raw::ByteSize::parse(text);
-        size.map(|size| SpoolSize(Some(size.0)))
-            .ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
-    }
 }
 
 /// For commands that go on for long.

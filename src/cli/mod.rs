@@ -4,6 +4,7 @@
 //! share. The rest is one file per family of commands, each a client of the daemon (or, for `run`, of an embedded
 //! kernel) like any other: nothing here reaches into a kernel.
 
+mod adapters;
 pub(crate) mod args;
 mod attach;
 mod context;
@@ -82,6 +83,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Resize(args) => processes::resize(&context, args),
         Command::Shutdown(args) => processes::shutdown(&context, args),
         Command::Events(args) => describe::events(&context, args),
+        Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Call(args) => describe::call(&context, args),
         Command::Introspect(args) => describe::introspect(&context, args),
         Command::Doctor(_) => local::doctor(&context),

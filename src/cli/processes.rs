@@ -1,9 +1,9 @@
 //! Commands that start, list, signal and await processes of the daemon.
 
-use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
+use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, Target, Wait};
 use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
-use crate::cli::program::{RestartChoice, YesNo};
+use crate::cli::program::{RestartChoice, SpoolSize, YesNo};
 use crate::cli::status;
 use crate::cli::{program, terminal};
 use kairo_client::{CallError, Client};

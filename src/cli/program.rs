@@ -27,6 +27,22 @@ pub(crate) enum RestartChoice {
     Always,
 }
 
+/// `--spool`, with or without a size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpoolSize(pub(crate) Option<u64>);
+
+impl std::str::FromStr for SpoolSize {
+    type Err = String;
+    fn from_str(text: &str) -> Result<SpoolSize, String> {
+        if text.is_empty() {
+            return Ok(SpoolSize(None));
+        }
+        let size = ByteSize::parse(text);
+        size.map(|size| SpoolSize(Some(size.0)))
+            .ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
+    }
+}
+
 /// argv as it goes on the wire.
 pub(crate) fn command(program: &Program) -> Result<Vec<OsText>, Failure> {
     let words = program.command.iter().cloned().map(|word| text(word, "the command"));
