@@ -507,6 +507,8 @@ pub(crate) struct Process {
     pub renewal: Option<Box<Renewal>>,
     /// The life whose record said that this one was due, if it is a restart.
     pub follows: Option<String>,
+    /// What reads its output.
+    pub adapter: Option<String>,
 }
 
 /// What a request said about its place in a larger story.

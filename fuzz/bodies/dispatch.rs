@@ -9,7 +9,7 @@
 //! ```
 
 use bytes::BytesMut;
-use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_dataplane::command::{Command, Commands};
@@ -76,6 +76,7 @@ impl World {
             socket_path: None,
             environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
             accounts: Box::new(NoAccounts),
+            adapters: Box::new(NoAdapters),
             facts: Vec::new(),
             budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
             limits: Limits::default(),
@@ -231,6 +232,7 @@ impl World {
                 | Command::Pace { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
+                | Command::Adapt(_)
                 | Command::Shutdown { .. }
                 | Command::Leave => {}
             }
@@ -406,6 +408,7 @@ fn name(command: &Command) -> &'static str {
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
         Command::Record { .. } => "record",
+        Command::Adapt(_) => "adapt",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",
     }

@@ -192,6 +192,13 @@ impl Fields {
     }
 }
 
+impl Declaration {
+    /// Whether it reads this of a program.
+    pub(crate) fn reads(&self, source: Source) -> bool {
+        self.source == source || self.context.iter().any(|hint| hint.source == source)
+    }
+}
+
 /// The adapters of one file.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Declaration>, ConfigError> {
     let raw: RawFile = raw::parse(path, text)?;

@@ -72,7 +72,6 @@ impl Parser {
     }
 
     /// Bytes of a stream are missing here.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the host has yet to come"))]
     pub(crate) fn lose(&mut self, source: Source) {
         self.lines[source as usize].lose();
         if self.reading.declaration.source == source {
@@ -87,6 +86,11 @@ impl Parser {
         if reading.declaration.source == source {
             pace.release(now_ms, out);
         }
+    }
+
+    /// What comes until its time is over was told before: of that only the last is sent.
+    pub(crate) fn resume(&mut self, now_ms: u64) {
+        self.pace.sent_ms = Some(now_ms);
     }
 
     /// When [`Self::flush`] has something to send.

@@ -83,6 +83,14 @@ impl Registry {
         self.entries.values().filter_map(|entry| entry.file.as_deref()).collect()
     }
 
+    /// The one that suits a program; of several the first by name, the user's before ours.
+    pub(crate) fn suiting(&self, program: &Path) -> Option<&Arc<Declaration>> {
+        let name = program.file_name()?.to_str()?;
+        let suits = |entry: &&Entry| entry.declaration.programs.iter().any(|suited| suited == name);
+        let found = self.entries.values().filter(suits).min_by_key(|entry| entry.file.is_none());
+        found.map(|entry| &entry.declaration)
+    }
+
     /// The one of this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<Declaration>> {
         self.entries.get(name).map(|entry| &entry.declaration)

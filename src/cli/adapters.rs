@@ -1,5 +1,6 @@
 //! `kairo adapters`: which there are, and what one makes of a text.
 
+use crate::adapters::declaration::{AUTO, Declaration};
 use crate::adapters::parser::Parser;
 use crate::adapters::registry::{Entry, Registry};
 use crate::cli::context::{Context, Outcome, json_of};
@@ -8,7 +9,9 @@ use crate::cli::table::{Edge, Table, visible};
 use clap::Args;
 use kairo_wire::error::Code;
 use serde_json::json;
+use std::ffi::OsStr;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -65,14 +68,28 @@ fn described(entry: &Entry) -> Result<serde_json::Value, Failure> {
     }))
 }
 
-/// As if our stdin were the stream that it reads.
-fn attempt(context: &Context, registry: &Registry, name: &str) -> Outcome {
-    let declaration = registry.named(name).ok_or_else(|| {
+/// The adapter that was asked for, for a program; none if none suits and `auto` was asked for.
+pub(crate) fn wanted(
+    registry: &Registry,
+    name: &str,
+    program: &OsStr,
+) -> Result<Option<Arc<Declaration>>, Failure> {
+    if name == AUTO {
+        return Ok(registry.suiting(Path::new(program)).cloned());
+    }
+    registry.named(name).cloned().map(Some).ok_or_else(|| {
         Failure::new(Code::NotFound.name(), format!("there is no adapter {}", visible(name)))
             .advise("`kairo adapters` lists what there is")
-    })?;
+    })
+}
+
+/// As if our stdin were the stream that it reads.
+fn attempt(context: &Context, registry: &Registry, name: &str) -> Outcome {
+    let Some(declaration) = wanted(registry, name, OsStr::new(""))? else {
+        return Err(Failure::usage("--try takes the name of one adapter"));
+    };
     let source = declaration.source;
-    let mut parser = Parser::new(Arc::clone(declaration), 0);
+    let mut parser = Parser::new(declaration, 0);
     let (begun, mut input) = (Instant::now(), std::io::stdin().lock());
     let (mut buffer, mut events) = (vec![0; 64 << 10], Vec::new());
     loop {

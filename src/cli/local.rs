@@ -22,6 +22,7 @@ pub(crate) fn serve(context: &Context, args: &Serve) -> Outcome {
         die_at: args.die_at,
         adopt_foreign_state: args.adopt_foreign_state,
         environment: context.environment.clone(),
+        adapters: Registry::load(&context.config, &context.environment)?,
     };
     let error = match daemon::serve(&context.config, &options) {
         Ok(()) => return Ok(0),

@@ -19,6 +19,7 @@ mod notice;
 mod output;
 mod processes;
 mod program;
+mod progress;
 mod run;
 mod status;
 mod streams;

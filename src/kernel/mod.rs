@@ -13,6 +13,9 @@ pub(crate) mod daemon;
 pub(crate) mod embedded;
 mod inheritance;
 
+use crate::adapters::catalogue::{Catalogue, Desk};
+use crate::adapters::host::Host;
+use crate::adapters::side;
 use crate::config::{Config, DriverChoice, environment};
 use crate::state::State;
 use crate::state::writer::Writer;
@@ -22,16 +25,20 @@ use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
-use kairo_dataplane::command::{Commands, HistorySize, Job, Record};
+use kairo_dataplane::command::{Adapt, Commands, HistorySize, Job, Record};
+use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
+use kairo_dataplane::sys::socket::stream_pair;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 /// The operating system's random bytes.
@@ -47,8 +54,9 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The worker, and the writer of session records where there is a state folder, as the data plane sees them.
-struct Slow(Worker, Option<Arc<Writer>>);
+/// The worker, the writer of session records where there is a state folder, and whoever reads for adapters, as the data
+/// plane sees them.
+struct Slow(Worker, Option<Arc<Writer>>, Arc<Host>);
 
 impl kairo_dataplane::reactor::Worker for Slow {
     fn submit(&self, job: Job, done: Done) {
@@ -61,6 +69,10 @@ impl kairo_dataplane::reactor::Worker for Slow {
             None => done.into_iter().for_each(|done| done(vec![Err(Errno::OPNOTSUPP.raw_os_error())])),
         }
     }
+
+    fn adapt(&self, news: Adapt) {
+        self.2.take(news);
+    }
 }
 
 /// Raises the soft limit of open files to the hard one, and returns what it was for the children to have again.
@@ -72,7 +84,26 @@ fn raise_nofile() -> Result<Option<(u64, u64)>> {
     Ok(Some((soft, hard)))
 }
 
-fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>) -> ControlConfig {
+/// A connection to the kernel in this process, as its owner.
+pub(crate) fn connect_ourselves(plane: &PlaneHandle) -> io::Result<UnixStream> {
+    let (ours, theirs) = stream_pair(false)?;
+    let me = Peer {
+        pid: std::process::id() as i32,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: Vec::new(),
+        lineage: Lineage::Outside,
+    };
+    plane.connect(ours, me);
+    Ok(UnixStream::from(theirs))
+}
+
+fn control_config(
+    config: &Config,
+    embedded: bool,
+    budget: Arc<Budget>,
+    adapters: Arc<Catalogue>,
+) -> ControlConfig {
     let limits = &config.limits;
     ControlConfig {
         owner_uid: rustix::process::geteuid().as_raw(),
@@ -83,6 +114,7 @@ fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>) -> Contr
         socket_path: (!embedded).then(|| config.socket.clone().into_os_string().into_vec()),
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
+        adapters: Box::new(Desk(adapters)),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
@@ -125,18 +157,26 @@ impl From<Inheritance> for Kept {
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
+    adapters: Arc<Catalogue>,
     keeper: Kept,
     listener: Option<OwnedFd>,
     state: Option<State>,
 ) -> Result<(Plane, Arc<ControlPlane>)> {
     let embedded = listener.is_none();
     let budget = Arc::new(Budget::new(config.limits.history_memory_max));
-    let kernel = Kernel::new(control_config(config, embedded, budget.clone()), Box::new(SystemEntropy));
+    let kernel = Kernel::new(
+        control_config(config, embedded, budget.clone(), Arc::clone(&adapters)),
+        Box::new(SystemEntropy),
+    );
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
     let spools = config.state.join("spool");
     let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
+    if let Some(folder) = adapters.folder() {
+        side::prepare(folder, &heirs).with_context(|| format!("preparing {}", folder.display()))?;
+    }
+    let host = Host::new(adapters);
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
     let writer = state.map(|mut state| {
@@ -146,7 +186,7 @@ fn start_plane(
     });
     let plane = Plane::start(Start {
         control: control.clone(),
-        worker: Arc::new(Slow(Worker::new(), writer.clone())),
+        worker: Arc::new(Slow(Worker::new(), writer.clone(), Arc::clone(&host))),
         lanes: keeper.lanes,
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
@@ -163,6 +203,7 @@ fn start_plane(
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
+    host.attach(Arc::clone(&control), plane.handle());
     if let Some(writer) = writer {
         tell_of_failure(&writer, &control, plane.handle());
     }

@@ -78,6 +78,7 @@ impl Kernel {
             self.resolve(turn, call, &result);
         }
         self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.adapt(turn, serial, false);
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
@@ -167,6 +168,7 @@ impl Kernel {
         self.publish(turn, Audience::Of(&creator), &trace, &event);
         let at_ms = wall_ms(turn.at);
         self.note_down(turn, serial, |session| Entry::Exited { session, status, at_ms });
+        self.adapt_no_more(turn, serial);
         self.clear_the_way(turn, serial);
     }
 
@@ -350,6 +352,7 @@ impl Kernel {
             // It never was, as far as anybody can tell.
             Phase::Starting => self.forget(turn, serial),
             Phase::Running | Phase::Exited | Phase::Lost => {
+                self.adapt_no_more(turn, serial);
                 self.publish(turn, Audience::Of(&creator), &trace, &event);
                 self.settle(turn, serial);
             }

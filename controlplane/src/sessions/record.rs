@@ -73,6 +73,9 @@ pub(crate) struct Record {
     /// It is not to be written down in the state folder.
     #[serde(default)]
     unrecorded: bool,
+    /// What reads its output.
+    #[serde(default)]
+    pub adapter: Option<String>,
 }
 
 /// Decided since.
@@ -143,6 +146,7 @@ impl Record {
             trace_id: process.trace.trace.clone(),
             follows: process.follows.clone(),
             unrecorded: process.record == RecordStatus::None,
+            adapter: process.adapter.clone(),
         }
     }
 

@@ -27,7 +27,7 @@ mod table;
 mod timers;
 
 use crate::budget::Budget;
-use crate::command::{Command, Commands, Job, Record};
+use crate::command::{Adapt, Command, Commands, Job, Record};
 use crate::control::{Control, Failure, Moment, Notice};
 use crate::driver::Driver;
 use crate::driver::op::{Answer, Completion, Interest, Op};
@@ -64,6 +64,11 @@ pub trait Worker: Send + Sync + 'static {
         if let Some(done) = done {
             done(vec![Err(Errno::OPNOTSUPP.raw_os_error())]);
         }
+    }
+
+    /// News for whoever reads outputs, in order per process, without blocking. Where nobody does there is none.
+    fn adapt(&self, news: Adapt) {
+        drop(news);
     }
 }
 
@@ -431,6 +436,7 @@ impl<D: Driver> Reactor<D> {
             Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
             Command::Work { ticket, job } => self.work(ticket, job),
             Command::Record { record, ticket } => self.record(record, ticket),
+            Command::Adapt(news) => self.worker.adapt(news),
             Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
             Command::Leave => self.leave(),
         }
@@ -486,6 +492,8 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::Annotate { process, .. }
         | Command::Forget { process } => Some(process.home),
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
+        Command::Adapt(Adapt::Begun(adapted)) => Some(adapted.process.home),
+        Command::Adapt(Adapt::Over(process)) => Some(process.home),
         Command::Work { .. } | Command::Record { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }
