@@ -55,6 +55,13 @@ pub(crate) struct Take {
     pub(crate) scale: f64,
 }
 
+impl Take {
+    /// A fraction is divided by, not multiplied with: 401000 µs are 0.401 s and not 0.40099999999999997.
+    pub(crate) fn scaled(&self, number: f64) -> f64 {
+        if self.scale < 1.0 { number / (1.0 / self.scale) } else { number * self.scale }
+    }
+}
+
 /// Where each field of the normalized event comes from. Times are in seconds.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

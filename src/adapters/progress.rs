@@ -68,7 +68,7 @@ impl Known {
             let take = field(fields).as_ref()?;
             match number(record.get(&take.from)?) {
                 Ok(number) => {
-                    number.map(|number| number * take.scale).filter(|n| (0.0..=EXACT_MAX).contains(n))
+                    number.map(|number| take.scaled(number)).filter(|n| (0.0..=EXACT_MAX).contains(n))
                 }
                 Err(NoNumber) => {
                     broken += 1;
