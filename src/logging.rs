@@ -54,7 +54,7 @@ pub(crate) fn begin(config: &LogConfig) -> Result<Logging, LoggingError> {
     };
     let dropped = queue.error_counter();
     let filter = EnvFilter::builder()
-        .parse(&config.level)
+        .parse(&directives(&config.level))
         .map_err(|error| LoggingError::Filter { message: error.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue).with_ansi(colour);
     let begun = match config.format {
@@ -102,6 +102,14 @@ fn open(path: &Path, rotate: Rotate, keep: u16) -> Result<RollingFileAppender, L
     builder
         .build(folder)
         .map_err(|error| LoggingError::Open { path: path.to_path_buf(), message: error.to_string() })
+}
+
+/// What was asked for; the store of the log, which tells of its housekeeping, speaks only of what is wrong unless it is named.
+fn directives(level: &str) -> String {
+    ["fjall", "lsm_tree"].iter().fold(level.to_owned(), |all, store| match level.contains(store) {
+        true => all,
+        false => format!("{store}=warn,{all}"),
+    })
 }
 
 #[cfg(test)]

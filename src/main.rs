@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod doctor;
 mod kernel;
+mod log;
 mod logging;
 mod service;
 mod socket_guard;

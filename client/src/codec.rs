@@ -5,9 +5,8 @@ use crate::state::StreamFrame;
 use bytes::Bytes;
 use kairo_wire::codec::check::check;
 use kairo_wire::codec::decode::from_slice;
-use kairo_wire::event::{
-    Event, EventFrame, ProcessExitNotice, StreamEndRecord, StreamGapRecord, StreamOverflowNotice,
-};
+use kairo_wire::envelope::EventFrame;
+use kairo_wire::event::{Event, ProcessExitNotice, StreamEndRecord, StreamGapRecord, StreamOverflowNotice};
 use kairo_wire::response::{CallError as Refusal, Response};
 use serde::de::DeserializeOwned;
 use std::fmt;

@@ -175,7 +175,7 @@ impl Client {
             CallError::Shape("a topic pattern is not empty; > stands for everything".to_owned())
         })?;
         let room = self.link.lock().open_events(EventKinds::Bus(pattern.to_owned()));
-        let params = event::SubscribeParams { topic };
+        let params = event::SubscribeParams::live(topic);
         let opens = Some(Opens::Events(room));
         let opened = Call::<event::Subscribe>::begin(&self.link, &params, None, opens).and_then(Call::wait);
         match opened {

@@ -11,7 +11,8 @@ use crate::state::{CallSlot, EventKinds, Heard, Interest, Opens, State, StreamFr
 use bytes::Bytes;
 use kairo_wire::chunk::Chunk as WireChunk;
 use kairo_wire::codec::check::check;
-use kairo_wire::event::{self, Event, EventFrame};
+use kairo_wire::envelope::EventFrame;
+use kairo_wire::event::{self, Event};
 use kairo_wire::frame::{Header, Kind};
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::method::Method;

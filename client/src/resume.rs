@@ -188,7 +188,7 @@ impl State {
                 EventKinds::Bus(pattern) => {
                     let Some(topic) = TopicPattern::from_text(pattern) else { continue };
                     let call = number();
-                    let params = event::SubscribeParams { topic };
+                    let params = event::SubscribeParams::live(topic);
                     requests.extend(encoded(call, event::Subscribe::NAME, &params));
                     self.resuming.insert(call, Resuming::Events(*room));
                 }

@@ -8,6 +8,7 @@
 use bytes::BytesMut;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{
@@ -130,7 +131,10 @@ fn main() {
         limits: Limits::default(),
         numbers: Numbers::LINUX,
     };
-    let control = ControlPlane::new(Kernel::new(config, Box::new(Seeded::new(1))), ticks);
+    let control = ControlPlane::new(
+        Kernel::new(config, Box::new(Seeded::new(1)), Box::new(Shelf::default()), 0),
+        ticks,
+    );
     let connection = ConnectionKey { reactor: ReactorId(0), slot: 0, generation: 1 };
     let peer = Peer { pid: 2, uid: 1_000, gid: 1_000, groups: Vec::new(), lineage: Lineage::Outside };
     let at = Moment::default();

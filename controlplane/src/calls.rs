@@ -51,22 +51,14 @@ pub(crate) struct Asking<'a> {
     pub params: RawRef<'a>,
     /// What accompanies it; none if nothing does.
     pub meta: Option<Meta<'a>>,
+    /// Its place in a larger story, if it changes something.
+    pub trace: Trace,
 }
 
 impl Asking<'_> {
     /// The parameters, read.
     pub(crate) fn read<M: Method>(&self) -> Result<M::Params, WireError> {
         params::<M>(self.params)
-    }
-
-    /// What is said of the call's place in a larger story.
-    pub(crate) fn trace(&self) -> Trace {
-        let Some(meta) = &self.meta else { return Trace::default() };
-        let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
-        // version-traceid-parentid-flags (W3C Trace Context)
-        let trace =
-            meta.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).map(str::to_owned);
-        Trace { correlation: text(&meta.correlation_id), causation: text(&meta.causation_id), trace }
     }
 }
 
@@ -209,7 +201,9 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
-            Pending::Deed { sent: true, .. } | Pending::Metrics => None,
+            Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
+                None
+            }
         };
         if let Some(timer) = timer {
             self.disarm(turn, timer);
@@ -234,8 +228,13 @@ impl Kernel {
                     self.doom(turn, process, by);
                 }
             }
-            // A signal can't be taken back, a wait and a reading leave nothing behind.
-            Pending::Deed { .. } | Pending::Wait { .. } | Pending::Reuse { .. } | Pending::Metrics => {}
+            // A signal and an event can't be taken back, a wait and a reading leave nothing behind.
+            Pending::Deed { .. }
+            | Pending::Wait { .. }
+            | Pending::Reuse { .. }
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Replay => {}
         }
         self.reject(turn, ticket, error);
     }

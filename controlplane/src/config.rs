@@ -149,6 +149,8 @@ pub struct Limits {
     pub retention_ms: u64,
     /// How long the clients of a former kernel are waited for, by what was to die with them.
     pub reconnect_grace_ms: u64,
+    /// How long a subscriber to events that has too many unread may read nothing before it is cut.
+    pub subscriber_patience_ms: u64,
     /// How many exited processes are remembered.
     pub retained_max: usize,
     /// Topic subscriptions of one connection.
@@ -173,6 +175,7 @@ impl Default for Limits {
             reuse_wait_ms: 4_000,
             retention_ms: 3_600_000,
             reconnect_grace_ms: 10_000,
+            subscriber_patience_ms: 30_000,
             retained_max: 10_000,
             topics_max: 256,
             streams_max: 4_096,

@@ -44,6 +44,11 @@ impl IdempotencyKey {
     }
 }
 
+/// The W3C trace of a story that came without one.
+pub(crate) fn trace_of(correlation: &str) -> String {
+    format!("{:032x}", named(&[b"trace", correlation.as_bytes()]))
+}
+
 /// As session records hold it: hexadecimal, the name and the body.
 impl fmt::Display for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@
 
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
-use crate::state::{Named, Pending, Phase, Place, Process, Timer};
+use crate::state::{Named, Pending, Phase, Place, Process, Timer, TopicPlace};
 use std::collections::BTreeSet;
 
 impl Kernel {
@@ -68,7 +68,10 @@ impl Kernel {
                 Pending::Deed { process: p, sent: false, .. } => {
                     process(p).is_some_and(|p| p.deferred.contains(ticket) && p.phase == Phase::Starting)
                 }
-                Pending::Deed { sent: true, .. } | Pending::Metrics => true,
+                Pending::Deed { sent: true, .. }
+                | Pending::Metrics
+                | Pending::Published
+                | Pending::Replay => true,
             };
             hold(kept, "a call waits for a process that does not know it", *ticket);
         }
@@ -111,8 +114,7 @@ impl Kernel {
             hold(waits, "a life waits behind one that is not over", *serial);
             let dying = process.killing.is_none() || !process.tree_gone;
             hold(dying, "a kill has nobody left", *serial);
-            let started =
-                process.spawning.is_empty() || process.phase == Phase::Starting || process.flushing.is_some();
+            let started = process.spawning.is_empty() || process.phase == Phase::Starting || process.flushing;
             hold(started, "a spawn waits for a process that has run", *serial);
         }
         hold(
@@ -217,7 +219,9 @@ impl Kernel {
                 Pending::Wait { timer: None, .. }
                 | Pending::Spawn { .. }
                 | Pending::Deed { .. }
-                | Pending::Metrics => {}
+                | Pending::Metrics
+                | Pending::Published
+                | Pending::Replay => {}
             }
         }
         for process in state.processes.values() {
@@ -228,6 +232,11 @@ impl Kernel {
             }
             let pending = process.renewal.as_ref().and_then(|renewal| renewal.pending);
             wanted.extend(pending.map(|pending| (pending.timer.serial, "restart")));
+        }
+        for topic in state.topics.values() {
+            if let TopicPlace::Behind { timer, .. } = topic.place {
+                wanted.insert((timer.serial, "slow"));
+            }
         }
         for stream in state.streams.values() {
             if let Place::Waiting { timer } = &stream.place {
@@ -245,6 +254,7 @@ impl Kernel {
                 Timer::Waiting { .. } => (*serial, "waiting"),
                 Timer::Orphan { .. } => (*serial, "orphan"),
                 Timer::Restart { .. } => (*serial, "restart"),
+                Timer::Slow { .. } => (*serial, "slow"),
             })
             .collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.

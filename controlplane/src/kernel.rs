@@ -11,14 +11,16 @@ use crate::auth::principal::{Principal, Skill};
 use crate::calls::{Asking, Turn};
 use crate::config::Config;
 use crate::entropy::{Entropy, Keyed};
-use crate::events::bus::Audience;
+use crate::events::journal::Journal;
+use crate::events::outlet::Outlet;
+use crate::events::record::Audience;
 use crate::histogram::Histogram;
 use crate::methods;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::readers::Departure;
 use crate::sessions::report;
 use crate::state::{Connection, Phase, Process, State, Timer, Trace};
-use crate::table::{Answers, Table};
+use crate::table::{Answers, Route, Table};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
@@ -26,7 +28,7 @@ use kairo_wire::codec::check::{CheckError, check};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{KernelReady, KernelStopping, SecurityDenied};
+use kairo_wire::event::{KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
 use kairo_wire::limits::{CALL_ID_BYTES_MAX, CHUNK_V1_BYTES_MAX, META_BYTES_MAX};
 use kairo_wire::methods::status::{EndCause, EndedBy};
@@ -52,8 +54,8 @@ pub struct Kernel {
     pub(crate) left: bool,
     /// Nothing can be started or signalled.
     pub(crate) keeper_lost: bool,
-    /// Why the state folder takes no records any more, if it doesn't.
-    pub(crate) records_broken: Option<String>,
+    /// Its side of the log.
+    pub(crate) journal: Journal,
     /// The contract's description has been built.
     pub(crate) described: bool,
 }
@@ -79,8 +81,13 @@ pub enum Errand {
 }
 
 impl Kernel {
-    /// A kernel without connections and processes.
-    pub fn new(config: Config, mut entropy: Box<dyn Entropy>) -> Kernel {
+    /// A kernel without connections and processes, whose log goes on behind `last_seq`.
+    pub fn new(
+        config: Config,
+        mut entropy: Box<dyn Entropy>,
+        outlet: Box<dyn Outlet>,
+        last_seq: u64,
+    ) -> Kernel {
         let state = State::new(&mut *entropy);
         let digester = Keyed::new(&mut *entropy);
         let table = Table::of(methods::all());
@@ -94,7 +101,7 @@ impl Kernel {
             stopping: false,
             left: false,
             keeper_lost: false,
-            records_broken: None,
+            journal: Journal::new(outlet, last_seq),
             described: false,
         }
     }
@@ -164,6 +171,9 @@ impl Kernel {
             principal,
             dialect: Dialect::V1,
             records: false,
+            envelope: false,
+            news_unsent: 0,
+            news_read: 0,
             chunk_bytes_max: CHUNK_V1_BYTES_MAX as u32,
             greeted: false,
             half_closed: false,
@@ -229,7 +239,10 @@ impl Kernel {
         if Kind(frame.kind) != Kind::REQUEST {
             match check(frame.payload) {
                 Err(error) if error.is_malformed() => self.close(&mut turn, connection, error),
-                // Taken and ignored: what clients publish becomes events when there is a log for it.
+                Ok(()) if Kind(frame.kind) == Kind::EVENT => {
+                    self.overheard(&mut turn, connection, frame.payload)
+                }
+                // Frames of other kinds are taken and ignored, as are events that are too deep or too large.
                 Ok(()) | Err(_) => {}
             }
             return Errand::None;
@@ -257,6 +270,7 @@ impl Kernel {
             method: &request.method,
             params: request.params,
             meta: None,
+            trace: Trace::default(),
         };
         if request.has_meta() {
             match request.meta().and_then(bounded) {
@@ -275,46 +289,47 @@ impl Kernel {
         if !self.described && asking.method == "kernel.introspect" {
             return Errand::Describe;
         }
-        let outcome = if !holds(self.principal(connection).kind(), route.permission) {
-            Err(WireError::denied(
-                asking.method,
-                &format!("it takes the permission {}", route.permission.name()),
-            ))
-        } else if route.answers == Answers::Later && !self.has_room(connection) {
-            Err(WireError::too_many_calls())
-        } else if route.answers == Answers::Later && request.id.bytes().len() > CALL_ID_BYTES_MAX {
-            Err(WireError::too_large(
-                "callIdBytesMax",
-                format!("an id has at most {CALL_ID_BYTES_MAX} bytes"),
-            ))
-        } else {
-            (route.handler)(self, turn, &asking)
-        };
-        if let Err(error) = outcome {
-            if error.code == Code::PermissionDenied {
-                self.report_denial(turn, &asking, &error);
+        let outcome = self.permit(&asking, route);
+        let mut told = false;
+        let outcome = outcome.and_then(|()| {
+            if route.changes {
+                asking.trace = self.trace_of(connection, asking.meta.as_ref());
             }
+            if route.told {
+                self.tell_call(turn, &mut asking);
+                told = true;
+            }
+            (route.handler)(self, turn, &asking)
+        });
+        if let Err(error) = outcome {
+            self.tell_refusal(turn, &asking, &error, told);
             self.refuse(turn, connection, request.id, &error);
         }
         Errand::None
     }
 
-    fn refuse(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: RawRef<'_>, error: &WireError) {
-        self.send(turn, connection, |buf, dialect| response::put_err(buf, dialect, id, error));
+    /// Whether the caller may make such a call at all, and has room for it.
+    fn permit(&self, asking: &Asking<'_>, route: Route) -> Result<(), WireError> {
+        let connection = asking.connection;
+        if !holds(self.principal(connection).kind(), route.permission) {
+            let lacking = format!("it takes the permission {}", route.permission.name());
+            return Err(WireError::denied(asking.method, &lacking));
+        }
+        if route.answers == Answers::AtOnce {
+            return Ok(());
+        }
+        if !self.has_room(connection) {
+            return Err(WireError::too_many_calls());
+        }
+        if asking.id.bytes().len() > CALL_ID_BYTES_MAX {
+            let message = format!("an id has at most {CALL_ID_BYTES_MAX} bytes");
+            return Err(WireError::too_large("callIdBytesMax", message));
+        }
+        Ok(())
     }
 
-    fn report_denial(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, error: &WireError) {
-        let principal = self.principal_told(asking.connection);
-        let uid = principal.uid;
-        let target =
-            error.details.as_ref().and_then(|details| details.get("id")?.as_str().map(str::to_owned));
-        tracing::warn!(
-            component = "controlplane", connectionId = ?asking.connection, method = asking.method,
-            target = target.as_deref().unwrap_or(""), reason = %error.message, "a call was refused"
-        );
-        let (method, reason) = (asking.method.to_owned(), error.message.clone().into_owned());
-        let event = SecurityDenied { principal, method, target, reason };
-        self.publish(turn, Audience::Administration { uid }, &asking.trace(), &event);
+    fn refuse(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: RawRef<'_>, error: &WireError) {
+        self.send(turn, connection, |buf, dialect| response::put_err(buf, dialect, id, error));
     }
 
     /// Something happened on reactor `here`.
@@ -348,6 +363,7 @@ impl Kernel {
                 self.throttled(turn, process, channel, rate, waited_ns);
             }
             Notice::Resized { process, channel, history } => self.resized(turn, process, channel, history),
+            Notice::NewsSent { connection, bytes } => self.news_sent(connection, bytes),
             Notice::Drained { subscription } => self.drained(turn, subscription),
             Notice::Done { ticket, outcome } => self.done(turn, ticket.0, outcome),
             Notice::Rang { timer } => self.rang(turn, timer),
@@ -374,6 +390,7 @@ impl Kernel {
             Timer::Waiting { stream } => self.waited_enough(turn, stream),
             Timer::Orphan { process } => self.orphan_over(turn, process),
             Timer::Retention => self.expire(turn),
+            Timer::Slow { topic, read } => self.look_after(turn, topic, read, timer),
             Timer::Restart { process } => self.renew(turn, process),
         }
     }
@@ -391,7 +408,7 @@ impl Kernel {
             self.end_reader(turn, stream, Departure::Unasked);
         }
         for topic in topics {
-            self.end_topic(topic);
+            self.end_topic(turn, topic);
         }
         self.end_wards(turn, wards, key);
         self.state.audience.remove(&key);
@@ -447,10 +464,13 @@ impl ControlPlane {
         let (kernel, times) = &mut *guard;
         *times += 1;
         if !times.is_multiple_of(SAMPLING) {
-            return what(kernel);
+            let result = what(kernel);
+            kernel.hand_over();
+            return result;
         }
         let before = (self.ticks)();
         let result = what(kernel);
+        kernel.hand_over();
         let after = (self.ticks)();
         drop(guard);
         self.held.record(after.saturating_sub(before));

@@ -14,7 +14,7 @@
 use crate::auth::principal::{Creator, Principal};
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::entropy::{Entropy, Keyed, KeyedMap};
-use crate::events::pattern::Pattern;
+use crate::events::matching::Matcher;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
@@ -27,7 +27,7 @@ use kairo_dataplane::meter::{ProcessMeter, ReaderMeter};
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
-use kairo_wire::id::{ProcessId, SessionId, SubscriptionId};
+use kairo_wire::id::{EventId, ProcessId, SessionId, SubscriptionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -83,14 +83,16 @@ pub(crate) struct State {
     pub waiting: KeyedMap<Box<str>, Vec<u64>>,
     /// Event subscriptions, in the order they were made.
     pub topics: BTreeMap<u64, TopicSubscription>,
+    /// The same by what they match.
+    pub matcher: Matcher,
+    /// Which subscription each page that was asked of the log is for, by ticket.
+    pub pages: SerialMap<u64>,
     /// Both kinds by their name on the wire.
     pub subscriptions: KeyedMap<Arc<str>, Named>,
     /// Armed timers.
     pub timers: SerialMap<Timer>,
     /// Records of processes all of which is over, oldest first: (when, serial).
     pub retained: BTreeSet<(u64, u64)>,
-    /// Processes whose record is on its way to the disk with somebody waiting, by the ticket of that.
-    pub flushing: SerialMap<u64>,
     /// The timer that forgets the oldest record.
     pub retention: Option<TimerKey>,
     /// The last serial given out.
@@ -115,10 +117,11 @@ impl State {
             reading: SerialMap::default(),
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
+            matcher: Matcher::default(),
+            pages: SerialMap::default(),
             subscriptions: KeyedMap::with_hasher(keyed),
             timers: SerialMap::default(),
             retained: BTreeSet::new(),
-            flushing: SerialMap::default(),
             retention: None,
             serial: 0,
         }
@@ -211,6 +214,12 @@ pub(crate) struct Connection {
     pub dialect: Dialect,
     /// It takes offsets and records.
     pub records: bool,
+    /// It takes what v1 envelopes have no words for.
+    pub envelope: bool,
+    /// Bytes of events that have been given to its reactor and not to its socket.
+    pub news_unsent: usize,
+    /// Grows when some of them have.
+    pub news_read: u64,
     /// Largest chunk, bytes.
     pub chunk_bytes_max: u32,
     /// It has had a reply.
@@ -261,7 +270,9 @@ impl Call {
             | Pending::Spawn { .. }
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
-            | Pending::Metrics => 0,
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Replay => 0,
         }
     }
 }
@@ -301,6 +312,10 @@ pub(crate) enum Pending {
     },
     /// The files of `system.get_metrics`.
     Metrics,
+    /// The log to have what it published.
+    Published,
+    /// A page of the log.
+    Replay,
 }
 
 /// What is done to a process.
@@ -377,6 +392,13 @@ pub(crate) enum Timer {
     },
     /// The oldest record is due to be forgotten.
     Retention,
+    /// A subscription that was behind is looked after.
+    Slow {
+        /// Which.
+        topic: u64,
+        /// What its connection had read.
+        read: u64,
+    },
     /// The next life of a process is due.
     Restart {
         /// Which.
@@ -495,12 +517,14 @@ pub(crate) struct Process {
     pub status: Raw,
     /// What the keeper was last told to note of it.
     pub noted: Bytes,
-    /// Of the spawn request's `meta`, for events.
+    /// Its place in a larger story, for events: they follow from its birth.
     pub trace: Trace,
+    /// The event of its birth, named before it happens.
+    pub birth: EventId,
     /// Its spawn is answered when the disk has its record.
     pub durable: bool,
-    /// The ticket under which the disk is waited for.
-    pub flushing: Option<u64>,
+    /// True exactly while the disk is waited for.
+    pub flushing: bool,
     /// Its record in the state folder; from the start what it is to be.
     pub record: RecordStatus,
     /// What its next life needs, if it asked for one.
@@ -518,8 +542,16 @@ pub(crate) struct Trace {
     pub correlation: Option<String>,
     /// `meta.causationId`.
     pub causation: Option<String>,
+    /// `meta.intentId`.
+    pub intent: Option<String>,
     /// The trace id of `meta.traceparent`.
     pub trace: Option<String>,
+    /// Its span.
+    pub span: Option<String>,
+    /// The tool call it is about.
+    pub tool_call: Option<String>,
+    /// Who acts; none for the kernel itself.
+    pub principal: Option<Arc<str>>,
 }
 
 /// A reader of a process's output.
@@ -592,5 +624,32 @@ pub(crate) struct TopicSubscription {
     /// Who receives.
     pub connection: ConnectionKey,
     /// Which topics.
-    pub pattern: Pattern,
+    pub text: Arc<str>,
+    /// Only of this story.
+    pub correlation: Option<Arc<str>>,
+    /// Only of this intent.
+    pub intent: Option<Arc<str>>,
+    /// Of the past, only since then.
+    pub from_time_ms: u64,
+    /// Where it stands.
+    pub place: TopicPlace,
+}
+
+/// Where a subscription to events stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TopicPlace {
+    /// It is told what happens, from this place on.
+    Live {
+        /// Which.
+        next: u64,
+    },
+    /// It is brought events out of the log.
+    Behind {
+        /// From this place on.
+        next: u64,
+        /// The ticket of the page it waits for.
+        asked: Option<u64>,
+        /// Rings when its connection should have read something.
+        timer: TimerKey,
+    },
 }

@@ -27,6 +27,10 @@ pub(crate) enum Answers {
 pub(crate) struct Route {
     /// What the caller must hold.
     pub permission: Permission,
+    /// It changes something.
+    pub changes: bool,
+    /// That it was called is an event.
+    pub told: bool,
     /// When.
     pub answers: Answers,
     /// What.
@@ -65,8 +69,14 @@ impl Table {
     pub(crate) fn of(entries: impl Iterator<Item = &'static Entry>) -> Table {
         let mut table = Table::default();
         for (row, answers, handler) in entries {
-            table
-                .insert(row.name, Route { permission: row.permission, answers: *answers, handler: *handler });
+            let route = Route {
+                permission: row.permission,
+                changes: row.changes,
+                told: row.is_told(),
+                answers: *answers,
+                handler: *handler,
+            };
+            table.insert(row.name, route);
         }
         table
     }

@@ -41,6 +41,14 @@ pub enum Command {
         /// Header and payload.
         frame: Bytes,
     },
+    /// Queue whole frames of events. How many bytes have gone out is told with
+    /// [`Notice::NewsSent`](crate::control::Notice::NewsSent), so that whoever doesn't read isn't given more.
+    News {
+        /// Where to.
+        connection: ConnectionKey,
+        /// Headers and payloads.
+        frames: Bytes,
+    },
     /// Flush what is queued, then close.
     Close {
         /// Which.
@@ -157,14 +165,6 @@ pub enum Command {
         /// What.
         job: Job,
     },
-    /// Append to the session records, in the order of these commands per reactor.
-    Record {
-        /// What.
-        record: Record,
-        /// Answered with [`Outcome::Worked`](crate::control::Outcome::Worked) once the disk has it; none waits for
-        /// nothing and is told nothing.
-        ticket: Option<Ticket>,
-    },
     /// Tell whoever reads outputs for how far programs are.
     Adapt(Adapt),
     /// End every tree, then the keeper, then the reactors.
@@ -183,15 +183,6 @@ pub enum Scope {
     Leader,
     /// It and all it started.
     Tree,
-}
-
-/// A line of the session records, opaque to the data plane.
-#[derive(Clone, Debug, Default)]
-pub struct Record {
-    /// Written as it is.
-    pub clear: Bytes,
-    /// Written sealed, behind `clear`; nothing if empty.
-    pub secret: Bytes,
 }
 
 /// News of a process that is read by an adapter.

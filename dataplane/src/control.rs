@@ -215,6 +215,13 @@ pub enum Notice {
         /// How much.
         history: HistorySize,
     },
+    /// Events that were queued for a connection have gone out.
+    NewsSent {
+        /// Where.
+        connection: ConnectionKey,
+        /// Bytes.
+        bytes: usize,
+    },
     /// A subscription delivered everything up to the ends of its streams and is gone.
     Drained {
         /// Which.

@@ -70,6 +70,8 @@ pub const SEND_BUFFER_BYTES: usize = 1 << 20;
 pub const OUTFLOW_PAUSE_BYTES: usize = 1 << 20;
 /// Replies and events queued for a connection before it is cut, bytes.
 pub const OUTFLOW_CUT_BYTES: usize = 32 << 20;
+/// Fewer bytes of events than this that have gone out are not told: it would only make work.
+pub const NEWS_TOLD_BYTES_MIN: usize = 32 << 10;
 /// A frame that has begun must be whole after this, nanoseconds.
 pub const FRAME_PATIENCE_NS: u64 = 60_000_000_000;
 /// A connection that is being closed may still drain for this long, nanoseconds.

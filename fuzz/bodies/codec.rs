@@ -7,7 +7,7 @@ use kairo_wire::codec::check::check;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::codec::raw::{Raw, RawRef};
-use kairo_wire::event::EventFrame;
+use kairo_wire::envelope::EventFrame;
 use kairo_wire::json;
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::method::{Method, params};

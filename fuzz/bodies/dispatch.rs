@@ -11,6 +11,7 @@
 use bytes::BytesMut;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{
@@ -83,7 +84,7 @@ impl World {
             numbers: Numbers::LINUX,
         };
         let mut world = World {
-            kernel: Kernel::new(config, Box::new(Seeded::new(1))),
+            kernel: Kernel::new(config, Box::new(Seeded::new(1)), Box::new(Shelf::default()), 0),
             at: Moment { monotonic_ns: 1, wall_ns: 1_700_000_000_000_000_000 },
             clients: BTreeMap::new(),
             connections: 0,
@@ -214,9 +215,8 @@ impl World {
                 | Command::CloseStdin { ticket, .. }
                 | Command::Resize { ticket, .. }
                 | Command::Work { ticket, .. } => self.tickets.push(ticket),
-                Command::Signal { ticket, .. } | Command::Record { ticket, .. } => {
-                    self.tickets.extend(ticket)
-                }
+                Command::Signal { ticket, .. } => self.tickets.extend(ticket),
+                Command::News { connection, frames } => self.arrive_at(connection, &frames),
                 Command::Announce { frames, .. } => {
                     for (connection, frame) in frames {
                         self.arrive_at(connection, &frame);
@@ -407,7 +407,7 @@ fn name(command: &Command) -> &'static str {
         Command::Arm { .. } => "arm",
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
-        Command::Record { .. } => "record",
+        Command::News { .. } => "news",
         Command::Adapt(_) => "adapt",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",

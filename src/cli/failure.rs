@@ -165,9 +165,10 @@ impl From<StateError> for Failure {
         let code = match &error {
             StateError::Newer { .. } => "E_STATE_NEWER",
             StateError::Foreign { .. } | StateError::ForeignKeeper { .. } => "E_STATE_FOREIGN",
-            StateError::Unreadable { .. } | StateError::ExposedKey { .. } | StateError::Os { .. } => {
-                "E_STATE"
-            }
+            StateError::Unreadable { .. }
+            | StateError::ExposedKey { .. }
+            | StateError::Log(_)
+            | StateError::Os { .. } => "E_STATE",
         };
         Failure::new(code, error.to_string())
     }

@@ -67,7 +67,7 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
     let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
-    let (plane, control) = start_plane(config, adapters, kept, claim.listener(), Some(state))?;
+    let (plane, control, log) = start_plane(config, adapters, kept, claim.listener(), Some(state))?;
     points::reach(Point::AdoptServed);
     watch(&service, plane.handle(), &control)?;
     leave_on_signal(signals, plane.handle(), control.clone(), Arc::clone(&service))?;
@@ -76,6 +76,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     service.tell(&["READY=1", &status]);
     let ended = plane.join().context("a reactor failed");
     service.tell(&["STOPPING=1"]);
+    // What was handed over is written and flushed before the state is anybody else's.
+    drop(log);
     if control.with(|kernel| kernel.has_left()) {
         tracing::info!(component = "kernel", keeper = keeper_pid, "left; the keeper goes on");
     } else {

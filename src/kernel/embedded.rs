@@ -4,6 +4,7 @@ use super::{connect_ourselves, raise_nofile, start_plane, stop};
 use crate::adapters::catalogue::Catalogue;
 use crate::adapters::registry::Registry;
 use crate::config::Config;
+use crate::log::Running;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub(crate) struct Embedded {
     plane: Plane,
     control: Arc<ControlPlane>,
+    log: Running,
     keeper_pid: i32,
     /// Where a program with an adapter reports.
     sides: Option<PathBuf>,
@@ -44,15 +46,16 @@ impl Embedded {
         let keeper_pid = keeper.pid;
         let sides = adapters.is_some().then(private_folder).transpose()?;
         let adapters = Catalogue::new(adapters.unwrap_or_default(), sides.clone());
-        let (plane, control) = start_plane(config, adapters, keeper.into(), None, None)?;
+        let (plane, control, log) = start_plane(config, adapters, keeper.into(), None, None)?;
         let connection = connect_ourselves(&plane.handle()).context("no socket pair")?;
-        Ok((Embedded { plane, control, keeper_pid, sides }, connection))
+        Ok((Embedded { plane, control, log, keeper_pid, sides }, connection))
     }
 
     /// Ends what is left, and the kernel.
     pub(crate) fn end(self) -> Result<()> {
         stop(&self.plane.handle(), &self.control, "the program has ended", 0);
         self.plane.join().context("the reactor failed")?;
+        drop(self.log);
         reap(self.keeper_pid).context("the keeper could not be waited for")?;
         if let Some(sides) = self.sides {
             std::fs::remove_dir_all(&sides).with_context(|| format!("removing {}", sides.display()))?;

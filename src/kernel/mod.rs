@@ -17,22 +17,23 @@ use crate::adapters::catalogue::{Catalogue, Desk};
 use crate::adapters::host::Host;
 use crate::adapters::side;
 use crate::config::{Config, DriverChoice, environment};
+use crate::log::{self, Running};
 use crate::state::State;
-use crate::state::writer::Writer;
+use crate::state::records::Sealer;
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
+use kairo_controlplane::events::log::Log;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
-use kairo_dataplane::command::{Adapt, Commands, HistorySize, Job, Record};
+use kairo_dataplane::command::{Adapt, Commands, HistorySize, Job};
 use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
 use kairo_dataplane::sys::socket::stream_pair;
-use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
 use std::io;
@@ -54,24 +55,16 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The worker, the writer of session records where there is a state folder, and whoever reads for adapters, as the data
-/// plane sees them.
-struct Slow(Worker, Option<Arc<Writer>>, Arc<Host>);
+/// The worker, and whoever reads for adapters, as the data plane sees them.
+struct Slow(Worker, Arc<Host>);
 
 impl kairo_dataplane::reactor::Worker for Slow {
     fn submit(&self, job: Job, done: Done) {
         self.0.submit(job, done);
     }
 
-    fn record(&self, record: Record, done: Option<Done>) {
-        match &self.1 {
-            Some(writer) => writer.append(record, done),
-            None => done.into_iter().for_each(|done| done(vec![Err(Errno::OPNOTSUPP.raw_os_error())])),
-        }
-    }
-
     fn adapt(&self, news: Adapt) {
-        self.2.take(news);
+        self.1.take(news);
     }
 }
 
@@ -161,13 +154,20 @@ fn start_plane(
     keeper: Kept,
     listener: Option<OwnedFd>,
     state: Option<State>,
-) -> Result<(Plane, Arc<ControlPlane>)> {
+) -> Result<(Plane, Arc<ControlPlane>, Running)> {
     let embedded = listener.is_none();
     let budget = Arc::new(Budget::new(config.limits.history_memory_max));
-    let kernel = Kernel::new(
-        control_config(config, embedded, budget.clone(), Arc::clone(&adapters)),
-        Box::new(SystemEntropy),
-    );
+    let (log, sealer, mut state) = match state {
+        Some(state) => {
+            let (log, sealer, past) = state.into_parts();
+            (log, sealer, Some(past))
+        }
+        None => (Log::in_memory()?, Sealer::none(), None),
+    };
+    let last_seq = log.last_seq();
+    let (outlet, log) = log::prepare(log, sealer);
+    let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
+    let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
@@ -179,14 +179,13 @@ fn start_plane(
     let host = Host::new(adapters);
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
-    let writer = state.map(|mut state| {
-        let (past, cause) = state.recollect(&heirs, &spools);
+    if let Some(past) = &mut state {
+        let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
-        Arc::new(state.into_writer())
-    });
+    }
     let plane = Plane::start(Start {
         control: control.clone(),
-        worker: Arc::new(Slow(Worker::new(), writer.clone(), Arc::clone(&host))),
+        worker: Arc::new(Slow(Worker::new(), Arc::clone(&host))),
         lanes: keeper.lanes,
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
@@ -204,22 +203,10 @@ fn start_plane(
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     host.attach(Arc::clone(&control), plane.handle());
-    if let Some(writer) = writer {
-        tell_of_failure(&writer, &control, plane.handle());
-    }
+    let log = log.begin(&control, plane.handle())?;
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
-    Ok((plane, control))
-}
-
-/// Has the kernel know when its records come to nothing.
-fn tell_of_failure(writer: &Writer, control: &Arc<ControlPlane>, plane: PlaneHandle) {
-    let control = Arc::clone(control);
-    writer.on_failure(move |reason| {
-        let mut out = Commands::default();
-        control.with(|kernel| kernel.records_failed(clock::now(), reason, &mut out));
-        plane.carry_out(out);
-    });
+    Ok((plane, control, log))
 }
 
 /// Ends every tree with a grace between SIGTERM and SIGKILL, then keeper and reactors. `reason` goes into the event.

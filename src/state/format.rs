@@ -1,31 +1,34 @@
 //! The version of the state folder, and the way from one to the next.
 //!
-//! Version 0 is a folder of a kairo that wrote nothing but `kernel.lock`. A migration is a list of steps, each of which
+//! Version 0 is a folder of a kairo that wrote nothing but `kernel.lock`, version 1 has the session records in a file of
+//! their own, in version 2 they are in the log. A migration is a list of steps, each of which
 //! may be done twice; while one is under way the file `migrating` says from where to where, so that whoever comes next,
 //! after a crash between any two of them, goes on. Invariant: a version is claimed only after everything it promises is
 //! there.
 
 use super::identity::Identity;
-use super::{StateError, journal, os, replace, sync_folder, text_of};
+use super::{StateError, log_of, os, records, replace, sync_folder, text_of};
 use std::io;
 use std::path::Path;
 
 /// What this kairo writes.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 pub(super) const FORMAT_FILE: &str = "format";
 pub(super) const MARKER: &str = "migrating";
 const PREFIX: &str = "kairo state ";
 
-/// The steps from 0 to 1, in order.
+/// The steps from any version to this one, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Say that a migration is under way.
     Mark,
     /// Say whose the folder is.
     Identify,
-    /// Begin the session records.
+    /// Begin the log, and take the session records into it.
     Begin,
+    /// Take their file away.
+    Clear,
     /// Claim the version.
     Claim,
     /// Say that it is over.
@@ -33,7 +36,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 5] = [Step::Mark, Step::Identify, Step::Begin, Step::Claim, Step::Unmark];
+    const ALL: [Step; 6] = [Step::Mark, Step::Identify, Step::Begin, Step::Clear, Step::Claim, Step::Unmark];
 }
 
 /// Refuses a folder of a newer kairo. Changes nothing.
@@ -57,8 +60,12 @@ pub(crate) fn migrate(
         return Ok(());
     }
     for step in Step::ALL {
-        let done = before(step).and_then(|()| perform(folder, here, step));
-        done.map_err(os("bringing to the new format the state folder", folder))?;
+        let doing = "bringing to the new format the state folder";
+        before(step).map_err(os(doing, folder))?;
+        match step {
+            Step::Begin => begin(folder, here)?,
+            _ => perform(folder, here, step).map_err(os(doing, folder))?,
+        }
     }
     tracing::info!(component = "state", from, to = FORMAT, "the state folder has a new format");
     Ok(())
@@ -69,13 +76,27 @@ fn perform(folder: &Path, here: &Identity, step: Step) -> io::Result<()> {
         Step::Mark => replace(folder, MARKER, format!("{PREFIX}{FORMAT}\n").as_bytes()),
         Step::Identify if folder.join(super::identity::FILE).exists() => Ok(()),
         Step::Identify => replace(folder, super::identity::FILE, here.text().as_bytes()),
-        Step::Begin if folder.join(journal::FILE).exists() => Ok(()),
-        Step::Begin => replace(folder, journal::FILE, &journal::header()),
+        Step::Begin => Ok(()),
+        Step::Clear => remove(folder, records::FILE),
         Step::Claim => replace(folder, FORMAT_FILE, format!("{PREFIX}{FORMAT}\n").as_bytes()),
-        Step::Unmark => match std::fs::remove_file(folder.join(MARKER)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => sync_folder(folder),
-        },
+        Step::Unmark => remove(folder, MARKER),
+    }
+}
+
+/// Begins the log with the records of an older folder; as long as their file is there, they are all it has.
+fn begin(folder: &Path, here: &Identity) -> Result<(), StateError> {
+    let lives = records::of_file(folder)?;
+    let (mut log, _) = log_of(folder, here)?;
+    if let Some(lives) = lives {
+        log.replace_lives(&lives)?;
+    }
+    Ok(log.sync()?)
+}
+
+fn remove(folder: &Path, name: &str) -> io::Result<()> {
+    match std::fs::remove_file(folder.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_folder(folder),
     }
 }
 
@@ -120,11 +141,7 @@ mod tests {
             gate(folder.path()).unwrap();
             migrate(folder.path(), &here, |_| Ok(())).unwrap();
             assert_eq!(version(folder.path()).unwrap(), FORMAT);
-            assert_eq!(
-                listing(folder.path()),
-                ["format", "identity", "kernel.lock", "sessions.log"],
-                "{cut:?}"
-            );
+            assert_eq!(listing(folder.path()), ["format", "identity", "kernel.lock", "log"], "{cut:?}");
             // And once more changes nothing.
             migrate(folder.path(), &here, |step| panic!("{step:?}")).unwrap();
         }
@@ -141,12 +158,12 @@ mod tests {
 
     #[test]
     fn a_newer_folder_is_refused_untouched_and_so_is_nonsense() {
-        for (name, text) in [("format", "kairo state 2\n"), ("migrating", "kairo state 9\n")] {
+        for (name, text) in [("format", "kairo state 3\n"), ("migrating", "kairo state 9\n")] {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join(name), text).unwrap();
             assert!(matches!(
                 super::super::inspect(folder.path(), true),
-                Err(StateError::Newer { known: 1, .. })
+                Err(StateError::Newer { known: FORMAT, .. })
             ));
             assert_eq!(listing(folder.path()), [name]);
         }

@@ -129,7 +129,7 @@ mod tests {
         super::super::inspect(folder.path(), true).unwrap();
         let mut state = super::super::open(folder.path()).unwrap();
         assert_eq!(
-            state.recollect(&Default::default(), folder.path()).1,
+            state.into_parts().2.recollect(&Default::default(), folder.path()).1,
             kairo_wire::event::LossCause::Moved
         );
         assert_eq!(Identity::read(folder.path()).unwrap(), Some(Identity::here()));

@@ -3,7 +3,7 @@
 //! Whoever looks holds the folder's lock, so no kernel is alive there; a keeper may be. Its cgroups are named after its pid:
 //! those of a pid that is no more go where they are empty.
 
-use super::{StateError, format, identity, journal, os};
+use super::{StateError, format, identity, os, records};
 use kairo_dataplane::sys::clear_cgroups;
 use kairo_dataplane::sys::process::connect_packets;
 use kairo_dataplane::sys::socket::credentials;
@@ -67,7 +67,7 @@ pub(super) fn clear(folder: &Path) -> Result<(), StateError> {
 }
 
 fn is_ours(entry: &DirEntry, name: &str) -> bool {
-    let known = [format::FORMAT_FILE, format::MARKER, identity::FILE, journal::FILE, super::seal::FILE];
+    let known = [format::FORMAT_FILE, format::MARKER, identity::FILE, records::FILE, super::seal::FILE];
     let mine =
         |found: &std::fs::Metadata| found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
     known.contains(&name) && entry.metadata().is_ok_and(|found| mine(&found))

@@ -4,7 +4,7 @@
 //!   format     which version of all this         read before anything is touched
 //!   migrating  a change of version under way     resumed at the next start
 //!   identity   machine, user, boot               whose it is, and whether the machine was restarted since
-//!   sessions.log   the session records           append-only: [`journal`], written by [`writer`]
+//!   log/       everything that happened, session records among it      written by [`log`](crate::log)
 //!   key        what restarts are sealed with     made at the first one: [`seal`]
 //!   kernel.lock, keeper.sock                     who is alive
 //! ```
@@ -14,22 +14,21 @@
 
 pub(crate) mod format;
 pub(crate) mod identity;
-pub(crate) mod journal;
 mod leftovers;
+pub(crate) mod records;
 mod remains;
 mod seal;
-pub(crate) mod writer;
 
 use identity::Identity;
-use journal::Journal;
+use kairo_controlplane::events::log::{Damage, Log, LogError, Opened, Options};
 use kairo_controlplane::records::Recollection;
 use kairo_wire::event::LossCause;
+use seal::Seal;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use writer::Writer;
 
 /// Why the state folder can't be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +51,9 @@ pub(crate) enum StateError {
     #[error("{} can be read by others (mode {mode:04o}); chmod it to 0600, or remove it: what is sealed with it is lost then",
         path.display())]
     ExposedKey { path: PathBuf, mode: u32 },
+    /// The log can't be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The system said no.
     #[error("{what} {}: {source}", path.display())]
     Os { what: &'static str, path: PathBuf, source: io::Error },
@@ -64,11 +66,19 @@ fn os<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> 
 }
 
 /// An open state folder.
-#[derive(Debug)]
 pub(crate) struct State {
-    journal: Journal,
-    past: Vec<Recollection>,
+    log: Log,
+    seal: Seal,
+    past: Past,
+}
+
+/// What former kernels have left to account for.
+#[derive(Debug)]
+pub(crate) struct Past {
+    lives: Vec<Recollection>,
     cause: LossCause,
+    /// What the log has lost, and where what is damaged was put.
+    damage: (Vec<Damage>, Vec<PathBuf>),
 }
 
 /// Whether the kernel that holds the folder's lock may use it. Changes nothing but a socket of a keeper that is dead.
@@ -92,7 +102,10 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
     let foreign = before.as_ref().is_some_and(|before| before.is_foreign_to(&here));
     format::migrate(folder, &here, |_| Ok(()))?;
     leftovers::clear(folder)?;
-    let (journal, past) = Journal::open(folder)?;
+    let seal = Seal::open(folder)?;
+    let (log, opened) = log_of(folder, &here)?;
+    let lives = opened.lives.iter().map(|(_, kind, bytes)| (*kind, &bytes[..]));
+    let lives = records::fold(lives, &seal).into_lives();
     let cause = match &before {
         Some(_) if foreign => LossCause::Moved,
         Some(before) if before.boot == here.boot => LossCause::Keeper,
@@ -104,10 +117,31 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
     if before.as_ref() != Some(&here) {
         here.write(folder)?;
     }
-    Ok(State { journal, past, cause })
+    let past = Past { lives, cause, damage: (opened.damage, opened.quarantined) };
+    Ok(State { log, seal, past })
+}
+
+/// The log of a folder.
+fn log_of(folder: &Path, here: &Identity) -> Result<(Log, Opened), StateError> {
+    Ok(Log::open(&folder.join("log"), Options { boot: here.boot.clone() })?)
 }
 
 impl State {
+    /// The log, to be written, what seals records, and the past.
+    pub(crate) fn into_parts(self) -> (Log, Seal, Past) {
+        (self.log, self.seal, self.past)
+    }
+}
+
+impl Past {
+    /// What the log has lost.
+    pub(crate) fn damage(&mut self) -> Vec<Damage> {
+        for path in self.damage.1.drain(..) {
+            tracing::error!(component = "state", path = %path.display(), "a damaged part of the log is kept here");
+        }
+        std::mem::take(&mut self.damage.0)
+    }
+
     /// What the records tell of lives nobody has handed over, and what took them. Of those that will be started again
     /// nothing is left running when this returns. How long an output was that had not ended, its spool under `spools`
     /// tells.
@@ -116,7 +150,7 @@ impl State {
         adopted: &BTreeSet<String>,
         spools: &Path,
     ) -> (Vec<Recollection>, LossCause) {
-        let mut past = std::mem::take(&mut self.past);
+        let mut past = std::mem::take(&mut self.lives);
         for one in past.iter_mut().filter(|one| !adopted.contains(&one.life.session)) {
             remains::measure(one, spools);
         }
@@ -124,11 +158,6 @@ impl State {
             remains::look(past.iter_mut().filter(|one| !adopted.contains(&one.life.session)));
         }
         (past, self.cause)
-    }
-
-    /// Starts taking records.
-    pub(crate) fn into_writer(self) -> Writer {
-        Writer::new(self.journal)
     }
 }
 
@@ -175,18 +204,18 @@ fn text_of(path: &Path) -> Result<Option<String>, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use journal::Kind;
-    use journal::tests::life;
-    use kairo_controlplane::records::{Entry, Spec};
+    use kairo_controlplane::events::log::Kind;
+    use kairo_controlplane::records::{Entry, Ledger, Spec};
     use kairo_dataplane::control::ExitStatus;
     use kairo_wire::methods::process::SpawnParams;
+    use records::tests::life;
     use std::os::unix::fs::PermissionsExt;
 
     const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/state-v1");
 
     /// What the fixture tells: one that ran, one that is to be started again, one that was told lost.
-    fn write_fixture(folder: &Path) {
-        let mut state = open(folder).unwrap();
+    fn write_records(folder: &Path) {
+        let State { mut log, mut seal, .. } = open(folder).unwrap();
         let params: SpawnParams = serde_json::from_value(serde_json::json!({
             "id": "due", "command": ["sleep", "9"], "options": { "env": { "A": "b" }, "restart": "always" },
         }))
@@ -195,74 +224,67 @@ mod tests {
         due.restart = params.options.as_ref().unwrap().restart;
         due.attempts = 2;
         let spec = Spec { session: "due".to_owned(), params, gid: 5, groups: vec![6] };
-        let session = || "due".to_owned();
-        let mut put = |kind, bytes: Vec<u8>| state.journal.append(&[(kind, &bytes)]).unwrap();
+        let mut ledger = Ledger::default();
         for entry in [
             Entry::Spawned(Box::new(life("ran"))),
-            Entry::Closed { session: "ran".to_owned(), stderr: true, total_bytes: 1 << 40, cut_bytes: 7 },
             Entry::Spawned(Box::new(due)),
+            Entry::Ended { session: "due".to_owned(), due: true },
         ] {
-            put(Kind::Clear, entry.to_bytes().unwrap());
+            ledger.apply(entry);
         }
-        put(Kind::Sealed, spec.to_bytes().unwrap());
-        for entry in [
-            Entry::Exited { session: session(), status: ExitStatus::Code(3), at_ms: 1_700_000_001_000 },
-            Entry::Ended { session: session(), due: true },
-            Entry::Spawned(Box::new(life("gone"))),
-            Entry::Lost { session: "gone".to_owned(), cause: LossCause::Reboot },
-            Entry::Spawned(Box::new(life("over"))),
-            Entry::Ended { session: "over".to_owned(), due: false },
-        ] {
-            put(Kind::Clear, entry.to_bytes().unwrap());
+        ledger.specify([spec]);
+        log.replace_lives(&records::written(&ledger, &mut seal)).unwrap();
+    }
+
+    /// As the first release that had records left it.
+    fn unpack_fixture(folder: &Path) {
+        for name in ["format", "identity", "sessions.log", "key"] {
+            std::fs::copy(Path::new(FIXTURE).join(name), folder.join(name)).unwrap();
+            let private = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(folder.join(name), private).unwrap();
         }
     }
 
     #[test]
     fn a_folder_of_the_first_release_with_records_is_still_read() {
-        let fixture = Path::new(FIXTURE);
-        // A variable of its own: a fixture is written once for each version, and then stays.
-        if std::env::var_os("KAIRO_WRITE_FIXTURE").is_some() {
-            std::fs::create_dir_all(fixture).unwrap();
-            write_fixture(fixture);
-            // Of no machine, so that it shows none.
-            std::fs::write(fixture.join("identity"), "machine unknown\nuid 1000\nboot unknown\n").unwrap();
-        }
         let folder = tempfile::tempdir().unwrap();
-        for name in ["format", "identity", "sessions.log", "key"] {
-            std::fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
-            let private = std::fs::Permissions::from_mode(0o600);
-            std::fs::set_permissions(folder.path().join(name), private).unwrap();
-        }
+        unpack_fixture(folder.path());
         inspect(folder.path(), true).unwrap();
-        let past = open(folder.path()).unwrap().past;
-        let told: Vec<&str> = past.iter().map(|one| one.life.session.as_str()).collect();
-        assert_eq!(told, ["ran", "due", "gone"]);
-        assert_eq!(past[0].ends[1].unwrap().total_bytes, 1 << 40);
-        assert!(past[1].due && past[1].life.attempts == 2);
-        assert_eq!(past[1].exit.unwrap().0, ExitStatus::Code(3));
-        let spec = past[1].spec.as_ref().unwrap();
-        assert_eq!(spec.params.options.as_ref().unwrap().env["A"].as_bytes(), b"b");
-        assert_eq!(past[2].lost, Some(LossCause::Reboot));
+        for opening in ["brought to this format", "and opened again"] {
+            let past = open(folder.path()).unwrap().past.lives;
+            let told: Vec<&str> = past.iter().map(|one| one.life.session.as_str()).collect();
+            assert_eq!(told, ["ran", "due", "gone"], "{opening}");
+            assert_eq!(past[0].ends[1].unwrap().total_bytes, 1 << 40);
+            assert!(past[1].due && past[1].life.attempts == 2);
+            assert_eq!(past[1].exit.unwrap().0, ExitStatus::Code(3));
+            let spec = past[1].spec.as_ref().unwrap();
+            assert_eq!(spec.params.options.as_ref().unwrap().env["A"].as_bytes(), b"b");
+            assert_eq!(past[2].lost, Some(LossCause::Reboot));
+            assert!(!folder.path().join("sessions.log").exists());
+        }
     }
 
     #[test]
     fn a_restart_whose_key_is_gone_is_a_life_without_one() {
         let folder = tempfile::tempdir().unwrap();
-        write_fixture(folder.path());
+        write_records(folder.path());
         std::fs::remove_file(folder.path().join("key")).unwrap();
-        let past = open(folder.path()).unwrap().past;
+        let past = open(folder.path()).unwrap().past.lives;
         assert!(past[1].due && past[1].spec.is_none());
     }
 
     #[test]
     fn nothing_in_the_folder_is_for_others_to_read() {
         let folder = tempfile::tempdir().unwrap();
-        write_fixture(folder.path());
+        write_records(folder.path());
         for entry in std::fs::read_dir(folder.path()).unwrap() {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.file_name());
         }
-        let bytes = std::fs::read(folder.path().join("sessions.log")).unwrap();
-        assert!(!bytes.windows(3).any(|window| window == b"A\xa1b"), "the environment is in clear");
+        let State { log, .. } = open(folder.path()).unwrap();
+        let lives = log.reader().lives().unwrap();
+        assert!(lives.iter().any(|(_, kind, _)| *kind == Kind::Sealed));
+        let clear = |bytes: &[u8]| bytes.windows(3).any(|window| window == b"A\xa1b");
+        assert!(!lives.iter().any(|(_, _, bytes)| clear(bytes)), "the environment is in clear");
     }
 }

@@ -20,7 +20,7 @@ const NONCE_BYTES: usize = 24;
 const PURPOSE: &[u8] = b"kairo session spec 1";
 
 /// The key of a folder, made when it is first needed.
-pub(super) struct Seal {
+pub(crate) struct Seal {
     folder: PathBuf,
     cipher: Option<XChaCha20Poly1305>,
 }
@@ -32,6 +32,11 @@ impl fmt::Debug for Seal {
 }
 
 impl Seal {
+    /// One that seals nothing: where nothing outlives its kernel.
+    pub(crate) fn none() -> Seal {
+        Seal { folder: PathBuf::new(), cipher: None }
+    }
+
     /// Reads the key if there is one.
     pub(super) fn open(folder: &Path) -> Result<Seal, StateError> {
         let path = folder.join(FILE);
@@ -55,7 +60,7 @@ impl Seal {
     }
 
     /// Seals; makes the key if there is none.
-    pub(super) fn close(&mut self, clear: &[u8]) -> io::Result<Vec<u8>> {
+    pub(crate) fn close(&mut self, clear: &[u8]) -> io::Result<Vec<u8>> {
         let cipher = match &self.cipher {
             Some(cipher) => cipher,
             None => {
@@ -72,7 +77,7 @@ impl Seal {
     }
 
     /// Opens what was sealed with this key; none if it wasn't, or was changed.
-    pub(super) fn unseal(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn unseal(&self, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
         let payload = Payload { msg: sealed, aad: PURPOSE };
         self.cipher.as_ref()?.decrypt(XNonce::from_slice(nonce), payload).ok()

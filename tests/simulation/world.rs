@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::keeper::Keeper;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::Job;
@@ -40,7 +41,7 @@ fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
         limits: Limits::default(),
         numbers: Numbers::LINUX,
     };
-    ControlPlane::new(Kernel::new(config, Box::new(Seeded::new(seed))), || 0)
+    ControlPlane::new(Kernel::new(config, Box::new(Seeded::new(seed)), Box::new(Shelf::default()), 0), || 0)
 }
 
 /// Plays the history of a seed and returns how many bytes were checked in it.

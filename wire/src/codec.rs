@@ -16,6 +16,7 @@ pub mod encode;
 pub mod raw;
 pub mod text;
 pub(crate) mod time;
+pub mod transcode;
 
 use crate::error::WireError;
 use std::fmt;

@@ -1,22 +1,17 @@
-//! EVENT frames: notices, records and events of the bus, one row each.
+//! Notices, records and events of the bus, one row each.
 //!
-//! Three shapes share the frame type. *Notices* and stream *records* are `{topic, data}` and go to one connection;
-//! *bus events* are `{topic, payload, correlationId, causationId, traceId, source, time, id}` and go to whoever
-//! subscribed to their topic. Who may see an event is decided in the control plane; matching topics is too.
+//! *Notices* and *records* go to one connection; *bus events* are kept in the log and go to whoever subscribed to their
+//! topic. How they are written in EVENT frames is in [`envelope`](crate::envelope). Who may see an event is decided in the
+//! control plane; matching topics is too.
 
-use crate::codec::encode::{self, Dialect};
-use crate::codec::raw::RawRef;
 use crate::codec::text::OsText;
-use crate::codec::{CodecError, decode};
-use crate::frame::{self, Kind};
-use crate::id::{EventId, ProcessId, SubscriptionId};
+use crate::id::{ProcessId, SubscriptionId};
+use crate::methods::event::Gap;
 use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
 use crate::methods::stream::StreamName;
 use crate::methods::system::Principal;
-use bytes::BytesMut;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What carries an event.
@@ -128,6 +123,24 @@ events! {
         pub gap_bytes: u64,
         /// Why it ended.
         pub reason: StreamEndReason,
+    }
+
+    /// Events of a subscription are no longer in the log, at this place among its events.
+    EventGapRecord = "event.gap", Record {
+        /// Which.
+        pub subscription_id: SubscriptionId,
+        /// What is missing, and what is known of it.
+        pub gap: Gap,
+    }
+
+    /// A subscription to events was ended by the kernel. Whoever still wants it subscribes again from `seq`.
+    EventCutRecord = "event.cut", Record {
+        /// Which.
+        pub subscription_id: SubscriptionId,
+        /// The place of the first event that was not delivered.
+        pub seq: u64,
+        /// Why.
+        pub reason: CutReason,
     }
 
     /// A program runs.
@@ -423,6 +436,36 @@ events! {
         pub reason: String,
     }
 
+    /// A call that changes something was accepted. Calls that write to a stdin, publish an event or work on intents are told
+    /// by what they do.
+    KernelCalled = "kairo.kernel.called", Bus {
+        /// What.
+        pub method: String,
+        /// On what, as far as it has a name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub target: Option<String>,
+    }
+
+    /// A call that changes something came to nothing.
+    KernelCallFailed = "kairo.kernel.call_failed", Bus {
+        /// What.
+        pub method: String,
+        /// `E_…`.
+        pub code: String,
+        /// What it was answered with.
+        pub message: String,
+    }
+
+    /// Events were lost: the disk had damage. Whoever replays them is shown the range.
+    KernelLogDamaged = "kairo.kernel.log_damaged", Bus {
+        /// First place.
+        pub from: u64,
+        /// Last place.
+        pub to: u64,
+        /// What was found.
+        pub reason: String,
+    }
+
     /// A call was refused for want of rights.
     SecurityDenied = "kairo.security.denied", Bus {
         /// Who called.
@@ -434,6 +477,16 @@ events! {
         pub target: Option<String>,
         /// What was lacking.
         pub reason: String,
+    }
+}
+
+crate::methods::words! {
+    /// Why a subscription to events was ended by the kernel.
+    CutReason {
+        /// Its connection had not read for too long.
+        Slow = "slow",
+        /// The log failed.
+        Log = "log",
     }
 }
 
@@ -482,127 +535,5 @@ crate::methods::words! {
         Shutdown = "shutdown",
         /// It was to be read with the policy `spool`, and the process it waited for has none.
         Unspooled = "unspooled",
-    }
-}
-
-/// What surrounds the payload of a bus event.
-#[derive(Clone, Debug)]
-pub struct Envelope<'a> {
-    /// Of the event.
-    pub id: &'a EventId,
-    /// Who published it.
-    pub source: &'a str,
-    /// Milliseconds since 1970.
-    pub time_ms: u64,
-    /// Ties together what has one cause.
-    pub correlation_id: Option<&'a str>,
-    /// The event that caused this one.
-    pub causation_id: Option<&'a str>,
-    /// Of a distributed trace.
-    pub trace_id: Option<&'a str>,
-}
-
-/// Appends an EVENT frame `{topic, data}`.
-pub fn put_notice<E: Event>(buf: &mut BytesMut, dialect: Dialect, data: &E) -> Result<(), CodecError> {
-    framed(buf, |buf| {
-        encode::put_map16(buf, 2);
-        encode::put_str(buf, "topic");
-        encode::put_str(buf, E::TOPIC);
-        encode::put_str(buf, "data");
-        encode::to_buf(buf, dialect, data)
-    })
-}
-
-/// Appends an EVENT frame of the bus. `payload` must be written in the receiver's dialect.
-pub fn put_bus<P: Serialize + ?Sized>(
-    buf: &mut BytesMut,
-    dialect: Dialect,
-    topic: &str,
-    payload: &P,
-    envelope: &Envelope<'_>,
-) -> Result<(), CodecError> {
-    framed(buf, |buf| {
-        encode::put_map16(buf, 8);
-        encode::put_str(buf, "topic");
-        encode::put_str(buf, topic);
-        encode::put_str(buf, "payload");
-        encode::to_buf(buf, dialect, payload)?;
-        let texts = [
-            ("correlationId", envelope.correlation_id),
-            ("causationId", envelope.causation_id),
-            ("traceId", envelope.trace_id),
-            ("source", Some(envelope.source)),
-        ];
-        for (key, text) in texts {
-            encode::put_str(buf, key);
-            encode::to_buf(buf, dialect, &text)?;
-        }
-        encode::put_str(buf, "time");
-        encode::put_str(buf, &crate::codec::time::iso(envelope.time_ms as i64));
-        encode::put_str(buf, "id");
-        encode::put_str(buf, envelope.id.as_str());
-        Ok(())
-    })
-}
-
-fn framed(
-    buf: &mut BytesMut,
-    body: impl FnOnce(&mut BytesMut) -> Result<(), CodecError>,
-) -> Result<(), CodecError> {
-    let at = frame::begin(Kind::EVENT, buf);
-    match body(buf) {
-        Ok(()) => {
-            frame::finish(buf, at);
-            Ok(())
-        }
-        Err(error) => {
-            buf.truncate(at);
-            Err(error)
-        }
-    }
-}
-
-/// An EVENT payload, as a client reads it: either `data` or `payload` is there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EventFrame<'a> {
-    /// Its name.
-    #[serde(borrow)]
-    pub topic: Cow<'a, str>,
-    /// Of a notice or record.
-    #[serde(borrow)]
-    pub data: Option<RawRef<'a>>,
-    /// Of a bus event.
-    #[serde(borrow)]
-    pub payload: Option<RawRef<'a>>,
-    /// Of a bus event.
-    #[serde(borrow)]
-    pub correlation_id: Option<Cow<'a, str>>,
-    /// Of a bus event.
-    #[serde(borrow)]
-    pub causation_id: Option<Cow<'a, str>>,
-    /// Of a bus event.
-    #[serde(borrow)]
-    pub trace_id: Option<Cow<'a, str>>,
-    /// Of a bus event.
-    #[serde(borrow)]
-    pub source: Option<Cow<'a, str>>,
-    /// Of a bus event, ISO 8601.
-    #[serde(borrow)]
-    pub time: Option<Cow<'a, str>>,
-    /// Of a bus event.
-    #[serde(borrow)]
-    pub id: Option<Cow<'a, str>>,
-}
-
-impl<'a> EventFrame<'a> {
-    /// Reads a payload that has been checked.
-    pub fn parse(payload: &'a [u8]) -> Result<EventFrame<'a>, CodecError> {
-        decode::from_slice(payload)
-    }
-
-    /// What it says, wherever it is.
-    pub fn body(&self) -> Option<RawRef<'a>> {
-        self.data.or(self.payload)
     }
 }

@@ -172,11 +172,29 @@ pub struct EventId(Arc<str>);
 impl EventId {
     /// One made of random bits; six of them are overwritten by the UUID's version and variant.
     pub fn new(random: u128) -> EventId {
-        let bits = (random & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62);
-        let hex = format!("{bits:032x}");
-        EventId(
-            format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]).into(),
+        EventId::from_bytes(
+            ((random & !(0xf << 76) & !(0b11 << 62)) | (0x4 << 76) | (0b10 << 62)).to_be_bytes(),
         )
+    }
+
+    /// One that was made before.
+    pub fn from_bytes(bytes: [u8; 16]) -> EventId {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = String::with_capacity(36);
+        for (place, byte) in bytes.iter().enumerate() {
+            if matches!(place, 4 | 6 | 8 | 10) {
+                text.push('-');
+            }
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 0xf)]));
+        }
+        EventId(text.into())
+    }
+
+    /// Its 16 bytes; none if it is no UUID.
+    pub fn to_bytes(&self) -> Option<[u8; 16]> {
+        let hex: String = self.0.chars().filter(|c| *c != '-').collect();
+        u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32).map(u128::to_be_bytes)
     }
 
     /// The text on the wire.

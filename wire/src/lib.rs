@@ -31,6 +31,7 @@
 pub mod chunk;
 pub mod codec;
 pub mod document;
+pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod frame;

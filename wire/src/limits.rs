@@ -49,6 +49,18 @@ pub const PROCESS_ID_BYTES_MAX: usize = 255;
 /// Largest history a subscription's `bufferSize` can ask for, bytes. More is cut down to it.
 pub const BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Longest type of an event, bytes. Longer: `E_INVALID_PARAMS`.
+pub const TOPIC_BYTES_MAX: usize = 255;
+
+/// Longest `data` of a client's event, MessagePack bytes. Longer: `E_TOO_LARGE`.
+pub const EVENT_DATA_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most events of one `event.publish_batch`. More: `E_TOO_LARGE`.
+pub const EVENTS_IN_BATCH_MAX: usize = 4_096;
+
+/// Most events of one page of `event.replay`. A larger wish is granted this much.
+pub const REPLAY_EVENTS_MAX: usize = 1_000;
+
 /// Largest number of rows or columns of a terminal; the smallest is 1. Others: `E_INVALID_PARAMS`.
 pub const TERMINAL_EXTENT_MAX: u16 = 65_534;
 
@@ -95,6 +107,10 @@ pub const LIMITS: &[LimitRow] = &[
     row("argumentsBytesMax", ARGUMENTS_BYTES_MAX, "bytes of argv and environment", "E_TOO_LARGE"),
     row("processIdBytesMax", PROCESS_ID_BYTES_MAX, "bytes", "E_INVALID_PARAMS"),
     row("bufferBytesMax", BUFFER_BYTES_MAX, "bytes", "a larger wish is granted this much"),
+    row("topicBytesMax", TOPIC_BYTES_MAX, "bytes of an event's type", "E_INVALID_PARAMS"),
+    row("eventDataBytesMax", EVENT_DATA_BYTES_MAX, "bytes of an event's data", "E_TOO_LARGE"),
+    row("eventsInBatchMax", EVENTS_IN_BATCH_MAX, "events of a call", "E_TOO_LARGE"),
+    row("replayEventsMax", REPLAY_EVENTS_MAX, "events of a page", "a larger wish is granted this much"),
     row("terminalExtentMax", TERMINAL_EXTENT_MAX as usize, "rows or columns", "E_INVALID_PARAMS"),
 ];
 

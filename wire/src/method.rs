@@ -41,6 +41,8 @@ pub struct MethodRow {
     pub required: &'static [Need],
     /// What the caller must hold.
     pub permission: Permission,
+    /// It changes something: it is told to the log, and a key makes it happen once.
+    pub changes: bool,
     /// Since when it has been there.
     pub since: Since,
     /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT` and `E_CANCELLED`, which
@@ -48,6 +50,15 @@ pub struct MethodRow {
     pub errors: &'static [Code],
     /// Parameters of a call that makes sense, JSON.
     pub example: &'static str,
+}
+
+impl MethodRow {
+    /// True when a call of it is an event of its own (`kairo.kernel.called`). What publishes an event or works on an intent
+    /// is told by the event it makes, and bytes for a stdin are no event.
+    pub fn is_told(&self) -> bool {
+        let tells_itself = ["event.", "intent.", "process.stdin.write"];
+        self.changes && !tells_itself.iter().any(|name| self.name.starts_with(name))
+    }
 }
 
 /// A required parameter.
@@ -101,6 +112,7 @@ macro_rules! methods {
        $marker:ident = $name:literal($params:ty) -> $result:ty {
            required: [$($need:expr),* $(,)?],
            permission: $permission:ident,
+           $(changes: $changes:literal,)?
            since: $since:expr,
            errors: [$($code:ident),* $(,)?],
            example: $example:literal $(,)?
@@ -119,6 +131,7 @@ macro_rules! methods {
                     result: |generator| generator.subschema_for::<$result>(),
                     required: &[$($need),*],
                     permission: $crate::permission::Permission::$permission,
+                    changes: false $(|| $changes)?,
                     since: $since,
                     errors: &[$($crate::error::Code::$code),*],
                     example: $example,
@@ -157,6 +170,9 @@ pub const METHODS: &[&MethodRow] = &[
     stream::ConfigureReader::ROW,
     event::Subscribe::ROW,
     event::Unsubscribe::ROW,
+    event::Publish::ROW,
+    event::PublishBatch::ROW,
+    event::Replay::ROW,
     permission::Identify::ROW,
     permission::VaultGet::ROW,
     device::List::ROW,

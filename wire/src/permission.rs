@@ -95,6 +95,8 @@ permissions! {
     ProcessList = "process.list", Filtered;
     /// Receive events; those about what the caller may not observe are left out.
     EventSubscribe = "event.subscribe", Filtered;
+    /// Publish events under one's own name.
+    EventPublish = "event.publish", Caller;
     /// Give up rights for the life of the connection.
     IdentityLower = "identity.lower", Everybody;
     /// List devices.

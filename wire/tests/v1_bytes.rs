@@ -7,10 +7,9 @@ use kairo_wire::chunk::{Chunk, Prelude, put_prelude};
 use kairo_wire::codec::data::Data;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::envelope::{Envelope, put_bus, put_notice};
 use kairo_wire::error::WireError;
-use kairo_wire::event::{
-    Envelope, KernelReady, ProcessExitNotice, StreamOverflowNotice, put_bus, put_notice,
-};
+use kairo_wire::event::{KernelReady, ProcessExitNotice, StreamOverflowNotice};
 use kairo_wire::frame::Header;
 use kairo_wire::id::{EventId, ProcessId, SubscriptionId};
 use kairo_wire::limits::HEADER_BYTES;
@@ -139,16 +138,19 @@ fn notices_are_byte_for_byte_v1() {
 #[test]
 fn a_bus_event_has_the_v1_envelope() {
     let mut buf = BytesMut::new();
+    let said = Raw::of(&KernelReady { pid: 300, version: "0.1.0".to_owned() }).unwrap();
+    let id = EventId::new(0);
     let envelope = Envelope {
-        id: &EventId::new(0),
+        topic: "kairo.kernel.ready",
+        payload: said.as_ref(),
+        id: id.as_str(),
         source: "kernel",
         time_ms: 1_795_348_805_123,
         correlation_id: None,
         causation_id: None,
         trace_id: None,
     };
-    let payload_value = KernelReady { pid: 300, version: "0.1.0".to_owned() };
-    put_bus(&mut buf, Dialect::V1, "kairo.kernel.ready", &payload_value, &envelope).unwrap();
+    put_bus(&mut buf, Dialect::V1, &envelope, None).unwrap();
     assert_eq!(
         payload(&buf),
         "de0008a5746f706963b26b6169726f2e6b65726e656c2e7265616479a77061796c6f6164de0002a3706964cd012ca776657273696f6ea530\

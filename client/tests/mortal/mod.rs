@@ -7,9 +7,10 @@
 use bytes::BytesMut;
 use kairo_wire::chunk::{Prelude, put_prelude};
 use kairo_wire::codec::encode::Dialect;
-use kairo_wire::codec::raw::RawRef;
+use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::envelope::{Envelope, put_bus, put_notice};
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{Envelope, StreamEndReason, StreamEndRecord, StreamGapRecord, put_bus, put_notice};
+use kairo_wire::event::{StreamEndReason, StreamEndRecord, StreamGapRecord};
 use kairo_wire::frame::Decoder;
 use kairo_wire::id::{EventId, SubscriptionId};
 use kairo_wire::methods::stream::StreamName;
@@ -455,18 +456,18 @@ fn announce(sender: &Sender) {
         let (number, unique) = (world.events, u128::from(world.lives) << 64 | u128::from(world.events));
         drop(world);
         let id = EventId::new(unique);
+        let body = Raw::of(&json!({ "number": number })).expect("a value");
         let envelope = Envelope {
-            id: &id,
+            topic: "kairo.process.spawned",
+            payload: body.as_ref(),
+            id: id.as_str(),
             source: "kernel",
             time_ms: 0,
             correlation_id: None,
             causation_id: None,
             trace_id: None,
         };
-        let body = json!({ "number": number });
-        if !sender
-            .send(|buf| put_bus(buf, Dialect::Int64, "kairo.process.spawned", &body, &envelope).unwrap())
-        {
+        if !sender.send(|buf| put_bus(buf, Dialect::Int64, &envelope, None).unwrap()) {
             return;
         }
     }

@@ -4,6 +4,7 @@
 //! checked before, in [`policy`](crate::auth::policy).
 
 use crate::auth::principal::{Creator, Principal};
+use crate::events::record::Audience;
 
 /// True when `principal` may touch what `creator` started: the owner everything, a user what was started under
 /// its uid, a skill what it started itself, nobody nothing.
@@ -17,6 +18,19 @@ pub fn may_touch(principal: &Principal, creator: &Creator) -> bool {
                 && (skill.name.is_none() || skill.name == creator.name)
         }
         Principal::Nobody { .. } => false,
+    }
+}
+
+/// True when `principal` may hear of an event for this audience.
+pub fn hears(principal: &Principal, audience: &Audience) -> bool {
+    match (audience, principal) {
+        (_, Principal::Nobody { .. }) => false,
+        (Audience::All, _) | (_, Principal::Owner) => true,
+        (Audience::Of(creator), _) => may_touch(principal, creator),
+        (Audience::User(uid), Principal::User { uid: own }) => own == uid,
+        (Audience::User(uid), Principal::Skill(skill)) => skill.uid == *uid,
+        (Audience::Administration(uid), Principal::User { uid: own }) => own == uid,
+        (Audience::Administration(_), Principal::Skill(_)) => false,
     }
 }
 

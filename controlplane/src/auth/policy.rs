@@ -30,6 +30,7 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::ProcessControl
         | Permission::ProcessList
         | Permission::EventSubscribe
+        | Permission::EventPublish
         | Permission::DeviceList
         | Permission::VaultRead => [true, true, true, false],
     }

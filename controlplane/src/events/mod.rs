@@ -1,6 +1,20 @@
-//! What the kernel tells unasked: events of the bus to whoever subscribed, notices to whom they concern.
+//! Everything that happens is an event: it gets its place in one order, is kept, and is told to whoever may hear of it.
+//!
+//! ```text
+//!   publish ─▶ bus ─▶ journal ─▶ outlet ═▶ log        what is written is told: ─▶ bus ─▶ subscribers
+//!                                   following ◀══ reading ══ log      what was, for those who come later or are slow
+//! ```
 
+pub mod form;
+pub mod log;
+pub mod outlet;
 pub mod pattern;
+pub mod reading;
 pub mod record;
 
 pub(crate) mod bus;
+pub(crate) mod following;
+pub(crate) mod journal;
+pub(crate) mod matching;
+pub(crate) mod publishing;
+pub(crate) mod story;

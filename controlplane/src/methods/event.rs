@@ -1,23 +1,49 @@
-//! Subscribing to the bus. How an event finds its subscribers is in [`bus`](crate::events::bus).
+//! Publishing, subscribing and reading back. How an event finds its subscribers is in [`bus`](crate::events::bus), how those
+//! come by the past in [`following`](crate::events::following).
 
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
+use crate::events::journal::{Awaiting, unkept};
+use crate::events::log::{Query, Types};
+use crate::events::outlet::{Hearer, Question};
 use crate::events::pattern::Pattern;
 use crate::kernel::Kernel;
-use crate::state::{Named, TopicSubscription};
+use crate::state::{Named, Pending, TopicPlace, TopicSubscription};
 use crate::table::{Answers, Entry};
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::id::SubscriptionId;
+use kairo_wire::id::{SubscriptionId, TopicPattern};
+use kairo_wire::limits::{EVENTS_IN_BATCH_MAX, REPLAY_EVENTS_MAX};
 use kairo_wire::method::Method;
-use kairo_wire::methods::event::{Subscribe, SubscribeResult, Unsubscribe, UnsubscribeResult};
+use kairo_wire::methods::event::{
+    Ack, Order, Publish, PublishBatch, PublishBatchResult, PublishResult, Replay, ReplayParams, Subscribe,
+    SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
+};
+use serde::Serialize;
 
 /// The behaviours of this room's rows.
-pub(crate) const METHODS: &[Entry] =
-    &[(Subscribe::ROW, Answers::AtOnce, subscribe), (Unsubscribe::ROW, Answers::AtOnce, unsubscribe)];
+pub(crate) const METHODS: &[Entry] = &[
+    (Subscribe::ROW, Answers::AtOnce, subscribe),
+    (Unsubscribe::ROW, Answers::AtOnce, unsubscribe),
+    (Publish::ROW, Answers::Later, publish),
+    (PublishBatch::ROW, Answers::Later, publish_batch),
+    (Replay::ROW, Answers::Later, replay),
+];
+
+/// Most patterns and sources of one replay.
+const CONDITIONS_MAX: usize = 64;
+
+fn pattern(field: &str, text: &TopicPattern) -> Result<Pattern, WireError> {
+    Pattern::new(text.as_str()).map_err(|error| WireError::invalid(field, error))
+}
 
 fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Subscribe>()?;
-    let pattern = Pattern::new(params.topic.as_str()).map_err(|error| WireError::invalid("topic", error))?;
+    let pattern = pattern("topic", &params.topic)?;
+    let past = params.from_seq.is_some() || params.from_time_ms.is_some();
+    if let Some(reason) = kernel.journal.broken.as_deref().filter(|_| past) {
+        return Err(unkept(reason));
+    }
     let limit = kernel.config.limits.topics_max;
     let id = SubscriptionId::topic(bits(&mut *kernel.entropy));
     let serial = kernel.state.next_serial();
@@ -28,9 +54,24 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     }
     peer.topics.insert(serial);
     kernel.state.subscriptions.insert(id.shared(), Named::Topic(serial));
-    let subscription = TopicSubscription { id: id.clone(), connection: asking.connection, pattern };
+    kernel.state.matcher.insert(serial, params.topic.as_str(), pattern);
+    let next = kernel.journal.last_seq + 1;
+    let SubscribeParams { topic, from_seq, from_time_ms, correlation_id, intent_id } = params;
+    let subscription = TopicSubscription {
+        id: id.clone(),
+        connection: asking.connection,
+        text: topic.as_str().into(),
+        correlation: correlation_id.map(Into::into),
+        intent: intent_id.map(Into::into),
+        from_time_ms: from_time_ms.unwrap_or(0),
+        place: TopicPlace::Live { next: from_seq.unwrap_or(next).max(next) },
+    };
     kernel.state.topics.insert(serial, subscription);
     kernel.answer(turn, asking, &SubscribeResult { subscription_id: id });
+    // A place to come is waited for.
+    if past && from_seq.is_none_or(|from| from < next) {
+        kernel.fall_behind(turn, serial, from_seq.unwrap_or(1).max(1));
+    }
     Ok(())
 }
 
@@ -45,11 +86,106 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;
-        kernel.end_topic(serial);
+        kernel.end_topic(turn, serial);
         kernel.answer(turn, asking, &UnsubscribeResult { ok: true });
         kernel.close_if_over(turn, holder);
     } else {
         kernel.answer(turn, asking, &UnsubscribeResult { ok: false });
     }
     Ok(())
+}
+
+fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let draft = asking.read::<Publish>()?;
+    kernel.takes_events()?;
+    kernel.check_draft(&draft).map_err(|error| *error)?;
+    let ack = draft.ack;
+    let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft);
+    let result =
+        PublishResult { id: published.id, seq: published.seq, correlation_id: published.correlation, ack };
+    acknowledge(kernel, turn, asking, ack, &result)
+}
+
+fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<PublishBatch>()?;
+    kernel.takes_events()?;
+    let count = params.events.len();
+    if count == 0 {
+        return Err(WireError::invalid("events", "a batch has at least one event"));
+    }
+    if count > EVENTS_IN_BATCH_MAX {
+        let message = format!("events: a batch has at most {EVENTS_IN_BATCH_MAX} events");
+        return Err(WireError::too_large("eventsInBatchMax", message).with("field", "events"));
+    }
+    for (place, draft) in params.events.iter().enumerate() {
+        kernel.check_draft(draft).map_err(|error| error.with("event", place))?;
+    }
+    let (mut first_seq, mut last_seq) = (0, 0);
+    for draft in params.events {
+        last_seq = kernel.publish_draft(turn, asking.connection, &asking.trace, draft).seq;
+        first_seq = if first_seq == 0 { last_seq } else { first_seq };
+    }
+    let result = PublishBatchResult { count: count as u32, first_seq, last_seq, ack: params.ack };
+    acknowledge(kernel, turn, asking, params.ack, &result)
+}
+
+/// Answers a publisher when the log is as far as it wants.
+fn acknowledge<R: Serialize>(
+    kernel: &mut Kernel,
+    turn: &mut Turn<'_>,
+    asking: &Asking<'_>,
+    ack: Ack,
+    result: &R,
+) -> Result<(), WireError> {
+    if ack == Ack::Memory {
+        kernel.answer(turn, asking, result);
+        return Ok(());
+    }
+    let result = Raw::of(result).map_err(WireError::from)?;
+    let call = kernel.park(turn, asking, Pending::Published);
+    match ack {
+        Ack::Disk => kernel.journal.when_flushed(Awaiting::Call(call, result)),
+        Ack::Log | Ack::Memory => kernel.journal.when_written(Awaiting::Call(call, result)),
+    }
+    Ok(())
+}
+
+fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Replay>()?;
+    if let Some(reason) = &kernel.journal.broken {
+        return Err(unkept(reason));
+    }
+    let limit = params.limit.map_or(REPLAY_EVENTS_MAX, |limit| limit as usize).clamp(1, REPLAY_EVENTS_MAX);
+    let query = query(params)?;
+    let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
+    let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
+    let ticket = kernel.park(turn, asking, Pending::Replay);
+    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None });
+    Ok(())
+}
+
+fn query(params: ReplayParams) -> Result<Query, WireError> {
+    for (field, count) in [("types", params.types.len()), ("sources", params.sources.len())] {
+        if count > CONDITIONS_MAX {
+            return Err(WireError::invalid(field, format!("there are at most {CONDITIONS_MAX}")));
+        }
+    }
+    let mut types = Vec::new();
+    for (place, text) in params.types.iter().enumerate() {
+        let of = Types::new(text.as_str())
+            .map_err(|error| WireError::invalid(&format!("types[{place}]"), error))?;
+        types.push(of);
+    }
+    let all = Query::default();
+    Ok(Query {
+        types,
+        sources: params.sources,
+        correlation: params.correlation_id,
+        intent: params.intent_id,
+        from: params.from_seq.unwrap_or(all.from).max(1),
+        to: params.to_seq.unwrap_or(all.to).min(all.to),
+        from_ms: params.from_time_ms.unwrap_or(all.from_ms),
+        to_ms: params.to_time_ms.unwrap_or(all.to_ms),
+        backward: params.order == Order::Backward,
+    })
 }

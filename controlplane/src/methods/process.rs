@@ -74,7 +74,11 @@ impl Kernel {
             Pending::Wait { .. } => {
                 WireError::new(Code::Timeout, "the process has not exited within timeoutMs")
             }
-            Pending::Spawn { .. } | Pending::Deed { .. } | Pending::Metrics => return,
+            Pending::Spawn { .. }
+            | Pending::Deed { .. }
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Replay => return,
         };
         self.reject(turn, ticket, &error);
     }
@@ -110,7 +114,7 @@ fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
-    plan.trace = asking.trace();
+    plan.trace = asking.trace.clone();
     plan.given_key = given;
     kernel.spawn(turn, asking, plan)
 }

@@ -49,7 +49,7 @@ fn hello(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
         (true, None) => CHUNK_BYTES_MAX as u32,
         (true, Some(wanted)) => wanted.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX as u32),
     };
-    let (int64, records) = (has("int64"), has("records"));
+    let (int64, records, envelope) = (has("int64"), has("records"), has("envelope"));
     if let Some(token) = &params.resumes {
         kernel.resume_wards(turn, asking.connection, token);
     }
@@ -57,6 +57,7 @@ fn hello(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     if let Some(peer) = kernel.state.connections.get_mut(asking.connection) {
         peer.dialect = if int64 { Dialect::Int64 } else { Dialect::V1 };
         peer.records = records;
+        peer.envelope = envelope;
         peer.chunk_bytes_max = chunk_bytes_max;
         tracing::debug!(
             component = "controlplane", connectionId = ?peer.key,

@@ -7,7 +7,7 @@
 use crate::calls::Turn;
 use crate::clock::wall_ms;
 use crate::config::{Adapter, Config, NoSuchAdapter};
-use crate::events::bus::Audience;
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::sessions::environment::Variables;
 use crate::sessions::plan::Plan;
@@ -101,7 +101,7 @@ impl Kernel {
     /// Publishes what the output of a process said of how far it is. One that is forgotten says nothing more.
     pub fn progress(&mut self, at: Moment, key: ProcessKey, event: &ProcessProgress, out: &mut Commands) {
         let Some(process) = self.state.processes.get(&key.serial) else { return };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(&mut Turn { at, here: None, out }, Audience::Of(&creator), &trace, event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(&mut Turn { at, here: None, out }, Audience::Of(creator), &trace, event);
     }
 }

@@ -227,9 +227,6 @@ impl Kernel {
 
     /// The data plane has carried out a deed, or not.
     pub(crate) fn done(&mut self, turn: &mut Turn<'_>, ticket: u64, outcome: Result<Outcome, Failure>) {
-        if let Some(process) = self.state.flushing.remove(&ticket) {
-            return self.flushed(turn, process, outcome);
-        }
         let Some(call) = self.state.calls.get(&ticket) else { return };
         match &call.pending {
             Pending::Deed { process, deed, .. } => {
@@ -238,7 +235,11 @@ impl Kernel {
             }
             Pending::Metrics => self.metrics_read(turn, ticket, outcome),
             // These are never answered by ticket.
-            Pending::Spawn { .. } | Pending::Reuse { .. } | Pending::Wait { .. } => {}
+            Pending::Spawn { .. }
+            | Pending::Reuse { .. }
+            | Pending::Wait { .. }
+            | Pending::Published
+            | Pending::Replay => {}
         }
     }
 

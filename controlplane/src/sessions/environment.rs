@@ -1,9 +1,11 @@
-//! The environment of a child: a short list from the daemon's own, what the request gives, and three names of ours.
+//! The environment of a child: a short list from the daemon's own, what the request gives, and some names of ours.
 //!
 //! Secrets of the daemon's environment never reach a child by accident: what is not on the list stays. Precedence,
 //! lowest first: the daemon's, the account's, the request's, the kernel's. The same `PATH` that the child sees finds its program.
 
 use crate::config::{Account, Config};
+use crate::state::Trace;
+use kairo_wire::id::EventId;
 use std::collections::BTreeMap;
 
 /// Names and values.
@@ -34,6 +36,10 @@ pub(crate) struct Ingredients<'a> {
     pub session: &'a str,
     /// `KAIRO_PROCESS_ID`.
     pub process_id: &'a str,
+    /// The story it is part of.
+    pub trace: &'a Trace,
+    /// The event of its birth: what it does follows from that.
+    pub birth: &'a EventId,
 }
 
 /// Mixes them.
@@ -60,10 +66,39 @@ pub(crate) fn compose(config: &Config, from: Ingredients<'_>) -> Variables {
     }
     all.insert(b"KAIRO_SESSION".into(), from.session.into());
     all.insert(b"KAIRO_PROCESS_ID".into(), from.process_id.into());
+    place_in_story(&mut all, from.trace, from.birth);
     if let Some(path) = &config.socket_path {
         all.insert(b"KAIRO_IPC_SOCKET".into(), path.clone());
     }
     all
+}
+
+/// What a child passes on to whatever it calls. A trace of the request's own is left alone.
+fn place_in_story(all: &mut Variables, trace: &Trace, birth: &EventId) {
+    if let Some(correlation) = &trace.correlation {
+        all.insert(b"KAIRO_CORRELATION_ID".into(), correlation.clone().into_bytes());
+    }
+    all.insert(b"KAIRO_CAUSATION_ID".into(), birth.as_str().into());
+    match &trace.intent {
+        Some(intent) => drop(all.insert(b"KAIRO_INTENT_ID".into(), intent.clone().into_bytes())),
+        None => drop(all.remove(&b"KAIRO_INTENT_ID"[..])),
+    }
+    if let (Some(trace), Some(span)) = (&trace.trace, &trace.span) {
+        all.entry(b"TRACEPARENT".into()).or_insert_with(|| format!("00-{trace}-{span}-01").into_bytes());
+    }
+}
+
+/// Names whose values no two lives share.
+pub(crate) fn differs_in_every_life(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"KAIRO_SESSION"
+            | b"KAIRO_PROCESS_ID"
+            | b"KAIRO_CORRELATION_ID"
+            | b"KAIRO_CAUSATION_ID"
+            | b"KAIRO_INTENT_ID"
+            | b"TRACEPARENT"
+    )
 }
 
 /// The folders of `PATH`.
@@ -82,5 +117,5 @@ fn is_inherited(name: &[u8]) -> bool {
 
 /// Names a child must have from this kernel or not at all.
 fn is_ours(name: &[u8]) -> bool {
-    matches!(name, b"KAIRO_SESSION" | b"KAIRO_PROCESS_ID" | b"KAIRO_IPC_SOCKET")
+    name == b"KAIRO_IPC_SOCKET" || differs_in_every_life(name)
 }

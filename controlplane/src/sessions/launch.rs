@@ -21,7 +21,7 @@ use kairo_dataplane::control::{Moment, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_dataplane::meter::ProcessMeter;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::id::{ProcessId, SessionId};
+use kairo_wire::id::{EventId, ProcessId, SessionId};
 use kairo_wire::methods::status::RecordStatus;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -159,9 +159,11 @@ impl Kernel {
         &mut self,
         turn: &mut Turn<'_>,
         connection: ConnectionKey,
-        plan: Plan,
+        mut plan: Plan,
         serial: u64,
     ) {
+        let birth = self.name_event();
+        plan.trace.begin(&birth);
         let key = ProcessKey { home: connection.reactor, serial };
         let session = SessionId::new(bits(&mut *self.entropy) as u64);
         let variables = environment::compose(
@@ -173,6 +175,8 @@ impl Kernel {
                 terminal: plan.terminal().is_some(),
                 session: session.as_str(),
                 process_id: &plan.id.key(),
+                trace: &plan.trace,
+                birth: &birth,
             },
         );
         let meter = Arc::new(ProcessMeter::default());
@@ -205,7 +209,8 @@ impl Kernel {
         if plan.guarded {
             self.entrust(connection, serial);
         }
-        let mut process = open_record(turn.at, key, connection, session, plan, environment_digest, meter);
+        let mut process =
+            open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
         if self.config.embedded {
             process.record = RecordStatus::None;
         }
@@ -221,8 +226,7 @@ impl Kernel {
     fn digest_of(&self, variables: &Variables) -> u64 {
         let mut digest = self.digester.build_hasher();
         for (name, value) in variables {
-            // These two differ in every life.
-            if name.starts_with(b"KAIRO_SESSION") || name.starts_with(b"KAIRO_PROCESS_ID") {
+            if environment::differs_in_every_life(name) {
                 continue;
             }
             digest.write(name);
@@ -239,7 +243,7 @@ pub(crate) fn open_record(
     at: Moment,
     key: ProcessKey,
     connection: ConnectionKey,
-    session: SessionId,
+    (session, birth): (SessionId, EventId),
     plan: Plan,
     environment_digest: u64,
     meter: Arc<ProcessMeter>,
@@ -293,8 +297,9 @@ pub(crate) fn open_record(
         status: crate::sessions::report::running(None),
         noted: bytes::Bytes::new(),
         trace: plan.trace,
+        birth,
         durable: plan.durable == Some(true),
-        flushing: None,
+        flushing: false,
         record: if plan.durable == Some(false) { RecordStatus::None } else { RecordStatus::Written },
         renewal,
         follows: plan.follows,

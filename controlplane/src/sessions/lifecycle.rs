@@ -7,7 +7,7 @@
 use crate::auth::grant::may_touch;
 use crate::calls::Turn;
 use crate::clock::{between_ms, wall_ms};
-use crate::events::bus::Audience;
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::records::Entry;
 use crate::sessions::adoption::moment_of;
@@ -20,10 +20,11 @@ use kairo_dataplane::command::{Command, Scope};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, SpawnFailure, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{Channel, ProcessKey, SubscriptionKey};
 use kairo_wire::codec::encode::Dialect;
+use kairo_wire::envelope::put_notice;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed,
-    StreamGap, StreamUncertain, put_notice,
+    StreamGap, StreamUncertain,
 };
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::process::{WaitResult, WaitStatus};
@@ -56,7 +57,8 @@ impl Kernel {
         process.start_ticks = birth.start_ticks;
         process.limits = birth.limits;
         process.status = report::running(Some(birth.pid));
-        let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.trace.clone());
+        let (id, creator) = (process.id.clone(), process.creator.clone());
+        let (trace, born) = (process.trace.clone(), process.birth.clone());
         self.state.leaders.insert(birth.pid as u64, serial);
         let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
@@ -71,13 +73,13 @@ impl Kernel {
             started_at_ms: crate::clock::wall_ms(process.started),
             tree: report::tree(birth.tree),
         };
-        let waits_for_disk = self.record_birth(turn, serial);
+        let waits_for_disk = self.record_birth(serial);
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
         let calls = process.map(|process| std::mem::take(&mut process.spawning)).unwrap_or_default();
         for call in calls {
             self.resolve(turn, call, &result);
         }
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
         self.adapt(turn, serial, false);
         self.attach_waiting(turn, serial);
         for ticket in deferred {
@@ -96,6 +98,9 @@ impl Kernel {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let error = spawn_error(process, failure);
         let (calls, id) = (std::mem::take(&mut process.spawning), process.id.clone());
+        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        self.tell_failure(turn, Audience::Of(creator), &trace, "process.spawn", &error);
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let heirs = std::mem::take(&mut process.heirs);
         self.answer_orphans(turn, key.serial, &WireError::process_not_found(&id.to_string()));
         self.drop_record(turn, key.serial);
@@ -136,7 +141,7 @@ impl Kernel {
         process.status = report::exited(status);
         process.ended_by = process.cause_of_end(status);
         let waits = std::mem::take(&mut process.waits);
-        let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.trace.clone());
+        let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.story());
         let only_leader = process.killing.as_ref().is_some_and(|killing| killing.scope == Scope::Leader);
         let Some(exit) = report::exit(process) else { return };
         let event = ProcessExited {
@@ -165,9 +170,9 @@ impl Kernel {
             };
             self.resolve(turn, ticket, &result);
         }
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
         let at_ms = wall_ms(turn.at);
-        self.note_down(turn, serial, |session| Entry::Exited { session, status, at_ms });
+        self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
         self.adapt_no_more(turn, serial);
         self.clear_the_way(turn, serial);
     }
@@ -215,9 +220,9 @@ impl Kernel {
             total_bytes: end.total_bytes,
             cut_bytes: end.cut_bytes,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
-        self.record_close(turn, key.serial, channel);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
+        self.record_close(key.serial, channel);
         self.settle(turn, key.serial);
     }
 
@@ -237,14 +242,14 @@ impl Kernel {
             streams: stream_totals.map(|channel| process.total(channel)).collect(),
             stdin_bytes: process.meter.stdin_bytes.get(),
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        let (creator, trace) = (process.creator.clone(), process.story());
         self.stop_killing(turn, key.serial);
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
         if heirs.is_empty() {
             self.conclude(turn, key.serial);
         } else {
             // Somebody else wants the id, and asked for it.
-            self.note_down(turn, key.serial, |session| Entry::Ended { session, due: false });
+            self.note_down(key.serial, |session| Entry::Ended { session, due: false });
         }
         self.settle(turn, key.serial);
         self.inherit(turn, heirs);
@@ -273,8 +278,8 @@ impl Kernel {
             stream: report::stream_name(channel),
             at,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
     }
 
     /// Bytes went by a reader.
@@ -299,8 +304,8 @@ impl Kernel {
             to,
         };
         let (own, others) = (gap(Some(stream.id.clone())), gap(None));
-        let (creator, trace, reader) = (process.creator.clone(), process.trace.clone(), stream.connection);
-        self.publish_to(turn, Audience::Of(&creator), &trace, Some(reader), &own, &others);
+        let (creator, trace, reader) = (process.creator.clone(), process.story(), stream.connection);
+        self.publish_to(turn, Audience::Of(creator.clone()), &trace, Some(reader), &own, &others);
     }
 
     /// The keeper died: nobody can start, signal or wait for a child any more.
@@ -343,7 +348,7 @@ impl Kernel {
             streams: seen.map(|channel| process.total(channel)).collect(),
             running: false,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
+        let (creator, trace) = (process.creator.clone(), process.story());
         self.answer_orphans(turn, serial, &error);
         for ticket in calls.into_iter().chain(heirs) {
             self.reject(turn, ticket, &error);
@@ -353,7 +358,7 @@ impl Kernel {
             Phase::Starting => self.forget(turn, serial),
             Phase::Running | Phase::Exited | Phase::Lost => {
                 self.adapt_no_more(turn, serial);
-                self.publish(turn, Audience::Of(&creator), &trace, &event);
+                self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
                 self.settle(turn, serial);
             }
         }

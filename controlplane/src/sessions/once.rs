@@ -90,7 +90,7 @@ impl Kernel {
         let Some(process) = self.spawned_with(given)? else { return Ok(false) };
         let serial = process.key.serial;
         match process.phase {
-            _ if process.flushing.is_some() => {
+            _ if process.flushing => {
                 let call = self.park(turn, asking, Pending::Spawn { process: serial });
                 self.await_spawn(serial, call);
             }

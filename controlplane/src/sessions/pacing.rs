@@ -5,7 +5,7 @@
 
 use crate::calls::Turn;
 use crate::config::Config;
-use crate::events::bus::Audience;
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::sessions::plan::TAIL_BYTES_MIN;
 use crate::sessions::report;
@@ -144,8 +144,8 @@ impl Kernel {
             reader: connection.map(|connection| self.principal_told(connection)),
         };
         let (own, others) = (event(holder.map(|stream| stream.id.clone())), event(None));
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish_to(turn, Audience::Of(&creator), &trace, connection, &own, &others);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish_to(turn, Audience::Of(creator.clone()), &trace, connection, &own, &others);
     }
 
     /// It waits no longer.
@@ -163,8 +163,8 @@ impl Kernel {
             stream: report::stream_name(channel),
             waited_ms: waited_ns / crate::clock::MS,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
     }
 
     /// Bytes are no longer in memory.
@@ -184,8 +184,8 @@ impl Kernel {
             from,
             to,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
     }
 
     /// An output waits for its rate.
@@ -206,7 +206,7 @@ impl Kernel {
             burst: rate.burst_bytes,
             waited_ms: waited_ns / crate::clock::MS,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
     }
 }

@@ -12,12 +12,11 @@
 use crate::auth::principal::{Creator, Principal, Skill};
 use crate::calls::Turn;
 use crate::clock::MS;
-use crate::events::bus::Audience;
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::records::{Entry, Life, Recollection, Spec};
 use crate::sessions::launch::open_record;
 use crate::sessions::plan::{self, Asker, Plan};
-use crate::sessions::recording;
 use crate::sessions::report;
 use crate::sessions::restart::Renewal;
 use crate::state::{Phase, Process};
@@ -29,7 +28,7 @@ use kairo_dataplane::meter::ProcessMeter;
 use kairo_dataplane::reactor::adoption::Adopted;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{LossCause, ProcessLost, RestartCause};
-use kairo_wire::id::SessionId;
+use kairo_wire::id::{EventId, SessionId};
 use kairo_wire::methods::status::RecordStatus;
 use std::sync::Arc;
 
@@ -52,17 +51,17 @@ impl Kernel {
                 None if self.follower(&one).is_some() => self.watch_follower(turn, &one),
                 // Its id has another life, which the keeper kept: this one was over.
                 None if self.state.named(&one.life.id).is_some() => {
-                    recording::write(turn, &Entry::Forgotten { session: session.to_owned() });
+                    self.write_life(&Entry::Forgotten { session: session.to_owned() });
                 }
                 None => readable.extend(self.remember(turn, one, cause)),
             }
         }
-        self.record_the_rest(turn);
+        self.record_the_rest();
         readable
     }
 
     /// What was adopted and has no record, as its kernel died before it was written, gets one.
-    fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
+    fn record_the_rest(&mut self) {
         let missing = self.state.processes.values().filter(|process| process.record == RecordStatus::Failed);
         let mut missing: Vec<u64> = missing.map(|process| process.key.serial).collect();
         missing.sort_unstable();
@@ -71,7 +70,7 @@ impl Kernel {
             // Of one that is over there is nothing to tell after a crash.
             process.record = RecordStatus::Written;
             if process.phase == Phase::Running {
-                self.record_birth(turn, serial);
+                self.record_birth(serial);
             }
         }
     }
@@ -127,7 +126,7 @@ impl Kernel {
         let session = past.life.session.clone();
         // On another machine it may run still.
         let plan = self.next_plan(&past).filter(|_| cause != LossCause::Moved);
-        let mut process = as_it_was(turn.at, serial, &past);
+        let mut process = as_it_was(turn.at, serial, self.name_event(), &past);
         let attempts = past.life.attempts;
         process.renewal = plan.map(|plan| Box::new(Renewal { plan, attempts, pending: None, former: None }));
         let (id, pid, creator) = (process.id.clone(), process.pid, process.creator.clone());
@@ -146,13 +145,13 @@ impl Kernel {
             );
             let event =
                 ProcessLost { id, pid, session: session.clone(), cause, streams, running: past.running };
-            self.publish(turn, Audience::Of(&creator), &Default::default(), &event);
+            self.publish(turn, Audience::Of(creator.clone()), &Default::default(), &event);
         }
         // One that was told lost by a former kernel has had its restart from that one, or wanted none. One that gets its
         // restart from us stays as it is until its next life has a record, for we may die before.
         let told = past.lost.is_some();
         if !told && !self.plan_another(turn, serial, why) && !past.due {
-            recording::write(turn, &Entry::Lost { session, cause });
+            self.write_life(&Entry::Lost { session, cause });
         }
         self.settle(turn, serial);
         readable
@@ -209,7 +208,7 @@ fn on_disk(process: &Process) -> Option<Adopted> {
     Some(Adopted { heir, history, rate, unread, spool, ends, stdin: 0, meter })
 }
 
-fn as_it_was(at: Moment, serial: u64, past: &Recollection) -> Process {
+fn as_it_was(at: Moment, serial: u64, birth: EventId, past: &Recollection) -> Process {
     let life = &past.life;
     let key = ProcessKey { home: ReactorId(0), serial };
     let nobody = ConnectionKey { reactor: key.home, slot: u32::MAX, generation: u32::MAX };
@@ -217,7 +216,7 @@ fn as_it_was(at: Moment, serial: u64, past: &Recollection) -> Process {
     let plan = Plan::of_the_past(life, terminal);
     let session = SessionId::from_text(&life.session);
     let meter = Arc::new(ProcessMeter::default());
-    let mut process = open_record(at, key, nobody, session, plan, 0, meter);
+    let mut process = open_record(at, key, nobody, (session, birth), plan, 0, meter);
     // On a clock that began after it, a life began at most when the clock did.
     let moment = |wall_ms: u64| {
         let ago_ns = at.wall_ns.saturating_sub(wall_ms.saturating_mul(MS));

@@ -20,7 +20,7 @@ use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::codec::text::OsText;
-use kairo_wire::id::ProcessId;
+use kairo_wire::id::{EventId, ProcessId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,16 @@ pub(crate) struct Record {
     correlation_id: Option<String>,
     causation_id: Option<String>,
     trace_id: Option<String>,
+    /// The event of its birth.
+    #[serde(default)]
+    birth: Option<EventId>,
+    #[serde(default)]
+    intent_id: Option<String>,
+    #[serde(default)]
+    span_id: Option<String>,
+    /// Who acted, in a word.
+    #[serde(default)]
+    principal: Option<String>,
     /// The life whose record says that this one is due, if it is a restart.
     #[serde(default)]
     pub follows: Option<String>,
@@ -144,6 +154,10 @@ impl Record {
             correlation_id: process.trace.correlation.clone(),
             causation_id: process.trace.causation.clone(),
             trace_id: process.trace.trace.clone(),
+            birth: Some(process.birth.clone()),
+            intent_id: process.trace.intent.clone(),
+            span_id: process.trace.span.clone(),
+            principal: process.trace.principal.as_deref().map(str::to_owned),
             follows: process.follows.clone(),
             unrecorded: process.record == RecordStatus::None,
             adapter: process.adapter.clone(),
@@ -213,7 +227,16 @@ impl Record {
             correlation: self.correlation_id.clone(),
             causation: self.causation_id.clone(),
             trace: self.trace_id.clone(),
+            intent: self.intent_id.clone(),
+            span: self.span_id.clone(),
+            tool_call: None,
+            principal: self.principal.as_deref().map(Into::into),
         }
+    }
+
+    /// The event of its birth, if its kernel named it.
+    pub(crate) fn birth(&self) -> Option<EventId> {
+        self.birth.clone()
     }
 }
 

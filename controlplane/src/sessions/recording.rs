@@ -10,41 +10,23 @@
 
 use crate::calls::Turn;
 use crate::clock::wall_ms;
-use crate::events::bus::Audience;
+use crate::events::journal::Awaiting;
+use crate::events::outlet;
 use crate::kernel::Kernel;
 use crate::records::{Entry, Life, Spec};
 use crate::sessions::once::receipt;
 use crate::sessions::report;
-use crate::state::{Phase, Process, Trace};
+use crate::state::{Phase, Process};
 use bytes::Bytes;
-use kairo_dataplane::command::{Command, Commands, Record};
-use kairo_dataplane::control::{Failure, Moment, Outcome};
-use kairo_dataplane::key::{Channel, Ticket};
+use kairo_dataplane::key::Channel;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::KernelRecordsFailed;
 use kairo_wire::methods::status::{EndCause, EndedBy, RecordStatus};
 use kairo_wire::methods::system::Fact;
 
 impl Kernel {
-    /// The state folder takes no records any more: told once, and to every spawn that asks for one.
-    pub fn records_failed(&mut self, at: Moment, reason: &str, out: &mut Commands) {
-        if self.records_broken.is_some() {
-            return;
-        }
-        tracing::error!(
-            component = "controlplane",
-            reason,
-            "the state folder takes no session records any more"
-        );
-        self.records_broken = Some(reason.to_owned());
-        let turn = &mut Turn { at, here: None, out };
-        let event = KernelRecordsFailed { reason: reason.to_owned() };
-        self.publish(turn, Audience::All, &Trace::default(), &event);
-    }
-
     /// Whether a spawn that insists on a record can have one.
     pub(crate) fn takes_records(&self, durable: Option<bool>) -> Result<(), WireError> {
-        match &self.records_broken {
+        match &self.journal.broken {
             Some(reason) if durable == Some(true) => Err(unrecorded(reason)),
             Some(_) | None => Ok(()),
         }
@@ -53,7 +35,7 @@ impl Kernel {
     /// What `kernel.doctor` says of the records.
     pub(crate) fn records_fact(&self) -> Fact {
         let name = "durableRecords".to_owned();
-        match &self.records_broken {
+        match &self.journal.broken {
             _ if self.config.embedded => {
                 let value = "an embedded kernel keeps none: its processes end with it".to_owned();
                 Fact { name, holds: false, value, advice: Some("use `kairo serve`".to_owned()) }
@@ -67,7 +49,7 @@ impl Kernel {
     }
 
     /// Writes down that a process runs. True when its spawn has to wait for the disk.
-    pub(crate) fn record_birth(&mut self, turn: &mut Turn<'_>, serial: u64) -> bool {
+    pub(crate) fn record_birth(&mut self, serial: u64) -> bool {
         let Some(process) = self.state.processes.get_mut(&serial) else { return false };
         if process.record == RecordStatus::None {
             return false;
@@ -84,42 +66,47 @@ impl Kernel {
         };
         let waits = process.durable && !process.spawning.is_empty();
         process.record =
-            if self.records_broken.is_some() { RecordStatus::Failed } else { RecordStatus::Written };
-        let record = Record { clear: clear.into(), secret: secret.into() };
-        let ticket = waits.then(|| self.state.next_serial());
-        if let Some(ticket) = ticket {
-            self.state.flushing.insert(ticket, serial);
+            if self.journal.broken.is_some() { RecordStatus::Failed } else { RecordStatus::Written };
+        let record = outlet::Life { clear: clear.into(), secret: secret.into() };
+        process.flushing = waits;
+        self.journal.life(record);
+        if waits {
+            self.journal.when_flushed(Awaiting::Birth(serial));
         }
-        if let Some(process) = self.state.processes.get_mut(&serial) {
-            process.flushing = ticket;
-        }
-        turn.out.push(Command::Record { record, ticket: ticket.map(Ticket) });
         waits
     }
 
+    /// Hands one entry to the log.
+    pub(crate) fn write_life(&mut self, entry: &Entry) {
+        match entry.to_bytes() {
+            Ok(clear) => self.journal.life(outlet::Life { clear: clear.into(), secret: Bytes::new() }),
+            Err(error) => tracing::error!(component = "controlplane", %error, "an entry is not recorded"),
+        }
+    }
+
     /// Writes down what happened to a process, if its beginning was.
-    pub(crate) fn note_down(&self, turn: &mut Turn<'_>, serial: u64, entry: impl FnOnce(String) -> Entry) {
+    pub(crate) fn note_down(&mut self, serial: u64, entry: impl FnOnce(String) -> Entry) {
         let Some(process) = self.state.processes.get(&serial) else { return };
         if process.record == RecordStatus::Written {
-            write(turn, &entry(process.session.as_str().to_owned()));
+            let entry = entry(process.session.as_str().to_owned());
+            self.write_life(&entry);
         }
     }
 
     /// Writes down how an output ended.
-    pub(crate) fn record_close(&self, turn: &mut Turn<'_>, serial: u64, channel: Channel) {
+    pub(crate) fn record_close(&mut self, serial: u64, channel: Channel) {
         let Some(process) = self.state.processes.get(&serial) else { return };
         // Of a tree that is gone nothing is kept, so there is nothing to add to.
         let Some(end) = process.ends[channel as usize].filter(|_| !process.tree_gone) else { return };
         let stderr = channel == Channel::Stderr;
         let (total_bytes, cut_bytes) = (end.total_bytes, end.cut_bytes);
-        self.note_down(turn, serial, |session| Entry::Closed { session, stderr, total_bytes, cut_bytes });
+        self.note_down(serial, |session| Entry::Closed { session, stderr, total_bytes, cut_bytes });
     }
 
     /// The disk has the record that spawns wait for, or hasn't.
-    pub(crate) fn flushed(&mut self, turn: &mut Turn<'_>, serial: u64, outcome: Result<Outcome, Failure>) {
+    pub(crate) fn birth_kept(&mut self, turn: &mut Turn<'_>, serial: u64, flushed: bool) {
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
-        let flushed = matches!(&outcome, Ok(Outcome::Worked(results)) if results.iter().all(Result::is_ok));
-        process.flushing = None;
+        process.flushing = false;
         process.record = if flushed { RecordStatus::Written } else { RecordStatus::Failed };
         let calls = std::mem::take(&mut process.spawning);
         if flushed {
@@ -143,17 +130,6 @@ impl Kernel {
 fn unrecorded(reason: &str) -> WireError {
     let message = format!("options.durable: {reason}");
     WireError::new(Code::Unavailable, message).with("field", "options.durable")
-}
-
-/// Hands one entry to the worker.
-pub(crate) fn write(turn: &mut Turn<'_>, entry: &Entry) {
-    match entry.to_bytes() {
-        Ok(clear) => {
-            let record = Record { clear: clear.into(), secret: Bytes::new() };
-            turn.out.push(Command::Record { record, ticket: None });
-        }
-        Err(error) => tracing::error!(component = "controlplane", %error, "an entry is not recorded"),
-    }
 }
 
 fn life(process: &Process) -> Life {

@@ -11,12 +11,11 @@
 
 use crate::calls::Turn;
 use crate::clock::{MS, after_ms, between_ms};
-use crate::events::bus::Audience;
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::records::Entry;
 use crate::sessions::ending::SIGTERM;
 use crate::sessions::plan::Plan;
-use crate::sessions::recording;
 use crate::sessions::report;
 use crate::sessions::wards::Guardian;
 use crate::state::{Phase, Process, Timer};
@@ -131,7 +130,7 @@ impl Kernel {
             true => self.state.processes.get(&serial).is_some_and(|process| wanted(process)),
             false => self.plan_another(turn, serial, RestartCause::Exited),
         };
-        self.note_down(turn, serial, |session| Entry::Ended { session, due });
+        self.note_down(serial, |session| Entry::Ended { session, due });
     }
 
     /// Arms the next life of a process whose tree is gone. True if there will be one.
@@ -172,8 +171,8 @@ impl Kernel {
             attempts,
         };
         tracing::warn!(component = "controlplane", processId = %event.id, attempts, "no more restarts");
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
     }
 
     /// There is to be no other life: a client has said so, in one way or another.
@@ -188,7 +187,7 @@ impl Kernel {
             (None, None) => None,
         };
         if let Some(entry) = entry {
-            recording::write(turn, &entry);
+            self.write_life(&entry);
         }
         if let Some(pending) = renewal.pending {
             self.disarm(turn, pending.timer);
@@ -242,8 +241,8 @@ impl Kernel {
             delay_ms,
             cause,
         };
-        let (creator, trace) = (process.creator.clone(), process.trace.clone());
-        self.publish(turn, Audience::Of(&creator), &trace, &event);
+        let (creator, trace) = (process.creator.clone(), process.story());
+        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
     }
 
     /// A restart came to nothing. It counts as a life that ended at once, with the code a shell would give. False if
@@ -280,7 +279,7 @@ impl Kernel {
         if !self.plan_another(turn, serial, RestartCause::NotStarted)
             && let Some(session) = former
         {
-            recording::write(turn, &Entry::Forgotten { session });
+            self.write_life(&Entry::Forgotten { session });
         }
         self.settle(turn, serial);
         true
@@ -296,10 +295,10 @@ impl Kernel {
     }
 
     /// Forgets a lost life in the records too. What this kernel lost its successor has to account for.
-    pub(crate) fn record_oblivion(&self, turn: &mut Turn<'_>, process: &Process) {
+    pub(crate) fn record_oblivion(&mut self, process: &Process) {
         let recorded = process.record == RecordStatus::Written;
         if recorded && process.phase == Phase::Lost && !self.keeper_lost {
-            recording::write(turn, &Entry::Forgotten { session: process.session.as_str().to_owned() });
+            self.write_life(&Entry::Forgotten { session: process.session.as_str().to_owned() });
         }
     }
 }

@@ -109,7 +109,7 @@ impl Kernel {
             turn.out.push(Command::Forget { process: process.key });
         }
         if !process.superseded {
-            self.record_oblivion(turn, &process);
+            self.record_oblivion(&process);
             self.drop_followers(turn, &process.id);
         }
     }
@@ -122,9 +122,6 @@ impl Kernel {
         }
         self.free_key(serial);
         let process = self.state.processes.remove(&serial)?;
-        if let Some(ticket) = process.flushing {
-            self.state.flushing.remove(&ticket);
-        }
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {
             self.state.retained.remove(&(since, serial));
@@ -153,6 +150,6 @@ impl Kernel {
 impl Process {
     /// Nobody of the tree is left, every stream has ended, and neither an answer nor a next life is on its way.
     pub(crate) fn is_over(&self) -> bool {
-        self.tree_gone && self.open == [false, false] && self.flushing.is_none() && !self.awaits_another()
+        self.tree_gone && self.open == [false, false] && !self.flushing && !self.awaits_another()
     }
 }

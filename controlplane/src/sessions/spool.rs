@@ -5,7 +5,7 @@
 
 use crate::calls::Turn;
 use crate::config::Config;
-use crate::events::bus::Audience;
+use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::sessions::report;
 use kairo_dataplane::control::SpoolNews;
@@ -88,8 +88,8 @@ impl Kernel {
         let Some(process) = self.state.processes.get(&key.serial) else { return };
         let (id, session) = (process.id.clone(), process.session.as_str().to_owned());
         let (creator, trace, stream) =
-            (process.creator.clone(), process.trace.clone(), report::stream_name(channel));
-        let audience = Audience::Of(&creator);
+            (process.creator.clone(), process.story(), report::stream_name(channel));
+        let audience = Audience::Of(creator.clone());
         match news {
             SpoolNews::Truncated(cut) => {
                 let (store, from, to) = (StreamStore::Spool, cut.from, cut.to);

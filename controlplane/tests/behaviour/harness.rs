@@ -3,8 +3,11 @@
 use bytes::BytesMut;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::log::{self, Log, Stored};
+use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
+use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::kernel::{Errand, Kernel};
-use kairo_dataplane::command::{Command, Commands, Credentials, Record, Spawn, Subscribe};
+use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
     ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, StreamEnd, Tree, Usage,
 };
@@ -12,7 +15,7 @@ use kairo_dataplane::key::{
     Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey,
 };
 use kairo_wire::codec::raw::RawRef;
-use kairo_wire::event::EventFrame;
+use kairo_wire::envelope::EventFrame;
 use kairo_wire::frame::{Decoder, Kind};
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::request::{self, Meta};
@@ -41,8 +44,15 @@ pub(crate) struct World {
     pub(crate) timers: BTreeMap<TimerKey, u64>,
     /// Everything else the kernel has commanded and no test has taken.
     pub(crate) commands: Vec<Command>,
-    /// What was written down, and whether somebody waits for the disk to have it.
-    pub(crate) records: Vec<(Record, Option<Ticket>)>,
+    /// What was written down of lives.
+    pub(crate) records: Vec<Life>,
+    shelf: Shelf,
+    /// The log, which keeps at once what is handed over.
+    pub(crate) kept: Log,
+    /// Entries it has.
+    pub(crate) entries: u64,
+    /// Whether the disk has at once what it is asked to have.
+    pub(crate) flushes: bool,
     /// Every command ever, as text.
     pub(crate) log: Vec<String>,
     calls: u64,
@@ -108,8 +118,13 @@ impl World {
     }
 
     pub(crate) fn with(config: Config) -> World {
+        let shelf = Shelf::default();
         World {
-            kernel: Kernel::new(config, Box::new(Seeded::new(7))),
+            kernel: Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), 0),
+            shelf,
+            kept: Log::in_memory().expect("a log in memory"),
+            entries: 0,
+            flushes: true,
             at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
             inboxes: BTreeMap::new(),
             closed: BTreeSet::new(),
@@ -288,6 +303,7 @@ impl World {
         if let Some(connection) = here {
             self.deliver(connection, &out.replies);
         }
+        let mut sent = Vec::new();
         for command in out.list {
             if self.logged {
                 self.log.push(format!("{command:?}"));
@@ -314,12 +330,71 @@ impl World {
                 Command::Disarm { timer } => {
                     assert!(self.timers.remove(&timer).is_some(), "a timer is disarmed that is not armed");
                 }
-                Command::Record { record, ticket } => self.records.push((record, ticket)),
+                Command::News { connection, frames } => {
+                    self.deliver(connection, &frames);
+                    sent.push((connection, frames.len()));
+                }
                 other => self.commands.push(other),
             }
         }
+        for (connection, bytes) in sent {
+            let mut out = Commands::default();
+            self.kernel.notice(self.at, ReactorId(0), Notice::NewsSent { connection, bytes }, &mut out);
+            self.carry_out(None, out);
+        }
+        self.keep();
         if self.watched {
             assert_eq!(self.kernel.broken(), Vec::<String>::new());
+        }
+    }
+
+    /// Does what the log's threads do.
+    fn keep(&mut self) {
+        self.kernel.hand_over();
+        let (batches, questions) = self.shelf.take();
+        if batches.is_empty() && questions.is_empty() {
+            return;
+        }
+        let mut flush = false;
+        for batch in batches {
+            let mut whole = log::Batch::default();
+            flush |= batch.flush;
+            self.entries += batch.entries.len() as u64;
+            for entry in &batch.entries {
+                match entry {
+                    Entry::Event { seq, topic, record } => {
+                        whole.events.push(Stored { seq: *seq, topic, record: record.clone() });
+                    }
+                    Entry::Life(life) => self.records.push(life.clone()),
+                    Entry::Value { key, value } => {
+                        whole.values.push(log::Value { key: key.clone(), bytes: value.clone() });
+                    }
+                }
+            }
+            self.kept.append(&whole).expect("it is written");
+        }
+        let (at, entries) = (self.at, self.entries);
+        self.tell(|kernel, out| kernel.written(at, entries, out));
+        if flush && self.flushes {
+            self.tell(|kernel, out| kernel.flushed(at, entries, out));
+        }
+        for question in questions {
+            let answer = answer(&self.kept.reader(), &question);
+            let mut out = Commands::default();
+            self.kernel.answered(at, answer, &mut out);
+            self.carry_out(None, out);
+        }
+    }
+
+    /// Has the kernel told something about its log, as often as there is more.
+    pub(crate) fn tell(&mut self, mut what: impl FnMut(&mut Kernel, &mut Commands) -> bool) {
+        loop {
+            let mut out = Commands::default();
+            let more = what(&mut self.kernel, &mut out);
+            self.carry_out(None, out);
+            if !more {
+                return;
+            }
         }
     }
 
@@ -345,6 +420,19 @@ impl World {
             })
             .expect("whole frames");
         assert_eq!(decoder.pending_bytes(), 0, "a frame is cut");
+    }
+
+    /// The events of the bus that came to a connection, whole, taken out of the inbox.
+    pub(crate) fn envelopes(&mut self, connection: ConnectionKey) -> Vec<Value> {
+        let Some(inbox) = self.inboxes.get_mut(&connection) else { return Vec::new() };
+        let (events, rest) =
+            std::mem::take(inbox).into_iter().partition(|arrival| matches!(arrival, Arrival::Event(..)));
+        *inbox = rest;
+        let whole = |arrival| match arrival {
+            Arrival::Event(_, _, payload) => Some(value(RawRef::new(&payload).expect("a value"))),
+            Arrival::Answer(..) => None,
+        };
+        events.into_iter().filter_map(whole).filter(|event| event.get("payload").is_some()).collect()
     }
 
     // Commands, taken by what they are

@@ -2,23 +2,22 @@
 //! one before it.
 
 use crate::harness::{OWNER, World, code, config};
-use bytes::Bytes;
 use kairo_controlplane::config::Config;
 use kairo_controlplane::records::{Entry, Ledger, Recollection, Spec};
 use kairo_dataplane::command::Commands;
-use kairo_dataplane::control::{ExitStatus, Notice, Outcome, SpawnFailure, SpawnStage};
+use kairo_dataplane::control::{ExitStatus, Notice, SpawnFailure, SpawnStage};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::event::LossCause;
 use serde_json::{Value, json};
 
 fn entries(world: &World) -> Vec<Entry> {
-    world.records.iter().map(|(record, _)| Entry::from_bytes(&record.clear).expect("an entry")).collect()
+    world.records.iter().map(|record| Entry::from_bytes(&record.clear).expect("an entry")).collect()
 }
 
 /// What the next kernel would find.
 fn past(world: &World) -> Vec<Recollection> {
     let mut ledger = Ledger::default();
-    for (record, _) in &world.records {
+    for record in &world.records {
         ledger.apply(Entry::from_bytes(&record.clear).expect("an entry"));
         let spec = Some(&record.secret).filter(|bytes| !bytes.is_empty());
         ledger.specify(spec.map(|bytes| Spec::from_bytes(bytes).expect("a spec")));
@@ -40,10 +39,15 @@ fn recall(world: &mut World, past: Vec<Recollection>, cause: LossCause) {
     world.carry_out(None, out);
 }
 
-fn flushed(world: &mut World, outcome: Result<Bytes, i32>) {
-    let ticket =
-        world.records.iter().rev().find_map(|(_, ticket)| *ticket).expect("somebody waits for the disk");
-    world.done(ticket, Ok(Outcome::Worked(vec![outcome])));
+fn flushed(world: &mut World, flushed: bool) {
+    let (at, entries) = (world.at, world.entries);
+    if flushed {
+        return world.tell(|kernel, out| kernel.flushed(at, entries, out));
+    }
+    world.tell(|kernel, out| {
+        kernel.log_failed(at, "the disk is full", out);
+        false
+    });
 }
 
 fn phase(world: &mut World, owner: ConnectionKey, id: &str) -> Value {
@@ -70,7 +74,7 @@ fn a_life_is_written_down_from_its_beginning_to_its_end_and_nobody_waits() {
     assert_eq!((life.pid, life.owner_uid, life.argv.len()), (pid, OWNER, 2));
     assert!(matches!(written[1], Entry::Exited { status: ExitStatus::Code(3), .. }));
     assert!(matches!(written.last(), Some(Entry::Ended { due: false, .. })));
-    assert!(world.records.iter().all(|(record, ticket)| ticket.is_none() && record.secret.is_empty()));
+    assert!(world.records.iter().all(|record| record.secret.is_empty()));
     assert!(past(&world).is_empty());
 }
 
@@ -96,6 +100,7 @@ fn who_wants_no_record_has_none_and_an_embedded_kernel_keeps_none() {
 #[test]
 fn a_spawn_that_insists_is_answered_when_the_disk_has_its_record() {
     let mut world = World::new();
+    world.flushes = false;
     let owner = world.owner();
     let params = json!({ "id": "p", "command": ["a"], "options": { "durable": true } });
     let call = world.start(owner, "process.spawn", params);
@@ -104,7 +109,7 @@ fn a_spawn_that_insists_is_answered_when_the_disk_has_its_record() {
     // It may be over before the disk is ready, and its id be taken: it is answered all the same.
     world.finish(process, 0);
     assert_eq!(phase(&mut world, owner, "p"), "ended");
-    flushed(&mut world, Ok(Bytes::new()));
+    flushed(&mut world, true);
     assert_eq!(world.answer(owner, &call).unwrap().unwrap()["pid"], pid);
     let detail = world.ok(owner, "process.status", json!({ "id": "p", "detail": true }))["detail"].clone();
     assert_eq!(detail["record"], "written");
@@ -113,19 +118,20 @@ fn a_spawn_that_insists_is_answered_when_the_disk_has_its_record() {
 #[test]
 fn what_the_disk_does_not_take_is_refused_and_killed_and_told_once() {
     let mut world = World::new();
+    world.flushes = false;
     let owner = world.owner();
     world.ok(owner, "subscribe", json!({ "topic": "kairo.kernel.>" }));
     let params = json!({ "id": "p", "command": ["a"], "options": { "durable": true } });
     let call = world.start(owner, "process.spawn", params.clone());
     let (process, _) = world.born();
-    flushed(&mut world, Err(28));
+    flushed(&mut world, false);
     let error = world.answer(owner, &call).unwrap().unwrap_err();
     assert_eq!(code(&error).0, "E_UNAVAILABLE");
     assert!(error.text.contains("durable"), "{}", error.text);
     assert_eq!(world.take_signal().map(|(who, signal, _)| (who, signal)), Some((process, 15)));
     for _ in 0..2 {
         let mut out = Commands::default();
-        world.kernel.records_failed(world.at, "no space left", &mut out);
+        world.kernel.log_failed(world.at, "the disk is full", &mut out);
         world.carry_out(None, out);
     }
     let events = world.events(owner);
@@ -138,7 +144,7 @@ fn what_the_disk_does_not_take_is_refused_and_killed_and_told_once() {
     let facts = world.ok(owner, "kernel.doctor", json!({}))["facts"].clone();
     let fact =
         facts.as_array().unwrap().iter().find(|fact| fact["name"] == "durableRecords").unwrap().clone();
-    assert_eq!((&fact["holds"], &fact["value"]), (&json!(false), &json!("no space left")));
+    assert_eq!((&fact["holds"], &fact["value"]), (&json!(false), &json!("the disk is full")));
 }
 
 #[test]
@@ -275,7 +281,7 @@ fn secrets_and_restarts_from_the_records_are_refused_together() {
         let mut params = with(more);
         params["options"]["restart"] = json!({ "policy": "always", "reach": "kernel", "backoffMs": 1 });
         let (process, _) = world.run_with(owner, params);
-        assert!(world.records.iter().all(|(record, _)| record.secret.is_empty()));
+        assert!(world.records.iter().all(|record| record.secret.is_empty()));
         world.finish(process, 0);
         world.advance(1);
         let (process, _) = world.born();
@@ -294,8 +300,8 @@ fn environments_are_in_no_record_in_clear() {
     let options = json!({ "env": { "TOKEN": "hunter3" }, "restart": "always" });
     world.run_with(owner, json!({ "id": "p", "command": ["a"], "options": options }));
     let holds = |bytes: &[u8]| bytes.windows(7).any(|window| window == b"hunter3");
-    assert!(world.records.iter().all(|(record, _)| !holds(&record.clear)));
-    assert!(world.records.iter().any(|(record, _)| holds(&record.secret)), "that is what is sealed");
+    assert!(world.records.iter().all(|record| !holds(&record.clear)));
+    assert!(world.records.iter().any(|record| holds(&record.secret)), "that is what is sealed");
 }
 
 #[test]

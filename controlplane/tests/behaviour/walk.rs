@@ -313,8 +313,7 @@ impl Walk {
 
     /// What the data plane does at once, and what clients do with what has come.
     fn settle(&mut self) {
-        let waited_for = std::mem::take(&mut self.world.records).into_iter().filter_map(|(_, ticket)| ticket);
-        self.tickets.extend(waited_for);
+        self.world.records.clear();
         for command in std::mem::take(&mut self.world.commands) {
             match command {
                 Command::Spawn(spawn) => {

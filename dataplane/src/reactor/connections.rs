@@ -273,9 +273,18 @@ impl<D: Driver> Reactor<D> {
 
     /// Queues a whole frame.
     pub(super) fn queue(&mut self, key: ConnectionKey, frame: Bytes) {
+        self.queue_with(key, |outflow| outflow.push(frame));
+    }
+
+    /// Queues whole frames of events.
+    pub(super) fn queue_news(&mut self, key: ConnectionKey, frames: Bytes) {
+        self.queue_with(key, |outflow| outflow.push_news(frames));
+    }
+
+    fn queue_with(&mut self, key: ConnectionKey, push: impl FnOnce(&mut Outflow)) {
         let place = Self::place_of(key);
         let Some(connection) = self.connections.get_mut(place) else { return };
-        connection.outflow.push(frame);
+        push(&mut connection.outflow);
         if connection.outflow.queued_bytes() > OUTFLOW_CUT_BYTES {
             tracing::warn!(connectionId = ?key, "cut: it doesn't read what it asked for");
             return self.disconnect(place);
@@ -319,6 +328,9 @@ impl<D: Driver> Reactor<D> {
         let flushed = connection.outflow.flush(&mut self.driver, &connection.socket, &mut self.credits);
         for (subscription, bytes) in self.credits.drain(..) {
             self.post.send(subscription.home, Mail::Credit { subscription, bytes });
+        }
+        if let Some(bytes) = connection.outflow.take_news_gone() {
+            self.notices.push_back(Notice::NewsSent { connection: connection.key, bytes });
         }
         match flushed {
             Flushed::Gone => self.disconnect(place),

@@ -27,7 +27,7 @@ mod table;
 mod timers;
 
 use crate::budget::Budget;
-use crate::command::{Adapt, Command, Commands, Job, Record};
+use crate::command::{Adapt, Command, Commands, Job};
 use crate::control::{Control, Failure, Moment, Notice};
 use crate::driver::Driver;
 use crate::driver::op::{Answer, Completion, Interest, Op};
@@ -42,7 +42,6 @@ use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
 use readers::{Reader, Retained};
-use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -56,15 +55,6 @@ pub type Done = Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>;
 pub trait Worker: Send + Sync + 'static {
     /// Never blocks.
     fn submit(&self, job: Job, done: Done);
-
-    /// Appends to the session records, without blocking; `done` hears when the disk has it. Whoever keeps none says
-    /// so with an error.
-    fn record(&self, record: Record, done: Option<Done>) {
-        drop(record);
-        if let Some(done) = done {
-            done(vec![Err(Errno::OPNOTSUPP.raw_os_error())]);
-        }
-    }
 
     /// News for whoever reads outputs, in order per process, without blocking. Where nobody does there is none.
     fn adapt(&self, news: Adapt) {
@@ -418,6 +408,7 @@ impl<D: Driver> Reactor<D> {
         }
         match command {
             Command::Reply { connection, frame } => self.queue(connection, frame),
+            Command::News { connection, frames } => self.queue_news(connection, frames),
             Command::Close { connection } => self.close_after_flush(connection),
             Command::Spawn(spawn) => self.spawn(*spawn),
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
@@ -435,7 +426,6 @@ impl<D: Driver> Reactor<D> {
             Command::Arm { timer, at_ns } => self.timers.arm(Alarm::Control(timer), at_ns),
             Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
             Command::Work { ticket, job } => self.work(ticket, job),
-            Command::Record { record, ticket } => self.record(record, ticket),
             Command::Adapt(news) => self.worker.adapt(news),
             Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
             Command::Leave => self.leave(),
@@ -445,11 +435,6 @@ impl<D: Driver> Reactor<D> {
     fn work(&mut self, ticket: Ticket, job: Job) {
         let done = self.answers(ticket);
         self.worker.submit(job, done);
-    }
-
-    fn record(&mut self, record: Record, ticket: Option<Ticket>) {
-        let done = ticket.map(|ticket| self.answers(ticket));
-        self.worker.record(record, done);
     }
 
     /// What brings the results of slow work back as a notice.
@@ -476,7 +461,9 @@ impl<D: Driver> Reactor<D> {
 /// Where a command is carried out; none is here.
 pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
     match command {
-        Command::Reply { connection, .. } | Command::Close { connection } => Some(connection.reactor),
+        Command::Reply { connection, .. }
+        | Command::News { connection, .. }
+        | Command::Close { connection } => Some(connection.reactor),
         Command::Spawn(spawn) => Some(spawn.process.home),
         Command::Subscribe(subscribe) => Some(subscribe.process.home),
         Command::Unsubscribe { subscription, .. } | Command::Pace { subscription, .. } => {
@@ -494,6 +481,6 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
         Command::Adapt(Adapt::Begun(adapted)) => Some(adapted.process.home),
         Command::Adapt(Adapt::Over(process)) => Some(process.home),
-        Command::Work { .. } | Command::Record { .. } | Command::Shutdown { .. } | Command::Leave => None,
+        Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }

@@ -7,9 +7,8 @@ use crate::key::Channel;
 use bytes::BytesMut;
 use kairo_wire::chunk::{self, Prelude};
 use kairo_wire::codec::encode::Dialect;
-use kairo_wire::event::{
-    self, Event, StreamEndReason, StreamEndRecord, StreamGapRecord, StreamOverflowNotice,
-};
+use kairo_wire::envelope::put_notice;
+use kairo_wire::event::{Event, StreamEndReason, StreamEndRecord, StreamGapRecord, StreamOverflowNotice};
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::methods::stream::StreamName;
 
@@ -84,7 +83,7 @@ impl Framing {
     }
 
     fn put<E: Event>(&self, record: &E, out: &mut BytesMut) {
-        if let Err(error) = event::put_notice(out, self.dialect, record) {
+        if let Err(error) = put_notice(out, self.dialect, record) {
             tracing::error!(%error, topic = E::TOPIC, "a record was not encoded");
         }
     }

@@ -9,6 +9,7 @@
 
 use crate::driver::Driver;
 use crate::key::{Channel, SubscriptionKey};
+use crate::limits::NEWS_TOLD_BYTES_MIN;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -18,6 +19,8 @@ use std::io::{self, IoSlice};
 pub struct Outflow {
     queue: VecDeque<Queued>,
     queued_bytes: usize,
+    /// Bytes of events that have gone out and were not told yet.
+    news_gone: usize,
     /// The chunk whose first piece has been sent and whose rest is still in its ring.
     pub rest: Option<Rest>,
     /// True exactly while a writability poll is in flight.
@@ -40,6 +43,8 @@ struct Queued {
     bytes: Bytes,
     /// Told to the sender's reactor when it is gone.
     credit: Option<(SubscriptionKey, usize)>,
+    /// Bytes of events among them.
+    news: usize,
 }
 
 /// What a flush came to.
@@ -68,23 +73,35 @@ impl Outflow {
 
     /// Queues whole frames.
     pub fn push(&mut self, bytes: Bytes) {
-        self.put(bytes, None);
+        self.put(bytes, None, 0);
+    }
+
+    /// Queues whole frames of events, which are counted when they have gone out.
+    pub fn push_news(&mut self, bytes: Bytes) {
+        let news = bytes.len();
+        self.put(bytes, None, news);
+    }
+
+    /// Bytes of events that have gone out, if they are worth telling: many, or all there were.
+    pub fn take_news_gone(&mut self) -> Option<usize> {
+        let worth = if self.is_idle() { NEWS_TOLD_BYTES_MIN } else { 4 * NEWS_TOLD_BYTES_MIN };
+        (self.news_gone >= worth).then(|| std::mem::take(&mut self.news_gone))
     }
 
     /// Queues a frame of a reader on another reactor, which gets its credit back when it is sent.
     pub fn push_remote(&mut self, bytes: Bytes, subscription: SubscriptionKey, credit: usize) {
-        self.put(bytes, Some((subscription, credit)));
+        self.put(bytes, Some((subscription, credit)), 0);
     }
 
-    fn put(&mut self, bytes: Bytes, credit: Option<(SubscriptionKey, usize)>) {
+    fn put(&mut self, bytes: Bytes, credit: Option<(SubscriptionKey, usize)>, news: usize) {
         self.queued_bytes += bytes.len();
-        self.queue.push_back(Queued { bytes, credit });
+        self.queue.push_back(Queued { bytes, credit, news });
     }
 
     /// Puts the rest of a frame that has begun in front of everything else.
     pub fn push_front(&mut self, bytes: Bytes) {
         self.queued_bytes += bytes.len();
-        self.queue.push_front(Queued { bytes, credit: None });
+        self.queue.push_front(Queued { bytes, credit: None, news: 0 });
     }
 
     /// Sends from the queue. Credits of remote readers whose frames are gone are appended to `credits`.
@@ -125,6 +142,7 @@ impl Outflow {
             }
             sent -= front.bytes.len();
             credits.extend(front.credit);
+            self.news_gone += front.news;
             self.queue.pop_front();
         }
     }

@@ -48,7 +48,7 @@ impl From<CheckError> for CodecError {
 
 /// The text keys of a map and the bytes of their values, in order, up to the first that is malformed. Nothing if it is
 /// no map. Unlike a struct's fields, a nil value is there.
-pub(crate) fn entries(bytes: &[u8]) -> TextEntries<'_> {
+pub fn entries(bytes: &[u8]) -> TextEntries<'_> {
     let mut decoder = Decoder { rest: bytes, depth: 0, keeps_nil: false };
     let left = match decoder.token() {
         Ok(Token::Map(length)) => length,
@@ -58,7 +58,7 @@ pub(crate) fn entries(bytes: &[u8]) -> TextEntries<'_> {
 }
 
 /// See [`entries`].
-pub(crate) struct TextEntries<'a> {
+pub struct TextEntries<'a> {
     rest: &'a [u8],
     left: usize,
 }
@@ -91,7 +91,7 @@ impl<'a> Iterator for TextEntries<'a> {
 
 /// The bytes of a str that is known to be whole.
 #[inline]
-pub(crate) fn str_body(value: &[u8]) -> Option<&[u8]> {
+pub fn str_body(value: &[u8]) -> Option<&[u8]> {
     match value.first()? {
         0xa0..=0xbf => value.get(1..),
         0xd9 => value.get(2..),

@@ -71,6 +71,8 @@ impl<'a> RawRef<'a> {
 }
 
 impl Raw {
+    /// Nil.
+    pub const NIL: Raw = Raw(Bytes::from_static(NIL));
     /// `undefined`.
     pub const ABSENT: Raw = Raw(Bytes::from_static(ABSENT));
 

@@ -13,6 +13,7 @@ methods! {
     Identify = "identify"(IdentifyParams) -> IdentifyResult {
         required: [],
         permission: IdentityLower,
+        changes: true,
         since: Since::V1,
         errors: [Conflict],
         example: r#"{"skillId": "transcoder"}"#,

@@ -20,6 +20,7 @@ methods! {
     Spawn = "process.spawn"(SpawnParams) -> SpawnResult {
         required: [need("id"), need("command")],
         permission: ProcessSpawn,
+        changes: true,
         since: Since::V1,
         errors: [
             AlreadyExists, Busy, Conflict, Unsupported, TooLarge, ExecutableNotFound, NotExecutable, Cwd, SpawnFailed,
@@ -35,6 +36,7 @@ methods! {
     Kill = "process.kill"(KillParams) -> KillResult {
         required: [need("id")],
         permission: ProcessControl,
+        changes: true,
         since: Since::V1,
         errors: [NotFound, KeeperLost, Lost],
         example: r#"{"id": "clip", "signal": "TERM", "graceMs": 5000, "scope": "tree"}"#,
@@ -44,6 +46,7 @@ methods! {
     Signal = "process.signal"(SignalParams) -> SignalResult {
         required: [need("id"), need_any("signal")],
         permission: ProcessControl,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [NotFound, KeeperLost, Lost],
         example: r#"{"id": "repl", "signal": "HUP", "scope": "leader"}"#,
@@ -53,6 +56,7 @@ methods! {
     Pause = "process.pause"(TargetParams) -> PauseResult {
         required: [need("id")],
         permission: ProcessControl,
+        changes: true,
         since: Since::V1,
         errors: [KeeperLost],
         example: r#"{"id": "clip"}"#,
@@ -62,6 +66,7 @@ methods! {
     Resume = "process.resume"(TargetParams) -> ResumeResult {
         required: [need("id")],
         permission: ProcessControl,
+        changes: true,
         since: Since::V1,
         errors: [KeeperLost],
         example: r#"{"id": "clip"}"#,
@@ -74,6 +79,7 @@ methods! {
     StdinWrite = "process.stdin.write"(StdinWriteParams) -> StdinWriteResult {
         required: [need("id"), need_any("data")],
         permission: ProcessWrite,
+        changes: true,
         since: Since::V1,
         errors: [Conflict, NotFound, StdinClosed, WouldBlock],
         example: r#"{"id": "repl", "data": "print(6*7)\n"}"#,
@@ -83,6 +89,7 @@ methods! {
     StdinClose = "process.stdin.close"(TargetParams) -> StdinCloseResult {
         required: [need("id")],
         permission: ProcessWrite,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [NotFound, StdinClosed],
         example: r#"{"id": "clip"}"#,
@@ -92,6 +99,7 @@ methods! {
     Resize = "process.resize"(ResizeParams) -> ResizeResult {
         required: [need("id"), need_any("rows"), need_any("cols")],
         permission: ProcessWrite,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [NotFound, NoTerminal],
         example: r#"{"id": "repl", "rows": 40, "cols": 120}"#,

@@ -47,6 +47,7 @@ methods! {
     Configure = "stream.configure"(ConfigureParams) -> ConfigureResult {
         required: [need("id")],
         permission: ProcessControl,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [NotFound, Unsupported],
         example: r#"{"id": "clip", "stream": "stdout", "rate": {"bytesPerSecond": 20971520}, "history": {"tailBytes": 1048576}}"#,
@@ -56,6 +57,7 @@ methods! {
     ConfigureReader = "subscription.configure"(ConfigureReaderParams) -> ConfigureReaderResult {
         required: [need("subscriptionId"), need_any("rate")],
         permission: ProcessRead,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [NotFound],
         example: r#"{"subscriptionId": "stream_00112233445566778899aabbccddeeff", "rate": {"bytesPerSecond": 1048576, "burst": 65536}}"#,

@@ -62,6 +62,7 @@ methods! {
     Shutdown = "kernel.shutdown"(ShutdownParams) -> ShutdownResult {
         required: [],
         permission: KernelAdministrate,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [],
         example: r#"{"graceMs": 5000}"#,
@@ -88,6 +89,11 @@ pub const FEATURES: &[FeatureRow] = &[
     FeatureRow {
         name: "chunks",
         doc: "Chunks carry up to the granted `chunkBytesMax` bytes of data instead of 65,535.",
+    },
+    FeatureRow {
+        name: "envelope",
+        doc: "Events carry what v1 had no words for (`seq`, `principal`, `intentId`, `spanId`, `idempotencyKey`, `toolCallId`, \
+              `replayed`, `subscriptionId`), and `event.gap` and `event.cut` tell what a subscription missed.",
     },
 ];
 

@@ -1,0 +1,219 @@
+//! The kernel's side of the log: what is handed over, who waits for it to be written, what can be told then.
+//!
+//! ```text
+//!   put ─▶ batch ─hand_over─▶ outlet ─▶ (written) ─▶ news delivered, calls answered
+//!                                          └────────▶ (flushed) ─▶ those who wanted the disk
+//!                                          └────────▶ (failed) ──▶ nobody is told that all is well any more
+//! ```
+//!
+//! Invariants: places are given in order and without a hole; what is told is written; after a failure nothing is
+//! acknowledged, and what happens is told without a place.
+
+use crate::calls::Turn;
+use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
+use crate::kernel::Kernel;
+use bytes::Bytes;
+use kairo_dataplane::command::Commands;
+use kairo_dataplane::control::Moment;
+use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::event::KernelRecordsFailed;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Events and answers given under one hold of the lock: some tens of microseconds.
+const STEP: usize = 32;
+
+/// An event that is not told yet.
+#[derive(Debug)]
+pub(crate) struct News {
+    /// Its entry.
+    entry: u64,
+    /// Its place; 0 if the log doesn't take it.
+    pub seq: u64,
+    /// Its type.
+    pub topic: Arc<str>,
+    /// The rest.
+    pub record: Bytes,
+    /// What one connection is told instead: more.
+    pub own: Option<(ConnectionKey, Raw)>,
+}
+
+impl News {
+    /// An event the log did not take.
+    pub(crate) fn unkept(topic: Arc<str>, record: Bytes, own: Option<(ConnectionKey, Raw)>) -> News {
+        News { entry: 0, seq: 0, topic, record, own }
+    }
+}
+
+/// What waits for an entry.
+#[derive(Debug)]
+pub(crate) enum Awaiting {
+    /// A call, which is answered with this.
+    Call(u64, Raw),
+    /// The spawn of a process that insists on its record.
+    Birth(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    outlet: Box<dyn Outlet>,
+    batch: Batch,
+    /// Entries put.
+    put: u64,
+    /// The last place given.
+    pub last_seq: u64,
+    /// The last place told.
+    pub told_seq: u64,
+    news: VecDeque<News>,
+    /// By the entry that has to be written.
+    writing: VecDeque<(u64, Awaiting)>,
+    /// By the entry the disk has to have.
+    flushing: VecDeque<(u64, Awaiting)>,
+    /// Why nothing is taken any more.
+    pub broken: Option<String>,
+}
+
+impl Journal {
+    /// A journal that goes on behind `last_seq`.
+    pub(crate) fn new(outlet: Box<dyn Outlet>, last_seq: u64) -> Journal {
+        Journal {
+            outlet,
+            batch: Batch::default(),
+            put: 0,
+            last_seq,
+            told_seq: last_seq,
+            news: VecDeque::new(),
+            writing: VecDeque::new(),
+            flushing: VecDeque::new(),
+            broken: None,
+        }
+    }
+
+    fn put(&mut self, entry: Entry) -> u64 {
+        self.put += 1;
+        self.batch.entries.push(entry);
+        self.put
+    }
+
+    /// Puts an event at the next place.
+    pub(crate) fn event(&mut self, topic: Arc<str>, record: Bytes, own: Option<(ConnectionKey, Raw)>) {
+        self.last_seq += 1;
+        let seq = self.last_seq;
+        let entry = self.put(Entry::Event { seq, topic: Arc::clone(&topic), record: record.clone() });
+        self.news.push_back(News { entry, seq, topic, record, own });
+    }
+
+    /// Puts a line of the session records.
+    pub(crate) fn life(&mut self, life: Life) {
+        if self.broken.is_none() {
+            self.put(Entry::Life(life));
+        }
+    }
+
+    /// Puts a small thing with a name, or takes it away.
+    pub(crate) fn value(&mut self, key: Bytes, value: Option<Bytes>) {
+        if self.broken.is_none() {
+            self.put(Entry::Value { key, value });
+        }
+    }
+
+    /// Has `what` wait until all that was put is written.
+    pub(crate) fn when_written(&mut self, what: Awaiting) {
+        self.writing.push_back((self.put, what));
+    }
+
+    /// Has `what` wait until the disk has all that was put.
+    pub(crate) fn when_flushed(&mut self, what: Awaiting) {
+        self.batch.flush = true;
+        self.flushing.push_back((self.put, what));
+    }
+
+    /// Asks the log.
+    pub(crate) fn ask(&mut self, question: Question) {
+        self.outlet.ask(question);
+    }
+
+    fn next_news(&mut self, entry: u64) -> Option<News> {
+        self.news.pop_front_if(|news| news.entry <= entry)
+    }
+}
+
+impl Kernel {
+    /// Hands over what was put since the last time. To be called before the lock is let go of.
+    pub fn hand_over(&mut self) {
+        let journal = &mut self.journal;
+        if !journal.batch.entries.is_empty() || journal.batch.flush {
+            let batch = std::mem::take(&mut journal.batch);
+            journal.outlet.put(batch);
+        }
+    }
+
+    /// All entries up to this one are written. True if there is more to tell: to be called again.
+    pub fn written(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
+        let turn = &mut Turn { at, here: None, out };
+        for _ in 0..STEP {
+            let Some(news) = self.journal.next_news(entry) else { break };
+            self.tell(turn, &news);
+            self.journal.told_seq = news.seq;
+        }
+        for _ in 0..STEP {
+            let Some((_, what)) = self.journal.writing.pop_front_if(|(of, _)| *of <= entry) else { break };
+            self.kept(turn, what);
+        }
+        let due = |of: Option<u64>| of.is_some_and(|of| of <= entry);
+        due(self.journal.news.front().map(|news| news.entry))
+            || due(self.journal.writing.front().map(|of| of.0))
+    }
+
+    /// The disk has all entries up to this one. True if there is more to tell: to be called again.
+    pub fn flushed(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
+        let turn = &mut Turn { at, here: None, out };
+        for _ in 0..STEP {
+            let Some((_, what)) = self.journal.flushing.pop_front_if(|(of, _)| *of <= entry) else {
+                return false;
+            };
+            self.kept(turn, what);
+        }
+        true
+    }
+
+    /// The log takes nothing any more: whoever waits is told so, once, and so is the bus. Processes go on.
+    pub fn log_failed(&mut self, at: Moment, reason: &str, out: &mut Commands) {
+        if self.journal.broken.is_some() {
+            return;
+        }
+        tracing::error!(component = "controlplane", reason, "the log takes nothing any more");
+        self.journal.broken = Some(reason.to_owned());
+        self.journal.batch = Batch::default();
+        let turn = &mut Turn { at, here: None, out };
+        while let Some(mut news) = self.journal.next_news(u64::MAX) {
+            news.seq = 0;
+            self.tell(turn, &news);
+        }
+        let writing = std::mem::take(&mut self.journal.writing);
+        let flushing = std::mem::take(&mut self.journal.flushing);
+        for (_, what) in writing.into_iter().chain(flushing) {
+            match what {
+                Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
+                Awaiting::Birth(process) => self.birth_kept(turn, process, false),
+            }
+        }
+        self.cut_readers_of_the_log(turn);
+        let event = KernelRecordsFailed { reason: reason.to_owned() };
+        self.publish(turn, crate::events::record::Audience::All, &Default::default(), &event);
+    }
+
+    fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {
+        match what {
+            Awaiting::Call(call, result) => self.resolve(turn, call, &result),
+            Awaiting::Birth(process) => self.birth_kept(turn, process, true),
+        }
+    }
+}
+
+/// What can't be kept is not taken.
+pub(crate) fn unkept(reason: &str) -> WireError {
+    WireError::new(Code::Unavailable, format!("the log takes nothing any more: {reason}"))
+}

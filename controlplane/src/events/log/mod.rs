@@ -1,0 +1,176 @@
+//! The event log as it is kept: one total order of events, small named values, and the lives of sessions.
+//!
+//! ```text
+//!   one thread ──append──▶ Log ──batch──▶ backend ──▶ files, or memory
+//!              ──index───▶  │
+//!   any thread ◀──pages── Reader ◀──view──┘
+//! ```
+//!
+//! The caller numbers the events and says what time it is; nothing here has a thread or a clock of its own. Invariant: a
+//! batch is there whole or not at all, a sequence number is never used twice, and whoever reads a range is told of every
+//! number that can't be shown: dropped, with a summary, or damaged. When batches are made and synced is the caller's; what
+//! an event says is [`record`](super::record)'s.
+
+mod append;
+pub mod backend;
+mod gaps;
+mod head;
+mod index;
+mod keys;
+mod scan;
+
+pub use append::{Batch, Kind, Life, Stored, Value};
+pub use gaps::{Gap, Reason, Summary};
+pub use index::IndexLag;
+pub use scan::query::{PageLimit, Query, Types};
+pub use scan::{Page, Reader, Stats};
+
+use backend::disk::Disk;
+use backend::memory::Memory;
+use backend::{Backend, Fault};
+use bytes::Bytes;
+use head::Head;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// What the opener has to say.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Names this run of the machine: after another one, what was not synced may be gone.
+    pub boot: String,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The highest sequence number ever used; the next event has the one behind it.
+    pub last_seq: u64,
+    /// What was lost since the last time, by range. Whatever was folded from it has to be folded again.
+    pub damage: Vec<Damage>,
+    /// Where what couldn't be read was moved to.
+    pub quarantined: Vec<PathBuf>,
+    /// Records of sessions, in the order they were written.
+    pub lives: Vec<(u64, Kind, Bytes)>,
+}
+
+/// Events that were lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The first of them.
+    pub from: u64,
+    /// The last of them.
+    pub to: u64,
+    /// What happened.
+    pub what: String,
+}
+
+/// Why the log can't do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A file or folder.
+    #[error("{doing} {path}: {source}", path = path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The folder was written by a later version.
+    #[error("the log has format {found}, which is newer than this program's")]
+    Newer {
+        /// Its version.
+        found: u16,
+    },
+    /// Another process has it open.
+    #[error("the log is open in another process")]
+    InUse,
+    /// Sequence numbers have to rise.
+    #[error("event {seq} was to be written behind event {last}")]
+    Order {
+        /// Of the event.
+        seq: u64,
+        /// Of the last one.
+        last: u64,
+    },
+    /// A write failed before; nothing is acknowledged any more.
+    #[error("the log has failed: a write was lost")]
+    Failed,
+    /// The store.
+    #[error("the log: {0}")]
+    Store(#[from] Fault),
+}
+
+/// The log, owned by the only one that writes.
+pub struct Log {
+    backend: Box<dyn Backend>,
+    reader: Reader,
+    /// None when it is in memory.
+    head: Option<Head>,
+    totals: append::Totals,
+    next_life: u64,
+    indexed_to: u64,
+    failed: bool,
+    /// Holes that readers came upon and that are not written down yet.
+    found: Arc<Mutex<Vec<Damage>>>,
+}
+
+impl Log {
+    /// Opens the log in `folder`, or begins one.
+    pub fn open(folder: &Path, options: Options) -> Result<(Log, Opened), LogError> {
+        std::fs::create_dir_all(folder).map_err(file("making", folder))?;
+        let head = Head::open(folder, &options.boot)?;
+        let disk = Disk::open(&folder.join(head::DATABASE))?;
+        Log::over(Box::new(disk), Some(head))
+    }
+
+    /// A log in memory.
+    pub fn in_memory() -> Result<Log, LogError> {
+        Ok(Log::over(Box::new(Memory::default()), None)?.0)
+    }
+
+    /// A log over what keeps it.
+    pub fn over_backend(backend: Box<dyn Backend>) -> Result<(Log, Opened), LogError> {
+        Log::over(backend, None)
+    }
+
+    fn over(backend: Box<dyn Backend>, head: Option<Head>) -> Result<(Log, Opened), LogError> {
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let reader = Reader::new(backend.source(), found.clone());
+        let (totals, lives, indexed_to) = reader.begin()?;
+        let next_life = lives.last().map_or(0, |life| life.0 + 1);
+        let mut log = Log { backend, reader, head, totals, next_life, indexed_to, failed: false, found };
+        let damage = log.mind_the_head()?;
+        let opened = Opened { last_seq: log.totals.last, damage, quarantined: Vec::new(), lives };
+        Ok((log, opened))
+    }
+
+    /// Where it is read.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// The highest sequence number ever used.
+    pub fn last_seq(&self) -> u64 {
+        self.totals.last
+    }
+
+    /// Writes to the backend, unless it ever failed.
+    fn write(&mut self, batch: Vec<backend::Op>) -> Result<(), LogError> {
+        if self.failed {
+            return Err(LogError::Failed);
+        }
+        self.backend.write(batch).inspect_err(|_| self.failed = true)?;
+        Ok(())
+    }
+}
+
+/// An error of the system with what was tried.
+fn file<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> LogError + 'a {
+    move |source| LogError::File { doing, path: path.to_path_buf(), source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! The kernel's way to the log: what is handed over under its lock, and what is asked.
+//!
+//! The kernel is pure, so it neither writes nor reads: it puts entries in order into an [`Outlet`], which never blocks, and
+//! is told by whoever serves that how far they are written ([`Kernel::written`](crate::kernel::Kernel::written)). Entries of
+//! one hand-over belong together: all of them are found after a crash, or none. Invariant: entries are written in the
+//! order they were put, and counted from 1.
+
+use crate::auth::principal::Principal;
+use crate::events::log::Query;
+use bytes::Bytes;
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::id::SubscriptionId;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Something to be kept.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// An event: [`Record`](crate::events::record::Record), encoded.
+    Event {
+        /// Its place.
+        seq: u64,
+        /// Its type, which is indexed with it.
+        topic: Arc<str>,
+        /// The rest.
+        record: Bytes,
+    },
+    /// A line of the session records.
+    Life(Life),
+    /// A small thing with a name.
+    Value {
+        /// Its name.
+        key: Bytes,
+        /// What it is now; none if it is no more.
+        value: Option<Bytes>,
+    },
+}
+
+/// A line of the session records ([`records`](crate::records)), opaque to the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// Written as it is.
+    pub clear: Bytes,
+    /// Written sealed, behind `clear`; nothing if empty.
+    pub secret: Bytes,
+}
+
+/// What belongs together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// Somebody waits for the disk to have them.
+    pub flush: bool,
+}
+
+/// For whom events are written, and how.
+#[derive(Clone, Debug)]
+pub struct Hearer {
+    /// What it may not hear is left out.
+    pub principal: Principal,
+    /// How integers are written.
+    pub dialect: Dialect,
+    /// It has the feature `envelope`.
+    pub envelope: bool,
+}
+
+/// Something to be read.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Comes back with the answer.
+    pub ticket: u64,
+    /// Which events.
+    pub query: Query,
+    /// Most of them.
+    pub limit: usize,
+    /// For whom.
+    pub hearer: Hearer,
+    /// EVENT frames of this subscription are wanted; a page of values otherwise.
+    pub subscription: Option<SubscriptionId>,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Of the question.
+    pub ticket: u64,
+    /// What was found; an error in words otherwise.
+    pub found: Result<Found, String>,
+}
+
+/// Events, as they are sent.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// EVENT frames in order, gaps among them; or the encoded result of `event.replay`.
+    pub bytes: Bytes,
+    /// How many events.
+    pub events: usize,
+    /// All up to this place have been looked at (backwards: down to it).
+    pub seen: u64,
+    /// There may be more.
+    pub more: bool,
+}
+
+/// Takes entries and questions; never blocks.
+pub trait Outlet: Send {
+    /// Takes what belongs together.
+    fn put(&mut self, batch: Batch);
+    /// Asks; the answer comes as [`Kernel::answered`](crate::kernel::Kernel::answered).
+    fn ask(&mut self, question: Question);
+}
+
+/// An outlet that serves nobody by itself: what is put and asked lies there until somebody takes it. For simulations, and
+/// for kernels nobody asks about the past.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<(Vec<Batch>, Vec<Question>)>>);
+
+impl Shelf {
+    /// What lies there, oldest first.
+    pub fn take(&self) -> (Vec<Batch>, Vec<Question>) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Outlet for Shelf {
+    fn put(&mut self, batch: Batch) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(batch);
+    }
+
+    fn ask(&mut self, question: Question) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(question);
+    }
+}
+
+impl fmt::Debug for dyn Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outlet")
+    }
+}

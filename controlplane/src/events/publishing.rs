@@ -1,0 +1,202 @@
+//! Events of clients: what they may be, and whose they are.
+//!
+//! A client says what happened; who says so, for whom and when is the kernel's to say. Invariant: no client publishes an
+//! event that the kernel could have published.
+
+use crate::calls::Turn;
+use crate::events::bus::Fresh;
+use crate::events::journal::unkept;
+use crate::events::record::Audience;
+use crate::kernel::Kernel;
+use crate::state::Trace;
+use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::codec::decode::entries;
+use kairo_wire::codec::encode::{put_map16, put_str};
+use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::envelope::EventFrame;
+use kairo_wire::error::WireError;
+use kairo_wire::id::EventId;
+use kairo_wire::limits::{EVENT_DATA_BYTES_MAX, META_BYTES_MAX, TOPIC_BYTES_MAX};
+use kairo_wire::methods::event::{Draft, Reach};
+
+/// Types of the kernel begin so.
+const RESERVED: [&str; 9] = [
+    "kairo.process.",
+    "kairo.stream.",
+    "kairo.kernel.",
+    "kairo.security.",
+    "kairo.intent.",
+    "kairo.device.",
+    "kairo.system.",
+    "kairo.view.",
+    "kairo.event.",
+];
+/// … or are one of these.
+const NOTICES: [&str; 7] = [
+    "process.exit",
+    "stream.overflow",
+    "stream.gap",
+    "stream.end",
+    "event.gap",
+    "event.cut",
+    "kairo.intent.cancelled",
+];
+/// Requests to the kernel that are events.
+const REQUESTS: [&str; 2] = ["kairo.intent.cancel", "kairo.cancel"];
+
+/// An event that has its place.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// Its name.
+    pub id: EventId,
+    /// Its place; 0 if the log takes nothing any more.
+    pub seq: u64,
+    /// The story it belongs to.
+    pub correlation: String,
+}
+
+impl Kernel {
+    /// Whether events of clients are taken at all.
+    pub(crate) fn takes_events(&self) -> Result<(), WireError> {
+        self.journal.broken.as_deref().map_or(Ok(()), |reason| Err(unkept(reason)))
+    }
+
+    /// Whether a client may publish this.
+    pub(crate) fn check_draft(&self, draft: &Draft) -> Result<(), Box<WireError>> {
+        check_topic(&draft.topic)?;
+        let texts = [
+            ("source", &draft.source),
+            ("correlationId", &draft.correlation_id),
+            ("causationId", &draft.causation_id),
+            ("intentId", &draft.intent_id),
+            ("toolCallId", &draft.tool_call_id),
+        ];
+        let mut bytes = 0;
+        for (field, text) in texts {
+            let Some(text) = text else { continue };
+            bytes += text.len();
+            if text.is_empty() {
+                return Err(Box::new(WireError::invalid(field, "it is not empty")));
+            }
+            if text.chars().any(char::is_control) {
+                return Err(Box::new(WireError::invalid(field, "it has no control characters")));
+            }
+        }
+        if bytes > META_BYTES_MAX {
+            let message = format!("an event has at most {META_BYTES_MAX} bytes of text around its data");
+            return Err(Box::new(WireError::too_large("metaBytesMax", message)));
+        }
+        let length = draft.data.as_ref().map_or(0, |data| data.bytes().len());
+        if length > EVENT_DATA_BYTES_MAX {
+            let message = format!("data: an event carries at most {EVENT_DATA_BYTES_MAX} bytes");
+            return Err(Box::new(WireError::too_large("eventDataBytesMax", message).with("field", "data")));
+        }
+        Ok(())
+    }
+
+    /// Publishes what was checked, under the caller's name.
+    pub(crate) fn publish_draft(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        story: &Trace,
+        draft: Draft,
+    ) -> Published {
+        let mut trace = story.clone();
+        let said = |place: &mut Option<String>, text: Option<String>| {
+            if text.is_some() {
+                *place = text;
+            }
+        };
+        said(&mut trace.correlation, draft.correlation_id);
+        said(&mut trace.causation, draft.causation_id);
+        said(&mut trace.intent, draft.intent_id);
+        said(&mut trace.tool_call, draft.tool_call_id);
+        let principal = self.principal(connection);
+        let own = principal.to_string();
+        let source = draft.source.map_or_else(|| own.clone(), |part| format!("{own}/{part}"));
+        let audience = match draft.reach {
+            Reach::User => Audience::User(principal.uid(self.config.owner_uid)),
+            Reach::Private => Audience::Of(principal.creator(self.config.owner_uid)),
+        };
+        let id = self.name_event();
+        let data = draft.data.unwrap_or(Raw::NIL);
+        let fresh = Fresh {
+            id: id.clone(),
+            topic: draft.topic.into(),
+            source: &source,
+            audience,
+            trace: &trace,
+            key: None,
+            data: data.as_ref(),
+        };
+        let seq = self.admit(turn, &fresh, None);
+        let correlation = trace.correlation.unwrap_or_else(|| id.as_str().to_owned());
+        Published { id, seq, correlation }
+    }
+
+    /// A client sent an EVENT frame: it is published in its name, and nobody answers.
+    pub(crate) fn overheard(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, payload: &[u8]) {
+        let outcome = self.takes_events().and_then(|()| {
+            let draft = draft_of(payload)?;
+            self.check_draft(&draft).map_err(|error| *error)?;
+            Ok(draft)
+        });
+        match outcome {
+            Ok(draft) => {
+                let trace = self.trace_of(connection, None);
+                self.publish_draft(turn, connection, &trace, draft);
+            }
+            Err(error) => {
+                tracing::debug!(component = "controlplane", connectionId = ?connection, %error, "an event was not taken");
+            }
+        }
+    }
+}
+
+fn check_topic(topic: &str) -> Result<(), Box<WireError>> {
+    let wrong = |what: &str| Err(Box::new(WireError::invalid("type", what)));
+    if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX {
+        return wrong(&format!("a type has 1 to {TOPIC_BYTES_MAX} bytes"));
+    }
+    if topic.chars().any(char::is_control) {
+        return wrong("a type has no control characters");
+    }
+    let reserved = RESERVED.iter().any(|prefix| topic.starts_with(prefix)) || NOTICES.contains(&topic);
+    if reserved && !REQUESTS.contains(&topic) {
+        let why = format!("only the kernel publishes {topic}");
+        return Err(Box::new(WireError::denied("event.publish", &why).with("field", "type")));
+    }
+    Ok(())
+}
+
+/// What an EVENT frame says: `{topic, payload | data, …}`, or a topic and whatever else stands beside it.
+fn draft_of(payload: &[u8]) -> Result<Draft, WireError> {
+    let frame = EventFrame::parse(payload).map_err(WireError::from)?;
+    let owned = |text: Option<std::borrow::Cow<'_, str>>| text.map(std::borrow::Cow::into_owned);
+    let data = match frame.body() {
+        Some(data) => Some(data.to_owned()),
+        None => beside_topic(payload),
+    };
+    Ok(Draft {
+        topic: frame.topic.into_owned(),
+        data,
+        correlation_id: owned(frame.correlation_id),
+        causation_id: owned(frame.causation_id),
+        intent_id: owned(frame.intent_id),
+        tool_call_id: owned(frame.tool_call_id),
+        ..Draft::default()
+    })
+}
+
+/// A map of everything in `payload` but the topic, as window managers of v1 send it.
+fn beside_topic(payload: &[u8]) -> Option<Raw> {
+    let rest: Vec<_> = entries(payload).filter(|(key, _)| *key != b"topic").collect();
+    let mut buf = bytes::BytesMut::new();
+    put_map16(&mut buf, u16::try_from(rest.len()).ok()?);
+    for (key, value) in rest {
+        put_str(&mut buf, &String::from_utf8_lossy(key));
+        buf.extend_from_slice(value);
+    }
+    RawRef::new(&buf).ok().map(RawRef::to_owned)
+}

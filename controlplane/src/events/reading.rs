@@ -1,0 +1,160 @@
+//! Answering what the kernel asks of the log: pages for subscriptions that are not up to date, pages of a replay.
+//!
+//! Done off the lock and off the reactors: what comes out is ready to be sent. Invariant: what a hearer may not hear is
+//! not in it, and a page says how far it has looked, not how much it found.
+
+use crate::auth::grant::hears;
+use crate::events::form::{Form, put_frame, put_value};
+use crate::events::log::{self, Page, PageLimit, Reader, Reason};
+use crate::events::outlet::{Answer, Found, Hearer, Question};
+use crate::events::record::Record;
+use bytes::{Bytes, BytesMut};
+use kairo_wire::codec::CodecError;
+use kairo_wire::codec::encode::{self, to_buf};
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::envelope::put_notice;
+use kairo_wire::event::EventGapRecord;
+use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::event::{Gap, GapCause};
+use serde::Serialize;
+
+/// Bytes of records of one page for a subscription: it has to fit what a connection may have unread.
+const FEED_BYTES_MAX: usize = 192 << 10;
+/// Bytes of records of one page of a replay: well below the limit of a frame.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Events a page looks at: some milliseconds.
+const LOOKED_AT_MAX: usize = 20_000;
+
+/// Reads what was asked for.
+pub fn answer(reader: &Reader, question: &Question) -> Answer {
+    let found = read(reader, question);
+    Answer { ticket: question.ticket, found: found.map_err(|error| error.to_string()) }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    #[error("an event can't be sent: {0}")]
+    Codec(#[from] CodecError),
+}
+
+fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
+    let bytes = if question.subscription.is_some() { FEED_BYTES_MAX } else { PAGE_BYTES_MAX };
+    let limit = PageLimit { events: question.limit, bytes, looked_at: LOOKED_AT_MAX };
+    let page = reader.scan(&question.query, None, limit)?;
+    let seen = page
+        .next
+        .map_or(page.end_seq.max(question.query.from.saturating_sub(1)), |next| next.saturating_sub(1));
+    let events: Vec<Record<'_>> = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes)).collect();
+    let heard: Vec<&Record<'_>> =
+        events.iter().filter(|event| hears(&question.hearer.principal, &event.audience)).collect();
+    let bytes = match &question.subscription {
+        Some(subscription) => frames(&page, &heard, &question.hearer, subscription)?,
+        None => result(&page, &heard, &question.hearer)?,
+    };
+    Ok(Found { bytes, events: heard.len(), seen, more: page.next.is_some() })
+}
+
+/// What can't be read as a record is left out: the store has checked it, so a later version wrote it.
+fn record(seq: u64, bytes: &Bytes) -> Option<Record<'_>> {
+    Record::parse(seq, bytes)
+        .inspect_err(|error| tracing::warn!(component = "log", seq, %error, "an event is stepped over"))
+        .ok()
+}
+
+/// EVENT frames, each gap before what follows it.
+fn frames(
+    page: &Page,
+    heard: &[&Record<'_>],
+    hearer: &Hearer,
+    subscription: &SubscriptionId,
+) -> Result<Bytes, CodecError> {
+    let form = Form {
+        dialect: hearer.dialect,
+        envelope: hearer.envelope,
+        replayed: true,
+        subscription: Some(subscription.as_str()),
+        delivery: None,
+    };
+    let mut buf = BytesMut::new();
+    let mut gaps = page.gaps.iter().filter(|_| hearer.envelope).peekable();
+    let mut tell = |buf: &mut BytesMut, before: u64| -> Result<(), CodecError> {
+        while let Some(gap) = gaps.next_if(|gap| gap.from <= before) {
+            let record = EventGapRecord { subscription_id: subscription.clone(), gap: told(gap) };
+            put_notice(buf, hearer.dialect, &record)?;
+        }
+        Ok(())
+    };
+    for event in heard {
+        tell(&mut buf, event.seq)?;
+        put_frame(&mut buf, event, None, &form)?;
+    }
+    tell(&mut buf, u64::MAX)?;
+    Ok(buf.freeze())
+}
+
+/// The result of `event.replay`.
+fn result(page: &Page, heard: &[&Record<'_>], hearer: &Hearer) -> Result<Bytes, CodecError> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Rest {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<u64>,
+        gaps: Vec<Gap>,
+        last_seq: u64,
+    }
+    let form = Form {
+        dialect: hearer.dialect,
+        envelope: hearer.envelope,
+        replayed: true,
+        subscription: None,
+        delivery: None,
+    };
+    let mut buf = BytesMut::new();
+    encode::put_map16(&mut buf, if page.next.is_some() { 4 } else { 3 });
+    encode::put_str(&mut buf, "events");
+    encode::put_array_header(&mut buf, heard.len());
+    for event in heard {
+        put_value(&mut buf, event, &form)?;
+    }
+    let rest = Rest { next: page.next, gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
+    // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
+    let mut map = BytesMut::new();
+    to_buf(&mut map, hearer.dialect, &rest)?;
+    buf.extend_from_slice(&map[3..]);
+    Ok(buf.freeze())
+}
+
+fn told(gap: &log::Gap) -> Gap {
+    let (cause, summary) = match &gap.why {
+        Reason::Compacted(summary) => (GapCause::Compacted, Raw::of(&Summary::of(summary)).ok()),
+        Reason::Damaged(what) => (GapCause::Damaged, Raw::of(what).ok()),
+    };
+    Gap { from: gap.from, to: gap.to, cause, summary }
+}
+
+/// A summary as a client reads it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    events: u64,
+    bytes: u64,
+    first_ms: u64,
+    last_ms: u64,
+    types: std::collections::BTreeMap<&'a str, u64>,
+    others: u64,
+}
+
+impl<'a> Summary<'a> {
+    fn of(summary: &'a log::Summary) -> Summary<'a> {
+        Summary {
+            events: summary.events,
+            bytes: summary.bytes,
+            first_ms: summary.first_ms,
+            last_ms: summary.last_ms,
+            types: summary.types.iter().map(|(topic, count)| (topic.as_str(), *count)).collect(),
+            others: summary.others,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The thread that writes.
+//!
+//! All that is queued goes into one batch, and whoever waits for the disk shares one flush. What nobody waits for is flushed
+//! when nothing else has come for a moment, or has waited long enough. Between batches the indexes are brought on.
+
+use super::{Ear, Lives, Shared};
+use crate::state::records::Sealer;
+use kairo_controlplane::events::log::{self, Log, LogError, Stored, Value};
+use kairo_controlplane::events::outlet::{Batch, Entry};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long an entry may wait for the disk when nobody waits for it …
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// … and how long it does when no other follows: whoever is idle has flushed.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+/// Events that are indexed between two looks at the queue.
+const INDEXED_AT_ONCE: usize = 512;
+/// The indexes may be so many events behind while there is always more to write.
+const INDEX_LAG_MAX: u64 = 16_384;
+
+pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear) {
+    Writer {
+        shared,
+        log,
+        lives: Lives::new(sealer),
+        ear,
+        written: 0,
+        flush_at: None,
+        flush_by: None,
+        lag: 1,
+    }
+    .run();
+}
+
+struct Writer<'a> {
+    shared: &'a Shared,
+    log: Log,
+    lives: Lives,
+    ear: &'a Ear,
+    /// Entries.
+    written: u64,
+    flush_at: Option<Instant>,
+    flush_by: Option<Instant>,
+    /// How far the indexes are behind, in events.
+    lag: u64,
+}
+
+impl Writer<'_> {
+    fn run(&mut self) {
+        loop {
+            let (batches, closed) = self.next();
+            if let Err(error) = self.work(batches, closed) {
+                self.shared.failed.store(true, Ordering::Release);
+                self.shared.lock().batches.clear();
+                let reason = error.to_string();
+                self.ear.tell(|kernel, at, out| kernel.log_failed(at, &reason, out));
+                return self.wait_for_the_end();
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, batches: Vec<Batch>, closed: bool) -> Result<(), LogError> {
+        let waited_for = batches.iter().any(|batch| batch.flush);
+        if batches.iter().any(|batch| !batch.entries.is_empty()) {
+            self.write(&batches)?;
+            let (now, written) = (Instant::now(), self.written);
+            self.ear.tell_all(|kernel, at, out| kernel.written(at, written, out));
+            let by = *self.flush_by.get_or_insert(now + FLUSH_WITHIN);
+            self.flush_at = Some(by.min(now + FLUSH_AFTER));
+        }
+        let due = self.flush_at.is_some_and(|at| at <= Instant::now());
+        if waited_for || (self.flush_at.is_some() && (due || closed)) {
+            self.log.sync()?;
+            (self.flush_at, self.flush_by) = (None, None);
+            let written = self.written;
+            self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));
+        }
+        if self.lives.are_overgrown() {
+            self.lives.compact(&mut self.log)?;
+        }
+        if self.lag > 0 && (self.lag > INDEX_LAG_MAX || self.shared.lock().batches.is_empty()) {
+            self.lag = self.log.index(INDEXED_AT_ONCE)?.lag;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batches: &[Batch]) -> Result<(), LogError> {
+        let mut whole = log::Batch::default();
+        for entry in batches.iter().flat_map(|batch| &batch.entries) {
+            match entry {
+                Entry::Event { seq, topic, record } => {
+                    whole.events.push(Stored { seq: *seq, topic, record: record.clone() });
+                }
+                Entry::Life(life) => self.lives.put(life, &mut whole.lives),
+                Entry::Value { key, value } => {
+                    whole.values.push(Value { key: key.clone(), bytes: value.clone() });
+                }
+            }
+        }
+        self.log.append(&whole)?;
+        self.lag += whole.events.len() as u64;
+        self.written += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    /// Everything that is queued, once there is something, or the time to flush has come, or indexes are behind, or the end.
+    fn next(&self) -> (Vec<Batch>, bool) {
+        let mut queue = self.shared.lock();
+        while queue.batches.is_empty() && !queue.closed && self.lag == 0 {
+            queue.asleep = true;
+            queue = match self.flush_at.map(|at| at.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    self.shared.bell.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        queue.asleep = false;
+        (std::mem::take(&mut queue.batches), queue.closed)
+    }
+
+    /// Nothing is written any more; what comes is thrown away until the kernel ends.
+    fn wait_for_the_end(&self) {
+        let mut queue = self.shared.lock();
+        while !queue.closed {
+            queue.batches.clear();
+            queue = self.shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

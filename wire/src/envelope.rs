@@ -1,0 +1,245 @@
+//! EVENT frames, written and read.
+//!
+//! Three shapes share the frame type. *Notices* and *records* are `{topic, data}`; *bus events* are `{topic, payload,
+//! correlationId, causationId, traceId, source, time, id}`, and with the feature `envelope` what v1 had no words for follows:
+//! `seq`, `principal`, `intentId`, `spanId`, `idempotencyKey`, `toolCallId`, `replayed`, `subscriptionId`. Invariant: the
+//! order of the eight is v1's, and a client that negotiated nothing gets nothing else.
+
+use crate::codec::encode::{self, Dialect};
+use crate::codec::raw::RawRef;
+use crate::codec::transcode::put_raw;
+use crate::codec::{CodecError, decode};
+use crate::event::Event;
+use crate::frame::{self, Kind};
+use bytes::BytesMut;
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// A bus event that is to be sent.
+#[derive(Clone, Debug)]
+pub struct Envelope<'a> {
+    /// Its name.
+    pub topic: &'a str,
+    /// What it says, exact; it is written in the receiver's dialect.
+    pub payload: RawRef<'a>,
+    /// Its own name.
+    pub id: &'a str,
+    /// Who published it.
+    pub source: &'a str,
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+    /// Ties together what has one cause.
+    pub correlation_id: Option<&'a str>,
+    /// The event that caused this one.
+    pub causation_id: Option<&'a str>,
+    /// Of a distributed trace.
+    pub trace_id: Option<&'a str>,
+}
+
+/// What v1 had no words for.
+#[derive(Clone, Debug, Default)]
+pub struct Extras<'a> {
+    /// Its place in the log; none if the log didn't take it.
+    pub seq: Option<u64>,
+    /// For whom it was published.
+    pub principal: &'a str,
+    /// The intent it belongs to.
+    pub intent_id: Option<&'a str>,
+    /// W3C span.
+    pub span_id: Option<&'a str>,
+    /// The key under which it was published once.
+    pub idempotency_key: Option<&'a str>,
+    /// The tool call it is about.
+    pub tool_call_id: Option<&'a str>,
+    /// It comes from the log, not from the moment it happened.
+    pub replayed: bool,
+    /// The subscription it is delivered for.
+    pub subscription_id: Option<&'a str>,
+    /// How often it has been delivered to a durable consumer, this time included.
+    pub delivery: Option<u32>,
+}
+
+/// Appends an EVENT frame `{topic, data}`.
+pub fn put_notice<E: Event>(buf: &mut BytesMut, dialect: Dialect, data: &E) -> Result<(), CodecError> {
+    framed(buf, |buf| {
+        encode::put_map16(buf, 2);
+        encode::put_str(buf, "topic");
+        encode::put_str(buf, E::TOPIC);
+        encode::put_str(buf, "data");
+        encode::to_buf(buf, dialect, data)
+    })
+}
+
+/// Appends an EVENT frame of the bus.
+pub fn put_bus(
+    buf: &mut BytesMut,
+    dialect: Dialect,
+    envelope: &Envelope<'_>,
+    extras: Option<&Extras<'_>>,
+) -> Result<(), CodecError> {
+    framed(buf, |buf| put_envelope(buf, dialect, envelope, extras))
+}
+
+/// Appends a bus event as a value: what a frame carries, and what a replay lists.
+pub fn put_envelope(
+    buf: &mut BytesMut,
+    dialect: Dialect,
+    envelope: &Envelope<'_>,
+    extras: Option<&Extras<'_>>,
+) -> Result<(), CodecError> {
+    encode::put_map16(buf, 8 + extras.map_or(0, Extras::count));
+    encode::put_str(buf, "topic");
+    encode::put_str(buf, envelope.topic);
+    encode::put_str(buf, "payload");
+    put_raw(buf, dialect, envelope.payload);
+    let texts = [
+        ("correlationId", envelope.correlation_id),
+        ("causationId", envelope.causation_id),
+        ("traceId", envelope.trace_id),
+        ("source", Some(envelope.source)),
+    ];
+    for (key, text) in texts {
+        encode::put_str(buf, key);
+        match text {
+            Some(text) => encode::put_str(buf, text),
+            None => encode::to_buf(buf, dialect, &text)?,
+        }
+    }
+    encode::put_str(buf, "time");
+    encode::put_str(buf, &crate::codec::time::iso(envelope.time_ms as i64));
+    encode::put_str(buf, "id");
+    encode::put_str(buf, envelope.id);
+    if let Some(extras) = extras {
+        extras.put(buf, dialect);
+    }
+    Ok(())
+}
+
+impl Extras<'_> {
+    fn texts(&self) -> [(&'static str, Option<&str>); 6] {
+        [
+            ("principal", Some(self.principal)),
+            ("intentId", self.intent_id),
+            ("spanId", self.span_id),
+            ("idempotencyKey", self.idempotency_key),
+            ("toolCallId", self.tool_call_id),
+            ("subscriptionId", self.subscription_id),
+        ]
+    }
+
+    fn count(&self) -> u16 {
+        let texts = self.texts().iter().filter(|(_, text)| text.is_some()).count();
+        texts as u16
+            + u16::from(self.seq.is_some())
+            + u16::from(self.replayed)
+            + u16::from(self.delivery.is_some())
+    }
+
+    fn put(&self, buf: &mut BytesMut, dialect: Dialect) {
+        if let Some(seq) = self.seq {
+            encode::put_str(buf, "seq");
+            encode::put_uint(buf, dialect, seq);
+        }
+        for (key, text) in self.texts() {
+            if let Some(text) = text {
+                encode::put_str(buf, key);
+                encode::put_str(buf, text);
+            }
+        }
+        if self.replayed {
+            encode::put_str(buf, "replayed");
+            buf.extend_from_slice(&[0xc3]);
+        }
+        if let Some(delivery) = self.delivery {
+            encode::put_str(buf, "delivery");
+            encode::put_uint(buf, dialect, delivery.into());
+        }
+    }
+}
+
+fn framed(
+    buf: &mut BytesMut,
+    body: impl FnOnce(&mut BytesMut) -> Result<(), CodecError>,
+) -> Result<(), CodecError> {
+    let at = frame::begin(Kind::EVENT, buf);
+    match body(buf) {
+        Ok(()) => {
+            frame::finish(buf, at);
+            Ok(())
+        }
+        Err(error) => {
+            buf.truncate(at);
+            Err(error)
+        }
+    }
+}
+
+/// An EVENT payload, as its receiver reads it: either `data` or `payload` is there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventFrame<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub topic: Cow<'a, str>,
+    /// Of a notice or record.
+    #[serde(borrow)]
+    pub data: Option<RawRef<'a>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub payload: Option<RawRef<'a>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub correlation_id: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub causation_id: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub trace_id: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub source: Option<Cow<'a, str>>,
+    /// Of a bus event, ISO 8601.
+    #[serde(borrow)]
+    pub time: Option<Cow<'a, str>>,
+    /// Of a bus event.
+    #[serde(borrow)]
+    pub id: Option<Cow<'a, str>>,
+    /// With the feature `envelope`, as everything below.
+    pub seq: Option<u64>,
+    /// For whom it was published.
+    #[serde(borrow)]
+    pub principal: Option<Cow<'a, str>>,
+    /// The intent it belongs to.
+    #[serde(borrow)]
+    pub intent_id: Option<Cow<'a, str>>,
+    /// W3C span.
+    #[serde(borrow)]
+    pub span_id: Option<Cow<'a, str>>,
+    /// The key under which it was published once.
+    #[serde(borrow)]
+    pub idempotency_key: Option<Cow<'a, str>>,
+    /// The tool call it is about.
+    #[serde(borrow)]
+    pub tool_call_id: Option<Cow<'a, str>>,
+    /// It comes from the log.
+    #[serde(default)]
+    pub replayed: bool,
+    /// The subscription it is delivered for.
+    #[serde(borrow)]
+    pub subscription_id: Option<Cow<'a, str>>,
+    /// How often it has been delivered to a durable consumer, this time included.
+    pub delivery: Option<u32>,
+}
+
+impl<'a> EventFrame<'a> {
+    /// Reads a payload that has been checked.
+    pub fn parse(payload: &'a [u8]) -> Result<EventFrame<'a>, CodecError> {
+        decode::from_slice(payload)
+    }
+
+    /// What it says, wherever it is.
+    pub fn body(&self) -> Option<RawRef<'a>> {
+        self.data.or(self.payload)
+    }
+}
