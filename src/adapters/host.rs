@@ -16,7 +16,7 @@ use crate::adapters::parser::Parser;
 use crate::adapters::progress::Progress;
 use crate::adapters::side::{Found, Side, Watch};
 use crate::kernel::connect_ourselves;
-use kairo_client::{Client, ConnectOptions, Exits, Item, Lost, StreamError, Subscription};
+use kairo_client::{Client, ConnectOptions, Exits, Item, Lost, Subscription};
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::command::{Adapt, Adapted, Commands};
 use kairo_dataplane::plane::PlaneHandle;
@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How long the socket is read at a time, once it has something.
@@ -43,8 +43,16 @@ const LOOK_MS: u64 = 200;
 pub(crate) struct Host {
     catalogue: Arc<Catalogue>,
     kernel: OnceLock<(Arc<ControlPlane>, PlaneHandle)>,
+    door: Mutex<Door>,
+}
+
+/// Where news come in.
+#[derive(Debug, Default)]
+struct Door {
+    /// News from before there is a kernel to be read, in order.
+    early: Vec<Adapt>,
     /// There exactly while the thread is.
-    desk: Mutex<Option<Desk>>,
+    desk: Option<Desk>,
 }
 
 /// How the thread is reached.
@@ -57,33 +65,56 @@ struct Desk {
 
 impl Host {
     pub(crate) fn new(catalogue: Arc<Catalogue>) -> Arc<Host> {
-        Arc::new(Host { catalogue, kernel: OnceLock::new(), desk: Mutex::new(None) })
+        Arc::new(Host { catalogue, kernel: OnceLock::new(), door: Mutex::default() })
     }
 
     /// The kernel that is read and told.
-    pub(crate) fn attach(&self, control: Arc<ControlPlane>, plane: PlaneHandle) {
+    pub(crate) fn attach(self: &Arc<Host>, control: Arc<ControlPlane>, plane: PlaneHandle) {
+        let mut door = self.door();
         // There is one kernel in a program.
         let _ = self.kernel.set((control, plane));
+        for news in std::mem::take(&mut door.early) {
+            self.pass(&mut door, news);
+        }
     }
 
     /// Takes news of a process; the first of all starts the thread.
     pub(crate) fn take(self: &Arc<Host>, news: Adapt) {
-        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        if desk.is_none() && matches!(news, Adapt::Begun(_)) {
-            *desk = self
-                .begin()
-                .inspect_err(|error| tracing::error!(component = "adapters", %error, "no program is read"))
-                .ok();
-        }
-        if let Some(Desk { inbox, bell }) = &mut *desk {
-            // A thread that is gone reads nothing, and a bell that is full rings already.
-            let _ = inbox.send(news);
-            let _ = bell.write(&[1]);
+        let mut door = self.door();
+        match self.kernel.get() {
+            Some(_) => self.pass(&mut door, news),
+            None => door.early.push(news),
         }
     }
 
-    fn begin(self: &Arc<Host>) -> io::Result<Desk> {
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass(self: &Arc<Host>, door: &mut Door, mut news: Adapt) {
+        if let Some(Desk { inbox, bell }) = &mut door.desk {
+            match inbox.send(news) {
+                Ok(()) => {
+                    // A bell that is full rings already.
+                    let _ = bell.write(&[1]);
+                    return;
+                }
+                // The thread has died of something.
+                Err(back) => news = back.0,
+            }
+        }
+        if matches!(news, Adapt::Begun(_)) {
+            let begun = self.begin(news);
+            door.desk = begun
+                .inspect_err(|error| tracing::error!(component = "adapters", %error, "no program is read"))
+                .ok();
+        }
+    }
+
+    fn begin(self: &Arc<Host>, first: Adapt) -> io::Result<Desk> {
         let (inbox, news) = channel();
+        // The receiver is here still.
+        let _ = inbox.send(first);
         let (bell, heard) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         heard.set_nonblocking(true)?;
@@ -92,7 +123,6 @@ impl Host {
             if let Err(error) = read_all(&host, news, heard) {
                 // An ending kernel closes its connections, ours among them.
                 tracing::debug!(component = "adapters", %error, "reading has ended");
-                *host.desk.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
         };
         std::thread::Builder::new().name("adapters".to_owned()).spawn(work)?;
@@ -107,6 +137,8 @@ struct Reading {
     parser: Parser,
     output: Option<Subscription>,
     side: Option<Side>,
+    /// Its side file was looked at: from then on changes are told of.
+    looked: bool,
     /// Its leader is gone.
     over: bool,
 }
@@ -139,7 +171,7 @@ fn read_all(host: &Host, news: Receiver<Adapt>, mut heard: UnixStream) -> anyhow
         while heard.read(&mut rung).is_ok_and(|count| count > 0) {}
         reader.take_news();
         reader.listen()?;
-        reader.read_outputs()?;
+        reader.read_outputs();
         reader.read_sides();
         reader.flush();
         if reader.retire() {
@@ -181,7 +213,8 @@ impl Reader<'_> {
         let output = match output.transpose() {
             Ok(output) => output,
             Err(error) => {
-                tracing::warn!(component = "adapters", processId = %about.id, %error, "a process isn't read");
+                // An ending kernel closes its connections, ours among them.
+                tracing::info!(component = "adapters", processId = %about.id, %error, "a process isn't read");
                 None
             }
         };
@@ -195,7 +228,7 @@ impl Reader<'_> {
             self.watch = self.watch.take().or_else(|| Watch::on(folder));
             Side::new(folder, &about.session, about.resumed)
         });
-        let reading = Reading { parser, output, side, over: false, about };
+        let reading = Reading { parser, output, side, looked: false, over: false, about };
         self.readings.insert(reading.about.process.serial, reading);
     }
 
@@ -207,19 +240,25 @@ impl Reader<'_> {
 
     /// Parses what was taken. With no patience nothing is read here, so that what is there for one output isn't taken
     /// while another one's turn is over.
-    fn read_outputs(&mut self) -> Result<(), StreamError> {
+    fn read_outputs(&mut self) {
         let mut found = Vec::new();
         for reading in self.readings.values_mut() {
             while let Some(output) = reading.output.as_mut().filter(|output| !output.is_over()) {
-                let Some(item) = output.next_within(Duration::ZERO)? else { break };
-                parse(&mut reading.parser, reading.about.stderr, item, &mut found);
+                match output.next_within(Duration::ZERO) {
+                    Ok(Some(item)) => parse(&mut reading.parser, reading.about.stderr, item, &mut found),
+                    Ok(None) => break,
+                    Err(error) => {
+                        let id = &reading.about.id;
+                        tracing::info!(component = "adapters", processId = %id, %error, "an output isn't read on");
+                        reading.output = None;
+                    }
+                }
             }
             if reading.output.as_ref().is_some_and(Subscription::is_over) {
                 reading.output = None;
             }
             publish(self.control, self.plane, &reading.about, found.drain(..));
         }
-        Ok(())
     }
 
     /// Reads the side files that have changed, and for the last time those of leaders that are gone.
@@ -227,10 +266,10 @@ impl Reader<'_> {
         let changed = self.watch.as_ref().and_then(Watch::changed);
         let mut found = Vec::new();
         for reading in self.readings.values_mut() {
-            let Reading { about, parser, side: Some(side), over, .. } = reading else { continue };
+            let Reading { about, parser, side: Some(side), over, looked, .. } = reading else { continue };
             let told =
                 changed.as_ref().is_some_and(|names| !names.iter().any(|name| *name == *about.session));
-            if told && !*over {
+            if told && !*over && std::mem::replace(looked, true) {
                 continue;
             }
             let now = now_ms();
@@ -264,17 +303,17 @@ impl Reader<'_> {
         if !self.readings.is_empty() {
             return false;
         }
-        let mut desk = self.host.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever had the desk before us may have left something on it.
+        let mut door = self.host.door();
+        // Whoever was at the door before us may have left something.
         match self.news.try_recv() {
             Ok(Adapt::Begun(about)) => {
-                drop(desk);
+                drop(door);
                 self.begin(*about);
                 false
             }
             Ok(Adapt::Over(_)) => false,
             Err(_) => {
-                *desk = None;
+                door.desk = None;
                 true
             }
         }

@@ -6,7 +6,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::table::visible;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kairo_client::{Client, EventItem, Events, Item, Subscription};
 use kairo_wire::event::{Event, ProcessProgress};
 use kairo_wire::id::ProcessId;
@@ -31,7 +31,8 @@ impl Bar {
             return Ok(None);
         }
         let events = client.events(ProcessProgress::TOPIC)?;
-        let bar = ProgressBar::new(STEPS);
+        // Shown with the first progress: of a program that says nothing there is nothing to show.
+        let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::hidden());
         let shown = bar.clone();
         std::thread::Builder::new().name("progress".to_owned()).spawn(move || follow(events, &shown))?;
         Ok(Some(Bar(bar)))
@@ -49,6 +50,9 @@ fn follow(events: Events, bar: &ProgressBar) {
     for event in events {
         let Ok(EventItem::Event(event)) = event else { continue };
         let Ok(progress) = event.payload.as_ref().decode::<ProcessProgress>() else { continue };
+        if bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         // Both templates are ours, so there is nothing in them to be refused.
         let template = if progress.percent.is_some() { "[{bar:30}] {msg}" } else { "{spinner} {msg}" };
         if let Ok(style) = ProgressStyle::with_template(template) {

@@ -27,7 +27,7 @@ use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
-use kairo_dataplane::command::{Adapt, Commands, HistorySize, Job};
+use kairo_dataplane::command::{Adapt, Command, Commands, HistorySize, Job};
 use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
@@ -183,6 +183,7 @@ fn start_plane(
         let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
+    tell_adopted(&host, &mut out);
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new(), Arc::clone(&host))),
@@ -207,6 +208,16 @@ fn start_plane(
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
     Ok((plane, control, log))
+}
+
+/// Has what was adopted under adapters read, before any reactor can tell of its end.
+fn tell_adopted(host: &Arc<Host>, out: &mut Commands) {
+    for command in std::mem::take(&mut out.list) {
+        match command {
+            Command::Adapt(news) => host.take(news),
+            other => out.push(other),
+        }
+    }
 }
 
 /// Ends every tree with a grace between SIGTERM and SIGKILL, then keeper and reactors. `reason` goes into the event.

@@ -16,7 +16,8 @@ const EVENTS_BYTES: usize = 4_096;
 
 pub(crate) fn watch_folder(folder: &Path) -> io::Result<OwnedFd> {
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let news = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
+    // Not CLOSE_WRITE: whoever opens a file to give a part of it back would be told of that, and look again for ever.
+    let news = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO;
     inotify::add_watch(&watch, folder, news | WatchFlags::ONLYDIR)?;
     Ok(watch)
 }
