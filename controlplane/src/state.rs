@@ -521,6 +521,8 @@ pub(crate) struct Process {
     pub trace: Trace,
     /// The event of its birth, named before it happens.
     pub birth: EventId,
+    /// What a former kernel has told of its end.
+    pub told: Told,
     /// Its spawn is answered when the disk has its record.
     pub durable: bool,
     /// True exactly while the disk is waited for.
@@ -533,6 +535,17 @@ pub(crate) struct Process {
     pub follows: Option<String>,
     /// What reads its output.
     pub adapter: Option<String>,
+}
+
+/// Ends of a process that are in the log already, whoever tells them again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// That its leader exited.
+    pub exited: bool,
+    /// That its tree is gone.
+    pub ended: bool,
+    /// That an output closed, by channel.
+    pub closed: [bool; 2],
 }
 
 /// What a request said about its place in a larger story.

@@ -230,6 +230,7 @@ impl World {
                 }
                 Command::AbandonWrite { .. }
                 | Command::Pace { .. }
+                | Command::Acknowledge { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Adapt(_)
@@ -409,6 +410,7 @@ fn name(command: &Command) -> &'static str {
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
         Command::Adapt(_) => "adapt",
+        Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",
     }

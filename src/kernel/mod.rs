@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
+use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Adapt, Command, Commands, HistorySize, Job};
@@ -165,6 +166,7 @@ fn start_plane(
         None => (Log::in_memory()?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
+    let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
     let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
@@ -178,6 +180,7 @@ fn start_plane(
     }
     let host = Host::new(adapters);
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
+    control.with(|kernel| kernel.remind(&told));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
     if let Some(past) = &mut state {
         let (past, cause) = past.recollect(&heirs, &spools);

@@ -13,9 +13,9 @@ use crate::calls::Turn;
 use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
 use crate::kernel::Kernel;
 use bytes::Bytes;
-use kairo_dataplane::command::Commands;
+use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
-use kairo_dataplane::key::ConnectionKey;
+use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::KernelRecordsFailed;
@@ -54,6 +54,8 @@ pub(crate) enum Awaiting {
     Call(u64, Raw),
     /// The spawn of a process that insists on its record.
     Birth(u64),
+    /// The keeper, which has told an end of this process and does so again until it is kept.
+    End(ProcessKey),
 }
 
 #[derive(Debug)]
@@ -136,7 +138,7 @@ impl Journal {
     }
 
     fn next_news(&mut self, entry: u64) -> Option<News> {
-        self.news.pop_front_if(|news| news.entry <= entry)
+        pop_if(&mut self.news, |news| news.entry <= entry)
     }
 }
 
@@ -159,7 +161,7 @@ impl Kernel {
             self.journal.told_seq = news.seq;
         }
         for _ in 0..STEP {
-            let Some((_, what)) = self.journal.writing.pop_front_if(|(of, _)| *of <= entry) else { break };
+            let Some((_, what)) = pop_if(&mut self.journal.writing, |(of, _)| *of <= entry) else { break };
             self.kept(turn, what);
         }
         let due = |of: Option<u64>| of.is_some_and(|of| of <= entry);
@@ -171,7 +173,7 @@ impl Kernel {
     pub fn flushed(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
         for _ in 0..STEP {
-            let Some((_, what)) = self.journal.flushing.pop_front_if(|(of, _)| *of <= entry) else {
+            let Some((_, what)) = pop_if(&mut self.journal.flushing, |(of, _)| *of <= entry) else {
                 return false;
             };
             self.kept(turn, what);
@@ -198,6 +200,8 @@ impl Kernel {
             match what {
                 Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
+                // Nobody will ever keep it: there is nothing to wait for.
+                Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
             }
         }
         self.cut_readers_of_the_log(turn);
@@ -209,8 +213,22 @@ impl Kernel {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
+            Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
         }
     }
+
+    /// An end the keeper has told is in the log, or will be.
+    pub(crate) fn acknowledge(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
+        match self.journal.broken {
+            Some(_) => turn.out.push(Command::Acknowledge { process }),
+            None => self.journal.when_written(Awaiting::End(process)),
+        }
+    }
+}
+
+/// Takes the first out if it is due.
+fn pop_if<T>(queue: &mut VecDeque<T>, due: impl Fn(&T) -> bool) -> Option<T> {
+    queue.front().is_some_and(due).then(|| queue.pop_front()).flatten()
 }
 
 /// What can't be kept is not taken.

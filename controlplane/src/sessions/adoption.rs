@@ -9,6 +9,7 @@
 //! receipt. Invariant: after it every table is as if this kernel had started the processes itself.
 
 use crate::calls::Turn;
+use crate::events::reading::End;
 use crate::kernel::Kernel;
 use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
@@ -31,6 +32,21 @@ pub fn history_of(session: &HeldSession, usual: HistorySize) -> HistorySize {
 }
 
 impl Kernel {
+    /// What a former kernel has told of ends, by session: the keeper may tell it again, the log must not. For what was
+    /// adopted and before anything else.
+    pub fn remind(&mut self, told: &[(String, End)]) {
+        for (session, end) in told {
+            let serial = self.state.sessions.get(session.as_str());
+            let Some(process) = serial.and_then(|serial| self.state.processes.get_mut(serial)) else {
+                continue;
+            };
+            match end {
+                End::Exited => process.told.exited = true,
+                End::Ended => process.told.ended = true,
+            }
+        }
+    }
+
     /// Adopts what a dead kernel left, before anybody connects. Returns the same for the reactors.
     pub fn adopt(&mut self, at: Moment, mut heirs: Vec<Heir>, out: &mut Commands) -> Vec<Adopted> {
         // In the order they were spawned, so that the younger of two of one id is the one it names.
@@ -136,6 +152,7 @@ impl Kernel {
             noted: held.note.clone().into(),
             trace: record.map(Record::trace).unwrap_or_default(),
             birth: record.and_then(Record::birth).unwrap_or_else(|| self.name_event()),
+            told: Default::default(),
             durable: false,
             flushing: false,
             record: record.map_or(RecordStatus::None, Record::status),

@@ -56,12 +56,12 @@ impl Kernel {
                 None => readable.extend(self.remember(turn, one, cause)),
             }
         }
-        self.record_the_rest();
+        self.record_the_rest(turn);
         readable
     }
 
     /// What was adopted and has no record, as its kernel died before it was written, gets one.
-    fn record_the_rest(&mut self) {
+    fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
         let missing = self.state.processes.values().filter(|process| process.record == RecordStatus::Failed);
         let mut missing: Vec<u64> = missing.map(|process| process.key.serial).collect();
         missing.sort_unstable();
@@ -71,6 +71,7 @@ impl Kernel {
             process.record = RecordStatus::Written;
             if process.phase == Phase::Running {
                 self.record_birth(serial);
+                self.tell_birth(turn, serial);
             }
         }
     }
@@ -103,7 +104,20 @@ impl Kernel {
             let attempts = past.life.attempts;
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
         }
+        process.told.closed = past.ends.map(|end| end.is_some());
+        for channel in Channel::ALL {
+            self.tell_lost_close(turn, serial, channel);
+        }
         self.go_on(turn, serial);
+    }
+
+    /// An output had closed, and its kernel died before that was kept.
+    fn tell_lost_close(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        let place = channel as usize;
+        if let Some(end) = process.ends[place].filter(|_| !process.told.closed[place] && !process.tree_gone) {
+            self.tell_close(turn, serial, channel, end);
+        }
     }
 
     /// What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.

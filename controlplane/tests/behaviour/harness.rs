@@ -321,6 +321,8 @@ impl World {
                     }
                     self.commands.push(Command::Unsubscribe { subscription, reply });
                 }
+                // The keeper is always there and never tells twice.
+                Command::Acknowledge { .. } => {}
                 Command::Close { connection } => {
                     assert!(self.closed.insert(connection), "a connection is closed twice");
                 }
