@@ -428,6 +428,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_manual_shows_can_be_written() {
+        let page = include_str!("../../docs/ADAPTERS.md");
+        let shown: Vec<_> =
+            page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let found: Vec<_> = shown.iter().flat_map(|text| parse(Path::new("a.toml"), text).unwrap()).collect();
+        assert_eq!(found.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["encoder", "mover"]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line_and_field() {
         let with = |line: &str| error(&format!("{GOOD}{line}\n"));
         let instead = |old: &str, new: &str| error(&GOOD.replace(old, new));
