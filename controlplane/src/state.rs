@@ -12,9 +12,10 @@
 //! `kernel`, `calls`, `sessions` and `methods`.
 
 use crate::auth::principal::{Creator, Principal};
-use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::matching::Matcher;
+use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
@@ -71,8 +72,6 @@ pub(crate) struct State {
     pub sessions: KeyedMap<Box<str>, u64>,
     /// Running leaders by pid.
     pub leaders: SerialMap<u64>,
-    /// The process each key of a spawn has started, by the name in the key.
-    pub keys: BTreeMap<u128, u64>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
     /// Readers.
@@ -111,7 +110,6 @@ impl State {
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
             leaders: SerialMap::default(),
-            keys: BTreeMap::new(),
             orphans: BTreeSet::new(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
@@ -259,6 +257,10 @@ pub(crate) struct Call {
     pub deadline: Option<TimerKey>,
     /// What for.
     pub pending: Pending,
+    /// The receipt it is answered with.
+    pub claim: Option<Claim>,
+    /// Its caller is gone: it is in no list, and nobody is answered.
+    pub headless: bool,
 }
 
 impl Call {
@@ -272,6 +274,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Repeat { .. }
             | Pending::Replay => 0,
         }
     }
@@ -312,8 +315,13 @@ pub(crate) enum Pending {
     },
     /// The files of `system.get_metrics`.
     Metrics,
-    /// The log to have what it published.
+    /// The log to have what it published, or its receipt.
     Published,
+    /// The call it repeats.
+    Repeat {
+        /// The name in their key.
+        name: u128,
+    },
     /// A page of the log.
     Replay,
 }
@@ -443,9 +451,7 @@ pub(crate) struct Process {
     pub run_uid: Option<u32>,
     /// With whom it is to die, if it was asked for.
     pub guardian: Option<Guardian>,
-    /// The key of its spawn, as long as that names it.
-    pub key_used: Option<IdempotencyKey>,
-    /// The unanswered calls of its spawn: the first one and its repetitions.
+    /// The unanswered call of its spawn, if there is one.
     pub spawning: Vec<u64>,
     /// Where its life is.
     pub phase: Phase,
@@ -563,6 +569,8 @@ pub(crate) struct Trace {
     pub span: Option<String>,
     /// The tool call it is about.
     pub tool_call: Option<String>,
+    /// The place of the call it begins with.
+    pub call_seq: Option<u64>,
     /// Who acts; none for the kernel itself.
     pub principal: Option<Arc<str>>,
 }

@@ -1,6 +1,6 @@
 //! From the flags of `run` and `spawn` to what a spawn asks for.
 
-use crate::cli::args::Program;
+use crate::cli::args::process::Program;
 use crate::cli::failure::Failure;
 use crate::config::environment;
 use crate::config::raw::ByteSize;
@@ -25,22 +25,6 @@ pub(crate) enum RestartChoice {
     Never,
     OnFailure,
     Always,
-}
-
-/// `--spool`, with or without a size in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SpoolSize(pub(crate) Option<u64>);
-
-impl std::str::FromStr for SpoolSize {
-    type Err = String;
-    fn from_str(text: &str) -> Result<SpoolSize, String> {
-        if text.is_empty() {
-            return Ok(SpoolSize(None));
-        }
-        let size = ByteSize::parse(text);
-        size.map(|size| SpoolSize(Some(size.0)))
-            .ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
-    }
 }
 
 /// argv as it goes on the wire.

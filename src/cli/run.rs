@@ -3,13 +3,13 @@
 //! The kernel is embedded: it starts before this program has threads, and this program is its one client, over a
 //! socket pair. The child's stdin and stderr are ours through the keeper; its stdout goes through history to our
 //! descriptor 1, counted, without passing the client. Under an adapter its stderr does so too, if that is read; what
-//! goes to a terminal that shows a progress bar passes the client, which makes room for it ([`Output`]). Signals are handed on to everything the child started. When
-//! this program goes, however it goes, the keeper ends what is left.
+//! goes to a terminal that shows a progress bar passes the client, which makes room for it ([`Output`]). Signals are
+//! handed on to everything the child started. When this program goes, however it goes, the keeper ends what is left.
 
 use crate::adapters::declaration::{Declaration, Source};
 use crate::adapters::registry::Registry;
 use crate::cli::adapters::wanted;
-use crate::cli::args::{Run, RunStdin};
+use crate::cli::args::process::{Run, RunStdin};
 use crate::cli::attach::{Session, on_terminal};
 use crate::cli::context::{Context, Outcome, json_of, process_id, versioned};
 use crate::cli::detach::DetachKeys;

@@ -9,8 +9,10 @@
 mod adapters;
 mod adoption;
 mod bad_input;
+mod bus;
 mod cli;
 mod counting;
+mod events;
 mod library;
 mod limits;
 mod principals;

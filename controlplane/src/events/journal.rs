@@ -52,6 +52,8 @@ impl News {
 pub(crate) enum Awaiting {
     /// A call, which is answered with this.
     Call(u64, Raw),
+    /// A call, which is answered with its receipt.
+    Receipt(u64),
     /// The spawn of a process that insists on its record.
     Birth(u64),
     /// The keeper, which has told an end of this process and does so again until it is kept.
@@ -64,6 +66,12 @@ pub(crate) struct Journal {
     batch: Batch,
     /// Entries put.
     put: u64,
+    /// The last place a former kernel has given that was kept.
+    pub inherited_seq: u64,
+    /// Of these, written …
+    pub written: u64,
+    /// … and on the disk.
+    pub flushed: u64,
     /// The last place given.
     pub last_seq: u64,
     /// The last place told.
@@ -84,6 +92,9 @@ impl Journal {
             outlet,
             batch: Batch::default(),
             put: 0,
+            inherited_seq: last_seq,
+            written: 0,
+            flushed: 0,
             last_seq,
             told_seq: last_seq,
             news: VecDeque::new(),
@@ -114,10 +125,12 @@ impl Journal {
         }
     }
 
-    /// Puts a small thing with a name, or takes it away.
-    pub(crate) fn value(&mut self, key: Bytes, value: Option<Bytes>) {
-        if self.broken.is_none() {
-            self.put(Entry::Value { key, value });
+    /// Puts a small thing with a name, or takes it away. Returns which entry that is; one that never comes if the log takes
+    /// nothing any more.
+    pub(crate) fn value(&mut self, key: Bytes, value: Option<Bytes>) -> u64 {
+        match self.broken {
+            None => self.put(Entry::Value { key, value }),
+            Some(_) => u64::MAX,
         }
     }
 
@@ -155,6 +168,7 @@ impl Kernel {
     /// All entries up to this one are written. True if there is more to tell: to be called again.
     pub fn written(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
+        self.journal.written = entry;
         for _ in 0..STEP {
             let Some(news) = self.journal.next_news(entry) else { break };
             self.tell(turn, &news);
@@ -172,6 +186,7 @@ impl Kernel {
     /// The disk has all entries up to this one. True if there is more to tell: to be called again.
     pub fn flushed(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
+        self.journal.flushed = entry;
         for _ in 0..STEP {
             let Some((_, what)) = pop_if(&mut self.journal.flushing, |(of, _)| *of <= entry) else {
                 return false;
@@ -194,11 +209,13 @@ impl Kernel {
             news.seq = 0;
             self.tell(turn, &news);
         }
+        self.withdraw_receipts();
         let writing = std::mem::take(&mut self.journal.writing);
         let flushing = std::mem::take(&mut self.journal.flushing);
         for (_, what) in writing.into_iter().chain(flushing) {
             match what {
                 Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
+                Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
                 Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
@@ -212,6 +229,7 @@ impl Kernel {
     fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
+            Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
             Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
         }

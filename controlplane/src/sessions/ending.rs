@@ -239,6 +239,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Published
+            | Pending::Repeat { .. }
             | Pending::Replay => {}
         }
     }

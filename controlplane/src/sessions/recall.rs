@@ -67,10 +67,11 @@ impl Kernel {
         missing.sort_unstable();
         for serial in missing {
             let Some(process) = self.state.processes.get_mut(&serial) else { continue };
-            // Of one that is over there is nothing to tell after a crash.
+            // Of one that is over there is nothing to tell after a crash; its end may be told before its keeper knows.
             process.record = RecordStatus::Written;
-            if process.phase == Phase::Running {
+            if process.phase == Phase::Running && !process.told.exited && !process.told.ended {
                 self.record_birth(serial);
+                self.tell_lost_call(turn, serial, "process.spawn");
                 self.tell_birth(turn, serial);
             }
         }
@@ -104,7 +105,9 @@ impl Kernel {
             let attempts = past.life.attempts;
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
         }
-        process.told.closed = past.ends.map(|end| end.is_some());
+        for channel in Channel::ALL {
+            process.told.closed[channel as usize] |= past.ends[channel as usize].is_some();
+        }
         for channel in Channel::ALL {
             self.tell_lost_close(turn, serial, channel);
         }
