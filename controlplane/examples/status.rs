@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::BytesMut;
-use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
@@ -125,6 +125,7 @@ fn main() {
         socket_path: None,
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),
+        adapters: Box::new(NoAdapters),
         facts: Vec::new(),
         budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),

@@ -30,6 +30,8 @@ pub struct Config {
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// The users of the machine.
     pub accounts: Box<dyn Accounts>,
+    /// The adapters there are.
+    pub adapters: Box<dyn Adapters>,
     /// What `kernel.doctor` answers.
     pub facts: Vec<Fact>,
     /// How long and how many.
@@ -71,6 +73,53 @@ impl Accounts for NoAccounts {
     }
     fn by_name(&self, _: &str) -> Option<Account> {
         None
+    }
+}
+
+/// The adapters: what reads the output of programs for how far they are. Called under the control plane's lock, so it
+/// answers from memory.
+pub trait Adapters: Send {
+    /// The one that is asked for by name, or by `auto`, for a program (the first word of its command). An error: there is
+    /// none of that name. None: no one suits.
+    fn choose(&self, asked: &str, program: &[u8]) -> Result<Option<Adapter>, NoSuchAdapter>;
+    /// What a process of this session is started with.
+    fn prepare(&self, adapter: &str, session: &str) -> Preparation;
+}
+
+/// There is no adapter of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSuchAdapter;
+
+/// An adapter, as far as a spawn depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapter {
+    /// Its name.
+    pub name: String,
+    /// It reads the stderr of the program.
+    pub stderr: bool,
+    /// The program reports into a file of the daemon's user.
+    pub side: bool,
+}
+
+/// What an adapter has a program started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preparation {
+    /// Words between the program and its arguments.
+    pub arguments: Vec<Vec<u8>>,
+    /// Variables, unless they are set.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// No adapters at all: for tests.
+#[derive(Clone, Copy, Debug)]
+pub struct NoAdapters;
+
+impl Adapters for NoAdapters {
+    fn choose(&self, _: &str, _: &[u8]) -> Result<Option<Adapter>, NoSuchAdapter> {
+        Err(NoSuchAdapter)
+    }
+    fn prepare(&self, _: &str, _: &str) -> Preparation {
+        Preparation::default()
     }
 }
 

@@ -642,6 +642,8 @@ pub(crate) struct Process {
     pub renewal: Option<Box<Renewal>>,
     /// The life whose record said that this one was due, if it is a restart.
     pub follows: Option<String>,
+    /// What reads its output.
+    pub adapter: Option<String>,
 }
 
 /// Ends of a process that are in the log already, whoever tells them again.

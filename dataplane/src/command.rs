@@ -170,6 +170,8 @@ pub enum Command {
         /// What.
         job: Job,
     },
+    /// Tell whoever reads outputs for how far programs are.
+    Adapt(Adapt),
     /// End every tree, then the keeper, then the reactors.
     Shutdown {
         /// Between SIGTERM and SIGKILL, nanoseconds.
@@ -186,6 +188,34 @@ pub enum Scope {
     Leader,
     /// It and all it started.
     Tree,
+}
+
+/// News of a process that is read by an adapter.
+#[derive(Clone, Debug)]
+pub enum Adapt {
+    /// It runs, or ran when its kernel died.
+    Begun(Box<Adapted>),
+    /// Its leader is gone: nothing more comes but what is on its way.
+    Over(ProcessKey),
+}
+
+/// A process that is read by an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapted {
+    /// Which.
+    pub process: ProcessKey,
+    /// As its client named it.
+    pub id: ProcessId,
+    /// This life's name.
+    pub session: String,
+    /// What reads it.
+    pub adapter: String,
+    /// When it was started, milliseconds since 1970.
+    pub started_ms: u64,
+    /// It has a stderr of its own.
+    pub stderr: bool,
+    /// It was read by a former kernel.
+    pub resumed: bool,
 }
 
 /// Work that may block.

@@ -9,7 +9,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
-use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf};
 use kairo_controlplane::events::record::Record;
@@ -87,6 +87,7 @@ impl World {
             socket_path: None,
             environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
             accounts: Box::new(NoAccounts),
+            adapters: Box::new(NoAdapters),
             facts: Vec::new(),
             budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
             limits: Limits::default(),
@@ -312,6 +313,7 @@ impl World {
                 | Command::Acknowledge { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
+                | Command::Adapt(_)
                 | Command::Shutdown { .. }
                 | Command::Leave => {}
             }
@@ -488,6 +490,7 @@ fn name(command: &Command) -> &'static str {
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
+        Command::Adapt(_) => "adapt",
         Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",

@@ -1,5 +1,6 @@
 //! Commands that need no daemon: `serve`, `doctor`, `config check`, `completions`.
 
+use crate::adapters::registry::Registry;
 use crate::cli::args::{Cli, Completions, ConfigCheck, Serve, ShellChoice};
 use crate::cli::context::{Context, Outcome, json_of};
 use crate::cli::failure::Failure;
@@ -21,6 +22,7 @@ pub(crate) fn serve(context: &Context, args: &Serve) -> Outcome {
         die_at: args.die_at,
         adopt_foreign_state: args.adopt_foreign_state,
         environment: context.environment.clone(),
+        adapters: Registry::load(&context.config, &context.environment)?,
     };
     let error = match daemon::serve(&context.config, &options) {
         Ok(()) => return Ok(0),
@@ -72,10 +74,14 @@ pub(crate) fn config_check(context: &Context, args: &ConfigCheck) -> Outcome {
             config::load(&flags, &context.environment)?
         }
     };
+    // The files beside it are part of what a daemon starts with.
+    let adapters = Registry::load(&config, &context.environment)?;
+    let files = adapters.files();
     if context.json {
         let variables: Vec<_> =
             VARIABLES.iter().map(|(name, use_)| json!({ "name": name, "use": use_ })).collect();
-        context.object(json!({ "config": json_of(&config)?, "variables": variables }))?;
+        context
+            .object(json!({ "config": json_of(&config)?, "adapterFiles": files, "variables": variables }))?;
         return Ok(0);
     }
     match &config.file {
@@ -89,6 +95,9 @@ pub(crate) fn config_check(context: &Context, args: &ConfigCheck) -> Outcome {
                 .collect();
             context.line(&format!("no file ({}); defaults are in force", looked.join(", ")))?;
         }
+    }
+    for file in files {
+        context.line(&format!("{}: in order", file.display()))?;
     }
     let text = toml::to_string(&config).map_err(|error| Failure::new("E_CONFIG", error.to_string()))?;
     context.text(&text)?;

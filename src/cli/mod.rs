@@ -4,6 +4,7 @@
 //! share. The rest is one file per family of commands, each a client of the daemon (or, for `run`, of an embedded
 //! kernel) like any other: nothing here reaches into a kernel.
 
+mod adapters;
 pub(crate) mod args;
 mod attach;
 mod context;
@@ -21,6 +22,7 @@ mod notice;
 mod output;
 mod processes;
 mod program;
+mod progress;
 mod run;
 mod status;
 mod streams;
@@ -88,6 +90,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Shutdown(args) => processes::shutdown(&context, args),
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
+        Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
         Command::Views(_) => views::views(&context),
         Command::View(args) => views::view(&context, args),

@@ -46,6 +46,7 @@ pub(crate) fn options(program: &Program) -> Result<SpawnOptions, Failure> {
         limits: (limits != Limits::default()).then_some(limits),
         rate,
         allow_weaker: program.allow_weaker,
+        adapter: program.adapter.clone(),
         ..SpawnOptions::default()
     })
 }

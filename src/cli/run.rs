@@ -2,53 +2,78 @@
 //!
 //! The kernel is embedded: it starts before this program has threads, and this program is its one client, over a
 //! socket pair. The child's stdin and stderr are ours through the keeper; its stdout goes through history to our
-//! descriptor 1, counted, without passing the client. Signals are handed on to everything the child started. When
-//! this program goes, however it goes, the keeper ends what is left.
+//! descriptor 1, counted, without passing the client. Under an adapter its stderr does so too, if that is read; what
+//! goes to a terminal that shows a progress bar passes the client, which makes room for it ([`Output`]). Signals are
+//! handed on to everything the child started. When this program goes, however it goes, the keeper ends what is left.
 
+use crate::adapters::declaration::{Declaration, Source};
+use crate::adapters::registry::Registry;
+use crate::cli::adapters::wanted;
 use crate::cli::args::process::{Run, RunStdin};
 use crate::cli::attach::{Session, on_terminal};
 use crate::cli::context::{Context, Outcome, json_of, process_id, versioned};
 use crate::cli::detach::DetachKeys;
 use crate::cli::failure::Failure;
 use crate::cli::processes::exit_code;
+use crate::cli::progress::{Bar, Output};
 use crate::cli::{program, terminal};
 use crate::kernel::embedded::Embedded;
 use crate::logging;
-use kairo_client::{Client, ConnectOptions, Item, Subscription};
+use kairo_client::{Client, ConnectOptions, Item};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize};
 use kairo_wire::methods::process::{
     self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
 };
-use kairo_wire::methods::stream::{Rate, Selector, SubscribeParams};
+use kairo_wire::methods::stream::{Rate, Selector, StreamName, SubscribeParams};
 use serde_json::json;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 /// The id of the one process.
 const ID: &str = "run";
 
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
-    let (kernel, connection) = Embedded::start(&context.config)?;
+    let adapter = adapter(context, args)?;
+    let adapters = adapter.as_ref().map(|(registry, _)| registry.clone());
+    let (kernel, connection) = Embedded::start(&context.config, adapters)?;
     let _logging =
         logging::begin(&context.config.log).map_err(|error| Failure::new("E_LOG", error.to_string()))?;
     let client = Client::over(connection, &ConnectOptions::default())?;
-    let outcome = supervise(context, args, &client);
+    let outcome = supervise(context, args, &client, adapter.map(|(_, declaration)| declaration).as_deref());
     drop(client);
     kernel.end()?;
     outcome
 }
 
-fn supervise(context: &Context, args: &Run, client: &Client) -> Outcome {
+/// The adapter that suits what was asked for, if one was, and all there are.
+fn adapter(context: &Context, args: &Run) -> Result<Option<(Registry, Arc<Declaration>)>, Failure> {
+    let Some(name) = &args.program.adapter else { return Ok(None) };
+    let registry = Registry::load(&context.config, &context.environment)?;
+    let found = wanted(&registry, name, &args.program.command[0])?;
+    Ok(found.map(|declaration| (registry, declaration)))
+}
+
+fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&Declaration>) -> Outcome {
     let id = process_id(ID)?;
     // Before the spawn: what is asked of us from here on is asked of the program.
     let signals = Signals::new(FORWARDED)?;
     let mut options = spawn_options(args)?;
+    options.adapter = adapter.map(|declaration| declaration.name.clone());
     // Our stdout is the one reader: paced there, what is left at the program's exit keeps the rate as well.
     let rate = options.rate.take();
-    let output = if args.pty { None } else { Some(client.subscribe(&to_our_stdout(&id, rate))?) };
+    let bar = adapter.filter(|_| !args.pty).and_then(|_| Bar::begin(client).transpose()).transpose()?;
+    let mut outputs = Vec::new();
+    if !args.pty {
+        outputs.push(Output::to(client, &id, StreamName::Stdout, rate, bar.as_ref())?);
+        if bar.is_some() || adapter.is_some_and(|adapter| adapter.reads(Source::Stderr)) {
+            options.stderr = StderrOption::Pipe;
+            outputs.push(Output::to(client, &id, StreamName::Stderr, None, bar.as_ref())?);
+        }
+    }
     let params = SpawnParams {
         id: id.clone(),
         command: program::command(&args.program)?,
@@ -56,14 +81,14 @@ fn supervise(context: &Context, args: &Run, client: &Client) -> Outcome {
     };
     client.call::<process::Spawn>(&params)?;
     forward(client.clone(), id.clone(), signals, args.pty)?;
-    let ended = match output {
-        Some(output) => {
-            let ended = wait(client, &id)?;
-            drain(output)?;
-            ended
-        }
-        None => on_a_terminal(client, &id, args, rate)?,
+    let ended = if args.pty {
+        on_a_terminal(client, &id, args, rate)?
+    } else {
+        let ended = wait(client, &id)?;
+        outputs.into_iter().try_for_each(Output::drain)?;
+        ended
     };
+    drop(bar);
     if context.json {
         report(client, &id, &ended)?;
     }
@@ -90,29 +115,8 @@ fn spawn_options(args: &Run) -> Result<SpawnOptions, Failure> {
     Ok(options)
 }
 
-/// Its stdout to descriptor 1 of this process, from the first byte.
-fn to_our_stdout(id: &ProcessId, rate: Option<Rate>) -> SubscribeParams {
-    SubscribeParams {
-        id: Some(id.clone()),
-        stream: Selector::Stdout,
-        descriptor: Some(1),
-        rate,
-        ..SubscribeParams::default()
-    }
-}
-
 fn wait(client: &Client, id: &ProcessId) -> Result<WaitResult, Failure> {
     Ok(client.call::<process::Wait>(&WaitParams { id: id.clone(), timeout_ms: None })?)
-}
-
-/// Waits until everything the program wrote is in our stdout, or nobody reads that any more.
-fn drain(mut output: Subscription) -> Result<(), Failure> {
-    loop {
-        match output.next_item()? {
-            Item::End { .. } => return Ok(()),
-            Item::Chunk(_) | Item::Gap { .. } | Item::Overflow => {}
-        }
-    }
 }
 
 /// Its terminal and ours, until its end.

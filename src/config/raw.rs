@@ -6,7 +6,7 @@
 
 use crate::config::ConfigError;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Unexpected, Visitor};
 use std::fmt;
 use std::path::Path;
 use toml::Spanned;
@@ -99,16 +99,21 @@ impl<'de> Deserialize<'de> for ByteSize {
 impl RawConfig {
     /// Reads a file's text. Errors name the line and, where there is one, the key.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<RawConfig, ConfigError> {
-        toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            ConfigError::Syntax {
-                path: path.to_path_buf(),
-                line: line_at(text, at),
-                field: field_at(text, at),
-                message: error.message().to_owned(),
-            }
-        })
+        parse(path, text)
     }
+}
+
+/// Reads the text of any file of ours into its shape. Errors name the line and, where there is one, the key.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        ConfigError::Syntax {
+            path: path.to_path_buf(),
+            line: line_at(text, at),
+            field: field_at(text, at),
+            message: error.message().to_owned(),
+        }
+    })
 }
 
 /// The line of a byte offset, counted from 1.
@@ -126,7 +131,7 @@ fn field_at(text: &str, offset: usize) -> Option<String> {
     }
     let table = text.lines().take(line - 1).filter_map(|above| above.trim().strip_prefix('[')).last();
     Some(match table.and_then(|rest| rest.split(']').next()) {
-        Some(table) => format!("{}.{key}", table.trim()),
+        Some(table) => format!("{}.{key}", table.trim_start_matches('[').trim()),
         None => key.to_owned(),
     })
 }

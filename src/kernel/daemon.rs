@@ -2,6 +2,8 @@
 
 use super::inheritance::find_keeper;
 use super::{raise_nofile, reactors, start_plane};
+use crate::adapters::catalogue::Catalogue;
+use crate::adapters::registry::Registry;
 use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::logging;
@@ -31,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) adopt_foreign_state: bool,
     /// What was there when the program started.
     pub(crate) environment: Environment,
+    /// The adapters there are.
+    pub(crate) adapters: Registry,
 }
 
 impl Options {
@@ -62,7 +66,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let signals = block_signals()?;
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
-    let (plane, control, log) = start_plane(config, kept, claim.listener(), Some(state))?;
+    let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
+    let (plane, control, log) = start_plane(config, adapters, kept, claim.listener(), Some(state))?;
     points::reach(Point::AdoptServed);
     watch(&service, plane.handle(), &control)?;
     leave_on_signal(signals, plane.handle(), control.clone(), Arc::clone(&service))?;

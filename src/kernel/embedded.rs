@@ -1,16 +1,19 @@
 //! The kernel inside `kairo run`: the same one, with one reactor, no socket, and one client: ourselves.
 
-use super::{raise_nofile, start_plane, stop};
+use super::{connect_ourselves, raise_nofile, start_plane, stop};
+use crate::adapters::catalogue::Catalogue;
+use crate::adapters::registry::Registry;
 use crate::config::Config;
 use crate::log::Running;
 use anyhow::{Context, Result};
 use kairo_controlplane::kernel::ControlPlane;
-use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
 use kairo_dataplane::keeper::protocol;
 use kairo_dataplane::plane::Plane;
-use kairo_dataplane::sys::socket::stream_pair;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A kernel in this process. Its keeper ends the tree when this process goes, however it goes.
@@ -19,11 +22,14 @@ pub(crate) struct Embedded {
     control: Arc<ControlPlane>,
     log: Running,
     keeper_pid: i32,
+    /// Where a program with an adapter reports.
+    sides: Option<PathBuf>,
 }
 
 impl Embedded {
-    /// Starts it, before this process has threads, and returns the client's end of the one connection.
-    pub(crate) fn start(config: &Config) -> Result<(Embedded, UnixStream)> {
+    /// Starts it, before this process has threads, and returns the client's end of the one connection. There are no
+    /// adapters unless they are wanted.
+    pub(crate) fn start(config: &Config, adapters: Option<Registry>) -> Result<(Embedded, UnixStream)> {
         let nofile = raise_nofile()?;
         let keeper = launch(&Launch {
             program: None,
@@ -38,17 +44,11 @@ impl Embedded {
         })
         .context("the keeper could not be started")?;
         let keeper_pid = keeper.pid;
-        let (plane, control, log) = start_plane(config, keeper.into(), None, None)?;
-        let (ours, theirs) = stream_pair(false).context("no socket pair")?;
-        let me = Peer {
-            pid: std::process::id() as i32,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            groups: Vec::new(),
-            lineage: Lineage::Outside,
-        };
-        plane.handle().connect(ours, me);
-        Ok((Embedded { plane, control, log, keeper_pid }, UnixStream::from(theirs)))
+        let sides = adapters.is_some().then(private_folder).transpose()?;
+        let adapters = Catalogue::new(adapters.unwrap_or_default(), sides.clone());
+        let (plane, control, log) = start_plane(config, adapters, keeper.into(), None, None)?;
+        let connection = connect_ourselves(&plane.handle()).context("no socket pair")?;
+        Ok((Embedded { plane, control, log, keeper_pid, sides }, connection))
     }
 
     /// Ends what is left, and the kernel.
@@ -57,6 +57,18 @@ impl Embedded {
         self.plane.join().context("the reactor failed")?;
         drop(self.log);
         reap(self.keeper_pid).context("the keeper could not be waited for")?;
+        if let Some(sides) = self.sides {
+            std::fs::remove_dir_all(&sides).with_context(|| format!("removing {}", sides.display()))?;
+        }
         Ok(())
     }
+}
+
+/// A folder only we can enter, under a name nobody can have taken.
+fn private_folder() -> Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let folder = std::env::temp_dir().join(format!("kairo-run-{:016x}", u64::from_ne_bytes(random)));
+    DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
 }

@@ -13,6 +13,9 @@ pub(crate) mod daemon;
 pub(crate) mod embedded;
 mod inheritance;
 
+use crate::adapters::catalogue::{Catalogue, Desk};
+use crate::adapters::host::Host;
+use crate::adapters::side;
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
 use crate::state::records::Sealer;
@@ -28,15 +31,19 @@ use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
-use kairo_dataplane::command::{Commands, HistorySize, Job};
+use kairo_dataplane::command::{Adapt, Command, Commands, HistorySize, Job};
+use kairo_dataplane::control::{Lineage, Peer};
 use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
+use kairo_dataplane::sys::socket::stream_pair;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 /// What an embedded kernel keeps of its events, bytes: the latest.
@@ -55,12 +62,16 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The worker, as the data plane sees it.
-struct Slow(Worker);
+/// The worker, and whoever reads for adapters, as the data plane sees them.
+struct Slow(Worker, Arc<Host>);
 
 impl kairo_dataplane::reactor::Worker for Slow {
     fn submit(&self, job: Job, done: Done) {
         self.0.submit(job, done);
+    }
+
+    fn adapt(&self, news: Adapt) {
+        self.1.take(news);
     }
 }
 
@@ -73,7 +84,26 @@ fn raise_nofile() -> Result<Option<(u64, u64)>> {
     Ok(Some((soft, hard)))
 }
 
-fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>) -> ControlConfig {
+/// A connection to the kernel in this process, as its owner.
+pub(crate) fn connect_ourselves(plane: &PlaneHandle) -> io::Result<UnixStream> {
+    let (ours, theirs) = stream_pair(false)?;
+    let me = Peer {
+        pid: std::process::id() as i32,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: Vec::new(),
+        lineage: Lineage::Outside,
+    };
+    plane.connect(ours, me);
+    Ok(UnixStream::from(theirs))
+}
+
+fn control_config(
+    config: &Config,
+    embedded: bool,
+    budget: Arc<Budget>,
+    adapters: Arc<Catalogue>,
+) -> ControlConfig {
     let limits = &config.limits;
     ControlConfig {
         owner_uid: rustix::process::geteuid().as_raw(),
@@ -84,6 +114,7 @@ fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>) -> Contr
         socket_path: (!embedded).then(|| config.socket.clone().into_os_string().into_vec()),
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
+        adapters: Box::new(Desk(adapters)),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
@@ -126,6 +157,7 @@ impl From<Inheritance> for Kept {
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
+    adapters: Arc<Catalogue>,
     keeper: Kept,
     listener: Option<OwnedFd>,
     state: Option<State>,
@@ -144,7 +176,7 @@ fn start_plane(
     let reader = log.reader();
     let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
-    let config_of_kernel = control_config(config, embedded, budget.clone());
+    let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
     let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
     kernel.recall_receipts(reader.values(receipts::PREFIX)?);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
@@ -152,6 +184,10 @@ fn start_plane(
     let mut out = Commands::default();
     let spools = config.state.join("spool");
     let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
+    if let Some(folder) = adapters.folder() {
+        side::prepare(folder, &heirs).with_context(|| format!("preparing {}", folder.display()))?;
+    }
+    let host = Host::new(adapters);
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
     let over = state.as_mut().map(Past::over).unwrap_or_default();
     control.with(|kernel| kernel.remind(clock::now(), &told, &over, &mut out));
@@ -163,9 +199,10 @@ fn start_plane(
     control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
     let (descriptions, standings) = (reader.values(CONFIG_PREFIX)?, reader.values(STATE_PREFIX)?);
     control.with(|kernel| kernel.recall_consumers(descriptions, standings));
+    tell_adopted(&host, &mut out);
     let plane = Plane::start(Start {
         control: control.clone(),
-        worker: Arc::new(Slow(Worker::new())),
+        worker: Arc::new(Slow(Worker::new(), Arc::clone(&host))),
         lanes: keeper.lanes,
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
@@ -182,6 +219,7 @@ fn start_plane(
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
+    host.attach(Arc::clone(&control), plane.handle());
     let log = log.begin(&control, plane.handle())?;
     let damage = state.as_mut().map(Past::damage).unwrap_or_default();
     control.with(|kernel| {
@@ -190,6 +228,16 @@ fn start_plane(
     });
     plane.handle().carry_out(out);
     Ok((plane, control, log))
+}
+
+/// Has what was adopted under adapters read, before any reactor can tell of its end.
+fn tell_adopted(host: &Arc<Host>, out: &mut Commands) {
+    for command in std::mem::take(&mut out.list) {
+        match command {
+            Command::Adapt(news) => host.take(news),
+            other => out.push(other),
+        }
+    }
 }
 
 /// Ends every tree with a grace between SIGTERM and SIGKILL, then keeper and reactors. `reason` goes into the event.

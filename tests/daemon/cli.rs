@@ -299,3 +299,36 @@ fn every_command_has_help_with_an_example() {
 fn json_of(text: &str) -> Json {
     serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
+
+#[test]
+fn adapters_are_listed_tried_and_checked_with_the_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "").expect("written");
+    let kairo = |arguments: &[&str], input: &str| {
+        let mut command = Command::new(program());
+        command.arg("--config").arg(&config).args(arguments).stdin(Stdio::piped());
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+        child.wait_with_output().expect("it ends")
+    };
+    assert!(text(&kairo(&["adapters"], "").stdout).contains("ffmpeg"));
+    let declaration =
+        "[[adapter]]\nname = \"mine\"\nsource = \"stdout\"\nformat = \"key-value\"\nend = \"end\"\n";
+    std::fs::write(folder.path().join("adapters.toml"), declaration).expect("written");
+    let tried = kairo(&["adapters", "--try", "mine"], "done=1\ntotal=4\noops\nend=\n");
+    let event: Json = serde_json::from_slice(&tried.stdout).expect("JSON");
+    assert_eq!((&event["percent"], &event["brokenLines"]), (&json!(25.0), &json!(1)));
+    let checked = kairo(&["config", "check"], "");
+    assert!(text(&checked.stdout).contains("adapters.toml: in order"), "{}", text(&checked.stdout));
+    std::fs::write(folder.path().join("adapters.toml"), format!("{declaration}rate_limit = 0\n"))
+        .expect("written");
+    let refused = kairo(&["config", "check"], "");
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(
+        text(&refused.stderr).contains("adapters.toml:6: rate_limit: must be"),
+        "{}",
+        text(&refused.stderr)
+    );
+}

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod adoption;
 mod bad_input;
 mod bus;

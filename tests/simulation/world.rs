@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::keeper::Keeper;
-use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
@@ -35,6 +35,7 @@ fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
         socket_path: None,
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),
+        adapters: Box::new(NoAdapters),
         facts: Vec::new(),
         budget,
         limits: Limits::default(),

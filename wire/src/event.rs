@@ -14,6 +14,7 @@ use crate::methods::stream::StreamName;
 use crate::methods::system::Principal;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What carries an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +263,33 @@ events! {
         pub session: String,
         /// Restarts it has had.
         pub attempts: u32,
+    }
+
+    /// How far a process is, read from its own output by an adapter. Numbers it doesn't say, and that can't be worked out,
+    /// are null.
+    ProcessProgress = "kairo.process.progress", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// This life's name.
+        pub session: String,
+        /// What reads it.
+        pub adapter: String,
+        /// What is done, in `unit`.
+        pub done: Option<f64>,
+        /// Of how much.
+        pub total: Option<f64>,
+        /// What is counted.
+        pub unit: Option<String>,
+        /// `unit` a second.
+        pub rate: Option<f64>,
+        /// What is left, milliseconds.
+        pub eta_ms: Option<u64>,
+        /// 0 to 100.
+        pub percent: Option<f64>,
+        /// The report in the program's own words.
+        pub raw: BTreeMap<String, String>,
+        /// Lines that made no sense, since this kernel reads it.
+        pub broken_lines: u64,
     }
 
     /// A stream has ended: every holder of it is gone, or its tail was read.

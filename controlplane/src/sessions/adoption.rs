@@ -108,6 +108,7 @@ impl Kernel {
         self.state.processes.insert(serial, Box::new(process));
         self.enroll_process(serial);
         self.keep_promises(turn, serial, record.as_ref(), &note);
+        self.adapt_again(turn, serial);
         self.settle(turn, serial);
         Adopted { heir, history, rate, unread, spool, ends, stdin: note.stdin.unwrap_or(0), meter }
     }
@@ -182,6 +183,7 @@ impl Kernel {
             record: record.map_or(RecordStatus::None, Record::status),
             renewal: None,
             follows: record.and_then(|record| record.follows.clone()),
+            adapter: record.and_then(|record| record.adapter.clone()),
         }
     }
 

@@ -174,10 +174,12 @@ impl Kernel {
         let meter = Arc::new(ProcessMeter::default());
         let guardian = plan.guarded.then(|| GuardianDigest::of(&self.token(connection)));
         let key_used = plan.given_key;
+        let environment_digest = self.digest_of(&variables);
+        let (argv, variables) = self.adapted(&plan, session.as_str(), variables);
         let mut spawn = Box::new(Spawn {
             process: key,
             session: session.as_str().to_owned(),
-            argv: plan.argv.clone(),
+            argv,
             env: environment::lines(&variables),
             search_path: environment::search_path(&variables),
             cwd: plan.cwd.clone(),
@@ -199,7 +201,6 @@ impl Kernel {
         if plan.guarded {
             self.entrust(connection, serial);
         }
-        let environment_digest = self.digest_of(&variables);
         let mut process =
             open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
         if self.config.embedded {
@@ -293,6 +294,7 @@ pub(crate) fn open_record(
         record: if plan.durable == Some(false) { RecordStatus::None } else { RecordStatus::Written },
         renewal,
         follows: plan.follows,
+        adapter: plan.adapter,
     }
 }
 

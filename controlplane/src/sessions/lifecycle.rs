@@ -77,6 +77,7 @@ impl Kernel {
             // The log failed while the child was being started.
             self.birth_kept(turn, serial, false);
         }
+        self.adapt(turn, serial, false);
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
@@ -197,6 +198,7 @@ impl Kernel {
             self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
         }
         self.acknowledge(turn, key);
+        self.adapt_no_more(turn, serial);
         self.clear_the_way(turn, serial);
     }
 
@@ -394,6 +396,7 @@ impl Kernel {
             // It never was, as far as anybody can tell.
             Phase::Starting => self.forget(turn, serial),
             Phase::Running | Phase::Exited | Phase::Lost => {
+                self.adapt_no_more(turn, serial);
                 self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
                 self.settle(turn, serial);
             }

@@ -6,12 +6,13 @@
 //!                     └ waits for its id ┘       └─ending─▶ SIGTERM … SIGKILL
 //! ```
 //!
-//! What is written down of a life is in `recording`, what follows on its end in `restart`, and what a former kernel
-//! has left in `recall`.
+//! What is written down of a life is in `recording`, what follows on its end in `restart`, what a former kernel
+//! has left in `recall`, and what is done for those who read progress out of its output in `adapting`.
 //!
 //! Invariant: an id names at most one process that is not over. The methods that ask for all this are in
 //! `methods/process`, readers of the output in `readers`; [`adoption`] takes over from a kernel that died.
 
+pub(crate) mod adapting;
 pub mod adoption;
 pub(crate) mod ending;
 pub(crate) mod environment;

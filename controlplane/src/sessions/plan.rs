@@ -8,6 +8,7 @@ use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::digest::IdempotencyKey;
 use crate::records::Life;
+use crate::sessions::adapting;
 use crate::sessions::environment::Variables;
 use crate::sessions::pacing;
 use crate::sessions::spool;
@@ -80,6 +81,8 @@ pub(crate) struct Plan {
     pub request: Option<Box<SpawnParams>>,
     /// The life whose record says that this one is due, if it is a restart.
     pub follows: Option<String>,
+    /// What reads its output.
+    pub adapter: Option<String>,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -137,6 +140,7 @@ impl Plan {
             restart: Restart::default(),
             follows: None,
             request: None,
+            adapter: None,
         }
     }
 }
@@ -160,14 +164,16 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
     let cwd = folder(&asked, account.as_ref())?;
     let secret_args = secrets(&asked, argv.len())?;
     let limits = asked.limits.clone().unwrap_or_default();
+    let stdio = stdio(config, owner, &asked)?;
     Ok(Plan {
+        adapter: adapting::choose(config, asked.adapter.as_deref(), &argv[0], &stdio, account.is_some())?,
         id: params.id,
         creator: asker.principal.creator(config.owner_uid),
         secret_args,
         given,
         inherit_env: asked.inherit_env,
         cwd,
-        stdio: stdio(config, owner, &asked)?,
+        stdio,
         account,
         rlimits: limits
             .rlimits

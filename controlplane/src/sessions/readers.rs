@@ -241,8 +241,8 @@ impl Kernel {
         was.readers.remove(&serial);
         let (creator, superseded) = (was.creator.clone(), was.superseded);
         if stream.wish.descriptor.is_some() {
-            let total_bytes = was.meter.streams[0].taken_bytes.get();
-            return self.end_descriptor(turn, serial, total_bytes);
+            let totals = [0, 1].map(|channel| was.meter.streams[channel].taken_bytes.get());
+            return self.end_descriptor(turn, serial, totals);
         }
         stream.place = Place::Following { creator };
         let target = stream.target.clone();
@@ -263,21 +263,24 @@ impl Kernel {
     }
 
     /// Says that everything has gone to the descriptor, which for the connection is one gap. The subscription is over:
-    /// it follows no later spawn.
-    fn end_descriptor(&mut self, turn: &mut Turn<'_>, serial: u64, total_bytes: u64) {
+    /// it follows no later spawn. `totals`: how long each stream was.
+    fn end_descriptor(&mut self, turn: &mut Turn<'_>, serial: u64, totals: [u64; 2]) {
         let Some(reader) = self.state.streams.get(&serial) else { return };
-        let (connection, subscription_id, stream) =
-            (reader.connection, reader.id.clone(), StreamName::Stdout);
-        let gap =
-            StreamGapRecord { subscription_id: subscription_id.clone(), stream, from: 0, to: total_bytes };
-        let reason = StreamEndReason::Closed;
-        let end = StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes: total_bytes, reason };
-        self.send(turn, connection, |buf, dialect| {
-            let gap = if total_bytes > 0 { put_notice(buf, dialect, &gap) } else { Ok(()) };
-            if let Err(error) = gap.and_then(|()| put_notice(buf, dialect, &end)) {
-                tracing::error!(component = "controlplane", %error, "a record was not sent");
-            }
-        });
+        let (connection, id, wish) = (reader.connection, reader.id.clone(), reader.wish);
+        let [out, err] = totals;
+        let streams = [(StreamName::Stdout, wish.stdout, out), (StreamName::Stderr, wish.stderr, err)];
+        for (stream, _, total_bytes) in streams.into_iter().filter(|(_, wanted, _)| *wanted) {
+            let (subscription_id, reason) = (id.clone(), StreamEndReason::Closed);
+            let gap = StreamGapRecord { subscription_id: id.clone(), stream, from: 0, to: total_bytes };
+            let end =
+                StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes: total_bytes, reason };
+            self.send(turn, connection, |buf, dialect| {
+                let gap = if total_bytes > 0 { put_notice(buf, dialect, &gap) } else { Ok(()) };
+                if let Err(error) = gap.and_then(|()| put_notice(buf, dialect, &end)) {
+                    tracing::error!(component = "controlplane", %error, "a record was not sent");
+                }
+            });
+        }
         self.end_reader(turn, serial, Departure::Unasked);
     }
 

@@ -86,6 +86,9 @@ pub(crate) struct Record {
     /// It is not to be written down in the state folder.
     #[serde(default)]
     unrecorded: bool,
+    /// What reads its output.
+    #[serde(default)]
+    pub adapter: Option<String>,
 }
 
 /// Decided since.
@@ -161,6 +164,7 @@ impl Record {
             principal: process.trace.principal.as_deref().map(str::to_owned),
             follows: process.follows.clone(),
             unrecorded: process.record == RecordStatus::None,
+            adapter: process.adapter.clone(),
         }
     }
 

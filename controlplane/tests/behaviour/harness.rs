@@ -1,7 +1,7 @@
 //! A kernel, and a world around it that does what its commands say: connections with inboxes, timers, a log.
 
 use bytes::BytesMut;
-use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, Numbers};
+use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::{self, Log, Stored};
@@ -94,6 +94,7 @@ pub(crate) fn config() -> Config {
             variable("XDG_RUNTIME_DIR", "/run/user/1000"),
         ],
         accounts: Box::new(NoAccounts),
+        adapters: Box::new(NoAdapters),
         facts: Vec::new(),
         budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),

@@ -1,6 +1,7 @@
 //! What the control plane promises, sentence by sentence, driven directly: no reactor, no clock, no process.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing where something must be has failed")]
 
+mod adapting;
 mod bus;
 mod calls;
 mod causality;

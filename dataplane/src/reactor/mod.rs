@@ -27,7 +27,7 @@ mod table;
 mod timers;
 
 use crate::budget::Budget;
-use crate::command::{Command, Commands, Job};
+use crate::command::{Adapt, Command, Commands, Job};
 use crate::control::{Control, Failure, Moment, Notice};
 use crate::driver::Driver;
 use crate::driver::op::{Answer, Completion, Interest, Op};
@@ -55,6 +55,11 @@ pub type Done = Box<dyn FnOnce(Vec<Result<Bytes, i32>>) + Send>;
 pub trait Worker: Send + Sync + 'static {
     /// Never blocks.
     fn submit(&self, job: Job, done: Done);
+
+    /// News for whoever reads outputs, in order per process, without blocking. Where nobody does there is none.
+    fn adapt(&self, news: Adapt) {
+        drop(news);
+    }
 }
 
 /// Which table a token's place is in.
@@ -422,6 +427,7 @@ impl<D: Driver> Reactor<D> {
             Command::Arm { timer, at_ns } => self.timers.arm(Alarm::Control(timer), at_ns),
             Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
             Command::Work { ticket, job } => self.work(ticket, job),
+            Command::Adapt(news) => self.worker.adapt(news),
             Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
             Command::Leave => self.leave(),
         }
@@ -475,6 +481,8 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::Annotate { process, .. }
         | Command::Forget { process } => Some(process.home),
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
+        Command::Adapt(Adapt::Begun(adapted)) => Some(adapted.process.home),
+        Command::Adapt(Adapt::Over(process)) => Some(process.home),
         Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }

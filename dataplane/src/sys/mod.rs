@@ -5,6 +5,7 @@
 //! blocks, and its errno comes back as it is. Who calls when is the business of the drivers and the keeper.
 
 pub mod clock;
+pub mod file;
 pub mod pipe;
 pub mod process;
 pub mod pty;
@@ -14,6 +15,7 @@ pub mod socket;
 mod linux {
     //! Linux: epoll, splice, eventfd, peer pidfds.
     pub(super) mod cgroup;
+    pub(super) mod file;
     mod fork;
     pub(super) mod io;
     pub(super) mod process;
@@ -22,6 +24,7 @@ mod linux {
 mod macos {
     //! macOS: kqueue and what stands in for the rest.
     pub(super) mod cgroup;
+    pub(super) mod file;
     pub(super) mod io;
     pub(super) mod process;
 }

@@ -7,6 +7,7 @@
 pub(crate) mod events;
 pub(crate) mod process;
 
+use crate::cli::adapters::Adapters;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kairo_dataplane::points::Point;
 use std::ffi::OsString;
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Trace(events::Trace),
     Views(events::Views),
     View(events::View),
+    Adapters(Adapters),
     Call(Call),
     Introspect(Introspect),
     Doctor(Doctor),

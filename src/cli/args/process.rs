@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[command(
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
     kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
-    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --json -- true    # numbers on stderr at the end"
+    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --adapter ffmpeg -- ffmpeg -i in.mkv out.mp4    # with a progress bar\n  kairo run --json -- true    # numbers on stderr at the end"
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -57,6 +57,9 @@ pub(crate) struct Program {
     /// Accept a weaker limit where this machine can't enforce the one asked for
     #[arg(long)]
     pub(crate) allow_weaker: bool,
+    /// Read its output for how far it is, with this adapter (`kairo adapters` lists them), or auto for the one that suits
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,

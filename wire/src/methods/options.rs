@@ -78,6 +78,10 @@ pub struct SpawnOptions {
     /// Whether it is started again when it ends.
     #[serde(skip_serializing_if = "Restart::is_never")]
     pub restart: Restart,
+    /// What reads its output for how far it is, and publishes that as `kairo.process.progress`: the name of an adapter,
+    /// or `auto` for the one that suits the program, if any does. It may put words between the program and its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 fn is_false(value: &bool) -> bool {
