@@ -295,6 +295,7 @@ impl World {
                 }
                 Command::AbandonWrite { .. }
                 | Command::Pace { .. }
+                | Command::Acknowledge { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Shutdown { .. }
@@ -473,6 +474,7 @@ fn name(command: &Command) -> &'static str {
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
+        Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",
     }

@@ -207,7 +207,7 @@ fn a_child_has_the_environment_it_was_promised_and_no_other(daemon: &Daemon) {
         let known = promised.contains(name)
             || name.starts_with("LC_")
             || name.starts_with("KAIRO_")
-            || *name == "MINE";
+            || ["MINE", "TRACEPARENT"].contains(name);
         assert!(known, "{name} was not promised");
     }
     assert!(text.contains("MINE=yes\n") && text.contains("LANG=C\n") && names.contains(&"PATH"), "{text}");

@@ -100,6 +100,10 @@ permissions! {
     EventSubscribe = "event.subscribe", Filtered;
     /// Publish events under one's own name.
     EventPublish = "event.publish", Caller;
+    /// Read views; rows made of events the caller may not hear are left out.
+    ViewRead = "view.read", Filtered;
+    /// Define views, drop them and fold them again.
+    ViewDefine = "view.define", Caller;
     /// Begin intents, alone or under one's own.
     IntentBegin = "intent.begin", Caller;
     /// See how an intent stands and what happened in it, and be told when it is cancelled.

@@ -31,6 +31,8 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::ProcessList
         | Permission::EventSubscribe
         | Permission::EventPublish
+        | Permission::ViewRead
+        | Permission::ViewDefine
         | Permission::IntentBegin
         | Permission::IntentObserve
         | Permission::IntentControl

@@ -233,6 +233,7 @@ impl Kept {
             trace: self.trace_id.clone(),
             span: self.span_id.clone(),
             tool_call: None,
+            call_seq: None,
             principal: self.principal.as_deref().map(Into::into),
         }
     }
