@@ -741,3 +741,29 @@ fn what_is_over_is_forgotten_some_day() {
     let values = world.kept.reader().values(b"intent/").unwrap();
     assert_eq!(values.len(), 4_096, "nor does the log keep it");
 }
+
+#[test]
+fn a_begin_and_a_cancel_that_are_sent_again_under_their_key_happen_once() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let keyed = |world: &mut World, id: &str, method: &str, params: Value| {
+        let meta = Meta { idempotency_key: Some(method.to_owned().into()), ..Meta::default() };
+        world.send_with(owner, &json!(id), method, &params, Some(&meta));
+    };
+    let mut begun = Vec::new();
+    for id in ["b1", "b2"] {
+        keyed(&mut world, id, "intent.begin", json!({ "name": "i" }));
+        begun.push(world.answer(owner, &json!(id)).unwrap().unwrap()["intentId"].clone());
+    }
+    assert_eq!(begun[0], begun[1]);
+    assert_eq!(world.ok(owner, "intent.list", json!({}))["intents"].as_array().unwrap().len(), 1);
+    let intent = begun[0].as_str().unwrap().to_owned();
+    let (process, _) = run(&mut world, owner, &intent, "p");
+    for id in ["c1", "c2"] {
+        keyed(&mut world, id, "intent.cancel", json!({ "intentId": intent }));
+    }
+    assert_eq!(signals(&mut world), [(process, 15)]);
+    dies(&mut world, process, TERM);
+    let [one, two] = ["c1", "c2"].map(|id| world.answer(owner, &json!(id)).unwrap().unwrap());
+    assert_eq!(one["stopped"], two["stopped"]);
+}
