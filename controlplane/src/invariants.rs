@@ -347,7 +347,7 @@ impl Kernel {
             let parent = intent.parent.and_then(|parent| intents.all.get(&parent));
             hold(parent.is_some() == intent.parent.is_some(), "an intent's parent is forgotten", *serial);
             if let Some(parent) = parent {
-                let child = parent.children.contains(serial) == !intent.is_over();
+                let child = parent.children.contains(serial) != intent.is_over();
                 hold(child && parent.family.contains(serial), "a parent does not know its child", *serial);
                 hold(parent.seq < intent.seq, "a child began before its parent", *serial);
                 hold(parent.depth < intent.depth, "a child is not deeper than its parent", *serial);

@@ -12,6 +12,7 @@ lives_on_both_drivers!(
     a_cancel_goes_on_in_the_next_life_and_signals_nobody_twice,
     a_request_of_the_past_cancels_nothing,
     a_story_goes_through_children_of_children,
+    two_hundred_processes_go_in_one_go,
 );
 
 /// Says when it is ready, counts its SIGTERMs aloud and heeds none.
@@ -206,4 +207,22 @@ fn a_story_goes_through_children_of_children(daemon: &mut Daemon) {
     assert_eq!(id, intent, "and that is the intent's begin");
     let receipt = raw.ok("intent.cancel", json!({"intentId": intent}));
     assert_eq!(receipt["stopped"].as_array().map(Vec::len), Some(3));
+}
+
+fn two_hundred_processes_go_in_one_go(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    let top = begin(&mut raw, json!({"name": "top"}));
+    for child in 0..20 {
+        let intent = begin(&mut raw, json!({"name": "child", "parent": top}));
+        for number in 0..10 {
+            spawn(&mut raw, &json!({"intentId": intent}), &format!("{child}.{number}"), &["sleep", "1000"]);
+        }
+    }
+    let receipt = raw.ok("intent.cancel", json!({"intentId": top}));
+    let stopped = receipt["stopped"].as_array().expect("a list");
+    assert_eq!((stopped.len(), &receipt["left"]), (200, &json!(0)));
+    assert!(stopped.iter().all(|one| one["how"] == "terminated"), "{receipt}");
+    until("nobody but the keeper is there", || {
+        processes::descendants(daemon.keeper().expect("a keeper").pid).is_empty()
+    });
 }

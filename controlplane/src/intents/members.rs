@@ -12,7 +12,6 @@ use crate::kernel::Kernel;
 use crate::state::{Process, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// Something that belongs to an intent or a story. Intents are only in stories: under each other they are its children.
@@ -167,7 +166,7 @@ impl Kernel {
     }
 
     /// Whether something can be part of the intent `meta` names.
-    pub(crate) fn may_belong(&self, asking: &Asking<'_>, id: &Cow<'_, str>) -> Result<(), WireError> {
+    pub(crate) fn may_belong(&self, asking: &Asking<'_>, id: &str) -> Result<(), WireError> {
         self.may_be_under(asking.connection, asking.method, "meta.intentId", id)
     }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Each intent is a named value of the log, written with the event that changed it: so it outlives its kernel, and so
-//! does a cancel ([`keeping`]). Who belongs to what is in [`members`], how it is stopped in [`cancelling`].
+//! does a cancel ([`keeping`]). Who belongs to what is in `members`, how it is stopped in `cancelling`.
 //!
 //! Invariants: a parent began before its child, so there are no circles; an intent that is over has nothing open under
 //! it; what belongs to an intent or a story is in its list exactly as long as it is there.
@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What of intents and stories that are over is remembered, counted in intents and in lines of receipts.
-const REMEMBERED_MAX: usize = 16_384;
+const REMEMBERED_MAX: usize = 4_096;
 
 /// All of them.
 #[derive(Debug)]

@@ -51,7 +51,6 @@ impl StreamSubscription {
 
 impl Kernel {
     /// Adds a reader under a fresh name: it reads what its target names now, or waits for it.
-    #[expect(clippy::too_many_arguments, reason = "a subscription's parts")]
     pub(crate) fn add_reader(
         &mut self,
         turn: &mut Turn<'_>,

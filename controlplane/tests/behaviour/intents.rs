@@ -178,7 +178,7 @@ fn a_cancel_stops_the_subtree_children_first_and_nothing_else() {
     let (p_top, _) = run(&mut world, owner, &top, "top");
     let (p_child, _) = run(&mut world, owner, &child, "child");
     let (p_deep, _) = run(&mut world, owner, &deep, "deep");
-    let (p_beside, _) = run(&mut world, owner, &beside, "beside");
+    run(&mut world, owner, &beside, "beside");
     world.run(owner, "free");
     let wait = start(&mut world, owner, &child, "process.wait", json!({ "id": "free" }));
     let other = start(&mut world, owner, &beside, "process.wait", json!({ "id": "free" }));
@@ -227,7 +227,6 @@ fn a_cancel_stops_the_subtree_children_first_and_nothing_else() {
     let (topic, last) = world.events(owner).pop().unwrap();
     assert_eq!((&*topic, &last), ("kairo.intent.cancelled", &receipt));
     assert_eq!(reader["subscriptionId"].as_str().unwrap().len(), 39);
-    let _ = p_beside;
 }
 
 #[test]
@@ -345,24 +344,8 @@ fn another_principals_cancel_is_refused_and_told() {
 #[test]
 fn the_originals_cancel_stops_a_story_and_is_answered() {
     let mut world = World::new();
-    let (owner, other) = (world.user(2_000), world.user(3_000));
-    world.ok(owner, "kernel.hello", json!({ "features": ["envelope"] }));
-    let meta = Meta { correlation_id: Some("story".into()), ..Meta::default() };
-    let mut spawned = Vec::new();
-    for (who, id) in [(owner, "p"), (other, "q")] {
-        world.send_with(
-            who,
-            &json!(id),
-            "process.spawn",
-            &json!({ "id": id, "command": ["a"] }),
-            Some(&meta),
-        );
-        spawned.push(world.take_spawn().map(|spawn| spawn.process));
-    }
-    assert_eq!(spawned[0], None, "a user's account is not known here");
-    let _ = other;
-    let mut world = World::new();
     let owner = world.owner();
+    let meta = Meta { correlation_id: Some("story".into()), ..Meta::default() };
     world.ok(owner, "kernel.hello", json!({ "features": ["envelope"] }));
     world.send_with(
         owner,
@@ -372,7 +355,7 @@ fn the_originals_cancel_stops_a_story_and_is_answered() {
         Some(&meta),
     );
     let (process, _) = world.born();
-    let (free, _) = world.run(owner, "free");
+    world.run(owner, "free");
     world.send_with(owner, &json!("i"), "intent.begin", &json!({ "name": "i" }), Some(&meta));
     let begun = world.answer(owner, &json!("i")).unwrap().unwrap();
     let (of_intent, _) = run(&mut world, owner, begun["intentId"].as_str().unwrap(), "r");
@@ -395,7 +378,6 @@ fn the_originals_cancel_stops_a_story_and_is_answered() {
     assert_eq!(stopped(&answer["payload"]), ["process r terminated", "process p terminated"]);
     assert_eq!(of_child["payload"]["intentId"], begun["intentId"]);
     assert!(answer["payload"].get("intentId").is_none());
-    let _ = free;
     // Of nothing the answer is empty.
     let frame = json!({ "topic": "kairo.cancel", "data": { "targetCorrelationId": "nobody's" } });
     world.bytes(owner, Kind::EVENT, Raw::of(&frame).unwrap().bytes());
@@ -659,4 +641,129 @@ fn a_large_tree_is_stopped_some_at_a_time() {
     assert_eq!(receipt["children"].as_array().unwrap().len(), 20);
     assert_eq!(world.kernel.broken(), Vec::<String>::new());
     assert!(!world.commands.iter().any(|command| matches!(command, Command::Spawn(_))));
+}
+
+#[test]
+fn of_a_story_only_what_the_caller_may_touch_is_stopped() {
+    let mut world = World::of_root();
+    let (root, alice) = (world.user(0), world.user(2_000));
+    let meta = Meta { correlation_id: Some("story".into()), ..Meta::default() };
+    let mut spawned = Vec::new();
+    for (who, id) in [(root, "roots"), (alice, "alices")] {
+        world.send_with(
+            who,
+            &json!(id),
+            "process.spawn",
+            &json!({ "id": id, "command": ["a"] }),
+            Some(&meta),
+        );
+        spawned.push(world.born().0);
+        world.send_with(who, &json!(format!("i{id}")), "intent.begin", &json!({ "name": id }), Some(&meta));
+        world.send_with(who, &json!(format!("w{id}")), "process.wait", &json!({ "id": id }), Some(&meta));
+    }
+    let cancel = world.start(alice, "intent.cancel", json!({ "correlationId": "story" }));
+    assert_eq!(signals(&mut world), [(spawned[1], 15)]);
+    assert!(world.answer(root, &json!("wroots")).is_none());
+    assert_eq!(code_of(world.answer(alice, &json!("walices")).unwrap()), "E_CANCELLED");
+    dies(&mut world, spawned[1], TERM);
+    let receipt = world.answer(alice, &cancel).unwrap().unwrap();
+    assert_eq!(stopped(&receipt), ["call process.wait ended", "process alices terminated"]);
+    assert_eq!(receipt["children"].as_array().unwrap().len(), 1);
+    let open = world.ok(root, "intent.list", json!({ "state": "open" }));
+    assert_eq!(open["intents"][0]["name"], "roots");
+    let cancel = world.start(root, "intent.cancel", json!({ "correlationId": "story" }));
+    assert_eq!(signals(&mut world), [(spawned[0], 15)], "what has come of it since is another matter");
+    dies(&mut world, spawned[0], TERM);
+    assert!(world.answer(root, &cancel).unwrap().is_ok());
+}
+
+#[test]
+fn a_client_that_comes_back_to_the_next_kernel_has_its_intents_again() {
+    let mut world = World::new();
+    let client = world.owner();
+    let token = world.ok(client, "kernel.hello", json!({ "features": ["records"] }))["connection"].clone();
+    let intent = begin(&mut world, client, json!({ "name": "i", "onDisconnect": "cancel" }));
+    world.next_kernel(config());
+    let client = world.owner();
+    world.ok(client, "kernel.hello", json!({ "resumes": token }));
+    world.advance(60_000);
+    assert_eq!(state(&mut world, client, &intent), "open");
+    world.disconnect(client);
+    let owner = world.owner();
+    assert_eq!(state(&mut world, owner, &intent), "cancelled");
+}
+
+#[test]
+fn an_intent_whose_client_has_left_ends_when_nothing_under_it_is_open() {
+    let mut world = World::new();
+    let (owner, client) = (world.owner(), world.owner());
+    let top = begin(&mut world, client, json!({ "name": "top", "onDisconnect": "end" }));
+    let child = begin(&mut world, owner, json!({ "name": "child", "parent": top }));
+    let (process, _) = run(&mut world, owner, &child, "p");
+    world.start(owner, "intent.cancel", json!({ "intentId": child }));
+    world.disconnect(client);
+    assert_eq!(state(&mut world, owner, &top), "open");
+    dies(&mut world, process, TERM);
+    assert_eq!(state(&mut world, owner, &child), "cancelled");
+    assert_eq!(state(&mut world, owner, &top), "ended");
+}
+
+#[test]
+fn a_log_that_takes_nothing_more_begins_no_intent_and_still_stops_one() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let intent = begin(&mut world, owner, json!({ "name": "i" }));
+    let (process, _) = run(&mut world, owner, &intent, "p");
+    let at = world.at;
+    world.tell(|kernel, out| {
+        kernel.log_failed(at, "the disk is gone", out);
+        false
+    });
+    assert_eq!(world.fails(owner, "intent.begin", json!({ "name": "n" })).0, "E_UNAVAILABLE");
+    let cancel = world.start(owner, "intent.cancel", json!({ "intentId": intent }));
+    assert_eq!(signals(&mut world), [(process, 15)]);
+    dies(&mut world, process, TERM);
+    assert_eq!(stopped(&world.answer(owner, &cancel).unwrap().unwrap()), ["process p terminated"]);
+}
+
+#[test]
+fn what_is_over_is_forgotten_some_day() {
+    let mut world = World::new();
+    (world.watched, world.logged) = (false, false);
+    let owner = world.owner();
+    let first = begin(&mut world, owner, json!({ "name": "first" }));
+    world.ok(owner, "intent.end", json!({ "intentId": first }));
+    for _ in 0..4_096 {
+        let intent = begin(&mut world, owner, json!({ "name": "n" }));
+        world.ok(owner, "intent.end", json!({ "intentId": intent }));
+    }
+    assert_eq!(world.fails(owner, "intent.status", json!({ "intentId": first })).0, "E_NOT_FOUND");
+    let values = world.kept.reader().values(b"intent/").unwrap();
+    assert_eq!(values.len(), 4_096, "nor does the log keep it");
+}
+
+#[test]
+fn a_begin_and_a_cancel_that_are_sent_again_under_their_key_happen_once() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let keyed = |world: &mut World, id: &str, method: &str, params: Value| {
+        let meta = Meta { idempotency_key: Some(method.to_owned().into()), ..Meta::default() };
+        world.send_with(owner, &json!(id), method, &params, Some(&meta));
+    };
+    let mut begun = Vec::new();
+    for id in ["b1", "b2"] {
+        keyed(&mut world, id, "intent.begin", json!({ "name": "i" }));
+        begun.push(world.answer(owner, &json!(id)).unwrap().unwrap()["intentId"].clone());
+    }
+    assert_eq!(begun[0], begun[1]);
+    assert_eq!(world.ok(owner, "intent.list", json!({}))["intents"].as_array().unwrap().len(), 1);
+    let intent = begun[0].as_str().unwrap().to_owned();
+    let (process, _) = run(&mut world, owner, &intent, "p");
+    for id in ["c1", "c2"] {
+        keyed(&mut world, id, "intent.cancel", json!({ "intentId": intent }));
+    }
+    assert_eq!(signals(&mut world), [(process, 15)]);
+    dies(&mut world, process, TERM);
+    let [one, two] = ["c1", "c2"].map(|id| world.answer(owner, &json!(id)).unwrap().unwrap());
+    assert_eq!(one["stopped"], two["stopped"]);
 }
