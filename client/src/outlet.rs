@@ -10,12 +10,12 @@
 use crate::connection::{CallOptions, put_request};
 use crate::error::{CallError, Lost};
 use crate::resume::{Errand, Resuming};
-use crate::state::{Interest, Link, Opens, Unmet, Waiting};
+use crate::state::{EventRoom, Interest, Link, Opens, Unmet, Waiting};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{device, event, permission, stream};
+use kairo_wire::methods::{device, event, permission, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -72,6 +72,7 @@ const HARMLESS: &[&str] = &[
     event::Subscribe::NAME,
     event::Replay::NAME,
     event::Unsubscribe::NAME,
+    event::Replay::NAME,
     GetMetrics::NAME,
     permission::Identify::NAME,
     Introspect::NAME,
@@ -81,6 +82,9 @@ const HARMLESS: &[&str] = &[
     stream::Subscribe::NAME,
     stream::Unsubscribe::NAME,
     Wait::NAME,
+    view::Get::NAME,
+    view::List::NAME,
+    view::Watch::NAME,
 ];
 
 /// Methods whose calls get a key of ours if the caller gives none.
@@ -214,6 +218,13 @@ impl Link {
                 }
                 Errand::EndEvents(subscription_id) => {
                     self.tell(event::Unsubscribe::NAME, &event::UnsubscribeParams { subscription_id });
+                }
+                Errand::EventsAgain(room) => {
+                    let again = self.lock().events.get(&room).and_then(EventRoom::again);
+                    if let Some(params) = again {
+                        let resuming = Sending::Resuming(Resuming::Cut(room));
+                        let _ = self.post(event::Subscribe::NAME.into(), &*params, None, resuming);
+                    }
                 }
                 Errand::Afresh(stream, params) => {
                     let resuming = Sending::Resuming(Resuming::Stream(stream));

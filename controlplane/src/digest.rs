@@ -76,7 +76,7 @@ impl fmt::Display for GuardianDigest {
 }
 
 /// Each part goes in with its length, so that no two lists of parts are the same bytes.
-fn named(parts: &[&[u8]]) -> u128 {
+pub(crate) fn named(parts: &[&[u8]]) -> u128 {
     let mut sha = Sha256::new();
     for part in parts {
         sha.update((part.len() as u64).to_le_bytes());
@@ -97,7 +97,7 @@ const PRIMES: [u64; 5] = [
 ];
 
 /// XXH64 with seed 0, as its specification has it (xxHash, `doc/xxhash_spec.md`).
-fn xxh64(bytes: &[u8]) -> u64 {
+pub(crate) fn xxh64(bytes: &[u8]) -> u64 {
     let [p1, p2, p3, p4, p5] = PRIMES;
     let round =
         |lane: u64, word: u64| lane.wrapping_add(word.wrapping_mul(p2)).rotate_left(31).wrapping_mul(p1);

@@ -272,6 +272,7 @@ impl World {
                 }
                 Command::AbandonWrite { .. }
                 | Command::Pace { .. }
+                | Command::Acknowledge { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Shutdown { .. }
@@ -449,6 +450,7 @@ fn name(command: &Command) -> &'static str {
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
+        Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",
     }

@@ -15,14 +15,15 @@ mod inheritance;
 
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
-use crate::state::State;
 use crate::state::records::Sealer;
+use crate::state::{Past, State};
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::Log;
+use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
@@ -36,6 +37,9 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+
+/// What an embedded kernel keeps of its events, bytes: the latest.
+const EMBEDDED_LOG_BYTES_MAX: u64 = 8 << 20;
 
 /// The operating system's random bytes.
 struct SystemEntropy;
@@ -132,9 +136,10 @@ fn start_plane(
             let (log, sealer, past) = state.into_parts();
             (log, sealer, Some(past))
         }
-        None => (Log::in_memory()?, Sealer::none(), None),
+        None => (Log::in_memory(EMBEDDED_LOG_BYTES_MAX)?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
+    let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
     let reader = log.reader();
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
@@ -146,6 +151,8 @@ fn start_plane(
     let spools = config.state.join("spool");
     let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
+    let over = state.as_mut().map(Past::over).unwrap_or_default();
+    control.with(|kernel| kernel.remind(clock::now(), &told, &over, &mut out));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
     if let Some(past) = &mut state {
         let (past, cause) = past.recollect(&heirs, &spools);
@@ -173,7 +180,11 @@ fn start_plane(
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     let log = log.begin(&control, plane.handle())?;
-    control.with(|kernel| kernel.ready(clock::now(), &mut out));
+    let damage = state.as_mut().map(Past::damage).unwrap_or_default();
+    control.with(|kernel| {
+        kernel.ready(clock::now(), &mut out);
+        kernel.log_damaged(clock::now(), &damage, &mut out);
+    });
     plane.handle().carry_out(out);
     Ok((plane, control, log))
 }

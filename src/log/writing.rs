@@ -7,6 +7,7 @@ use super::{Ear, Lives, Shared};
 use crate::state::records::Sealer;
 use kairo_controlplane::events::log::{self, Log, LogError, Stored, Value};
 use kairo_controlplane::events::outlet::{Batch, Entry};
+use kairo_dataplane::points::{Point, reach};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn run(&mut self) {
+    fn run(mut self) {
         loop {
             let (batches, closed) = self.next();
             if let Err(error) = self.work(batches, closed) {
@@ -59,15 +60,29 @@ impl Writer<'_> {
                 return self.wait_for_the_end();
             }
             if closed {
-                return;
+                break;
             }
         }
+        if let Err(error) = self.log.close() {
+            tracing::error!(component = "log", %error, "the log could not be closed");
+        }
+    }
+
+    /// What readers came upon is noted, and told.
+    fn tell_damage(&mut self) -> Result<(), LogError> {
+        let found = self.log.damage()?;
+        if !found.is_empty() {
+            self.ear.tell(|kernel, at, out| kernel.log_damaged(at, &found, out));
+        }
+        Ok(())
     }
 
     fn work(&mut self, batches: Vec<Batch>, closed: bool) -> Result<(), LogError> {
         let waited_for = batches.iter().any(|batch| batch.flush);
         if batches.iter().any(|batch| !batch.entries.is_empty()) {
+            reach(Point::LogTaken);
             self.write(&batches)?;
+            reach(Point::LogWritten);
             let (now, written) = (Instant::now(), self.written);
             self.ear.tell_all(|kernel, at, out| kernel.written(at, written, out));
             let by = *self.flush_by.get_or_insert(now + FLUSH_WITHIN);
@@ -76,9 +91,11 @@ impl Writer<'_> {
         let due = self.flush_at.is_some_and(|at| at <= Instant::now());
         if waited_for || (self.flush_at.is_some() && (due || closed)) {
             self.log.sync()?;
+            reach(Point::LogFlushed);
             (self.flush_at, self.flush_by) = (None, None);
             let written = self.written;
             self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));
+            self.tell_damage()?;
         }
         if self.lives.are_overgrown() {
             self.lives.compact(&mut self.log)?;

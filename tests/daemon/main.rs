@@ -11,6 +11,7 @@ mod bad_input;
 mod bus;
 mod cli;
 mod counting;
+mod events;
 mod library;
 mod limits;
 mod principals;

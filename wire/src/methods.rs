@@ -10,10 +10,12 @@ pub mod options;
 pub mod permission;
 pub mod process;
 pub mod restart;
+pub mod rows;
 pub mod spool;
 pub mod status;
 pub mod stream;
 pub mod system;
+pub mod view;
 
 /// A closed set of words, each a text on the wire; `or Word` names the default.
 macro_rules! words {

@@ -97,6 +97,10 @@ permissions! {
     EventSubscribe = "event.subscribe", Filtered;
     /// Publish events under one's own name.
     EventPublish = "event.publish", Caller;
+    /// Read views; rows made of events the caller may not hear are left out.
+    ViewRead = "view.read", Filtered;
+    /// Define views, drop them and fold them again.
+    ViewDefine = "view.define", Caller;
     /// Give up rights for the life of the connection.
     IdentityLower = "identity.lower", Everybody;
     /// List devices.

@@ -143,6 +143,16 @@ fn parameters_that_are_no_map_count_as_empty() {
 }
 
 #[test]
+fn a_value_is_found_under_its_key_unless_it_is_absent() {
+    let map = json::from_text(r#"{"a": {"b": 1}, "n": null, "z": 2}"#).unwrap();
+    let map = map.as_ref();
+    assert_eq!(map.get("a").and_then(|a| a.get("b")).map(|b| b.bytes()), Some(&[1][..]));
+    assert_eq!(map.get("z").map(|z| z.bytes()), Some(&[2][..]));
+    assert!(map.get("n").is_none() && map.get("none").is_none());
+    assert!(map.get("z").is_some_and(|z| z.get("a").is_none()), "what is no map has no keys");
+}
+
+#[test]
 fn empty_data_is_data() {
     assert_eq!(from_json::<process::StdinWrite>(r#"{"id":"x","data":""}"#).unwrap().data.0.len(), 0);
 }

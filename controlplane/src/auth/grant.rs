@@ -64,6 +64,29 @@ mod tests {
     }
 
     #[test]
+    fn who_hears_is_who_may_touch_and_who_administers() {
+        let askers = [
+            Principal::Owner,
+            Principal::User { uid: 1 },
+            Principal::User { uid: 2 },
+            skill(1, None, Some("a")),
+            skill(2, None, Some("a")),
+            Principal::Nobody { uid: 1 },
+        ];
+        let of = skill(1, None, Some("a")).creator(0);
+        for (audience, hearing) in [
+            (Audience::All, [true, true, true, true, true, false]),
+            (Audience::Of(of), [true, true, false, true, false, false]),
+            (Audience::User(1), [true, true, false, true, false, false]),
+            (Audience::Administration(1), [true, true, false, false, false, false]),
+        ] {
+            for (asker, heard) in askers.iter().zip(hearing) {
+                assert_eq!(hears(asker, &audience), heard, "{asker} of {audience:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_owner_touches_all_and_nobody_nothing() {
         let creator = skill(3, Some("s"), Some("a")).creator(0);
         assert!(may_touch(&Principal::Owner, &creator));

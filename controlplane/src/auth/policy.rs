@@ -31,6 +31,8 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::ProcessList
         | Permission::EventSubscribe
         | Permission::EventPublish
+        | Permission::ViewRead
+        | Permission::ViewDefine
         | Permission::DeviceList
         | Permission::VaultRead => [true, true, true, false],
     }

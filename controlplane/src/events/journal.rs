@@ -10,16 +10,19 @@
 //! acknowledged, and what happens is told without a place.
 
 use crate::calls::Turn;
+use crate::events::log::Damage;
 use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
+use crate::events::record::Audience;
 use crate::events::requesting::Reply;
 use crate::kernel::Kernel;
+use crate::state::Trace;
 use bytes::Bytes;
-use kairo_dataplane::command::Commands;
+use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
-use kairo_dataplane::key::ConnectionKey;
+use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::KernelRecordsFailed;
+use kairo_wire::event::{KernelLogDamaged, KernelRecordsFailed};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -61,6 +64,8 @@ pub(crate) enum Awaiting {
     Receipt(u64),
     /// The spawn of a process that insists on its record.
     Birth(u64),
+    /// The keeper, which has told an end of this process and does so again until it is kept.
+    End(ProcessKey),
 }
 
 #[derive(Debug)]
@@ -69,6 +74,8 @@ pub(crate) struct Journal {
     batch: Batch,
     /// Entries put.
     put: u64,
+    /// The last place a former kernel has given that was kept.
+    pub inherited_seq: u64,
     /// Of these, written …
     pub written: u64,
     /// … and on the disk.
@@ -93,6 +100,7 @@ impl Journal {
             outlet,
             batch: Batch::default(),
             put: 0,
+            inherited_seq: last_seq,
             written: 0,
             flushed: 0,
             last_seq,
@@ -220,11 +228,23 @@ impl Kernel {
                 Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
                 Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
+                // Nobody will ever keep it: there is nothing to wait for.
+                Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
             }
         }
         self.cut_readers_of_the_log(turn);
         let event = KernelRecordsFailed { reason: reason.to_owned() };
-        self.publish(turn, crate::events::record::Audience::All, &Default::default(), &event);
+        self.publish(turn, Audience::All, &Trace::default(), &event);
+    }
+
+    /// Events were found to be lost: told once, by range, and shown to whoever replays.
+    pub fn log_damaged(&mut self, at: Moment, damage: &[Damage], out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
+        for Damage { from, to, what } in damage {
+            tracing::error!(component = "controlplane", from, to, what, "events are lost");
+            let event = KernelLogDamaged { from: *from, to: *to, reason: what.clone() };
+            self.publish(turn, Audience::All, &Trace::default(), &event);
+        }
     }
 
     fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {
@@ -234,6 +254,15 @@ impl Kernel {
             Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
             Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
+            Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
+        }
+    }
+
+    /// An end the keeper has told is in the log, or will be.
+    pub(crate) fn acknowledge(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
+        match self.journal.broken {
+            Some(_) => turn.out.push(Command::Acknowledge { process }),
+            None => self.journal.when_written(Awaiting::End(process)),
         }
     }
 }

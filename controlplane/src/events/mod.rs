@@ -12,6 +12,7 @@ pub mod outlet;
 pub mod pattern;
 pub mod reading;
 pub mod record;
+pub mod views;
 
 pub(crate) mod bus;
 pub(crate) mod following;

@@ -15,7 +15,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Who may hear of an event; the same question is asked of the live bus and of a replay years later.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Hearers", into = "Hearers")]
 pub enum Audience {
     /// Everybody with any rights.
     All,
@@ -78,6 +79,12 @@ impl From<&Audience> for Hearers {
             Audience::User(uid) => Hearers(2, *uid, None, None),
             Audience::Administration(uid) => Hearers(3, *uid, None, None),
         }
+    }
+}
+
+impl From<Audience> for Hearers {
+    fn from(audience: Audience) -> Hearers {
+        Hearers::from(&audience)
     }
 }
 

@@ -73,7 +73,7 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         place: TopicPlace::Live { next: from_seq.unwrap_or(next).max(next) },
     };
     kernel.state.topics.insert(serial, subscription);
-    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id });
+    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, next_seq: Some(next) });
     // A place to come is waited for.
     if past && from_seq.is_none_or(|from| from < next) {
         kernel.fall_behind(turn, serial, from_seq.unwrap_or(1).max(1));
@@ -161,8 +161,8 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &story, draft, key);
     let (connection, reply) = (asking.connection, reply_type.map(Into::into));
-    let open = requesting::Request { call, connection, audience, reply, answered: false };
-    kernel.open_request(turn, &published.id, open, timeout_ms.unwrap_or(REQUEST_TIMEOUT_MS));
+    let open = requesting::Request { id: published.id, call, connection, audience, reply, answered: false };
+    kernel.open_request(turn, open, timeout_ms.unwrap_or(REQUEST_TIMEOUT_MS));
     Ok(())
 }
 

@@ -286,6 +286,7 @@ pub(crate) fn open_record(
         written: Default::default(),
         trace: plan.trace,
         birth,
+        told: Default::default(),
         durable: plan.durable == Some(true),
         flushing: false,
         record: if plan.durable == Some(false) { RecordStatus::None } else { RecordStatus::Written },

@@ -58,24 +58,13 @@ impl Kernel {
         process.start_ticks = birth.start_ticks;
         process.limits = birth.limits;
         process.status = report::running(Some(birth.pid));
-        let (id, creator) = (process.id.clone(), process.creator.clone());
-        let (trace, born) = (process.trace.clone(), process.birth.clone());
         self.state.leaders.insert(birth.pid as u64, serial);
         let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
-        let event = ProcessSpawned {
-            id,
-            pid: birth.pid,
-            session: process.session.as_str().to_owned(),
-            argv: report::texts(&process.argv),
-            cwd: process.cwd.clone().and_then(report::text),
-            owner: creator.told(self.config.owner_uid),
-            started_at_ms: crate::clock::wall_ms(process.started),
-            tree: report::tree(birth.tree),
-        };
         let waits_for_disk = self.record_birth(serial);
-        if waits_for_disk {
+        let unkept = waits_for_disk && self.journal.broken.is_some();
+        if waits_for_disk && !unkept {
             self.give_receipt_of_spawn(turn, serial, &result);
         }
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
@@ -83,7 +72,11 @@ impl Kernel {
         for call in calls {
             self.resolve(turn, call, &result);
         }
-        self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
+        self.tell_birth(turn, serial);
+        if unkept {
+            // The log failed while the child was being started.
+            self.birth_kept(turn, serial, false);
+        }
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
@@ -91,6 +84,23 @@ impl Kernel {
         if let Some(by) = doom {
             self.doom(turn, serial, by);
         }
+    }
+
+    /// Tells that a process runs.
+    pub(crate) fn tell_birth(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        let event = ProcessSpawned {
+            id: process.id.clone(),
+            pid: process.pid,
+            session: process.session.as_str().to_owned(),
+            argv: report::texts(&process.argv),
+            cwd: process.cwd.clone().and_then(report::text),
+            owner: process.creator.told(self.config.owner_uid),
+            started_at_ms: crate::clock::wall_ms(process.started),
+            tree: report::tree(process.tree),
+        };
+        let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
+        self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
     }
 
     /// The receipt of a spawn that waits for the disk goes there with the record.
@@ -141,10 +151,8 @@ impl Kernel {
         at_ns: u64,
     ) {
         let serial = key.serial;
-        let Some(process) = self.state.processes.get_mut(&serial) else { return };
-        if process.phase != Phase::Running {
-            return;
-        }
+        let running = self.state.processes.get_mut(&serial).filter(|process| process.phase == Phase::Running);
+        let Some(process) = running else { return self.acknowledge(turn, key) };
         process.phase = Phase::Exited;
         self.state.leaders.remove(&(process.pid as u64));
         process.exited = Some(moment_of(turn.at, Some(at_ns)));
@@ -154,6 +162,7 @@ impl Kernel {
         process.ended_by = process.cause_of_end(status);
         let waits = std::mem::take(&mut process.waits);
         let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.story());
+        let told = process.told.exited;
         let only_leader = process.killing.as_ref().is_some_and(|killing| killing.scope == Scope::Leader);
         let Some(exit) = report::exit(process) else { return };
         let event = ProcessExited {
@@ -182,9 +191,12 @@ impl Kernel {
             };
             self.resolve(turn, ticket, &result);
         }
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
-        let at_ms = wall_ms(turn.at);
-        self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
+        if !told {
+            self.publish(turn, Audience::Of(creator), &trace, &event);
+            let at_ms = wall_ms(turn.at);
+            self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
+        }
+        self.acknowledge(turn, key);
         self.clear_the_way(turn, serial);
     }
 
@@ -224,6 +236,16 @@ impl Kernel {
         }
         process.open[place] = false;
         process.ends[place] = Some(end);
+        if !process.told.closed[place] {
+            self.tell_close(turn, key.serial, channel, end);
+        }
+        self.settle(turn, key.serial);
+    }
+
+    /// Tells that an output closed, and writes it down.
+    pub(crate) fn tell_close(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel, end: StreamEnd) {
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        process.told.closed[channel as usize] = true;
         let event = StreamClosed {
             id: process.id.clone(),
             session: process.session.as_str().to_owned(),
@@ -232,17 +254,14 @@ impl Kernel {
             cut_bytes: end.cut_bytes,
         };
         let (creator, trace) = (process.creator.clone(), process.story());
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
-        self.record_close(key.serial, channel);
-        self.settle(turn, key.serial);
+        self.publish(turn, Audience::Of(creator), &trace, &event);
+        self.record_close(serial, channel);
     }
 
     /// Nobody of the tree is left.
     pub(crate) fn ended(&mut self, turn: &mut Turn<'_>, key: ProcessKey) {
-        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
-        if process.tree_gone {
-            return;
-        }
+        let there = self.state.processes.get_mut(&key.serial).filter(|process| !process.tree_gone);
+        let Some(process) = there else { return self.acknowledge(turn, key) };
         process.tree_gone = true;
         self.tell_written(turn, key.serial);
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
@@ -255,9 +274,12 @@ impl Kernel {
             streams: stream_totals.map(|channel| process.total(channel)).collect(),
             stdin_bytes: process.meter.stdin_bytes.get(),
         };
-        let (creator, trace) = (process.creator.clone(), process.story());
+        let (creator, trace, told) = (process.creator.clone(), process.story(), process.told.ended);
         self.stop_killing(turn, key.serial);
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
+        if !told {
+            self.publish(turn, Audience::Of(creator), &trace, &event);
+        }
+        self.acknowledge(turn, key);
         if heirs.is_empty() {
             self.conclude(turn, key.serial);
         } else {

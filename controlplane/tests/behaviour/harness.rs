@@ -128,7 +128,7 @@ impl World {
     }
 
     pub(crate) fn with(config: Config) -> World {
-        World::over(config, Log::in_memory().expect("a log in memory"))
+        World::over(config, Log::in_memory(64 << 20).expect("a log in memory"))
     }
 
     /// A kernel whose log is one that another kernel has left.
@@ -345,6 +345,8 @@ impl World {
                     }
                     self.commands.push(Command::Unsubscribe { subscription, reply });
                 }
+                // The keeper is always there and never tells twice.
+                Command::Acknowledge { .. } => {}
                 Command::Close { connection } => {
                     assert!(self.closed.insert(connection), "a connection is closed twice");
                 }

@@ -59,6 +59,13 @@ impl<'a> RawRef<'a> {
         matches!(self.0.first(), Some(0x80..=0x8f | 0xde | 0xdf))
     }
 
+    /// What stands under a key of a map, unless it is absent.
+    pub fn get(self, key: &str) -> Option<RawRef<'a>> {
+        let mut entries = crate::codec::decode::entries(self.0);
+        let value = entries.find(|(name, _)| *name == key.as_bytes())?.1;
+        Some(RawRef(value)).filter(|value| !value.is_absent())
+    }
+
     /// Reads it as a type.
     pub fn decode<T: Deserialize<'a>>(self) -> Result<T, CodecError> {
         crate::codec::decode::from_slice(self.0)
