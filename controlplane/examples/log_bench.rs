@@ -46,6 +46,8 @@ fn event(seq: u64) -> Outcome<(String, Bytes)> {
         key: None,
         tool_call: None,
         data: data.as_ref(),
+        answers: None,
+        error: None,
     };
     let bytes = record.encode()?;
     Ok((topic, bytes))

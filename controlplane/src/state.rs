@@ -11,6 +11,12 @@
 //! is never reused, so a late notice misses instead of hitting a stranger. What changes the tables is in
 //! `kernel`, `calls`, `sessions` and `methods`.
 
+mod connections;
+mod subscriptions;
+
+pub(crate) use connections::Connections;
+pub(crate) use subscriptions::{Place, StreamSubscription, TopicPlace, TopicSubscription, Wish};
+
 use crate::auth::principal::{Creator, Principal};
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
@@ -26,14 +32,14 @@ use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
 use bytes::Bytes;
-use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, TerminalSize, Tuning, Unread};
+use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Tuning, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
-use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey, TimerKey, WriteKey};
-use kairo_dataplane::meter::{ProcessMeter, ReaderMeter};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey, TimerKey, WriteKey};
+use kairo_dataplane::meter::ProcessMeter;
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
-use kairo_wire::id::{EventId, ProcessId, SessionId, SubscriptionId};
+use kairo_wire::id::{EventId, ProcessId, SessionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -159,57 +165,6 @@ impl State {
     /// The same, if the id has the form the process was spawned with.
     pub(crate) fn exactly(&self, id: &ProcessId) -> Option<&Process> {
         self.named(id).filter(|process| process.id == *id)
-    }
-}
-
-/// Connections by the place their reactor gave them.
-#[derive(Debug, Default)]
-pub(crate) struct Connections {
-    reactors: Vec<Vec<Option<Box<Connection>>>>,
-}
-
-impl Connections {
-    /// Adds one; whoever was in its place is gone.
-    pub(crate) fn insert(&mut self, connection: Connection) {
-        let (reactor, slot) = (usize::from(connection.key.reactor.0), connection.key.slot as usize);
-        if self.reactors.len() <= reactor {
-            self.reactors.resize_with(reactor + 1, Vec::new);
-        }
-        let slots = &mut self.reactors[reactor];
-        if slots.len() <= slot {
-            slots.resize_with(slot + 1, || None);
-        }
-        slots[slot] = Some(Box::new(connection));
-    }
-
-    /// The one of this key, not a later one in the same place.
-    pub(crate) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
-        let slots = self.reactors.get(usize::from(key.reactor.0))?;
-        let connection = slots.get(key.slot as usize)?.as_deref()?;
-        (connection.key.generation == key.generation).then_some(connection)
-    }
-
-    /// The same, to change.
-    pub(crate) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
-        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
-        let connection = slots.get_mut(key.slot as usize)?.as_deref_mut()?;
-        (connection.key.generation == key.generation).then_some(connection)
-    }
-
-    /// Takes one out.
-    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Connection>> {
-        self.get(key)?;
-        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
-        let connection = slots.get_mut(key.slot as usize)?.take();
-        while slots.last().is_some_and(Option::is_none) {
-            slots.pop();
-        }
-        connection
-    }
-
-    /// All of them, by place.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.reactors.iter().flatten().flatten().map(|connection| &**connection)
     }
 }
 
@@ -676,108 +631,4 @@ pub(crate) struct Trace {
     pub call_seq: Option<u64>,
     /// Who acts; none for the kernel itself.
     pub principal: Option<Arc<str>>,
-}
-
-/// A reader of a process's output.
-#[derive(Debug)]
-pub(crate) struct StreamSubscription {
-    /// Its name on the wire.
-    pub id: SubscriptionId,
-    /// Who reads.
-    pub connection: ConnectionKey,
-    /// Which process, by name.
-    pub target: ProcessId,
-    /// What and how.
-    pub wish: Wish,
-    /// Where it stands.
-    pub place: Place,
-    /// To what it belongs.
-    pub under: Option<Box<Under>>,
-}
-
-/// What a reader asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
-    /// Wanted.
-    pub stdout: bool,
-    /// Wanted.
-    pub stderr: bool,
-    /// Where to begin.
-    pub from: From,
-    /// How to cut.
-    pub mode: Mode,
-    /// When slow.
-    pub policy: Policy,
-    /// It goes on for a reader of a former kernel.
-    pub resumes: bool,
-    /// Least history wanted, bytes.
-    pub history_bytes: Option<u32>,
-    /// Descriptor to write to instead of frames (embedded kernel only).
-    pub descriptor: Option<i32>,
-    /// How fast it is given bytes.
-    pub rate: Option<Rate>,
-}
-
-/// Where a reader stands.
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// Its process has never been; the timer ends the wait.
-    Waiting {
-        /// Which.
-        timer: TimerKey,
-    },
-    /// It reads.
-    Reading {
-        /// Its name in the data plane.
-        key: SubscriptionKey,
-        /// What it reads, by serial.
-        process: u64,
-        /// Its numbers.
-        meter: Arc<ReaderMeter>,
-    },
-    /// It has read a process to its end and follows the id into the next spawn of the same creator.
-    Following {
-        /// The creator.
-        creator: Creator,
-    },
-}
-
-/// A receiver of events.
-#[derive(Debug)]
-pub(crate) struct TopicSubscription {
-    /// Its name on the wire.
-    pub id: SubscriptionId,
-    /// Who receives.
-    pub connection: ConnectionKey,
-    /// Which topics.
-    pub text: Arc<str>,
-    /// Only of this story.
-    pub correlation: Option<Arc<str>>,
-    /// Only of this intent.
-    pub intent: Option<Arc<str>>,
-    /// Of the past, only since then.
-    pub from_time_ms: u64,
-    /// Where it stands.
-    pub place: TopicPlace,
-    /// To what it belongs.
-    pub under: Option<Box<Under>>,
-}
-
-/// Where a subscription to events stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TopicPlace {
-    /// It is told what happens, from this place on.
-    Live {
-        /// Which.
-        next: u64,
-    },
-    /// It is brought events out of the log.
-    Behind {
-        /// From this place on.
-        next: u64,
-        /// The ticket of the page it waits for.
-        asked: Option<u64>,
-        /// Rings when its connection should have read something.
-        timer: TimerKey,
-    },
 }

@@ -28,6 +28,8 @@ use std::sync::Arc;
 /// A request that is open.
 #[derive(Debug)]
 pub(crate) struct Request {
+    /// The event that asks.
+    pub id: EventId,
     /// The call that waits.
     pub call: u64,
     /// Whose that is.
@@ -53,20 +55,14 @@ pub(crate) enum Reply {
 }
 
 impl Kernel {
-    /// Opens the request that was published as `event`, for a call that is parked.
-    pub(crate) fn open_request(
-        &mut self,
-        turn: &mut Turn<'_>,
-        event: &EventId,
-        request: Request,
-        timeout_ms: u64,
-    ) {
-        let (call, home) = (request.call, request.connection.reactor);
+    /// Opens a request that was published, for a call that is parked.
+    pub(crate) fn open_request(&mut self, turn: &mut Turn<'_>, request: Request, timeout_ms: u64) {
+        let (call, home, event) = (request.call, request.connection.reactor, request.id.shared());
         let timer = self.arm(turn, home, after_ms(turn.at, timeout_ms));
         self.state.timers.insert(timer.serial, Timer::Patience { call });
-        self.state.requests.insert(event.shared(), request);
+        self.state.requests.insert(Arc::clone(&event), request);
         if let Some(call) = self.state.calls.get_mut(&call) {
-            call.pending = Pending::Request { event: event.shared(), timer: Some(timer) };
+            call.pending = Pending::Request { event, timer: Some(timer) };
         }
     }
 
@@ -110,7 +106,7 @@ impl Kernel {
             return;
         }
         let call = request.call;
-        let reply = reply_of(&name, fresh, seq);
+        let reply = reply_of(&request.id, fresh, seq);
         if let Some(request) = self.state.requests.get_mut(&name) {
             request.answered = true;
         }
@@ -140,24 +136,19 @@ impl Kernel {
     }
 }
 
-fn reply_of(request: &str, fresh: &Fresh<'_>, seq: u64) -> Reply {
+fn reply_of(request: &EventId, fresh: &Fresh<'_>, seq: u64) -> Reply {
     let answer = fresh.id.clone();
     if let Some(AnswerError { code, message }) = fresh.answer.and_then(|answer| answer.error) {
         let mut failure = WireError::new(Code::RequestFailed, message.clone())
             .with("message", message.as_str())
-            .with("requestId", request)
+            .with("requestId", request.as_str())
             .with("answerId", answer.as_str());
         if let Some(code) = code {
             failure = failure.with("code", code.as_str());
         }
         return Reply::Failure(Box::new(failure));
     }
-    let result = RequestResult {
-        id: EventId::from_text(request),
-        answer_id: answer,
-        seq,
-        data: fresh.data.to_owned(),
-    };
+    let result = RequestResult { id: request.clone(), answer_id: answer, seq, data: fresh.data.to_owned() };
     match Raw::of(&result) {
         Ok(result) => Reply::Result(result),
         Err(error) => Reply::Failure(Box::new(error.into())),

@@ -166,8 +166,8 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &story, draft, key);
     let (connection, reply) = (asking.connection, reply_type.map(Into::into));
-    let open = requesting::Request { call, connection, audience, reply, answered: false };
-    kernel.open_request(turn, &published.id, open, timeout_ms.unwrap_or(REQUEST_TIMEOUT_MS));
+    let open = requesting::Request { id: published.id, call, connection, audience, reply, answered: false };
+    kernel.open_request(turn, open, timeout_ms.unwrap_or(REQUEST_TIMEOUT_MS));
     Ok(())
 }
 

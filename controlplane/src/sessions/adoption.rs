@@ -169,10 +169,8 @@ impl Kernel {
             readers: Default::default(),
             superseded: false,
             retained_ns: None,
-            status: match exit {
-                Some((status, _)) => report::exited(status),
-                None => report::running(Some(held.pid)),
-            },
+            status: exit
+                .map_or_else(|| report::running(Some(held.pid)), |(status, _)| report::exited(status)),
             noted: held.note.clone().into(),
             written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),

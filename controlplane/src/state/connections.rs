@@ -1,0 +1,57 @@
+//! The table of connections.
+//!
+//! Invariant: a key finds the connection it was given for, never a later one in the same place.
+
+use super::Connection;
+use kairo_dataplane::key::ConnectionKey;
+
+/// Connections by the place their reactor gave them.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    reactors: Vec<Vec<Option<Box<Connection>>>>,
+}
+
+impl Connections {
+    /// Adds one; whoever was in its place is gone.
+    pub(crate) fn insert(&mut self, connection: Connection) {
+        let (reactor, slot) = (usize::from(connection.key.reactor.0), connection.key.slot as usize);
+        if self.reactors.len() <= reactor {
+            self.reactors.resize_with(reactor + 1, Vec::new);
+        }
+        let slots = &mut self.reactors[reactor];
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, || None);
+        }
+        slots[slot] = Some(Box::new(connection));
+    }
+
+    /// The one of this key, not a later one in the same place.
+    pub(crate) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
+        let slots = self.reactors.get(usize::from(key.reactor.0))?;
+        let connection = slots.get(key.slot as usize)?.as_deref()?;
+        (connection.key.generation == key.generation).then_some(connection)
+    }
+
+    /// The same, to change.
+    pub(crate) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
+        let connection = slots.get_mut(key.slot as usize)?.as_deref_mut()?;
+        (connection.key.generation == key.generation).then_some(connection)
+    }
+
+    /// Takes one out.
+    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Connection>> {
+        self.get(key)?;
+        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
+        let connection = slots.get_mut(key.slot as usize)?.take();
+        while slots.last().is_some_and(Option::is_none) {
+            slots.pop();
+        }
+        connection
+    }
+
+    /// All of them, by place.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.reactors.iter().flatten().flatten().map(|connection| &**connection)
+    }
+}

@@ -1,0 +1,115 @@
+//! Who reads what: readers of processes, receivers of events, and where each stands.
+//!
+//! Invariant: what a subscription is for is said once, when it is made; only its place changes.
+
+use crate::auth::principal::Creator;
+use crate::intents::members::Under;
+use kairo_dataplane::command::{From, Mode, Policy, Rate};
+use kairo_dataplane::key::{ConnectionKey, SubscriptionKey, TimerKey};
+use kairo_dataplane::meter::ReaderMeter;
+use kairo_wire::id::{ProcessId, SubscriptionId};
+use std::sync::Arc;
+
+/// A reader of a process's output.
+#[derive(Debug)]
+pub(crate) struct StreamSubscription {
+    /// Its name on the wire.
+    pub id: SubscriptionId,
+    /// Who reads.
+    pub connection: ConnectionKey,
+    /// Which process, by name.
+    pub target: ProcessId,
+    /// What and how.
+    pub wish: Wish,
+    /// Where it stands.
+    pub place: Place,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
+}
+
+/// What a reader asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// Wanted.
+    pub stdout: bool,
+    /// Wanted.
+    pub stderr: bool,
+    /// Where to begin.
+    pub from: From,
+    /// How to cut.
+    pub mode: Mode,
+    /// When slow.
+    pub policy: Policy,
+    /// It goes on for a reader of a former kernel.
+    pub resumes: bool,
+    /// Least history wanted, bytes.
+    pub history_bytes: Option<u32>,
+    /// Descriptor to write to instead of frames (embedded kernel only).
+    pub descriptor: Option<i32>,
+    /// How fast it is given bytes.
+    pub rate: Option<Rate>,
+}
+
+/// Where a reader stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Its process has never been; the timer ends the wait.
+    Waiting {
+        /// Which.
+        timer: TimerKey,
+    },
+    /// It reads.
+    Reading {
+        /// Its name in the data plane.
+        key: SubscriptionKey,
+        /// What it reads, by serial.
+        process: u64,
+        /// Its numbers.
+        meter: Arc<ReaderMeter>,
+    },
+    /// It has read a process to its end and follows the id into the next spawn of the same creator.
+    Following {
+        /// The creator.
+        creator: Creator,
+    },
+}
+
+/// A receiver of events.
+#[derive(Debug)]
+pub(crate) struct TopicSubscription {
+    /// Its name on the wire.
+    pub id: SubscriptionId,
+    /// Who receives.
+    pub connection: ConnectionKey,
+    /// Which topics.
+    pub text: Arc<str>,
+    /// Only of this story.
+    pub correlation: Option<Arc<str>>,
+    /// Only of this intent.
+    pub intent: Option<Arc<str>>,
+    /// Of the past, only since then.
+    pub from_time_ms: u64,
+    /// Where it stands.
+    pub place: TopicPlace,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
+}
+
+/// Where a subscription to events stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TopicPlace {
+    /// It is told what happens, from this place on.
+    Live {
+        /// Which.
+        next: u64,
+    },
+    /// It is brought events out of the log.
+    Behind {
+        /// From this place on.
+        next: u64,
+        /// The ticket of the page it waits for.
+        asked: Option<u64>,
+        /// Rings when its connection should have read something.
+        timer: TimerKey,
+    },
+}
