@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{device, event, permission, stream, view};
+use kairo_wire::methods::{device, event, intent, permission, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -73,6 +73,13 @@ const HARMLESS: &[&str] = &[
     event::Unsubscribe::NAME,
     event::Replay::NAME,
     GetMetrics::NAME,
+    // A second cancel, register or release is answered as the first was.
+    intent::Cancel::NAME,
+    intent::List::NAME,
+    intent::Register::NAME,
+    intent::Release::NAME,
+    intent::Status::NAME,
+    intent::Timeline::NAME,
     permission::Identify::NAME,
     Introspect::NAME,
     List::NAME,

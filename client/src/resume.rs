@@ -20,6 +20,7 @@ use crate::reading::Refused;
 use crate::reconnect::{Change, Greeted, Line, Outage, Step};
 use crate::state::{CallSlot, EventKinds, EventRoom, Heard, Interest, Link, State, Waiting};
 use bytes::{Bytes, BytesMut};
+use kairo_wire::event::{CutReason, EventCutRecord};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
 use kairo_wire::methods::stream::{SubscribeParams, SubscribeResult};
@@ -188,7 +189,7 @@ impl State {
         for (room, events) in &mut self.events {
             match events.again() {
                 // Notices are in no log.
-                None if matches!(events.takes, EventKinds::Exits) => {
+                None if matches!(events.takes, EventKinds::Notices(_)) => {
                     events.queue.push(Heard::Resumed { outage, complete: false }, 0);
                 }
                 // It isn't answered yet, and so among the calls.
@@ -316,6 +317,22 @@ impl State {
 }
 
 impl EventRoom {
+    /// The kernel has ended the subscription; true if it can be taken up again.
+    pub(crate) fn cut(&mut self, cut: &EventCutRecord) -> bool {
+        match (cut.reason, &mut self.takes) {
+            (CutReason::Slow, _) => {
+                self.next = Some(cut.seq);
+                true
+            }
+            // A log that failed can't be asked for what was in it, but news may still come.
+            (CutReason::Log, EventKinds::Bus(asked)) => {
+                (asked.from_seq, asked.from_time_ms, self.next) = (None, None, None);
+                true
+            }
+            (CutReason::Log | CutReason::Cancelled, _) => false,
+        }
+    }
+
     /// What a kernel is asked for so that it goes on; none if there is nothing to go on with.
     pub(crate) fn again(&self) -> Option<Box<event::SubscribeParams>> {
         let EventKinds::Bus(asked) = &self.takes else { return None };

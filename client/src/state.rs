@@ -161,8 +161,8 @@ pub(crate) enum Heard {
 pub(crate) enum EventKinds {
     /// Bus events, as they were asked for first.
     Bus(Box<event::SubscribeParams>),
-    /// `process.exit` notices.
-    Exits,
+    /// Notices of this name.
+    Notices(&'static str),
 }
 
 /// Everything behind the lock.

@@ -11,6 +11,7 @@
 //! out answers it, and a connection that is gone has none. What methods do is in [`methods`](crate::methods).
 
 use crate::clock::after_ms;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::state::{Call, Deed, Pending, Timer, Trace};
 use bytes::{Bytes, BytesMut};
@@ -143,7 +144,9 @@ impl Kernel {
     pub(crate) fn park(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, pending: Pending) -> u64 {
         let ticket = self.state.next_serial();
         let deadline = self.deadline(turn, asking, ticket);
-        let call = Call { connection: asking.connection, id: asking.id.to_owned(), deadline, pending };
+        let under = if pending.can_be_stopped() { self.under(asking) } else { None };
+        self.enroll_under(Member::Call(ticket), under.as_deref());
+        let call = Call { connection: asking.connection, id: asking.id.to_owned(), deadline, pending, under };
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
             connection.parked_bytes += call.parked_bytes();
@@ -201,13 +204,19 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
-            Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
-                None
-            }
+            Pending::Deed { sent: true, .. }
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Cancelling { .. }
+            | Pending::Replay => None,
         };
+        if let Pending::Cancelling { cancel } = call.pending {
+            unlist(self.state.intents.cancels.get_mut(&cancel).map(|cancel| &mut cancel.callers), ticket);
+        }
         if let Some(timer) = timer {
             self.disarm(turn, timer);
         }
+        self.strike(turn, Member::Call(ticket), call.under.as_deref());
         Some(call)
     }
 
@@ -234,6 +243,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Cancelling { .. }
             | Pending::Replay => {}
         }
         self.reject(turn, ticket, error);

@@ -187,6 +187,8 @@ impl Kernel {
             parked_bytes: 0,
             wards: BTreeSet::new(),
             token: None,
+            intents: BTreeSet::new(),
+            registered: BTreeSet::new(),
         });
     }
 
@@ -292,6 +294,10 @@ impl Kernel {
         let outcome = self.permit(&asking, route);
         let mut told = false;
         let outcome = outcome.and_then(|()| {
+            let named = asking.meta.as_ref().and_then(|meta| meta.intent_id.as_ref());
+            if let Some(id) = named.filter(|id| !id.is_empty()) {
+                self.may_belong(&asking, id)?;
+            }
             if route.changes {
                 asking.trace = self.trace_of(connection, asking.meta.as_ref());
             }
@@ -392,6 +398,11 @@ impl Kernel {
             Timer::Retention => self.expire(turn),
             Timer::Slow { topic, read } => self.look_after(turn, topic, read, timer),
             Timer::Restart { process } => self.renew(turn, process),
+            Timer::IntentDeadline { intent } => self.intent_deadline(turn, intent),
+            Timer::IntentOrphan { intent } => self.intent_orphaned(turn, intent),
+            Timer::CancelHold { cancel } => self.hold_over(turn, cancel),
+            Timer::CancelPatience { cancel } => self.patience_with_cancel_over(turn, cancel),
+            Timer::CancelWalk => self.walk_on(turn),
         }
     }
 
@@ -411,6 +422,7 @@ impl Kernel {
             self.end_topic(turn, topic);
         }
         self.end_wards(turn, wards, key);
+        self.end_intents(turn, key);
         self.state.audience.remove(&key);
         self.state.connections.remove(key);
     }

@@ -15,6 +15,8 @@ use crate::auth::principal::{Creator, Principal};
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::matching::Matcher;
+use crate::intents::Intents;
+use crate::intents::members::Under;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
@@ -87,6 +89,8 @@ pub(crate) struct State {
     pub matcher: Matcher,
     /// Which subscription each page that was asked of the log is for, by ticket.
     pub pages: SerialMap<u64>,
+    /// What is to be done, and what belongs to it.
+    pub intents: Intents,
     /// Both kinds by their name on the wire.
     pub subscriptions: KeyedMap<Arc<str>, Named>,
     /// Armed timers.
@@ -119,6 +123,7 @@ impl State {
             topics: BTreeMap::new(),
             matcher: Matcher::default(),
             pages: SerialMap::default(),
+            intents: Intents::new(keyed),
             subscriptions: KeyedMap::with_hasher(keyed),
             timers: SerialMap::default(),
             retained: BTreeSet::new(),
@@ -246,6 +251,10 @@ pub(crate) struct Connection {
     pub wards: BTreeSet<u64>,
     /// What names it to its client; none until that is asked for.
     pub token: Option<Box<str>>,
+    /// Intents that end with it, by serial.
+    pub intents: BTreeSet<u64>,
+    /// Intents of whose cancel it is told.
+    pub registered: BTreeSet<u64>,
 }
 
 /// A call that waits for its answer.
@@ -259,6 +268,8 @@ pub(crate) struct Call {
     pub deadline: Option<TimerKey>,
     /// What for.
     pub pending: Pending,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
 }
 
 impl Call {
@@ -272,6 +283,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Cancelling { .. }
             | Pending::Replay => 0,
         }
     }
@@ -316,6 +328,40 @@ pub(crate) enum Pending {
     Published,
     /// A page of the log.
     Replay,
+    /// Everything of an intent or a story to be gone.
+    Cancelling {
+        /// Which cancel.
+        cancel: u64,
+    },
+}
+
+impl Pending {
+    /// The method that waits for it.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Pending::Spawn { .. } | Pending::Reuse { .. } => "process.spawn",
+            Pending::Wait { .. } => "process.wait",
+            Pending::Deed { deed, .. } => match deed {
+                Deed::Kill { .. } => "process.kill",
+                Deed::Signal { .. } => "process.signal",
+                Deed::Pause => "process.pause",
+                Deed::Resume => "process.resume",
+                Deed::Write { .. } => "process.stdin.write",
+                Deed::CloseStdin => "process.stdin.close",
+                Deed::Tune { .. } => "stream.configure",
+                Deed::Resize { .. } => "process.resize",
+            },
+            Pending::Metrics => "system.get_metrics",
+            Pending::Published => "event.publish",
+            Pending::Replay => "event.replay",
+            Pending::Cancelling { .. } => "intent.cancel",
+        }
+    }
+
+    /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, and a cancel ends no cancel.
+    pub(crate) fn can_be_stopped(&self) -> bool {
+        !matches!(self, Pending::Published | Pending::Cancelling { .. })
+    }
 }
 
 /// What is done to a process.
@@ -404,6 +450,28 @@ pub(crate) enum Timer {
         /// Which.
         process: u64,
     },
+    /// An intent has had its time.
+    IntentDeadline {
+        /// Which.
+        intent: u64,
+    },
+    /// An intent whose guardian does not come back.
+    IntentOrphan {
+        /// Which.
+        intent: u64,
+    },
+    /// Those who registered have had their time.
+    CancelHold {
+        /// Of which cancel.
+        cancel: u64,
+    },
+    /// What has not gone is given up.
+    CancelPatience {
+        /// By which cancel.
+        cancel: u64,
+    },
+    /// More is to be stopped.
+    CancelWalk,
 }
 
 /// A subscription found by its name.
@@ -483,8 +551,8 @@ pub(crate) struct Process {
     pub exited: Option<Moment>,
     /// How its leader ended, and at what expense.
     pub exit: Option<(ExitStatus, Usage)>,
-    /// It is to be killed as soon as it runs, and why.
-    pub doom: Option<EndedBy>,
+    /// It is to be killed as soon as it runs: why, and with how many milliseconds of grace.
+    pub doom: Option<(EndedBy, u64)>,
     /// Who or what ends it; none for itself.
     pub ended_by: Option<EndedBy>,
     /// The last signal a client sent, and who did.
@@ -580,6 +648,8 @@ pub(crate) struct StreamSubscription {
     pub wish: Wish,
     /// Where it stands.
     pub place: Place,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
 }
 
 /// What a reader asked for.
@@ -646,6 +716,8 @@ pub(crate) struct TopicSubscription {
     pub from_time_ms: u64,
     /// Where it stands.
     pub place: TopicPlace,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
 }
 
 /// Where a subscription to events stands.

@@ -13,6 +13,7 @@ mod escape;
 mod events;
 mod failure;
 mod gist;
+mod intents;
 mod limit;
 mod local;
 mod logs;
@@ -89,6 +90,9 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
+        Command::Intent(args) => intents::intent(&context, args),
+        Command::Intents(args) => intents::intents(&context, args),
+        Command::Cancel(args) => intents::cancel(&context, args),
         Command::Views(_) => views::views(&context),
         Command::View(args) => views::view(&context, args),
         Command::Call(args) => describe::call(&context, args),

@@ -23,6 +23,7 @@ use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
@@ -117,6 +118,9 @@ impl From<Inheritance> for Kept {
     }
 }
 
+/// What an embedded kernel remembers of its events, bytes.
+const EMBEDDED_LOG_BYTES: u64 = 64 << 20;
+
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
@@ -131,10 +135,12 @@ fn start_plane(
             let (log, sealer, past) = state.into_parts();
             (log, sealer, Some(past))
         }
-        None => (Log::in_memory()?, Sealer::none(), None),
+        None => (Log::in_memory(EMBEDDED_LOG_BYTES)?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
     let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
+    let intents =
+        log.reader().values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
     let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
@@ -151,6 +157,7 @@ fn start_plane(
         let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
+    control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),

@@ -65,7 +65,7 @@ codes! {
     PermissionDenied = "E_PERMISSION_DENIED", false;
     /// A deadline passed. What could be undone was.
     Timeout = "E_TIMEOUT", true;
-    /// The caller abandoned the call with `kernel.cancel`.
+    /// The caller abandoned the call with `kernel.cancel`, or the intent it belongs to was cancelled.
     Cancelled = "E_CANCELLED", false;
     /// Something else has to end first.
     Busy = "E_BUSY", true;

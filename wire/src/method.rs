@@ -8,7 +8,7 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{device, event, permission, process, stream, system};
+use crate::methods::{device, event, intent, permission, process, stream, system};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -173,6 +173,14 @@ pub const METHODS: &[&MethodRow] = &[
     event::Publish::ROW,
     event::PublishBatch::ROW,
     event::Replay::ROW,
+    intent::Begin::ROW,
+    intent::End::ROW,
+    intent::List::ROW,
+    intent::Status::ROW,
+    intent::Timeline::ROW,
+    intent::Cancel::ROW,
+    intent::Register::ROW,
+    intent::Release::ROW,
     permission::Identify::ROW,
     permission::VaultGet::ROW,
     device::List::ROW,

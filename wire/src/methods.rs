@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod event;
+pub mod intent;
 pub mod options;
 pub mod permission;
 pub mod process;

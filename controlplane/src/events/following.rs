@@ -13,6 +13,7 @@ use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Answer, Found, Hearer, Question};
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::state::{Connection, Pending, Timer, TopicPlace, TopicSubscription};
 use bytes::BytesMut;
@@ -165,7 +166,7 @@ impl Kernel {
     }
 
     /// Ends a subscription and says from where it can be taken up again.
-    fn cut(&mut self, turn: &mut Turn<'_>, serial: u64, reason: CutReason) {
+    pub(crate) fn cut(&mut self, turn: &mut Turn<'_>, serial: u64, reason: CutReason) {
         let Some(topic) = self.state.topics.get(&serial) else { return };
         let (connection, id) = (topic.connection, topic.id.clone());
         let (TopicPlace::Live { next: seq } | TopicPlace::Behind { next: seq, .. }) = topic.place;
@@ -202,6 +203,7 @@ impl Kernel {
                 self.state.pages.remove(&ticket);
             }
         }
+        self.strike(turn, Member::Topic(serial), topic.under.as_deref());
     }
 }
 

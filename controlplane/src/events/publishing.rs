@@ -7,6 +7,7 @@ use crate::calls::Turn;
 use crate::events::bus::Fresh;
 use crate::events::journal::unkept;
 use crate::events::record::Audience;
+use crate::intents::requests;
 use crate::kernel::Kernel;
 use crate::state::Trace;
 use kairo_dataplane::key::ConnectionKey;
@@ -14,10 +15,11 @@ use kairo_wire::codec::decode::entries;
 use kairo_wire::codec::encode::{put_map16, put_str};
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::error::WireError;
+use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::EventId;
 use kairo_wire::limits::{EVENT_DATA_BYTES_MAX, META_BYTES_MAX, TOPIC_BYTES_MAX};
-use kairo_wire::methods::event::{Draft, Reach};
+use kairo_wire::method::Method;
+use kairo_wire::methods::event::{Draft, Publish, Reach};
 
 /// Types of the kernel begin so.
 const RESERVED: [&str; 9] = [
@@ -42,7 +44,9 @@ const NOTICES: [&str; 7] = [
     "kairo.intent.cancelled",
 ];
 /// Requests to the kernel that are events.
-const REQUESTS: [&str; 2] = ["kairo.intent.cancel", "kairo.cancel"];
+const REQUESTS: [&str; 2] = [requests::CANCEL, requests::CANCEL_STORY];
+/// What a client wanted that sent an EVENT frame.
+const PUBLISH: &str = Publish::NAME;
 
 /// An event that has its place.
 #[derive(Debug)]
@@ -62,8 +66,12 @@ impl Kernel {
     }
 
     /// Whether a client may publish this.
-    pub(crate) fn check_draft(&self, draft: &Draft) -> Result<(), Box<WireError>> {
+    pub(crate) fn check_draft(&self, connection: ConnectionKey, draft: &Draft) -> Result<(), Box<WireError>> {
         check_topic(&draft.topic)?;
+        if let Some(id) = &draft.intent_id {
+            self.may_be_under(connection, PUBLISH, "intentId", id)?;
+        }
+        self.requested(connection, &draft.topic, draft.data.as_ref().map(Raw::as_ref))?;
         let texts = [
             ("source", &draft.source),
             ("correlationId", &draft.correlation_id),
@@ -131,6 +139,9 @@ impl Kernel {
             data: data.as_ref(),
         };
         let seq = self.admit(turn, &fresh, None);
+        if let Ok(Some(wanted)) = self.requested(connection, &fresh.topic, Some(data.as_ref())) {
+            self.give_cancel(turn, connection, &trace, wanted, Some(id.as_str()));
+        }
         let correlation = trace.correlation.unwrap_or_else(|| id.as_str().to_owned());
         Published { id, seq, correlation }
     }
@@ -139,7 +150,7 @@ impl Kernel {
     pub(crate) fn overheard(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, payload: &[u8]) {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
-            self.check_draft(&draft).map_err(|error| *error)?;
+            self.check_draft(connection, &draft).map_err(|error| *error)?;
             Ok(draft)
         });
         match outcome {
@@ -149,6 +160,10 @@ impl Kernel {
             }
             Err(error) => {
                 tracing::debug!(component = "controlplane", connectionId = ?connection, %error, "an event was not taken");
+                if error.code == Code::PermissionDenied {
+                    let trace = self.trace_of(connection, None);
+                    self.tell_denied(turn, connection, &trace, PUBLISH, &error);
+                }
             }
         }
     }

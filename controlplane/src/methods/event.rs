@@ -7,6 +7,7 @@ use crate::events::journal::{Awaiting, unkept};
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Hearer, Question};
 use crate::events::pattern::Pattern;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::state::{Named, Pending, TopicPlace, TopicSubscription};
 use crate::table::{Answers, Entry};
@@ -44,6 +45,8 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     if let Some(reason) = kernel.journal.broken.as_deref().filter(|_| past) {
         return Err(unkept(reason));
     }
+    let under = kernel.under(asking);
+    kernel.may_begin(under.as_deref())?;
     let limit = kernel.config.limits.topics_max;
     let id = SubscriptionId::topic(bits(&mut *kernel.entropy));
     let serial = kernel.state.next_serial();
@@ -65,7 +68,9 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         intent: intent_id.map(Into::into),
         from_time_ms: from_time_ms.unwrap_or(0),
         place: TopicPlace::Live { next: from_seq.unwrap_or(next).max(next) },
+        under,
     };
+    kernel.enroll_under(Member::Topic(serial), subscription.under.as_deref());
     kernel.state.topics.insert(serial, subscription);
     kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, next_seq: Some(next) });
     // A place to come is waited for.
@@ -98,7 +103,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let draft = asking.read::<Publish>()?;
     kernel.takes_events()?;
-    kernel.check_draft(&draft).map_err(|error| *error)?;
+    kernel.check_draft(asking.connection, &draft).map_err(|error| *error)?;
     let ack = draft.ack;
     let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft);
     let result =
@@ -118,7 +123,7 @@ fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) 
         return Err(WireError::too_large("eventsInBatchMax", message).with("field", "events"));
     }
     for (place, draft) in params.events.iter().enumerate() {
-        kernel.check_draft(draft).map_err(|error| error.with("event", place))?;
+        kernel.check_draft(asking.connection, draft).map_err(|error| error.with("event", place))?;
     }
     let (mut first_seq, mut last_seq) = (0, 0);
     for draft in params.events {
@@ -182,6 +187,7 @@ fn query(params: ReplayParams) -> Result<Query, WireError> {
         sources: params.sources,
         correlation: params.correlation_id,
         intent: params.intent_id,
+        or_intents: Vec::new(),
         from: params.from_seq.unwrap_or(all.from).max(1),
         to: params.to_seq.unwrap_or(all.to).min(all.to),
         from_ms: params.from_time_ms.unwrap_or(all.from_ms),

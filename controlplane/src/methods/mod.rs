@@ -8,6 +8,7 @@ use crate::table::Entry;
 
 pub(crate) mod device;
 pub(crate) mod event;
+pub(crate) mod intent;
 pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod stream;
@@ -15,7 +16,15 @@ pub(crate) mod system;
 
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
-    [system::METHODS, process::METHODS, stream::METHODS, event::METHODS, permission::METHODS, device::METHODS]
-        .into_iter()
-        .flatten()
+    [
+        system::METHODS,
+        process::METHODS,
+        stream::METHODS,
+        event::METHODS,
+        intent::METHODS,
+        permission::METHODS,
+        device::METHODS,
+    ]
+    .into_iter()
+    .flatten()
 }

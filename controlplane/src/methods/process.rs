@@ -78,6 +78,7 @@ impl Kernel {
             | Pending::Deed { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Cancelling { .. }
             | Pending::Replay => return,
         };
         self.reject(turn, ticket, &error);
@@ -113,6 +114,7 @@ fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     }
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
+    kernel.may_begin_under(asking.trace.intent.as_deref())?;
     let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
     plan.trace = asking.trace.clone();
     plan.given_key = given;
@@ -237,6 +239,7 @@ fn wait(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
         }
         (Phase::Lost, None) => return Err(kernel.lost(&params.id)),
         (Phase::Starting | Phase::Running | Phase::Exited, None) => {
+            kernel.may_begin(kernel.under(asking).as_deref())?;
             let home = asking.connection.reactor;
             let timer = params.timeout_ms.map(|delay_ms| kernel.arm(turn, home, after_ms(turn.at, delay_ms)));
             let call = kernel.park(turn, asking, Pending::Wait { process: serial, timer });

@@ -106,6 +106,7 @@ impl Kernel {
             self.state.leaders.insert(process.pid as u64, serial);
         }
         self.state.processes.insert(serial, Box::new(process));
+        self.enroll_process(serial);
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.settle(turn, serial);
         Adopted { heir, history, rate, unread, spool, ends, stdin: note.stdin.unwrap_or(0), meter }

@@ -216,6 +216,7 @@ impl Kernel {
         spawn.record = Record::of(&process, guardian, key_used).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
+        self.enroll_process(serial);
         if let Some(key) = key_used {
             self.remember_key(serial, key);
         }

@@ -72,8 +72,8 @@ impl Kernel {
         for ticket in deferred {
             self.act(turn, ticket);
         }
-        if let Some(by) = doom {
-            self.doom(turn, serial, by);
+        if let Some((by, grace_ms)) = doom {
+            self.doom_within(turn, serial, by, grace_ms);
         }
     }
 

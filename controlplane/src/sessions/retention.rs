@@ -17,6 +17,7 @@ impl Kernel {
     /// Looks whether a process is over, and if so keeps or frees its record. To be called after every change that
     /// could have made it so.
     pub(crate) fn settle(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        self.strike_process(turn, serial);
         let Some(process) = self.state.processes.get(&serial) else { return };
         if !process.is_over() {
             return;
@@ -121,6 +122,7 @@ impl Kernel {
             self.end_reader(turn, reader, Departure::Unasked);
         }
         self.free_key(serial);
+        self.strike_record(turn, serial);
         let process = self.state.processes.remove(&serial)?;
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {

@@ -6,6 +6,7 @@ use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::log::{self, Log, Stored};
 use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
 use kairo_controlplane::events::reading::answer;
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -138,6 +139,21 @@ impl World {
             watched: true,
             logged: true,
         }
+    }
+
+    /// The kernel is gone with its connections, timers and what it had asked for; another one goes on behind its log.
+    pub(crate) fn next_kernel(&mut self, config: Config) {
+        let values = self.kept.reader().values(keeping::PREFIX).expect("they can be read");
+        let shelf = Shelf::default();
+        let entropy = Box::new(Seeded::new(self.entries + 100));
+        self.kernel = Kernel::new(config, entropy, Box::new(shelf.clone()), self.kept.last_seq());
+        (self.shelf, self.entries) = (shelf, 0);
+        self.timers.clear();
+        self.commands.clear();
+        self.greeted.clear();
+        let mut out = Commands::default();
+        self.kernel.recall_intents(self.at, values, &mut out);
+        self.carry_out(None, out);
     }
 
     // Connections

@@ -6,6 +6,7 @@ mod calls;
 mod deeds;
 mod ends;
 mod harness;
+mod intents;
 mod limits;
 mod once;
 mod principals;

@@ -167,3 +167,140 @@ pub(crate) struct ViewName {
     /// Its name
     pub(crate) name: String,
 }
+
+/// Begin and end intents, and see what happened in them
+///
+/// An intent is what somebody is about to do. What is started with --intent belongs to it, and what that starts; `kairo
+/// cancel` stops all of it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo intent begin 'nightly render'    # prints its id\n  \
+    kairo intent end 00112233-4455-4677-8899-aabbccddeeff --result '{\"frames\": 240}'\n  \
+    kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff --tree")]
+pub(crate) struct Intent {
+    #[command(subcommand)]
+    pub(crate) command: IntentSubcommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IntentSubcommand {
+    Begin(IntentBegin),
+    End(IntentEnd),
+    Timeline(IntentTimeline),
+}
+
+/// Begin an intent, and print its id
+///
+/// With --on-disconnect cancel or end the command stays until the intent is over: it holds the connection that the intent
+/// lives with.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo intent begin 'nightly render' --deadline 3600\n  \
+    kairo spawn --intent \"$(kairo intent begin build)\" -- make\n  \
+    kairo intent begin 'while I am here' --on-disconnect cancel")]
+pub(crate) struct IntentBegin {
+    /// In a few words
+    pub(crate) name: String,
+    /// What was asked for
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) query: Option<String>,
+    /// Whatever is to be kept with it, JSON; - reads it from stdin
+    #[arg(long, value_name = "JSON")]
+    pub(crate) context: Option<String>,
+    /// The intent it is part of
+    #[arg(long, value_name = "INTENT")]
+    pub(crate) parent: Option<String>,
+    /// Cancel it after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) deadline: Option<f64>,
+    /// What becomes of it when this command ends
+    #[arg(long, value_enum, default_value_t = DisconnectChoice::Keep, value_name = "WHAT")]
+    pub(crate) on_disconnect: DisconnectChoice,
+    /// The story it belongs to; without one it begins its own
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation: Option<String>,
+    /// Begin it once: another with the same key is the same
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DisconnectChoice {
+    Keep,
+    Cancel,
+    End,
+}
+
+/// End an intent, with a result or an error
+///
+/// What it has started goes on; `kairo cancel` stops that.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo intent end 00112233-4455-4677-8899-aabbccddeeff --summary 'all frames are there'\n  \
+    kairo intent end 00112233-4455-4677-8899-aabbccddeeff --error 'no space left'"
+)]
+pub(crate) struct IntentEnd {
+    /// The intent
+    pub(crate) id: String,
+    /// What came of it, JSON; - reads it from stdin
+    #[arg(long, value_name = "JSON", conflicts_with = "error")]
+    pub(crate) result: Option<String>,
+    /// What went wrong
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) error: Option<String>,
+    /// In a sentence
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) summary: Option<String>,
+}
+
+/// Show what happened in an intent and all under it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff\n  \
+    kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff --reverse --limit 10\n  \
+    kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff --tree")]
+pub(crate) struct IntentTimeline {
+    /// The intent
+    pub(crate) id: String,
+    /// End after this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    /// Newest first
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Each event under its cause, as `kairo trace` shows it
+    #[arg(long, conflicts_with_all = ["reverse", "limit"])]
+    pub(crate) tree: bool,
+}
+
+/// List intents
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo intents\n  kairo intents --all\n  kairo intents --json | jq -r '.intents[].intentId'"
+)]
+pub(crate) struct Intents {
+    /// Those that are over, too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+}
+
+/// Stop everything that belongs to an intent or a story
+///
+/// Intents under it come first. Processes get SIGTERM and, after the grace, SIGKILL, with all they started; calls that wait
+/// and subscriptions end. Returns when all of it is gone, with what was stopped and how long it took.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo cancel 00112233-4455-4677-8899-aabbccddeeff --reason 'not needed any more'\n  \
+    kairo cancel --correlation nightly --grace 0.5"
+)]
+pub(crate) struct Cancel {
+    /// The intent
+    #[arg(value_name = "INTENT", required_unless_present = "correlation", conflicts_with = "correlation")]
+    pub(crate) intent: Option<String>,
+    /// Everything of this story that is ours to touch
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Seconds between SIGTERM and SIGKILL [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<f64>,
+}
