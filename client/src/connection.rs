@@ -18,6 +18,7 @@ use kairo_wire::error::Code;
 use kairo_wire::id::TopicPattern;
 use kairo_wire::limits::CHUNK_BYTES_MAX;
 use kairo_wire::method::Method;
+use kairo_wire::methods::consumer::NameParams;
 use kairo_wire::methods::stream::SubscribeParams;
 use kairo_wire::methods::{event, intent, system};
 use kairo_wire::request::{self, Meta};
@@ -190,6 +191,15 @@ impl Client {
             return Err(CallError::Shape("this kernel keeps no log that could be asked".to_owned()));
         }
         Events::open(&self.link, params)
+    }
+
+    /// Receives what is delivered to a durable consumer, each event until it is answered with `consumer.ack`. After a loss it is
+    /// attached again, and what had no answer comes again.
+    pub fn consume(&self, name: &str) -> Result<Events, CallError> {
+        if !self.has("envelope") {
+            return Err(CallError::Shape("this kernel has no durable consumers".to_owned()));
+        }
+        Events::attach(&self.link, NameParams { name: name.to_owned() })
     }
 
     /// Publishes an event. A client that comes back after a loss doesn't publish it twice.

@@ -9,6 +9,7 @@ use kairo_wire::envelope::EventFrame;
 use kairo_wire::event::{CutReason, Event, EventCutRecord, IntentCancelNotice, ProcessExitNotice};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
+use kairo_wire::methods::consumer::{Attach, NameParams};
 use kairo_wire::methods::event::{
     Gap, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeParams,
 };
@@ -121,6 +122,19 @@ pub struct Events {
 }
 
 impl Events {
+    /// To what a durable consumer is delivered.
+    pub(crate) fn attach(link: &Arc<Link>, params: NameParams) -> Result<Events, CallError> {
+        let room = link.lock().open_events(EventKinds::Consumer(params.clone()));
+        let opens = Some(Opens::Events(room));
+        match Call::<Attach>::begin(link, &params, None, opens).and_then(Call::wait) {
+            Ok(_) => Ok(Events { link: Arc::clone(link), room, position: None }),
+            Err(error) => {
+                link.lock().close_events(room);
+                Err(error)
+            }
+        }
+    }
+
     pub(crate) fn open(link: &Arc<Link>, params: SubscribeParams) -> Result<Events, CallError> {
         let room = link.lock().open_events(EventKinds::Bus(Box::new(params.clone())));
         let opens = Some(Opens::Events(room));

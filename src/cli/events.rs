@@ -157,8 +157,8 @@ impl Printer<'_> {
             EventItem::Cut { reason: CutReason::Log, .. } => {
                 eprintln!("kairo: the daemon's log has failed; only what happens from now on is shown");
             }
-            EventItem::Cut { reason: CutReason::Cancelled, .. } => {
-                eprintln!("kairo: the intent this was asked for under is cancelled");
+            EventItem::Cut { reason, .. } => {
+                eprintln!("kairo: the daemon has ended the subscription ({})", reason.word());
             }
             EventItem::Resumed { complete: false, .. } => {
                 eprintln!("kairo: what happened in between is not shown")

@@ -6,6 +6,7 @@
 
 pub(crate) mod args;
 mod attach;
+mod consumers;
 mod context;
 mod describe;
 mod detach;
@@ -93,6 +94,8 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Intent(args) => intents::intent(&context, args),
         Command::Intents(args) => intents::intents(&context, args),
         Command::Cancel(args) => intents::cancel(&context, args),
+        Command::Consumers(args) => consumers::consumers(&context, args),
+        Command::Consume(args) => consumers::consume(&context, args),
         Command::Views(_) => views::views(&context),
         Command::View(args) => views::view(&context, args),
         Command::Call(args) => describe::call(&context, args),

@@ -304,3 +304,61 @@ pub(crate) struct Cancel {
     #[arg(long, value_name = "SECONDS")]
     pub(crate) grace: Option<f64>,
 }
+
+/// List durable consumers
+///
+/// A consumer is a position in the log that the daemon keeps: each event is delivered until somebody says that it is done.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo consumers\n  kairo consumers --json | jq -c '.consumers[] | [.name, .lag]'\n  \
+    kairo consumers --delete thumbnails"
+)]
+pub(crate) struct Consumers {
+    /// Forget this one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) delete: Option<String>,
+}
+
+/// Work on events, each until it is done
+///
+/// With --topic the consumer is made if it isn't there. An event is shown, or given to a command on its stdin as JSON, and
+/// is done when it was printed, or when the command returned 0; else it is delivered again. What was delivered when this
+/// command, the daemon or the machine went away is delivered again, too.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo consume thumbnails --topic 'render.frame.*' --from start\n  \
+    kairo consume thumbnails --exec './thumbnail \"$KAIRO_EVENT_TYPE\"'\n  \
+    kairo consume audit --json --limit 100\n  \
+    kairo consume audit --ack manual    # done is what `kairo call consumer.ack` says")]
+pub(crate) struct Consume {
+    /// The consumer
+    pub(crate) name: String,
+    /// Make it, if it isn't there, for events whose type matches this
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) topic: Option<String>,
+    /// Where a new one begins: 1h (ago), @SEQ, a time, start, or now [default: now]
+    #[arg(long, value_name = "WHEN", requires = "topic")]
+    pub(crate) from: Option<Moment>,
+    /// A new one's patience for an answer, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", requires = "topic")]
+    pub(crate) ack_wait: Option<f64>,
+    /// How often a new one delivers an event before it puts it aside [default: 5]
+    #[arg(long, value_name = "N", requires = "topic")]
+    pub(crate) max_deliver: Option<u32>,
+    /// Say that an event is done when it is printed, or never
+    #[arg(long, value_enum, default_value_t = DoneChoice::Auto, value_name = "WHEN")]
+    pub(crate) ack: DoneChoice,
+    /// Give each event to this shell command
+    #[arg(long, value_name = "COMMAND", conflicts_with = "ack")]
+    pub(crate) exec: Option<String>,
+    /// End after this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DoneChoice {
+    Auto,
+    Manual,
+}

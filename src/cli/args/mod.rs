@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Intent(events::Intent),
     Intents(events::Intents),
     Cancel(events::Cancel),
+    Consumers(events::Consumers),
+    Consume(events::Consume),
     Views(events::Views),
     View(events::View),
     Call(Call),
