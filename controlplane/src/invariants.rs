@@ -326,6 +326,12 @@ impl Kernel {
         }
         hold(open == intents.open, "the open intents are miscounted", 0);
         hold(intents.names.len() == intents.all.len(), "there are more names than intents", 0);
+        self.check_cancels(hold);
+    }
+
+    /// Who watches over intents knows them, and a cancel goes on until it is over.
+    fn check_cancels(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let intents = &self.state.intents;
         for peer in self.state.connections.iter() {
             let guards = |serial: &u64| intents.all.get(serial).map(|intent| intent.guardian);
             let own = |serial: &u64| guards(serial) == Some(Some(Guardian::Present(peer.key)));

@@ -16,8 +16,8 @@ use kairo_wire::error::Code;
 use kairo_wire::event::{Event, IntentCancelled, IntentEnded};
 use kairo_wire::methods::event::Order;
 use kairo_wire::methods::intent::{
-    self, BeginParams, CancelParams, EndParams, IntentState, IntentStatus, ListParams, OnDisconnect,
-    StoppedKind, TimelineParams,
+    self, BeginParams, EndParams, IntentCancelParams, IntentListParams, IntentOnDisconnect, IntentState,
+    IntentStatus, StoppedKind, TimelineParams,
 };
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -40,9 +40,9 @@ fn begin(context: &Context, args: &IntentBegin) -> Outcome {
         parent: args.parent.clone(),
         deadline_ms,
         on_disconnect: match args.on_disconnect {
-            DisconnectChoice::Keep => OnDisconnect::Keep,
-            DisconnectChoice::Cancel => OnDisconnect::Cancel,
-            DisconnectChoice::End => OnDisconnect::End,
+            DisconnectChoice::Keep => IntentOnDisconnect::Keep,
+            DisconnectChoice::Cancel => IntentOnDisconnect::Cancel,
+            DisconnectChoice::End => IntentOnDisconnect::End,
         },
     };
     let options = CallOptions {
@@ -139,7 +139,7 @@ pub(crate) fn intents(context: &Context, args: &Intents) -> Outcome {
         false => vec![Some(IntentState::Open), Some(IntentState::Cancelling)],
     };
     for state in states {
-        let mut params = ListParams { state, ..ListParams::default() };
+        let mut params = IntentListParams { state, ..IntentListParams::default() };
         loop {
             let page = client.call::<intent::List>(&params)?;
             found.extend(page.intents);
@@ -198,7 +198,7 @@ fn table(intents: &[IntentStatus], now_ms: u64) -> Table {
 
 pub(crate) fn cancel(context: &Context, args: &Cancel) -> Outcome {
     let grace_ms = args.grace.map(|typed| seconds(typed, "--grace").map(milliseconds)).transpose()?;
-    let params = CancelParams {
+    let params = IntentCancelParams {
         intent_id: args.intent.clone(),
         correlation_id: args.correlation.clone(),
         reason: args.reason.clone(),

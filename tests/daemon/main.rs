@@ -11,6 +11,7 @@ mod bad_input;
 mod cli;
 mod counting;
 mod events;
+mod intents;
 mod library;
 mod limits;
 mod principals;

@@ -8,7 +8,7 @@ use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::id::{EventId, ProcessId, SubscriptionId};
 use crate::methods::event::Gap;
-use crate::methods::intent::{OnDisconnect, Stopped};
+use crate::methods::intent::{IntentOnDisconnect, Stopped};
 use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
 use crate::methods::stream::StreamName;
 use crate::methods::system::Principal;
@@ -441,7 +441,7 @@ events! {
     }
 
     /// To whoever registered for it: an intent is being cancelled, and its things are stopped after this time.
-    IntentCancelNotice = "kairo.intent.cancel", Notice {
+    IntentCancelNotice = "intent.cancel", Notice {
         /// Which.
         pub intent_id: EventId,
         /// The story it belongs to.
@@ -474,7 +474,7 @@ events! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub deadline_ms: Option<u64>,
         /// What becomes of it when the connection ends that began it.
-        pub on_disconnect: OnDisconnect,
+        pub on_disconnect: IntentOnDisconnect,
         /// Who began it.
         pub owner: Principal,
     }

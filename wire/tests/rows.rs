@@ -8,7 +8,7 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{device, event, permission, process, stream, system, view};
+use kairo_wire::methods::{device, event, intent, permission, process, stream, system, view};
 use kairo_wire::permission::PERMISSIONS;
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;
@@ -89,6 +89,14 @@ fn every_example_is_a_call_that_makes_sense() {
         (event::Publish::ROW, example::<event::Publish>),
         (event::PublishBatch::ROW, example::<event::PublishBatch>),
         (event::Replay::ROW, example::<event::Replay>),
+        (intent::Begin::ROW, example::<intent::Begin>),
+        (intent::End::ROW, example::<intent::End>),
+        (intent::List::ROW, example::<intent::List>),
+        (intent::Status::ROW, example::<intent::Status>),
+        (intent::Timeline::ROW, example::<intent::Timeline>),
+        (intent::Cancel::ROW, example::<intent::Cancel>),
+        (intent::Register::ROW, example::<intent::Register>),
+        (intent::Release::ROW, example::<intent::Release>),
         (permission::Identify::ROW, example::<permission::Identify>),
         (permission::VaultGet::ROW, example::<permission::VaultGet>),
         (device::List::ROW, example::<device::List>),

@@ -34,7 +34,8 @@ const RESERVED: [&str; 9] = [
     "kairo.event.",
 ];
 /// … or are one of these.
-const NOTICES: [&str; 7] = [
+const NOTICES: [&str; 8] = [
+    "intent.cancel",
     "process.exit",
     "stream.overflow",
     "stream.gap",

@@ -21,7 +21,7 @@ use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{Event, IntentEnded, IntentStarted};
 use kairo_wire::id::EventId;
 use kairo_wire::limits::{INTENT_DEPTH_MAX, INTENTS_OPEN_MAX};
-use kairo_wire::methods::intent::{BeginParams, BeginResult, EndParams, OnDisconnect};
+use kairo_wire::methods::intent::{BeginParams, BeginResult, EndParams, IntentOnDisconnect};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
@@ -36,11 +36,7 @@ impl Kernel {
         let principal = self.principal(asking.connection);
         let (creator, owner) =
             (principal.creator(self.config.owner_uid), self.principal_told(asking.connection));
-        let open = self.state.intents.open.get(&creator.uid).copied().unwrap_or(0);
-        if open >= INTENTS_OPEN_MAX {
-            let message = format!("{INTENTS_OPEN_MAX} intents of this user are not over");
-            return Err(WireError::new(Code::Busy, message).with("limit", "intentsOpenMax"));
-        }
+        self.has_room_for_intent(&creator)?;
         let id = self.name_event();
         let above = parent.and_then(|parent| self.state.intents.all.get(&parent));
         let mut trace = asking.trace.clone();
@@ -92,11 +88,20 @@ impl Kernel {
         if let Some(delay_ms) = deadline_ms {
             self.arm_deadline(turn, serial, wall_ms(turn.at).saturating_add(delay_ms));
         }
-        if on_disconnect != OnDisconnect::Keep {
+        if on_disconnect != IntentOnDisconnect::Keep {
             self.guard_intent(asking.connection, serial);
         }
         self.keep_intent(serial);
         Ok(BeginResult { intent_id: id, correlation_id: correlation, seq })
+    }
+
+    fn has_room_for_intent(&self, creator: &Creator) -> Result<(), WireError> {
+        let open = self.state.intents.open.get(&creator.uid).copied().unwrap_or(0);
+        if open >= INTENTS_OPEN_MAX {
+            let message = format!("{INTENTS_OPEN_MAX} intents of this user are not over");
+            return Err(WireError::new(Code::Busy, message).with("limit", "intentsOpenMax"));
+        }
+        Ok(())
     }
 
     /// The open intent a new one is to be part of: the one that is named, or the one the call belongs to.
@@ -270,9 +275,9 @@ impl Kernel {
         let Some(intent) = self.state.intents.all.get_mut(&serial) else { return };
         intent.guardian = Some(Guardian::Gone);
         match intent.on_disconnect {
-            OnDisconnect::Keep => {}
-            OnDisconnect::Cancel => self.cancel_by_kernel(turn, serial, "disconnect"),
-            OnDisconnect::End => self.end_family(turn, serial),
+            IntentOnDisconnect::Keep => {}
+            IntentOnDisconnect::Cancel => self.cancel_by_kernel(turn, serial, "disconnect"),
+            IntentOnDisconnect::End => self.end_family(turn, serial),
         }
     }
 

@@ -391,6 +391,11 @@ impl Kernel {
                 return;
             }
         }
+        if of.tree_gone {
+            let id = of.id.key().into_owned();
+            self.note_stopped(turn, serial, StoppedKind::Process, id, StoppedHow::Ended);
+            return self.renounce(turn, process);
+        }
         let by = EndedBy { cause: EndCause::Cancel, principal: Some(cancel.order.by.clone()) };
         let grace_ms = cancel.order.grace_ms;
         let dying = of.killing.as_ref().is_some_and(|killing| killing.scope == Scope::Tree);

@@ -29,7 +29,7 @@ use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::event::{IntentCancelled, IntentCancelling};
 use kairo_wire::id::EventId;
-use kairo_wire::methods::intent::{OnDisconnect, StoppedKind};
+use kairo_wire::methods::intent::{IntentOnDisconnect, StoppedKind};
 use kairo_wire::methods::status::EndCause;
 use kairo_wire::methods::system;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ struct Kept {
     #[serde(default)]
     deadline_ms: Option<u64>,
     #[serde(default)]
-    on_disconnect: OnDisconnect,
+    on_disconnect: IntentOnDisconnect,
     #[serde(default)]
     guardian: Option<String>,
     #[serde(default)]
@@ -209,7 +209,7 @@ impl Kept {
             seq: 0,
             started_ms: 0,
             deadline_ms: None,
-            on_disconnect: OnDisconnect::Keep,
+            on_disconnect: IntentOnDisconnect::Keep,
             guardian: None,
             cancel: None,
             ended: None,

@@ -30,7 +30,7 @@ use crate::state::{SerialMap, Trace};
 use kairo_dataplane::key::{ConnectionKey, TimerKey};
 use kairo_wire::event::IntentCancelled;
 use kairo_wire::id::EventId;
-use kairo_wire::methods::intent::{IntentState, OnDisconnect};
+use kairo_wire::methods::intent::{IntentOnDisconnect, IntentState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -234,7 +234,7 @@ pub(crate) struct Intent {
     /// When it is cancelled, milliseconds since 1970, and what rings then.
     pub deadline: Option<(u64, Option<TimerKey>)>,
     /// What becomes of it when the connection ends that began it.
-    pub on_disconnect: OnDisconnect,
+    pub on_disconnect: IntentOnDisconnect,
     /// That connection, if it matters.
     pub guardian: Option<Guardian>,
     /// Digest of what names it, for the next kernel.

@@ -20,7 +20,7 @@ use kairo_wire::limits::{
 use kairo_wire::method::Method;
 use kairo_wire::methods::event::Order;
 use kairo_wire::methods::intent::{
-    Begin, Cancel, End, EndResult, IntentStatus, List, ListResult, Register, RegisterResult, Release,
+    Begin, Cancel, End, EndResult, IntentListResult, IntentStatus, List, Register, RegisterResult, Release,
     ReleaseResult, Status, Timeline,
 };
 
@@ -154,6 +154,10 @@ fn end(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<
     let stage = kernel.state.intents.all.get(&serial).map(|intent| &intent.stage);
     let Some(Stage::Ended { seq, duration_ms, .. }) = stage else { return Ok(()) };
     let result = EndResult { intent_id: id, duration_ms: *duration_ms, seq: *seq };
+    if !first {
+        kernel.answer(turn, asking, &result);
+        return Ok(());
+    }
     let call = kernel.park(turn, asking, Pending::Published);
     kernel.answer_kept(turn, call, &result);
     Ok(())
@@ -184,7 +188,7 @@ fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
             intents.push(kernel.intent_told(intent, false));
         }
     }
-    kernel.answer(turn, asking, &ListResult { intents, next });
+    kernel.answer(turn, asking, &IntentListResult { intents, next });
     Ok(())
 }
 

@@ -214,6 +214,8 @@ impl Kernel {
         self.renounce(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         match process.phase {
+            // Patience only shrinks.
+            Phase::Starting if process.doom.as_ref().is_some_and(|(_, already)| *already <= grace_ms) => {}
             Phase::Starting => process.doom = Some((by, grace_ms)),
             Phase::Running | Phase::Exited if !process.tree_gone => {
                 self.kill(turn, serial, SIGTERM, grace_ms, Scope::Tree, by, None);

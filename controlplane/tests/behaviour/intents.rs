@@ -1,13 +1,13 @@
 //! Intents: how they begin and end, what belongs to them, and that a cancel stops that and nothing else.
 
-use crate::harness::{World, config};
+use crate::harness::{World, config, value};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::control::{ExitStatus, Notice};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::frame::Kind;
 use kairo_wire::request::Meta;
-use kairo_wire::response::CallError;
+use kairo_wire::response::{CallError, ErrorInfo};
 use serde_json::{Value, json};
 
 const TERM: ExitStatus = ExitStatus::Signal { signal: 15, core: false };
@@ -33,6 +33,10 @@ fn call(
 ) -> Result<Value, CallError> {
     let id = start(world, connection, intent, method, params);
     world.answer(connection, &id).unwrap_or_else(|| panic!("{method} is not answered"))
+}
+
+fn field(error: &ErrorInfo) -> Value {
+    value(error.details.as_ref().unwrap().as_ref())["field"].clone()
 }
 
 fn code_of(result: Result<Value, CallError>) -> String {
@@ -148,11 +152,11 @@ fn an_intent_that_can_not_be_named_is_refused_in_its_own_field() {
             let params = json!({ "id": "p", "command": ["a"], "type": "x" });
             let error = call(&mut world, who, id, method, params).expect_err("it is refused").info.unwrap();
             assert_eq!(error.code, expected, "{method} {id}");
-            assert_eq!(error.details["field"], "meta.intentId");
+            assert_eq!(field(&error), "meta.intentId");
         }
         let params = json!({ "type": "x", "intentId": id });
         let error = world.call(who, "event.publish", params).expect_err("it is refused").info.unwrap();
-        assert_eq!((&*error.code, &error.details["field"]), (expected, &json!("intentId")));
+        assert_eq!((&*error.code, field(&error)), (expected, json!("intentId")));
         let params = json!({ "name": "child", "parent": id });
         assert_eq!(
             code_of(world.call(who, "intent.begin", params)),
@@ -299,13 +303,14 @@ fn restarts_are_renounced() {
         let (process, _) = world.born();
         if id == "p" {
             dies(&mut world, process, ExitStatus::Code(1));
+            signals(&mut world);
         }
     }
     let cancel = world.start(owner, "intent.cancel", json!({ "intentId": intent }));
     let [(q, 15)] = signals(&mut world)[..] else { panic!("one has to be signalled") };
     dies(&mut world, q, TERM);
     let receipt = world.answer(owner, &cancel).unwrap().unwrap();
-    assert_eq!(stopped(&receipt), ["process p exited", "process q terminated"]);
+    assert_eq!(stopped(&receipt), ["process p ended", "process q terminated"]);
     world.advance(60_000);
     assert!(world.take_spawn().is_none());
 }
@@ -413,7 +418,7 @@ fn who_has_registered_is_told_first_and_gets_its_time() {
     let cancel = world.start(owner, "intent.cancel", json!({ "intentId": intent, "reason": "r" }));
     let told = world.events(client);
     let [(topic, notice)] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((&**topic, &notice["intentId"]), ("kairo.intent.cancel", &json!(intent)));
+    assert_eq!((&**topic, &notice["intentId"]), ("intent.cancel", &json!(intent)));
     assert_eq!((&notice["graceMs"], &notice["reason"]), (&json!(700), &json!("r")));
     world.advance(699);
     assert_eq!(signals(&mut world), []);
@@ -539,7 +544,7 @@ fn a_timeline_shows_the_whole_family() {
     call(&mut world, owner, &top, "event.publish", json!({ "type": "mine" })).unwrap();
     let page = world.ok(owner, "intent.timeline", json!({ "intentId": top }));
     let told: Vec<&str> =
-        page["events"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+        page["events"].as_array().unwrap().iter().map(|event| event["topic"].as_str().unwrap()).collect();
     assert_eq!(
         told,
         [
@@ -552,7 +557,7 @@ fn a_timeline_shows_the_whole_family() {
     );
     let backward = json!({ "intentId": child, "order": "backward", "limit": 1 });
     let page = world.ok(owner, "intent.timeline", backward);
-    assert_eq!(page["events"][0]["type"], "kairo.process.spawned");
+    assert_eq!(page["events"][0]["topic"], "kairo.process.spawned");
 }
 
 #[test]
@@ -610,7 +615,7 @@ fn a_cancel_under_way_goes_on_in_the_next_kernel() {
     let page = world.ok(owner, "event.replay", json!({ "types": ["kairo.intent.cancelling"] }));
     let events = page["events"].as_array().unwrap();
     assert_eq!(events.len(), 2);
-    assert_eq!(events[1]["data"]["resumed"], true);
+    assert_eq!(events[1]["payload"]["resumed"], true);
 }
 
 #[test]

@@ -37,7 +37,7 @@ methods! {
     }
 
     /// Lists intents, in the order they began; those the caller may not observe are left out.
-    List = "intent.list"(ListParams) -> ListResult {
+    List = "intent.list"(IntentListParams) -> IntentListResult {
         required: [],
         permission: IntentList,
         since: Since::Release("0.1.0"),
@@ -46,7 +46,7 @@ methods! {
     }
 
     /// Says how an intent stands, and what belongs to it.
-    Status = "intent.status"(StatusParams) -> IntentStatus {
+    Status = "intent.status"(IntentStatusParams) -> IntentStatus {
         required: [need("intentId")],
         permission: IntentObserve,
         since: Since::Release("0.1.0"),
@@ -68,7 +68,7 @@ methods! {
     /// Intents under it come first. Processes get SIGTERM and, after the grace, SIGKILL, whole trees; waiting calls answer
     /// `E_CANCELLED`; subscriptions end. Whoever has registered for it is told before, and waited for. A second call changes
     /// nothing and is answered with the same receipt. With a correlation, what the caller may not touch is left alone.
-    Cancel = "intent.cancel"(CancelParams) -> IntentCancelled {
+    Cancel = "intent.cancel"(IntentCancelParams) -> IntentCancelled {
         required: [],
         permission: IntentControl,
         changes: true,
@@ -77,7 +77,7 @@ methods! {
         example: r#"{"intentId": "00112233-4455-4677-8899-aabbccddeeff", "reason": "not needed any more"}"#,
     }
 
-    /// Asks to be told when an intent is cancelled (`kairo.intent.cancel`), and for a time before its things are stopped.
+    /// Asks to be told when an intent is cancelled (the notice `intent.cancel`), and for a time before its things are stopped.
     ///
     /// The time is over when everybody who asked for one has called `intent.release`. It ends with the connection.
     Register = "intent.register"(RegisterParams) -> RegisterResult {
@@ -100,7 +100,7 @@ methods! {
 
 crate::methods::words! {
     /// What becomes of an intent when the connection ends that began it.
-    OnDisconnect or Keep {
+    IntentOnDisconnect or Keep {
         /// It stays open.
         Keep = "keep",
         /// It is cancelled.
@@ -174,7 +174,7 @@ pub struct BeginParams {
     pub deadline_ms: Option<u64>,
     /// What becomes of it when the caller's connection ends.
     #[serde(default)]
-    pub on_disconnect: OnDisconnect,
+    pub on_disconnect: IntentOnDisconnect,
 }
 
 /// What has begun.
@@ -221,7 +221,7 @@ pub struct EndResult {
 /// Which intents.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ListParams {
+pub struct IntentListParams {
     /// In this state; all of them if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<IntentState>,
@@ -239,7 +239,7 @@ pub struct ListParams {
 /// A page of intents.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ListResult {
+pub struct IntentListResult {
     /// In the order they began.
     pub intents: Vec<IntentStatus>,
     /// Where to go on; absent at the end.
@@ -250,7 +250,7 @@ pub struct ListResult {
 /// Which.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct StatusParams {
+pub struct IntentStatusParams {
     /// Which.
     pub intent_id: String,
 }
@@ -286,7 +286,7 @@ pub struct IntentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at_ms: Option<u64>,
     /// What becomes of it when the connection ends that began it.
-    pub on_disconnect: OnDisconnect,
+    pub on_disconnect: IntentOnDisconnect,
     /// Intents directly under it that are not over.
     pub children: u32,
     /// Processes that belong to it and are there.
@@ -329,7 +329,7 @@ pub struct TimelineParams {
 /// What is to be stopped: one of the two.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct CancelParams {
+pub struct IntentCancelParams {
     /// An intent with all intents under it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent_id: Option<String>,
