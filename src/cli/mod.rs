@@ -18,6 +18,7 @@ mod intents;
 mod limit;
 mod local;
 mod logs;
+mod member;
 mod moment;
 mod notice;
 mod output;
