@@ -133,7 +133,8 @@ fn of_process(client: &Client, named: &str) -> Result<Option<Told>, Failure> {
     let types = TopicPattern::from_text(ProcessSpawned::TOPIC).into_iter().collect();
     let is_it = |told: &Told| match &told.payload["id"] {
         Value::String(id) => id == named,
-        other => other.to_string() == named,
+        // An id may be a number.
+        other => other.as_i64().is_some_and(|id| named.parse() == Ok(id)),
     };
     first(client, ReplayParams { types, limit: None, ..newest() }, is_it)
 }
