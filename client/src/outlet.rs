@@ -74,6 +74,7 @@ const HARMLESS: &[&str] = &[
     device::List::NAME,
     Doctor::NAME,
     event::Subscribe::NAME,
+    event::Replay::NAME,
     event::Unsubscribe::NAME,
     event::Replay::NAME,
     GetMetrics::NAME,
@@ -97,14 +98,14 @@ const HARMLESS: &[&str] = &[
     view::Watch::NAME,
 ];
 
-/// Methods whose idempotency key the kernel honours.
+/// Methods whose calls get a key of ours if the caller gives none.
 const KEYED: &[&str] = &[Spawn::NAME, StdinWrite::NAME];
 
 impl Again {
     fn of(method: &str, has_key: bool) -> Again {
         if HARMLESS.contains(&method) {
             Again::Harmless
-        } else if has_key && KEYED.contains(&method) {
+        } else if has_key {
             Again::Keyed
         } else {
             Again::Twice

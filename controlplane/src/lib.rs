@@ -23,6 +23,7 @@ pub mod intents;
 mod invariants;
 pub mod kernel;
 mod methods;
+pub mod receipts;
 pub mod records;
 pub mod sessions;
 mod shortcut;

@@ -12,11 +12,12 @@
 //! `kernel`, `calls`, `sessions` and `methods`.
 
 use crate::auth::principal::{Creator, Principal};
-use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::matching::Matcher;
 use crate::intents::Intents;
 use crate::intents::members::Under;
+use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
@@ -73,8 +74,6 @@ pub(crate) struct State {
     pub sessions: KeyedMap<Box<str>, u64>,
     /// Running leaders by pid.
     pub leaders: SerialMap<u64>,
-    /// The process each key of a spawn has started, by the name in the key.
-    pub keys: BTreeMap<u128, u64>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
     /// Readers.
@@ -115,7 +114,6 @@ impl State {
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
             leaders: SerialMap::default(),
-            keys: BTreeMap::new(),
             orphans: BTreeSet::new(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
@@ -268,6 +266,10 @@ pub(crate) struct Call {
     pub deadline: Option<TimerKey>,
     /// What for.
     pub pending: Pending,
+    /// The receipt it is answered with.
+    pub claim: Option<Claim>,
+    /// Its caller is gone: it is in no list, and nobody is answered.
+    pub headless: bool,
     /// To what it belongs.
     pub under: Option<Box<Under>>,
 }
@@ -283,6 +285,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay => 0,
         }
@@ -324,8 +327,13 @@ pub(crate) enum Pending {
     },
     /// The files of `system.get_metrics`.
     Metrics,
-    /// The log to have what it published.
+    /// The log to have what it published, or its receipt.
     Published,
+    /// The call it repeats.
+    Repeat {
+        /// The name in their key.
+        name: u128,
+    },
     /// A page of the log.
     Replay,
     /// Everything of an intent or a story to be gone.
@@ -352,15 +360,16 @@ impl Pending {
                 Deed::Resize { .. } => "process.resize",
             },
             Pending::Metrics => "system.get_metrics",
-            Pending::Published => "event.publish",
+            Pending::Published | Pending::Repeat { .. } => "event.publish",
             Pending::Replay => "event.replay",
             Pending::Cancelling { .. } => "intent.cancel",
         }
     }
 
-    /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, and a cancel ends no cancel.
+    /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, a repetition goes the way of the
+    /// call it repeats, and a cancel ends no cancel.
     pub(crate) fn can_be_stopped(&self) -> bool {
-        !matches!(self, Pending::Published | Pending::Cancelling { .. })
+        !matches!(self, Pending::Published | Pending::Repeat { .. } | Pending::Cancelling { .. })
     }
 }
 
@@ -511,9 +520,7 @@ pub(crate) struct Process {
     pub run_uid: Option<u32>,
     /// With whom it is to die, if it was asked for.
     pub guardian: Option<Guardian>,
-    /// The key of its spawn, as long as that names it.
-    pub key_used: Option<IdempotencyKey>,
-    /// The unanswered calls of its spawn: the first one and its repetitions.
+    /// The unanswered call of its spawn, if there is one.
     pub spawning: Vec<u64>,
     /// Where its life is.
     pub phase: Phase,

@@ -57,6 +57,10 @@ const KEYS: &[&str] = &[
     "descriptor",
     "subscriptionId",
     "topic",
+    "intentId",
+    "correlationId",
+    "parent",
+    "name",
     "skillId",
     "runtimeToken",
     "token",
@@ -289,11 +293,13 @@ pub(crate) fn script(seed: &mut Seed, methods: &[&str]) -> Vec<u8> {
             17 => 13,
             18..=20 => 14,
             21 => 15,
+            22 => 16,
             _ => seed.draw() as u8,
         };
-        let mut bytes = match op % 16 {
+        let mut bytes = match op % 17 {
             0..=8 if seed.one_in(2) => likely_call(seed),
             0..=8 => call(seed, methods),
+            15 => seed.draw().to_le_bytes().to_vec(),
             _ => vec![seed.draw() as u8],
         };
         if seed.one_in(12) {

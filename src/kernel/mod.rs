@@ -25,6 +25,7 @@ use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
@@ -36,6 +37,9 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+
+/// What an embedded kernel keeps of its events, bytes: the latest.
+const EMBEDDED_LOG_BYTES_MAX: u64 = 8 << 20;
 
 /// The operating system's random bytes.
 struct SystemEntropy;
@@ -118,9 +122,6 @@ impl From<Inheritance> for Kept {
     }
 }
 
-/// What an embedded kernel remembers of its events, bytes.
-const EMBEDDED_LOG_BYTES: u64 = 64 << 20;
-
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
@@ -135,15 +136,17 @@ fn start_plane(
             let (log, sealer, past) = state.into_parts();
             (log, sealer, Some(past))
         }
-        None => (Log::in_memory(EMBEDDED_LOG_BYTES)?, Sealer::none(), None),
+        None => (Log::in_memory(EMBEDDED_LOG_BYTES_MAX)?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
     let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
+    let given = log.reader().values(receipts::PREFIX)?;
     let intents =
         log.reader().values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
-    let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    kernel.recall_receipts(given);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
@@ -178,7 +181,11 @@ fn start_plane(
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     let log = log.begin(&control, plane.handle())?;
-    control.with(|kernel| kernel.ready(clock::now(), &mut out));
+    let damage = state.as_mut().map(Past::damage).unwrap_or_default();
+    control.with(|kernel| {
+        kernel.ready(clock::now(), &mut out);
+        kernel.log_damaged(clock::now(), &damage, &mut out);
+    });
     plane.handle().carry_out(out);
     Ok((plane, control, log))
 }

@@ -49,7 +49,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn run(&mut self) {
+    fn run(mut self) {
         loop {
             let (batches, closed) = self.next();
             if let Err(error) = self.work(batches, closed) {
@@ -60,9 +60,21 @@ impl Writer<'_> {
                 return self.wait_for_the_end();
             }
             if closed {
-                return;
+                break;
             }
         }
+        if let Err(error) = self.log.close() {
+            tracing::error!(component = "log", %error, "the log could not be closed");
+        }
+    }
+
+    /// What readers came upon is noted, and told.
+    fn tell_damage(&mut self) -> Result<(), LogError> {
+        let found = self.log.damage()?;
+        if !found.is_empty() {
+            self.ear.tell(|kernel, at, out| kernel.log_damaged(at, &found, out));
+        }
+        Ok(())
     }
 
     fn work(&mut self, batches: Vec<Batch>, closed: bool) -> Result<(), LogError> {
@@ -83,6 +95,7 @@ impl Writer<'_> {
             (self.flush_at, self.flush_by) = (None, None);
             let written = self.written;
             self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));
+            self.tell_damage()?;
         }
         if self.lives.are_overgrown() {
             self.lives.compact(&mut self.log)?;

@@ -8,6 +8,7 @@
 
 mod adoption;
 mod bad_input;
+mod bus;
 mod cli;
 mod counting;
 mod events;

@@ -81,6 +81,7 @@ impl Kernel {
             on_disconnect,
             guardian: None,
             guardian_digest: None,
+            left: false,
             registered: BTreeMap::new(),
             stage: Stage::Open,
         };
@@ -272,7 +273,10 @@ impl Kernel {
 
     fn guardian_gone(&mut self, turn: &mut Turn<'_>, serial: u64) {
         self.release_intent(turn, serial);
-        let Some(intent) = self.state.intents.all.get_mut(&serial) else { return };
+        // One that ended with another of the same connection has none any more.
+        let Some(intent) = self.state.intents.all.get_mut(&serial).filter(|intent| !intent.is_over()) else {
+            return;
+        };
         intent.guardian = Some(Guardian::Gone);
         match intent.on_disconnect {
             IntentOnDisconnect::Keep => {}
@@ -289,13 +293,24 @@ impl Kernel {
             order.push(serial);
             stack.extend(&intent.children);
         }
-        for serial in order.into_iter().rev() {
-            let open =
-                self.state.intents.all.get(&serial).filter(|intent| matches!(intent.stage, Stage::Open));
-            let Some(intent) = open else { continue };
-            let story = Trace { causation: None, principal: None, ..intent.trace.clone() };
-            let error = Some("its client's connection ended".to_owned());
-            self.end_intent(turn, serial, &story, EndParams { error, ..EndParams::default() });
+        for serial in &order {
+            if let Some(intent) = self.state.intents.all.get_mut(serial) {
+                intent.left = true;
+            }
         }
+        for serial in order.into_iter().rev() {
+            self.end_if_left(turn, serial);
+        }
+    }
+
+    /// Ends an intent that is to be ended, unless something under it is still being cancelled.
+    pub(crate) fn end_if_left(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(intent) = self.state.intents.all.get(&serial) else { return };
+        if !intent.left || !intent.children.is_empty() || !matches!(intent.stage, Stage::Open) {
+            return;
+        }
+        let story = Trace { causation: None, principal: None, ..intent.trace.clone() };
+        let error = Some("its client's connection ended".to_owned());
+        self.end_intent(turn, serial, &story, EndParams { error, ..EndParams::default() });
     }
 }

@@ -158,6 +158,7 @@ impl Kernel {
     /// An intent is over: nobody watches over it, and its value says how.
     pub(crate) fn conclude_intent(&mut self, turn: &mut Turn<'_>, serial: u64, stage: Stage) {
         let Some(intent) = self.state.intents.all.get_mut(&serial) else { return };
+        let parent = intent.parent;
         let timer = intent.deadline.as_mut().and_then(|(_, timer)| timer.take());
         let registered = std::mem::take(&mut intent.registered);
         for connection in registered.into_keys() {
@@ -172,6 +173,9 @@ impl Kernel {
         self.state.intents.conclude(serial, stage);
         self.keep_intent(serial);
         self.forget_intents();
+        if let Some(parent) = parent {
+            self.end_if_left(turn, parent);
+        }
     }
 
     /// Answers a call when the log has what was put until now.

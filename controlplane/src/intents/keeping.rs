@@ -277,6 +277,7 @@ impl Kept {
             on_disconnect: self.on_disconnect,
             guardian: None,
             guardian_digest: self.guardian.as_deref().and_then(GuardianDigest::from_text),
+            left: false,
             registered: BTreeMap::new(),
             stage,
         }

@@ -239,6 +239,8 @@ pub(crate) struct Intent {
     pub guardian: Option<Guardian>,
     /// Digest of what names it, for the next kernel.
     pub guardian_digest: Option<crate::digest::GuardianDigest>,
+    /// It is to be ended as soon as nothing under it is open.
+    pub left: bool,
     /// Who is told of its cancel, and how many milliseconds before.
     pub registered: BTreeMap<ConnectionKey, u64>,
     /// How far it has come.

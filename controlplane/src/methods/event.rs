@@ -105,7 +105,8 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     kernel.takes_events()?;
     kernel.check_draft(asking.connection, &draft).map_err(|error| *error)?;
     let ack = draft.ack;
-    let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft);
+    let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
+    let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
     let result =
         PublishResult { id: published.id, seq: published.seq, correlation_id: published.correlation, ack };
     acknowledge(kernel, turn, asking, ack, &result)
@@ -127,7 +128,7 @@ fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) 
     }
     let (mut first_seq, mut last_seq) = (0, 0);
     for draft in params.events {
-        last_seq = kernel.publish_draft(turn, asking.connection, &asking.trace, draft).seq;
+        last_seq = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, None).seq;
         first_seq = if first_seq == 0 { last_seq } else { first_seq };
     }
     let result = PublishBatchResult { count: count as u32, first_seq, last_seq, ack: params.ack };
@@ -142,6 +143,12 @@ fn acknowledge<R: Serialize>(
     ack: Ack,
     result: &R,
 ) -> Result<(), WireError> {
+    if let Some(claim) = asking.claim {
+        let result = Raw::of(result).map_err(WireError::from)?;
+        kernel.park(turn, asking, Pending::Published);
+        kernel.give_receipt(turn, claim.name, &result, ack, true);
+        return Ok(());
+    }
     if ack == Ack::Memory {
         kernel.answer(turn, asking, result);
         return Ok(());

@@ -6,6 +6,7 @@
 use crate::auth::grant::may_touch;
 use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
+use crate::digest::IdempotencyKey;
 use crate::kernel::Kernel;
 use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
@@ -78,6 +79,7 @@ impl Kernel {
             | Pending::Deed { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay => return,
         };
@@ -106,18 +108,12 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
 }
 
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
-    let given = kernel.given_key(asking)?;
-    if let Some(given) = &given
-        && kernel.repeat_spawn(turn, asking, given)?
-    {
-        return Ok(());
-    }
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     kernel.may_begin_under(asking.trace.intent.as_deref())?;
     let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
     plan.trace = asking.trace.clone();
-    plan.given_key = given;
+    plan.given_key = asking.key;
     kernel.spawn(turn, asking, plan)
 }
 
@@ -196,7 +192,7 @@ fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     let params = asking.read::<StdinWrite>()?;
     let serial = with_stdin(kernel, asking, &params.id)?;
     let data = params.data.0;
-    let key = kernel.given_key(asking)?.map(|given| given.write_key());
+    let key = asking.key.map(IdempotencyKey::write_key);
     let parked = kernel.state.connections.get(asking.connection).map_or(0, |peer| peer.parked_bytes);
     if parked + data.len() > kernel.config.limits.parked_bytes_max {
         return Err(deed_error(&params.id, &Deed::Write { data, key }, &Failure::WouldBlock));

@@ -134,7 +134,6 @@ impl Kernel {
             creator: record.map_or_else(owner, Record::creator),
             run_uid: record.and_then(|record| record.run_uid),
             guardian: None,
-            key_used: None,
             spawning: Vec::new(),
             phase,
             tree_gone: held.ended,
@@ -188,7 +187,7 @@ impl Kernel {
     /// What the dead kernel had promised of a process.
     fn keep_promises(&mut self, turn: &mut Turn<'_>, serial: u64, record: Option<&Record>, note: &Note) {
         if let Some(key) = record.and_then(Record::idempotency_key) {
-            self.remember_key(serial, key);
+            self.remember_key(turn.at, serial, key);
         }
         if let Some(guardian) = record.and_then(Record::guardian) {
             self.orphan_ward(turn.at, serial, guardian, turn.out);

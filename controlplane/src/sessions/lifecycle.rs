@@ -12,7 +12,6 @@ use crate::kernel::Kernel;
 use crate::records::Entry;
 use crate::sessions::adoption::moment_of;
 use crate::sessions::launch::{keeper_lost, spawn_error};
-use crate::sessions::once::receipt;
 use crate::sessions::report;
 use crate::state::{Phase, Place, Process};
 use bytes::{Bytes, BytesMut};
@@ -20,6 +19,7 @@ use kairo_dataplane::command::{Command, Scope};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, SpawnFailure, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{Channel, ProcessKey, SubscriptionKey};
 use kairo_wire::codec::encode::Dialect;
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{
@@ -27,7 +27,8 @@ use kairo_wire::event::{
     StreamGap, StreamUncertain,
 };
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::process::{WaitResult, WaitStatus};
+use kairo_wire::methods::event::Ack;
+use kairo_wire::methods::process::{SpawnResult, SpawnStatus, WaitResult, WaitStatus};
 use kairo_wire::methods::status::{EndedBy, StreamTotal};
 
 /// What is known of a child that runs.
@@ -62,12 +63,20 @@ impl Kernel {
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
         let waits_for_disk = self.record_birth(serial);
+        let unkept = waits_for_disk && self.journal.broken.is_some();
+        if waits_for_disk && !unkept {
+            self.give_receipt_of_spawn(turn, serial, &result);
+        }
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
         let calls = process.map(|process| std::mem::take(&mut process.spawning)).unwrap_or_default();
         for call in calls {
             self.resolve(turn, call, &result);
         }
         self.tell_birth(turn, serial);
+        if unkept {
+            // The log failed while the child was being started.
+            self.birth_kept(turn, serial, false);
+        }
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
@@ -92,6 +101,15 @@ impl Kernel {
         };
         let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
         self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
+    }
+
+    /// The receipt of a spawn that waits for the disk goes there with the record.
+    fn give_receipt_of_spawn(&mut self, turn: &mut Turn<'_>, serial: u64, result: &SpawnResult) {
+        let call = self.state.processes.get(&serial).and_then(|process| process.spawning.first());
+        let name = call.and_then(|call| self.flight_of(*call));
+        if let Some((name, result)) = name.zip(Raw::of(result).ok()) {
+            self.give_receipt(turn, name, &result, Ack::Disk, true);
+        }
     }
 
     /// There is no child, and there was none.
@@ -377,6 +395,11 @@ impl Kernel {
             }
         }
     }
+}
+
+/// What the spawn of a process that runs, or ran, is answered with.
+pub(crate) fn receipt(process: &Process) -> SpawnResult {
+    SpawnResult { status: SpawnStatus::Spawned, id: process.id.clone(), pid: process.pid }
 }
 
 impl Process {

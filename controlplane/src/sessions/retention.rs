@@ -121,7 +121,6 @@ impl Kernel {
         for reader in readers {
             self.end_reader(turn, reader, Departure::Unasked);
         }
-        self.free_key(serial);
         self.strike_record(turn, serial);
         let process = self.state.processes.remove(&serial)?;
         self.state.sessions.remove(process.session.as_str());

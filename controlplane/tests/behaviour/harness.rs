@@ -8,6 +8,7 @@ use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
     ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, StreamEnd, Tree, Usage,
@@ -54,6 +55,10 @@ pub(crate) struct World {
     pub(crate) entries: u64,
     /// Whether the disk has at once what it is asked to have.
     pub(crate) flushes: bool,
+    /// Whether the log takes at once what it is handed.
+    pub(crate) keeps: bool,
+    /// What was said beside the last answer.
+    pub(crate) meta: Option<Value>,
     /// Every command ever, as text.
     pub(crate) log: Vec<String>,
     calls: u64,
@@ -118,13 +123,23 @@ impl World {
     }
 
     pub(crate) fn with(config: Config) -> World {
+        World::over(config, Log::in_memory(64 << 20).expect("a log in memory"))
+    }
+
+    /// A kernel whose log is one that another kernel has left.
+    pub(crate) fn over(config: Config, kept: Log) -> World {
         let shelf = Shelf::default();
+        let last = kept.last_seq();
+        let mut kernel = Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), last);
+        kernel.recall_receipts(kept.reader().values(receipts::PREFIX).expect("they are read"));
         World {
-            kernel: Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), 0),
+            kernel,
             shelf,
-            kept: Log::in_memory().expect("a log in memory"),
+            kept,
             entries: 0,
             flushes: true,
+            keeps: true,
+            meta: None,
             at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
             inboxes: BTreeMap::new(),
             closed: BTreeSet::new(),
@@ -366,8 +381,11 @@ impl World {
     }
 
     /// Does what the log's threads do.
-    fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.kernel.hand_over();
+        if !self.keeps {
+            return;
+        }
         let (batches, questions) = self.shelf.take();
         if batches.is_empty() && questions.is_empty() {
             return;
@@ -417,13 +435,14 @@ impl World {
 
     fn deliver(&mut self, connection: ConnectionKey, bytes: &[u8]) {
         let inbox = self.inboxes.entry(connection).or_default();
-        let greeted = &mut self.greeted;
+        let (greeted, meta) = (&mut self.greeted, &mut self.meta);
         let mut decoder = Decoder::new();
         decoder
             .feed(bytes, |kind, payload| match kind {
                 Kind::RESPONSE => {
                     let response = Response::read(payload).expect("a response");
                     let outcome = response.outcome.map(value);
+                    *meta = response.meta.map(value);
                     greeted.insert(connection);
                     inbox.push(Arrival::Answer(value(response.id), outcome));
                 }
@@ -503,6 +522,11 @@ impl World {
     /// Answers the oldest spawn command: the child runs. Returns its key and pid.
     pub(crate) fn born(&mut self) -> (ProcessKey, i32) {
         let spawn = self.take_spawn().expect("a spawn is under way");
+        self.bear(&spawn)
+    }
+
+    /// The child of this command runs.
+    pub(crate) fn bear(&mut self, spawn: &Spawn) -> (ProcessKey, i32) {
         self.pids += 1;
         let (process, pid) = (spawn.process, self.pids);
         self.notice(Notice::Spawned {

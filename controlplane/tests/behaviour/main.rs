@@ -3,13 +3,14 @@
 
 mod bus;
 mod calls;
+mod causality;
 mod deeds;
 mod ends;
 mod harness;
 mod intents;
 mod limits;
-mod once;
 mod principals;
+mod receipts;
 mod records;
 mod spawning;
 mod streams;

@@ -154,6 +154,8 @@ impl Head {
     fn end(&self) -> Option<(u64, &'static str)> {
         match (self.past, self.marked) {
             (Past::New, _) => Some((0, "")),
+            // Made, and never written to.
+            (Past::Making { from: 0 }, None) if self.lease == 0 => Some((0, "")),
             (Past::Closed(last), _) => Some((last, "events that were written are not there")),
             (_, Some(last)) => Some((last, "events that were written are not there")),
             _ if self.lease > 0 => {

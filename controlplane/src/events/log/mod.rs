@@ -44,6 +44,9 @@ pub struct Options {
     pub boot: String,
 }
 
+/// Records of sessions with their order.
+pub type Lives = Vec<(u64, Kind, Bytes)>;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Opened {
@@ -54,7 +57,7 @@ pub struct Opened {
     /// Where what couldn't be read was moved to.
     pub quarantined: Vec<PathBuf>,
     /// Records of sessions, in the order they were written.
-    pub lives: Vec<(u64, Kind, Bytes)>,
+    pub lives: Lives,
 }
 
 /// Events that were lost.
@@ -160,10 +163,7 @@ impl Log {
         Ok((log, opened))
     }
 
-    fn over(
-        backend: Box<dyn Backend>,
-        head: Option<Head>,
-    ) -> Result<(Log, Vec<(u64, Kind, Bytes)>), LogError> {
+    fn over(backend: Box<dyn Backend>, head: Option<Head>) -> Result<(Log, Lives), LogError> {
         let reader = Reader::of(&*backend);
         let (totals, lives, indexed_to) = reader.begin()?;
         let next_life = lives.last().map_or(0, |life| life.0 + 1);

@@ -20,7 +20,7 @@ const FILES_MAX: usize = 256;
 /// One flushes while the other compacts; with one, memory grows while it is busy.
 const WORKERS: usize = 2;
 /// Written and not yet in tables. Beyond it a write waits for a flush: fjall itself sets no bound.
-const BUFFER_BYTES_MAX: u64 = 24 << 20;
+const BUFFER_BYTES_MAX: u64 = 48 << 20;
 
 /// The open database.
 pub struct Disk {
@@ -121,16 +121,18 @@ impl Late {
 }
 
 impl Backend for Late {
+    fn make(&mut self) -> Result<(), Fault> {
+        if self.disk.is_none() {
+            let disk = Disk::open(&self.folder)?;
+            let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
+            self.disk = Some(Disk { files });
+        }
+        Ok(())
+    }
+
     fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
-        let disk = match &mut self.disk {
-            Some(disk) => disk,
-            None => {
-                let disk = Disk::open(&self.folder)?;
-                let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
-                self.disk.insert(Disk { files })
-            }
-        };
-        disk.write(batch)
+        self.make()?;
+        self.disk.as_mut().map_or(Ok(()), |disk| disk.write(batch))
     }
 
     fn sync(&mut self) -> Result<(), Fault> {
@@ -179,9 +181,8 @@ impl Backend for Disk {
         }
         out.commit()?;
         if self.files.database.write_buffer_size() > BUFFER_BYTES_MAX {
+            // Nearly all of it is events.
             self.files.spaces[Space::Events as usize].rotate_memtable_and_wait()?;
-            self.files.spaces[Space::Index as usize].rotate_memtable_and_wait()?;
-            self.files.spaces[Space::Types as usize].rotate_memtable_and_wait()?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::backend::{Backend, Fault, Source, Space, View};
 use super::gaps::{self, Gap, Reason};
 use super::index::{IndexLag, WATERMARK};
 use super::keys::{self, Room};
-use super::{Damage, LogError};
+use super::{Damage, Lives, LogError};
 use crate::events::record::Record;
 use bytes::Bytes;
 use postings::Candidates;
@@ -56,7 +56,7 @@ pub struct Stats {
 }
 
 /// How an opened log goes on: its totals, the lives, and how far the indexes are.
-type Beginning = (Totals, Vec<(u64, Kind, Bytes)>, u64);
+type Beginning = (Totals, Lives, u64);
 
 impl Reader {
     pub(super) fn of(backend: &dyn Backend) -> Reader {
@@ -141,7 +141,7 @@ impl Reader {
     }
 
     /// Records of sessions, in the order they were written.
-    pub fn lives(&self) -> Result<Vec<(u64, Kind, Bytes)>, LogError> {
+    pub fn lives(&self) -> Result<Lives, LogError> {
         Ok(lives(&*self.source.view())?)
     }
 
@@ -246,7 +246,7 @@ pub(super) fn first_seq(view: &dyn View, last: u64) -> Result<Option<u64>, Fault
     Ok(None)
 }
 
-fn lives(view: &dyn View) -> Result<Vec<(u64, Kind, Bytes)>, Fault> {
+fn lives(view: &dyn View) -> Result<Lives, Fault> {
     let prefix = [Room::Life as u8];
     let mut lives = Vec::new();
     for row in view.rows(Space::State, &prefix, &keys::behind(&prefix), false) {

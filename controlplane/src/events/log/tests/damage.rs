@@ -126,6 +126,15 @@ fn harmed(folder: &Path, kept: &[Kept], what: &str, harm: impl FnOnce(&Path)) ->
 }
 
 #[test]
+fn a_log_that_was_never_written_to_has_lost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for boot in ["b", "b", "c"] {
+        let (_, opened) = Log::open(folder.path(), options(boot)).unwrap();
+        assert_eq!((opened.last_seq, opened.damage), (0, Vec::new()));
+    }
+}
+
+#[test]
 fn a_killed_process_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (log, kept) = filled(folder.path());
