@@ -202,7 +202,8 @@ impl Client {
         Events::attach(&self.link, NameParams { name: name.to_owned() })
     }
 
-    /// Publishes an event. A client that comes back after a loss doesn't publish it twice.
+    /// Publishes an event. If the connection is lost meanwhile it may have been published, and [`CallError::Interrupted`] says
+    /// so; with a key ([`Client::call_with`]) it is published once.
     pub fn publish(&self, draft: &event::Draft) -> Result<event::PublishResult, CallError> {
         self.call::<event::Publish>(draft)
     }

@@ -99,7 +99,7 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// Methods whose calls get a key of ours if the caller gives none.
-const KEYED: &[&str] = &[Spawn::NAME, StdinWrite::NAME];
+const KEYED: &[&str] = &[Spawn::NAME, StdinWrite::NAME, intent::Begin::NAME];
 
 impl Again {
     fn of(method: &str, has_key: bool) -> Again {
@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn what_may_be_asked_twice_is_listed_and_nothing_else() {
-        assert_eq!(Again::of("process.kill", true), Again::Twice);
+        assert_eq!(Again::of("process.kill", false), Again::Twice);
+        assert_eq!(Again::of("process.kill", true), Again::Keyed);
         assert_eq!(Again::of("process.spawn", false), Again::Twice);
         assert_eq!(Again::of("process.spawn", true), Again::Keyed);
         assert_eq!(Again::of("process.wait", false), Again::Harmless);

@@ -100,12 +100,11 @@ impl Member {
             Some(exit) => (exit.code, exit.signal),
             None => (Some(ended.exit_code), None),
         };
-        let mut said = json!({ "durationMs": self.since.elapsed().as_millis() as u64 });
-        if let Some(signal) = signal {
-            said["signal"] = signal.into();
-        } else {
-            said["code"] = code.into();
-        }
+        let mut said = match signal {
+            Some(signal) => json!({ "signal": signal }),
+            None => json!({ "code": code }),
+        };
+        said["durationMs"] = (self.since.elapsed().as_millis() as u64).into();
         let exited = Draft {
             correlation_id: Some(self.correlation.clone()),
             causation_id: Some(self.begun.as_str().to_owned()),

@@ -132,12 +132,16 @@ fn a_story_is_found_by_its_name_by_a_process_and_by_an_event() {
     with(&Options::plain(Driver::Poll), |daemon| {
         good(daemon, &["spawn", "--id", "build", "--correlation", "nightly", "--", "sh", "-c", "exit 3"]);
         assert_eq!(run(daemon, &["wait", "build"]).status.code(), Some(3));
-        let spawned = &objects(daemon, &["events", "kairo.process.spawned", "--from", "start"])[0];
-        let id = spawned["id"].as_str().expect("a name").to_owned();
+        // What tells of it is in the log soon after the answers.
+        let mut spawned = Vec::new();
+        until("the spawn is in the log", || {
+            spawned = objects(daemon, &["events", "kairo.process.spawned", "--from", "start"]);
+            !spawned.is_empty()
+        });
+        let id = spawned[0]["id"].as_str().expect("a name").to_owned();
         let drafts: Vec<Json> =
             (0..1_234).map(|n| json!({"type": "test.progress", "data": {"n": n}, "correlationId": "nightly", "causationId": id})).collect();
         daemon.connect().ok("event.publish_batch", json!({"events": drafts}));
-        // What tells of the end is in the log soon after the answer to who waits.
         let mut text = String::new();
         until("the story is whole", || {
             text = good(daemon, &["trace", "nightly"]);
