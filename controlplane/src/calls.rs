@@ -264,6 +264,7 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
+            Pending::Request { event, timer } => self.close_request(event, *timer),
             Pending::Repeat { name } => {
                 self.receipts.unwait(*name, ticket);
                 None
@@ -304,6 +305,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay => {}
@@ -362,8 +364,8 @@ impl Kernel {
         let streams = &self.state.streams;
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         let listens = || peer.streams.iter().any(|stream| streams.get(stream).is_some_and(|s| s.is_live()));
-        if peer.half_closed && !peer.closing && peer.calls.is_empty() && peer.topics.is_empty() && !listens()
-        {
+        let waits = !peer.calls.is_empty() || !peer.topics.is_empty() || !peer.attached.is_empty();
+        if peer.half_closed && !peer.closing && !waits && !listens() {
             peer.closing = true;
             turn.out.push(Command::Close { connection });
         }

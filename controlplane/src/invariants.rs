@@ -23,6 +23,7 @@ impl Kernel {
         self.check_processes(&mut hold);
         self.check_promises(&mut hold);
         self.check_subscriptions(&mut hold);
+        self.check_consumers(&mut hold);
         self.check_timers(&mut hold);
         self.check_intents(&mut hold);
         self.check_members(&mut hold);
@@ -32,7 +33,7 @@ impl Kernel {
     /// Connections, calls somebody waits for, processes, subscriptions and timers there are.
     pub fn census(&self) -> [usize; 5] {
         let state = &self.state;
-        let subscriptions = state.streams.len() + state.topics.len();
+        let subscriptions = state.streams.len() + state.topics.len() + state.consumers.attachments.len();
         [
             state.connections.iter().count(),
             state.calls.values().filter(|call| !call.headless).count(),
@@ -56,9 +57,17 @@ impl Kernel {
             hold(parked == peer.parked_bytes, "the parked bytes are miscounted", parked as u64);
             let greeted = peer.greeted == state.audience.contains(&peer.key);
             hold(greeted, "the audience is not exactly the greeted", u64::from(peer.key.slot));
-            let idle = peer.half_closed && peer.calls.is_empty() && peer.topics.is_empty();
+            let idle = peer.half_closed
+                && peer.calls.is_empty()
+                && peer.topics.is_empty()
+                && peer.attached.is_empty();
             let listens = peer.streams.iter().filter_map(|s| state.streams.get(s)).any(|s| s.is_live());
             hold(peer.closing || !idle || listens, "a half-closed connection waits for nothing", 0);
+        }
+        for (event, request) in &state.requests {
+            let waits = state.calls.get(&request.call).map(|call| &call.pending);
+            let waits = matches!(waits, Some(Pending::Request { event: of, .. }) if of == event);
+            hold(waits, "a request is open for nobody", request.call);
         }
         let headless = state.calls.values().filter(|call| call.headless).count();
         hold(listed + headless == state.calls.len(), "a call is in no connection's list", listed as u64);
@@ -91,6 +100,9 @@ impl Kernel {
                 | Pending::Metrics
                 | Pending::Published
                 | Pending::Replay => true,
+                Pending::Request { event, .. } => {
+                    state.requests.get(event).is_some_and(|request| request.call == *ticket)
+                }
                 Pending::Repeat { name } => {
                     self.receipts.flight(*name).is_some_and(|flight| flight.waiting.contains(ticket))
                 }
@@ -210,7 +222,7 @@ impl Kernel {
             let peer = state.connections.get(topic.connection);
             hold(peer.is_some_and(|p| p.topics.contains(serial)), "a topic has no connection", *serial);
         }
-        let names = state.streams.len() + state.topics.len();
+        let names = state.streams.len() + state.topics.len() + state.consumers.attachments.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
         for peer in state.connections.iter() {
             let waits = |serial: &&u64| {
@@ -221,6 +233,32 @@ impl Kernel {
         }
     }
 
+    /// Consumers and those who are attached know each other, and every event is on the lists it belongs on.
+    fn check_consumers(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let consumers = &self.state.consumers;
+        for (serial, consumer) in &consumers.all {
+            hold(consumer.is_whole(), "the deliveries of a consumer are miscounted", *serial);
+            let named = consumers.named(consumer.creator.uid, &consumer.name);
+            hold(named.is_some_and(|(of, _)| of == *serial), "a consumer has lost its name", *serial);
+            for attachment in &consumer.attached {
+                let own = consumers.attachments.get(attachment).is_some_and(|of| of.consumer == *serial);
+                hold(own, "a consumer delivers to nobody", *attachment);
+            }
+            let asked = consumer.asked.is_none_or(|(ticket, _)| consumers.asked.get(&ticket) == Some(serial));
+            hold(asked, "a consumer waits for a page that nobody asked for", *serial);
+            let lives = !consumer.live || !consumer.attached.is_empty();
+            hold(lives, "a consumer is told for nobody", *serial);
+        }
+        hold(consumers.names.len() == consumers.all.len(), "a name has no consumer", 0);
+        for (serial, attachment) in &consumers.attachments {
+            let of = consumers.all.get(&attachment.consumer);
+            let known = of.is_some_and(|consumer| consumer.attached.contains(serial));
+            let peer = self.state.connections.get(attachment.connection);
+            let held = peer.is_some_and(|peer| peer.attached.contains(serial));
+            hold(known && held, "an attachment has lost an end", *serial);
+        }
+    }
+
     fn check_timers(&self, hold: &mut impl FnMut(bool, &str, u64)) {
         let state = &self.state;
         let mut wanted = BTreeSet::new();
@@ -228,10 +266,13 @@ impl Kernel {
         for call in state.calls.values() {
             wanted.extend(call.deadline.map(|timer| (timer.serial, "deadline")));
             match &call.pending {
-                Pending::Reuse { timer, .. } | Pending::Wait { timer: Some(timer), .. } => {
+                Pending::Reuse { timer, .. }
+                | Pending::Wait { timer: Some(timer), .. }
+                | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
+                | Pending::Request { timer: None, .. }
                 | Pending::Spawn { .. }
                 | Pending::Deed { .. }
                 | Pending::Metrics
@@ -248,8 +289,12 @@ impl Kernel {
             if let Some(Guardian::Orphaned { timer, .. }) = process.guardian {
                 wanted.insert((timer.serial, "orphan"));
             }
+            wanted.extend(process.written.timer.map(|timer| (timer.serial, "written")));
             let pending = process.renewal.as_ref().and_then(|renewal| renewal.pending);
             wanted.extend(pending.map(|pending| (pending.timer.serial, "restart")));
+        }
+        for consumer in state.consumers.all.values() {
+            wanted.extend(consumer.timer.map(|(timer, _)| (timer.serial, "consumer")));
         }
         for topic in state.topics.values() {
             if let TopicPlace::Behind { timer, .. } = topic.place {
@@ -272,12 +317,14 @@ impl Kernel {
                 Timer::Waiting { .. } => (*serial, "waiting"),
                 Timer::Orphan { .. } => (*serial, "orphan"),
                 Timer::Restart { .. } => (*serial, "restart"),
+                Timer::Written { .. } => (*serial, "written"),
                 Timer::Slow { .. } => (*serial, "slow"),
                 Timer::IntentDeadline { .. } => (*serial, "intent's deadline"),
                 Timer::IntentOrphan { .. } => (*serial, "intent's orphan"),
                 Timer::CancelHold { .. } => (*serial, "hold"),
                 Timer::CancelPatience { .. } => (*serial, "patience with a cancel"),
                 Timer::CancelWalk => (*serial, "walk"),
+                Timer::Consumer { .. } => (*serial, "consumer"),
             })
             .collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.

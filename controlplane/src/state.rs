@@ -14,7 +14,9 @@
 use crate::auth::principal::{Creator, Principal};
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
+use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
+use crate::events::requesting::Requests;
 use crate::intents::Intents;
 use crate::intents::members::Under;
 use crate::receipts::Claim;
@@ -22,6 +24,7 @@ use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
+use crate::sessions::writing::Written;
 use bytes::Bytes;
 use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, TerminalSize, Tuning, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
@@ -86,6 +89,10 @@ pub(crate) struct State {
     pub topics: BTreeMap<u64, TopicSubscription>,
     /// The same by what they match.
     pub matcher: Matcher,
+    /// Requests that wait for an answer.
+    pub requests: Requests,
+    /// Durable consumers.
+    pub consumers: Consumers,
     /// Which subscription each page that was asked of the log is for, by ticket.
     pub pages: SerialMap<u64>,
     /// What is to be done, and what belongs to it.
@@ -120,6 +127,8 @@ impl State {
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
             matcher: Matcher::default(),
+            requests: Requests::default(),
+            consumers: Consumers::default(),
             pages: SerialMap::default(),
             intents: Intents::new(keyed),
             subscriptions: KeyedMap::with_hasher(keyed),
@@ -243,6 +252,8 @@ pub(crate) struct Connection {
     pub waiting: usize,
     /// Its event subscriptions.
     pub topics: BTreeSet<u64>,
+    /// Its places at durable consumers.
+    pub attached: BTreeSet<u64>,
     /// (busy, all) of `/proc/stat` at its last `system.get_metrics`.
     pub cpu: Option<(u64, u64)>,
     /// Processes that die with it, by serial.
@@ -285,6 +296,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay => 0,
@@ -329,6 +341,13 @@ pub(crate) enum Pending {
     Metrics,
     /// The log to have what it published, or its receipt.
     Published,
+    /// An answer to what it asked.
+    Request {
+        /// The event that asks.
+        event: Arc<str>,
+        /// Rings after `timeoutMs`; none once there is an answer.
+        timer: Option<TimerKey>,
+    },
     /// The call it repeats.
     Repeat {
         /// The name in their key.
@@ -362,6 +381,7 @@ impl Pending {
             Pending::Metrics => "system.get_metrics",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
             Pending::Replay => "event.replay",
+            Pending::Request { .. } => "event.request",
             Pending::Cancelling { .. } => "intent.cancel",
         }
     }
@@ -447,12 +467,22 @@ pub(crate) enum Timer {
     },
     /// The oldest record is due to be forgotten.
     Retention,
+    /// An answer is late, or a wait is over, at a durable consumer.
+    Consumer {
+        /// Which.
+        consumer: u64,
+    },
     /// A subscription that was behind is looked after.
     Slow {
         /// Which.
         topic: u64,
         /// What its connection had read.
         read: u64,
+    },
+    /// What went into a stdin is to be told.
+    Written {
+        /// Of which process.
+        process: u64,
     },
     /// The next life of a process is due.
     Restart {
@@ -490,6 +520,8 @@ pub(crate) enum Named {
     Stream(u64),
     /// Of the bus.
     Topic(u64),
+    /// Of a durable consumer.
+    Attached(u64),
 }
 
 /// How far a process's life has gone.
@@ -592,6 +624,8 @@ pub(crate) struct Process {
     pub status: Raw,
     /// What the keeper was last told to note of it.
     pub noted: Bytes,
+    /// What went into its stdin and is not told yet.
+    pub written: Written,
     /// Its place in a larger story, for events: they follow from its birth.
     pub trace: Trace,
     /// The event of its birth, named before it happens.

@@ -21,6 +21,7 @@ use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
+use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::intents::keeping;
@@ -140,13 +141,12 @@ fn start_plane(
     };
     let last_seq = log.last_seq();
     let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
-    let given = log.reader().values(receipts::PREFIX)?;
-    let intents =
-        log.reader().values(keeping::PREFIX).context("the intents could not be read from the log")?;
+    let reader = log.reader();
+    let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
     let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
-    kernel.recall_receipts(given);
+    kernel.recall_receipts(reader.values(receipts::PREFIX)?);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
@@ -161,6 +161,8 @@ fn start_plane(
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
     control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
+    let (descriptions, standings) = (reader.values(CONFIG_PREFIX)?, reader.values(STATE_PREFIX)?);
+    control.with(|kernel| kernel.recall_consumers(descriptions, standings));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),

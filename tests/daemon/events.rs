@@ -255,3 +255,35 @@ fn an_intent_ends_with_a_result_or_with_the_command_that_holds_it() {
         assert!(child.wait().expect("our child").success(), "it stays until the intent is over");
     });
 }
+
+#[test]
+fn a_consumer_has_each_event_until_it_is_done() {
+    with(&Options::plain(Driver::Poll), |daemon| {
+        publish(daemon, "test.job", 0, 6);
+        let consume = |arguments: &[&str]| objects(daemon, &[&["consume", "jobs"], arguments].concat());
+        let first = consume(&["--topic", "test.*", "--from", "start", "--limit", "2"]);
+        assert_eq!(numbers(&first), [0, 1]);
+        assert_eq!(first[0]["delivery"], 1);
+        // What is not said to be done comes again, to whoever comes next.
+        assert_eq!(numbers(&consume(&["--ack", "manual", "--limit", "1"])), [2]);
+        let file = daemon.folder().join("done");
+        let command = format!("grep -o '\"payload\":[0-9]*' >> {}", file.display());
+        consume(&["--exec", &command, "--limit", "3"]);
+        let mut done: Vec<String> =
+            std::fs::read_to_string(&file).expect("it was run").lines().map(str::to_owned).collect();
+        done.sort_unstable();
+        assert_eq!(done, [2, 3, 4].map(|number| format!("\"payload\":{number}")));
+        assert!(consume(&["--exec", "exit 1", "--limit", "1"]).is_empty(), "it goes back");
+        assert_eq!(numbers(&consume(&["--limit", "1"])), [5]);
+        let listed = &objects(daemon, &["consumers"])[0]["consumers"][0];
+        assert_eq!(
+            (&listed["name"], &listed["acked"], &listed["pending"]),
+            (&json!("jobs"), &json!(6), &json!(0))
+        );
+        assert!(good(daemon, &["consumers"]).contains("jobs"));
+        good(daemon, &["consumers", "--delete", "jobs"]);
+        let output = run(daemon, &["consume", "jobs"]);
+        assert_eq!(output.status.code(), Some(125));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--topic"), "it says what to do");
+    });
+}

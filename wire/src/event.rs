@@ -193,6 +193,20 @@ events! {
         pub duration_ms: u64,
     }
 
+    /// Bytes went into a process's stdin or terminal. Told at most once a second and at the end, for all writes since.
+    ProcessWritten = "kairo.process.written", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// This life's name.
+        pub session: String,
+        /// The first byte's offset.
+        pub from: u64,
+        /// One past the last.
+        pub to: u64,
+        /// How many calls that were.
+        pub calls: u64,
+    }
+
     /// Nobody of a process's tree is left.
     ProcessEnded = "kairo.process.ended", Bus {
         /// As its client named it.
@@ -430,6 +444,20 @@ events! {
         pub message: String,
     }
 
+    /// A durable consumer has put an event aside: it was delivered as often as it may be, and never done.
+    KernelDeadLetter = "kairo.kernel.dead_letter", Bus {
+        /// Of which consumer.
+        pub consumer: String,
+        /// The event's place.
+        pub seq: u64,
+        /// Its type.
+        pub topic: String,
+        /// How often it was delivered.
+        pub deliveries: u32,
+        /// What became of the last delivery.
+        pub reason: DeadReason,
+    }
+
     /// Events were lost: the disk had damage. Whoever replays them is shown the range.
     KernelLogDamaged = "kairo.kernel.log_damaged", Bus {
         /// First place.
@@ -567,6 +595,20 @@ crate::methods::words! {
         Log = "log",
         /// The intent it was made under was cancelled.
         Cancelled = "cancelled",
+        /// Its consumer was deleted.
+        Deleted = "deleted",
+    }
+}
+
+crate::methods::words! {
+    /// What became of a delivery that was not the end of it.
+    DeadReason or Timeout {
+        /// Nobody said anything in time.
+        Timeout = "timeout",
+        /// It could not be worked on.
+        Nak = "nak",
+        /// Whoever had it is gone.
+        Gone = "gone",
     }
 }
 

@@ -29,7 +29,7 @@ use kairo_wire::event::{CutReason, EventCutRecord};
 /// its calls are no longer read.
 pub(crate) const NEWS_UNREAD_BYTES_MAX: usize = 768 << 10;
 /// A page is asked for when there are fewer unread than this.
-const PAGE_BELOW_BYTES: usize = NEWS_UNREAD_BYTES_MAX / 2;
+pub(crate) const PAGE_BELOW_BYTES: usize = NEWS_UNREAD_BYTES_MAX / 2;
 /// Most events of a page for a subscription.
 const PAGE_EVENTS: usize = 512;
 
@@ -73,6 +73,7 @@ impl Kernel {
                 envelope: peer.envelope,
             },
             subscription: Some(topic.id.clone()),
+            raw: false,
         };
         let ticket = self.state.next_serial();
         self.state.pages.insert(ticket, serial);
@@ -88,6 +89,9 @@ impl Kernel {
     pub fn answered(&mut self, at: Moment, answer: Answer, out: &mut Commands) {
         let turn = &mut Turn { at, here: None, out };
         let Answer { ticket, found } = answer;
+        if let Some(consumer) = self.state.consumers.asking(ticket) {
+            return self.consumer_paged(turn, consumer, found);
+        }
         match (self.state.pages.remove(&ticket), found) {
             (Some(serial), Ok(found)) => self.paged(turn, serial, found),
             (Some(serial), Err(_)) => self.cut(turn, serial, CutReason::Log),
@@ -135,7 +139,7 @@ impl Kernel {
     }
 
     /// Events have gone out on a connection: there is room for more.
-    pub(crate) fn news_sent(&mut self, connection: ConnectionKey, bytes: usize) {
+    pub(crate) fn news_sent(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, bytes: usize) {
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         peer.news_unsent = peer.news_unsent.saturating_sub(bytes);
         peer.news_read += 1;
@@ -143,6 +147,7 @@ impl Kernel {
         for serial in topics {
             self.page(serial);
         }
+        self.feed_attached(turn, connection);
     }
 
     /// A subscription has been behind for its patience: has its connection read anything meanwhile?
@@ -186,6 +191,9 @@ impl Kernel {
             self.state.topics.iter().filter(|(_, topic)| behind(topic)).map(|(serial, _)| *serial).collect();
         for serial in topics {
             self.cut(turn, serial, CutReason::Log);
+        }
+        for serial in self.state.consumers.serials() {
+            self.detach_all(turn, serial, CutReason::Log);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::calls::Turn;
 use crate::events::log::Damage;
 use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
 use crate::events::record::Audience;
+use crate::events::requesting::Reply;
 use crate::kernel::Kernel;
 use crate::state::Trace;
 use bytes::Bytes;
@@ -55,6 +56,10 @@ impl News {
 pub(crate) enum Awaiting {
     /// A call, which is answered with this.
     Call(u64, Raw),
+    /// A call that asked, which is answered so.
+    Reply(u64, Reply),
+    /// A durable consumer, whose state this is.
+    Consumer(u64),
     /// A call, which is answered with its receipt.
     Receipt(u64),
     /// The spawn of a process that insists on its record.
@@ -217,8 +222,11 @@ impl Kernel {
         let flushing = std::mem::take(&mut self.journal.flushing);
         for (_, what) in writing.into_iter().chain(flushing) {
             match what {
-                Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
+                Awaiting::Call(call, _) | Awaiting::Reply(call, _) => {
+                    self.reject(turn, call, &unkept(reason));
+                }
                 Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
+                Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
                 Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
@@ -242,7 +250,9 @@ impl Kernel {
     fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
+            Awaiting::Reply(call, reply) => self.replied(turn, call, reply),
             Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
+            Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
             Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
         }

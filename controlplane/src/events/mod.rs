@@ -5,6 +5,7 @@
 //!                                   following ◀══ reading ══ log      what was, for those who come later or are slow
 //! ```
 
+pub mod consumers;
 pub mod form;
 pub mod log;
 pub mod outlet;
@@ -18,4 +19,5 @@ pub(crate) mod following;
 pub(crate) mod journal;
 pub(crate) mod matching;
 pub(crate) mod publishing;
+pub(crate) mod requesting;
 pub(crate) mod story;

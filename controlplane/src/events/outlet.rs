@@ -10,6 +10,7 @@ use crate::events::log::Query;
 use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::event::Gap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -78,6 +79,8 @@ pub struct Question {
     pub hearer: Hearer,
     /// EVENT frames of this subscription are wanted; a page of values otherwise.
     pub subscription: Option<SubscriptionId>,
+    /// Neither, but the records.
+    pub raw: bool,
 }
 
 /// What was read.
@@ -100,6 +103,10 @@ pub struct Found {
     pub seen: u64,
     /// There may be more.
     pub more: bool,
+    /// The records, if they were asked for.
+    pub records: Vec<(u64, Bytes)>,
+    /// What is missing among them.
+    pub gaps: Vec<Gap>,
 }
 
 /// Takes entries and questions; never blocks.

@@ -109,7 +109,7 @@ impl Kernel {
         let Some(process) = self.state.processes.get(&serial) else { return };
         let trace = &process.trace;
         let lost = trace.call_seq.is_some_and(|seq| seq > self.journal.inherited_seq);
-        let Some(id) = trace.causation.as_deref().and_then(EventId::from_text).filter(|_| lost) else {
+        let Some(id) = trace.causation.as_deref().map(EventId::from_text).filter(|_| lost) else {
             return;
         };
         let (creator, trace) = (process.creator.clone(), Trace { causation: None, ..trace.clone() });

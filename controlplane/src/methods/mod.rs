@@ -6,6 +6,7 @@
 
 use crate::table::Entry;
 
+pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
 pub(crate) mod intent;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         stream::METHODS,
         event::METHODS,
         intent::METHODS,
+        consumer::METHODS,
         permission::METHODS,
         device::METHODS,
     ]

@@ -75,6 +75,9 @@ impl Kernel {
             Pending::Wait { .. } => {
                 WireError::new(Code::Timeout, "the process has not exited within timeoutMs")
             }
+            Pending::Request { .. } => {
+                WireError::new(Code::Timeout, "nobody has answered the request within timeoutMs")
+            }
             Pending::Spawn { .. }
             | Pending::Deed { .. }
             | Pending::Metrics

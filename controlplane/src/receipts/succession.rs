@@ -41,6 +41,7 @@ impl Kernel {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Replay => false,
         };

@@ -173,6 +173,7 @@ impl Kernel {
                 None => report::running(Some(held.pid)),
             },
             noted: held.note.clone().into(),
+            written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),
             birth: record.and_then(Record::birth).unwrap_or_else(|| self.name_event()),
             told: Default::default(),

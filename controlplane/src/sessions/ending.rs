@@ -246,6 +246,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay => {}
@@ -296,6 +297,7 @@ impl Kernel {
                         data.len() as u64
                     }
                 };
+                self.note_write(turn, serial, offset, data.len() as u64);
                 self.resolve(
                     turn,
                     ticket,

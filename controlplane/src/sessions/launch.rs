@@ -284,6 +284,7 @@ pub(crate) fn open_record(
         retained_ns: None,
         status: crate::sessions::report::running(None),
         noted: bytes::Bytes::new(),
+        written: Default::default(),
         trace: plan.trace,
         birth,
         told: Default::default(),

@@ -263,6 +263,8 @@ impl Kernel {
         let there = self.state.processes.get_mut(&key.serial).filter(|process| !process.tree_gone);
         let Some(process) = there else { return self.acknowledge(turn, key) };
         process.tree_gone = true;
+        self.tell_written(turn, key.serial);
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let heirs = std::mem::take(&mut process.heirs);
         let stream_totals = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
         let event = ProcessEnded {
@@ -299,6 +301,7 @@ impl Kernel {
     pub(crate) fn input_closed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, written: u64) {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         process.stdin_end = Some(written);
+        self.tell_written(turn, key.serial);
         self.annotate(turn, key.serial, usize::MAX);
     }
 
@@ -363,6 +366,7 @@ impl Kernel {
     fn lose(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let error = keeper_lost();
         self.stop_killing(turn, serial);
+        self.tell_written(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.tree_gone = true;
         let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));

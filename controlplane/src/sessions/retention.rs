@@ -117,6 +117,7 @@ impl Kernel {
 
     /// Takes a record out of all tables.
     pub(crate) fn drop_record(&mut self, turn: &mut Turn<'_>, serial: u64) -> Option<Box<Process>> {
+        self.tell_written(turn, serial);
         let readers: Vec<u64> = self.state.processes.get(&serial)?.readers.iter().copied().collect();
         for reader in readers {
             self.end_reader(turn, reader, Departure::Unasked);

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::{self, Log, Stored};
 use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
 use kairo_controlplane::events::reading::answer;
@@ -20,6 +21,7 @@ use kairo_wire::codec::raw::RawRef;
 use kairo_wire::envelope::EventFrame;
 use kairo_wire::frame::{Decoder, Kind};
 use kairo_wire::limits::HEADER_BYTES;
+use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::request::{self, Meta};
 use kairo_wire::response::{CallError, Response};
 use serde_json::{Value, json};
@@ -55,6 +57,10 @@ pub(crate) struct World {
     pub(crate) entries: u64,
     /// Whether the disk has at once what it is asked to have.
     pub(crate) flushes: bool,
+    /// Connections that read no events.
+    pub(crate) unread: BTreeSet<ConnectionKey>,
+    /// Places whose events the log has lost, as far as consumers are brought them.
+    pub(crate) holes: BTreeSet<u64>,
     /// Whether the log takes at once what it is handed.
     pub(crate) keeps: bool,
     /// What was said beside the last answer.
@@ -131,13 +137,17 @@ impl World {
         let shelf = Shelf::default();
         let last = kept.last_seq();
         let mut kernel = Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), last);
-        kernel.recall_receipts(kept.reader().values(receipts::PREFIX).expect("they are read"));
+        let values = |prefix| kept.reader().values(prefix).expect("they are read");
+        kernel.recall_receipts(values(receipts::PREFIX));
+        kernel.recall_consumers(values(consumers::CONFIG_PREFIX), values(consumers::STATE_PREFIX));
         World {
             kernel,
             shelf,
             kept,
             entries: 0,
             flushes: true,
+            unread: BTreeSet::new(),
+            holes: BTreeSet::new(),
             keeps: true,
             meta: None,
             at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
@@ -364,7 +374,9 @@ impl World {
                 }
                 Command::News { connection, frames } => {
                     self.deliver(connection, &frames);
-                    sent.push((connection, frames.len()));
+                    if !self.unread.contains(&connection) {
+                        sent.push((connection, frames.len()));
+                    }
                 }
                 other => self.commands.push(other),
             }
@@ -414,7 +426,14 @@ impl World {
             self.tell(|kernel, out| kernel.flushed(at, entries, out));
         }
         for question in questions {
-            let answer = answer(&self.kept.reader(), &question);
+            let mut answer = answer(&self.kept.reader(), &question);
+            if let Ok(found) = answer.found.as_mut() {
+                let end = found.seen.min(question.query.to);
+                for hole in self.holes.range(question.query.from..=end.max(question.query.from)) {
+                    found.records.retain(|(seq, _)| seq != hole);
+                    found.gaps.push(Gap { from: *hole, to: *hole, cause: GapCause::Damaged, summary: None });
+                }
+            }
             let mut out = Commands::default();
             self.kernel.answered(at, answer, &mut out);
             self.carry_out(None, out);

@@ -4,6 +4,7 @@
 mod bus;
 mod calls;
 mod causality;
+mod consumers;
 mod deeds;
 mod ends;
 mod harness;
@@ -12,6 +13,7 @@ mod limits;
 mod principals;
 mod receipts;
 mod records;
+mod requests;
 mod spawning;
 mod streams;
 mod walk;

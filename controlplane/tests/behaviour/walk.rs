@@ -56,6 +56,8 @@ struct Walk {
     subscriptions: Vec<Value>,
     /// Intents that have begun, and stories.
     intents: Vec<String>,
+    /// Events that asked, as far as somebody heard them.
+    requests: Vec<Value>,
     /// The user of each session, for what may be seen.
     sessions: BTreeMap<String, u32>,
     pids: i32,
@@ -84,6 +86,7 @@ impl Walk {
             readers: BTreeMap::new(),
             subscriptions: Vec::new(),
             intents: vec!["unborn".to_owned()],
+            requests: Vec::new(),
             sessions: BTreeMap::new(),
             pids: 1_000,
             calls: 0,
@@ -147,8 +150,9 @@ impl Walk {
         let subscription =
             if self.subscriptions.is_empty() { json!("x") } else { self.dice.of(&self.subscriptions) };
         let call = format!("k{}", self.dice.below(1_000_000));
-        let (method, params) = match self.dice.below(24) {
+        let (method, params) = match self.dice.below(27) {
             20..=23 => self.of_intents(),
+            24..=26 => self.event_call(),
             0..=3 => {
                 let options = match self.dice.below(8) {
                     5 => json!({ "durable": true }),
@@ -179,7 +183,8 @@ impl Walk {
                 json!({ "subscriptionId": subscription }),
             ),
             17 => {
-                let topic = self.dice.of(&[">", "kairo.process.*", "kairo.stream.>", "kairo.intent.*"]);
+                let topic =
+                    self.dice.of(&[">", "kairo.process.*", "kairo.stream.>", "kairo.intent.*", "job.ask"]);
                 ("subscribe", json!({ "topic": topic }))
             }
             18 => match self.dice.below(4) {
@@ -241,6 +246,37 @@ impl Walk {
                 let data = json!({ "targetCorrelationId": self.dice.of(&STORIES) });
                 ("event.publish", json!({ "type": "kairo.cancel", "data": data }))
             }
+        }
+    }
+
+    /// Something about events and durable consumers.
+    fn event_call(&mut self) -> (&'static str, Value) {
+        let name = self.dice.of(&["x", "y"]);
+        let settings = json!({
+            "name": name, "topic": self.dice.of(&["job.*", "kairo.process.*"]), "ackWaitMs": 40, "maxDeliver": 2,
+            "maxInFlight": self.dice.of(&[1, 3, 100]), "backoffMs": self.dice.of(&[json!([]), json!([30, 60])]),
+        });
+        let seq = self.world.kept.last_seq().saturating_sub(self.dice.below(12) as u64).max(1);
+        match self.dice.below(14) {
+            0 | 1 => ("consumer.create", settings),
+            2 | 3 => ("consumer.attach", json!({ "name": name })),
+            4 | 5 => {
+                let mode = self.dice.of(&["single", "upTo"]);
+                ("consumer.ack", json!({ "name": name, "seq": seq, "mode": mode }))
+            }
+            6 => ("consumer.nak", json!({ "name": name, "seq": seq })),
+            7 => (self.dice.of(&["consumer.status", "consumer.list"]), json!({ "name": name })),
+            8 => ("consumer.delete", json!({ "name": name })),
+            9 => ("kernel.hello", json!({ "features": ["envelope", "int64"] })),
+            10 => ("event.request", json!({ "type": "job.ask", "timeoutMs": 30, "replyType": "job.do" })),
+            11 => {
+                let asked = self.requests.last().cloned().unwrap_or_default();
+                ("event.publish", json!({ "type": "job.answer", "answers": asked }))
+            }
+            _ => (
+                "event.publish",
+                json!({ "type": "job.do", "ack": self.dice.of(&["memory", "log", "disk"]) }),
+            ),
         }
     }
 
@@ -412,6 +448,11 @@ impl Walk {
                 let client = self.clients.get_mut(&connection);
                 match arrival {
                     Arrival::Answer(id, outcome) => {
+                        if let Some(id) =
+                            outcome.as_ref().ok().and_then(|it| it.get("subscriptionId").cloned())
+                        {
+                            self.subscriptions.push(id);
+                        }
                         let begun = outcome.ok().filter(|result| result["seq"].is_u64());
                         if let Some(begun) =
                             begun.and_then(|result| result["intentId"].as_str().map(str::to_owned))
@@ -431,7 +472,11 @@ impl Walk {
                             client.calls.remove(call);
                         }
                     }
-                    Arrival::Event(topic, event, _) => {
+                    Arrival::Event(topic, event, frame) => {
+                        if topic == "job.ask" {
+                            let whole = kairo_wire::envelope::EventFrame::parse(&frame).expect("an event");
+                            self.requests.extend(whole.id.map(|id| json!(id)));
+                        }
                         let Some(client) = client else { continue };
                         if let Some(session) = event["session"].as_str() {
                             let uid = self.sessions[session];
