@@ -7,10 +7,10 @@
 
 use crate::direct::DirectStream;
 use crate::error::{CallError, ConnectError, Lost};
-use crate::events::{Events, Exits};
+use crate::events::{Cancels, Events, Exits};
 use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Step};
-use crate::replay::Replay;
-use crate::state::{EventKinds, Link, Opens, Unshared};
+use crate::replay::{Question, Replay};
+use crate::state::{Link, Opens, Unshared};
 use crate::subscription::Subscription;
 use bytes::BytesMut;
 use kairo_wire::codec::raw::{Raw, RawRef};
@@ -18,8 +18,9 @@ use kairo_wire::error::Code;
 use kairo_wire::id::TopicPattern;
 use kairo_wire::limits::CHUNK_BYTES_MAX;
 use kairo_wire::method::Method;
+use kairo_wire::methods::consumer::NameParams;
 use kairo_wire::methods::stream::SubscribeParams;
-use kairo_wire::methods::{event, system};
+use kairo_wire::methods::{event, intent, system};
 use kairo_wire::request::{self, Meta};
 use serde::Serialize;
 use std::io;
@@ -192,7 +193,17 @@ impl Client {
         Events::open(&self.link, params)
     }
 
-    /// Publishes an event. A client that comes back after a loss doesn't publish it twice.
+    /// Receives what is delivered to a durable consumer, each event until it is answered with `consumer.ack`. After a loss it is
+    /// attached again, and what had no answer comes again.
+    pub fn consume(&self, name: &str) -> Result<Events, CallError> {
+        if !self.has("envelope") {
+            return Err(CallError::Shape("this kernel has no durable consumers".to_owned()));
+        }
+        Events::attach(&self.link, NameParams { name: name.to_owned() })
+    }
+
+    /// Publishes an event. If the connection is lost meanwhile it may have been published, and [`CallError::Interrupted`] says
+    /// so; with a key ([`Client::call_with`]) it is published once.
     pub fn publish(&self, draft: &event::Draft) -> Result<event::PublishResult, CallError> {
         self.call::<event::Publish>(draft)
     }
@@ -208,13 +219,23 @@ impl Client {
 
     /// Reads the log, page by page, in the order that is asked for.
     pub fn replay(&self, params: event::ReplayParams) -> Replay {
-        Replay::new(self.clone(), params)
+        Replay::new(self.clone(), Question::Replay(params))
     }
 
     /// Receives the `process.exit` notices the kernel sends to every connection that may see the process.
     pub fn exits(&self) -> Exits {
-        let room = self.link.lock().open_events(EventKinds::Exits);
-        Exits::new(Arc::clone(&self.link), room)
+        Exits::open(&self.link)
+    }
+
+    /// Receives the cancels of intents this connection has registered for (`intent.register`). A registration ends with its
+    /// connection, so it is to be made again after [`EventItem::Resumed`](crate::events::EventItem::Resumed).
+    pub fn cancels(&self) -> Cancels {
+        Cancels::open(&self.link)
+    }
+
+    /// Reads the events of an intent and of all under it, page by page, in the order that is asked for.
+    pub fn timeline(&self, params: intent::TimelineParams) -> Replay {
+        Replay::new(self.clone(), Question::Timeline(params))
     }
 
     /// Gives the whole connection to one subscription: no queue, no hand-over, one reusable buffer. Fails with

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use kairo_wire::chunk::Chunk as WireChunk;
 use kairo_wire::codec::check::check;
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::event::{self, CutReason, Event, EventGapRecord};
+use kairo_wire::event::{EventCutRecord, EventGapRecord};
 use kairo_wire::frame::{Header, Kind};
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::method::Method;
@@ -188,9 +188,9 @@ impl State {
             }
             return Ok(());
         }
-        if found.payload.is_none() && found.topic == event::ProcessExitNotice::TOPIC {
-            let rooms: Vec<u64> = self.rooms(|takes| matches!(takes, EventKinds::Exits));
-            for room in rooms {
+        if found.payload.is_none() {
+            let topic = found.topic.as_ref();
+            for room in self.rooms(|takes| matches!(takes, EventKinds::Notices(name) if *name == topic)) {
                 self.give(room, copy.clone(), None);
             }
             return Ok(());
@@ -209,30 +209,31 @@ impl State {
 
     /// What the kernel says of a subscription itself.
     fn word(&mut self, word: Word) {
-        let (id, heard, next) = match word {
-            Word::Gap(EventGapRecord { subscription_id, gap }) => {
-                let next = gap.to + 1;
-                (subscription_id, Heard::Gap(gap), Some(next))
+        let (Word::Gap(EventGapRecord { subscription_id, .. })
+        | Word::Cut(EventCutRecord { subscription_id, .. })) = &word;
+        let Some(number) = self.names.get(subscription_id.as_str()).copied() else { return };
+        let Some(room) = self.events.get_mut(&number) else { return };
+        match word {
+            Word::Gap(EventGapRecord { gap, .. }) => {
+                room.next = Some(gap.to + 1);
+                room.queue.push(Heard::Gap(gap), 0);
             }
             Word::Cut(cut) => {
-                // A log that failed can't be asked for what was in it.
-                let next = Some(cut.seq).filter(|_| cut.reason != CutReason::Log);
-                (cut.subscription_id.clone(), Heard::Cut(cut), next)
+                self.names.remove(cut.subscription_id.as_str());
+                let goes_on = room.cut(&cut);
+                room.queue.push(Heard::Cut(cut), 0);
+                if goes_on {
+                    self.errands.push(Errand::EventsAgain(number));
+                } else {
+                    room.id = None;
+                    room.queue.push(
+                        Heard::Refused(Lost::Payload("the kernel has ended the subscription".into())),
+                        0,
+                    );
+                }
             }
-        };
-        let Some(number) = self.names.get(id.as_str()).copied() else { return };
-        if matches!(heard, Heard::Cut(_)) {
-            self.names.remove(id.as_str());
-            self.errands.push(Errand::EventsAgain(number));
         }
-        if let Some(room) = self.events.get_mut(&number) {
-            if let (None, EventKinds::Bus(asked)) = (next, &mut room.takes) {
-                (asked.from_seq, asked.from_time_ms) = (None, None);
-            }
-            room.next = next;
-            room.queue.push(heard, 0);
-            self.wake(Interest::Events(number));
-        }
+        self.wake(Interest::Events(number));
     }
 
     /// A subscription to events has got as far as this.

@@ -6,13 +6,16 @@ use crate::state::{EventKinds, Heard, Interest, Link, Opens, Unmet};
 use bytes::Bytes;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::event::{CutReason, EventCutRecord, ProcessExitNotice};
+use kairo_wire::event::{CutReason, Event, EventCutRecord, IntentCancelNotice, ProcessExitNotice};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
+use kairo_wire::methods::consumer::{Attach, NameParams};
 use kairo_wire::methods::event::{
     Gap, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeParams,
 };
+use serde::de::DeserializeOwned;
 use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,8 +93,8 @@ pub enum EventItem<T> {
     Event(T),
     /// Events of this range are no longer in the log; what is known of them is with it.
     Gap(Gap),
-    /// The kernel had ended the subscription and named the place to go on from. It goes on there by itself; if the log
-    /// failed, from now on.
+    /// The kernel had ended the subscription and named the place to go on from. If that was because nobody read, it goes on
+    /// there by itself; if because the log failed, from now on; else this and an error are the last items.
     Cut {
         /// The first place that had not been delivered.
         seq: u64,
@@ -119,6 +122,19 @@ pub struct Events {
 }
 
 impl Events {
+    /// To what a durable consumer is delivered.
+    pub(crate) fn attach(link: &Arc<Link>, params: NameParams) -> Result<Events, CallError> {
+        let room = link.lock().open_events(EventKinds::Consumer(params.clone()));
+        let opens = Some(Opens::Events(room));
+        match Call::<Attach>::begin(link, &params, None, opens).and_then(Call::wait) {
+            Ok(_) => Ok(Events { link: Arc::clone(link), room, position: None }),
+            Err(error) => {
+                link.lock().close_events(room);
+                Err(error)
+            }
+        }
+    }
+
     pub(crate) fn open(link: &Arc<Link>, params: SubscribeParams) -> Result<Events, CallError> {
         let room = link.lock().open_events(EventKinds::Bus(Box::new(params.clone())));
         let opens = Some(Opens::Events(room));
@@ -179,34 +195,41 @@ impl Drop for Events {
     }
 }
 
-/// The exits of processes this connection may see.
+/// Notices the kernel sends to this connection unasked.
 #[derive(Debug)]
-pub struct Exits {
+pub struct Notices<E> {
     link: Arc<Link>,
     room: u64,
+    notice: PhantomData<fn() -> E>,
 }
 
-impl Exits {
-    pub(crate) fn new(link: Arc<Link>, room: u64) -> Exits {
-        Exits { link, room }
+/// The exits of processes this connection may see.
+pub type Exits = Notices<ProcessExitNotice>;
+/// Cancels of intents this connection has registered for.
+pub type Cancels = Notices<IntentCancelNotice>;
+
+impl<E: Event + DeserializeOwned> Notices<E> {
+    pub(crate) fn open(link: &Arc<Link>) -> Notices<E> {
+        let room = link.lock().open_events(EventKinds::Notices(E::TOPIC));
+        Notices { link: Arc::clone(link), room, notice: PhantomData }
     }
 
-    /// The next exit, or none if none comes in time.
-    pub fn next_within(&mut self, patience: Duration) -> Result<Option<EventItem<ProcessExitNotice>>, Lost> {
-        take(&self.link, self.room, Some(Instant::now() + patience), exit)
+    /// The next one, or none if none comes in time.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<EventItem<E>>, Lost> {
+        take(&self.link, self.room, Some(Instant::now() + patience), notice)
     }
 }
 
 /// Until the connection is lost for good; that is the last item.
-impl Iterator for Exits {
-    type Item = Result<EventItem<ProcessExitNotice>, Lost>;
+impl<E: Event + DeserializeOwned> Iterator for Notices<E> {
+    type Item = Result<EventItem<E>, Lost>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        take(&self.link, self.room, None, exit).transpose()
+        take(&self.link, self.room, None, notice).transpose()
     }
 }
 
-impl Drop for Exits {
+impl<E> Drop for Notices<E> {
     fn drop(&mut self) {
         self.link.lock().close_events(self.room);
     }
@@ -233,7 +256,7 @@ fn take<T>(
     }
 }
 
-fn exit(payload: Bytes) -> Result<ProcessExitNotice, Lost> {
+fn notice<E: DeserializeOwned>(payload: Bytes) -> Result<E, Lost> {
     let frame = EventFrame::parse(&payload).map_err(crate::codec::nonsense)?;
-    frame.body().unwrap_or(RawRef::ABSENT).decode().map_err(crate::codec::nonsense)
+    crate::codec::value(frame.body().unwrap_or(RawRef::ABSENT).bytes())
 }

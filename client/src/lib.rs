@@ -65,7 +65,7 @@ pub mod topic;
 pub use connection::{Call, CallOptions, Client, ConnectOptions};
 pub use direct::{DirectItem, DirectStream};
 pub use error::{CallError, ConnectError, Lost, StreamError};
-pub use events::{BusEvent, EventItem, Events, Exits};
+pub use events::{BusEvent, Cancels, EventItem, Events, Exits, Notices};
 pub use reconnect::{Change, Reconnect, Watch};
 pub use replay::{Page, Replay};
 pub use subscription::{Chunk, Item, Subscription};

@@ -8,7 +8,9 @@ use crate::connection::Client;
 use crate::error::CallError;
 use crate::events::{BusEvent, EventItem};
 use kairo_wire::codec::raw::Raw;
+use kairo_wire::limits::REPLAY_EVENTS_MAX;
 use kairo_wire::methods::event::{self, Gap, Order, ReplayParams, ReplayResult};
+use kairo_wire::methods::intent::{self, TimelineParams};
 
 /// A page of the past.
 #[derive(Clone, Debug)]
@@ -19,34 +21,65 @@ pub struct Page {
     pub last_seq: u64,
 }
 
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Replay(ReplayParams),
+    Timeline(TimelineParams),
+}
+
+/// What changes from page to page.
+struct Parts<'q> {
+    from_seq: &'q mut Option<u64>,
+    to_seq: &'q mut Option<u64>,
+    limit: &'q mut Option<u32>,
+    order: Order,
+}
+
+impl Question {
+    fn parts(&mut self) -> Parts<'_> {
+        match self {
+            Question::Replay(ReplayParams { from_seq, to_seq, limit, order, .. })
+            | Question::Timeline(TimelineParams { from_seq, to_seq, limit, order, .. }) => {
+                Parts { from_seq, to_seq, limit, order: *order }
+            }
+        }
+    }
+}
+
 /// An iterator over pages. An error is its last item.
 #[derive(Debug)]
 pub struct Replay {
     client: Client,
-    /// Of the next page; none behind the last.
-    params: Option<ReplayParams>,
+    /// For the next page; none behind the last.
+    question: Option<Question>,
     /// Events still wanted, if they are counted.
     left: Option<u32>,
 }
 
 impl Replay {
     /// `limit` counts all events, over all pages.
-    pub(crate) fn new(client: Client, params: ReplayParams) -> Replay {
-        let left = params.limit;
-        Replay { client, params: Some(params), left }
+    pub(crate) fn new(client: Client, mut question: Question) -> Replay {
+        let left = *question.parts().limit;
+        Replay { client, question: Some(question), left }
     }
 
-    fn page(&mut self, params: ReplayParams) -> Result<Page, CallError> {
-        let found = self.client.call::<event::Replay>(&params)?;
+    fn page(&mut self, mut question: Question) -> Result<Page, CallError> {
+        *question.parts().limit = self.left.map(|left| left.min(REPLAY_EVENTS_MAX as u32));
+        let found = match &question {
+            Question::Replay(params) => self.client.call::<event::Replay>(params),
+            Question::Timeline(params) => self.client.call::<intent::Timeline>(params),
+        }?;
         self.left = self.left.map(|left| left.saturating_sub(found.events.len() as u32));
-        if let Some(next) = found.next.filter(|_| self.left != Some(0)) {
-            let limit = self.left;
-            self.params = Some(match params.order {
-                Order::Forward => ReplayParams { from_seq: Some(next), limit, ..params },
-                Order::Backward => ReplayParams { to_seq: Some(next), limit, ..params },
-            });
+        let Parts { from_seq, to_seq, order, .. } = question.parts();
+        if found.next.is_some() && self.left != Some(0) {
+            match order {
+                Order::Forward => *from_seq = found.next,
+                Order::Backward => *to_seq = found.next,
+            }
+            self.question = Some(question);
         }
-        page(found, params.order)
+        page(found, order)
     }
 }
 
@@ -54,9 +87,8 @@ impl Iterator for Replay {
     type Item = Result<Page, CallError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut params = self.params.take()?;
-        params.limit = self.left.map(|left| left.min(kairo_wire::limits::REPLAY_EVENTS_MAX as u32));
-        Some(self.page(params))
+        let question = self.question.take()?;
+        Some(self.page(question))
     }
 }
 

@@ -20,10 +20,12 @@ use crate::reading::Refused;
 use crate::reconnect::{Change, Greeted, Line, Outage, Step};
 use crate::state::{CallSlot, EventKinds, EventRoom, Heard, Interest, Link, State, Waiting};
 use bytes::{Bytes, BytesMut};
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::event::{CutReason, EventCutRecord};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
 use kairo_wire::methods::stream::{SubscribeParams, SubscribeResult};
-use kairo_wire::methods::{event, stream};
+use kairo_wire::methods::{consumer, event, stream};
 use serde::Serialize;
 use std::io::Write;
 use std::net::Shutdown;
@@ -188,14 +190,14 @@ impl State {
         for (room, events) in &mut self.events {
             match events.again() {
                 // Notices are in no log.
-                None if matches!(events.takes, EventKinds::Exits) => {
+                None if matches!(events.takes, EventKinds::Notices(_)) => {
                     events.queue.push(Heard::Resumed { outage, complete: false }, 0);
                 }
                 // It isn't answered yet, and so among the calls.
                 None => {}
-                Some(params) => {
+                Some((method, params)) => {
                     let call = number();
-                    requests.extend(encoded(call, event::Subscribe::NAME, &params));
+                    requests.extend(encoded(call, method, &params));
                     self.resuming.insert(call, Resuming::Events(*room));
                 }
             }
@@ -288,12 +290,14 @@ impl State {
         let Some(room) = self.events.get_mut(&number) else {
             return self.errands.push(Errand::EndEvents(opened.subscription_id));
         };
-        let EventKinds::Bus(asked) = &room.takes else { return };
-        let (asked, timed) = (asked.from_seq, asked.from_time_ms.is_some());
+        let (asked, told) = match &room.takes {
+            EventKinds::Bus(asked) => (asked.from_seq, opened.next_seq.is_some()),
+            EventKinds::Consumer(_) | EventKinds::Notices(_) => (None, true),
+        };
         // A place that was reached and now lies ahead was one in another log.
         let elsewhere = opened.next_seq.filter(|_| room.next != asked).filter(|end| room.next > Some(*end));
         if after_outage {
-            let complete = (room.next.is_some() || timed) && opened.next_seq.is_some() && elsewhere.is_none();
+            let complete = told && elsewhere.is_none();
             room.queue.push(Heard::Resumed { outage, complete }, 0);
         }
         match elsewhere {
@@ -316,15 +320,38 @@ impl State {
 }
 
 impl EventRoom {
-    /// What a kernel is asked for so that it goes on; none if there is nothing to go on with.
-    pub(crate) fn again(&self) -> Option<Box<event::SubscribeParams>> {
-        let EventKinds::Bus(asked) = &self.takes else { return None };
-        self.id.as_ref()?;
-        let mut params = asked.clone();
-        if self.next.is_some() {
-            (params.from_seq, params.from_time_ms) = (self.next, None);
+    /// The kernel has ended the subscription; true if it can be taken up again.
+    pub(crate) fn cut(&mut self, cut: &EventCutRecord) -> bool {
+        match (cut.reason, &mut self.takes) {
+            (CutReason::Slow, _) => {
+                self.next = Some(cut.seq);
+                true
+            }
+            // A log that failed can't be asked for what was in it, but news may still come.
+            (CutReason::Log, EventKinds::Bus(asked)) => {
+                (asked.from_seq, asked.from_time_ms, self.next) = (None, None, None);
+                true
+            }
+            (_, _) => false,
         }
-        Some(params)
+    }
+
+    /// What a kernel is asked for so that it goes on; none if there is nothing to go on with.
+    pub(crate) fn again(&self) -> Option<(&'static str, Raw)> {
+        self.id.as_ref()?;
+        let (method, params) = match &self.takes {
+            EventKinds::Bus(asked) => {
+                let mut params = asked.clone();
+                if self.next.is_some() {
+                    (params.from_seq, params.from_time_ms) = (self.next, None);
+                }
+                (event::Subscribe::NAME, Raw::of(&params))
+            }
+            // The kernel knows where it is.
+            EventKinds::Consumer(named) => (consumer::Attach::NAME, Raw::of(named)),
+            EventKinds::Notices(_) => return None,
+        };
+        Some((method, params.ok()?))
     }
 }
 

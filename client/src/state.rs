@@ -32,6 +32,7 @@ use crate::subscription::Item;
 use bytes::Bytes;
 use kairo_wire::event::{EventCutRecord, StreamEndReason};
 use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::consumer::NameParams;
 use kairo_wire::methods::event::{self, Gap};
 use kairo_wire::methods::stream::{StreamName, SubscribeParams};
 use std::collections::HashMap;
@@ -161,8 +162,10 @@ pub(crate) enum Heard {
 pub(crate) enum EventKinds {
     /// Bus events, as they were asked for first.
     Bus(Box<event::SubscribeParams>),
-    /// `process.exit` notices.
-    Exits,
+    /// What is delivered to a durable consumer.
+    Consumer(NameParams),
+    /// Notices of this name.
+    Notices(&'static str),
 }
 
 /// Everything behind the lock.

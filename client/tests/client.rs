@@ -12,8 +12,8 @@ use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::envelope::{Envelope, Extras, put_bus, put_notice};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{
-    CutReason, EventCutRecord, EventGapRecord, ProcessExitNotice, StreamEndReason, StreamEndRecord,
-    StreamGapRecord,
+    CutReason, EventCutRecord, EventGapRecord, IntentCancelNotice, ProcessExitNotice, StreamEndReason,
+    StreamEndRecord, StreamGapRecord,
 };
 use kairo_wire::frame::{Decoder, Kind};
 use kairo_wire::id::{EventId, ProcessId, SubscriptionId, TopicPattern};
@@ -650,6 +650,39 @@ fn events_go_to_the_subscription_they_say_they_are_for_and_gaps_and_cuts_come_at
     assert_eq!((past.position(), past.id().unwrap().as_str()), (Some(14), "topic_2"));
     assert!(live.next_within(Duration::from_millis(5)).unwrap().is_none());
     drop((live, past, client));
+    kernel.join().unwrap();
+}
+
+#[test]
+fn a_consumer_is_attached_again_after_a_cut_unless_that_is_its_end() {
+    let (client, kernel) = against(|mut fake| {
+        let cut = |id: &str, reason| EventCutRecord {
+            subscription_id: SubscriptionId::from_text(id),
+            seq: 2,
+            reason,
+        };
+        for (id, reason) in [("topic_1", CutReason::Slow), ("topic_2", CutReason::Cancelled)] {
+            let asked = fake.expect("consumer.attach");
+            assert_eq!(kairo_wire::json::to_value(asked.params.as_ref()).unwrap(), json!({ "name": "c" }));
+            fake.ok(&asked, &json!({ "subscriptionId": id }));
+            fake.bus_for(id, 1);
+            fake.send(|frame| put_notice(frame, Dialect::Int64, &cut(id, reason)).unwrap());
+        }
+        let cancel =
+            json!({"intentId": "i", "correlationId": "c", "by": {"kind": "owner", "uid": 0}, "graceMs": 500});
+        let cancel: IntentCancelNotice = Raw::of(&cancel).unwrap().decode().unwrap();
+        fake.send(|frame| put_notice(frame, Dialect::Int64, &cancel).unwrap());
+        assert!(fake.next().is_none(), "nothing is asked for again");
+    });
+    let mut cancels = client.cancels();
+    let mut events = client.consume("c").unwrap();
+    for reason in [CutReason::Slow, CutReason::Cancelled] {
+        assert!(matches!(events.next(), Some(Ok(EventItem::Event(event))) if event.seq == Some(1)));
+        assert!(matches!(events.next(), Some(Ok(EventItem::Cut { reason: found, .. })) if found == reason));
+    }
+    assert!(matches!(events.next(), Some(Err(Lost::Payload(_)))));
+    assert!(matches!(cancels.next(), Some(Ok(EventItem::Event(cancel))) if cancel.grace_ms == 500));
+    drop((events, cancels, client));
     kernel.join().unwrap();
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
     }
 }
 
-fn pattern(text: &str) -> Result<TopicPattern, Failure> {
+pub(crate) fn pattern(text: &str) -> Result<TopicPattern, Failure> {
     TopicPattern::from_text(text)
         .ok_or_else(|| Failure::usage("a pattern is not empty").advise("write > for everything"))
 }
@@ -169,7 +169,7 @@ impl Printer<'_> {
     }
 }
 
-fn missing(gap: &Gap) -> String {
+pub(crate) fn missing(gap: &Gap) -> String {
     let Gap { from, to, cause, summary } = gap;
     let known = summary.as_ref().and_then(|summary| value_of(summary).ok()).map(|summary| gist(&summary));
     let known = known.filter(|known| !known.is_empty()).map(|known| format!(": {known}")).unwrap_or_default();

@@ -7,6 +7,7 @@
 mod adapters;
 pub(crate) mod args;
 mod attach;
+mod consumers;
 mod context;
 mod describe;
 mod detach;
@@ -14,9 +15,11 @@ mod escape;
 mod events;
 mod failure;
 mod gist;
+mod intents;
 mod limit;
 mod local;
 mod logs;
+mod member;
 mod moment;
 mod notice;
 mod output;
@@ -92,6 +95,11 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Publish(args) => events::publish(&context, args),
         Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
+        Command::Intent(args) => intents::intent(&context, args),
+        Command::Intents(args) => intents::intents(&context, args),
+        Command::Cancel(args) => intents::cancel(&context, args),
+        Command::Consumers(args) => consumers::consumers(&context, args),
+        Command::Consume(args) => consumers::consume(&context, args),
         Command::Views(_) => views::views(&context),
         Command::View(args) => views::view(&context, args),
         Command::Call(args) => describe::call(&context, args),

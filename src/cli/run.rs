@@ -14,12 +14,13 @@ use crate::cli::attach::{Session, on_terminal};
 use crate::cli::context::{Context, Outcome, json_of, process_id, versioned};
 use crate::cli::detach::DetachKeys;
 use crate::cli::failure::Failure;
+use crate::cli::member::Member;
 use crate::cli::processes::exit_code;
 use crate::cli::progress::{Bar, Output};
 use crate::cli::{program, terminal};
 use crate::kernel::embedded::Embedded;
 use crate::logging;
-use kairo_client::{Client, ConnectOptions, Item};
+use kairo_client::{CallOptions, Client, ConnectOptions, Item};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize};
 use kairo_wire::methods::process::{
@@ -79,7 +80,18 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
         command: program::command(&args.program)?,
         options: Some(Box::new(options)),
     };
-    client.call::<process::Spawn>(&params)?;
+    let correlation_id = args.correlation.clone();
+    let mut member = match &args.intent {
+        Some(intent) => {
+            Some(Member::join(context, intent, correlation_id.as_deref(), &args.program.command)?)
+        }
+        None => None,
+    };
+    let correlation_id = member.as_ref().map(|member| member.correlation.clone()).or(correlation_id);
+    client.call_with::<process::Spawn>(&params, &CallOptions { correlation_id, ..CallOptions::default() })?;
+    if let Some(member) = &mut member {
+        member.stand_for(client.clone(), id.clone())?;
+    }
     forward(client.clone(), id.clone(), signals, args.pty)?;
     let ended = if args.pty {
         on_a_terminal(client, &id, args, rate)?
@@ -89,6 +101,9 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
         ended
     };
     drop(bar);
+    if let Some(member) = member {
+        member.over(&ended)?;
+    }
     if context.json {
         report(client, &id, &ended)?;
     }

@@ -132,12 +132,16 @@ fn a_story_is_found_by_its_name_by_a_process_and_by_an_event() {
     with(&Options::plain(Driver::Poll), |daemon| {
         good(daemon, &["spawn", "--id", "build", "--correlation", "nightly", "--", "sh", "-c", "exit 3"]);
         assert_eq!(run(daemon, &["wait", "build"]).status.code(), Some(3));
-        let spawned = &objects(daemon, &["events", "kairo.process.spawned", "--from", "start"])[0];
-        let id = spawned["id"].as_str().expect("a name").to_owned();
+        // What tells of it is in the log soon after the answers.
+        let mut spawned = Vec::new();
+        until("the spawn is in the log", || {
+            spawned = objects(daemon, &["events", "kairo.process.spawned", "--from", "start"]);
+            !spawned.is_empty()
+        });
+        let id = spawned[0]["id"].as_str().expect("a name").to_owned();
         let drafts: Vec<Json> =
             (0..1_234).map(|n| json!({"type": "test.progress", "data": {"n": n}, "correlationId": "nightly", "causationId": id})).collect();
         daemon.connect().ok("event.publish_batch", json!({"events": drafts}));
-        // What tells of the end is in the log soon after the answer to who waits.
         let mut text = String::new();
         until("the story is whole", || {
             text = good(daemon, &["trace", "nightly"]);
@@ -164,5 +168,122 @@ fn a_story_is_found_by_its_name_by_a_process_and_by_an_event() {
         let output = run(daemon, &["trace", "nobody"]);
         assert_eq!(output.status.code(), Some(125));
         assert!(String::from_utf8_lossy(&output.stderr).contains("kairo events"), "it says what to do");
+    });
+}
+
+/// The id of a new intent.
+fn begin(daemon: &Daemon, arguments: &[&str]) -> String {
+    good(daemon, &[&["intent", "begin"], arguments].concat()).trim().to_owned()
+}
+
+#[test]
+fn an_intent_is_begun_seen_cancelled_and_told_of() {
+    with(&Options::plain(Driver::Poll), |daemon| {
+        let outer = begin(daemon, &["nightly render", "--query", "render it", "--context", r#"{"a": 1}"#]);
+        let inner = begin(daemon, &["part", "--parent", &outer]);
+        good(daemon, &["spawn", "--id", "worker", "--intent", &inner, "sleep", "1000"]);
+        let run =
+            daemon.cli(&["run", "--intent", &outer, "--", "sleep", "1000"]).stderr(Stdio::null()).spawn();
+        let mut run = run.expect("the program runs");
+        until("it takes part", || {
+            !objects(daemon, &["events", "kairo.run.started", "--from", "start"]).is_empty()
+        });
+        let table = good(daemon, &["intents"]);
+        assert!(table.contains("  nightly render") && table.contains("    part"), "{table}");
+        let listed = &objects(daemon, &["intents"])[0]["intents"];
+        assert_eq!((&listed[0]["query"], &listed[1]["processes"]), (&json!("render it"), &json!(1)));
+        let receipt = good(daemon, &["cancel", &outer, "--grace", "2", "--reason", "enough"]);
+        assert!(receipt.contains("worker") && receipt.contains("(enough)"), "{receipt}");
+        assert_eq!(
+            run.wait().expect("our child").code(),
+            Some(143),
+            "what runs under a kernel of its own ends too"
+        );
+        let again = &objects(daemon, &["cancel", &outer])[0];
+        assert_eq!(
+            (&again["reason"], &again["left"]),
+            (&json!("enough"), &json!(0)),
+            "twice is the same receipt"
+        );
+        assert!(!good(daemon, &["intents"]).contains("nightly"));
+        assert!(good(daemon, &["intents", "--all"]).contains("cancelled"));
+        let tree = good(daemon, &["intent", "timeline", &outer, "--tree"]);
+        assert!(
+            tree.lines().nth(1).is_some_and(|line| line.contains("took ") && line.ends_with('◀')),
+            "{tree}"
+        );
+        for part in ["id=worker", "kairo.run.started", "kairo.intent.cancelled"] {
+            assert!(tree.contains(part), "{part} is not in {tree}");
+        }
+        let story = good(daemon, &["trace", &outer]);
+        assert!(story.contains("kairo.run.exited signal=15"), "{story}");
+        assert_eq!(run_code(daemon, &["cancel", "nobody"]), Some(125));
+    });
+}
+
+fn run_code(daemon: &Daemon, arguments: &[&str]) -> Option<i32> {
+    run(daemon, arguments).status.code()
+}
+
+#[test]
+fn an_intent_ends_with_a_result_or_with_the_command_that_holds_it() {
+    with(&Options::plain(Driver::Poll), |daemon| {
+        let short = begin(daemon, &["short"]);
+        assert!(
+            good(daemon, &["intent", "end", &short, "--result", "7", "--summary", "all is well"])
+                .contains("ended")
+        );
+        assert!(good(daemon, &["intents", "--all"]).contains("short: all is well"));
+        let ended = objects(daemon, &["intent", "timeline", &short, "--reverse", "--limit", "1"]);
+        assert_eq!(
+            (&ended[0]["topic"], &ended[0]["payload"]["result"]),
+            (&json!("kairo.intent.ended"), &json!(7))
+        );
+        let mut holds = daemon.cli(&["intent", "begin", "held", "--on-disconnect", "cancel"]);
+        let mut child = holds.stdout(Stdio::piped()).spawn().expect("the program runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+        assert!(good(daemon, &["intents"]).contains(line.trim()));
+        child.kill().expect("it runs");
+        child.wait().expect("our child");
+        until("it is cancelled with its command", || !good(daemon, &["intents"]).contains(line.trim()));
+        let mut holds = daemon.cli(&["intent", "begin", "held", "--on-disconnect", "end"]);
+        let mut child = holds.stdout(Stdio::piped()).spawn().expect("the program runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+        good(daemon, &["intent", "end", line.trim()]);
+        assert!(child.wait().expect("our child").success(), "it stays until the intent is over");
+    });
+}
+
+#[test]
+fn a_consumer_has_each_event_until_it_is_done() {
+    with(&Options::plain(Driver::Poll), |daemon| {
+        publish(daemon, "test.job", 0, 6);
+        let consume = |arguments: &[&str]| objects(daemon, &[&["consume", "jobs"], arguments].concat());
+        let first = consume(&["--topic", "test.*", "--from", "start", "--limit", "2"]);
+        assert_eq!(numbers(&first), [0, 1]);
+        assert_eq!(first[0]["delivery"], 1);
+        // What is not said to be done comes again, to whoever comes next.
+        assert_eq!(numbers(&consume(&["--ack", "manual", "--limit", "1"])), [2]);
+        let file = daemon.folder().join("done");
+        let command = format!("grep -o '\"payload\":[0-9]*' >> {}", file.display());
+        consume(&["--exec", &command, "--limit", "3"]);
+        let mut done: Vec<String> =
+            std::fs::read_to_string(&file).expect("it was run").lines().map(str::to_owned).collect();
+        done.sort_unstable();
+        assert_eq!(done, [2, 3, 4].map(|number| format!("\"payload\":{number}")));
+        assert!(consume(&["--exec", "exit 1", "--limit", "1"]).is_empty(), "it goes back");
+        assert_eq!(numbers(&consume(&["--limit", "1"])), [5]);
+        let listed = &objects(daemon, &["consumers"])[0]["consumers"][0];
+        assert_eq!(
+            (&listed["name"], &listed["acked"], &listed["pending"]),
+            (&json!("jobs"), &json!(6), &json!(0))
+        );
+        assert!(good(daemon, &["consumers"]).contains("jobs"));
+        good(daemon, &["consumers", "--delete", "jobs"]);
+        let output = run(daemon, &["consume", "jobs"]);
+        assert_eq!(output.status.code(), Some(125));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--topic"), "it says what to do");
     });
 }

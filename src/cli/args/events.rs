@@ -167,3 +167,198 @@ pub(crate) struct ViewName {
     /// Its name
     pub(crate) name: String,
 }
+
+/// Begin and end intents, and see what happened in them
+///
+/// An intent is what somebody is about to do. What is started with --intent belongs to it, and what that starts; `kairo
+/// cancel` stops all of it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo intent begin 'nightly render'    # prints its id\n  \
+    kairo intent end 00112233-4455-4677-8899-aabbccddeeff --result '{\"frames\": 240}'\n  \
+    kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff --tree")]
+pub(crate) struct Intent {
+    #[command(subcommand)]
+    pub(crate) command: IntentSubcommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IntentSubcommand {
+    Begin(IntentBegin),
+    End(IntentEnd),
+    Timeline(IntentTimeline),
+}
+
+/// Begin an intent, and print its id
+///
+/// With --on-disconnect cancel or end the command stays until the intent is over: it holds the connection that the intent
+/// lives with.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo intent begin 'nightly render' --deadline 3600\n  \
+    kairo spawn --intent \"$(kairo intent begin build)\" -- make\n  \
+    kairo intent begin 'while I am here' --on-disconnect cancel")]
+pub(crate) struct IntentBegin {
+    /// In a few words
+    pub(crate) name: String,
+    /// What was asked for
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) query: Option<String>,
+    /// Whatever is to be kept with it, JSON; - reads it from stdin
+    #[arg(long, value_name = "JSON")]
+    pub(crate) context: Option<String>,
+    /// The intent it is part of
+    #[arg(long, value_name = "INTENT")]
+    pub(crate) parent: Option<String>,
+    /// Cancel it after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) deadline: Option<f64>,
+    /// What becomes of it when this command ends
+    #[arg(long, value_enum, default_value_t = DisconnectChoice::Keep, value_name = "WHAT")]
+    pub(crate) on_disconnect: DisconnectChoice,
+    /// The story it belongs to; without one it begins its own
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation: Option<String>,
+    /// Begin it once: another with the same key is the same
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DisconnectChoice {
+    Keep,
+    Cancel,
+    End,
+}
+
+/// End an intent, with a result or an error
+///
+/// What it has started goes on; `kairo cancel` stops that.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo intent end 00112233-4455-4677-8899-aabbccddeeff --summary 'all frames are there'\n  \
+    kairo intent end 00112233-4455-4677-8899-aabbccddeeff --error 'no space left'"
+)]
+pub(crate) struct IntentEnd {
+    /// The intent
+    pub(crate) id: String,
+    /// What came of it, JSON; - reads it from stdin
+    #[arg(long, value_name = "JSON", conflicts_with = "error")]
+    pub(crate) result: Option<String>,
+    /// What went wrong
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) error: Option<String>,
+    /// In a sentence
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) summary: Option<String>,
+}
+
+/// Show what happened in an intent and all under it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff\n  \
+    kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff --reverse --limit 10\n  \
+    kairo intent timeline 00112233-4455-4677-8899-aabbccddeeff --tree")]
+pub(crate) struct IntentTimeline {
+    /// The intent
+    pub(crate) id: String,
+    /// End after this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    /// Newest first
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Each event under its cause, as `kairo trace` shows it
+    #[arg(long, conflicts_with_all = ["reverse", "limit"])]
+    pub(crate) tree: bool,
+}
+
+/// List intents
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo intents\n  kairo intents --all\n  kairo intents --json | jq -r '.intents[].intentId'"
+)]
+pub(crate) struct Intents {
+    /// Those that are over, too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+}
+
+/// Stop everything that belongs to an intent or a story
+///
+/// Intents under it come first. Processes get SIGTERM and, after the grace, SIGKILL, with all they started; calls that wait
+/// and subscriptions end. Returns when all of it is gone, with what was stopped and how long it took.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo cancel 00112233-4455-4677-8899-aabbccddeeff --reason 'not needed any more'\n  \
+    kairo cancel --correlation nightly --grace 0.5"
+)]
+pub(crate) struct Cancel {
+    /// The intent
+    #[arg(value_name = "INTENT", required_unless_present = "correlation", conflicts_with = "correlation")]
+    pub(crate) intent: Option<String>,
+    /// Everything of this story that is ours to touch
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Seconds between SIGTERM and SIGKILL [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<f64>,
+}
+
+/// List durable consumers
+///
+/// A consumer is a position in the log that the daemon keeps: each event is delivered until somebody says that it is done.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kairo consumers\n  kairo consumers --json | jq -c '.consumers[] | [.name, .lag]'\n  \
+    kairo consumers --delete thumbnails"
+)]
+pub(crate) struct Consumers {
+    /// Forget this one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) delete: Option<String>,
+}
+
+/// Work on events, each until it is done
+///
+/// With --topic the consumer is made if it isn't there. An event is shown, or given to a command on its stdin as JSON, and
+/// is done when it was printed, or when the command returned 0; else it is delivered again. What was delivered when this
+/// command, the daemon or the machine went away is delivered again, too.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo consume thumbnails --topic 'render.frame.*' --from start\n  \
+    kairo consume thumbnails --exec './thumbnail \"$KAIRO_EVENT_TYPE\"'\n  \
+    kairo consume audit --json --limit 100\n  \
+    kairo consume audit --ack manual    # done is what `kairo call consumer.ack` says")]
+pub(crate) struct Consume {
+    /// The consumer
+    pub(crate) name: String,
+    /// Make it, if it isn't there, for events whose type matches this
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) topic: Option<String>,
+    /// Where a new one begins: 1h (ago), @SEQ, a time, start, or now [default: now]
+    #[arg(long, value_name = "WHEN", requires = "topic")]
+    pub(crate) from: Option<Moment>,
+    /// A new one's patience for an answer, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", requires = "topic")]
+    pub(crate) ack_wait: Option<f64>,
+    /// How often a new one delivers an event before it puts it aside [default: 5]
+    #[arg(long, value_name = "N", requires = "topic")]
+    pub(crate) max_deliver: Option<u32>,
+    /// Say that an event is done when it is printed, or never
+    #[arg(long, value_enum, default_value_t = DoneChoice::Auto, value_name = "WHEN")]
+    pub(crate) ack: DoneChoice,
+    /// Give each event to this shell command
+    #[arg(long, value_name = "COMMAND", conflicts_with = "ack")]
+    pub(crate) exec: Option<String>,
+    /// End after this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) lasting: Lasting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DoneChoice {
+    Auto,
+    Manual,
+}

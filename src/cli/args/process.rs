@@ -17,7 +17,8 @@ use std::path::PathBuf;
 #[command(
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
     kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
-    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --adapter ffmpeg -- ffmpeg -i in.mkv out.mp4    # with a progress bar\n  kairo run --json -- true    # numbers on stderr at the end"
+    kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --adapter ffmpeg -- ffmpeg -i in.mkv out.mp4    # with a progress bar\n  \
+    kairo run --intent \"$INTENT\" -- make\n  kairo run --json -- true    # numbers on stderr at the end"
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -30,6 +31,12 @@ pub(crate) struct Run {
     /// Give the program a terminal, attached to ours
     #[arg(long)]
     pub(crate) pty: bool,
+    /// Run it as part of this intent of the daemon: `kairo cancel` ends it, and the log tells of it
+    #[arg(long, value_name = "INTENT")]
+    pub(crate) intent: Option<String>,
+    /// The story it belongs to; the program finds it in KAIRO_CORRELATION_ID
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation: Option<String>,
     /// Stdin of the program: inherit ours, or null
     #[arg(long, value_enum, default_value_t = RunStdin::Inherit)]
     pub(crate) stdin: RunStdin,

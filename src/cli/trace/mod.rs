@@ -4,16 +4,19 @@
 //! whom is in [`tree`], what it looks like in [`picture`].
 
 mod picture;
-mod tree;
+pub(crate) mod tree;
 
 use crate::cli::args::events::Trace;
 use crate::cli::context::{Context, Outcome, value_of};
+use crate::cli::events::missing;
 use crate::cli::failure::Failure;
 use crate::cli::gist::envelope;
-use kairo_client::{BusEvent, Client, EventItem};
+use kairo_client::{BusEvent, CallError, Client, EventItem, Replay};
 use kairo_wire::codec::time::from_iso;
 use kairo_wire::error::Code;
-use kairo_wire::event::{Event, ProcessExited, ProcessLost, ProcessSpawned};
+use kairo_wire::event::{
+    Event, IntentCancelled, IntentEnded, IntentStarted, ProcessExited, ProcessLost, ProcessSpawned,
+};
 use kairo_wire::id::TopicPattern;
 use kairo_wire::methods::event::{Gap, Order, ReplayParams};
 use picture::Picture;
@@ -33,16 +36,8 @@ pub(crate) fn trace(context: &Context, args: &Trace) -> Outcome {
     let client = context.client()?;
     let story = story_of(&client, &args.of)?;
     let params = ReplayParams { correlation_id: Some(story.clone()), ..ReplayParams::default() };
-    let (events, gaps) = all(&client, params)?;
-    for gap in &gaps {
-        eprintln!(
-            "kairo: events @{} to @{} are no longer in the log ({})",
-            gap.from,
-            gap.to,
-            gap.cause.word()
-        );
-    }
-    show(context, &story, &events, Some(args.of.as_str()), args.all)
+    let (events, gaps) = all(client.replay(params), Failure::from)?;
+    show(context, &story, &events, &gaps, Some(args.of.as_str()), args.all)
 }
 
 /// Shows events in the order of the log as trees.
@@ -50,9 +45,13 @@ pub(crate) fn show(
     context: &Context,
     story: &str,
     events: &[Told],
+    gaps: &[Gap],
     named: Option<&str>,
     all: bool,
 ) -> Outcome {
+    for gap in gaps {
+        eprintln!("kairo: {}", missing(gap));
+    }
     let tree = Tree::new(events.iter().map(deed).collect());
     let mut out = BufWriter::new(io::stdout().lock());
     if context.json {
@@ -85,10 +84,10 @@ fn object(events: &[Told], tree: &Tree, row: &tree::Row<'_>) -> Result<Value, Fa
 }
 
 /// All events of a question, oldest first, and what is missing among them.
-pub(crate) fn all(client: &Client, params: ReplayParams) -> Result<(Vec<Told>, Vec<Gap>), Failure> {
+pub(crate) fn all(pages: Replay, failed: fn(CallError) -> Failure) -> Result<(Vec<Told>, Vec<Gap>), Failure> {
     let (mut events, mut gaps) = (Vec::new(), Vec::new());
-    for page in client.replay(params) {
-        for item in page?.items {
+    for page in pages {
+        for item in page.map_err(failed)?.items {
             match item {
                 EventItem::Event(event) => events.push(told(event)?),
                 EventItem::Gap(gap) => gaps.push(gap),
@@ -134,7 +133,8 @@ fn of_process(client: &Client, named: &str) -> Result<Option<Told>, Failure> {
     let types = TopicPattern::from_text(ProcessSpawned::TOPIC).into_iter().collect();
     let is_it = |told: &Told| match &told.payload["id"] {
         Value::String(id) => id == named,
-        other => other.to_string() == named,
+        // An id may be a number.
+        other => other.as_i64().is_some_and(|id| named.parse() == Ok(id)),
     };
     first(client, ReplayParams { types, limit: None, ..newest() }, is_it)
 }
@@ -178,6 +178,8 @@ fn life(topic: &str, payload: &Value) -> Option<Life> {
     match topic {
         ProcessSpawned::TOPIC => named("session").map(Life::Begins),
         ProcessExited::TOPIC | ProcessLost::TOPIC => named("session").map(Life::Ends),
+        IntentStarted::TOPIC => named("intentId").map(Life::Begins),
+        IntentEnded::TOPIC | IntentCancelled::TOPIC => named("intentId").map(Life::Ends),
         _ => None,
     }
 }

@@ -34,6 +34,7 @@ use backend::{Backend, Fault};
 use bytes::Bytes;
 use head::Head;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -128,7 +129,9 @@ pub struct Log {
 impl Log {
     /// Opens the log in `folder`, or begins one.
     pub fn open(folder: &Path, options: Options) -> Result<(Log, Opened), LogError> {
-        std::fs::create_dir_all(folder).map_err(file("making", folder))?;
+        // What is in it says what everybody did: it is nobody else's to read.
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(folder).map_err(file("making", folder))?;
         let mut head = Head::open(folder, &options.boot)?;
         let mut recovered = recovery::open(folder, &mut head)?;
         if !recovered.is_salvaged
