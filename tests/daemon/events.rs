@@ -261,7 +261,7 @@ fn a_consumer_has_each_event_until_it_is_done() {
     with(&Options::plain(Driver::Poll), |daemon| {
         publish(daemon, "test.job", 0, 6);
         let consume = |arguments: &[&str]| objects(daemon, &[&["consume", "jobs"], arguments].concat());
-        let first = consume(&["--topic", "test.*", "--from", "start", "--limit", "2"]);
+        let first = consume(&["--topic", "test.*", "--from", "start", "--max-deliver", "50", "--limit", "2"]);
         assert_eq!(numbers(&first), [0, 1]);
         assert_eq!(first[0]["delivery"], 1);
         // What is not said to be done comes again, to whoever comes next.
