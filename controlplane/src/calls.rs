@@ -201,9 +201,11 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
-            Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
-                None
-            }
+            Pending::Deed { sent: true, .. }
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Read
+            | Pending::Watch { .. } => None,
         };
         if let Some(timer) = timer {
             self.disarm(turn, timer);
@@ -234,7 +236,8 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Replay => {}
+            | Pending::Read
+            | Pending::Watch { .. } => {}
         }
         self.reject(turn, ticket, error);
     }

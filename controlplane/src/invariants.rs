@@ -27,7 +27,7 @@ impl Kernel {
     /// Connections, calls, processes, subscriptions and timers there are.
     pub fn census(&self) -> [usize; 5] {
         let state = &self.state;
-        let subscriptions = state.streams.len() + state.topics.len();
+        let subscriptions = state.streams.len() + state.topics.len() + state.watches.len();
         [
             state.connections.iter().count(),
             state.calls.len(),
@@ -71,7 +71,8 @@ impl Kernel {
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
-                | Pending::Replay => true,
+                | Pending::Read
+                | Pending::Watch { .. } => true,
             };
             hold(kept, "a call waits for a process that does not know it", *ticket);
         }
@@ -195,7 +196,13 @@ impl Kernel {
             let peer = state.connections.get(topic.connection);
             hold(peer.is_some_and(|p| p.topics.contains(serial)), "a topic has no connection", *serial);
         }
-        let names = state.streams.len() + state.topics.len();
+        for (serial, watch) in &state.watches {
+            let peer = state.connections.get(watch.connection);
+            hold(peer.is_some_and(|p| p.topics.contains(serial)), "a watch has no connection", *serial);
+            let asked = watch.asked.is_none_or(|ticket| state.pages.get(&ticket) == Some(serial));
+            hold(asked, "a watch waits for nothing", *serial);
+        }
+        let names = state.streams.len() + state.topics.len() + state.watches.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
         for peer in state.connections.iter() {
             let waits = |serial: &&u64| {
@@ -221,7 +228,8 @@ impl Kernel {
                 | Pending::Deed { .. }
                 | Pending::Metrics
                 | Pending::Published
-                | Pending::Replay => {}
+                | Pending::Read
+                | Pending::Watch { .. } => {}
             }
         }
         for process in state.processes.values() {

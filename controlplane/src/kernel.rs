@@ -409,6 +409,7 @@ impl Kernel {
         }
         for topic in topics {
             self.end_topic(turn, topic);
+            self.end_watch(topic);
         }
         self.end_wards(turn, wards, key);
         self.state.audience.remove(&key);

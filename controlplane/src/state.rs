@@ -29,6 +29,7 @@ use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{EventId, ProcessId, SessionId, SubscriptionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
+use kairo_wire::methods::view::ViewWatchParams;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -85,6 +86,8 @@ pub(crate) struct State {
     pub topics: BTreeMap<u64, TopicSubscription>,
     /// The same by what they match.
     pub matcher: Matcher,
+    /// Watchers of views.
+    pub watches: SerialMap<WatchSubscription>,
     /// Which subscription each page that was asked of the log is for, by ticket.
     pub pages: SerialMap<u64>,
     /// Both kinds by their name on the wire.
@@ -118,6 +121,7 @@ impl State {
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
             matcher: Matcher::default(),
+            watches: SerialMap::default(),
             pages: SerialMap::default(),
             subscriptions: KeyedMap::with_hasher(keyed),
             timers: SerialMap::default(),
@@ -238,7 +242,7 @@ pub(crate) struct Connection {
     pub following: BTreeSet<u64>,
     /// How many of them wait for a process that has never been.
     pub waiting: usize,
-    /// Its event subscriptions.
+    /// Its subscriptions to events and views.
     pub topics: BTreeSet<u64>,
     /// (busy, all) of `/proc/stat` at its last `system.get_metrics`.
     pub cpu: Option<(u64, u64)>,
@@ -272,7 +276,8 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Replay => 0,
+            | Pending::Read
+            | Pending::Watch { .. } => 0,
         }
     }
 }
@@ -314,8 +319,13 @@ pub(crate) enum Pending {
     Metrics,
     /// The log to have what it published.
     Published,
-    /// A page of the log.
-    Replay,
+    /// A page of the log, or the views.
+    Read,
+    /// The views to say from where on changes are told.
+    Watch {
+        /// Of what.
+        of: ViewWatchParams,
+    },
 }
 
 /// What is done to a process.
@@ -413,6 +423,8 @@ pub(crate) enum Named {
     Stream(u64),
     /// Of the bus.
     Topic(u64),
+    /// Of a view.
+    Watch(u64),
 }
 
 /// How far a process's life has gone.
@@ -631,6 +643,19 @@ pub(crate) struct TopicSubscription {
     pub from_time_ms: u64,
     /// Where it stands.
     pub place: TopicPlace,
+}
+
+/// A watcher of a view.
+#[derive(Debug)]
+pub(crate) struct WatchSubscription {
+    /// Its name on the wire.
+    pub id: SubscriptionId,
+    /// Who watches.
+    pub connection: ConnectionKey,
+    /// What, and up to where it has been told.
+    pub of: ViewWatchParams,
+    /// The ticket of the changes it waits for; none while it has too much unread.
+    pub asked: Option<u64>,
 }
 
 /// Where a subscription to events stands.

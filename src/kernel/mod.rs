@@ -166,7 +166,7 @@ fn start_plane(
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
-    let log = log.begin(&control, plane.handle())?;
+    let log = log.begin(&control, plane.handle(), rustix::process::geteuid().as_raw())?;
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
     Ok((plane, control, log))

@@ -8,7 +8,7 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{device, event, permission, process, stream, system};
+use crate::methods::{device, event, permission, process, stream, system, view};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -173,6 +173,12 @@ pub const METHODS: &[&MethodRow] = &[
     event::Publish::ROW,
     event::PublishBatch::ROW,
     event::Replay::ROW,
+    view::Define::ROW,
+    view::Drop::ROW,
+    view::Rebuild::ROW,
+    view::List::ROW,
+    view::Get::ROW,
+    view::Watch::ROW,
     permission::Identify::ROW,
     permission::VaultGet::ROW,
     device::List::ROW,

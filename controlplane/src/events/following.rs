@@ -11,6 +11,7 @@
 
 use crate::calls::Turn;
 use crate::clock::after_ms;
+use crate::events::journal::{Awaiting, unkept};
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Answer, Found, Hearer, Question};
 use crate::kernel::Kernel;
@@ -28,7 +29,7 @@ use kairo_wire::event::{CutReason, EventCutRecord};
 /// its calls are no longer read.
 pub(crate) const NEWS_UNREAD_BYTES_MAX: usize = 768 << 10;
 /// A page is asked for when there are fewer unread than this.
-const PAGE_BELOW_BYTES: usize = NEWS_UNREAD_BYTES_MAX / 2;
+pub(crate) const PAGE_BELOW_BYTES: usize = NEWS_UNREAD_BYTES_MAX / 2;
 /// Most events of a page for a subscription.
 const PAGE_EVENTS: usize = 512;
 
@@ -86,11 +87,16 @@ impl Kernel {
     /// What was asked of the log was read.
     pub fn answered(&mut self, at: Moment, answer: Answer, out: &mut Commands) {
         let turn = &mut Turn { at, here: None, out };
-        let Answer { ticket, found } = answer;
-        match (self.state.pages.remove(&ticket), found) {
-            (Some(serial), Ok(found)) => self.paged(turn, serial, found),
-            (Some(serial), Err(_)) => self.cut(turn, serial, CutReason::Log),
-            (None, found) => self.replayed(turn, ticket, found),
+        let Answer { ticket, found, keep } = answer;
+        let kept = !keep.is_empty();
+        keep.into_iter().for_each(|(key, value)| self.journal.value(key, value));
+        match self.state.pages.remove(&ticket) {
+            Some(serial) if self.state.watches.contains_key(&serial) => self.watched(turn, serial, found),
+            Some(serial) => match found {
+                Ok(found) => self.paged(turn, serial, found),
+                Err(_) => self.cut(turn, serial, CutReason::Log),
+            },
+            None => self.was_read(turn, ticket, found, kept),
         }
     }
 
@@ -120,16 +126,25 @@ impl Kernel {
         }
     }
 
-    fn replayed(&mut self, turn: &mut Turn<'_>, call: u64, found: Result<Found, String>) {
-        if !matches!(self.state.calls.get(&call).map(|call| &call.pending), Some(Pending::Replay)) {
-            return;
+    /// A call is answered with what was read, once what it changed is written.
+    fn was_read(&mut self, turn: &mut Turn<'_>, call: u64, found: Result<Found, WireError>, kept: bool) {
+        match self.state.calls.get(&call).map(|call| &call.pending) {
+            Some(Pending::Read) => {}
+            Some(Pending::Watch { .. }) => return self.watch_begins(turn, call, found),
+            Some(_) | None => return,
         }
         let result = found.and_then(|found| {
-            RawRef::new(&found.bytes).map(RawRef::to_owned).map_err(|error| error.to_string())
+            let raw = RawRef::new(&found.bytes).map(RawRef::to_owned);
+            raw.map_err(|error| WireError::new(Code::Unavailable, error.to_string()))
         });
-        match result {
-            Ok(result) => self.resolve::<Raw>(turn, call, &result),
-            Err(reason) => self.reject(turn, call, &WireError::new(Code::Unavailable, reason)),
+        match (result, &self.journal.broken) {
+            (Ok(_), Some(reason)) if kept => {
+                let error = unkept(reason);
+                self.reject(turn, call, &error);
+            }
+            (Ok(result), _) if kept => self.journal.when_written(Awaiting::Call(call, result)),
+            (Ok(result), _) => self.resolve::<Raw>(turn, call, &result),
+            (Err(error), _) => self.reject(turn, call, &error),
         }
     }
 
@@ -141,6 +156,7 @@ impl Kernel {
         let topics: Vec<u64> = peer.topics.iter().copied().collect();
         for serial in topics {
             self.page(serial);
+            self.look(serial);
         }
     }
 

@@ -10,7 +10,7 @@
 //! acknowledged, and what happens is told without a place.
 
 use crate::calls::Turn;
-use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
+use crate::events::outlet::{Batch, Entry, Inquiry, Life, Outlet, Question};
 use crate::kernel::Kernel;
 use bytes::Bytes;
 use kairo_dataplane::command::Commands;
@@ -133,6 +133,11 @@ impl Journal {
     /// Asks the log.
     pub(crate) fn ask(&mut self, question: Question) {
         self.outlet.ask(question);
+    }
+
+    /// Asks the views.
+    pub(crate) fn inquire(&mut self, inquiry: Inquiry) {
+        self.outlet.inquire(inquiry);
     }
 
     fn next_news(&mut self, entry: u64) -> Option<News> {

@@ -19,3 +19,4 @@ pub(crate) mod journal;
 pub(crate) mod matching;
 pub(crate) mod publishing;
 pub(crate) mod story;
+pub(crate) mod watching;

@@ -32,13 +32,15 @@ const RESERVED: [&str; 9] = [
     "kairo.event.",
 ];
 /// … or are one of these.
-const NOTICES: [&str; 7] = [
+const NOTICES: [&str; 9] = [
     "process.exit",
     "stream.overflow",
     "stream.gap",
     "stream.end",
     "event.gap",
     "event.cut",
+    "view.changed",
+    "view.reset",
     "kairo.intent.cancelled",
 ];
 /// Requests to the kernel that are events.

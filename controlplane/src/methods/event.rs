@@ -82,11 +82,15 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
         Some(Named::Topic(serial)) => {
             kernel.state.topics.get(serial).map(|topic| (*serial, topic.connection))
         }
+        Some(Named::Watch(serial)) => {
+            kernel.state.watches.get(serial).map(|watch| (*serial, watch.connection))
+        }
         Some(Named::Stream(_)) | None => None,
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;
         kernel.end_topic(turn, serial);
+        kernel.end_watch(serial);
         kernel.answer(turn, asking, &UnsubscribeResult { ok: true });
         kernel.close_if_over(turn, holder);
     } else {
@@ -159,7 +163,7 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let query = query(params)?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
-    let ticket = kernel.park(turn, asking, Pending::Replay);
+    let ticket = kernel.park(turn, asking, Pending::Read);
     kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None });
     Ok(())
 }

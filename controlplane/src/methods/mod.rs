@@ -12,10 +12,19 @@ pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod stream;
 pub(crate) mod system;
+pub(crate) mod view;
 
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
-    [system::METHODS, process::METHODS, stream::METHODS, event::METHODS, permission::METHODS, device::METHODS]
-        .into_iter()
-        .flatten()
+    [
+        system::METHODS,
+        process::METHODS,
+        stream::METHODS,
+        event::METHODS,
+        view::METHODS,
+        permission::METHODS,
+        device::METHODS,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -78,7 +78,8 @@ impl Kernel {
             | Pending::Deed { .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Replay => return,
+            | Pending::Read
+            | Pending::Watch { .. } => return,
         };
         self.reject(turn, ticket, &error);
     }

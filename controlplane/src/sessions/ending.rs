@@ -239,7 +239,8 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Published
-            | Pending::Replay => {}
+            | Pending::Read
+            | Pending::Watch { .. } => {}
         }
     }
 

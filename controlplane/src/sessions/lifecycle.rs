@@ -63,6 +63,7 @@ impl Kernel {
         let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
+        let outputs = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
         let event = ProcessSpawned {
             id,
             pid: birth.pid,
@@ -72,6 +73,7 @@ impl Kernel {
             owner: creator.told(self.config.owner_uid),
             started_at_ms: crate::clock::wall_ms(process.started),
             tree: report::tree(birth.tree),
+            streams: outputs.map(report::stream_name).collect(),
         };
         let waits_for_disk = self.record_birth(serial);
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);

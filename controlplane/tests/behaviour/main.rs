@@ -12,5 +12,6 @@ mod principals;
 mod records;
 mod spawning;
 mod streams;
+mod views;
 mod walk;
 mod wards;

@@ -4,7 +4,7 @@
 //! events are folded is the control plane's.
 
 use crate::codec::raw::Raw;
-use crate::id::TopicPattern;
+use crate::id::{SubscriptionId, TopicPattern};
 use crate::method::{Since, methods, need};
 use crate::methods::rows::ViewValue;
 use schemars::JsonSchema;
@@ -18,6 +18,7 @@ methods! {
     Define = "view.define"(ViewDefineParams) -> ViewDefineResult {
         required: [need("definition")],
         permission: ViewDefine,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [Conflict, Busy],
         example: r#"{"definition": {"name": "exits", "topic": "kairo.process.exited", "key": ["data.id"],
@@ -29,6 +30,7 @@ methods! {
     Drop = "view.drop"(ViewNameParams) -> ViewDoneResult {
         required: [need("name")],
         permission: ViewDefine,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [Conflict],
         example: r#"{"name": "exits"}"#,
@@ -38,6 +40,7 @@ methods! {
     Rebuild = "view.rebuild"(ViewNameParams) -> ViewDoneResult {
         required: [need("name")],
         permission: ViewDefine,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [Conflict],
         example: r#"{"name": "exits"}"#,
@@ -61,14 +64,15 @@ methods! {
         example: r#"{"name": "processes", "limit": 100}"#,
     }
 
-    /// Reads the rows of a view that have changed since an event, each once, as they are now.
+    /// Tells of the rows of a view as they change, until `unsubscribe`.
     ///
-    /// With `waitMs` it answers when there are some, or when that time is over.
+    /// Comes as `view.changed`, one for each key, with the row as it is then: who reads slowly is told less often and misses
+    /// no last state.
     Watch = "view.watch"(ViewWatchParams) -> ViewWatchResult {
         required: [need("name")],
         permission: ViewRead,
         since: Since::Release("0.1.0"),
-        errors: [NotFound],
+        errors: [NotFound, Busy],
         example: r#"{"name": "processes", "since": 1024}"#,
     }
 }
@@ -314,30 +318,21 @@ pub struct ViewGetResult {
 pub struct ViewWatchParams {
     /// Its name.
     pub name: String,
-    /// After which event; `seq` of the answer before.
-    #[serde(default)]
-    pub since: u64,
-    /// At most so many keys, 1 to 1,000; 100 if absent.
+    /// Of the row with this key alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-    /// How long to wait for the first, milliseconds.
+    pub key: Option<String>,
+    /// After which event: `seq` of a reading, or of the last change that was told; from now on if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wait_ms: Option<u32>,
+    pub since: Option<u64>,
 }
 
-/// What has changed.
+/// What is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ViewWatchResult {
-    /// Rows that are new or changed, as they are now.
-    pub rows: Vec<ViewRow>,
-    /// Keys whose row is gone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub removed: Vec<String>,
-    /// What has changed is no longer known: read the view again, and watch from `seq` on.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub reset: bool,
-    /// Ask again with this as `since`.
+    /// In each `view.changed`; `unsubscribe` takes it.
+    pub subscription_id: SubscriptionId,
+    /// Changes after this event are told.
     pub seq: u64,
 }
 

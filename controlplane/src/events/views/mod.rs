@@ -15,6 +15,7 @@ mod correlations;
 mod declared;
 mod definition;
 mod fold;
+mod host;
 mod intents;
 mod live;
 mod processes;
@@ -27,7 +28,8 @@ mod view;
 mod tests;
 
 pub use definition::DefinitionError;
-pub use view::{Checkpoint, Query, RestoreError, View};
+pub use host::{Host, Keeping};
+pub use view::{Changes, Checkpoint, Query, RestoreError, View};
 
 use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
@@ -39,7 +41,7 @@ use definition::Defined;
 use fold::Fold;
 use kairo_wire::codec::CodecError;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::methods::view::{ViewDefinition, ViewGap, ViewGetResult, ViewSummary, ViewWatchResult};
+use kairo_wire::methods::view::{ViewDefinition, ViewGap, ViewGetResult, ViewSummary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -131,11 +133,34 @@ impl Views {
         }
     }
 
+    /// Folds what a reading of the log gave for the numbers from `from` to `to`: `events`, and what is missing among them.
+    pub fn apply(&mut self, from: u64, to: u64, events: &[(u64, Bytes)], gaps: &[ViewGap]) {
+        let mut rest = events;
+        for gap in gaps {
+            let (before, behind) = rest.split_at(rest.partition_point(|(seq, _)| *seq < gap.from));
+            self.apply_page(from, before);
+            self.each_at(from, |view| view.gap(*gap));
+            rest = behind;
+        }
+        self.apply_page(from, rest);
+        self.each_at(from, |view| view.pass(to));
+    }
+
+    /// Every view that has looked at everything before `from`.
+    fn each_at(&mut self, from: u64, mut what: impl FnMut(&mut View)) {
+        self.views
+            .values_mut()
+            .map(|(_, view)| view)
+            .filter(|view| view.seq() + 1 >= from)
+            .for_each(&mut what);
+    }
+
     /// The log no longer has these events: views that have not looked at all before them are not told.
     pub fn note_gap(&mut self, gap: ViewGap) {
-        for (_, view) in self.views.values_mut().filter(|(_, view)| view.seq() + 1 >= gap.from) {
+        self.each_at(gap.from, |view| {
             view.gap(gap);
-        }
+            view.pass(gap.to - 1);
+        });
     }
 
     /// Where views are, least first: a page is to be read from behind each.
@@ -241,16 +266,34 @@ impl Views {
         Ok(view.get(&Query { limit: query.limit.clamp(1, ROWS_MAX), ..*query }, principal))
     }
 
-    /// The rows that changed after the event `since`, each once, as they are now.
+    /// The rows that changed after the event `since`, each once, as they are now; with the key `only` alone, if there is
+    /// one.
     pub fn changed_since(
         &self,
         name: &str,
         since: u64,
+        only: Option<&str>,
         limit: usize,
         principal: &Principal,
-    ) -> Result<ViewWatchResult, ViewError> {
+    ) -> Result<Changes, ViewError> {
         let (_, view) = self.views.get(name).ok_or(ViewError::Unknown)?;
-        Ok(view.changed_since(since, limit.clamp(1, ROWS_MAX), principal))
+        Ok(view.changed_since(since, only, limit.clamp(1, ROWS_MAX), principal))
+    }
+
+    /// Begins a view again that has seen any of these ranges `[from, to)`, which are lost now, or events there are none of.
+    pub fn saw(&mut self, name: &str, last_seq: u64, lost: &[(u64, u64)]) -> bool {
+        let Some((_, view)) = self.views.get_mut(name) else { return false };
+        let seen = |(from, to): &(u64, u64)| *from <= view.seq() && !view.misses(*from, *to);
+        let wrong = view.seq() > last_seq || lost.iter().any(seen);
+        if wrong {
+            view.rebuild();
+        }
+        wrong
+    }
+
+    /// How far a view is.
+    pub fn seq(&self, name: &str) -> Result<u64, ViewError> {
+        self.views.get(name).map(|(_, view)| view.seq()).ok_or(ViewError::Unknown)
     }
 
     /// All of them and how far they are; `last_seq` is the last event there is.

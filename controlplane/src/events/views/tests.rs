@@ -461,14 +461,15 @@ fn a_watcher_is_told_each_change_once_and_when_it_missed_some() {
     let mut history = History::default();
     let mut views = Views::new(0, Limits::default());
     views.define(counting("v"), &OWNER).expect("it may be defined");
-    let begin = views.changed_since("v", 0, 10, &OWNER).expect("it is there");
+    let begin = views.changed_since("v", 0, None, 10, &OWNER).expect("it is there");
     assert!(begin.rows.is_empty() && !begin.reset && begin.seq == 0);
     for key in ["a", "b", "a", "c", "a"] {
         history.add("n", json!({"k": key}));
     }
     views.apply_page(1, &history.page);
-    let changed =
-        |views: &Views, since, limit| views.changed_since("v", since, limit, &OWNER).expect("it is there");
+    let changed = |views: &Views, since, limit| {
+        views.changed_since("v", since, None, limit, &OWNER).expect("it is there")
+    };
     let two = changed(&views, 0, 2);
     let keys = |rows: &[ViewRow]| rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>();
     // As they are now, and up to the third event, after which another key would come.
@@ -492,8 +493,9 @@ fn what_is_gone_is_told_to_those_who_could_hear_of_it() {
     let mut views = history.views();
     history.add("kairo.process.exited", json!({"id": "p", "session": "s"}));
     views.apply_page(2, &history.page[1..]);
-    let gone =
-        |principal: &Principal| views.changed_since("live", 1, 10, principal).expect("it is there").removed;
+    let gone = |principal: &Principal| {
+        views.changed_since("live", 1, None, 10, principal).expect("it is there").removed
+    };
     assert_eq!(gone(&skill("a")), ["process/s"]);
     assert!(gone(&skill("b")).is_empty());
 }
@@ -831,7 +833,8 @@ fn who_watches_has_what_who_reads_has() {
                 let (name, watcher) = (&names[at % names.len()], &watchers[at / names.len()]);
                 loop {
                     let limit = 1 + dice.below(4);
-                    let changed = views.changed_since(name, *since, limit, watcher).expect("it is there");
+                    let changed =
+                        views.changed_since(name, *since, None, limit, watcher).expect("it is there");
                     assert!(!changed.reset && changed.seq >= *since);
                     for row in changed.rows {
                         mirror.insert(row.key.clone(), row);

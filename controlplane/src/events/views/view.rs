@@ -16,7 +16,7 @@ use crate::events::views::table::{Part, Table};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
-use kairo_wire::methods::view::{ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary, ViewWatchResult};
+use kairo_wire::methods::view::{ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -57,6 +57,8 @@ struct Counts {
     gaps: u64,
     missed: u64,
     gap: Vec<ViewGap>,
+    /// All that is missing below this number is in a gap.
+    covered: u64,
 }
 
 /// The head of a checkpoint: version, digest, counts, rows, their sum.
@@ -86,6 +88,19 @@ pub struct Query<'q> {
     pub limit: usize,
 }
 
+/// Rows that changed, as they are now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// New ones and others.
+    pub rows: Vec<ViewRow>,
+    /// Keys whose row is gone.
+    pub removed: Vec<String>,
+    /// What has changed is no longer known.
+    pub reset: bool,
+    /// Later changes are those after this event.
+    pub seq: u64,
+}
+
 /// What a checkpoint has to write, see [`View::checkpoint`].
 pub struct Checkpoint<R> {
     /// To be stored after the rows, or with them.
@@ -112,6 +127,7 @@ impl View {
             return;
         }
         if seq > self.counts.seq + 1 {
+            // Told of already, or an unknown number.
             self.gap(ViewGap { from: self.counts.seq + 1, to: seq, events: None });
         }
         self.counts.seq = seq;
@@ -132,9 +148,10 @@ impl View {
         }
     }
 
-    /// Notes events that are no longer in the log; what it has seen of them it has seen.
+    /// Notes a range of which events are no longer in the log; what it has seen of them it has seen. Those that are still
+    /// there come.
     pub(super) fn gap(&mut self, gap: ViewGap) {
-        let from = gap.from.max(self.counts.seq + 1);
+        let from = gap.from.max(self.counts.seq + 1).max(self.counts.covered);
         if gap.to <= from {
             return;
         }
@@ -147,7 +164,18 @@ impl View {
         if counts.gap.len() > GAPS_MAX {
             counts.gap.remove(0);
         }
-        counts.seq = gap.to - 1;
+        counts.covered = gap.to;
+    }
+
+    /// There is nothing more up to this number.
+    pub(super) fn pass(&mut self, seq: u64) {
+        self.counts.seq = self.counts.seq.max(seq);
+    }
+
+    /// True if it knows that the whole range is missing, or can't know any more.
+    pub(super) fn misses(&self, from: u64, to: u64) -> bool {
+        let counts = &self.counts;
+        counts.gaps > GAPS_MAX as u64 || counts.gap.iter().any(|gap| gap.from <= from && gap.to >= to)
     }
 
     /// Back to before the first event.
@@ -271,9 +299,14 @@ impl View {
     }
 
     /// The rows that changed after the event `since`, each once, as they are now; at most about `limit`.
-    pub(super) fn changed_since(&self, since: u64, limit: usize, principal: &Principal) -> ViewWatchResult {
-        let mut result =
-            ViewWatchResult { rows: Vec::new(), removed: Vec::new(), reset: false, seq: self.seq() };
+    pub(super) fn changed_since(
+        &self,
+        since: u64,
+        only: Option<&str>,
+        limit: usize,
+        principal: &Principal,
+    ) -> Changes {
+        let mut result = Changes { seq: self.seq(), ..Changes::default() };
         let changes = if since > self.seq() { None } else { self.table.changes_since(since) };
         let Some(changes) = changes else {
             result.reset = true;
@@ -283,7 +316,8 @@ impl View {
         let mut last = since;
         for (seq, key, audience) in changes {
             let heard = || from_slice(audience).is_ok_and(|audience| hears(principal, &audience));
-            if seen.contains(key) || !heard() {
+            let other = only.is_some_and(|only| only.as_bytes() != key);
+            if other || seen.contains(key) || !heard() {
                 continue;
             }
             // What is new of an event comes together.

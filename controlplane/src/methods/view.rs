@@ -1,0 +1,77 @@
+//! Views: reading, defining, watching. What they are made of is in [`views`](crate::events::views), which is asked off the
+//! lock; how a watcher is told is in [`watching`](crate::events::watching).
+
+use crate::calls::{Asking, Turn};
+use crate::events::journal::unkept;
+use crate::events::outlet::{Hearer, Inquiry, Wanted};
+use crate::kernel::Kernel;
+use crate::state::Pending;
+use crate::table::{Answers, Entry};
+use kairo_wire::error::WireError;
+use kairo_wire::method::Method;
+use kairo_wire::methods::view::{Define, Drop, Get, List, Rebuild, Watch};
+
+/// The behaviours of this room's rows.
+pub(crate) const METHODS: &[Entry] = &[
+    (Define::ROW, Answers::Later, define),
+    (Drop::ROW, Answers::Later, drop),
+    (Rebuild::ROW, Answers::Later, rebuild),
+    (List::ROW, Answers::Later, list),
+    (Get::ROW, Answers::Later, get),
+    (Watch::ROW, Answers::Later, watch),
+];
+
+fn define(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Define>()?;
+    change(kernel, turn, asking, Wanted::Define(Box::new(params.definition)))
+}
+
+fn drop(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Drop>()?;
+    change(kernel, turn, asking, Wanted::Drop(params.name))
+}
+
+fn rebuild(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Rebuild>()?;
+    change(kernel, turn, asking, Wanted::Rebuild(params.name))
+}
+
+fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    asking.read::<List>()?;
+    inquire(kernel, turn, asking, Pending::Read, Wanted::List);
+    Ok(())
+}
+
+fn get(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<Get>()?;
+    inquire(kernel, turn, asking, Pending::Read, Wanted::Get(params));
+    Ok(())
+}
+
+fn watch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let of = asking.read::<Watch>()?;
+    kernel.may_subscribe(asking.connection)?;
+    inquire(kernel, turn, asking, Pending::Watch { of: of.clone() }, Wanted::Begin(of));
+    Ok(())
+}
+
+/// What is changed has to be kept.
+fn change(
+    kernel: &mut Kernel,
+    turn: &mut Turn<'_>,
+    asking: &Asking<'_>,
+    what: Wanted,
+) -> Result<(), WireError> {
+    if let Some(reason) = &kernel.journal.broken {
+        return Err(unkept(reason));
+    }
+    inquire(kernel, turn, asking, Pending::Read, what);
+    Ok(())
+}
+
+fn inquire(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>, pending: Pending, what: Wanted) {
+    let Some(peer) = kernel.state.connections.get(asking.connection) else { return };
+    let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: peer.envelope };
+    let ticket = kernel.park(turn, asking, pending);
+    kernel.journal.inquire(Inquiry { ticket, what, hearer });
+}
