@@ -6,7 +6,10 @@ use bytes::Bytes;
 use kairo_wire::codec::check::check;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::event::{Event, ProcessExitNotice, StreamEndRecord, StreamGapRecord, StreamOverflowNotice};
+use kairo_wire::event::{
+    Event, EventCutRecord, EventGapRecord, ProcessExitNotice, StreamEndRecord, StreamGapRecord,
+    StreamOverflowNotice,
+};
 use kairo_wire::response::{CallError as Refusal, Response};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -26,6 +29,22 @@ pub(crate) fn response(payload: &[u8]) -> Result<(u64, Result<Bytes, Refusal>), 
 /// A value of a known type.
 pub(crate) fn value<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Lost> {
     from_slice(raw).map_err(nonsense)
+}
+
+/// What the kernel says of a subscription to events.
+pub(crate) enum Word {
+    Gap(EventGapRecord),
+    Cut(EventCutRecord),
+}
+
+/// If an EVENT frame says something of a subscription to events: what.
+pub(crate) fn word(found: &EventFrame<'_>) -> Result<Option<Word>, Lost> {
+    let Some(data) = found.data else { return Ok(None) };
+    match found.topic.as_ref() {
+        EventGapRecord::TOPIC => data.decode().map(|gap| Some(Word::Gap(gap))).map_err(nonsense),
+        EventCutRecord::TOPIC => data.decode().map(|cut| Some(Word::Cut(cut))).map_err(nonsense),
+        _ => Ok(None),
+    }
 }
 
 /// If an EVENT frame belongs to a subscription to a process: whose, and what it says.

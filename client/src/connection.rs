@@ -9,6 +9,7 @@ use crate::direct::DirectStream;
 use crate::error::{CallError, ConnectError, Lost};
 use crate::events::{Events, Exits};
 use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Step};
+use crate::replay::Replay;
 use crate::state::{EventKinds, Link, Opens, Unshared};
 use crate::subscription::Subscription;
 use bytes::BytesMut;
@@ -36,6 +37,9 @@ pub struct ConnectOptions {
     pub name: String,
     /// Exact integers on the wire.
     pub int64: bool,
+    /// Events tell their place in the log and the subscription they are for. Without it an [`Events`] can't go on over a
+    /// loss where it was.
+    pub envelope: bool,
     /// Offsets in chunks; gaps and ends are told. Without it a [`Subscription`] can check sequence numbers only.
     pub records: bool,
     /// Longest data of a chunk, bytes; 0 leaves it at v1's 65,535.
@@ -52,6 +56,7 @@ impl Default for ConnectOptions {
         ConnectOptions {
             name: concat!("kairo-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             int64: true,
+            envelope: true,
             records: true,
             chunk_bytes_max: CHUNK_BYTES_MAX as u32,
             hello_deadline: Duration::from_secs(10),
@@ -67,6 +72,10 @@ pub struct CallOptions {
     pub deadline: Option<Duration>,
     /// Ties together what has one cause; events that follow from the call carry it.
     pub correlation_id: Option<String>,
+    /// The event that caused the call.
+    pub causation_id: Option<String>,
+    /// The intent it belongs to; what it starts belongs to it too.
+    pub intent_id: Option<String>,
     /// Two calls with the same key are one. A client that comes back after a loss gives every spawn and every write to a
     /// stdin a key of its own, so this is for what must be one over several clients.
     pub idempotency_key: Option<String>,
@@ -171,20 +180,35 @@ impl Client {
 
     /// Receives the bus events whose topic matches a pattern, from now on.
     pub fn events(&self, pattern: &str) -> Result<Events, CallError> {
-        let topic = TopicPattern::from_text(pattern).ok_or_else(|| {
-            CallError::Shape("a topic pattern is not empty; > stands for everything".to_owned())
-        })?;
-        let room = self.link.lock().open_events(EventKinds::Bus(pattern.to_owned()));
-        let params = event::SubscribeParams::live(topic);
-        let opens = Some(Opens::Events(room));
-        let opened = Call::<event::Subscribe>::begin(&self.link, &params, None, opens).and_then(Call::wait);
-        match opened {
-            Ok(_) => Ok(Events::new(Arc::clone(&self.link), room)),
-            Err(error) => {
-                self.link.lock().close_events(room);
-                Err(error)
-            }
+        self.events_from(event::SubscribeParams::live(topic_pattern(pattern)?))
+    }
+
+    /// Receives bus events, from a place in the log or of a story on request. They go on over a loss of the connection
+    /// where they were: none is missed and none comes twice.
+    pub fn events_from(&self, params: event::SubscribeParams) -> Result<Events, CallError> {
+        if params != event::SubscribeParams::live(params.topic.clone()) && !self.has("envelope") {
+            return Err(CallError::Shape("this kernel keeps no log that could be asked".to_owned()));
         }
+        Events::open(&self.link, params)
+    }
+
+    /// Publishes an event. A client that comes back after a loss doesn't publish it twice.
+    pub fn publish(&self, draft: &event::Draft) -> Result<event::PublishResult, CallError> {
+        self.call::<event::Publish>(draft)
+    }
+
+    /// Publishes many events at once, in order: all of them or none.
+    pub fn publish_batch(
+        &self,
+        events: Vec<event::Draft>,
+        ack: event::Ack,
+    ) -> Result<event::PublishBatchResult, CallError> {
+        self.call::<event::PublishBatch>(&event::PublishBatchParams { events, ack })
+    }
+
+    /// Reads the log, page by page, in the order that is asked for.
+    pub fn replay(&self, params: event::ReplayParams) -> Replay {
+        Replay::new(self.clone(), params)
     }
 
     /// Receives the `process.exit` notices the kernel sends to every connection that may see the process.
@@ -211,6 +235,12 @@ impl Client {
         // A socket that is closed already is what was wanted.
         let _ = state.socket.shutdown(Shutdown::Both);
     }
+}
+
+/// A pattern of topics, as it was typed.
+fn topic_pattern(text: &str) -> Result<TopicPattern, CallError> {
+    TopicPattern::from_text(text)
+        .ok_or_else(|| CallError::Shape("a topic pattern is not empty; > stands for everything".to_owned()))
 }
 
 /// Says hello over a fresh connection.
@@ -255,15 +285,17 @@ pub(crate) fn put_request<P: Serialize + ?Sized>(
     key: Option<&str>,
 ) -> Result<(), CallError> {
     let deadline = options.and_then(|options| options.deadline);
-    let correlation_id = options.and_then(|options| options.correlation_id.as_deref());
-    let wanted = deadline.is_some() || correlation_id.is_some() || key.is_some();
-    let meta = wanted.then(|| Meta {
+    let text = |of: fn(&CallOptions) -> Option<&str>| options.and_then(of).map(Into::into);
+    let meta = Meta {
         deadline_ms: deadline.map(|deadline| deadline.as_millis().try_into().unwrap_or(u64::MAX)),
-        correlation_id: correlation_id.map(Into::into),
+        correlation_id: text(|options| options.correlation_id.as_deref()),
+        causation_id: text(|options| options.causation_id.as_deref()),
+        intent_id: text(|options| options.intent_id.as_deref()),
         idempotency_key: key.map(Into::into),
         ..Meta::default()
-    });
-    request::put(out, &number, method, params, meta.as_ref()).map_err(|error| match error.code {
+    };
+    let meta = Some(&meta).filter(|meta| **meta != Meta::default());
+    request::put(out, &number, method, params, meta).map_err(|error| match error.code {
         Code::TooLarge => CallError::TooLarge { message: error.message.into_owned() },
         _ => CallError::Shape(error.message.into_owned()),
     })

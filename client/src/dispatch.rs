@@ -4,6 +4,7 @@
 //! Runs under the state's lock, on the thread that reads, and sends nothing: what has to be sent because of what came is
 //! left as an errand. Invariant: what comes behind the answer that opened a subscription finds its place.
 
+use crate::codec::Word;
 use crate::error::{CallError, Lost};
 use crate::inlet::Inlet;
 use crate::resume::Errand;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use kairo_wire::chunk::Chunk as WireChunk;
 use kairo_wire::codec::check::check;
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::event::{self, Event};
+use kairo_wire::event::{self, CutReason, Event, EventGapRecord};
 use kairo_wire::frame::{Header, Kind};
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::method::Method;
@@ -92,13 +93,22 @@ impl State {
             }
             Opens::Events(room) => {
                 let opened: kairo_wire::methods::event::SubscribeResult = crate::codec::value(result)?;
-                match self.events.get_mut(&room) {
-                    Some(room) => room.id = Some(opened.subscription_id),
-                    None => self.errands.push(Errand::EndEvents(opened.subscription_id)),
-                }
+                self.opened_events(room, opened);
             }
         }
         Ok(())
+    }
+
+    /// The kernel has taken a subscription to events, for the first time or again.
+    pub(crate) fn opened_events(&mut self, number: u64, opened: kairo_wire::methods::event::SubscribeResult) {
+        let Some(room) = self.events.get_mut(&number) else {
+            return self.errands.push(Errand::EndEvents(opened.subscription_id));
+        };
+        if let (None, EventKinds::Bus(asked)) = (room.next, &room.takes) {
+            room.next = crate::events::begin(asked, &opened);
+        }
+        self.names.insert(opened.subscription_id.as_str().into(), number);
+        room.id = Some(opened.subscription_id);
     }
 
     /// The kernel has taken a subscription, for the first time or again.
@@ -165,7 +175,19 @@ impl State {
             self.deliver(&subscription, frame, 0);
             return Ok(());
         }
+        if let Some(word) = crate::codec::word(&found)? {
+            self.word(word);
+            return Ok(());
+        }
         let copy = Bytes::copy_from_slice(payload);
+        if let Some(subscription) = &found.subscription_id {
+            // What still comes after an unsubscribe is dropped.
+            if let Some(number) = self.names.get(subscription.as_ref()).copied() {
+                self.give(number, copy, None);
+                self.moved(number, found.seq.map(|seq| seq + 1));
+            }
+            return Ok(());
+        }
         if found.payload.is_none() && found.topic == event::ProcessExitNotice::TOPIC {
             let rooms: Vec<u64> = self.rooms(|takes| matches!(takes, EventKinds::Exits));
             for room in rooms {
@@ -176,13 +198,48 @@ impl State {
         let topic = found.topic.as_ref();
         let id = found.id.as_deref();
         let rooms = self.rooms(
-            |takes| matches!(takes, EventKinds::Bus(pattern) if crate::topic::matches(pattern, topic)),
+            |takes| matches!(takes, EventKinds::Bus(asked) if crate::topic::matches(asked.topic.as_str(), topic)),
         );
         let fresh = |room: &u64| id.is_none() || self.events[room].last.as_deref() != id;
         if let Some(room) = rooms.into_iter().find(fresh) {
             self.give(room, copy, id.map(Box::from));
         }
         Ok(())
+    }
+
+    /// What the kernel says of a subscription itself.
+    fn word(&mut self, word: Word) {
+        let (id, heard, next) = match word {
+            Word::Gap(EventGapRecord { subscription_id, gap }) => {
+                let next = gap.to + 1;
+                (subscription_id, Heard::Gap(gap), Some(next))
+            }
+            Word::Cut(cut) => {
+                // A log that failed can't be asked for what was in it.
+                let next = Some(cut.seq).filter(|_| cut.reason != CutReason::Log);
+                (cut.subscription_id.clone(), Heard::Cut(cut), next)
+            }
+        };
+        let Some(number) = self.names.get(id.as_str()).copied() else { return };
+        if matches!(heard, Heard::Cut(_)) {
+            self.names.remove(id.as_str());
+            self.errands.push(Errand::EventsAgain(number));
+        }
+        if let Some(room) = self.events.get_mut(&number) {
+            if let (None, EventKinds::Bus(asked)) = (next, &mut room.takes) {
+                (asked.from_seq, asked.from_time_ms) = (None, None);
+            }
+            room.next = next;
+            room.queue.push(heard, 0);
+            self.wake(Interest::Events(number));
+        }
+    }
+
+    /// A subscription to events has got as far as this.
+    fn moved(&mut self, number: u64, next: Option<u64>) {
+        if let Some(room) = self.events.get_mut(&number) {
+            room.next = next.or(room.next);
+        }
     }
 
     /// Rooms that take something, oldest first.

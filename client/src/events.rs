@@ -1,20 +1,23 @@
 //! Bus events and exit notices as iterators.
 
-use crate::error::Lost;
-use crate::state::{Heard, Interest, Link, Unmet};
+use crate::connection::Call;
+use crate::error::{CallError, Lost};
+use crate::state::{EventKinds, Heard, Interest, Link, Opens, Unmet};
 use bytes::Bytes;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::event::ProcessExitNotice;
+use kairo_wire::event::{CutReason, EventCutRecord, ProcessExitNotice};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
-use kairo_wire::methods::event::{Unsubscribe, UnsubscribeParams};
+use kairo_wire::methods::event::{
+    Gap, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeParams,
+};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A bus event.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BusEvent {
     /// Its name.
     pub topic: String,
@@ -32,6 +35,52 @@ pub struct BusEvent {
     pub causation_id: Option<String>,
     /// Of a distributed trace.
     pub trace_id: Option<String>,
+    /// Its place in the log; none if the log didn't take it, and from a kernel without the feature `envelope`, as all
+    /// that follows.
+    pub seq: Option<u64>,
+    /// For whom it was published.
+    pub principal: Option<String>,
+    /// The intent it belongs to.
+    pub intent_id: Option<String>,
+    /// Of a distributed trace.
+    pub span_id: Option<String>,
+    /// The key under which it was published once.
+    pub idempotency_key: Option<String>,
+    /// The tool call it is about.
+    pub tool_call_id: Option<String>,
+    /// It comes from the log, not from the moment it happened.
+    pub replayed: bool,
+    /// The subscription it came for.
+    pub subscription_id: Option<String>,
+    /// How often it has been delivered to a durable consumer, this time included.
+    pub delivery: Option<u32>,
+}
+
+impl BusEvent {
+    /// Reads an event as a frame or a page of the log carries it; the bytes have been checked.
+    pub(crate) fn read(bytes: &[u8]) -> Result<BusEvent, Lost> {
+        let frame = EventFrame::parse(bytes).map_err(crate::codec::nonsense)?;
+        let text = |field: Option<Cow<'_, str>>| field.map(Cow::into_owned);
+        Ok(BusEvent {
+            payload: frame.body().unwrap_or(RawRef::ABSENT).to_owned(),
+            topic: frame.topic.into_owned(),
+            source: text(frame.source),
+            time: text(frame.time),
+            id: text(frame.id),
+            correlation_id: text(frame.correlation_id),
+            causation_id: text(frame.causation_id),
+            trace_id: text(frame.trace_id),
+            seq: frame.seq,
+            principal: text(frame.principal),
+            intent_id: text(frame.intent_id),
+            span_id: text(frame.span_id),
+            idempotency_key: text(frame.idempotency_key),
+            tool_call_id: text(frame.tool_call_id),
+            replayed: frame.replayed,
+            subscription_id: text(frame.subscription_id),
+            delivery: frame.delivery,
+        })
+    }
 }
 
 /// What a subscription to events gives.
@@ -39,24 +88,50 @@ pub struct BusEvent {
 pub enum EventItem<T> {
     /// An event.
     Event(T),
-    /// The connection was lost and is there again. What happened in between is not told: whoever needs to know asks
-    /// for the state of things now.
+    /// Events of this range are no longer in the log; what is known of them is with it.
+    Gap(Gap),
+    /// The kernel had ended the subscription and named the place to go on from. It goes on there by itself; if the log
+    /// failed, from now on.
+    Cut {
+        /// The first place that had not been delivered.
+        seq: u64,
+        /// Why.
+        reason: CutReason,
+    },
+    /// The connection was lost and is there again.
     Resumed {
         /// How long it was away, from when that was noticed.
         outage: Duration,
+        /// What happened in between follows. If not, it is not told (the kernel keeps no log, or this is another one's),
+        /// and whoever needs to know asks for the state of things now.
+        complete: bool,
     },
 }
 
-/// A subscription to bus events. Dropping it unsubscribes.
+/// A subscription to bus events. Dropping it unsubscribes. Over a loss of the connection it goes on behind the last event
+/// it had, so that none is missed and none comes twice.
 #[derive(Debug)]
 pub struct Events {
     link: Arc<Link>,
     room: u64,
+    /// Behind what was handed out here; what was received and waits lies further on.
+    position: Option<u64>,
 }
 
 impl Events {
-    pub(crate) fn new(link: Arc<Link>, room: u64) -> Events {
-        Events { link, room }
+    pub(crate) fn open(link: &Arc<Link>, params: SubscribeParams) -> Result<Events, CallError> {
+        let room = link.lock().open_events(EventKinds::Bus(Box::new(params.clone())));
+        let opens = Some(Opens::Events(room));
+        match Call::<Subscribe>::begin(link, &params, None, opens).and_then(Call::wait) {
+            Ok(opened) => {
+                let position = begin(&params, &opened);
+                Ok(Events { link: Arc::clone(link), room, position })
+            }
+            Err(error) => {
+                link.lock().close_events(room);
+                Err(error)
+            }
+        }
     }
 
     /// Its name on the wire; another one after each loss of the connection.
@@ -64,9 +139,25 @@ impl Events {
         self.link.lock().events.get(&self.room).and_then(|room| room.id.clone())
     }
 
+    /// One past the last event or gap that was handed out here, at first where it begins. None while that isn't known.
+    pub fn position(&self) -> Option<u64> {
+        self.position
+    }
+
     /// The next item, or none if none comes in time.
     pub fn next_within(&mut self, patience: Duration) -> Result<Option<EventItem<BusEvent>>, Lost> {
-        take(&self.link, self.room, Some(Instant::now() + patience), bus)
+        self.take(Some(Instant::now() + patience))
+    }
+
+    fn take(&mut self, deadline: Option<Instant>) -> Result<Option<EventItem<BusEvent>>, Lost> {
+        let item = take(&self.link, self.room, deadline, |payload| BusEvent::read(&payload))?;
+        self.position = match &item {
+            Some(EventItem::Event(event)) => event.seq.map(|seq| seq + 1).or(self.position),
+            Some(EventItem::Gap(gap)) => Some(gap.to + 1),
+            Some(EventItem::Resumed { complete: false, .. }) => None,
+            Some(EventItem::Resumed { .. } | EventItem::Cut { .. }) | None => self.position,
+        };
+        Ok(item)
     }
 }
 
@@ -75,7 +166,7 @@ impl Iterator for Events {
     type Item = Result<EventItem<BusEvent>, Lost>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        take(&self.link, self.room, None, bus).transpose()
+        self.take(None).transpose()
     }
 }
 
@@ -121,6 +212,11 @@ impl Drop for Exits {
     }
 }
 
+/// Where a subscription begins, if that is told: where a time lies isn't before the first event from there.
+pub(crate) fn begin(asked: &SubscribeParams, opened: &SubscribeResult) -> Option<u64> {
+    asked.from_seq.or(opened.next_seq.filter(|_| asked.from_time_ms.is_none()))
+}
+
 fn take<T>(
     link: &Link,
     room: u64,
@@ -129,7 +225,9 @@ fn take<T>(
 ) -> Result<Option<EventItem<T>>, Lost> {
     match link.wait(Interest::Events(room), deadline, |state| state.take_event(room)) {
         Ok(Heard::Event(payload)) => read(payload).map(|event| Some(EventItem::Event(event))),
-        Ok(Heard::Resumed(outage)) => Ok(Some(EventItem::Resumed { outage })),
+        Ok(Heard::Gap(gap)) => Ok(Some(EventItem::Gap(gap))),
+        Ok(Heard::Cut(EventCutRecord { seq, reason, .. })) => Ok(Some(EventItem::Cut { seq, reason })),
+        Ok(Heard::Resumed { outage, complete }) => Ok(Some(EventItem::Resumed { outage, complete })),
         Ok(Heard::Refused(lost)) | Err(Unmet::Lost(lost)) => Err(lost),
         Err(Unmet::Deadline) => Ok(None),
     }
@@ -138,19 +236,4 @@ fn take<T>(
 fn exit(payload: Bytes) -> Result<ProcessExitNotice, Lost> {
     let frame = EventFrame::parse(&payload).map_err(crate::codec::nonsense)?;
     frame.body().unwrap_or(RawRef::ABSENT).decode().map_err(crate::codec::nonsense)
-}
-
-fn bus(payload: Bytes) -> Result<BusEvent, Lost> {
-    let frame = EventFrame::parse(&payload).map_err(crate::codec::nonsense)?;
-    let text = |field: Option<Cow<'_, str>>| field.map(Cow::into_owned);
-    Ok(BusEvent {
-        payload: frame.body().unwrap_or(RawRef::ABSENT).to_owned(),
-        topic: frame.topic.into_owned(),
-        source: text(frame.source),
-        time: text(frame.time),
-        id: text(frame.id),
-        correlation_id: text(frame.correlation_id),
-        causation_id: text(frame.causation_id),
-        trace_id: text(frame.trace_id),
-    })
 }

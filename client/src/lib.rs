@@ -25,21 +25,21 @@
 //!
 //! Synchronous, without a thread or a runtime of its own: whoever waits, reads (`state`). A kernel that dies and is
 //! replaced is an interruption, not an end: the connection comes back by itself ([`Reconnect`]), every stream goes on at
-//! the exact byte, and a spawn or a write that was in flight happens once. A missing byte is an error
+//! the exact byte, events behind the last one that came, and a spawn or a write that was in flight happens once. A missing byte is an error
 //! its consumer sees ([`StreamError::Missing`]). A consumer that is slow makes its connection slow, never its memory
 //! large; so a heavy stream has a connection of its own ([`Client::into_stream`]), which is also the fastest way.
 //!
 //! | room | holds |
 //! |---|---|
 //! | [`connection`] | connecting, greeting, calling |
-//! | [`subscription`], [`events`] | iterators over shared connections |
+//! | [`subscription`], [`events`], [`replay`] | iterators over shared connections |
 //! | [`direct`] | one stream with a connection of its own |
 //! | [`reconnect`] | from a lost connection to the next one |
 //! | `state`, `queue` | who waits, reads; where things wait |
 //! | `outlet`, `inlet`, `dispatch` | requests out; frames in, and where they go |
 //! | `reading`, `ledger` | what a subscription has had, and what it asks the next kernel for |
 //! | `resume` | what becomes of calls and subscriptions when a connection is lost |
-//! | `topic`, `codec` | patterns, payloads |
+//! | [`topic`], `codec` | patterns, payloads |
 //! | [`error`] | what can go wrong, and what to do about it |
 
 #![forbid(unsafe_code)]
@@ -56,14 +56,16 @@ mod outlet;
 mod queue;
 mod reading;
 pub mod reconnect;
+pub mod replay;
 mod resume;
 mod state;
 pub mod subscription;
-mod topic;
+pub mod topic;
 
 pub use connection::{Call, CallOptions, Client, ConnectOptions};
 pub use direct::{DirectItem, DirectStream};
 pub use error::{CallError, ConnectError, Lost, StreamError};
 pub use events::{BusEvent, EventItem, Events, Exits};
 pub use reconnect::{Change, Reconnect, Watch};
+pub use replay::{Page, Replay};
 pub use subscription::{Chunk, Item, Subscription};

@@ -10,12 +10,12 @@
 use crate::connection::{CallOptions, put_request};
 use crate::error::{CallError, Lost};
 use crate::resume::{Errand, Resuming};
-use crate::state::{Interest, Link, Opens, Unmet, Waiting};
+use crate::state::{EventRoom, Interest, Link, Opens, Unmet, Waiting};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{device, event, permission, stream};
+use kairo_wire::methods::{device, event, permission, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -70,7 +70,9 @@ const HARMLESS: &[&str] = &[
     device::List::NAME,
     Doctor::NAME,
     event::Subscribe::NAME,
+    event::Replay::NAME,
     event::Unsubscribe::NAME,
+    event::Replay::NAME,
     GetMetrics::NAME,
     permission::Identify::NAME,
     Introspect::NAME,
@@ -80,16 +82,19 @@ const HARMLESS: &[&str] = &[
     stream::Subscribe::NAME,
     stream::Unsubscribe::NAME,
     Wait::NAME,
+    view::Get::NAME,
+    view::List::NAME,
+    view::Watch::NAME,
 ];
 
-/// Methods whose idempotency key the kernel honours.
+/// Methods whose calls get a key of ours if the caller gives none.
 const KEYED: &[&str] = &[Spawn::NAME, StdinWrite::NAME];
 
 impl Again {
     fn of(method: &str, has_key: bool) -> Again {
         if HARMLESS.contains(&method) {
             Again::Harmless
-        } else if has_key && KEYED.contains(&method) {
+        } else if has_key {
             Again::Keyed
         } else {
             Again::Twice
@@ -213,6 +218,13 @@ impl Link {
                 }
                 Errand::EndEvents(subscription_id) => {
                     self.tell(event::Unsubscribe::NAME, &event::UnsubscribeParams { subscription_id });
+                }
+                Errand::EventsAgain(room) => {
+                    let again = self.lock().events.get(&room).and_then(EventRoom::again);
+                    if let Some(params) = again {
+                        let resuming = Sending::Resuming(Resuming::Cut(room));
+                        let _ = self.post(event::Subscribe::NAME.into(), &*params, None, resuming);
+                    }
                 }
                 Errand::Afresh(stream, params) => {
                     let resuming = Sending::Resuming(Resuming::Stream(stream));

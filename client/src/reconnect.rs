@@ -163,6 +163,9 @@ impl Greeting {
         if options.int64 {
             features.push("int64".to_owned());
         }
+        if options.envelope {
+            features.push("envelope".to_owned());
+        }
         if options.records {
             features.push("records".to_owned());
         }

@@ -7,7 +7,7 @@
 //!   other call, delivered ────────▶ CallError::Interrupted
 //!   other call, not delivered ────▶ kept ───────────────────────────▶ sent for the first time
 //!   stream ───────────────────────▶ kept, what has come stays ──────▶ asked for from its exact offsets
-//!   events ───────────────────────▶ kept ───────────────────────────▶ asked for again, and told of the outage
+//!   events ───────────────────────▶ kept ───────────────────────────▶ asked for behind the last, and told of the outage
 //! ```
 //!
 //! Invariant: nothing that could happen twice is sent twice, and whoever waits gets an item, an answer or an error.
@@ -18,9 +18,9 @@ use crate::error::{CallError, Lost, StreamError};
 use crate::outlet::Again;
 use crate::reading::Refused;
 use crate::reconnect::{Change, Greeted, Line, Outage, Step};
-use crate::state::{CallSlot, EventKinds, Heard, Interest, Link, State, Waiting};
+use crate::state::{CallSlot, EventKinds, EventRoom, Heard, Interest, Link, State, Waiting};
 use bytes::{Bytes, BytesMut};
-use kairo_wire::id::{SubscriptionId, TopicPattern};
+use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
 use kairo_wire::methods::stream::{SubscribeParams, SubscribeResult};
 use kairo_wire::methods::{event, stream};
@@ -37,7 +37,10 @@ const STEP: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resuming {
     Stream(u64),
+    /// After an outage, which is told.
     Events(u64),
+    /// After the kernel had cut it, which has been told.
+    Cut(u64),
 }
 
 /// Something to be sent because of what came.
@@ -47,6 +50,8 @@ pub(crate) enum Errand {
     EndStream(SubscriptionId),
     /// A subscription to events was opened for nobody.
     EndEvents(SubscriptionId),
+    /// A subscription to events is asked for again.
+    EventsAgain(u64),
     /// A subscription is asked for as at first, because there is nothing to go on from.
     Afresh(u64, Box<SubscribeParams>),
 }
@@ -181,14 +186,15 @@ impl State {
     fn events_again(&mut self, number: &mut impl FnMut() -> u64, requests: &mut Vec<Bytes>) {
         let outage = self.outage;
         for (room, events) in &mut self.events {
-            match &events.takes {
-                EventKinds::Exits => events.queue.push(Heard::Resumed(outage), 0),
-                // One that isn't answered yet is among the calls.
-                EventKinds::Bus(_) if events.id.is_none() => {}
-                EventKinds::Bus(pattern) => {
-                    let Some(topic) = TopicPattern::from_text(pattern) else { continue };
+            match events.again() {
+                // Notices are in no log.
+                None if matches!(events.takes, EventKinds::Exits) => {
+                    events.queue.push(Heard::Resumed { outage, complete: false }, 0);
+                }
+                // It isn't answered yet, and so among the calls.
+                None => {}
+                Some(params) => {
                     let call = number();
-                    let params = event::SubscribeParams::live(topic);
                     requests.extend(encoded(call, event::Subscribe::NAME, &params));
                     self.resuming.insert(call, Resuming::Events(*room));
                 }
@@ -261,25 +267,43 @@ impl State {
                     None => {}
                 }
             }
-            (Resuming::Events(room), answer) => {
-                let outage = self.outage;
-                let opened = match answer {
-                    Ok(result) => Ok(crate::codec::value::<event::SubscribeResult>(&result)?.subscription_id),
-                    Err(error) => Err(Lost::Payload(error.to_string().into())),
-                };
-                match (self.events.get_mut(&room), opened) {
-                    (Some(events), Ok(id)) => {
-                        events.id = Some(id);
-                        events.queue.push(Heard::Resumed(outage), 0);
-                    }
-                    (Some(events), Err(lost)) => events.queue.push(Heard::Refused(lost), 0),
-                    (None, Ok(id)) => self.errands.push(Errand::EndEvents(id)),
-                    (None, Err(_)) => {}
-                }
+            (Resuming::Events(room) | Resuming::Cut(room), Ok(result)) => {
+                let opened: event::SubscribeResult = crate::codec::value(&result)?;
+                self.resumed_events(room, opened, matches!(resuming, Resuming::Events(_)));
                 self.wake(Interest::Events(room));
+            }
+            (Resuming::Events(room) | Resuming::Cut(room), Err(error)) => {
+                if let Some(events) = self.events.get_mut(&room) {
+                    events.queue.push(Heard::Refused(Lost::Payload(error.to_string().into())), 0);
+                    self.wake(Interest::Events(room));
+                }
             }
         }
         Ok(())
+    }
+
+    /// The kernel has taken a subscription to events again.
+    fn resumed_events(&mut self, number: u64, opened: event::SubscribeResult, after_outage: bool) {
+        let outage = self.outage;
+        let Some(room) = self.events.get_mut(&number) else {
+            return self.errands.push(Errand::EndEvents(opened.subscription_id));
+        };
+        let EventKinds::Bus(asked) = &room.takes else { return };
+        let (asked, timed) = (asked.from_seq, asked.from_time_ms.is_some());
+        // A place that was reached and now lies ahead was one in another log.
+        let elsewhere = opened.next_seq.filter(|_| room.next != asked).filter(|end| room.next > Some(*end));
+        if after_outage {
+            let complete = (room.next.is_some() || timed) && opened.next_seq.is_some() && elsewhere.is_none();
+            room.queue.push(Heard::Resumed { outage, complete }, 0);
+        }
+        match elsewhere {
+            None => self.opened_events(number, opened),
+            Some(end) => {
+                room.next = Some(end);
+                self.errands.push(Errand::EndEvents(opened.subscription_id));
+                self.errands.push(Errand::EventsAgain(number));
+            }
+        }
     }
 
     /// A subscription can't go on; its consumer learns why after what has come.
@@ -288,6 +312,19 @@ impl State {
         room.failed = true;
         room.queue.push(Err(error), 0);
         self.wake(Interest::Stream(stream));
+    }
+}
+
+impl EventRoom {
+    /// What a kernel is asked for so that it goes on; none if there is nothing to go on with.
+    pub(crate) fn again(&self) -> Option<Box<event::SubscribeParams>> {
+        let EventKinds::Bus(asked) = &self.takes else { return None };
+        self.id.as_ref()?;
+        let mut params = asked.clone();
+        if self.next.is_some() {
+            (params.from_seq, params.from_time_ms) = (self.next, None);
+        }
+        Some(params)
     }
 }
 

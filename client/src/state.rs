@@ -30,8 +30,9 @@ use crate::reconnect::{FIRST_CALL, Greeted, Home, Line, Standing};
 use crate::resume::{Errand, Resuming};
 use crate::subscription::Item;
 use bytes::Bytes;
-use kairo_wire::event;
+use kairo_wire::event::{EventCutRecord, StreamEndReason};
 use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::event::{self, Gap};
 use kairo_wire::methods::stream::{StreamName, SubscribeParams};
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
@@ -105,7 +106,7 @@ pub(crate) enum StreamFrame {
         stream: StreamName,
         total_bytes: u64,
         gap_bytes: u64,
-        reason: event::StreamEndReason,
+        reason: StreamEndReason,
     },
     /// A v1 kernel dropped bytes, and can't say which.
     Overflow,
@@ -127,9 +128,17 @@ pub(crate) struct EventRoom {
     pub(crate) queue: Queue<Heard>,
     /// Its name on the wire; none before the first answer, and for notices.
     pub(crate) id: Option<SubscriptionId>,
-    /// The bus event it got last: the kernel sends one frame per subscription and does not say for which, so each
-    /// copy goes to the next room that has not had one.
+    /// Where it goes on: one past the last place it was told of, or where it began. None while that isn't known.
+    pub(crate) next: Option<u64>,
+    /// The bus event it got last: a kernel without the feature `envelope` sends one frame per subscription and does not
+    /// say for which, so each copy goes to the next room that has not had one.
     pub(crate) last: Option<Box<str>>,
+}
+
+impl EventRoom {
+    pub(crate) fn new(takes: EventKinds) -> EventRoom {
+        EventRoom { takes, queue: Queue::default(), id: None, next: None, last: None }
+    }
 }
 
 /// What a subscription to events receives.
@@ -137,8 +146,12 @@ pub(crate) struct EventRoom {
 pub(crate) enum Heard {
     /// The payload of an EVENT frame.
     Event(Bytes),
-    /// The connection was lost for so long and is there again.
-    Resumed(Duration),
+    /// Events that are no longer in the log.
+    Gap(Gap),
+    /// The kernel had ended the subscription, and it goes on.
+    Cut(EventCutRecord),
+    /// The connection was lost and is there again.
+    Resumed { outage: Duration, complete: bool },
     /// The new kernel does not take the subscription.
     Refused(Lost),
 }
@@ -146,8 +159,8 @@ pub(crate) enum Heard {
 /// Which EVENT frames a room takes.
 #[derive(Debug)]
 pub(crate) enum EventKinds {
-    /// Bus events that match a pattern.
-    Bus(String),
+    /// Bus events, as they were asked for first.
+    Bus(Box<event::SubscribeParams>),
     /// `process.exit` notices.
     Exits,
 }
@@ -379,7 +392,7 @@ impl State {
     /// A place for events, and what it takes.
     pub(crate) fn open_events(&mut self, takes: EventKinds) -> u64 {
         let room = self.room();
-        self.events.insert(room, EventRoom { takes, queue: Queue::default(), id: None, last: None });
+        self.events.insert(room, EventRoom::new(takes));
         room
     }
 
@@ -390,6 +403,9 @@ impl State {
     /// Forgets a subscription to events. Returns its name.
     pub(crate) fn close_events(&mut self, room: u64) -> Option<SubscriptionId> {
         let id = self.events.remove(&room).and_then(|room| room.id);
+        if let Some(id) = &id {
+            self.names.remove(id.as_str());
+        }
         self.pass_on();
         id
     }

@@ -1,7 +1,8 @@
-//! Topic patterns, as the kernel matches them, for sorting received events to their subscriptions.
+//! Topic patterns, as the kernel matches them: for sorting received events to the subscriptions of a kernel that doesn't say
+//! for which they are, and for whoever has more patterns than subscriptions.
 
 /// `*` stands for one or more characters without a dot, `>` for one or more characters; everything else for itself.
-pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
+pub fn matches(pattern: &str, topic: &str) -> bool {
     // Linear in pattern × topic: `reach[i]` is true when the pattern so far can end at byte i of the topic.
     let topic = topic.as_bytes();
     let mut reach = vec![false; topic.len() + 1];

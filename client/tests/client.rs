@@ -9,12 +9,15 @@ use kairo_client::{
 use kairo_wire::chunk::{Prelude, put_prelude};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::envelope::{Envelope, Extras, put_bus, put_notice};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{
-    Envelope, ProcessExitNotice, StreamEndReason, StreamEndRecord, StreamGapRecord, put_bus, put_notice,
+    CutReason, EventCutRecord, EventGapRecord, ProcessExitNotice, StreamEndReason, StreamEndRecord,
+    StreamGapRecord,
 };
 use kairo_wire::frame::{Decoder, Kind};
-use kairo_wire::id::{EventId, ProcessId, SubscriptionId};
+use kairo_wire::id::{EventId, ProcessId, SubscriptionId, TopicPattern};
+use kairo_wire::methods::event::{self, Ack, Draft, Gap, GapCause, Order, ReplayParams};
 use kairo_wire::methods::process::{Status, StatusParams};
 use kairo_wire::methods::stream::{Start, StreamName, SubscribeParams};
 use kairo_wire::methods::system::{Ping, PingParams};
@@ -134,18 +137,38 @@ impl Fake {
         self.send(|frame| put_notice(frame, Dialect::Int64, &gap).unwrap());
     }
 
+    /// Without a word of the subscription it is for.
     fn bus(&mut self, topic: &str, number: u128) {
-        let id = EventId::new(number);
-        let envelope = Envelope {
-            id: &id,
-            source: "kernel",
-            time_ms: 0,
-            correlation_id: None,
-            causation_id: None,
-            trace_id: None,
-        };
-        self.send(|frame| put_bus(frame, Dialect::Int64, topic, &json!({"number": 1}), &envelope).unwrap());
+        self.send(|frame| put_envelope_frame(frame, topic, number, None));
     }
+
+    fn bus_for(&mut self, id: &str, seq: u64) {
+        let extras = Extras {
+            seq: Some(seq),
+            principal: "owner",
+            intent_id: Some("int_1"),
+            subscription_id: Some(id),
+            replayed: seq < 10,
+            ..Extras::default()
+        };
+        self.send(|frame| put_envelope_frame(frame, "a.b", seq.into(), Some(&extras)));
+    }
+}
+
+fn put_envelope_frame(frame: &mut BytesMut, topic: &str, number: u128, extras: Option<&Extras<'_>>) {
+    let id = EventId::new(number);
+    let body = Raw::of(&json!({ "number": 1 })).unwrap();
+    let envelope = Envelope {
+        topic,
+        payload: body.as_ref(),
+        id: id.as_str(),
+        source: "kernel",
+        time_ms: 0,
+        correlation_id: None,
+        causation_id: None,
+        trace_id: None,
+    };
+    put_bus(frame, Dialect::Int64, &envelope, extras).unwrap();
 }
 
 /// A client that has been greeted, and a thread that plays the kernel from there on.
@@ -561,7 +584,9 @@ fn events_go_to_the_patterns_they_match_and_once_to_each() {
     let topics = |events: &mut kairo_client::Events, count| -> Vec<String> {
         let topic = |item: EventItem<kairo_client::BusEvent>| match item {
             EventItem::Event(event) => event.topic,
-            EventItem::Resumed { .. } => panic!("nothing was lost"),
+            EventItem::Gap(_) | EventItem::Cut { .. } | EventItem::Resumed { .. } => {
+                panic!("nothing was lost")
+            }
         };
         events.take(count).map(|item| topic(item.unwrap())).collect()
     };
@@ -570,6 +595,113 @@ fn events_go_to_the_patterns_they_match_and_once_to_each() {
     assert!(matches!(exits.next(), Some(Ok(EventItem::Event(exit))) if exit.code == 3));
     assert!(none.next_within(Duration::from_millis(5)).unwrap().is_none());
     drop((exits, processes, all, none, client));
+    kernel.join().unwrap();
+}
+
+fn gap(from: u64, to: u64) -> Gap {
+    Gap { from, to, cause: GapCause::Compacted, summary: None }
+}
+
+#[test]
+fn events_go_to_the_subscription_they_say_they_are_for_and_gaps_and_cuts_come_at_their_places() {
+    let (client, kernel) = against(|mut fake| {
+        for n in 0..2 {
+            let asked = fake.expect("subscribe");
+            fake.ok(&asked, &json!({ "subscriptionId": format!("topic_{n}"), "nextSeq": 50 }));
+        }
+        fake.bus_for("topic_1", 3);
+        fake.bus_for("topic_of_nobody", 4);
+        let missing =
+            EventGapRecord { subscription_id: SubscriptionId::from_text("topic_1"), gap: gap(4, 11) };
+        fake.send(|frame| put_notice(frame, Dialect::Int64, &missing).unwrap());
+        fake.bus_for("topic_1", 12);
+        let cut = EventCutRecord {
+            subscription_id: SubscriptionId::from_text("topic_1"),
+            seq: 13,
+            reason: CutReason::Slow,
+        };
+        fake.send(|frame| put_notice(frame, Dialect::Int64, &cut).unwrap());
+        let again = fake.expect("subscribe");
+        let params = kairo_wire::json::to_value(again.params.as_ref()).unwrap();
+        assert_eq!(params, json!({ "topic": "a.*", "fromSeq": 13, "correlationId": "c" }));
+        fake.ok(&again, &json!({ "subscriptionId": "topic_2", "nextSeq": 50 }));
+        fake.bus_for("topic_1", 13);
+        fake.bus_for("topic_2", 13);
+        fake.expect("unsubscribe");
+        while fake.next().is_some() {}
+    });
+    let mut live = client.events("a.*").unwrap();
+    let topic = TopicPattern::from_text("a.*").unwrap();
+    let params = event::SubscribeParams {
+        from_seq: Some(2),
+        correlation_id: Some("c".to_owned()),
+        ..event::SubscribeParams::live(topic)
+    };
+    let mut past = client.events_from(params).unwrap();
+    assert_eq!((live.position(), past.position()), (Some(50), Some(2)));
+    let EventItem::Event(event) = past.next().unwrap().unwrap() else { panic!("an event comes first") };
+    assert_eq!((event.seq, event.replayed, event.intent_id.as_deref()), (Some(3), true, Some("int_1")));
+    assert!(matches!(past.next(), Some(Ok(EventItem::Gap(found))) if found == gap(4, 11)));
+    assert!(
+        matches!(past.next(), Some(Ok(EventItem::Event(event))) if event.seq == Some(12) && !event.replayed)
+    );
+    assert!(matches!(past.next(), Some(Ok(EventItem::Cut { seq: 13, reason: CutReason::Slow }))));
+    assert!(matches!(past.next(), Some(Ok(EventItem::Event(event))) if event.seq == Some(13)));
+    assert_eq!((past.position(), past.id().unwrap().as_str()), (Some(14), "topic_2"));
+    assert!(live.next_within(Duration::from_millis(5)).unwrap().is_none());
+    drop((live, past, client));
+    kernel.join().unwrap();
+}
+
+/// An event as a page lists it.
+fn listed(seq: u64) -> serde_json::Value {
+    json!({ "topic": "a.b", "payload": seq, "id": format!("evt_{seq}"), "source": "kernel", "seq": seq })
+}
+
+/// The places of a replay; a gap is its range.
+fn places(client: &Client, params: ReplayParams) -> Vec<(u64, u64)> {
+    let place = |item: &EventItem<kairo_client::BusEvent>| match item {
+        EventItem::Event(event) => (event.seq.unwrap(), event.seq.unwrap()),
+        EventItem::Gap(gap) => (gap.from, gap.to),
+        EventItem::Cut { .. } | EventItem::Resumed { .. } => panic!("these are of subscriptions"),
+    };
+    client.replay(params).flat_map(|page| page.unwrap().items.iter().map(place).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn the_log_is_read_page_by_page_in_both_directions() {
+    let (client, kernel) = against(|mut fake| {
+        let mut page = |from: serde_json::Value, answer: serde_json::Value| {
+            let asked = fake.expect("event.replay");
+            let params = kairo_wire::json::to_value(asked.params.as_ref()).unwrap();
+            let known = ["fromSeq", "toSeq", "limit"].map(|key| params[key].clone());
+            assert_eq!(json!(known), from);
+            fake.ok(&asked, &answer);
+        };
+        let gaps = json!([gap(2, 4)]);
+        page(
+            json!([1, null, null]),
+            json!({"events": [listed(1), listed(5)], "next": 6, "gaps": gaps, "lastSeq": 9}),
+        );
+        page(json!([6, null, null]), json!({"events": [listed(9)], "lastSeq": 9}));
+        page(
+            json!([null, 9, 3]),
+            json!({"events": [listed(9), listed(5)], "next": 4, "gaps": [], "lastSeq": 9}),
+        );
+        page(json!([null, 4, 1]), json!({"events": [listed(1)], "next": 0, "gaps": gaps, "lastSeq": 9}));
+        let asked = fake.expect("event.publish_batch");
+        let params = kairo_wire::json::to_value(asked.params.as_ref()).unwrap();
+        assert_eq!((&params["events"][1]["type"], &params["ack"]), (&json!("b"), &json!("disk")));
+        fake.ok(&asked, &json!({"count": 2, "firstSeq": 10, "lastSeq": 11, "ack": "disk"}));
+    });
+    let forward = places(&client, ReplayParams { from_seq: Some(1), ..ReplayParams::default() });
+    assert_eq!(forward, [(1, 1), (2, 4), (5, 5), (9, 9)]);
+    let backward =
+        ReplayParams { to_seq: Some(9), limit: Some(3), order: Order::Backward, ..ReplayParams::default() };
+    assert_eq!(places(&client, backward), [(9, 9), (5, 5), (2, 4), (1, 1)]);
+    let draft = |topic: &str| Draft { topic: topic.to_owned(), ..Draft::default() };
+    let published = client.publish_batch(vec![draft("a"), draft("b")], Ack::Disk).unwrap();
+    assert_eq!((published.first_seq, published.last_seq), (10, 11));
     kernel.join().unwrap();
 }
 

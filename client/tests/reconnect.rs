@@ -9,7 +9,8 @@ use kairo_client::{
     Reconnect, StreamError, Watch,
 };
 use kairo_wire::codec::data::Data;
-use kairo_wire::id::ProcessId;
+use kairo_wire::id::{ProcessId, TopicPattern};
+use kairo_wire::methods::event;
 use kairo_wire::methods::permission::{Identify, IdentifyParams};
 use kairo_wire::methods::process::{
     Kill, KillParams, Spawn, SpawnParams, Status, StatusParams, StdinWrite, StdinWriteParams, Wait,
@@ -360,17 +361,71 @@ fn a_process_that_has_not_come_yet_is_waited_for_over_a_loss() {
 }
 
 #[test]
-fn who_listens_to_events_is_told_that_some_may_be_missing() {
+fn whatever_byte_a_kernel_dies_at_every_event_comes_once_and_in_order() {
+    const EVENTS: u64 = 200;
+    let mut lives = 0;
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let mut world = world(&mut dice, 12, 15_000);
+        (world.events, world.cut_every) = (dice.below(50), dice.below(40));
+        let kernel = Kernel::new(world);
+        let client = connect(kernel.path(), hasty());
+        let topic = TopicPattern::from_text(">").unwrap();
+        let from_seq = (dice.below(2) == 0).then_some(1);
+        let mut events = client
+            .events_from(event::SubscribeParams { from_seq, ..event::SubscribeParams::live(topic) })
+            .unwrap();
+        // One that was to begin now says where that is.
+        let mut next = events.position().unwrap();
+        kernel.change(|world| world.events += 20);
+        while next <= EVENTS {
+            match events.next().unwrap().unwrap_or_else(|error| panic!("seed {seed}: {error}")) {
+                EventItem::Event(event) => {
+                    assert_eq!(event.seq, Some(next), "seed {seed}");
+                    next += 1;
+                    kernel.change(|world| world.events = EVENTS.min(world.events + 1));
+                }
+                EventItem::Resumed { complete, .. } => assert!(complete, "seed {seed}"),
+                EventItem::Cut { seq, .. } => assert_eq!(seq, next, "seed {seed}"),
+                EventItem::Gap(gap) => panic!("seed {seed}: {gap:?}"),
+            }
+        }
+        assert_eq!(events.position(), Some(next), "seed {seed}");
+        lives += kernel.world().lives;
+    }
+    assert!(lives > 100, "only {lives} kernels have lived");
+}
+
+#[test]
+fn a_log_that_is_another_one_is_not_gone_on_in() {
     let kernel = with_output(b"");
+    kernel.world().events = 900;
+    let client = connect(kernel.path(), hasty());
+    let mut events = client.events(">").unwrap();
+    kernel.change(|world| world.events = 7);
+    kernel.kill();
+    assert!(matches!(events.next(), Some(Ok(EventItem::Resumed { complete: false, .. }))));
+    kernel.change(|world| world.events = 8);
+    assert!(matches!(events.next(), Some(Ok(EventItem::Event(event))) if event.seq == Some(8)));
+}
+
+#[test]
+fn who_listens_to_a_kernel_without_a_log_is_told_that_some_may_be_missing() {
+    let kernel = Kernel::new(World::default());
     let client = connect(kernel.path(), hasty());
     let mut events = client.events("kairo.>").unwrap();
     let mut exits = client.exits();
     assert!(matches!(events.next(), Some(Ok(EventItem::Event(_)))));
     let before = events.id();
     kernel.kill();
-    assert!(matches!(events.next(), Some(Ok(EventItem::Resumed { .. }))));
+    assert!(matches!(events.next(), Some(Ok(EventItem::Resumed { complete: false, .. }))));
     assert_ne!(events.id(), before);
-    assert!(matches!(exits.next(), Some(Ok(EventItem::Resumed { .. }))));
+    assert!(matches!(exits.next(), Some(Ok(EventItem::Resumed { complete: false, .. }))));
+    let past = event::SubscribeParams {
+        from_seq: Some(1),
+        ..event::SubscribeParams::live(TopicPattern::from_text(">").unwrap())
+    };
+    assert!(matches!(client.events_from(past), Err(CallError::Shape(_))));
     kernel.change(|world| world.events += 1);
     assert!(
         matches!(events.next(), Some(Ok(EventItem::Event(event))) if event.topic == "kairo.process.spawned")

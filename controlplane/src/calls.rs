@@ -11,17 +11,21 @@
 //! out answers it, and a connection that is gone has none. What methods do is in [`methods`](crate::methods).
 
 use crate::clock::after_ms;
+use crate::digest::IdempotencyKey;
+use crate::events::outlet::Inquiry;
 use crate::kernel::Kernel;
+use crate::receipts::Claim;
 use crate::state::{Call, Deed, Pending, Timer, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, ReactorId, Ticket, TimerKey};
 use kairo_wire::codec::encode::Dialect;
-use kairo_wire::codec::raw::RawRef;
+use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::limits::CALLS_IN_FLIGHT_MAX;
 use kairo_wire::method::{Method, params};
+use kairo_wire::methods::event::Ack;
 use kairo_wire::methods::status::EndCause;
 use kairo_wire::request::Meta;
 use kairo_wire::response;
@@ -53,6 +57,10 @@ pub(crate) struct Asking<'a> {
     pub meta: Option<Meta<'a>>,
     /// Its place in a larger story, if it changes something.
     pub trace: Trace,
+    /// Its key, if it changes something and has one.
+    pub key: Option<IdempotencyKey>,
+    /// The receipt it is answered with, if there is to be one.
+    pub claim: Option<Claim>,
 }
 
 impl Asking<'_> {
@@ -63,8 +71,12 @@ impl Asking<'_> {
 }
 
 impl Kernel {
-    /// Answers a call that was not parked.
+    /// Answers a call that was not parked. One that gets a receipt is parked until the log has that.
     pub(crate) fn answer<R: Serialize>(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, result: &R) {
+        if asking.claim.is_some() {
+            let ticket = self.park(turn, asking, Pending::Published);
+            return self.resolve(turn, ticket, result);
+        }
         self.send(turn, asking.connection, |buf, dialect| {
             response::put_ok(buf, dialect, asking.id, result);
         });
@@ -79,18 +91,42 @@ impl Kernel {
         frame.freeze()
     }
 
-    /// Answers a parked call.
+    /// Answers a parked call, and those that repeat it.
     pub(crate) fn resolve<R: Serialize>(&mut self, turn: &mut Turn<'_>, ticket: u64, result: &R) {
-        if let Some(call) = self.unpark(turn, ticket) {
-            self.send_late(turn, &call, |buf, dialect, id| response::put_ok(buf, dialect, id, result));
+        let Some(name) = self.flight_of(ticket) else { return self.resolve_now(turn, ticket, result) };
+        match Raw::of(result) {
+            // A kernel that stops may not be there when the log is.
+            Ok(result) if self.stopping => self.give_receipt(turn, name, &result, Ack::Memory, false),
+            Ok(result) => self.give_receipt(turn, name, &result, Ack::Log, false),
+            Err(error) => self.reject(turn, ticket, &WireError::from(error)),
         }
     }
 
-    /// Answers a parked call with a failure.
-    pub(crate) fn reject(&mut self, turn: &mut Turn<'_>, ticket: u64, error: &WireError) {
+    /// Answers a parked call whose receipt, if it has one, is kept.
+    pub(crate) fn resolve_now<R: Serialize>(&mut self, turn: &mut Turn<'_>, ticket: u64, result: &R) {
         if let Some(call) = self.unpark(turn, ticket) {
-            self.send_late(turn, &call, |buf, dialect, id| response::put_err(buf, dialect, id, error));
+            let meta = call.claim.and_then(|claim| self.meta_of(claim));
+            self.send_late(turn, &call, |buf, dialect, id| {
+                response::put_ok_with(buf, dialect, id, result, meta.as_ref());
+            });
         }
+    }
+
+    /// Answers a parked call with a failure, and those that repeat it; its key is free.
+    pub(crate) fn reject(&mut self, turn: &mut Turn<'_>, ticket: u64, error: &WireError) {
+        let flight = self.flight_of(ticket).and_then(|name| self.receipts.land(name));
+        let waiting = flight.map(|flight| flight.waiting).unwrap_or_default();
+        for ticket in std::iter::once(ticket).chain(waiting) {
+            if let Some(call) = self.unpark(turn, ticket) {
+                self.send_late(turn, &call, |buf, dialect, id| response::put_err(buf, dialect, id, error));
+            }
+        }
+    }
+
+    /// The name in the key of a call that is the one that is carried out.
+    pub(crate) fn flight_of(&self, ticket: u64) -> Option<u128> {
+        let name = self.state.calls.get(&ticket)?.claim?.name;
+        self.receipts.flight(name).filter(|flight| flight.call == ticket).map(|_| name)
     }
 
     fn send_late(
@@ -99,6 +135,9 @@ impl Kernel {
         call: &Call,
         put: impl FnOnce(&mut BytesMut, Dialect, RawRef<'_>),
     ) {
+        if call.headless {
+            return;
+        }
         self.send(turn, call.connection, |buf, dialect| put(buf, dialect, call.id.as_ref()));
         self.close_if_over(turn, call.connection);
     }
@@ -143,7 +182,12 @@ impl Kernel {
     pub(crate) fn park(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>, pending: Pending) -> u64 {
         let ticket = self.state.next_serial();
         let deadline = self.deadline(turn, asking, ticket);
-        let call = Call { connection: asking.connection, id: asking.id.to_owned(), deadline, pending };
+        let claim = asking.claim;
+        let (connection, id) = (asking.connection, asking.id.to_owned());
+        let call = Call { connection, id, deadline, pending, claim, headless: false };
+        if let Some(claim) = claim.filter(|claim| !claim.repeats) {
+            self.receipts.park(claim.name, ticket);
+        }
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
             connection.parked_bytes += call.parked_bytes();
@@ -183,11 +227,28 @@ impl Kernel {
         if let Some(timer) = call.deadline {
             self.disarm(turn, timer);
         }
+        self.strike_out(turn, ticket, &call.pending);
+        Some(call)
+    }
+
+    /// What a call has led to is known: it waits for nothing but the log any more.
+    pub(crate) fn settle_pending(&mut self, turn: &mut Turn<'_>, ticket: u64) {
+        let Some(call) = self.state.calls.get_mut(&ticket) else { return };
+        let pending = std::mem::replace(&mut call.pending, Pending::Published);
+        self.strike_out(turn, ticket, &pending);
+    }
+
+    /// Takes a call off the list of what it waited for, with the timer of that.
+    fn strike_out(&mut self, turn: &mut Turn<'_>, ticket: u64, pending: &Pending) {
         let processes = &mut self.state.processes;
-        let timer = match &call.pending {
+        let timer = match pending {
             Pending::Reuse { holder, timer, .. } => {
                 unlist(processes.get_mut(holder).map(|process| &mut process.heirs), ticket);
                 Some(*timer)
+            }
+            Pending::Changes { timer, .. } => {
+                self.journal.inquire(Inquiry::Forget(ticket));
+                *timer
             }
             Pending::Wait { process, timer } => {
                 unlist(processes.get_mut(process).map(|process| &mut process.waits), ticket);
@@ -201,20 +262,26 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
+            Pending::Repeat { name } => {
+                self.receipts.unwait(*name, ticket);
+                None
+            }
             Pending::Deed { sent: true, .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Read
+            | Pending::Replay
             | Pending::Watch { .. } => None,
         };
         if let Some(timer) = timer {
             self.disarm(turn, timer);
         }
-        Some(call)
     }
 
     /// Gives a call up: undoes what can be undone and answers with `error`.
     pub(crate) fn abandon(&mut self, turn: &mut Turn<'_>, ticket: u64, error: &WireError, cause: EndCause) {
+        if self.outlive_caller(turn, ticket, Some(error)) {
+            return;
+        }
         let Some(call) = self.state.calls.get(&ticket) else { return };
         match &call.pending {
             Pending::Deed { process, deed: Deed::Write { .. }, sent: true } => {
@@ -224,11 +291,7 @@ impl Kernel {
             }
             Pending::Spawn { process } => {
                 let (process, by) = (*process, self.ended_by(call.connection, cause));
-                // As long as a repetition of the call still waits, somebody wants the process.
-                if self.state.processes.get(&process).is_some_and(|process| process.spawning == [ticket]) {
-                    self.free_key(process);
-                    self.doom(turn, process, by);
-                }
+                self.doom(turn, process, by);
             }
             // A signal and an event can't be taken back, a wait and a reading leave nothing behind.
             Pending::Deed { .. }
@@ -236,7 +299,9 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Read
+            | Pending::Repeat { .. }
+            | Pending::Replay
+            | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
         }
         self.reject(turn, ticket, error);
@@ -244,7 +309,19 @@ impl Kernel {
 
     /// Forgets the calls of a connection that is gone. What they asked for goes on, but waiting for an id.
     pub(crate) fn drop_calls(&mut self, turn: &mut Turn<'_>, tickets: Vec<u64>) {
-        for ticket in tickets {
+        let repeats = |call: &Call| matches!(call.pending, Pending::Repeat { .. });
+        let (waiting, others): (Vec<u64>, Vec<u64>) =
+            tickets.into_iter().partition(|ticket| self.state.calls.get(ticket).is_some_and(repeats));
+        for ticket in waiting {
+            self.unpark(turn, ticket);
+        }
+        for ticket in others {
+            if self.outlive_caller(turn, ticket, None) {
+                continue;
+            }
+            if let Some(name) = self.flight_of(ticket) {
+                self.receipts.land(name);
+            }
             self.unpark(turn, ticket);
         }
     }

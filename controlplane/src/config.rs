@@ -104,6 +104,10 @@ pub struct Limits {
     pub subscriber_patience_ms: u64,
     /// How many exited processes are remembered.
     pub retained_max: usize,
+    /// How long the receipt of a keyed call counts.
+    pub receipt_ms: u64,
+    /// How many receipts are kept.
+    pub receipts_max: usize,
     /// Topic subscriptions of one connection.
     pub topics_max: usize,
     /// Stream subscriptions of one connection that are being served.
@@ -128,6 +132,8 @@ impl Default for Limits {
             reconnect_grace_ms: 10_000,
             subscriber_patience_ms: 30_000,
             retained_max: 10_000,
+            receipt_ms: 86_400_000,
+            receipts_max: 100_000,
             topics_max: 256,
             streams_max: 4_096,
             history: HistorySize { head_bytes: HISTORY_HEAD_BYTES, tail_bytes: HISTORY_TAIL_BYTES },

@@ -24,13 +24,13 @@ impl Kernel {
         broken
     }
 
-    /// Connections, calls, processes, subscriptions and timers there are.
+    /// Connections, calls somebody waits for, processes, subscriptions and timers there are.
     pub fn census(&self) -> [usize; 5] {
         let state = &self.state;
         let subscriptions = state.streams.len() + state.topics.len() + state.watches.len();
         [
             state.connections.iter().count(),
-            state.calls.len(),
+            state.calls.values().filter(|call| !call.headless).count(),
             state.processes.len(),
             subscriptions,
             state.timers.len(),
@@ -55,7 +55,21 @@ impl Kernel {
             let listens = peer.streams.iter().filter_map(|s| state.streams.get(s)).any(|s| s.is_live());
             hold(peer.closing || !idle || listens, "a half-closed connection waits for nothing", 0);
         }
-        hold(listed == state.calls.len(), "a call is in no connection's list", listed as u64);
+        let headless = state.calls.values().filter(|call| call.headless).count();
+        hold(listed + headless == state.calls.len(), "a call is in no connection's list", listed as u64);
+        for (ticket, _) in state.calls.iter().filter(|(_, call)| call.headless) {
+            hold(self.flight_of(*ticket).is_some(), "a call goes on for nobody and nothing", *ticket);
+        }
+        for (name, flight) in self.receipts.flights() {
+            let own = state.calls.get(&flight.call).and_then(|call| call.claim);
+            hold(own.is_some_and(|own| own.name == name), "what is in flight is nobody's call", flight.call);
+            for ticket in &flight.waiting {
+                let waits = state.calls.get(ticket).map(|call| &call.pending);
+                let waits = matches!(waits, Some(Pending::Repeat { name: of }) if *of == name);
+                hold(waits, "a repetition is answered and still waits", *ticket);
+            }
+        }
+        hold(self.receipts.are_whole(), "the receipts are miscounted", self.receipts.count() as u64);
         for connection in &state.audience {
             hold(state.connections.get(*connection).is_some(), "the audience holds a gone connection", 0);
         }
@@ -71,8 +85,12 @@ impl Kernel {
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
-                | Pending::Read
+                | Pending::Replay
+                | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
+                Pending::Repeat { name } => {
+                    self.receipts.flight(*name).is_some_and(|flight| flight.waiting.contains(ticket))
+                }
             };
             hold(kept, "a call waits for a process that does not know it", *ticket);
         }
@@ -125,7 +143,7 @@ impl Kernel {
         );
     }
 
-    /// Keys name processes, and guardians know their wards; each way.
+    /// Guardians know their wards, each way.
     fn check_promises(&self, hold: &mut impl FnMut(bool, &str, u64)) {
         let state = &self.state;
         for (serial, process) in &state.processes {
@@ -137,16 +155,6 @@ impl Kernel {
                 Some(Guardian::Gone) | None => true,
             };
             hold(known, "a guardian does not know its ward", *serial);
-            let keyed = process.key_used.is_none_or(|key| state.keys.get(&key.name) == Some(serial));
-            hold(keyed, "a key does not name its process", *serial);
-        }
-        for (name, serial) in &state.keys {
-            let key = state.processes.get(serial).and_then(|process| process.key_used);
-            hold(
-                key.is_some_and(|key| key.name == *name),
-                "a key names a process that is not its own",
-                *serial,
-            );
         }
         for (digest, serial) in &state.orphans {
             let guardian = state.processes.get(serial).and_then(|process| process.guardian);
@@ -220,7 +228,9 @@ impl Kernel {
         for call in state.calls.values() {
             wanted.extend(call.deadline.map(|timer| (timer.serial, "deadline")));
             match &call.pending {
-                Pending::Reuse { timer, .. } | Pending::Wait { timer: Some(timer), .. } => {
+                Pending::Reuse { timer, .. }
+                | Pending::Changes { timer: Some(timer), .. }
+                | Pending::Wait { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
@@ -228,7 +238,9 @@ impl Kernel {
                 | Pending::Deed { .. }
                 | Pending::Metrics
                 | Pending::Published
-                | Pending::Read
+                | Pending::Repeat { .. }
+                | Pending::Replay
+                | Pending::Changes { timer: None, .. }
                 | Pending::Watch { .. } => {}
             }
         }

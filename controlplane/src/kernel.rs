@@ -16,6 +16,7 @@ use crate::events::outlet::Outlet;
 use crate::events::record::Audience;
 use crate::histogram::Histogram;
 use crate::methods;
+use crate::receipts::Receipts;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::readers::Departure;
 use crate::sessions::report;
@@ -56,6 +57,8 @@ pub struct Kernel {
     pub(crate) keeper_lost: bool,
     /// Its side of the log.
     pub(crate) journal: Journal,
+    /// What keyed calls have led to.
+    pub(crate) receipts: Receipts,
     /// The contract's description has been built.
     pub(crate) described: bool,
 }
@@ -102,6 +105,7 @@ impl Kernel {
             left: false,
             keeper_lost: false,
             journal: Journal::new(outlet, last_seq),
+            receipts: Receipts::default(),
             described: false,
         }
     }
@@ -271,6 +275,8 @@ impl Kernel {
             params: request.params,
             meta: None,
             trace: Trace::default(),
+            key: None,
+            claim: None,
         };
         if request.has_meta() {
             match request.meta().and_then(bounded) {
@@ -293,6 +299,9 @@ impl Kernel {
         let mut told = false;
         let outcome = outcome.and_then(|()| {
             if route.changes {
+                if !self.is_first(turn, &mut asking, route.keeps_receipt)? {
+                    return Ok(());
+                }
                 asking.trace = self.trace_of(connection, asking.meta.as_ref());
             }
             if route.told {
@@ -302,6 +311,9 @@ impl Kernel {
             (route.handler)(self, turn, &asking)
         });
         if let Err(error) = outcome {
+            if let Some(claim) = asking.claim {
+                self.receipts.land(claim.name);
+            }
             self.tell_refusal(turn, &asking, &error, told);
             self.refuse(turn, connection, request.id, &error);
         }
@@ -315,7 +327,8 @@ impl Kernel {
             let lacking = format!("it takes the permission {}", route.permission.name());
             return Err(WireError::denied(asking.method, &lacking));
         }
-        if route.answers == Answers::AtOnce {
+        let keyed = asking.meta.as_ref().is_some_and(|meta| meta.idempotency_key.is_some());
+        if route.answers == Answers::AtOnce && !(keyed && route.keeps_receipt) {
             return Ok(());
         }
         if !self.has_room(connection) {

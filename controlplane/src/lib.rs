@@ -22,6 +22,7 @@ pub mod histogram;
 mod invariants;
 pub mod kernel;
 mod methods;
+pub mod receipts;
 pub mod records;
 pub mod sessions;
 mod shortcut;

@@ -22,7 +22,7 @@ use kairo_wire::id::ProcessId;
 use kairo_wire::methods::process::SpawnParams;
 use kairo_wire::methods::restart::Restart;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Version of [`Entry`] and [`Spec`]. Fields may be added within one; a change of meaning makes a new one.
 pub const RECORD_VERSION: u16 = 1;
@@ -227,7 +227,12 @@ pub struct Ledger {
     lives: BTreeMap<u64, Recollection>,
     places: BTreeMap<String, u64>,
     born: u64,
+    over: VecDeque<(String, [bool; 2])>,
 }
+
+/// How many lives that are over are remembered by the outputs that had closed before: more than a kernel can have ended that
+/// its keeper does not know of.
+const OVER_MAX: usize = 256;
 
 impl Ledger {
     /// Folds one entry in.
@@ -249,8 +254,11 @@ impl Ledger {
             }),
             Entry::Lost { session, cause } => self.with(&session, |life| life.lost = Some(cause)),
             Entry::Ended { session, due: false } | Entry::Forgotten { session } => {
-                if let Some(place) = self.places.remove(&session) {
-                    self.lives.remove(&place);
+                let place = self.places.remove(&session);
+                let Some(life) = place.and_then(|place| self.lives.remove(&place)) else { return };
+                self.over.push_back((session, life.ends.map(|end| end.is_some())));
+                if self.over.len() > OVER_MAX {
+                    self.over.pop_front();
                 }
             }
         }
@@ -291,6 +299,11 @@ impl Ledger {
     /// Whether a life of this name has to be accounted for.
     pub fn knows(&self, session: &str) -> bool {
         self.places.contains_key(session)
+    }
+
+    /// The latest lives that are over: which of their outputs had closed before, by channel.
+    pub fn over(&self) -> impl Iterator<Item = &(String, [bool; 2])> {
+        self.over.iter()
     }
 
     /// What there is, oldest first.

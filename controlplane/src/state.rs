@@ -12,9 +12,10 @@
 //! `kernel`, `calls`, `sessions` and `methods`.
 
 use crate::auth::principal::{Creator, Principal};
-use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::matching::Matcher;
+use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
@@ -72,8 +73,6 @@ pub(crate) struct State {
     pub sessions: KeyedMap<Box<str>, u64>,
     /// Running leaders by pid.
     pub leaders: SerialMap<u64>,
-    /// The process each key of a spawn has started, by the name in the key.
-    pub keys: BTreeMap<u128, u64>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
     /// Readers.
@@ -114,7 +113,6 @@ impl State {
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
             leaders: SerialMap::default(),
-            keys: BTreeMap::new(),
             orphans: BTreeSet::new(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
@@ -263,6 +261,10 @@ pub(crate) struct Call {
     pub deadline: Option<TimerKey>,
     /// What for.
     pub pending: Pending,
+    /// The receipt it is answered with.
+    pub claim: Option<Claim>,
+    /// Its caller is gone: it is in no list, and nobody is answered.
+    pub headless: bool,
 }
 
 impl Call {
@@ -276,7 +278,9 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Read
+            | Pending::Repeat { .. }
+            | Pending::Replay
+            | Pending::Changes { .. }
             | Pending::Watch { .. } => 0,
         }
     }
@@ -317,10 +321,22 @@ pub(crate) enum Pending {
     },
     /// The files of `system.get_metrics`.
     Metrics,
-    /// The log to have what it published.
+    /// The log to have what it published, or its receipt.
     Published,
-    /// A page of the log, or the views.
-    Read,
+    /// The call it repeats.
+    Repeat {
+        /// The name in their key.
+        name: u128,
+    },
+    /// A page of the log, or an answer of the views.
+    Replay,
+    /// Rows of a view to change.
+    Changes {
+        /// After which event.
+        since: u64,
+        /// Rings after `waitMs`.
+        timer: Option<TimerKey>,
+    },
     /// The views to say from where on changes are told.
     Watch {
         /// Of what.
@@ -455,9 +471,7 @@ pub(crate) struct Process {
     pub run_uid: Option<u32>,
     /// With whom it is to die, if it was asked for.
     pub guardian: Option<Guardian>,
-    /// The key of its spawn, as long as that names it.
-    pub key_used: Option<IdempotencyKey>,
-    /// The unanswered calls of its spawn: the first one and its repetitions.
+    /// The unanswered call of its spawn, if there is one.
     pub spawning: Vec<u64>,
     /// Where its life is.
     pub phase: Phase,
@@ -533,6 +547,8 @@ pub(crate) struct Process {
     pub trace: Trace,
     /// The event of its birth, named before it happens.
     pub birth: EventId,
+    /// What a former kernel has told of its end.
+    pub told: Told,
     /// Its spawn is answered when the disk has its record.
     pub durable: bool,
     /// True exactly while the disk is waited for.
@@ -543,6 +559,17 @@ pub(crate) struct Process {
     pub renewal: Option<Box<Renewal>>,
     /// The life whose record said that this one was due, if it is a restart.
     pub follows: Option<String>,
+}
+
+/// Ends of a process that are in the log already, whoever tells them again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// That its leader exited.
+    pub exited: bool,
+    /// That its tree is gone.
+    pub ended: bool,
+    /// That an output closed, by channel.
+    pub closed: [bool; 2],
 }
 
 /// What a request said about its place in a larger story.
@@ -560,6 +587,8 @@ pub(crate) struct Trace {
     pub span: Option<String>,
     /// The tool call it is about.
     pub tool_call: Option<String>,
+    /// The place of the call it begins with.
+    pub call_seq: Option<u64>,
     /// Who acts; none for the kernel itself.
     pub principal: Option<Arc<str>>,
 }

@@ -29,6 +29,8 @@ pub(crate) struct Route {
     pub permission: Permission,
     /// It changes something.
     pub changes: bool,
+    /// A key makes it happen once, and its answer is kept.
+    pub keeps_receipt: bool,
     /// That it was called is an event.
     pub told: bool,
     /// When.
@@ -72,6 +74,7 @@ impl Table {
             let route = Route {
                 permission: row.permission,
                 changes: row.changes,
+                keeps_receipt: row.keeps_receipt(),
                 told: row.is_told(),
                 answers: *answers,
                 handler: *handler,

@@ -134,6 +134,11 @@ pub enum Command {
         /// Per connection one frame.
         frames: Vec<(ConnectionKey, Bytes)>,
     },
+    /// An exit, or the end of a tree, is kept: the keeper need not tell it to a successor.
+    Acknowledge {
+        /// Whose.
+        process: ProcessKey,
+    },
     /// Have the keeper keep this note of a process for a successor, instead of the last one.
     Annotate {
         /// Whose.

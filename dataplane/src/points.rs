@@ -63,6 +63,12 @@ points! {
     ExitTold = "exit.told",
     /// A stream's end was heard.
     StreamClosed = "stream.closed",
+    /// What is to be kept was handed over, and nothing of it is written.
+    LogTaken = "log.taken",
+    /// It is written, and nobody was told.
+    LogWritten = "log.written",
+    /// The disk has it, and nobody was told.
+    LogFlushed = "log.flushed",
     /// A signal is on its way to the keeper.
     SignalSent = "signal.sent",
     /// A segment of a spool has its header and no byte yet.

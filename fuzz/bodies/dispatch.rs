@@ -229,6 +229,7 @@ impl World {
                 }
                 Command::AbandonWrite { .. }
                 | Command::Pace { .. }
+                | Command::Acknowledge { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Shutdown { .. }
@@ -406,6 +407,7 @@ fn name(command: &Command) -> &'static str {
         Command::Disarm { .. } => "disarm",
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
+        Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",
     }

@@ -4,7 +4,7 @@
 //! and is watched for the detach keys, and signals are answered (a changed window, an end asked for). Whoever finds
 //! that it is over restores the terminal and ends the program; the terminal is restored first on every way out.
 
-use crate::cli::args::Attach;
+use crate::cli::args::process::Attach;
 use crate::cli::context::{Context, Outcome, process_id};
 use crate::cli::detach::{DetachKeys, Watch};
 use crate::cli::failure::Failure;

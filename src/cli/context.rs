@@ -1,12 +1,14 @@
 //! What every command needs: the configuration, a connection, and a way to print.
 
-use crate::cli::args::Global;
+use crate::cli::args::{Global, Story};
 use crate::cli::failure::Failure;
 use crate::cli::terminal;
 use crate::config::environment::Environment;
 use crate::config::{self, Config, Flags};
-use kairo_client::{Client, ConnectOptions};
+use kairo_client::{CallOptions, Client, ConnectOptions};
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::ProcessId;
+use kairo_wire::json as wire_json;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -88,6 +90,34 @@ pub(crate) fn versioned(value: Value) -> Value {
 /// A value of the wire as JSON.
 pub(crate) fn json_of<T: serde::Serialize>(value: &T) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(|error| Failure::new("E_SHAPE", error.to_string()))
+}
+
+/// A raw value of the wire as JSON, its integers exact.
+pub(crate) fn value_of(raw: &Raw) -> Result<Value, Failure> {
+    wire_json::to_value(raw.as_ref()).map_err(|error| Failure::new("E_SHAPE", error.to_string()))
+}
+
+/// JSON that was typed, or read from stdin for `-`, as a value of the wire.
+pub(crate) fn raw_of(typed: &str, what: &str) -> Result<Raw, Failure> {
+    let text = match typed {
+        "-" => io::read_to_string(io::stdin().lock())?,
+        typed => typed.to_owned(),
+    };
+    wire_json::from_text(&text).map_err(|error| {
+        Failure::usage(format!("{what} is no JSON: {error}")).advise(
+            "write an object in single quotes, '{\"id\": \"repl\"}', and a text in both kinds: '\"hello\"'",
+        )
+    })
+}
+
+/// What accompanies a call.
+pub(crate) fn accompanied(story: &Story) -> CallOptions {
+    CallOptions {
+        correlation_id: story.correlation.clone(),
+        intent_id: story.intent.clone(),
+        idempotency_key: story.key.clone(),
+        ..CallOptions::default()
+    }
 }
 
 /// A process's id as it was typed.

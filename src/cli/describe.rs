@@ -1,88 +1,26 @@
-//! `kairo events`, `kairo call`, `kairo introspect`: the daemon's own words.
+//! `kairo call`, `kairo introspect`: the daemon's own words.
 
-use crate::cli::args::{Call, Events, Introspect};
-use crate::cli::context::{Context, Outcome, seconds};
+use crate::cli::args::{Call, Introspect};
+use crate::cli::context::{Context, Outcome, accompanied, raw_of, seconds, value_of};
 use crate::cli::failure::Failure;
-use crate::cli::table::{Edge, Table, visible};
-use kairo_client::{BusEvent, CallOptions, EventItem};
-use kairo_wire::codec::raw::Raw;
+use crate::cli::table::{Edge, Table};
+use kairo_client::CallOptions;
+use kairo_wire::introspect as offline;
 use kairo_wire::methods::system::{self, IntrospectParams};
-use kairo_wire::{introspect as offline, json as wire_json};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Read};
-use std::time::Duration;
-
-pub(crate) fn events(context: &Context, args: &Events) -> Outcome {
-    let client = context.lasting(args.lasting.no_reconnect)?;
-    if io::stdout().is_terminal() && !args.follow && args.count.is_none() && !context.json {
-        eprintln!("kairo: waiting for events; Ctrl-C ends");
-    }
-    let mut left = args.count.unwrap_or(u64::MAX);
-    let mut events = client.events(&args.pattern)?;
-    while left > 0 {
-        let Some(event) = events.next() else { break };
-        let event = match event? {
-            EventItem::Event(event) => event,
-            EventItem::Resumed { outage } => {
-                missed(context, outage)?;
-                continue;
-            }
-        };
-        let payload = value(&event.payload)?;
-        if context.json {
-            context.object(event_json(&event, payload))?;
-        } else {
-            context.line(&event_line(&event, &payload))?;
-        }
-        left -= 1;
-    }
-    Ok(0)
-}
-
-/// Says at its place that there may have been events nobody has heard of.
-fn missed(context: &Context, outage: Duration) -> Result<(), Failure> {
-    if context.json {
-        return context.object(json!({ "resumed": { "outageMs": outage.as_millis() as u64 } }));
-    }
-    eprintln!("kairo: what happened in between is not shown");
-    Ok(())
-}
-
-fn event_json(event: &BusEvent, payload: Value) -> Value {
-    json!({
-        "topic": event.topic, "payload": payload, "source": event.source, "time": event.time, "id": event.id,
-        "correlationId": event.correlation_id, "causationId": event.causation_id, "traceId": event.trace_id,
-    })
-}
-
-fn event_line(event: &BusEvent, payload: &Value) -> String {
-    let time = event.time.as_deref().unwrap_or("-");
-    visible(&format!("{time} {} {payload}", event.topic))
-}
 
 pub(crate) fn call(context: &Context, args: &Call) -> Outcome {
-    let params = match args.params.as_str() {
-        "-" => io::read_to_string(io::stdin().lock().by_ref())?,
-        typed => typed.to_owned(),
-    };
-    let params = wire_json::from_text(&params).map_err(|error| {
-        Failure::usage(format!("the parameters are no JSON: {error}"))
-            .advise("write an object in single quotes: '{\"id\": \"repl\"}'")
-    })?;
+    let params = raw_of(&args.params, "the parameters")?;
     let deadline = args.timeout.map(|typed| seconds(typed, "--timeout")).transpose()?;
-    let options = CallOptions { deadline, ..CallOptions::default() };
-    let result = value(&context.client()?.call_raw(&args.method, &params, &options)?)?;
+    let options = CallOptions { deadline, ..accompanied(&args.story) };
+    let result = value_of(&context.client()?.call_raw(&args.method, &params, &options)?)?;
     if context.json {
         context.object(json!({ "result": result }))?;
     } else {
         context.line(&pretty(&result))?;
     }
     Ok(0)
-}
-
-fn value(raw: &Raw) -> Result<Value, Failure> {
-    wire_json::to_value(raw.as_ref()).map_err(|error| Failure::new("E_SHAPE", error.to_string()))
 }
 
 fn pretty(value: &Value) -> String {
@@ -97,10 +35,10 @@ pub(crate) fn introspect(context: &Context, args: &Introspect) -> Outcome {
         };
         let unknown =
             || Failure::new("E_NOT_FOUND", "there is no such method").advise("`kairo introspect` lists them");
-        value(known.ok_or_else(unknown)?)?
+        value_of(known.ok_or_else(unknown)?)?
     } else {
         let params = IntrospectParams { method: args.method.clone() };
-        value(&context.client()?.call::<system::Introspect>(&params)?)?
+        value_of(&context.client()?.call::<system::Introspect>(&params)?)?
     };
     if context.json {
         context.object(found)?;
@@ -227,36 +165,20 @@ mod tests {
 
     #[test]
     fn every_method_has_a_line_and_a_page() {
-        let all = value(offline::all()).unwrap();
+        let all = value_of(offline::all()).unwrap();
         let lines = overview(&all).render(None, false);
         for row in kairo_wire::method::METHODS {
             assert!(lines.contains(row.name), "{}", row.name);
-            let page = page(&value(offline::method(row.name).unwrap()).unwrap());
+            let page = page(&value_of(offline::method(row.name).unwrap()).unwrap());
             assert!(page.contains(row.name) && page.contains("Parameters:\n  "), "{page}");
         }
     }
 
     #[test]
     fn a_page_tells_what_each_parameter_is() {
-        let page = page(&value(offline::method("process.kill").unwrap()).unwrap());
+        let page = page(&value_of(offline::method("process.kill").unwrap()).unwrap());
         assert!(page.contains("  id* string | integer  Which."), "{page}");
         assert!(page.contains("  scope  \"tree\" | \"leader\"  `tree` if absent."), "{page}");
         assert!(page.contains("kairo call process.kill '{"), "{page}");
-    }
-
-    #[test]
-    fn an_event_can_not_move_the_cursor() {
-        let event = BusEvent {
-            topic: "a\x1b[2J".to_owned(),
-            payload: Raw::ABSENT,
-            source: None,
-            time: Some("2026-01-01T00:00:00.000Z".to_owned()),
-            id: None,
-            correlation_id: None,
-            causation_id: None,
-            trace_id: None,
-        };
-        let line = event_line(&event, &json!({"x": "\n"}));
-        assert!(!line.contains('\x1b') && !line.contains('\n'), "{line:?}");
     }
 }

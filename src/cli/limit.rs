@@ -1,7 +1,7 @@
 //! `kairo limit`: how fast a running process may write, and how much of it is kept.
 
-use crate::cli::args::{Limit, StreamChoice};
-use crate::cli::context::{Context, Outcome, json_of, process_id};
+use crate::cli::args::process::{Limit, StreamChoice};
+use crate::cli::context::{Context, Outcome, accompanied, json_of, process_id};
 use crate::cli::failure::Failure;
 use crate::cli::table::bytes;
 use crate::config::raw::ByteSize;
@@ -37,7 +37,7 @@ pub(crate) fn limit(context: &Context, args: &Limit) -> Outcome {
         history,
         when_unread: args.block_unread.map(|block| if block { WhenUnread::Block } else { WhenUnread::Drop }),
     };
-    let now = context.client()?.call::<stream::Configure>(&params)?;
+    let now = context.client()?.call_with::<stream::Configure>(&params, &accompanied(&args.story))?;
     if context.json {
         context.object(json_of(&now)?)?;
         return Ok(0);

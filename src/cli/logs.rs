@@ -7,7 +7,7 @@
 //! Invariant: memory doesn't grow with what is read. A tail counted in lines is found backwards, window by window, and
 //! remembers where so many lines begin; a line is held only up to [`LINE_BYTES_MAX`].
 
-use crate::cli::args::{FromChoice, Logs, StreamChoice};
+use crate::cli::args::process::{FromChoice, Logs, StreamChoice};
 use crate::cli::context::{Context, Outcome, process_id, versioned};
 use crate::cli::failure::Failure;
 use crate::cli::output::Printer;

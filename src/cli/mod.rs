@@ -10,10 +10,13 @@ mod context;
 mod describe;
 mod detach;
 mod escape;
+mod events;
 mod failure;
+mod gist;
 mod limit;
 mod local;
 mod logs;
+mod moment;
 mod notice;
 mod output;
 mod processes;
@@ -23,6 +26,8 @@ mod status;
 mod streams;
 mod table;
 mod terminal;
+mod trace;
+mod views;
 
 use crate::config::Flags;
 use crate::config::environment::Environment;
@@ -81,7 +86,11 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Limit(args) => limit::limit(&context, args),
         Command::Resize(args) => processes::resize(&context, args),
         Command::Shutdown(args) => processes::shutdown(&context, args),
-        Command::Events(args) => describe::events(&context, args),
+        Command::Events(args) => events::events(&context, args),
+        Command::Publish(args) => events::publish(&context, args),
+        Command::Trace(args) => trace::trace(&context, args),
+        Command::Views(_) => views::views(&context),
+        Command::View(args) => views::view(&context, args),
         Command::Call(args) => describe::call(&context, args),
         Command::Introspect(args) => describe::introspect(&context, args),
         Command::Doctor(_) => local::doctor(&context),

@@ -1,8 +1,10 @@
 //! Commands that start, list, signal and await processes of the daemon.
 
-use crate::cli::args::{Kill, Ps, Resize, Shutdown, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
-use crate::cli::context::{Context, Outcome, json_of, milliseconds, process_id, seconds};
+use crate::cli::args::Shutdown;
+use crate::cli::args::process::{Kill, Ps, Resize, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
+use crate::cli::context::{Context, Outcome, accompanied, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
+use crate::cli::moment::now_ms;
 use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::status;
 use crate::cli::{program, terminal};
@@ -56,7 +58,7 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     };
     let command = program::command(&args.program)?;
     let params = SpawnParams { id, command, options: Some(Box::new(options)) };
-    let spawned = context.client()?.call::<process::Spawn>(&params)?;
+    let spawned = context.client()?.call_with::<process::Spawn>(&params, &accompanied(&args.story))?;
     if context.json {
         context.object(json_of(&spawned)?)?;
     } else {
@@ -87,11 +89,6 @@ pub(crate) fn ps(context: &Context, args: &Ps) -> Outcome {
         context.text(&status::table(&processes, now_ms()).render(context.width(), context.colour()))?;
     }
     Ok(0)
-}
-
-fn now_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_millis() as u64)
 }
 
 pub(crate) fn status(context: &Context, args: &Target) -> Outcome {
@@ -143,11 +140,15 @@ pub(crate) fn kill(context: &Context, args: &Kill) -> Outcome {
     let signal = args.signal.as_deref().map(signal_name).transpose()?;
     let grace_ms = args.grace.map(|typed| seconds(typed, "--grace").map(milliseconds)).transpose()?;
     let ids = args.ids.iter().map(|id| process_id(id)).collect::<Result<Vec<_>, _>>()?;
+    if args.story.key.is_some() && ids.len() > 1 {
+        return Err(Failure::usage("--key is for one call, and several processes are several"));
+    }
+    let story = accompanied(&args.story);
     let client = context.client()?;
     let mut first_failure = None;
     for id in ids {
         let params = KillParams { id, signal: signal.clone(), grace_ms, scope: Some(scope(args.leader)) };
-        match client.call::<process::Kill>(&params) {
+        match client.call_with::<process::Kill>(&params, &story) {
             Ok(killed) if context.json => context.object(json_of(&killed)?)?,
             Ok(_) => {}
             Err(error @ CallError::Kernel(_)) => first_failure = first_failure.or(Some(error)),
@@ -160,7 +161,7 @@ pub(crate) fn kill(context: &Context, args: &Kill) -> Outcome {
 pub(crate) fn signal(context: &Context, args: &Signal) -> Outcome {
     let id = process_id(&args.id)?;
     let params = SignalParams { id, signal: signal_name(&args.signal)?, scope: Some(scope(args.leader)) };
-    let sent = context.client()?.call::<process::Signal>(&params)?;
+    let sent = context.client()?.call_with::<process::Signal>(&params, &accompanied(&args.story))?;
     if context.json {
         context.object(json_of(&sent)?)?;
     }
@@ -184,7 +185,7 @@ pub(crate) fn resize(context: &Context, args: &Resize) -> Outcome {
             .advise("write it: kairo resize ID 120x40")
     })?;
     let params = ResizeParams { id: process_id(&args.id)?, rows: size.rows, cols: size.cols };
-    let resized = context.client()?.call::<process::Resize>(&params)?;
+    let resized = context.client()?.call_with::<process::Resize>(&params, &accompanied(&args.story))?;
     if context.json {
         context.object(json_of(&resized)?)?;
     }

@@ -1,6 +1,6 @@
 //! From the flags of `run` and `spawn` to what a spawn asks for.
 
-use crate::cli::args::Program;
+use crate::cli::args::process::Program;
 use crate::cli::failure::Failure;
 use crate::config::environment;
 use crate::config::raw::ByteSize;

@@ -5,7 +5,7 @@
 //! descriptor 1, counted, without passing the client. Signals are handed on to everything the child started. When
 //! this program goes, however it goes, the keeper ends what is left.
 
-use crate::cli::args::{Run, RunStdin};
+use crate::cli::args::process::{Run, RunStdin};
 use crate::cli::attach::{Session, on_terminal};
 use crate::cli::context::{Context, Outcome, json_of, process_id, versioned};
 use crate::cli::detach::DetachKeys;

@@ -1,6 +1,6 @@
 //! `kairo write`: bytes into a process.
 
-use crate::cli::args::Write;
+use crate::cli::args::process::Write;
 use crate::cli::context::{Context, Outcome, json_of, process_id};
 use crate::cli::escape::unescape;
 use crate::cli::failure::Failure;

@@ -15,14 +15,16 @@ mod inheritance;
 
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
-use crate::state::State;
 use crate::state::records::Sealer;
+use crate::state::{Past, State};
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
+use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
+use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Commands, HistorySize, Job};
 use kairo_dataplane::keeper::link::Launched;
@@ -34,6 +36,9 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+
+/// What an embedded kernel keeps of its events, bytes: the latest.
+const EMBEDDED_LOG_BYTES_MAX: u64 = 8 << 20;
 
 /// The operating system's random bytes.
 struct SystemEntropy;
@@ -130,18 +135,23 @@ fn start_plane(
             let (log, sealer, past) = state.into_parts();
             (log, sealer, Some(past))
         }
-        None => (Log::in_memory()?, Sealer::none(), None),
+        None => (Log::in_memory(EMBEDDED_LOG_BYTES_MAX)?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
+    let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
+    let given = log.reader().values(receipts::PREFIX)?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
-    let kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    kernel.recall_receipts(given);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
     let spools = config.state.join("spool");
     let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
     let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
+    let over = state.as_mut().map(Past::over).unwrap_or_default();
+    control.with(|kernel| kernel.remind(clock::now(), &told, &over, &mut out));
     // What the keeper has handed over is in the tables now: only the rest is recalled.
     if let Some(past) = &mut state {
         let (past, cause) = past.recollect(&heirs, &spools);

@@ -167,8 +167,9 @@ fn store(host: &mut Host, keeper: &mut Keeper) {
 fn refuse(ear: &Ear, inquiries: impl Iterator<Item = Inquiry>, reason: &str) {
     tracing::error!(component = "views", reason, "there are no views");
     for inquiry in inquiries {
+        let Inquiry::Want { ticket, .. } = inquiry else { continue };
         let found = Err(WireError::new(Code::Unavailable, reason.to_owned()));
-        tell(ear, Answer { ticket: inquiry.ticket, found, keep: Vec::new() });
+        tell(ear, Answer { ticket, found, keep: Vec::new() });
     }
 }
 

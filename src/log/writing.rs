@@ -8,6 +8,7 @@ use super::{Ear, Lives, Shared};
 use crate::state::records::Sealer;
 use kairo_controlplane::events::log::{self, Log, LogError, Stored, Value};
 use kairo_controlplane::events::outlet::{Batch, Entry};
+use kairo_dataplane::points::{Point, reach};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -77,7 +78,9 @@ impl Writer<'_> {
     fn work(&mut self, batches: &[Batch], checkpoint: Option<&Batch>, closed: bool) -> Result<(), LogError> {
         let waited_for = batches.iter().any(|batch| batch.flush);
         if batches.iter().chain(checkpoint).any(|batch| !batch.entries.is_empty()) {
+            reach(Point::LogTaken);
             self.write(batches, checkpoint)?;
+            reach(Point::LogWritten);
             let (now, written) = (Instant::now(), self.written);
             self.ear.tell_all(|kernel, at, out| kernel.written(at, written, out));
             let by = *self.flush_by.get_or_insert(now + FLUSH_WITHIN);
@@ -86,6 +89,7 @@ impl Writer<'_> {
         let due = self.flush_at.is_some_and(|at| at <= Instant::now());
         if waited_for || (self.flush_at.is_some() && (due || closed)) {
             self.log.sync()?;
+            reach(Point::LogFlushed);
             (self.flush_at, self.flush_by) = (None, None);
             let written = self.written;
             self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));

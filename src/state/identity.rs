@@ -127,7 +127,7 @@ mod tests {
         assert!(error.contains("feedfeedfeedfeed") && error.contains(&Identity::here().machine), "{error}");
         assert_eq!(Identity::read(folder.path()).unwrap(), Some(foreign));
         super::super::inspect(folder.path(), true).unwrap();
-        let mut state = super::super::open(folder.path()).unwrap();
+        let state = super::super::open(folder.path()).unwrap();
         assert_eq!(
             state.into_parts().2.recollect(&Default::default(), folder.path()).1,
             kairo_wire::event::LossCause::Moved

@@ -76,6 +76,8 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct Past {
     lives: Vec<Recollection>,
+    /// Lives that are over, and which of their outputs had closed before.
+    over: Vec<(String, [bool; 2])>,
     cause: LossCause,
     /// What the log has lost, and where what is damaged was put.
     damage: (Vec<Damage>, Vec<PathBuf>),
@@ -105,7 +107,9 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
     let seal = Seal::open(folder)?;
     let (log, opened) = log_of(folder, &here)?;
     let lives = opened.lives.iter().map(|(_, kind, bytes)| (*kind, &bytes[..]));
-    let lives = records::fold(lives, &seal).into_lives();
+    let ledger = records::fold(lives, &seal);
+    let over = ledger.over().cloned().collect();
+    let lives = ledger.into_lives();
     let cause = match &before {
         Some(_) if foreign => LossCause::Moved,
         Some(before) if before.boot == here.boot => LossCause::Keeper,
@@ -117,7 +121,7 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
     if before.as_ref() != Some(&here) {
         here.write(folder)?;
     }
-    let past = Past { lives, cause, damage: (opened.damage, opened.quarantined) };
+    let past = Past { lives, over, cause, damage: (opened.damage, opened.quarantined) };
     Ok(State { log, seal, past })
 }
 
@@ -134,6 +138,11 @@ impl State {
 }
 
 impl Past {
+    /// The latest lives that are over, and which of their outputs had closed before.
+    pub(crate) fn over(&mut self) -> Vec<(String, [bool; 2])> {
+        std::mem::take(&mut self.over)
+    }
+
     /// What the log has lost.
     pub(crate) fn damage(&mut self) -> Vec<Damage> {
         for path in self.damage.1.drain(..) {

@@ -7,6 +7,7 @@ use crate::support::{Daemon, Driver, Options, processes, python, sequence, until
 use kairo_dataplane::points::Point;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Each sentence on each driver, with a daemon it may kill.
 macro_rules! lives_on_both_drivers {
@@ -503,6 +504,49 @@ fn at_every_point_of_its_life_a_kernel_can_die(daemon: &mut Daemon) {
         daemon.succeed(&[]);
     }
     assert!(died >= 14, "only {died} points were met");
+    check_the_log(daemon);
+}
+
+/// Whatever died when: of each life the log tells each thing once, causes before what follows from them.
+fn check_the_log(daemon: &Daemon) {
+    let mut raw = daemon.connect();
+    raw.ok("kernel.hello", json!({"features": ["int64"]}));
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let (mut next, mut last, mut ids) = (json!(1), 0, BTreeSet::new());
+    while !next.is_null() {
+        let page = raw.ok("event.replay", json!({"fromSeq": next}));
+        for event in page["events"].as_array().expect("events") {
+            let seq = event["seq"].as_u64().expect("a place");
+            assert_eq!(seq, last + 1, "no place is left out");
+            last = seq;
+            let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+            let cause = text(&event["causationId"]);
+            assert!(cause.is_empty() || ids.contains(&cause), "a cause comes first: {event}");
+            ids.insert(text(&event["id"]));
+            let topic = text(&event["topic"]);
+            let tells =
+                ["kairo.process.", "kairo.stream.closed"].iter().any(|prefix| topic.starts_with(prefix));
+            if let (true, Some(session)) = (tells, event["payload"]["session"].as_str()) {
+                let what = format!("{topic} {}", text(&event["payload"]["stream"]));
+                told.entry(session.to_owned()).or_default().push(what);
+            }
+        }
+        next = page["next"].clone();
+    }
+    assert!(told.len() > 60, "{} lives", told.len());
+    for (session, mut events) in told {
+        events.sort();
+        events.retain(|event| !event.contains("written"));
+        let once = [
+            "kairo.process.ended ",
+            "kairo.process.exited ",
+            "kairo.process.spawned ",
+            "kairo.stream.closed stderr",
+            "kairo.stream.closed stdout",
+        ];
+        let terminal = events.len() == 4 && !events.iter().any(|event| event.ends_with("stderr"));
+        assert!(terminal || events == once, "{session}: {events:?}");
+    }
 }
 
 fn at_every_point_of_its_adoption_a_kernel_can_die(daemon: &mut Daemon) {

@@ -8,8 +8,10 @@
 
 mod adoption;
 mod bad_input;
+mod bus;
 mod cli;
 mod counting;
+mod events;
 mod library;
 mod limits;
 mod principals;

@@ -30,7 +30,7 @@ lives_on_both_drivers!(
     attach_goes_on_both_ways,
     wait_has_its_answer_from_the_next_daemon,
     a_large_write_goes_in_once_and_in_order,
-    events_go_on_and_tell_where_some_may_be_missing,
+    events_go_on_where_they_were_and_tell_of_the_outage,
     without_reconnecting_a_daemon_that_is_gone_is_the_end,
     both_kinds_of_subscription_miss_nothing_over_many_lives,
     a_spawn_in_flight_happens_once_wherever_its_kernel_dies,
@@ -210,7 +210,7 @@ fn file(daemon: &Daemon) -> String {
     daemon.folder().join("written").to_str().expect("text").to_owned()
 }
 
-fn events_go_on_and_tell_where_some_may_be_missing(daemon: &mut Daemon) {
+fn events_go_on_where_they_were_and_tell_of_the_outage(daemon: &mut Daemon) {
     let mut events = Command::start(daemon, &["events", "-f", "--json", "kairo.process.spawned"]);
     let mut lines = BufReader::new(events.child.stdout.take().expect("piped")).lines();
     let mut next = || -> Json {
@@ -230,15 +230,26 @@ fn events_go_on_and_tell_where_some_may_be_missing(daemon: &mut Daemon) {
         });
         heard.join().expect("it heard")
     });
-    assert!(hears.as_str().is_some_and(|id| id.starts_with("before")));
     daemon.kill_and_succeed();
-    let mut after = next();
-    while after.get("resumed").is_none() {
-        assert!(after["payload"]["id"].as_str().is_some_and(|id| id.starts_with("before")), "{after}");
-        after = next();
-    }
     daemon.connect().spawn("after", &["true"], json!({}));
-    assert_eq!(next()["payload"]["id"], "after");
+    let number = |id: &Json| id.as_str().and_then(|id| id.strip_prefix("before")?.parse::<u64>().ok());
+    let mut last = number(&hears).expect("one of those before");
+    let mut resumed = 0;
+    loop {
+        let line = next();
+        if line.get("resumed").is_some() {
+            assert_eq!(line["resumed"]["complete"], true, "{line}");
+            resumed += 1;
+            continue;
+        }
+        // All that were spawned before the kill and had not been heard of come first, each once.
+        match number(&line["payload"]["id"]) {
+            Some(number) => assert_eq!(number, last + 1, "{line}"),
+            None => break assert_eq!(line["payload"]["id"], "after"),
+        }
+        last += 1;
+    }
+    assert_eq!(resumed, 1);
     events.child.kill().expect("it runs");
     events.finish();
 }

@@ -510,7 +510,11 @@ fn a_torn_record_is_none_and_the_rest_is_known() {
         path.extension().is_some_and(|extension| extension == "jnl").then_some((path, end as u64))
     });
     let (journal, end) = written.max_by_key(|(_, end)| *end).expect("there are records");
-    fs::OpenOptions::new().write(true).open(journal).and_then(|file| file.set_len(end - 2)).expect("it is ours");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(journal)
+        .and_then(|file| file.set_len(end - 2))
+        .expect("it is ours");
     let kernel = place.start();
     let mut raw = kernel.connect();
     assert_eq!(detail(&mut raw, "a")["phase"], "lost");

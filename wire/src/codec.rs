@@ -15,7 +15,7 @@ pub mod decode;
 pub mod encode;
 pub mod raw;
 pub mod text;
-pub(crate) mod time;
+pub mod time;
 pub mod transcode;
 
 use crate::error::WireError;

@@ -191,6 +191,12 @@ impl EventId {
         EventId(text.into())
     }
 
+    /// One as it stands on the wire; none if it is no UUID.
+    pub fn from_text(text: &str) -> Option<EventId> {
+        let id = EventId(text.into());
+        id.to_bytes().is_some().then_some(id)
+    }
+
     /// Its 16 bytes; none if it is no UUID.
     pub fn to_bytes(&self) -> Option<[u8; 16]> {
         let hex: String = self.0.chars().filter(|c| *c != '-').collect();

@@ -46,7 +46,7 @@ pub struct MethodRow {
     /// Since when it has been there.
     pub since: Since,
     /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT` and `E_CANCELLED`, which
-    /// any method may.
+    /// any method may, and `E_CONFLICT`, which any that changes something may.
     pub errors: &'static [Code],
     /// Parameters of a call that makes sense, JSON.
     pub example: &'static str,
@@ -58,6 +58,14 @@ impl MethodRow {
     pub fn is_told(&self) -> bool {
         let tells_itself = ["event.", "intent.", "process.stdin.write"];
         self.changes && !tells_itself.iter().any(|name| self.name.starts_with(name))
+    }
+}
+
+impl MethodRow {
+    /// True when a call with a key has its answer kept in the log, so that a repetition gets it. Not where the effect is the
+    /// connection's own, and not of writes to a stdin: those remember their keys beside their bytes.
+    pub fn keeps_receipt(&self) -> bool {
+        self.changes && !["identify", "process.stdin.write"].contains(&self.name)
     }
 }
 
@@ -178,6 +186,7 @@ pub const METHODS: &[&MethodRow] = &[
     view::Rebuild::ROW,
     view::List::ROW,
     view::Get::ROW,
+    view::Changes::ROW,
     view::Watch::ROW,
     permission::Identify::ROW,
     permission::VaultGet::ROW,

@@ -1,4 +1,5 @@
-//! RESPONSE frames: `{id, result, error}`, in that order, and `errorInfo` behind them on failure.
+//! RESPONSE frames: `{id, result, error}`, in that order, and behind them `errorInfo` on failure, `meta` where a call with an
+//! idempotency key succeeded.
 //!
 //! Existing clients take an answer for a failure exactly when `error` is truthy, so a success carries `d4 00 00` there
 //! and a failure a non-empty string. Invariant: a response never exceeds the frame limit, whatever the result or the
@@ -15,16 +16,57 @@ use bytes::{BufMut, BytesMut};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What is said beside an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AnswerMeta {
+    /// Of a call with an idempotency key.
+    pub idempotency: Idempotency,
+}
+
+/// The receipt a call is answered with: a repetition is answered with it until it expires, or until there are too many
+/// newer ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Idempotency {
+    /// This call did nothing: it is answered as an earlier one was.
+    pub replayed: bool,
+    /// The log has it, so a later kernel knows it too.
+    pub durable: bool,
+    /// The key is free from then on, milliseconds since 1970.
+    pub expires_at_ms: u64,
+    /// How many receipts are newer, at most.
+    pub newer: u64,
+    /// It goes when so many are.
+    pub newer_max: u64,
+    /// When the oldest receipt there is was given, milliseconds since 1970.
+    pub oldest_at_ms: u64,
+}
+
 /// Appends the answer to a call that succeeded.
 pub fn put_ok<T: Serialize + ?Sized>(buf: &mut BytesMut, dialect: Dialect, id: RawRef<'_>, result: &T) {
+    put_ok_with(buf, dialect, id, result, None);
+}
+
+/// The same with what is said beside it.
+pub fn put_ok_with<T: Serialize + ?Sized>(
+    buf: &mut BytesMut,
+    dialect: Dialect,
+    id: RawRef<'_>,
+    result: &T,
+    meta: Option<&AnswerMeta>,
+) {
     put(buf, dialect, id, |buf| {
-        encode::put_map16(buf, 3);
+        encode::put_map16(buf, if meta.is_some() { 4 } else { 3 });
         encode::put_str(buf, "id");
         buf.put_slice(id.bytes());
         encode::put_str(buf, "result");
         encode::to_buf(buf, dialect, result)?;
         encode::put_str(buf, "error");
         buf.put_slice(ABSENT);
+        if let Some(meta) = meta {
+            encode::put_str(buf, "meta");
+            encode::to_buf(buf, dialect, meta)?;
+        }
         Ok(())
     });
 }
@@ -92,6 +134,8 @@ pub struct Response<'a> {
     pub id: RawRef<'a>,
     /// What came of it.
     pub outcome: Result<RawRef<'a>, CallError>,
+    /// What is said beside it; an [`AnswerMeta`].
+    pub meta: Option<RawRef<'a>>,
 }
 
 /// A failed call, as a client reads it.
@@ -141,8 +185,8 @@ impl<'a> Response<'a> {
     /// Checks and reads a RESPONSE payload.
     pub fn read(payload: &'a [u8]) -> Result<Response<'a>, ResponseError> {
         check(payload)?;
-        let (mut id, mut result, mut error, mut info) =
-            (RawRef::ABSENT, RawRef::ABSENT, RawRef::ABSENT, None);
+        let (mut id, mut result, mut error, mut info, mut meta) =
+            (RawRef::ABSENT, RawRef::ABSENT, RawRef::ABSENT, None, None);
         for (key, value) in decode::entries(payload) {
             let value = RawRef::checked(value);
             match key {
@@ -150,15 +194,16 @@ impl<'a> Response<'a> {
                 b"result" => result = value,
                 b"error" => error = value,
                 b"errorInfo" if !value.is_absent() => info = Some(value),
+                b"meta" if !value.is_absent() => meta = Some(value),
                 _ => {}
             }
         }
         // Nil, undefined and "" are no error; anything else is, a string or not.
         if error.is_absent() || error.bytes() == [0xa0] {
-            return Ok(Response { id, outcome: Ok(result) });
+            return Ok(Response { id, outcome: Ok(result), meta });
         }
         let text = error.decode::<String>().unwrap_or_else(|_| format!("{error:?}"));
         let info = info.map(|raw| raw.decode::<ErrorInfo>()).transpose()?;
-        Ok(Response { id, outcome: Err(CallError { text, info }) })
+        Ok(Response { id, outcome: Err(CallError { text, info }), meta })
     }
 }

@@ -94,6 +94,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (view::Rebuild::ROW, example::<view::Rebuild>),
         (view::List::ROW, example::<view::List>),
         (view::Get::ROW, example::<view::Get>),
+        (view::Changes::ROW, example::<view::Changes>),
         (view::Watch::ROW, example::<view::Watch>),
         (permission::Identify::ROW, example::<permission::Identify>),
         (permission::VaultGet::ROW, example::<permission::VaultGet>),

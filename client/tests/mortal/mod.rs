@@ -8,9 +8,9 @@ use bytes::BytesMut;
 use kairo_wire::chunk::{Prelude, put_prelude};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
-use kairo_wire::envelope::{Envelope, put_bus, put_notice};
+use kairo_wire::envelope::{Envelope, Extras, put_bus, put_notice};
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{StreamEndReason, StreamEndRecord, StreamGapRecord};
+use kairo_wire::event::{CutReason, EventCutRecord, StreamEndReason, StreamEndRecord, StreamGapRecord};
 use kairo_wire::frame::Decoder;
 use kairo_wire::id::{EventId, SubscriptionId};
 use kairo_wire::methods::stream::StreamName;
@@ -72,11 +72,14 @@ pub(crate) struct World {
     pub(crate) written: HashMap<String, u64>,
     /// Calls of every other method, as often as they came.
     pub(crate) calls: Vec<(String, Value)>,
+    /// The last place in the log.
     pub(crate) events: u64,
+    /// A subscription to events is cut before every place that this divides; 0 for never.
+    pub(crate) cut_every: u64,
     pub(crate) lives: u64,
     /// Bytes each coming life may read and write; none left is no bound.
     pub(crate) budgets: Vec<u64>,
-    /// Who keeps its key: a kernel of the release before doesn't.
+    /// It keeps keys and a log: a kernel of the release before doesn't.
     pub(crate) modern: bool,
     pub(crate) tokens: u64,
     pub(crate) names: u64,
@@ -316,9 +319,11 @@ fn answer(sender: &Sender, payload: &[u8]) -> Option<JoinHandle<()>> {
             Some(std::thread::spawn(move || pump(&sender, &named, &params)))
         }
         Some(Ok(result)) if request.method == "subscribe" => {
+            let named = result["subscriptionId"].as_str().unwrap().to_owned();
+            let next = params["fromSeq"].as_u64().or(result["nextSeq"].as_u64());
             if ok(&result) {
                 let sender = sender.clone();
-                return Some(std::thread::spawn(move || announce(&sender)));
+                return Some(std::thread::spawn(move || announce(&sender, &named, next)));
             }
             None
         }
@@ -399,7 +404,11 @@ fn act(
         "process.kill" => Ok(json!({ "status": "killed", "id": id })),
         "subscribe" => {
             world.names += 1;
-            Ok(json!({ "subscriptionId": format!("topic_{}", world.names) }))
+            let name = format!("topic_{}", world.names);
+            Ok(match modern {
+                true => json!({ "subscriptionId": name, "nextSeq": world.events + 1 }),
+                false => json!({ "subscriptionId": name }),
+            })
         }
         "process.stdout.subscribe" => {
             let program = world.programs.get(&id);
@@ -434,43 +443,65 @@ fn hello(world: &mut World, params: &Value) -> Value {
     let limits = json!({"frameBytesMax": 16 << 20, "chunkBytesMax": 1 << 20, "callsInFlightMax": 1024,
         "depthMax": 64, "elementsMax": 1_000_000});
     let token = if world.modern { format!("token-{}", world.tokens) } else { String::new() };
+    let mut features: Vec<Value> = params["features"].as_array().unwrap().clone();
+    features.retain(|feature| world.modern || feature != "envelope");
     json!({
-        "name": "kairo", "version": "0.0.0", "protocol": 1, "pid": world.lives, "features": params["features"],
+        "name": "kairo", "version": "0.0.0", "protocol": 1, "pid": world.lives, "features": features,
         "limits": limits, "principal": {"kind": "owner", "uid": 0}, "connection": token,
     })
 }
 
-/// An event at once and one whenever the world changes its number, up to the end of the life.
-fn announce(sender: &Sender) {
+/// The events of the log from a place on, as they come, up to the end of the life or a cut; a kernel without a log begins with
+/// one of the past, to have told something.
+fn announce(sender: &Sender, named: &str, from: Option<u64>) {
     let shared = &sender.life.shared;
-    let mut told = None;
+    let mut next = from.unwrap_or_else(|| shared.world.lock().unwrap().events);
+    let begun = next;
     loop {
         let mut world = shared.world.lock().unwrap();
-        while told == Some(world.events) && !sender.life.is_dead() && !world.stopped {
+        while next > world.events && !sender.life.is_dead() && !world.stopped {
             world = shared.changed.wait(world).unwrap();
         }
         if sender.life.is_dead() || world.stopped {
             return;
         }
-        told = Some(world.events);
-        let (number, unique) = (world.events, u128::from(world.lives) << 64 | u128::from(world.events));
+        let cut = world.cut_every > 0 && next > begun && next.is_multiple_of(world.cut_every);
         drop(world);
-        let id = EventId::new(unique);
-        let body = Raw::of(&json!({ "number": number })).expect("a value");
-        let envelope = Envelope {
-            topic: "kairo.process.spawned",
-            payload: body.as_ref(),
-            id: id.as_str(),
-            source: "kernel",
-            time_ms: 0,
-            correlation_id: None,
-            causation_id: None,
-            trace_id: None,
+        let subscription_id = SubscriptionId::from_text(named);
+        let sent = match cut {
+            true => {
+                let cut = EventCutRecord { subscription_id, seq: next, reason: CutReason::Slow };
+                sender.send(|buf| put_notice(buf, Dialect::Int64, &cut).unwrap())
+            }
+            false => tell(sender, named, from.map(|_| next), next),
         };
-        if !sender.send(|buf| put_bus(buf, Dialect::Int64, &envelope, None).unwrap()) {
+        if cut || !sent {
             return;
         }
+        next += 1;
     }
+}
+
+fn tell(sender: &Sender, named: &str, seq: Option<u64>, number: u64) -> bool {
+    let id = EventId::new(number.into());
+    let body = Raw::of(&json!({ "number": number })).expect("a value");
+    let envelope = Envelope {
+        topic: "kairo.process.spawned",
+        payload: body.as_ref(),
+        id: id.as_str(),
+        source: "kernel",
+        time_ms: 0,
+        correlation_id: None,
+        causation_id: None,
+        trace_id: None,
+    };
+    let extras = seq.map(|seq| Extras {
+        seq: Some(seq),
+        principal: "kernel",
+        subscription_id: Some(named),
+        ..Extras::default()
+    });
+    sender.send(|buf| put_bus(buf, Dialect::Int64, &envelope, extras.as_ref()).unwrap())
 }
 
 /// Sends what a subscription asked for, in pieces of any size, both streams in turn, and their ends.

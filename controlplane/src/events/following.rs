@@ -34,6 +34,11 @@ pub(crate) const PAGE_BELOW_BYTES: usize = NEWS_UNREAD_BYTES_MAX / 2;
 const PAGE_EVENTS: usize = 512;
 
 impl Connection {
+    /// For whom what it asks is written.
+    pub(crate) fn hearer(&self) -> Hearer {
+        Hearer { principal: self.principal.clone(), dialect: self.dialect, envelope: self.envelope }
+    }
+
     /// True when so many more bytes of events are too many. One event always passes.
     pub(crate) fn is_choked(&self, more: usize) -> bool {
         self.news_unsent > 0 && self.news_unsent + more > NEWS_UNREAD_BYTES_MAX
@@ -67,11 +72,7 @@ impl Kernel {
             ticket: 0,
             query: topic.query(next),
             limit: PAGE_EVENTS,
-            hearer: Hearer {
-                principal: peer.principal.clone(),
-                dialect: peer.dialect,
-                envelope: peer.envelope,
-            },
+            hearer: peer.hearer(),
             subscription: Some(topic.id.clone()),
         };
         let ticket = self.state.next_serial();
@@ -89,7 +90,9 @@ impl Kernel {
         let turn = &mut Turn { at, here: None, out };
         let Answer { ticket, found, keep } = answer;
         let kept = !keep.is_empty();
-        keep.into_iter().for_each(|(key, value)| self.journal.value(key, value));
+        for (key, value) in keep {
+            self.journal.value(key, value);
+        }
         match self.state.pages.remove(&ticket) {
             Some(serial) if self.state.watches.contains_key(&serial) => self.watched(turn, serial, found),
             Some(serial) => match found {
@@ -129,7 +132,7 @@ impl Kernel {
     /// A call is answered with what was read, once what it changed is written.
     fn was_read(&mut self, turn: &mut Turn<'_>, call: u64, found: Result<Found, WireError>, kept: bool) {
         match self.state.calls.get(&call).map(|call| &call.pending) {
-            Some(Pending::Read) => {}
+            Some(Pending::Replay | Pending::Changes { .. }) => {}
             Some(Pending::Watch { .. }) => return self.watch_begins(turn, call, found),
             Some(_) | None => return,
         }
@@ -142,7 +145,10 @@ impl Kernel {
                 let error = unkept(reason);
                 self.reject(turn, call, &error);
             }
-            (Ok(result), _) if kept => self.journal.when_written(Awaiting::Call(call, result)),
+            // A receipt waits for the log itself.
+            (Ok(result), _) if kept && self.flight_of(call).is_none() => {
+                self.journal.when_written(Awaiting::Call(call, result))
+            }
             (Ok(result), _) => self.resolve::<Raw>(turn, call, &result),
             (Err(error), _) => self.reject(turn, call, &error),
         }

@@ -13,9 +13,9 @@ use crate::calls::Turn;
 use crate::events::outlet::{Batch, Entry, Inquiry, Life, Outlet, Question};
 use crate::kernel::Kernel;
 use bytes::Bytes;
-use kairo_dataplane::command::Commands;
+use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
-use kairo_dataplane::key::ConnectionKey;
+use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::KernelRecordsFailed;
@@ -52,8 +52,12 @@ impl News {
 pub(crate) enum Awaiting {
     /// A call, which is answered with this.
     Call(u64, Raw),
+    /// A call, which is answered with its receipt.
+    Receipt(u64),
     /// The spawn of a process that insists on its record.
     Birth(u64),
+    /// The keeper, which has told an end of this process and does so again until it is kept.
+    End(ProcessKey),
 }
 
 #[derive(Debug)]
@@ -62,6 +66,12 @@ pub(crate) struct Journal {
     batch: Batch,
     /// Entries put.
     put: u64,
+    /// The last place a former kernel has given that was kept.
+    pub inherited_seq: u64,
+    /// Of these, written …
+    pub written: u64,
+    /// … and on the disk.
+    pub flushed: u64,
     /// The last place given.
     pub last_seq: u64,
     /// The last place told.
@@ -82,6 +92,9 @@ impl Journal {
             outlet,
             batch: Batch::default(),
             put: 0,
+            inherited_seq: last_seq,
+            written: 0,
+            flushed: 0,
             last_seq,
             told_seq: last_seq,
             news: VecDeque::new(),
@@ -112,10 +125,12 @@ impl Journal {
         }
     }
 
-    /// Puts a small thing with a name, or takes it away.
-    pub(crate) fn value(&mut self, key: Bytes, value: Option<Bytes>) {
-        if self.broken.is_none() {
-            self.put(Entry::Value { key, value });
+    /// Puts a small thing with a name, or takes it away. Returns which entry that is; one that never comes if the log takes
+    /// nothing any more.
+    pub(crate) fn value(&mut self, key: Bytes, value: Option<Bytes>) -> u64 {
+        match self.broken {
+            None => self.put(Entry::Value { key, value }),
+            Some(_) => u64::MAX,
         }
     }
 
@@ -158,6 +173,7 @@ impl Kernel {
     /// All entries up to this one are written. True if there is more to tell: to be called again.
     pub fn written(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
+        self.journal.written = entry;
         for _ in 0..STEP {
             let Some(news) = self.journal.next_news(entry) else { break };
             self.tell(turn, &news);
@@ -175,6 +191,7 @@ impl Kernel {
     /// The disk has all entries up to this one. True if there is more to tell: to be called again.
     pub fn flushed(&mut self, at: Moment, entry: u64, out: &mut Commands) -> bool {
         let turn = &mut Turn { at, here: None, out };
+        self.journal.flushed = entry;
         for _ in 0..STEP {
             let Some((_, what)) = pop_if(&mut self.journal.flushing, |(of, _)| *of <= entry) else {
                 return false;
@@ -197,12 +214,16 @@ impl Kernel {
             news.seq = 0;
             self.tell(turn, &news);
         }
+        self.withdraw_receipts();
         let writing = std::mem::take(&mut self.journal.writing);
         let flushing = std::mem::take(&mut self.journal.flushing);
         for (_, what) in writing.into_iter().chain(flushing) {
             match what {
                 Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
+                Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
+                // Nobody will ever keep it: there is nothing to wait for.
+                Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
             }
         }
         self.cut_readers_of_the_log(turn);
@@ -213,7 +234,17 @@ impl Kernel {
     fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
+            Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
+            Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
+        }
+    }
+
+    /// An end the keeper has told is in the log, or will be.
+    pub(crate) fn acknowledge(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
+        match self.journal.broken {
+            Some(_) => turn.out.push(Command::Acknowledge { process }),
+            None => self.journal.when_written(Awaiting::End(process)),
         }
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::error::WireError;
 use kairo_wire::id::SubscriptionId;
-use kairo_wire::methods::view::{ViewDefinition, ViewGetParams, ViewWatchParams};
+use kairo_wire::methods::view::{ViewChangesParams, ViewDefinition, ViewGetParams, ViewWatchParams};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -84,13 +84,20 @@ pub struct Question {
 
 /// Something asked of the views.
 #[derive(Clone, Debug)]
-pub struct Inquiry {
-    /// Comes back with the answer.
-    pub ticket: u64,
-    /// What.
-    pub what: Wanted,
-    /// For whom.
-    pub hearer: Hearer,
+pub enum Inquiry {
+    /// Something is wanted.
+    Want {
+        /// Comes back with the answer.
+        ticket: u64,
+        /// What.
+        what: Wanted,
+        /// For whom.
+        hearer: Hearer,
+    },
+    /// Nobody waits any more for what was wanted under this ticket.
+    Forget(u64),
+    /// This subscription has ended.
+    Leave(SubscriptionId),
 }
 
 /// What the views are asked.
@@ -106,6 +113,8 @@ pub enum Wanted {
     Drop(String),
     /// `view.rebuild`, of this name.
     Rebuild(String),
+    /// `view.changes`: at once, or with `waitMs` when there are some.
+    Poll(ViewChangesParams),
     /// From where on changes can be told: [`Found::seen`].
     Begin(ViewWatchParams),
     /// Frames of the changes since the last time, as soon as there are some.
@@ -115,8 +124,6 @@ pub enum Wanted {
         /// For this subscription.
         subscription: SubscriptionId,
     },
-    /// This subscription has ended.
-    Leave(SubscriptionId),
 }
 
 /// What was read.

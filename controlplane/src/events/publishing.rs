@@ -96,13 +96,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// Publishes what was checked, under the caller's name.
+    /// Publishes what was checked, under the caller's name; once, if there is a key.
     pub(crate) fn publish_draft(
         &mut self,
         turn: &mut Turn<'_>,
         connection: ConnectionKey,
         story: &Trace,
         draft: Draft,
+        key: Option<&str>,
     ) -> Published {
         let mut trace = story.clone();
         let said = |place: &mut Option<String>, text: Option<String>| {
@@ -129,7 +130,7 @@ impl Kernel {
             source: &source,
             audience,
             trace: &trace,
-            key: None,
+            key,
             data: data.as_ref(),
         };
         let seq = self.admit(turn, &fresh, None);
@@ -147,7 +148,7 @@ impl Kernel {
         match outcome {
             Ok(draft) => {
                 let trace = self.trace_of(connection, None);
-                self.publish_draft(turn, connection, &trace, draft);
+                self.publish_draft(turn, connection, &trace, draft, None);
             }
             Err(error) => {
                 tracing::debug!(component = "controlplane", connectionId = ?connection, %error, "an event was not taken");

@@ -5,19 +5,21 @@
 
 use crate::auth::grant::hears;
 use crate::events::form::{Form, put_frame, put_value};
-use crate::events::log::{self, Page, PageLimit, Reader, Reason};
+use crate::events::log::{self, Page, PageLimit, Query, Reader, Reason, Types};
 use crate::events::outlet::{Answer, Found, Hearer, Question};
 use crate::events::record::Record;
 use bytes::{Bytes, BytesMut};
+use kairo_dataplane::key::Channel;
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::encode::{self, to_buf};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::EventGapRecord;
+use kairo_wire::event::{Event, EventGapRecord, ProcessEnded, ProcessExited, StreamClosed};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
-use serde::Serialize;
+use kairo_wire::methods::stream::StreamName;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of records of one page for a subscription: it has to fit what a connection may have unread.
 const FEED_BYTES_MAX: usize = 192 << 10;
@@ -31,6 +33,45 @@ pub fn answer(reader: &Reader, question: &Question) -> Answer {
     let found = read(reader, question);
     let found = found.map_err(|error| WireError::new(Code::Unavailable, error.to_string()));
     Answer { ticket: question.ticket, found, keep: Vec::new() }
+}
+
+/// An end of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its leader exited.
+    Exited,
+    /// Its tree is gone.
+    Ended,
+    /// An output closed.
+    Closed(Channel),
+}
+
+/// The latest ends of processes in the log, by session: more than there can be that a keeper has not been told are kept.
+pub fn ends_told(reader: &Reader) -> Result<Vec<(String, End)>, log::LogError> {
+    #[derive(Deserialize)]
+    struct Of {
+        session: String,
+        stream: Option<StreamName>,
+    }
+    const LATEST: usize = 1_024;
+    let limit = PageLimit { events: LATEST, bytes: PAGE_BYTES_MAX, looked_at: LOOKED_AT_MAX };
+    let mut told = Vec::new();
+    for topic in [ProcessExited::TOPIC, ProcessEnded::TOPIC, StreamClosed::TOPIC] {
+        let types = vec![Types::Exact(topic.to_owned())];
+        let page = reader.scan(&Query { types, backward: true, ..Query::default() }, None, limit)?;
+        let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
+        told.extend(events.filter_map(|event| {
+            let of: Of = event.data.decode().ok()?;
+            let end = match of.stream {
+                Some(StreamName::Stdout) => End::Closed(Channel::Stdout),
+                Some(StreamName::Stderr) => End::Closed(Channel::Stderr),
+                None if topic == ProcessExited::TOPIC => End::Exited,
+                None => End::Ended,
+            };
+            Some((of.session, end))
+        }));
+    }
+    Ok(told)
 }
 
 #[derive(Debug, thiserror::Error)]

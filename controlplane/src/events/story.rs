@@ -89,6 +89,21 @@ impl Kernel {
         let id = self.publish(turn, Audience::Of(creator), &asking.trace, &event);
         asking.trace.correlation.get_or_insert_with(|| id.as_str().to_owned());
         asking.trace.causation = Some(id.as_str().to_owned());
+        asking.trace.call_seq = Some(self.journal.last_seq);
+    }
+
+    /// Tells once more what a former kernel was asked, if it was killed before that was kept: what the call has started lives
+    /// on, and has to follow from something.
+    pub(crate) fn tell_lost_call(&mut self, turn: &mut Turn<'_>, serial: u64, method: &str) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        let trace = &process.trace;
+        let lost = trace.call_seq.is_some_and(|seq| seq > self.journal.inherited_seq);
+        let Some(id) = trace.causation.as_deref().and_then(EventId::from_text).filter(|_| lost) else {
+            return;
+        };
+        let (creator, trace) = (process.creator.clone(), Trace { causation: None, ..trace.clone() });
+        let event = KernelCalled { method: method.to_owned(), target: Some(process.id.to_string()) };
+        self.publish_as(turn, id, Audience::Of(creator), &trace, &event);
     }
 
     /// Tells that a call that was made came to nothing.

@@ -10,7 +10,7 @@
 use crate::calls::Turn;
 use crate::entropy::bits;
 use crate::events::following::PAGE_BELOW_BYTES;
-use crate::events::outlet::{Found, Hearer, Inquiry, Wanted};
+use crate::events::outlet::{Found, Inquiry, Wanted};
 use crate::kernel::Kernel;
 use crate::state::{Named, Pending, WatchSubscription};
 use bytes::BytesMut;
@@ -67,11 +67,10 @@ impl Kernel {
             return;
         }
         watch.asked = Some(ticket);
-        let hearer =
-            Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: peer.envelope };
+        let hearer = peer.hearer();
         let what = Wanted::Changes { of: watch.of.clone(), subscription: watch.id.clone() };
         self.state.pages.insert(ticket, serial);
-        self.journal.inquire(Inquiry { ticket, what, hearer });
+        self.journal.inquire(Inquiry::Want { ticket, what, hearer });
     }
 
     /// There are changes to tell, or nothing to watch any more.
@@ -112,11 +111,8 @@ impl Kernel {
         self.state.subscriptions.remove(watch.id.as_str());
         if let Some(peer) = self.state.connections.get_mut(watch.connection) {
             peer.topics.remove(&serial);
-            let hearer =
-                Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: peer.envelope };
-            let what = Wanted::Leave(watch.id);
-            self.journal.inquire(Inquiry { ticket: 0, what, hearer });
         }
+        self.journal.inquire(Inquiry::Leave(watch.id));
         if let Some(ticket) = watch.asked {
             self.state.pages.remove(&ticket);
         }

@@ -67,7 +67,7 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         place: TopicPlace::Live { next: from_seq.unwrap_or(next).max(next) },
     };
     kernel.state.topics.insert(serial, subscription);
-    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id });
+    kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, next_seq: Some(next) });
     // A place to come is waited for.
     if past && from_seq.is_none_or(|from| from < next) {
         kernel.fall_behind(turn, serial, from_seq.unwrap_or(1).max(1));
@@ -104,7 +104,8 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     kernel.takes_events()?;
     kernel.check_draft(&draft).map_err(|error| *error)?;
     let ack = draft.ack;
-    let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft);
+    let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
+    let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
     let result =
         PublishResult { id: published.id, seq: published.seq, correlation_id: published.correlation, ack };
     acknowledge(kernel, turn, asking, ack, &result)
@@ -126,7 +127,7 @@ fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) 
     }
     let (mut first_seq, mut last_seq) = (0, 0);
     for draft in params.events {
-        last_seq = kernel.publish_draft(turn, asking.connection, &asking.trace, draft).seq;
+        last_seq = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, None).seq;
         first_seq = if first_seq == 0 { last_seq } else { first_seq };
     }
     let result = PublishBatchResult { count: count as u32, first_seq, last_seq, ack: params.ack };
@@ -141,6 +142,12 @@ fn acknowledge<R: Serialize>(
     ack: Ack,
     result: &R,
 ) -> Result<(), WireError> {
+    if let Some(claim) = asking.claim {
+        let result = Raw::of(result).map_err(WireError::from)?;
+        kernel.park(turn, asking, Pending::Published);
+        kernel.give_receipt(turn, claim.name, &result, ack, true);
+        return Ok(());
+    }
     if ack == Ack::Memory {
         kernel.answer(turn, asking, result);
         return Ok(());
@@ -163,7 +170,7 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let query = query(params)?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
-    let ticket = kernel.park(turn, asking, Pending::Read);
+    let ticket = kernel.park(turn, asking, Pending::Replay);
     kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None });
     Ok(())
 }

@@ -6,6 +6,7 @@
 use crate::auth::grant::may_touch;
 use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
+use crate::digest::IdempotencyKey;
 use crate::kernel::Kernel;
 use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
@@ -23,6 +24,7 @@ use kairo_wire::methods::process::{
     ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
 };
 use kairo_wire::methods::status::ProcessStatus;
+use kairo_wire::methods::view::ViewChangesResult;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -74,11 +76,16 @@ impl Kernel {
             Pending::Wait { .. } => {
                 WireError::new(Code::Timeout, "the process has not exited within timeoutMs")
             }
+            Pending::Changes { since, .. } => {
+                let none = ViewChangesResult { seq: *since, ..ViewChangesResult::default() };
+                return self.resolve(turn, ticket, &none);
+            }
             Pending::Spawn { .. }
             | Pending::Deed { .. }
             | Pending::Metrics
             | Pending::Published
-            | Pending::Read
+            | Pending::Repeat { .. }
+            | Pending::Replay
             | Pending::Watch { .. } => return,
         };
         self.reject(turn, ticket, &error);
@@ -106,17 +113,11 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
 }
 
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
-    let given = kernel.given_key(asking)?;
-    if let Some(given) = &given
-        && kernel.repeat_spawn(turn, asking, given)?
-    {
-        return Ok(());
-    }
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
     plan.trace = asking.trace.clone();
-    plan.given_key = given;
+    plan.given_key = asking.key;
     kernel.spawn(turn, asking, plan)
 }
 
@@ -195,7 +196,7 @@ fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     let params = asking.read::<StdinWrite>()?;
     let serial = with_stdin(kernel, asking, &params.id)?;
     let data = params.data.0;
-    let key = kernel.given_key(asking)?.map(|given| given.write_key());
+    let key = asking.key.map(IdempotencyKey::write_key);
     let parked = kernel.state.connections.get(asking.connection).map_or(0, |peer| peer.parked_bytes);
     if parked + data.len() > kernel.config.limits.parked_bytes_max {
         return Err(deed_error(&params.id, &Deed::Write { data, key }, &Failure::WouldBlock));

@@ -9,6 +9,7 @@
 //! receipt. Invariant: after it every table is as if this kernel had started the processes itself.
 
 use crate::calls::Turn;
+use crate::events::reading::End;
 use crate::kernel::Kernel;
 use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
@@ -31,6 +32,45 @@ pub fn history_of(session: &HeldSession, usual: HistorySize) -> HistorySize {
 }
 
 impl Kernel {
+    /// What a former kernel has told of ends, by session: the keeper may tell it again, the log must not. `over` names the
+    /// outputs that closed before their trees were gone; one that closed after that and was not told is told now. For what
+    /// was adopted and before anything else.
+    pub fn remind(
+        &mut self,
+        at: Moment,
+        told: &[(String, End)],
+        over: &[(String, [bool; 2])],
+        out: &mut Commands,
+    ) {
+        for (session, end) in told {
+            let Some(process) = self.of_session(session) else { continue };
+            match end {
+                End::Exited => process.told.exited = true,
+                End::Ended => process.told.ended = true,
+                End::Closed(channel) => process.told.closed[*channel as usize] = true,
+            }
+        }
+        for (session, closed) in over {
+            let Some(process) = self.of_session(session) else { continue };
+            let serial = process.key.serial;
+            let mut missing = Vec::new();
+            for channel in Channel::ALL {
+                let place = channel as usize;
+                process.told.closed[place] |= closed[place];
+                let end = process.ends[place].filter(|_| !process.told.closed[place]);
+                missing.extend(end.map(|end| (channel, end)));
+            }
+            for (channel, end) in missing {
+                self.tell_close(&mut Turn { at, here: None, out }, serial, channel, end);
+            }
+        }
+    }
+
+    fn of_session(&mut self, session: &str) -> Option<&mut Process> {
+        let serial = self.state.sessions.get(session)?;
+        self.state.processes.get_mut(serial).map(|process| &mut **process)
+    }
+
     /// Adopts what a dead kernel left, before anybody connects. Returns the same for the reactors.
     pub fn adopt(&mut self, at: Moment, mut heirs: Vec<Heir>, out: &mut Commands) -> Vec<Adopted> {
         // In the order they were spawned, so that the younger of two of one id is the one it names.
@@ -93,7 +133,6 @@ impl Kernel {
             creator: record.map_or_else(owner, Record::creator),
             run_uid: record.and_then(|record| record.run_uid),
             guardian: None,
-            key_used: None,
             spawning: Vec::new(),
             phase,
             tree_gone: held.ended,
@@ -135,6 +174,7 @@ impl Kernel {
             noted: held.note.clone().into(),
             trace: record.map(Record::trace).unwrap_or_default(),
             birth: record.and_then(Record::birth).unwrap_or_else(|| self.name_event()),
+            told: Default::default(),
             durable: false,
             flushing: false,
             record: record.map_or(RecordStatus::None, Record::status),
@@ -146,7 +186,7 @@ impl Kernel {
     /// What the dead kernel had promised of a process.
     fn keep_promises(&mut self, turn: &mut Turn<'_>, serial: u64, record: Option<&Record>, note: &Note) {
         if let Some(key) = record.and_then(Record::idempotency_key) {
-            self.remember_key(serial, key);
+            self.remember_key(turn.at, serial, key);
         }
         if let Some(guardian) = record.and_then(Record::guardian) {
             self.orphan_ward(turn.at, serial, guardian, turn.out);

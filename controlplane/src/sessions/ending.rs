@@ -239,7 +239,9 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Published
-            | Pending::Read
+            | Pending::Repeat { .. }
+            | Pending::Replay
+            | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
         }
     }

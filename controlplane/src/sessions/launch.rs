@@ -73,6 +73,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// A parked spawn waits for this process to run.
+    fn await_spawn(&mut self, process: u64, call: u64) {
+        if let Some(process) = self.state.processes.get_mut(&process) {
+            process.spawning.push(call);
+        }
+    }
+
     /// Whether anything can be started at all.
     fn takes_spawns(&self) -> Result<(), WireError> {
         if self.keeper_lost {
@@ -112,22 +119,7 @@ impl Kernel {
             let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
             let connection = call.connection;
             let Pending::Reuse { plan, timer, .. } = &call.pending else { continue };
-            let (id, timer, given) = (plan.id.clone(), *timer, plan.given_key.clone());
-            match given.map_or(Ok(None), |given| Ok(self.spawned_with(&given)?.map(|p| p.key.serial))) {
-                Ok(None) => {}
-                Ok(Some(process)) => {
-                    self.disarm(turn, timer);
-                    if let Some(call) = self.state.calls.get_mut(&ticket) {
-                        call.pending = Pending::Spawn { process };
-                    }
-                    self.await_spawn(process, ticket);
-                    continue;
-                }
-                Err(error) => {
-                    self.reject(turn, ticket, &error);
-                    continue;
-                }
-            }
+            let (id, timer) = (plan.id.clone(), *timer);
             if let Err(error) = self.takes_spawns() {
                 self.reject(turn, ticket, &error);
                 continue;
@@ -181,7 +173,7 @@ impl Kernel {
         );
         let meter = Arc::new(ProcessMeter::default());
         let guardian = plan.guarded.then(|| GuardianDigest::of(&self.token(connection)));
-        let key_used = plan.given_key.as_ref().map(|given| given.key);
+        let key_used = plan.given_key;
         let mut spawn = Box::new(Spawn {
             process: key,
             session: session.as_str().to_owned(),
@@ -216,9 +208,6 @@ impl Kernel {
         spawn.record = Record::of(&process, guardian, key_used).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
-        if let Some(key) = key_used {
-            self.remember_key(serial, key);
-        }
     }
 
     /// Equal environments have equal digests, and nobody without the kernel's key can try values out.
@@ -258,7 +247,6 @@ pub(crate) fn open_record(
         creator: plan.creator,
         run_uid: plan.account.as_ref().map(|account| account.credentials.uid),
         guardian: plan.guarded.then_some(Guardian::Present(connection)),
-        key_used: None,
         spawning: Vec::new(),
         phase: Phase::Starting,
         tree_gone: false,
@@ -297,6 +285,7 @@ pub(crate) fn open_record(
         noted: bytes::Bytes::new(),
         trace: plan.trace,
         birth,
+        told: Default::default(),
         durable: plan.durable == Some(true),
         flushing: false,
         record: if plan.durable == Some(false) { RecordStatus::None } else { RecordStatus::Written },

@@ -12,7 +12,6 @@ use crate::kernel::Kernel;
 use crate::records::Entry;
 use crate::sessions::adoption::moment_of;
 use crate::sessions::launch::{keeper_lost, spawn_error};
-use crate::sessions::once::receipt;
 use crate::sessions::report;
 use crate::state::{Phase, Place, Process};
 use bytes::{Bytes, BytesMut};
@@ -20,6 +19,7 @@ use kairo_dataplane::command::{Command, Scope};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, SpawnFailure, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{Channel, ProcessKey, SubscriptionKey};
 use kairo_wire::codec::encode::Dialect;
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{
@@ -27,7 +27,8 @@ use kairo_wire::event::{
     StreamGap, StreamUncertain,
 };
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::process::{WaitResult, WaitStatus};
+use kairo_wire::methods::event::Ack;
+use kairo_wire::methods::process::{SpawnResult, SpawnStatus, WaitResult, WaitStatus};
 use kairo_wire::methods::status::{EndedBy, StreamTotal};
 
 /// What is known of a child that runs.
@@ -57,37 +58,54 @@ impl Kernel {
         process.start_ticks = birth.start_ticks;
         process.limits = birth.limits;
         process.status = report::running(Some(birth.pid));
-        let (id, creator) = (process.id.clone(), process.creator.clone());
-        let (trace, born) = (process.trace.clone(), process.birth.clone());
         self.state.leaders.insert(birth.pid as u64, serial);
         let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
-        let outputs = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
-        let event = ProcessSpawned {
-            id,
-            pid: birth.pid,
-            session: process.session.as_str().to_owned(),
-            argv: report::texts(&process.argv),
-            cwd: process.cwd.clone().and_then(report::text),
-            owner: creator.told(self.config.owner_uid),
-            started_at_ms: crate::clock::wall_ms(process.started),
-            tree: report::tree(birth.tree),
-            streams: outputs.map(report::stream_name).collect(),
-        };
         let waits_for_disk = self.record_birth(serial);
+        if waits_for_disk {
+            self.give_receipt_of_spawn(turn, serial, &result);
+        }
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
         let calls = process.map(|process| std::mem::take(&mut process.spawning)).unwrap_or_default();
         for call in calls {
             self.resolve(turn, call, &result);
         }
-        self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
+        self.tell_birth(turn, serial);
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
         }
         if let Some(by) = doom {
             self.doom(turn, serial, by);
+        }
+    }
+
+    /// Tells that a process runs.
+    pub(crate) fn tell_birth(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        let outputs = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
+        let event = ProcessSpawned {
+            id: process.id.clone(),
+            pid: process.pid,
+            session: process.session.as_str().to_owned(),
+            argv: report::texts(&process.argv),
+            cwd: process.cwd.clone().and_then(report::text),
+            owner: process.creator.told(self.config.owner_uid),
+            started_at_ms: crate::clock::wall_ms(process.started),
+            tree: report::tree(process.tree),
+            streams: outputs.map(report::stream_name).collect(),
+        };
+        let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
+        self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
+    }
+
+    /// The receipt of a spawn that waits for the disk goes there with the record.
+    fn give_receipt_of_spawn(&mut self, turn: &mut Turn<'_>, serial: u64, result: &SpawnResult) {
+        let call = self.state.processes.get(&serial).and_then(|process| process.spawning.first());
+        let name = call.and_then(|call| self.flight_of(*call));
+        if let Some((name, result)) = name.zip(Raw::of(result).ok()) {
+            self.give_receipt(turn, name, &result, Ack::Disk, true);
         }
     }
 
@@ -130,10 +148,8 @@ impl Kernel {
         at_ns: u64,
     ) {
         let serial = key.serial;
-        let Some(process) = self.state.processes.get_mut(&serial) else { return };
-        if process.phase != Phase::Running {
-            return;
-        }
+        let running = self.state.processes.get_mut(&serial).filter(|process| process.phase == Phase::Running);
+        let Some(process) = running else { return self.acknowledge(turn, key) };
         process.phase = Phase::Exited;
         self.state.leaders.remove(&(process.pid as u64));
         process.exited = Some(moment_of(turn.at, Some(at_ns)));
@@ -143,6 +159,7 @@ impl Kernel {
         process.ended_by = process.cause_of_end(status);
         let waits = std::mem::take(&mut process.waits);
         let (id, creator, trace) = (process.id.clone(), process.creator.clone(), process.story());
+        let told = process.told.exited;
         let only_leader = process.killing.as_ref().is_some_and(|killing| killing.scope == Scope::Leader);
         let Some(exit) = report::exit(process) else { return };
         let event = ProcessExited {
@@ -171,9 +188,12 @@ impl Kernel {
             };
             self.resolve(turn, ticket, &result);
         }
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
-        let at_ms = wall_ms(turn.at);
-        self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
+        if !told {
+            self.publish(turn, Audience::Of(creator), &trace, &event);
+            let at_ms = wall_ms(turn.at);
+            self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
+        }
+        self.acknowledge(turn, key);
         self.clear_the_way(turn, serial);
     }
 
@@ -213,6 +233,16 @@ impl Kernel {
         }
         process.open[place] = false;
         process.ends[place] = Some(end);
+        if !process.told.closed[place] {
+            self.tell_close(turn, key.serial, channel, end);
+        }
+        self.settle(turn, key.serial);
+    }
+
+    /// Tells that an output closed, and writes it down.
+    pub(crate) fn tell_close(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel, end: StreamEnd) {
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        process.told.closed[channel as usize] = true;
         let event = StreamClosed {
             id: process.id.clone(),
             session: process.session.as_str().to_owned(),
@@ -221,17 +251,14 @@ impl Kernel {
             cut_bytes: end.cut_bytes,
         };
         let (creator, trace) = (process.creator.clone(), process.story());
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
-        self.record_close(key.serial, channel);
-        self.settle(turn, key.serial);
+        self.publish(turn, Audience::Of(creator), &trace, &event);
+        self.record_close(serial, channel);
     }
 
     /// Nobody of the tree is left.
     pub(crate) fn ended(&mut self, turn: &mut Turn<'_>, key: ProcessKey) {
-        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
-        if process.tree_gone {
-            return;
-        }
+        let there = self.state.processes.get_mut(&key.serial).filter(|process| !process.tree_gone);
+        let Some(process) = there else { return self.acknowledge(turn, key) };
         process.tree_gone = true;
         let heirs = std::mem::take(&mut process.heirs);
         let stream_totals = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
@@ -242,9 +269,12 @@ impl Kernel {
             streams: stream_totals.map(|channel| process.total(channel)).collect(),
             stdin_bytes: process.meter.stdin_bytes.get(),
         };
-        let (creator, trace) = (process.creator.clone(), process.story());
+        let (creator, trace, told) = (process.creator.clone(), process.story(), process.told.ended);
         self.stop_killing(turn, key.serial);
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
+        if !told {
+            self.publish(turn, Audience::Of(creator), &trace, &event);
+        }
+        self.acknowledge(turn, key);
         if heirs.is_empty() {
             self.conclude(turn, key.serial);
         } else {
@@ -362,6 +392,11 @@ impl Kernel {
             }
         }
     }
+}
+
+/// What the spawn of a process that runs, or ran, is answered with.
+pub(crate) fn receipt(process: &Process) -> SpawnResult {
+    SpawnResult { status: SpawnStatus::Spawned, id: process.id.clone(), pid: process.pid }
 }
 
 impl Process {

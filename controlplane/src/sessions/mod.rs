@@ -17,7 +17,6 @@ pub(crate) mod ending;
 pub(crate) mod environment;
 pub(crate) mod launch;
 pub(crate) mod lifecycle;
-pub(crate) mod once;
 pub(crate) mod pacing;
 pub(crate) mod plan;
 pub(crate) mod readers;

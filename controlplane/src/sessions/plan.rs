@@ -6,9 +6,9 @@
 
 use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
+use crate::digest::IdempotencyKey;
 use crate::records::Life;
 use crate::sessions::environment::Variables;
-use crate::sessions::once::Given;
 use crate::sessions::pacing;
 use crate::sessions::spool;
 use crate::state::{Connection, Trace};
@@ -71,7 +71,7 @@ pub(crate) struct Plan {
     /// Of the request.
     pub trace: Trace,
     /// Of the request.
-    pub given_key: Option<Given>,
+    pub given_key: Option<IdempotencyKey>,
     /// Whether it is written down, and whether the answer waits for that.
     pub durable: Option<bool>,
     /// Whether it is started again.

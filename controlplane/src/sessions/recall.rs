@@ -56,21 +56,23 @@ impl Kernel {
                 None => readable.extend(self.remember(turn, one, cause)),
             }
         }
-        self.record_the_rest();
+        self.record_the_rest(turn);
         readable
     }
 
     /// What was adopted and has no record, as its kernel died before it was written, gets one.
-    fn record_the_rest(&mut self) {
+    fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
         let missing = self.state.processes.values().filter(|process| process.record == RecordStatus::Failed);
         let mut missing: Vec<u64> = missing.map(|process| process.key.serial).collect();
         missing.sort_unstable();
         for serial in missing {
             let Some(process) = self.state.processes.get_mut(&serial) else { continue };
-            // Of one that is over there is nothing to tell after a crash.
+            // Of one that is over there is nothing to tell after a crash; its end may be told before its keeper knows.
             process.record = RecordStatus::Written;
-            if process.phase == Phase::Running {
+            if process.phase == Phase::Running && !process.told.exited && !process.told.ended {
                 self.record_birth(serial);
+                self.tell_lost_call(turn, serial, "process.spawn");
+                self.tell_birth(turn, serial);
             }
         }
     }
@@ -103,7 +105,22 @@ impl Kernel {
             let attempts = past.life.attempts;
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
         }
+        for channel in Channel::ALL {
+            process.told.closed[channel as usize] |= past.ends[channel as usize].is_some();
+        }
+        for channel in Channel::ALL {
+            self.tell_lost_close(turn, serial, channel);
+        }
         self.go_on(turn, serial);
+    }
+
+    /// An output had closed, and its kernel died before that was kept.
+    fn tell_lost_close(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        let place = channel as usize;
+        if let Some(end) = process.ends[place].filter(|_| !process.told.closed[place] && !process.tree_gone) {
+            self.tell_close(turn, serial, channel, end);
+        }
     }
 
     /// What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.

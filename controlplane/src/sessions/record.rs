@@ -74,6 +74,9 @@ pub(crate) struct Record {
     intent_id: Option<String>,
     #[serde(default)]
     span_id: Option<String>,
+    /// The place of the call that started it.
+    #[serde(default)]
+    call_seq: Option<u64>,
     /// Who acted, in a word.
     #[serde(default)]
     principal: Option<String>,
@@ -154,6 +157,7 @@ impl Record {
             birth: Some(process.birth.clone()),
             intent_id: process.trace.intent.clone(),
             span_id: process.trace.span.clone(),
+            call_seq: process.trace.call_seq,
             principal: process.trace.principal.as_deref().map(str::to_owned),
             follows: process.follows.clone(),
             unrecorded: process.record == RecordStatus::None,
@@ -226,6 +230,7 @@ impl Record {
             intent: self.intent_id.clone(),
             span: self.span_id.clone(),
             tool_call: None,
+            call_seq: self.call_seq,
             principal: self.principal.as_deref().map(Into::into),
         }
     }

@@ -14,7 +14,7 @@ use crate::events::journal::Awaiting;
 use crate::events::outlet;
 use crate::kernel::Kernel;
 use crate::records::{Entry, Life, Spec};
-use crate::sessions::once::receipt;
+use crate::sessions::lifecycle::receipt;
 use crate::sessions::report;
 use crate::state::{Phase, Process};
 use bytes::Bytes;
@@ -116,7 +116,6 @@ impl Kernel {
             }
         } else {
             let principal = process.creator.told(self.config.owner_uid);
-            self.free_key(serial);
             self.doom(turn, serial, EndedBy { cause: EndCause::Unrecorded, principal: Some(principal) });
             for call in calls {
                 self.reject(turn, call, &unrecorded("the disk did not take the record"));

@@ -120,7 +120,6 @@ impl Kernel {
         for reader in readers {
             self.end_reader(turn, reader, Departure::Unasked);
         }
-        self.free_key(serial);
         let process = self.state.processes.remove(&serial)?;
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {

@@ -8,6 +8,7 @@ use kairo_controlplane::events::outlet::{Answer, Entry, Inquiry, Life, Shelf, Sh
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
     ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, StreamEnd, Tree, Usage,
@@ -59,6 +60,10 @@ pub(crate) struct World {
     pub(crate) entries: u64,
     /// Whether the disk has at once what it is asked to have.
     pub(crate) flushes: bool,
+    /// Whether the log takes at once what it is handed.
+    pub(crate) keeps: bool,
+    /// What was said beside the last answer.
+    pub(crate) meta: Option<Value>,
     /// Every command ever, as text.
     pub(crate) log: Vec<String>,
     calls: u64,
@@ -137,10 +142,17 @@ impl World {
     }
 
     pub(crate) fn with(config: Config) -> World {
+        World::over(config, Log::in_memory(64 << 20).expect("a log in memory"))
+    }
+
+    /// A kernel whose log is one that another kernel has left.
+    pub(crate) fn over(config: Config, kept: Log) -> World {
         let shelf = Shelf::default();
-        let kept = Log::in_memory().expect("a log in memory");
+        let last = kept.last_seq();
+        let mut kernel = Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), last);
+        kernel.recall_receipts(kept.reader().values(receipts::PREFIX).expect("they are read"));
         World {
-            kernel: Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), 0),
+            kernel,
             shelf,
             reads: true,
             unsent: Vec::new(),
@@ -148,6 +160,8 @@ impl World {
             kept,
             entries: 0,
             flushes: true,
+            keeps: true,
+            meta: None,
             at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
             inboxes: BTreeMap::new(),
             closed: BTreeSet::new(),
@@ -344,6 +358,8 @@ impl World {
                     }
                     self.commands.push(Command::Unsubscribe { subscription, reply });
                 }
+                // The keeper is always there and never tells twice.
+                Command::Acknowledge { .. } => {}
                 Command::Close { connection } => {
                     assert!(self.closed.insert(connection), "a connection is closed twice");
                 }
@@ -385,8 +401,11 @@ impl World {
     }
 
     /// Does what the log's threads do.
-    fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.kernel.hand_over();
+        if !self.keeps {
+            return;
+        }
         let Shelved { batches, questions, inquiries } = self.shelf.take();
         if batches.is_empty() && questions.is_empty() && inquiries.is_empty() {
             return;
@@ -460,13 +479,14 @@ impl World {
 
     fn deliver(&mut self, connection: ConnectionKey, bytes: &[u8]) {
         let inbox = self.inboxes.entry(connection).or_default();
-        let greeted = &mut self.greeted;
+        let (greeted, meta) = (&mut self.greeted, &mut self.meta);
         let mut decoder = Decoder::new();
         decoder
             .feed(bytes, |kind, payload| match kind {
                 Kind::RESPONSE => {
                     let response = Response::read(payload).expect("a response");
                     let outcome = response.outcome.map(value);
+                    *meta = response.meta.map(value);
                     greeted.insert(connection);
                     inbox.push(Arrival::Answer(value(response.id), outcome));
                 }

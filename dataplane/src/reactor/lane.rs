@@ -129,15 +129,11 @@ impl<D: Driver> Reactor<D> {
             FromKeeper::SpawnFailed { process, failure } => self.spawn_failed(process, failure),
             FromKeeper::Exited { process, status, usage, at_ns } => {
                 self.exited(process, status, usage, at_ns);
-                // Only once it is told: an exit that nobody has told is told by our successor.
                 self.settle();
-                reach(Point::ExitTold);
-                self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
             }
             FromKeeper::TreeEnded { process } => {
                 self.tree_ended(process);
                 self.settle();
-                self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
             }
             FromKeeper::Signalled { ticket, outcome } => {
                 let outcome = outcome.map(|processes| Outcome::Signalled { processes });
@@ -153,6 +149,12 @@ impl<D: Driver> Reactor<D> {
         if let Err(error) = self.lane.send(&mut self.driver, encode, &[]) {
             tracing::debug!(%error, "the keeper was not told");
         }
+    }
+
+    /// The keeper need not tell an end again. Only once it is kept: one that is not is told to our successor.
+    pub(super) fn acknowledge(&mut self, process: ProcessKey) {
+        reach(Point::ExitTold);
+        self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
     }
 
     /// Drops the keeper's duplicate of one end, so that the child sees it closed.

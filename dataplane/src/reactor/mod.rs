@@ -416,6 +416,7 @@ impl<D: Driver> Reactor<D> {
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
             Command::Signal { process, signal, scope, ticket } => self.signal(process, signal, scope, ticket),
             Command::Announce { process, frames } => self.announce(process, frames),
+            Command::Acknowledge { process } => self.acknowledge(process),
             Command::Annotate { process, note } => self.annotate(process, &note),
             Command::Forget { process } => self.forget(process),
             Command::Arm { timer, at_ns } => self.timers.arm(Alarm::Control(timer), at_ns),
@@ -470,6 +471,7 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::Resize { process, .. }
         | Command::Signal { process, .. }
         | Command::Announce { process, .. }
+        | Command::Acknowledge { process }
         | Command::Annotate { process, .. }
         | Command::Forget { process } => Some(process.home),
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),

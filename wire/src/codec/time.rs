@@ -62,6 +62,56 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// Milliseconds since 1970 of `2026-01-31T12:00:00.000Z` and its shorter forms: without seconds or their fraction, with an
+/// offset such as `+02:00` for the `Z` or none (which is UTC), or the day alone.
+pub fn from_iso(text: &str) -> Option<i64> {
+    let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00"));
+    let mut parts = date.splitn(3, '-');
+    let year = digits(parts.next()?, 4..=4)?;
+    let (month, day) = (digits(parts.next()?, 2..=2)?, digits(parts.next()?, 2..=2)?);
+    let (time, offset_minutes) = match time.find(['Z', '+', '-']) {
+        None => (time, 0),
+        Some(at) if &time[at..] == "Z" => (&time[..at], 0),
+        Some(at) => {
+            let (hours, minutes) = time[at + 1..].split_once(':')?;
+            let offset = digits(hours, 2..=2)? * 60 + digits(minutes, 2..=2)?;
+            (&time[..at], if time[at..].starts_with('-') { -offset } else { offset })
+        }
+    };
+    let mut parts = time.splitn(3, ':');
+    let (hours, minutes) = (digits(parts.next()?, 2..=2)?, digits(parts.next()?, 2..=2)?);
+    let (seconds, fraction) = match parts.next() {
+        None => (0, 0),
+        Some(part) => {
+            let (seconds, fraction) = part.split_once('.').unwrap_or((part, "0"));
+            digits(fraction, 1..=9)?;
+            let thousandths: String = fraction.chars().chain("00".chars()).take(3).collect();
+            (digits(seconds, 2..=2)?, digits(&thousandths, 3..=3)?)
+        }
+    };
+    let days = days(year, month, day);
+    let is_a_day = (1..=12).contains(&month) && civil(days) == (year, month, day);
+    let is_a_time = hours < 24 && minutes < 60 && seconds < 60 && offset_minutes.abs() < 24 * 60;
+    let minutes = days * 1_440 + hours * 60 + minutes - offset_minutes;
+    (is_a_day && is_a_time).then_some(minutes * 60_000 + seconds * 1_000 + fraction)
+}
+
+/// A number of so many digits and nothing else.
+fn digits(text: &str, count: std::ops::RangeInclusive<usize>) -> Option<i64> {
+    let only = count.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| only)
+}
+
+/// The inverse of [`civil`] (Howard Hinnant's `days_from_civil`).
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +133,40 @@ mod tests {
         assert_eq!(four, twelve);
         assert_eq!(four.iso(), "1970-01-01T00:00:10.000Z");
         assert_eq!(Timestamp::parse(&[0xff; 1]), None, "what JavaScript sends for an invalid date");
+    }
+
+    #[test]
+    fn a_time_is_read_as_it_is_written_and_shorter() {
+        for milliseconds in
+            [0, 1, -1, 951_782_400_000, 1_796_000_000_123, 4_102_444_799_999, -2_208_988_800_000]
+        {
+            assert_eq!(from_iso(&iso(milliseconds)), Some(milliseconds), "{}", iso(milliseconds));
+        }
+        let noon = from_iso("2026-11-29T12:00:00.000Z");
+        for text in [
+            "2026-11-29T12:00",
+            "2026-11-29 12:00:00",
+            "2026-11-29T14:00+02:00",
+            "2026-11-29T05:30:00.0-06:30",
+        ] {
+            assert_eq!(from_iso(text), noon, "{text}");
+        }
+        assert_eq!(from_iso("2026-11-29").map(|day| day + 43_200_000), noon);
+        for wrong in [
+            "",
+            "2026",
+            "2026-02-30",
+            "2026-13-01",
+            "2026-01-01T24:00",
+            "2026-01-01T1:00",
+            "2026-01-01T10:00:00.Z",
+            "2026-01-01T10:00Zulu",
+            "2026-01-01T10:00+2",
+            "+026-01-01",
+            "2026-01-01T10:00:61",
+            "2026-01-01T10",
+        ] {
+            assert_eq!(from_iso(wrong), None, "{wrong}");
+        }
     }
 }

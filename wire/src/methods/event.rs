@@ -166,7 +166,7 @@ pub struct PublishBatchResult {
 }
 
 /// Which events.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "EventSubscribeParams")]
 pub struct SubscribeParams {
@@ -200,6 +200,9 @@ impl SubscribeParams {
 pub struct SubscribeResult {
     /// Its name.
     pub subscription_id: SubscriptionId,
+    /// The place the next event will have: what happens from now on has it or a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_seq: Option<u64>,
 }
 
 /// Which subscription.

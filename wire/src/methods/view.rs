@@ -64,6 +64,17 @@ methods! {
         example: r#"{"name": "processes", "limit": 100}"#,
     }
 
+    /// Reads the rows of a view that have changed since an event, each once, as they are now.
+    ///
+    /// With `waitMs` it answers when there are some, or when that time is over.
+    Changes = "view.changes"(ViewChangesParams) -> ViewChangesResult {
+        required: [need("name")],
+        permission: ViewRead,
+        since: Since::Release("0.1.0"),
+        errors: [NotFound],
+        example: r#"{"name": "processes", "since": 1024}"#,
+    }
+
     /// Tells of the rows of a view as they change, until `unsubscribe`.
     ///
     /// Comes as `view.changed`, one for each key, with the row as it is then: who reads slowly is told less often and misses
@@ -315,6 +326,42 @@ pub struct ViewGetResult {
 /// Changes of which view.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+pub struct ViewChangesParams {
+    /// Its name.
+    pub name: String,
+    /// Of the row with this key alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// After which event; `seq` of the answer before.
+    #[serde(default)]
+    pub since: u64,
+    /// At most so many keys, 1 to 1,000; 100 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// How long to wait for the first, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u32>,
+}
+
+/// What has changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewChangesResult {
+    /// Rows that are new or changed, as they are now.
+    pub rows: Vec<ViewRow>,
+    /// Keys whose row is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+    /// What has changed is no longer known: read the view again, and watch from `seq` on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
+    /// Ask again with this as `since`.
+    pub seq: u64,
+}
+
+/// What to watch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct ViewWatchParams {
     /// Its name.
     pub name: String,
@@ -326,7 +373,7 @@ pub struct ViewWatchParams {
     pub since: Option<u64>,
 }
 
-/// What is told.
+/// What will be told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ViewWatchResult {

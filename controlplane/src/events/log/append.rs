@@ -85,18 +85,13 @@ pub(super) struct Totals {
 
 impl Totals {
     pub(super) fn put(self) -> Op {
-        let mut value = BytesMut::with_capacity(24);
-        value.put_u64(self.events);
-        value.put_u64(self.bytes);
-        value.put_u64(self.last);
-        Op::Put(Space::State, keys::named(Room::Account, TOTALS), value.freeze())
+        let value = [self.events, self.bytes, self.last].map(u64::to_be_bytes).concat();
+        Op::Put(Space::State, keys::named(Room::Account, TOTALS), value.into())
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Option<Totals> {
-        let (words, []) = bytes.as_chunks::<8>() else { return None };
-        let [events, bytes, last] = words else { return None };
-        let number = |word: &[u8; 8]| u64::from_be_bytes(*word);
-        Some(Totals { events: number(events), bytes: number(bytes), last: number(last) })
+        let [events, bytes, last] = keys::numbers(bytes)?;
+        Some(Totals { events, bytes, last })
     }
 }
 
@@ -132,9 +127,12 @@ impl Log {
             self.lease(totals.last)?;
         }
         self.write(ops)?;
+        if let Some(head) = self.head.as_mut().filter(|_| totals != self.totals) {
+            head.mark(totals.last).inspect_err(|_| self.failed = true)?;
+        }
         self.totals = totals;
         self.next_life += batch.lives.len() as u64;
-        Ok(())
+        self.bound()
     }
 
     /// Makes what was written survive a power failure. After an error nothing is written any more.

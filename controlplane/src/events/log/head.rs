@@ -1,18 +1,23 @@
 //! The file beside the database that says which format it has and which sequence numbers may have been used.
 //!
 //! ```text
-//!   "KAIROLOG"  version u16  clean u16  lease u64  boot, 32 bytes  sum, 8 bytes      integers are little-endian
+//!   "KAIROLOG"  version u16  state u16  number u64  boot, 32 bytes  sum, 8 bytes      integers are little-endian
 //! ```
+//!
+//! Beside it `mark` is written over with every batch: the last number, and which run of the system it is of. It is never
+//! flushed, for it has to survive a killed process only: then it says exactly what should be there.
 //!
 //! Numbers are leased many at a time, before they are used. Whatever becomes of the database, the next event is numbered
 //! behind the lease then. Invariant: no number at or above the lease was ever given to anybody.
 
-use super::{Damage, Log, LogError, file, gaps};
+use super::{Damage, Log, LogError, file, gaps, recovery};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The database's folder.
 pub(super) const DATABASE: &str = "db";
@@ -20,6 +25,8 @@ pub(super) const DATABASE: &str = "db";
 pub(super) const FORMAT: u16 = 1;
 
 const FILE: &str = "head";
+const MARK: &str = "mark";
+const MARK_BYTES: usize = 24;
 const MAGIC: &[u8; 8] = b"KAIROLOG";
 /// Numbers leased at a time: a file is written and flushed for that many events.
 const STEP: u64 = 65_536;
@@ -36,7 +43,16 @@ pub(super) enum Past {
     Killed { lease: u64 },
     /// The system stopped, or nobody knows.
     Lost { lease: Option<u64> },
+    /// The database was being made, from what lies in quarantine under this number unless it is 0.
+    Making { from: u32 },
 }
+
+const OPEN: u16 = 0;
+const CLOSED: u16 = 1;
+/// The number's upper half is that of the quarantine, the lower one the lease.
+const MAKING: u16 = 2;
+/// Bits of the lease while the database is made.
+const LEASE_BITS: u32 = 44;
 
 /// The file.
 #[derive(Debug)]
@@ -45,6 +61,20 @@ pub(super) struct Head {
     boot: [u8; 32],
     lease: u64,
     pub(super) past: Past,
+    is_begun: bool,
+    mark: File,
+    /// What the mark says, if it is of this run of the system.
+    marked: Option<u64>,
+}
+
+/// The whole of the mark.
+fn marking(last: u64, boot: &[u8; 32]) -> [u8; MARK_BYTES] {
+    let mut bytes = [0; MARK_BYTES];
+    bytes[..8].copy_from_slice(&last.to_be_bytes());
+    bytes[8..16].copy_from_slice(&boot[..8]);
+    let sum = xxh3_64(&bytes[..16]);
+    bytes[16..].copy_from_slice(&sum.to_be_bytes());
+    bytes
 }
 
 fn digest(text: &[u8]) -> [u8; 32] {
@@ -56,8 +86,13 @@ impl Head {
     pub(super) fn open(folder: &Path, boot: &str) -> Result<Head, LogError> {
         let path = folder.join(FILE);
         let boot = digest(boot.as_bytes());
+        let mut made_under = 0;
         let past = match std::fs::read(&path) {
-            Ok(bytes) => parse(&bytes, &boot)?,
+            Ok(bytes) => {
+                let (past, number) = parse(&bytes, &boot)?;
+                made_under = number & ((1 << LEASE_BITS) - 1);
+                past
+            }
             // A database without its head has lost it.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 if folder.join(DATABASE).exists() {
@@ -72,8 +107,30 @@ impl Head {
             Past::Closed(last) => last + 1,
             Past::Killed { lease } | Past::Lost { lease: Some(lease) } => lease,
             Past::New | Past::Lost { lease: None } => 0,
+            Past::Making { .. } => made_under,
         };
-        Ok(Head { folder: folder.to_path_buf(), boot, lease, past })
+        let path = folder.join(MARK);
+        let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mark = opened.map_err(file("opening", &path))?;
+        let mut found = [0; MARK_BYTES];
+        let marked = mark.read_exact_at(&mut found, 0).ok().and_then(|()| {
+            let number = u64::from_be_bytes(*found.first_chunk()?);
+            (found == marking(number, &boot)).then_some(number)
+        });
+        Ok(Head { folder: folder.to_path_buf(), boot, lease, past, is_begun: false, mark, marked })
+    }
+
+    /// Before the first write: the file has to say that the log is open, and in which run of the system.
+    pub(super) fn begin(&mut self, last: u64) -> Result<(), LogError> {
+        if self.is_begun {
+            return Ok(());
+        }
+        // What was leased before is of another run.
+        let lease = self.lease.max(last + 1) + STEP;
+        self.write(lease, OPEN, true)?;
+        self.mark(last)?;
+        (self.lease, self.is_begun) = (lease, true);
+        Ok(())
     }
 
     /// Makes sure that `seq` is leased.
@@ -82,16 +139,42 @@ impl Head {
             return Ok(());
         }
         let lease = seq + STEP;
-        self.write(lease, false)?;
+        self.write(lease, OPEN, true)?;
         self.lease = lease;
         Ok(())
     }
 
-    fn write(&self, number: u64, clean: bool) -> Result<(), LogError> {
+    /// Notes that `last` is there.
+    pub(super) fn mark(&mut self, last: u64) -> Result<(), LogError> {
+        let path = || self.folder.join(MARK);
+        self.mark.write_all_at(&marking(last, &self.boot), 0).map_err(|error| file("writing", &path())(error))
+    }
+
+    /// The last number anybody was given, or a bound for it, or nothing.
+    fn end(&self) -> Option<(u64, &'static str)> {
+        match (self.past, self.marked) {
+            (Past::New, _) => Some((0, "")),
+            // Made, and never written to.
+            (Past::Making { from: 0 }, None) if self.lease == 0 => Some((0, "")),
+            (Past::Closed(last), _) => Some((last, "events that were written are not there")),
+            (_, Some(last)) => Some((last, "events that were written are not there")),
+            _ if self.lease > 0 => {
+                Some((self.lease - 1, "the system stopped: events that were not flushed may be lost"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes that the database is being made.
+    pub(super) fn making(&self, from: u32) -> Result<(), LogError> {
+        self.write(u64::from(from) << LEASE_BITS | self.lease, MAKING, from > 0)
+    }
+
+    fn write(&self, number: u64, state: u16, flush: bool) -> Result<(), LogError> {
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&u16::from(clean).to_le_bytes());
+        bytes.extend_from_slice(&state.to_le_bytes());
         bytes.extend_from_slice(&number.to_le_bytes());
         bytes.extend_from_slice(&self.boot);
         let sum = digest(&bytes);
@@ -101,16 +184,21 @@ impl Head {
         let replace = || {
             let mut out = File::create(&beside)?;
             out.write_all(&bytes)?;
-            out.sync_all()?;
+            if flush {
+                out.sync_all()?;
+            }
             std::fs::rename(&beside, &path)?;
-            File::open(&self.folder)?.sync_all()
+            if flush {
+                File::open(&self.folder)?.sync_all()?;
+            }
+            Ok(())
         };
         replace().map_err(file("writing", &path))
     }
 }
 
-fn parse(bytes: &[u8], boot: &[u8; 32]) -> Result<Past, LogError> {
-    let lost = Past::Lost { lease: None };
+fn parse(bytes: &[u8], boot: &[u8; 32]) -> Result<(Past, u64), LogError> {
+    let lost = (Past::Lost { lease: None }, 0);
     let Some((body, sum)) = bytes.split_at_checked(BYTES - 8).filter(|(_, sum)| sum.len() >= 8) else {
         return Ok(lost);
     };
@@ -124,37 +212,31 @@ fn parse(bytes: &[u8], boot: &[u8; 32]) -> Result<Past, LogError> {
     let Some(number) = body[12..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
         return Ok(lost);
     };
-    Ok(match (body[10], &body[20..] == boot) {
-        (1, _) => Past::Closed(number),
+    let past = match (u16::from_le_bytes([body[10], body[11]]), &body[20..] == boot) {
+        (CLOSED, _) => Past::Closed(number),
+        (MAKING, _) => Past::Making { from: (number >> LEASE_BITS) as u32 },
         (_, true) => Past::Killed { lease: number },
         (_, false) => Past::Lost { lease: Some(number) },
-    })
+    };
+    Ok((past, number))
 }
 
 impl Log {
     /// Compares what is there with what was promised, leases numbers for this run, and writes down what is missing.
-    pub(super) fn mind_the_head(&mut self) -> Result<Vec<Damage>, LogError> {
+    pub(super) fn mind_the_head(&mut self, suspects: Vec<(u64, u64)>) -> Result<Vec<Damage>, LogError> {
         let Some(head) = &self.head else { return Ok(Vec::new()) };
         let last = self.totals.last;
-        let (to, what) = match head.past {
-            Past::New | Past::Killed { .. } => (last, ""),
-            Past::Closed(to) => (to, "events that were written are not there"),
-            Past::Lost { lease: Some(lease) } => {
-                (lease - 1, "the system stopped: events that were not flushed may be lost")
-            }
-            Past::Lost { lease: None } => {
-                (last + STEP, "the log's head was lost: nobody knows which numbers were used")
-            }
-        };
-        let mut damage = Vec::new();
-        if to > last {
-            damage.push(Damage { from: last + 1, to, what: what.to_owned() });
-            self.record(&damage, to)?;
+        let unknown = (last + STEP, "the log's head was lost: nobody knows which numbers were used");
+        let (end, what) = head.end().unwrap_or(unknown);
+        // What was never said to be there isn't missing.
+        let ranges = suspects.into_iter().map(|(from, to)| (from, to.min(last.max(end))));
+        let mut ranges: Vec<(u64, u64)> = ranges.filter(|(from, to)| from <= to).collect();
+        if end > last && ranges.iter().all(|(_, to)| *to < end) {
+            ranges.push((last + 1, end));
         }
-        if let Some(head) = &mut self.head {
-            // Written even if the numbers suffice: it has to say that the log is open, and in which run of the system.
-            head.lease = 0;
-            head.lease(to)?;
+        let damage = recovery::missing(&*self.reader.source, &ranges, what)?;
+        if !damage.is_empty() || end > last {
+            self.record(&damage, last.max(end))?;
         }
         Ok(damage)
     }
@@ -188,8 +270,25 @@ impl Log {
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         match &self.head {
-            Some(head) => head.write(self.totals.last, true),
+            // One that was only read is as it was.
+            Some(head) if !head.is_begun => Ok(()),
+            Some(head) => head.write(self.totals.last, CLOSED, true),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Makes the folder one of another version.
+    pub(in crate::events::log) fn set_format(folder: &Path, format: u16) {
+        let path = folder.join(FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8..10].copy_from_slice(&format.to_le_bytes());
+        let sum = digest(&bytes[..BYTES - 8]);
+        bytes[BYTES - 8..].copy_from_slice(&sum[..8]);
+        std::fs::write(&path, bytes).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use super::keys::{self, BLOCK, Room};
 use super::scan::walk::{Events, Step};
 use super::{Log, LogError};
 use crate::events::record::Record;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// The account of how far the indexes are, by name.
@@ -34,16 +34,13 @@ pub(super) struct Times {
 
 impl Times {
     pub(super) fn parse(bytes: &[u8]) -> Option<Times> {
-        let (words, []) = bytes.as_chunks::<8>() else { return None };
-        let [first, last] = words else { return None };
-        Some(Times { first: u64::from_be_bytes(*first), last: u64::from_be_bytes(*last) })
+        let [first, last] = keys::numbers(bytes)?;
+        Some(Times { first, last })
     }
 
     fn put(self, block: u64) -> Op {
-        let mut value = BytesMut::with_capacity(16);
-        value.put_u64(self.first);
-        value.put_u64(self.last);
-        Op::Put(Space::Index, keys::numbered(Room::Time, block), value.freeze())
+        let value = [self.first, self.last].map(u64::to_be_bytes).concat();
+        Op::Put(Space::Index, keys::numbered(Room::Time, block), value.into())
     }
 }
 
@@ -67,6 +64,12 @@ impl Log {
             left -= self.index_step(left.min(STEP))?;
         }
         Ok(IndexLag { indexed_to: self.indexed_to, lag: self.totals.last - self.indexed_to })
+    }
+
+    /// Begins all indexes again: they are not to be believed.
+    pub(super) fn index_anew(&mut self) -> Result<(), LogError> {
+        self.indexed_to = 0;
+        self.write(vec![Op::Delete(Space::State, keys::named(Room::Account, WATERMARK))])
     }
 
     /// One batch. Returns how many events it looked at, at least 1.

@@ -75,6 +75,13 @@ pub(super) fn number(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
+/// Bytes that are so many numbers.
+pub(super) fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
+    let (words, []) = bytes.as_chunks::<8>() else { return None };
+    let words: &[[u8; 8]; N] = words.try_into().ok()?;
+    Some(words.map(u64::from_be_bytes))
+}
+
 /// The first key behind all that begin with `prefix`.
 pub(super) fn behind(prefix: &[u8]) -> Vec<u8> {
     let mut key = prefix.to_vec();

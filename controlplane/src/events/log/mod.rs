@@ -17,15 +17,18 @@ mod gaps;
 mod head;
 mod index;
 mod keys;
+mod recovery;
+mod retention;
 mod scan;
+pub mod simulation;
 
 pub use append::{Batch, Kind, Life, Stored, Value};
 pub use gaps::{Gap, Reason, Summary};
 pub use index::IndexLag;
+pub use retention::{Dropped, Retained, Retention, Rule};
 pub use scan::query::{PageLimit, Query, Types};
 pub use scan::{Page, Reader, Stats};
 
-use backend::disk::Disk;
 use backend::memory::Memory;
 use backend::{Backend, Fault};
 use bytes::Bytes;
@@ -41,6 +44,9 @@ pub struct Options {
     pub boot: String,
 }
 
+/// Records of sessions with their order.
+pub type Lives = Vec<(u64, Kind, Bytes)>;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Opened {
@@ -51,7 +57,7 @@ pub struct Opened {
     /// Where what couldn't be read was moved to.
     pub quarantined: Vec<PathBuf>,
     /// Records of sessions, in the order they were written.
-    pub lives: Vec<(u64, Kind, Bytes)>,
+    pub lives: Lives,
 }
 
 /// Events that were lost.
@@ -113,6 +119,8 @@ pub struct Log {
     next_life: u64,
     indexed_to: u64,
     failed: bool,
+    /// Of a log in memory.
+    bytes_max: Option<u64>,
     /// Holes that readers came upon and that are not written down yet.
     found: Arc<Mutex<Vec<Damage>>>,
 }
@@ -121,30 +129,59 @@ impl Log {
     /// Opens the log in `folder`, or begins one.
     pub fn open(folder: &Path, options: Options) -> Result<(Log, Opened), LogError> {
         std::fs::create_dir_all(folder).map_err(file("making", folder))?;
-        let head = Head::open(folder, &options.boot)?;
-        let disk = Disk::open(&folder.join(head::DATABASE))?;
-        Log::over(Box::new(disk), Some(head))
+        let mut head = Head::open(folder, &options.boot)?;
+        let mut recovered = recovery::open(folder, &mut head)?;
+        if !recovered.is_salvaged
+            && Reader::of(&*recovered.disk).begin().is_err_and(|fault| fault.is_damage())
+        {
+            let mut quarantined = std::mem::take(&mut recovered.quarantined);
+            drop(recovered);
+            recovered = recovery::again(folder, &mut head)?;
+            recovered.quarantined.append(&mut quarantined);
+        }
+        let recovery::Recovered { disk, quarantined, suspects, .. } = recovered;
+        let (mut log, lives) = Log::over(disk, Some(head))?;
+        let damage = log.mind_the_head(suspects)?;
+        if !quarantined.is_empty() {
+            log.index_anew()?;
+        }
+        let opened = Opened { last_seq: log.totals.last, damage, quarantined, lives };
+        Ok((log, opened))
     }
 
-    /// A log in memory.
-    pub fn in_memory() -> Result<Log, LogError> {
-        Ok(Log::over(Box::new(Memory::default()), None)?.0)
+    /// A log in memory, of at most about so many bytes: beyond them the oldest events are dropped, as retention does.
+    pub fn in_memory(bytes_max: u64) -> Result<Log, LogError> {
+        let (mut log, _) = Log::over(Box::new(Memory::default()), None)?;
+        log.bytes_max = Some(bytes_max);
+        Ok(log)
     }
 
     /// A log over what keeps it.
     pub fn over_backend(backend: Box<dyn Backend>) -> Result<(Log, Opened), LogError> {
-        Log::over(backend, None)
+        let (log, lives) = Log::over(backend, None)?;
+        let opened = Opened { last_seq: log.totals.last, lives, ..Opened::default() };
+        Ok((log, opened))
     }
 
-    fn over(backend: Box<dyn Backend>, head: Option<Head>) -> Result<(Log, Opened), LogError> {
-        let found = Arc::new(Mutex::new(Vec::new()));
-        let reader = Reader::new(backend.source(), found.clone());
+    fn over(backend: Box<dyn Backend>, head: Option<Head>) -> Result<(Log, Lives), LogError> {
+        let reader = Reader::of(&*backend);
         let (totals, lives, indexed_to) = reader.begin()?;
         let next_life = lives.last().map_or(0, |life| life.0 + 1);
-        let mut log = Log { backend, reader, head, totals, next_life, indexed_to, failed: false, found };
-        let damage = log.mind_the_head()?;
-        let opened = Opened { last_seq: log.totals.last, damage, quarantined: Vec::new(), lives };
-        Ok((log, opened))
+        let found = reader.found.clone();
+        Ok((
+            Log {
+                backend,
+                reader,
+                head,
+                totals,
+                next_life,
+                indexed_to,
+                failed: false,
+                bytes_max: None,
+                found,
+            },
+            lives,
+        ))
     }
 
     /// Where it is read.
@@ -161,6 +198,9 @@ impl Log {
     fn write(&mut self, batch: Vec<backend::Op>) -> Result<(), LogError> {
         if self.failed {
             return Err(LogError::Failed);
+        }
+        if let Some(head) = &mut self.head {
+            head.begin(self.totals.last).inspect_err(|_| self.failed = true)?;
         }
         self.backend.write(batch).inspect_err(|_| self.failed = true)?;
         Ok(())

@@ -22,8 +22,8 @@ use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{ResetReason, ViewChangedRecord, ViewResetRecord};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::view::{
-    ViewDefineResult, ViewDefinition, ViewDoneResult, ViewGap, ViewGetParams, ViewListResult, ViewRow,
-    ViewWatchParams,
+    ViewChangesParams, ViewDefineResult, ViewDefinition, ViewDoneResult, ViewGap, ViewGetParams,
+    ViewListResult, ViewRow, ViewWatchParams,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -69,11 +69,20 @@ struct Watcher {
     ticket: Option<u64>,
 }
 
+/// Who waits for a change to read.
+#[derive(Debug)]
+struct Poll {
+    of: ViewChangesParams,
+    hearer: Hearer,
+}
+
 /// The views, and what they read.
 pub struct Host {
     reader: Reader,
     views: Views,
     watchers: BTreeMap<SubscriptionId, Watcher>,
+    /// By ticket.
+    polls: BTreeMap<u64, Poll>,
     /// How far each view was when it was stored.
     stored: BTreeMap<Arc<str>, u64>,
     /// Views of which something is stored that is of no use.
@@ -89,6 +98,7 @@ impl Host {
             reader,
             views: Views::new(owner_uid, limits),
             watchers: BTreeMap::new(),
+            polls: BTreeMap::new(),
             stored: BTreeMap::new(),
             leftover: Vec::new(),
             unstored: 0,
@@ -187,7 +197,17 @@ impl Host {
 
     /// Answers, now or when there is something to tell.
     pub fn ask(&mut self, inquiry: Inquiry) -> Option<Answer> {
-        let Inquiry { ticket, what, hearer } = inquiry;
+        let (ticket, what, hearer) = match inquiry {
+            Inquiry::Want { ticket, what, hearer } => (ticket, what, hearer),
+            Inquiry::Forget(ticket) => {
+                self.polls.remove(&ticket);
+                return None;
+            }
+            Inquiry::Leave(subscription) => {
+                self.watchers.remove(&subscription);
+                return None;
+            }
+        };
         let mut keep = Vec::new();
         let found = match what {
             Wanted::List => self.list(&hearer),
@@ -195,14 +215,21 @@ impl Host {
             Wanted::Define(definition) => self.define(*definition, &hearer, &mut keep),
             Wanted::Drop(name) => self.drop_view(&name, &hearer, &mut keep),
             Wanted::Rebuild(name) => self.rebuild(&name, &hearer, &mut keep),
+            Wanted::Poll(of) => {
+                let waits = of.wait_ms.is_some();
+                let poll = Poll { of, hearer };
+                match polled(&self.views, &poll, waits).transpose() {
+                    Some(found) => found,
+                    None => {
+                        self.polls.insert(ticket, poll);
+                        return None;
+                    }
+                }
+            }
             Wanted::Begin(of) => self.begin(&of),
             Wanted::Changes { of, subscription } => {
                 let watcher = Watcher { of, hearer, ticket: None };
                 self.watchers.entry(subscription).or_insert(watcher).ticket = Some(ticket);
-                return None;
-            }
-            Wanted::Leave(subscription) => {
-                self.watchers.remove(&subscription);
                 return None;
             }
         };
@@ -220,6 +247,11 @@ impl Host {
             let goes_on = found.is_ok();
             due.push(Answer { ticket, found, keep: Vec::new() });
             goes_on
+        });
+        self.polls.retain(|ticket, poll| {
+            let Some(found) = polled(views, poll, true).transpose() else { return true };
+            due.push(Answer { ticket: *ticket, found, keep: Vec::new() });
+            false
         });
         due
     }
@@ -289,6 +321,9 @@ impl Host {
         // At the next look they find that they are ahead of it, whatever it has folded by then.
         for watcher in self.watchers.values_mut().filter(|watcher| watcher.of.name == name) {
             watcher.of.since = Some(u64::MAX);
+        }
+        for poll in self.polls.values_mut().filter(|poll| poll.of.name == name) {
+            poll.of.since = u64::MAX;
         }
     }
 
@@ -408,6 +443,20 @@ impl Iterator for Rows<'_> {
         let (key, row) = self.page.pop()?;
         Some((key.slice(self.prefix.len()..), row))
     }
+}
+
+/// What has changed for who asks; nothing if nothing has and it waits.
+fn polled(views: &Views, poll: &Poll, waits: bool) -> Result<Option<Found>, WireError> {
+    let Poll { of, hearer } = poll;
+    let limit = of.limit.unwrap_or(ROWS) as usize;
+    let mut changes = views.changed_since(&of.name, of.since, of.key.as_deref(), limit, &hearer.principal)?;
+    if waits && changes.rows.is_empty() && changes.removed.is_empty() && !changes.reset {
+        return Ok(None);
+    }
+    for row in &mut changes.rows {
+        speak(hearer.dialect, row)?;
+    }
+    said(hearer.dialect, &changes).map(Some)
 }
 
 /// Frames of what a watcher is to be told; nothing if there is nothing.

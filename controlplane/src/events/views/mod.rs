@@ -29,7 +29,7 @@ mod tests;
 
 pub use definition::DefinitionError;
 pub use host::{Host, Keeping};
-pub use view::{Changes, Checkpoint, Query, RestoreError, View};
+pub use view::{Checkpoint, Query, RestoreError, View};
 
 use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
@@ -41,7 +41,7 @@ use definition::Defined;
 use fold::Fold;
 use kairo_wire::codec::CodecError;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::methods::view::{ViewDefinition, ViewGap, ViewGetResult, ViewSummary};
+use kairo_wire::methods::view::{ViewChangesResult, ViewDefinition, ViewGap, ViewGetResult, ViewSummary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -275,7 +275,7 @@ impl Views {
         only: Option<&str>,
         limit: usize,
         principal: &Principal,
-    ) -> Result<Changes, ViewError> {
+    ) -> Result<ViewChangesResult, ViewError> {
         let (_, view) = self.views.get(name).ok_or(ViewError::Unknown)?;
         Ok(view.changed_since(since, only, limit.clamp(1, ROWS_MAX), principal))
     }

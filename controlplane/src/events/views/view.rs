@@ -16,7 +16,7 @@ use crate::events::views::table::{Part, Table};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
-use kairo_wire::methods::view::{ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary};
+use kairo_wire::methods::view::{ViewChangesResult, ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -86,19 +86,6 @@ pub struct Query<'q> {
     pub after: Option<&'q str>,
     /// At most so many.
     pub limit: usize,
-}
-
-/// Rows that changed, as they are now.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Changes {
-    /// New ones and others.
-    pub rows: Vec<ViewRow>,
-    /// Keys whose row is gone.
-    pub removed: Vec<String>,
-    /// What has changed is no longer known.
-    pub reset: bool,
-    /// Later changes are those after this event.
-    pub seq: u64,
 }
 
 /// What a checkpoint has to write, see [`View::checkpoint`].
@@ -305,8 +292,8 @@ impl View {
         only: Option<&str>,
         limit: usize,
         principal: &Principal,
-    ) -> Changes {
-        let mut result = Changes { seq: self.seq(), ..Changes::default() };
+    ) -> ViewChangesResult {
+        let mut result = ViewChangesResult { seq: self.seq(), ..ViewChangesResult::default() };
         let changes = if since > self.seq() { None } else { self.table.changes_since(since) };
         let Some(changes) = changes else {
             result.reset = true;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy, PinningPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// Blocks kept in memory, of all spaces together.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -17,13 +17,26 @@ const CACHE_BYTES: u64 = 8 << 20;
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Files kept open.
 const FILES_MAX: usize = 256;
-/// Flushes and compactions never hurry.
-const WORKERS: usize = 1;
+/// One flushes while the other compacts; with one, memory grows while it is busy.
+const WORKERS: usize = 2;
+/// Written and not yet in tables. Beyond it a write waits for a flush: fjall itself sets no bound.
+const BUFFER_BYTES_MAX: u64 = 48 << 20;
 
 /// The open database.
 pub struct Disk {
     files: Files,
 }
+
+/// A database that is made at the first write: making one flushes dozens of files, and a start doesn't wait for that.
+pub(in crate::events::log) struct Late {
+    folder: PathBuf,
+    disk: Option<Disk>,
+    source: Arc<LateFiles>,
+}
+
+/// Its files, once there are any.
+#[derive(Default)]
+struct LateFiles(OnceLock<Files>);
 
 #[derive(Clone)]
 struct Files {
@@ -82,6 +95,8 @@ impl Disk {
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .max_cached_files(Some(FILES_MAX))
+            // Salvage reads journals itself, and records are compressed in tables.
+            .journal_compression(CompressionType::None)
             .worker_threads(WORKERS)
             .open()?;
         let open = |space: Space| database.keyspace(space.name(), || space.options());
@@ -99,6 +114,60 @@ impl Disk {
     }
 }
 
+impl Late {
+    pub(in crate::events::log) fn new(folder: PathBuf) -> Late {
+        Late { folder, disk: None, source: Arc::default() }
+    }
+}
+
+impl Backend for Late {
+    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+        let disk = match &mut self.disk {
+            Some(disk) => disk,
+            None => {
+                let disk = Disk::open(&self.folder)?;
+                let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
+                self.disk.insert(Disk { files })
+            }
+        };
+        disk.write(batch)
+    }
+
+    fn sync(&mut self) -> Result<(), Fault> {
+        self.disk.as_mut().map_or(Ok(()), Disk::sync)
+    }
+
+    fn source(&self) -> Arc<dyn Source> {
+        self.source.clone()
+    }
+}
+
+impl Source for LateFiles {
+    fn view(&self) -> Box<dyn View + '_> {
+        match self.0.get() {
+            Some(files) => files.view(),
+            None => Box::new(Nothing),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.get().map_or(0, Files::bytes)
+    }
+}
+
+/// What is in a database that isn't there yet.
+struct Nothing;
+
+impl View for Nothing {
+    fn get(&self, _: Space, _: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(None)
+    }
+
+    fn rows(&self, _: Space, _: &[u8], _: &[u8], _: bool) -> Rows<'_> {
+        Box::new(std::iter::empty())
+    }
+}
+
 impl Backend for Disk {
     fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
         let mut out = self.files.database.batch();
@@ -108,7 +177,12 @@ impl Backend for Disk {
                 Op::Delete(space, key) => out.remove(&self.files.spaces[space as usize], key),
             }
         }
-        Ok(out.commit()?)
+        out.commit()?;
+        if self.files.database.write_buffer_size() > BUFFER_BYTES_MAX {
+            // Nearly all of it is events.
+            self.files.spaces[Space::Events as usize].rotate_memtable_and_wait()?;
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), Fault> {

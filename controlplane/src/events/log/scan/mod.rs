@@ -8,11 +8,11 @@ pub(super) mod query;
 pub(super) mod walk;
 
 use super::append::{Kind, TOTALS, Totals};
-use super::backend::{Fault, Source, Space, View};
+use super::backend::{Backend, Fault, Source, Space, View};
 use super::gaps::{self, Gap, Reason};
 use super::index::{IndexLag, WATERMARK};
 use super::keys::{self, Room};
-use super::{Damage, LogError};
+use super::{Damage, Lives, LogError};
 use crate::events::record::Record;
 use bytes::Bytes;
 use postings::Candidates;
@@ -24,7 +24,7 @@ use walk::{Events, Step};
 #[derive(Clone)]
 pub struct Reader {
     pub(super) source: Arc<dyn Source>,
-    found: Arc<Mutex<Vec<Damage>>>,
+    pub(super) found: Arc<Mutex<Vec<Damage>>>,
 }
 
 /// Some of the events that match, in order.
@@ -56,11 +56,11 @@ pub struct Stats {
 }
 
 /// How an opened log goes on: its totals, the lives, and how far the indexes are.
-type Beginning = (Totals, Vec<(u64, Kind, Bytes)>, u64);
+type Beginning = (Totals, Lives, u64);
 
 impl Reader {
-    pub(super) fn new(source: Arc<dyn Source>, found: Arc<Mutex<Vec<Damage>>>) -> Reader {
-        Reader { source, found }
+    pub(super) fn of(backend: &dyn Backend) -> Reader {
+        Reader { source: backend.source(), found: Arc::default() }
     }
 
     pub(super) fn begin(&self) -> Result<Beginning, Fault> {
@@ -155,7 +155,7 @@ impl Reader {
     }
 
     /// Records of sessions, in the order they were written.
-    pub fn lives(&self) -> Result<Vec<(u64, Kind, Bytes)>, LogError> {
+    pub fn lives(&self) -> Result<Lives, LogError> {
         Ok(lives(&*self.source.view())?)
     }
 
@@ -260,7 +260,7 @@ pub(super) fn first_seq(view: &dyn View, last: u64) -> Result<Option<u64>, Fault
     Ok(None)
 }
 
-fn lives(view: &dyn View) -> Result<Vec<(u64, Kind, Bytes)>, Fault> {
+fn lives(view: &dyn View) -> Result<Lives, Fault> {
     let prefix = [Room::Life as u8];
     let mut lives = Vec::new();
     for row in view.rows(Space::State, &prefix, &keys::behind(&prefix), false) {

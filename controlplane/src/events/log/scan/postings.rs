@@ -115,7 +115,10 @@ impl<'a> Candidates<'a> {
                 match group.next(at, span) {
                     Ok(Some(next)) => at = next,
                     Ok(None) => return Ok(None),
-                    Err(fault) if fault.is_damage() => unreadable = Some(index),
+                    Err(fault) if fault.is_damage() => {
+                        unreadable = Some(index);
+                        break;
+                    }
                     Err(fault) => return Err(fault),
                 }
             }

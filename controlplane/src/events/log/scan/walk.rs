@@ -1,7 +1,9 @@
 //! Events one by one, around what can't be read.
 //!
-//! A damaged block makes every read into it fail. Where reading works again is found by probing ahead in doubling steps
-//! and then halving; what lies between is a hole. Invariant: steps move in one direction and never overlap.
+//! A damaged block makes every read into it fail, a damaged index every read of a range that reaches into its table. So
+//! after a failure the range is read in windows that shrink until one can be read, or is a single number that can't.
+//! Where reading works again behind that one is found by looking at single numbers in doubling steps and then halving;
+//! what lies between is a hole. Invariant: steps move in one direction and never overlap.
 
 use crate::events::log::backend::{Fault, Rows, Space, View};
 use crate::events::log::keys;
@@ -10,6 +12,10 @@ use std::io::ErrorKind;
 
 /// Rows that are stepped over rather than looked for anew.
 pub(super) const NEAR: u64 = 32;
+
+/// By how much windows shrink after a failure, and from where.
+const SHRINK: u64 = 16;
+const WINDOW_MAX: u64 = 4_096;
 
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +32,10 @@ pub(in crate::events::log) struct Events<'a> {
     /// What is left of the range; none when nothing is.
     rest: Option<(u64, u64)>,
     backward: bool,
-    rows: Option<Rows<'a>>,
+    /// How much of it is read as one.
+    window: u64,
+    /// The rows of a window, and its far end.
+    rows: Option<(Rows<'a>, u64)>,
     back: Option<(u64, Bytes)>,
 }
 
@@ -50,7 +59,7 @@ impl Fault {
 impl<'a> Events<'a> {
     pub(in crate::events::log) fn new(view: &'a dyn View, from: u64, to: u64, backward: bool) -> Events<'a> {
         let rest = (from <= to).then_some((from, to));
-        Events { view, rest, backward, rows: None, back: None }
+        Events { view, rest, backward, window: u64::MAX, rows: None, back: None }
     }
 
     /// The next event at `at` or beyond it, or a hole before one.
@@ -60,10 +69,15 @@ impl<'a> Events<'a> {
         }
         self.skip_to(at);
         while let Some((from, to)) = self.rest {
-            let view = self.view;
-            let rows = self.rows.get_or_insert_with(|| rows(view, from, to, self.backward));
+            let (view, backward, size) = (self.view, self.backward, self.window);
+            let (rows, edge) = self.rows.get_or_insert_with(|| window(view, from, to, backward, size));
+            let edge = *edge;
             match rows.next() {
-                None => self.rest = None,
+                None => {
+                    self.rows = None;
+                    self.leave(edge);
+                    self.window = self.window.saturating_mul(2);
+                }
                 Some(Ok((key, record))) => {
                     let Some(seq) = keys::number(&key) else { continue };
                     self.leave(seq);
@@ -73,9 +87,13 @@ impl<'a> Events<'a> {
                 }
                 Some(Err(fault)) if fault.is_damage() => {
                     self.rows = None;
-                    let (first, last) = self.hole(from, to)?;
-                    self.leave(if self.backward { first } else { last });
-                    return Ok(Some(Step::Hole(first, last)));
+                    let length = if self.backward { to - edge } else { edge - from };
+                    if length == 0 {
+                        let (first, last) = self.hole(from, to)?;
+                        self.leave(if self.backward { first } else { last });
+                        return Ok(Some(Step::Hole(first, last)));
+                    }
+                    self.window = length.min(WINDOW_MAX).div_ceil(SHRINK);
                 }
                 Some(Err(fault)) => return Err(fault),
             }
@@ -116,8 +134,8 @@ impl<'a> Events<'a> {
         let (length, backward) = (to - from, self.backward);
         // By how far it is from the beginning of the range; the beginning itself can't be read.
         let readable = |far: u64| {
-            let (from, to) = if backward { (from, to - far) } else { (from + far, to) };
-            match rows(self.view, from, to, backward).next() {
+            let seq = if backward { to - far } else { from + far };
+            match rows(self.view, seq, seq, backward).next() {
                 Some(Err(fault)) if fault.is_damage() => Ok(false),
                 Some(Err(fault)) => Err(fault),
                 Some(Ok(_)) | None => Ok(true),
@@ -139,4 +157,16 @@ impl<'a> Events<'a> {
 
 fn rows(view: &dyn View, from: u64, to: u64, backward: bool) -> Rows<'_> {
     view.rows(Space::Events, &keys::event(from), &keys::event(to.saturating_add(1)), backward)
+}
+
+/// The first `size` numbers of the range, in the direction of the walk, and the last of these.
+fn window(view: &dyn View, from: u64, to: u64, backward: bool, size: u64) -> (Rows<'_>, u64) {
+    let far = size - 1;
+    if backward {
+        let edge = from.max(to.saturating_sub(far));
+        (rows(view, edge, to, true), edge)
+    } else {
+        let edge = to.min(from.saturating_add(far));
+        (rows(view, from, edge, false), edge)
+    }
 }

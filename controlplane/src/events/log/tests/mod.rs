@@ -1,3 +1,10 @@
+//! The log over memory and over files, against what a look at each event says.
+
+mod damage;
+mod faults;
+mod format;
+mod retention;
+
 use super::*;
 use crate::events::record::Record;
 use crate::events::record::tests::record;
@@ -115,7 +122,7 @@ fn every_query_finds_what_a_look_at_each_event_finds() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = match seed % 4 {
             0 => Log::open(folder.path(), Options::default()).unwrap().0,
-            _ => Log::in_memory().unwrap(),
+            _ => Log::in_memory(u64::MAX).unwrap(),
         };
         let (mut kept, mut seq, mut time) = (Vec::new(), 0, 10_000_000);
         for _ in 0..dice.below(30) + 5 {
@@ -184,7 +191,7 @@ fn what_was_written_is_there_after_the_next_open() {
 
 #[test]
 fn a_hundred_thousand_types_are_as_good_as_one() {
-    let mut log = Log::in_memory().unwrap();
+    let mut log = Log::in_memory(u64::MAX).unwrap();
     let data = Raw::of(&1).unwrap();
     let topics: Vec<String> = (1..=100_000).map(|n| format!("t.{n}.x")).collect();
     for (chunk, topics) in topics.chunks(10_000).enumerate() {

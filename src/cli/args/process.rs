@@ -1,75 +1,13 @@
-//! What can be typed: commands, flags, help.
-//!
-//! Shapes only. Every command's help ends in examples; the help texts are tested, so that a change to the command
-//! line is a change somebody meant. What is typed is judged in [`crate::config`] and in each command's own file.
+//! Commands about processes and their streams.
 
+use crate::cli::args::{Lasting, LogFlags, Story};
 use crate::cli::detach::DetachKeys;
 use crate::cli::logs::Amount;
 use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::terminal::Size;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use kairo_dataplane::points::Point;
+use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
-
-/// Runs programs, streams them both ways, keeps count of every byte.
-#[derive(Debug, Parser)]
-#[command(name = "kairo", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: the child's own; 125 Kairo failed; 126 not executable; 127 not found; \
-    128+n ended by signal n.\n\nExamples:\n  kairo run -- sh -c 'echo hello; exit 3'\n  \
-    kairo serve &\n  kairo spawn --id repl --pty python3\n  kairo attach repl")]
-pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) global: Global,
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
-
-/// Flags of every command.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Global {
-    /// The daemon's socket [env: KAIRO_IPC_SOCKET] [default: /run/kairo/kernel.sock for root, else
-    /// $XDG_RUNTIME_DIR/kairo/kernel.sock]
-    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
-    pub(crate) socket: Option<String>,
-    /// Configuration file [env: KAIRO_CONFIG] [default: $XDG_CONFIG_HOME/kairo/config.toml, else
-    /// /etc/kairo/config.toml]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
-    pub(crate) config: Option<PathBuf>,
-    /// Print JSON, one value a line, each with "v":1
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    Run(Run),
-    Serve(Serve),
-    Spawn(Spawn),
-    Attach(Attach),
-    Write(Write),
-    Logs(Logs),
-    Ps(Ps),
-    Status(Target),
-    Wait(Wait),
-    Kill(Kill),
-    Signal(Signal),
-    Limit(Limit),
-    Resize(Resize),
-    Shutdown(Shutdown),
-    Events(Events),
-    Call(Call),
-    Introspect(Introspect),
-    Doctor(Doctor),
-    Config(ConfigCommand),
-    Completions(Completions),
-    /// The process that forks; started by the kernel, not by people.
-    #[command(hide = true)]
-    Keeper {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-}
 
 /// Run a program under a kernel of its own, without a daemon
 ///
@@ -124,61 +62,6 @@ pub(crate) struct Program {
     pub(crate) command: Vec<OsString>,
 }
 
-/// Run the daemon in the foreground
-///
-/// Prints one line when it is ready. Refuses to start over a living socket, over a file that is not its own, or in
-/// a folder where others could replace the socket. What it started goes on when it ends: by SIGTERM or SIGINT, by a
-/// crash or kill -9. The next `kairo serve` with the same --state takes it over, with every byte. `kairo shutdown` ends
-/// the programs too.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo serve\n  kairo serve --socket /tmp/k/kernel.sock --state /tmp/k/state --driver poll --cores 1\n  \
-    kairo serve --group media --log info,kairo_dataplane=debug --log-format json --log-file /var/log/kairo/kairo.log"
-)]
-pub(crate) struct Serve {
-    /// Folder for what outlives the daemon [env: KAIRO_STATE] [default: /var/lib/kairo for root, else
-    /// $XDG_STATE_HOME/kairo]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state: Option<String>,
-    /// auto, uring or poll [env: KAIRO_DRIVER] [default: auto]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) driver: Option<String>,
-    /// Reactor threads, or auto for one per core [env: KAIRO_CORES] [default: auto]
-    #[arg(long, value_name = "N")]
-    pub(crate) cores: Option<String>,
-    /// Let members of this group connect, as users with processes of their own [env: KAIRO_GROUP]
-    #[arg(long, value_name = "GROUP")]
-    pub(crate) group: Option<String>,
-    #[command(flatten)]
-    pub(crate) log: LogFlags,
-    /// Take a state folder that another machine or user has written; the processes it tells of are lost
-    #[arg(long)]
-    pub(crate) adopt_foreign_state: bool,
-    /// Die when a named point is reached for the Nth time, as by kill -9 (for tests).
-    #[arg(long, value_name = "POINT[:N]", hide = true, value_parser = parse_point)]
-    pub(crate) die_at: Option<(Point, u64)>,
-}
-
-fn parse_point(text: &str) -> Result<(Point, u64), String> {
-    match text.split_once(':') {
-        None => Ok((text.parse()?, 1)),
-        Some((point, nth)) => Ok((point.parse()?, nth.parse().map_err(|_| format!("{nth:?} is no number"))?)),
-    }
-}
-
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct LogFlags {
-    /// Log level or filter [env: KAIRO_LOG] [default: info; run: warn]
-    #[arg(long = "log", value_name = "FILTER")]
-    pub(crate) level: Option<String>,
-    /// text or json [env: KAIRO_LOG_FORMAT] [default: text]
-    #[arg(long = "log-format", value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-    /// Log to a file, rotated as the configuration says, and not to stderr [env: KAIRO_LOG_FILE]
-    #[arg(long = "log-file", value_name = "FILE")]
-    pub(crate) file: Option<String>,
-}
-
 /// Start a program under the daemon
 ///
 /// It goes on when kairo and its callers are gone. Its output is kept (its beginning and its latest) and can be
@@ -221,6 +104,8 @@ pub(crate) struct Spawn {
     #[arg(long, value_name = "N", requires = "restart")]
     pub(crate) restart_limit: Option<u32>,
     #[command(flatten)]
+    pub(crate) story: Story,
+    #[command(flatten)]
     pub(crate) program: Program,
 }
 
@@ -244,14 +129,6 @@ impl std::str::FromStr for SpoolSize {
         size.map(|size| SpoolSize(Some(size.0)))
             .ok_or_else(|| format!("{text:?} is no size; write 64MiB or 10GiB"))
     }
-}
-
-/// For commands that go on for long.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub(crate) struct Lasting {
-    /// End when the daemon is gone, instead of waiting for it to come back for KAIRO_RECONNECT seconds [default: 30]
-    #[arg(long)]
-    pub(crate) no_reconnect: bool,
 }
 
 /// Connect this terminal to a process
@@ -428,6 +305,8 @@ pub(crate) struct Kill {
     /// Only the process itself, not what it started
     #[arg(long)]
     pub(crate) leader: bool,
+    #[command(flatten)]
+    pub(crate) story: Story,
 }
 
 /// Send a signal
@@ -443,6 +322,8 @@ pub(crate) struct Signal {
     /// Only the process itself, not what it started
     #[arg(long)]
     pub(crate) leader: bool,
+    #[command(flatten)]
+    pub(crate) story: Story,
 }
 
 /// Change how fast a process may write, and how much of it is kept
@@ -475,6 +356,8 @@ pub(crate) struct Limit {
     /// Make it wait, when nobody reads and its history is full (true), or forget the middle (false)
     #[arg(long, value_name = "BOOL")]
     pub(crate) block_unread: Option<bool>,
+    #[command(flatten)]
+    pub(crate) story: Story,
 }
 
 /// Change the size of a process's terminal
@@ -488,113 +371,6 @@ pub(crate) struct Resize {
     /// Columns and rows; ours if absent
     #[arg(value_name = "COLSxROWS")]
     pub(crate) size: Option<Size>,
-}
-
-/// End every process, then the daemon
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo shutdown\n  kairo shutdown --grace 30")]
-pub(crate) struct Shutdown {
-    /// Seconds between SIGTERM and SIGKILL [default: 5]
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) grace: Option<f64>,
-}
-
-/// Show events as they happen, one a line
-///
-/// In a pattern, * stands for one part of a topic and > for the rest.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo events -f 'kairo.process.>'\n  kairo events --count 1 kairo.process.exited\n  \
-    kairo events -f --json 'kairo.>' | jq -c .payload"
-)]
-pub(crate) struct Events {
-    /// Which topics
-    #[arg(default_value = "kairo.>")]
-    pub(crate) pattern: String,
-    /// Go on for ever (the default until there are past events to show)
-    #[arg(long, short)]
-    pub(crate) follow: bool,
-    /// End after this many
-    #[arg(long, value_name = "N")]
-    pub(crate) count: Option<u64>,
     #[command(flatten)]
-    pub(crate) lasting: Lasting,
-}
-
-/// Call any method of the daemon
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo call kernel.ping\n  kairo call process.status '{\"id\": \"repl\", \"detail\": true}'\n  \
-    echo '{\"id\": \"repl\"}' | kairo call process.wait -"
-)]
-pub(crate) struct Call {
-    /// Its name; `kairo introspect` lists them
-    pub(crate) method: String,
-    /// Its parameters, JSON; - reads them from stdin
-    #[arg(default_value = "{}")]
-    pub(crate) params: String,
-    /// Seconds to wait for the answer at most
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<f64>,
-}
-
-/// Describe the daemon's methods, events, errors and permissions
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo introspect\n  kairo introspect process.spawn\n  kairo introspect --json process.spawn | jq .params"
-)]
-pub(crate) struct Introspect {
-    /// One method; all of them if absent
-    pub(crate) method: Option<String>,
-    /// What this program knows, without asking a daemon
-    #[arg(long)]
-    pub(crate) offline: bool,
-}
-
-/// Tell which guarantees hold on this machine, and why others don't
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo doctor\n  kairo doctor --json | jq '.facts[] | select(.standing != \"holds\")'"
-)]
-pub(crate) struct Doctor {}
-
-/// Look at the configuration
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo config check\n  kairo config check /etc/kairo/config.toml\n  kairo config check --json | jq .config.limits"
-)]
-pub(crate) struct ConfigCommand {
-    #[command(subcommand)]
-    pub(crate) command: ConfigSubcommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ConfigSubcommand {
-    Check(ConfigCheck),
-}
-
-/// Read a configuration file as the daemon would, and say what comes of it
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kairo config check\n  kairo config check ./config.toml")]
-pub(crate) struct ConfigCheck {
-    /// The file; the one that counts if absent
-    pub(crate) file: Option<PathBuf>,
-}
-
-/// Print a completion script for a shell
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  kairo completions bash > ~/.local/share/bash-completion/completions/kairo\n  \
-    kairo completions zsh > \"${fpath[1]}/_kairo\"\n  kairo completions fish > ~/.config/fish/completions/kairo.fish"
-)]
-pub(crate) struct Completions {
-    #[arg(value_enum)]
-    pub(crate) shell: ShellChoice,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ShellChoice {
-    Bash,
-    Zsh,
-    Fish,
+    pub(crate) story: Story,
 }
