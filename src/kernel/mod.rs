@@ -23,6 +23,7 @@ use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::events::views;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
@@ -176,7 +177,8 @@ fn start_plane(
         },
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
-    let log = log.begin(&control, plane.handle(), rustix::process::geteuid().as_raw())?;
+    let of_views = views::Limits { defined_bytes: config.limits.view_bytes_max, ..views::Limits::default() };
+    let log = log.begin(&control, plane.handle(), (rustix::process::geteuid().as_raw(), of_views))?;
     control.with(|kernel| kernel.ready(clock::now(), &mut out));
     plane.handle().carry_out(out);
     Ok((plane, control, log))

@@ -150,7 +150,7 @@ impl Waiting {
         self,
         control: &Arc<ControlPlane>,
         plane: PlaneHandle,
-        owner_uid: u32,
+        (owner_uid, limits): (u32, Limits),
     ) -> Result<Running> {
         let Waiting { log, sealer, shared, questions, views: (caller, words) } = self;
         let ear = Ear { control: Arc::clone(control), plane };
@@ -163,7 +163,7 @@ impl Waiting {
         let beginning = views::Beginning {
             reader: log.reader(),
             owner_uid,
-            limits: Limits::default(),
+            limits,
             words,
             caller: caller.clone(),
             keeper: views::Keeper::new(Arc::clone(&shared)),

@@ -138,6 +138,8 @@ pub struct SessionRow {
     /// When the newest began, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<u64>,
+    /// Its newest life has not ended, or another is due.
+    pub open: bool,
 }
 
 crate::methods::words! {

@@ -105,6 +105,10 @@ pub struct ViewDefinition {
     pub key: Vec<String>,
     /// What a row holds; 1 to 16.
     pub reducers: Vec<ViewReducer>,
+    /// How much its rows may take, bytes, of what all defined views may take together; 4 MiB if absent. New rows are made
+    /// until half of it is taken, the rest is for those to grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
 }
 
 /// A condition on a field of an event. On a field that isn't there none holds but `exists: false`.
@@ -258,6 +262,12 @@ pub struct ViewSummary {
     pub skips: Vec<ViewSkip>,
     /// Events that would have made a row past the limit.
     pub overflowed: u64,
+    /// Rows of what was over that have made room, oldest first.
+    #[serde(default)]
+    pub evicted: u64,
+    /// The last event in its checkpoint; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_seq: Option<u64>,
     /// Ranges that were no longer in the log.
     pub gaps: u64,
     /// Events that were in them, as far as it was told.

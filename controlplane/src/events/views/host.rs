@@ -259,6 +259,9 @@ impl Host {
     fn list(&self, hearer: &Hearer) -> Result<Found, WireError> {
         let last = self.reader.last_seq().map_err(unread)?;
         let mut views = self.views.list(last, &hearer.principal);
+        for view in &mut views {
+            view.stored_seq = self.stored.get(view.name.as_str()).copied();
+        }
         for definition in views.iter_mut().filter_map(|view| view.definition.as_mut()) {
             for condition in &mut definition.filter {
                 condition.value = spoken(hearer.dialect, condition.value.as_ref())?;

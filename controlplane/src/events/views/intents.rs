@@ -5,7 +5,7 @@
 
 use crate::events::record::Record;
 use crate::events::views::fold::{Fields, Folded, Shown, Skip, cut};
-use crate::events::views::table::{Part, Table};
+use crate::events::views::table::{self, Part, Table};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::event::{Event, ProcessEnded, ProcessExited, ProcessLost, ProcessSpawned};
 use kairo_wire::methods::rows::{IntentRow, IntentState, ProcessCounts};
@@ -20,7 +20,14 @@ const TEXT_BYTES_MAX: usize = 512;
 
 /// What one audience may hear of an intent.
 #[derive(Default, Serialize, Deserialize)]
-struct State(Option<IntentRow>, u64, u64, u64);
+pub(super) struct State(Option<IntentRow>, u64, u64, u64);
+
+impl table::State for State {
+    fn is_over(&self) -> bool {
+        let State(row, started, _, ended) = self;
+        row.as_ref().is_none_or(|row| row.state != IntentState::Open) && ended >= started
+    }
+}
 
 pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Skip> {
     let fields = Fields::of(record);

@@ -6,7 +6,7 @@
 use crate::events::record::Record;
 use crate::events::views::fold::{Fields, Folded, Skip, cut};
 use crate::events::views::intents;
-use crate::events::views::table::Table;
+use crate::events::views::table::{State, Table};
 use kairo_wire::event::{Event, ProcessEnded, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::rows::{LiveKind, LiveRow};
@@ -45,6 +45,8 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
         _ => Ok(Folded::No),
     }
 }
+
+impl State for LiveRow {}
 
 /// What was not there is no event of this view's.
 fn gone(record: &Record<'_>, table: &mut Table, texts: &[String]) -> Folded {

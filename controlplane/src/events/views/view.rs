@@ -10,7 +10,7 @@ use crate::auth::grant::hears;
 use crate::auth::principal::Principal;
 use crate::digest::xxh64;
 use crate::events::record::Record;
-use crate::events::views::Limits;
+use crate::events::views::Bounds;
 use crate::events::views::fold::{Fold, Folded, Skip};
 use crate::events::views::table::{Part, Table};
 use bytes::{Bytes, BytesMut};
@@ -54,6 +54,7 @@ struct Counts {
     skipped: u64,
     skips: Vec<(u64, String)>,
     overflowed: u64,
+    evicted: u64,
     gaps: u64,
     missed: u64,
     gap: Vec<ViewGap>,
@@ -70,7 +71,7 @@ struct Header(u32, u64, u64, Counts, u64, u64);
 pub struct View {
     fold: Fold,
     digest: u128,
-    limits: Limits,
+    bounds: Bounds,
     table: Table,
     counts: Counts,
 }
@@ -99,8 +100,8 @@ pub struct Checkpoint<R> {
 }
 
 impl View {
-    pub(super) fn new(fold: Fold, digest: u128, limits: Limits) -> View {
-        View { fold, digest, limits, table: Table::new(limits), counts: Counts::default() }
+    pub(super) fn new(fold: Fold, digest: u128, bounds: Bounds) -> View {
+        View { fold, digest, bounds, table: Table::new(bounds), counts: Counts::default() }
     }
 
     /// The last event it has looked at.
@@ -122,6 +123,7 @@ impl View {
             Some(record) => self.fold.fold(record, &mut self.table),
             None => Err(Skip::new("it is no event")),
         };
+        self.counts.evicted += self.table.take_evicted();
         match folded {
             Ok(Folded::Yes) => self.counts.events += 1,
             Ok(Folded::No) => {}
@@ -167,7 +169,7 @@ impl View {
 
     /// Back to before the first event.
     pub(super) fn rebuild(&mut self) {
-        self.table = Table::new(self.limits);
+        self.table = Table::new(self.bounds);
         self.counts = Counts::default();
     }
 
@@ -236,7 +238,7 @@ impl View {
             self.rebuild();
             return Err(RestoreError::Damaged);
         }
-        self.table.restored(counts.seq);
+        self.table.restored(counts.seq, |state| self.fold.is_over(state));
         self.counts = counts;
         Ok(())
     }
@@ -338,6 +340,8 @@ impl View {
             skipped: counts.skipped,
             skips: counts.skips.iter().map(skip).collect(),
             overflowed: counts.overflowed,
+            evicted: counts.evicted,
+            stored_seq: None,
             gaps: counts.gaps,
             missed: counts.missed,
             gap: counts.gap.clone(),
