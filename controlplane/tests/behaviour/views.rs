@@ -1,6 +1,6 @@
 //! Views: what is asked of them, who may change them, how a watcher is told.
 
-use crate::harness::{Arrival, World};
+use crate::harness::{Arrival, World, code};
 use kairo_dataplane::control::{ExitStatus, Notice};
 use kairo_dataplane::key::ConnectionKey;
 use serde_json::{Value, json};
@@ -124,6 +124,38 @@ fn a_watcher_is_told_each_change_and_no_more_after_the_end() {
     assert_eq!(told(&mut world, watcher).first().map(|told| told.0.as_str()), Some("view.reset"));
     let id = json!({ "subscriptionId": one["subscriptionId"] });
     assert_eq!(world.ok(watcher, "unsubscribe", id)["ok"], false, "it has ended");
+}
+
+#[test]
+fn who_reads_changes_waits_for_one_and_no_longer_than_it_wants() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.ok(owner, "view.define", counting("v"));
+    built(&mut world, owner, "lib", 1);
+    let now = world.ok(owner, "view.changes", json!({ "name": "v" }));
+    assert_eq!(now["rows"][0]["key"], "lib");
+    let since = |wait_ms: u64, now: &Value| json!({ "name": "v", "since": now["seq"], "waitMs": wait_ms });
+    let waits = world.start(owner, "view.changes", since(500, &now));
+    assert!(world.answer(owner, &waits).is_none(), "there is none yet");
+    built(&mut world, owner, "bin", 1);
+    let next = world.answer(owner, &waits).expect("there is one").expect("it is told");
+    assert_eq!((&next["rows"][0]["key"], next["rows"].as_array().unwrap().len()), (&json!("bin"), 1));
+    let waits = world.start(owner, "view.changes", since(500, &next));
+    world.advance(499);
+    assert!(world.answer(owner, &waits).is_none());
+    world.advance(1);
+    let none = world.answer(owner, &waits).expect("it has waited enough").expect("there is none");
+    assert_eq!((&none["rows"], &none["seq"]), (&json!([]), &next["seq"]));
+    let given_up = world.start(owner, "view.changes", since(500, &next));
+    world.ok(owner, "kernel.cancel", json!({ "id": given_up }));
+    let begun_again = world.start(owner, "view.changes", since(500, &next));
+    world.ok(owner, "view.rebuild", json!({ "name": "v" }));
+    let reset = world.answer(owner, &begun_again).expect("it is answered").expect("it is told");
+    assert_eq!(reset["reset"], true);
+    built(&mut world, owner, "lib", 1);
+    assert_eq!(code(&world.answer(owner, &given_up).unwrap().unwrap_err()).0, "E_CANCELLED");
+    assert!(world.answer(owner, &given_up).is_none(), "once");
+    assert_eq!(world.timers.len(), 0);
 }
 
 #[test]

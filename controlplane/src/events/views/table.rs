@@ -13,14 +13,14 @@ use bytes::BytesMut;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// Longest text of a key, bytes.
 pub(super) const KEY_BYTES_MAX: usize = 512;
 
-/// Most changes that are remembered for watchers.
+/// Most rows of which it is remembered for watchers when they changed.
 const CHANGES_MAX: usize = 1 << 13;
 
 /// Most rows of one text: a read looks at all of them.
@@ -47,7 +47,8 @@ pub(super) struct Table {
     /// With whether something is stored under the key.
     dirty: BTreeMap<RowKey, bool>,
     anew: bool,
-    changes: VecDeque<(u64, RowKey)>,
+    /// Rows by their last event, and keys of those that have gone since.
+    changes: BTreeSet<(u64, RowKey)>,
     /// Changes of events up to this one are no longer remembered.
     floor: u64,
 }
@@ -109,7 +110,7 @@ impl Table {
             sum: 0,
             dirty: BTreeMap::new(),
             anew: true,
-            changes: VecDeque::new(),
+            changes: BTreeSet::new(),
             floor: 0,
         }
     }
@@ -196,6 +197,7 @@ impl Table {
         if let Some(old) = &old {
             self.sum = self.sum.wrapping_sub(digest(&key, old));
             self.bytes -= size(&key, old);
+            self.changes.remove(&(last_event(old), Arc::clone(&key)));
         }
         self.changed(seq, key, old.is_some());
     }
@@ -204,7 +206,9 @@ impl Table {
         let Some(old) = self.rows.remove(key) else { return };
         self.sum = self.sum.wrapping_sub(digest(key, &old));
         self.bytes -= size(key, &old);
-        self.finished.remove(&(last_event(&old), Arc::clone(key)));
+        let told = (last_event(&old), Arc::clone(key));
+        self.finished.remove(&told);
+        self.changes.remove(&told);
         self.changed(seq, Arc::clone(key), true);
     }
 
@@ -230,12 +234,12 @@ impl Table {
                 self.dirty.remove(&key);
             }
         }
-        if self.changes.len() == CHANGES_MAX
-            && let Some((seq, _)) = self.changes.pop_front()
+        self.changes.insert((seq, key));
+        if self.changes.len() > CHANGES_MAX
+            && let Some((seq, _)) = self.changes.pop_first()
         {
             self.floor = seq;
         }
-        self.changes.push_back((seq, key));
     }
 
     fn from<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = (&'t RowKey, &'t [u8])> + use<'t> {
@@ -252,10 +256,10 @@ impl Table {
         self.parts(&[text, &[0]].concat()).take_while(move |part| part.text == text)
     }
 
-    /// Text, audience and event of each change after the event `since`, oldest first; `None` if they are no longer
-    /// remembered.
+    /// Text, audience and event of the last change of each row after the event `since`, oldest first; `None` if they are
+    /// no longer remembered.
     pub(super) fn changes_since(&self, since: u64) -> Option<impl Iterator<Item = (u64, &[u8], &[u8])>> {
-        let begin = self.changes.partition_point(|(seq, _)| *seq <= since);
+        let begin: (u64, RowKey) = (since.saturating_add(1), Arc::default());
         (since >= self.floor).then(|| {
             let changes = self.changes.range(begin..);
             changes.filter_map(|(seq, key)| split(key).map(|(text, audience)| (*seq, text, audience)))

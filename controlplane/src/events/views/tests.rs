@@ -483,18 +483,24 @@ fn a_watcher_is_told_each_change_once_and_when_it_missed_some() {
     };
     let two = changed(&views, 0, 2);
     let keys = |rows: &[ViewRow]| rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>();
-    // As they are now, and up to the third event, after which another key would come.
-    assert_eq!((keys(&two.rows), two.seq, two.rows[0].seq), (vec!["a".to_owned(), "b".to_owned()], 3, 5));
+    // In the order in which they last changed, and up to the fourth event, after which another key would come.
+    assert_eq!((keys(&two.rows), two.seq, two.rows[0].seq), (vec!["b".to_owned(), "c".to_owned()], 4, 2));
     let rest = changed(&views, two.seq, 2);
-    assert_eq!((keys(&rest.rows), rest.seq), (vec!["c".to_owned(), "a".to_owned()], 5));
+    assert_eq!((keys(&rest.rows), rest.seq), (vec!["a".to_owned()], 5));
     assert!(changed(&views, 5, 2).rows.is_empty());
     assert!(changed(&views, 6, 2).reset, "from the future");
     for _ in 0..10_000 {
         history.add("n", json!({"k": "z"}));
     }
     views.apply_page(6, &history.page[5..]);
-    assert!(changed(&views, 5, 2).reset, "too long ago");
-    assert_eq!(keys(&changed(&views, 9_000, 2).rows), ["z"]);
+    assert_eq!(keys(&changed(&views, 5, 2).rows), ["z"], "however often");
+    let begin = history.page.len();
+    for at in 0..10_000 {
+        history.add("n", json!({"k": at}));
+    }
+    views.apply_page(begin as u64 + 1, &history.page[begin..]);
+    assert!(changed(&views, 5, 2).reset, "too many");
+    assert_eq!(keys(&changed(&views, 20_003, 2).rows), ["9998", "9999"]);
 }
 
 #[test]
