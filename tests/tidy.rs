@@ -44,7 +44,8 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ),
 ];
 /// The data plane moves frames; what is in them is the business of others.
-const WIRE_ROOMS_OF_DATAPLANE: &[&str] = &["chunk", "codec", "event", "frame", "id", "limits", "methods"];
+const WIRE_ROOMS_OF_DATAPLANE: &[&str] =
+    &["chunk", "codec", "envelope", "event", "frame", "id", "limits", "methods"];
 /// The only files that may ask which platform this is.
 const SEAMS: &[&str] = &[
     "dataplane/src/driver/mod.rs",

@@ -197,7 +197,12 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::KeeperLost => "restart the daemon: it can start nothing any more",
         Code::Lost => "`kairo status ID` tells what is known of it; its id can be used again",
         Code::Unavailable => "the daemon is stopping or out of something; see its log, then try again",
-        Code::Cancelled | Code::Conflict | Code::SpawnFailed | Code::VaultUnavailable | Code::Internal => {
+        Code::Cancelled
+        | Code::Conflict
+        | Code::RequestFailed
+        | Code::SpawnFailed
+        | Code::VaultUnavailable
+        | Code::Internal => {
             return None;
         }
     })

@@ -13,6 +13,7 @@
 use crate::clock::after_ms;
 use crate::digest::IdempotencyKey;
 use crate::events::outlet::Inquiry;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::receipts::Claim;
 use crate::state::{Call, Deed, Pending, Timer, Trace};
@@ -183,11 +184,13 @@ impl Kernel {
         let ticket = self.state.next_serial();
         let deadline = self.deadline(turn, asking, ticket);
         let claim = asking.claim;
-        let (connection, id) = (asking.connection, asking.id.to_owned());
-        let call = Call { connection, id, deadline, pending, claim, headless: false };
         if let Some(claim) = claim.filter(|claim| !claim.repeats) {
             self.receipts.park(claim.name, ticket);
         }
+        let under = if pending.can_be_stopped() { self.under(asking) } else { None };
+        self.enroll_under(Member::Call(ticket), under.as_deref());
+        let (connection, id) = (asking.connection, asking.id.to_owned());
+        let call = Call { connection, id, deadline, pending, under, claim, headless: false };
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
             connection.parked_bytes += call.parked_bytes();
@@ -228,6 +231,7 @@ impl Kernel {
             self.disarm(turn, timer);
         }
         self.strike_out(turn, ticket, &call.pending);
+        self.strike(turn, Member::Call(ticket), call.under.as_deref());
         Some(call)
     }
 
@@ -235,7 +239,10 @@ impl Kernel {
     pub(crate) fn settle_pending(&mut self, turn: &mut Turn<'_>, ticket: u64) {
         let Some(call) = self.state.calls.get_mut(&ticket) else { return };
         let pending = std::mem::replace(&mut call.pending, Pending::Published);
+        // What is done can't be stopped any more.
+        let under = call.under.take();
         self.strike_out(turn, ticket, &pending);
+        self.strike(turn, Member::Call(ticket), under.as_deref());
     }
 
     /// Takes a call off the list of what it waited for, with the timer of that.
@@ -262,8 +269,14 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
+            Pending::Request { event, timer } => self.close_request(event, *timer),
             Pending::Repeat { name } => {
                 self.receipts.unwait(*name, ticket);
+                None
+            }
+            Pending::Cancelling { cancel } => {
+                let cancel = self.state.intents.cancels.get_mut(cancel);
+                unlist(cancel.map(|cancel| &mut cancel.callers), ticket);
                 None
             }
             Pending::Deed { sent: true, .. }
@@ -299,7 +312,9 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
+            | Pending::Cancelling { .. }
             | Pending::Replay
             | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
@@ -358,8 +373,8 @@ impl Kernel {
         let streams = &self.state.streams;
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         let listens = || peer.streams.iter().any(|stream| streams.get(stream).is_some_and(|s| s.is_live()));
-        if peer.half_closed && !peer.closing && peer.calls.is_empty() && peer.topics.is_empty() && !listens()
-        {
+        let waits = !peer.calls.is_empty() || !peer.topics.is_empty() || !peer.attached.is_empty();
+        if peer.half_closed && !peer.closing && !waits && !listens() {
             peer.closing = true;
             turn.out.push(Command::Close { connection });
         }

@@ -108,6 +108,8 @@ pub struct Limits {
     pub receipt_ms: u64,
     /// How many receipts are kept.
     pub receipts_max: usize,
+    /// Durable consumers of one user.
+    pub consumers_max: usize,
     /// Topic subscriptions of one connection.
     pub topics_max: usize,
     /// Stream subscriptions of one connection that are being served.
@@ -134,6 +136,7 @@ impl Default for Limits {
             retained_max: 10_000,
             receipt_ms: 86_400_000,
             receipts_max: 100_000,
+            consumers_max: 256,
             topics_max: 256,
             streams_max: 4_096,
             history: HistorySize { head_bytes: HISTORY_HEAD_BYTES, tail_bytes: HISTORY_TAIL_BYTES },

@@ -2,10 +2,13 @@
 //!
 //! Each arrow of the picture in [`state`](crate::state) must have both its ends.
 
+use crate::intents::cancelling::Step;
+use crate::intents::members::Member;
+use crate::intents::{Past, Stage};
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
 use crate::state::{Named, Pending, Phase, Place, Process, Timer, TopicPlace};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
     /// What is broken, a sentence each; empty when all is well. Takes time in proportion to everything there is.
@@ -20,14 +23,20 @@ impl Kernel {
         self.check_processes(&mut hold);
         self.check_promises(&mut hold);
         self.check_subscriptions(&mut hold);
+        self.check_consumers(&mut hold);
         self.check_timers(&mut hold);
+        self.check_intents(&mut hold);
+        self.check_members(&mut hold);
         broken
     }
 
     /// Connections, calls somebody waits for, processes, subscriptions and timers there are.
     pub fn census(&self) -> [usize; 5] {
         let state = &self.state;
-        let subscriptions = state.streams.len() + state.topics.len() + state.watches.len();
+        let subscriptions = state.streams.len()
+            + state.topics.len()
+            + state.consumers.attachments.len()
+            + state.watches.len();
         [
             state.connections.iter().count(),
             state.calls.values().filter(|call| !call.headless).count(),
@@ -51,9 +60,17 @@ impl Kernel {
             hold(parked == peer.parked_bytes, "the parked bytes are miscounted", parked as u64);
             let greeted = peer.greeted == state.audience.contains(&peer.key);
             hold(greeted, "the audience is not exactly the greeted", u64::from(peer.key.slot));
-            let idle = peer.half_closed && peer.calls.is_empty() && peer.topics.is_empty();
+            let idle = peer.half_closed
+                && peer.calls.is_empty()
+                && peer.topics.is_empty()
+                && peer.attached.is_empty();
             let listens = peer.streams.iter().filter_map(|s| state.streams.get(s)).any(|s| s.is_live());
             hold(peer.closing || !idle || listens, "a half-closed connection waits for nothing", 0);
+        }
+        for (event, request) in &state.requests {
+            let waits = state.calls.get(&request.call).map(|call| &call.pending);
+            let waits = matches!(waits, Some(Pending::Request { event: of, .. }) if of == event);
+            hold(waits, "a request is open for nobody", request.call);
         }
         let headless = state.calls.values().filter(|call| call.headless).count();
         hold(listed + headless == state.calls.len(), "a call is in no connection's list", listed as u64);
@@ -88,8 +105,14 @@ impl Kernel {
                 | Pending::Replay
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
+                Pending::Request { event, .. } => {
+                    state.requests.get(event).is_some_and(|request| request.call == *ticket)
+                }
                 Pending::Repeat { name } => {
                     self.receipts.flight(*name).is_some_and(|flight| flight.waiting.contains(ticket))
+                }
+                Pending::Cancelling { cancel } => {
+                    state.intents.cancels.get(cancel).is_some_and(|cancel| cancel.callers.contains(ticket))
                 }
             };
             hold(kept, "a call waits for a process that does not know it", *ticket);
@@ -210,7 +233,10 @@ impl Kernel {
             let asked = watch.asked.is_none_or(|ticket| state.pages.get(&ticket) == Some(serial));
             hold(asked, "a watch waits for nothing", *serial);
         }
-        let names = state.streams.len() + state.topics.len() + state.watches.len();
+        let names = state.streams.len()
+            + state.topics.len()
+            + state.consumers.attachments.len()
+            + state.watches.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
         for peer in state.connections.iter() {
             let waits = |serial: &&u64| {
@@ -218,6 +244,32 @@ impl Kernel {
                 stream.is_some_and(|stream| matches!(stream.place, Place::Waiting { .. }))
             };
             hold(peer.waiting == peer.streams.iter().filter(waits).count(), "the waiting are miscounted", 0);
+        }
+    }
+
+    /// Consumers and those who are attached know each other, and every event is on the lists it belongs on.
+    fn check_consumers(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let consumers = &self.state.consumers;
+        for (serial, consumer) in &consumers.all {
+            hold(consumer.is_whole(), "the deliveries of a consumer are miscounted", *serial);
+            let named = consumers.named(consumer.creator.uid, &consumer.name);
+            hold(named.is_some_and(|(of, _)| of == *serial), "a consumer has lost its name", *serial);
+            for attachment in &consumer.attached {
+                let own = consumers.attachments.get(attachment).is_some_and(|of| of.consumer == *serial);
+                hold(own, "a consumer delivers to nobody", *attachment);
+            }
+            let asked = consumer.asked.is_none_or(|(ticket, _)| consumers.asked.get(&ticket) == Some(serial));
+            hold(asked, "a consumer waits for a page that nobody asked for", *serial);
+            let lives = !consumer.live || !consumer.attached.is_empty();
+            hold(lives, "a consumer is told for nobody", *serial);
+        }
+        hold(consumers.names.len() == consumers.all.len(), "a name has no consumer", 0);
+        for (serial, attachment) in &consumers.attachments {
+            let of = consumers.all.get(&attachment.consumer);
+            let known = of.is_some_and(|consumer| consumer.attached.contains(serial));
+            let peer = self.state.connections.get(attachment.connection);
+            let held = peer.is_some_and(|peer| peer.attached.contains(serial));
+            hold(known && held, "an attachment has lost an end", *serial);
         }
     }
 
@@ -230,28 +282,36 @@ impl Kernel {
             match &call.pending {
                 Pending::Reuse { timer, .. }
                 | Pending::Changes { timer: Some(timer), .. }
-                | Pending::Wait { timer: Some(timer), .. } => {
+                | Pending::Wait { timer: Some(timer), .. }
+                | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
+                | Pending::Request { timer: None, .. }
                 | Pending::Spawn { .. }
                 | Pending::Deed { .. }
                 | Pending::Metrics
                 | Pending::Published
                 | Pending::Repeat { .. }
+                | Pending::Cancelling { .. }
                 | Pending::Replay
                 | Pending::Changes { timer: None, .. }
                 | Pending::Watch { .. } => {}
             }
         }
+        self.intent_timers(&mut wanted);
         for process in state.processes.values() {
             let timer = process.killing.as_ref().and_then(|killing| killing.timer);
             wanted.extend(timer.map(|timer| (timer.serial, "grace")));
             if let Some(Guardian::Orphaned { timer, .. }) = process.guardian {
                 wanted.insert((timer.serial, "orphan"));
             }
+            wanted.extend(process.written.timer.map(|timer| (timer.serial, "written")));
             let pending = process.renewal.as_ref().and_then(|renewal| renewal.pending);
             wanted.extend(pending.map(|pending| (pending.timer.serial, "restart")));
+        }
+        for consumer in state.consumers.all.values() {
+            wanted.extend(consumer.timer.map(|(timer, _)| (timer.serial, "consumer")));
         }
         for topic in state.topics.values() {
             if let TopicPlace::Behind { timer, .. } = topic.place {
@@ -274,12 +334,166 @@ impl Kernel {
                 Timer::Waiting { .. } => (*serial, "waiting"),
                 Timer::Orphan { .. } => (*serial, "orphan"),
                 Timer::Restart { .. } => (*serial, "restart"),
+                Timer::Written { .. } => (*serial, "written"),
                 Timer::Slow { .. } => (*serial, "slow"),
+                Timer::IntentDeadline { .. } => (*serial, "intent's deadline"),
+                Timer::IntentOrphan { .. } => (*serial, "intent's orphan"),
+                Timer::CancelHold { .. } => (*serial, "hold"),
+                Timer::CancelPatience { .. } => (*serial, "patience with a cancel"),
+                Timer::CancelWalk => (*serial, "walk"),
+                Timer::Consumer { .. } => (*serial, "consumer"),
             })
             .collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.
         for (serial, _) in there.symmetric_difference(&wanted) {
             hold(false, "a timer is armed for nobody, or somebody waits for none", *serial);
         }
+    }
+
+    /// Intents have their places, and what is over has nothing open under it.
+    fn check_intents(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let intents = &self.state.intents;
+        let mut open: BTreeMap<u32, usize> = BTreeMap::new();
+        for (serial, intent) in &intents.all {
+            let named = intents.names.get(intent.id.as_str()) == Some(serial);
+            hold(
+                named && intents.by_seq.get(&intent.seq) == Some(serial),
+                "an intent has lost its name",
+                *serial,
+            );
+            let parent = intent.parent.and_then(|parent| intents.all.get(&parent));
+            hold(parent.is_some() == intent.parent.is_some(), "an intent's parent is forgotten", *serial);
+            if let Some(parent) = parent {
+                let child = parent.children.contains(serial) == !intent.is_over();
+                hold(child && parent.family.contains(serial), "a parent does not know its child", *serial);
+                hold(parent.seq < intent.seq, "a child began before its parent", *serial);
+                hold(parent.depth < intent.depth, "a child is not deeper than its parent", *serial);
+            }
+            let known =
+                |child: &u64| intents.all.get(child).is_some_and(|child| child.parent == Some(*serial));
+            hold(intent.children.is_subset(&intent.family), "a child is in no family", *serial);
+            hold(intent.family.iter().all(known), "a family has a stranger", *serial);
+            let cancelled = matches!(intent.stage, Stage::Cancelling) == intents.cancels.contains_key(serial);
+            hold(cancelled, "an intent that is being cancelled has no cancel, or another has one", *serial);
+            let listed = intents.over.contains(&Past::Intent(*serial)) == intent.is_over();
+            hold(listed, "what is over is not remembered, or what is open is", *serial);
+            let rid = intent.guardian.is_none() && intent.registered.is_empty() && intent.children.is_empty();
+            hold(!intent.is_over() || rid, "an intent that is over is still watched", *serial);
+            if !intent.is_over() {
+                *open.entry(intent.creator.uid).or_default() += 1;
+            }
+            for connection in intent.registered.keys() {
+                let peer = self.state.connections.get(*connection);
+                let knows = peer.is_some_and(|peer| peer.registered.contains(serial));
+                hold(knows, "a registered connection does not know it", *serial);
+            }
+            let guarded = match intent.guardian {
+                Some(Guardian::Present(key)) => {
+                    self.state.connections.get(key).is_some_and(|peer| peer.intents.contains(serial))
+                }
+                Some(Guardian::Orphaned { digest, .. }) => intents.orphans.contains(&(digest, *serial)),
+                Some(Guardian::Gone) | None => true,
+            };
+            hold(guarded, "a guardian does not know its intent", *serial);
+        }
+        hold(open == intents.open, "the open intents are miscounted", 0);
+        hold(intents.names.len() == intents.all.len(), "there are more names than intents", 0);
+        self.check_cancels(hold);
+    }
+
+    /// Who watches over intents knows them, and a cancel goes on until it is over.
+    fn check_cancels(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let intents = &self.state.intents;
+        for peer in self.state.connections.iter() {
+            let guards = |serial: &u64| intents.all.get(serial).map(|intent| intent.guardian);
+            let own = |serial: &u64| guards(serial) == Some(Some(Guardian::Present(peer.key)));
+            hold(peer.intents.iter().all(own), "an intent has another guardian", 0);
+            let told = |serial: &u64| {
+                intents.all.get(serial).is_some_and(|intent| intent.registered.contains_key(&peer.key))
+            };
+            hold(peer.registered.iter().all(told), "a connection is registered for what does not know it", 0);
+        }
+        for (serial, cancel) in &intents.cancels {
+            hold(
+                cancel.callers.iter().all(|call| self.state.calls.contains_key(call)),
+                "a caller is gone",
+                *serial,
+            );
+            let open = |of: &u64| intents.all.get(of).is_some_and(|intent| !intent.is_over());
+            hold(cancel.intents.iter().all(open), "a cancel waits for what is over", *serial);
+            let steps = !cancel.walked && cancel.hold.is_none();
+            let to_do = intents.steps.iter().any(|step| matches!(step, Step::Members(of, _) if of == serial));
+            hold(!steps || to_do, "a cancel has stopped half way", *serial);
+        }
+        hold(
+            intents.steps.is_empty() == intents.walker.is_none(),
+            "nobody works off what lies on the stack",
+            0,
+        );
+    }
+
+    /// What is there is in the lists it names, and nothing else is.
+    fn check_members(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        let mut wanted: [BTreeSet<(&str, Member)>; 2] = Default::default();
+        let note = |member: Member, intent: Option<&'_ str>, story: Option<&'_ str>| {
+            [intent, story].map(|name| name.map(|name| (name.to_owned(), member)))
+        };
+        let mut found: [BTreeSet<(String, Member)>; 2] = Default::default();
+        let mut put = |places: [Option<(String, Member)>; 2]| {
+            for (set, place) in found.iter_mut().zip(places) {
+                set.extend(place);
+            }
+        };
+        for (serial, process) in state.processes.iter().filter(|(_, process)| process.is_member()) {
+            let trace = &process.trace;
+            put(note(Member::Process(*serial), trace.intent.as_deref(), trace.correlation.as_deref()));
+        }
+        let calls = state.calls.iter().map(|(ticket, call)| (Member::Call(*ticket), &call.under));
+        let streams = state.streams.iter().map(|(serial, of)| (Member::Stream(*serial), &of.under));
+        let topics = state.topics.iter().map(|(serial, of)| (Member::Topic(*serial), &of.under));
+        for (member, under) in calls.chain(streams).chain(topics) {
+            let Some(under) = under else { continue };
+            put(note(member, under.intent.as_deref(), under.story.as_deref()));
+        }
+        for (serial, intent) in state.intents.all.iter().filter(|(_, intent)| !intent.is_over()) {
+            put(note(Member::Intent(*serial), None, Some(&intent.correlation)));
+        }
+        for (lists, wanted) in
+            [&state.intents.of_intent, &state.intents.of_story].into_iter().zip(&mut wanted)
+        {
+            for (name, list) in lists {
+                hold(!list.is_empty(), "a list is empty", 0);
+                wanted.extend(list.iter().map(|member| (&**name, *member)));
+            }
+        }
+        for (listed, found) in wanted.iter().zip(&found) {
+            let found: BTreeSet<(&str, Member)> =
+                found.iter().map(|(name, member)| (&**name, *member)).collect();
+            for (_, member) in listed.symmetric_difference(&found) {
+                let (Member::Intent(of)
+                | Member::Process(of)
+                | Member::Call(of)
+                | Member::Stream(of)
+                | Member::Topic(of)) = member;
+                hold(false, "something is in a list it does not name, or not in one it names", *of);
+            }
+        }
+    }
+
+    fn intent_timers(&self, wanted: &mut BTreeSet<(u64, &'static str)>) {
+        let intents = &self.state.intents;
+        for intent in intents.all.values() {
+            let deadline = intent.deadline.and_then(|(_, timer)| timer);
+            wanted.extend(deadline.map(|timer| (timer.serial, "intent's deadline")));
+            if let Some(Guardian::Orphaned { timer, .. }) = intent.guardian {
+                wanted.insert((timer.serial, "intent's orphan"));
+            }
+        }
+        for cancel in intents.cancels.values() {
+            wanted.extend(cancel.hold.map(|timer| (timer.serial, "hold")));
+            wanted.extend(cancel.patience.map(|timer| (timer.serial, "patience with a cancel")));
+        }
+        wanted.extend(intents.walker.map(|timer| (timer.serial, "walk")));
     }
 }

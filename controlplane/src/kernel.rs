@@ -29,7 +29,7 @@ use kairo_wire::codec::check::{CheckError, check};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{KernelReady, KernelStopping};
+use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
 use kairo_wire::limits::{CALL_ID_BYTES_MAX, CHUNK_V1_BYTES_MAX, META_BYTES_MAX};
 use kairo_wire::methods::status::{EndCause, EndedBy};
@@ -187,10 +187,13 @@ impl Kernel {
             following: BTreeSet::new(),
             waiting: 0,
             topics: BTreeSet::new(),
+            attached: BTreeSet::new(),
             cpu: None,
             parked_bytes: 0,
             wards: BTreeSet::new(),
             token: None,
+            intents: BTreeSet::new(),
+            registered: BTreeSet::new(),
         });
     }
 
@@ -298,6 +301,10 @@ impl Kernel {
         let outcome = self.permit(&asking, route);
         let mut told = false;
         let outcome = outcome.and_then(|()| {
+            let named = asking.meta.as_ref().and_then(|meta| meta.intent_id.as_ref());
+            if let Some(id) = named.filter(|id| !id.is_empty()) {
+                self.may_belong(&asking, id)?;
+            }
             if route.changes {
                 if !self.is_first(turn, &mut asking, route.keeps_receipt)? {
                     return Ok(());
@@ -376,7 +383,7 @@ impl Kernel {
                 self.throttled(turn, process, channel, rate, waited_ns);
             }
             Notice::Resized { process, channel, history } => self.resized(turn, process, channel, history),
-            Notice::NewsSent { connection, bytes } => self.news_sent(connection, bytes),
+            Notice::NewsSent { connection, bytes } => self.news_sent(turn, connection, bytes),
             Notice::Drained { subscription } => self.drained(turn, subscription),
             Notice::Done { ticket, outcome } => self.done(turn, ticket.0, outcome),
             Notice::Rang { timer } => self.rang(turn, timer),
@@ -403,8 +410,15 @@ impl Kernel {
             Timer::Waiting { stream } => self.waited_enough(turn, stream),
             Timer::Orphan { process } => self.orphan_over(turn, process),
             Timer::Retention => self.expire(turn),
+            Timer::Consumer { consumer } => self.consumer_rang(turn, consumer),
             Timer::Slow { topic, read } => self.look_after(turn, topic, read, timer),
             Timer::Restart { process } => self.renew(turn, process),
+            Timer::IntentDeadline { intent } => self.intent_deadline(turn, intent),
+            Timer::IntentOrphan { intent } => self.intent_orphaned(turn, intent),
+            Timer::CancelHold { cancel } => self.hold_over(turn, cancel),
+            Timer::CancelPatience { cancel } => self.patience_with_cancel_over(turn, cancel),
+            Timer::CancelWalk => self.walk_on(turn),
+            Timer::Written { process } => self.tell_written(turn, process),
         }
     }
 
@@ -415,6 +429,7 @@ impl Kernel {
         let calls = std::mem::take(&mut peer.calls);
         let streams: Vec<u64> = peer.streams.iter().copied().collect();
         let topics = std::mem::take(&mut peer.topics);
+        let attached = std::mem::take(&mut peer.attached);
         let wards: Vec<u64> = std::mem::take(&mut peer.wards).into_iter().collect();
         self.drop_calls(turn, calls);
         for stream in streams {
@@ -424,7 +439,11 @@ impl Kernel {
             self.end_topic(turn, topic);
             self.end_watch(topic);
         }
+        for attachment in attached {
+            self.end_attachment(turn, attachment, DeadReason::Gone);
+        }
         self.end_wards(turn, wards, key);
+        self.end_intents(turn, key);
         self.state.audience.remove(&key);
         self.state.connections.remove(key);
     }

@@ -19,6 +19,7 @@ pub mod digest;
 pub mod entropy;
 pub mod events;
 pub mod histogram;
+pub mod intents;
 mod invariants;
 pub mod kernel;
 mod methods;

@@ -14,12 +14,17 @@
 use crate::auth::principal::{Creator, Principal};
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
+use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
+use crate::events::requesting::Requests;
+use crate::intents::Intents;
+use crate::intents::members::Under;
 use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
 use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
+use crate::sessions::writing::Written;
 use bytes::Bytes;
 use kairo_dataplane::command::{From, HistorySize, Mode, Policy, Rate, Scope, TerminalSize, Tuning, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
@@ -85,10 +90,16 @@ pub(crate) struct State {
     pub topics: BTreeMap<u64, TopicSubscription>,
     /// The same by what they match.
     pub matcher: Matcher,
+    /// Requests that wait for an answer.
+    pub requests: Requests,
+    /// Durable consumers.
+    pub consumers: Consumers,
     /// Watchers of views.
     pub watches: SerialMap<WatchSubscription>,
     /// Which subscription each page that was asked of the log is for, by ticket.
     pub pages: SerialMap<u64>,
+    /// What is to be done, and what belongs to it.
+    pub intents: Intents,
     /// Both kinds by their name on the wire.
     pub subscriptions: KeyedMap<Arc<str>, Named>,
     /// Armed timers.
@@ -119,8 +130,11 @@ impl State {
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
             matcher: Matcher::default(),
+            requests: Requests::default(),
+            consumers: Consumers::default(),
             watches: SerialMap::default(),
             pages: SerialMap::default(),
+            intents: Intents::new(keyed),
             subscriptions: KeyedMap::with_hasher(keyed),
             timers: SerialMap::default(),
             retained: BTreeSet::new(),
@@ -242,12 +256,18 @@ pub(crate) struct Connection {
     pub waiting: usize,
     /// Its subscriptions to events and views.
     pub topics: BTreeSet<u64>,
+    /// Its places at durable consumers.
+    pub attached: BTreeSet<u64>,
     /// (busy, all) of `/proc/stat` at its last `system.get_metrics`.
     pub cpu: Option<(u64, u64)>,
     /// Processes that die with it, by serial.
     pub wards: BTreeSet<u64>,
     /// What names it to its client; none until that is asked for.
     pub token: Option<Box<str>>,
+    /// Intents that end with it, by serial.
+    pub intents: BTreeSet<u64>,
+    /// Intents of whose cancel it is told.
+    pub registered: BTreeSet<u64>,
 }
 
 /// A call that waits for its answer.
@@ -265,6 +285,8 @@ pub(crate) struct Call {
     pub claim: Option<Claim>,
     /// Its caller is gone: it is in no list, and nobody is answered.
     pub headless: bool,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
 }
 
 impl Call {
@@ -278,7 +300,9 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
+            | Pending::Cancelling { .. }
             | Pending::Replay
             | Pending::Changes { .. }
             | Pending::Watch { .. } => 0,
@@ -323,6 +347,13 @@ pub(crate) enum Pending {
     Metrics,
     /// The log to have what it published, or its receipt.
     Published,
+    /// An answer to what it asked.
+    Request {
+        /// The event that asks.
+        event: Arc<str>,
+        /// Rings after `timeoutMs`; none once there is an answer.
+        timer: Option<TimerKey>,
+    },
     /// The call it repeats.
     Repeat {
         /// The name in their key.
@@ -342,6 +373,44 @@ pub(crate) enum Pending {
         /// Of what.
         of: ViewWatchParams,
     },
+    /// Everything of an intent or a story to be gone.
+    Cancelling {
+        /// Which cancel.
+        cancel: u64,
+    },
+}
+
+impl Pending {
+    /// The method that waits for it.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Pending::Spawn { .. } | Pending::Reuse { .. } => "process.spawn",
+            Pending::Wait { .. } => "process.wait",
+            Pending::Deed { deed, .. } => match deed {
+                Deed::Kill { .. } => "process.kill",
+                Deed::Signal { .. } => "process.signal",
+                Deed::Pause => "process.pause",
+                Deed::Resume => "process.resume",
+                Deed::Write { .. } => "process.stdin.write",
+                Deed::CloseStdin => "process.stdin.close",
+                Deed::Tune { .. } => "stream.configure",
+                Deed::Resize { .. } => "process.resize",
+            },
+            Pending::Metrics => "system.get_metrics",
+            Pending::Published | Pending::Repeat { .. } => "event.publish",
+            Pending::Replay => "event.replay",
+            Pending::Changes { .. } => "view.changes",
+            Pending::Watch { .. } => "view.watch",
+            Pending::Request { .. } => "event.request",
+            Pending::Cancelling { .. } => "intent.cancel",
+        }
+    }
+
+    /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, a repetition goes the way of the
+    /// call it repeats, and a cancel ends no cancel.
+    pub(crate) fn can_be_stopped(&self) -> bool {
+        !matches!(self, Pending::Published | Pending::Repeat { .. } | Pending::Cancelling { .. })
+    }
 }
 
 /// What is done to a process.
@@ -418,6 +487,11 @@ pub(crate) enum Timer {
     },
     /// The oldest record is due to be forgotten.
     Retention,
+    /// An answer is late, or a wait is over, at a durable consumer.
+    Consumer {
+        /// Which.
+        consumer: u64,
+    },
     /// A subscription that was behind is looked after.
     Slow {
         /// Which.
@@ -425,11 +499,38 @@ pub(crate) enum Timer {
         /// What its connection had read.
         read: u64,
     },
+    /// What went into a stdin is to be told.
+    Written {
+        /// Of which process.
+        process: u64,
+    },
     /// The next life of a process is due.
     Restart {
         /// Which.
         process: u64,
     },
+    /// An intent has had its time.
+    IntentDeadline {
+        /// Which.
+        intent: u64,
+    },
+    /// An intent whose guardian does not come back.
+    IntentOrphan {
+        /// Which.
+        intent: u64,
+    },
+    /// Those who registered have had their time.
+    CancelHold {
+        /// Of which cancel.
+        cancel: u64,
+    },
+    /// What has not gone is given up.
+    CancelPatience {
+        /// By which cancel.
+        cancel: u64,
+    },
+    /// More is to be stopped.
+    CancelWalk,
 }
 
 /// A subscription found by its name.
@@ -439,6 +540,8 @@ pub(crate) enum Named {
     Stream(u64),
     /// Of the bus.
     Topic(u64),
+    /// Of a durable consumer.
+    Attached(u64),
     /// Of a view.
     Watch(u64),
 }
@@ -509,8 +612,8 @@ pub(crate) struct Process {
     pub exited: Option<Moment>,
     /// How its leader ended, and at what expense.
     pub exit: Option<(ExitStatus, Usage)>,
-    /// It is to be killed as soon as it runs, and why.
-    pub doom: Option<EndedBy>,
+    /// It is to be killed as soon as it runs: why, and with how many milliseconds of grace.
+    pub doom: Option<(EndedBy, u64)>,
     /// Who or what ends it; none for itself.
     pub ended_by: Option<EndedBy>,
     /// The last signal a client sent, and who did.
@@ -543,6 +646,8 @@ pub(crate) struct Process {
     pub status: Raw,
     /// What the keeper was last told to note of it.
     pub noted: Bytes,
+    /// What went into its stdin and is not told yet.
+    pub written: Written,
     /// Its place in a larger story, for events: they follow from its birth.
     pub trace: Trace,
     /// The event of its birth, named before it happens.
@@ -606,6 +711,8 @@ pub(crate) struct StreamSubscription {
     pub wish: Wish,
     /// Where it stands.
     pub place: Place,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
 }
 
 /// What a reader asked for.
@@ -672,6 +779,8 @@ pub(crate) struct TopicSubscription {
     pub from_time_ms: u64,
     /// Where it stands.
     pub place: TopicPlace,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
 }
 
 /// A watcher of a view.

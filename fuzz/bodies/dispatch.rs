@@ -8,10 +8,11 @@
 //! op, connection, length (2, big-endian), bytes
 //! ```
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kairo_controlplane::config::{Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
-use kairo_controlplane::events::outlet::Shelf;
+use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf};
+use kairo_controlplane::events::record::Record;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{
@@ -24,8 +25,10 @@ use kairo_dataplane::key::{
 use kairo_wire::codec::check::check;
 use kairo_wire::frame::{Decoder, Kind};
 use kairo_wire::introspect;
-use kairo_wire::request::{self, Refused};
+use kairo_wire::limits::HEADER_BYTES;
+use kairo_wire::request::{self, Meta, Refused};
 use kairo_wire::response::Response;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -61,7 +64,14 @@ struct World {
     subscriptions: Vec<SubscriptionKey>,
     tickets: Vec<Ticket>,
     timers: BTreeSet<TimerKey>,
+    /// Intents that have begun.
+    intents: Vec<String>,
     pids: i32,
+    /// What the kernel has handed over and asked.
+    shelf: Shelf,
+    /// Entries that were written, and the events among them.
+    entries: u64,
+    events: Vec<(u64, Bytes)>,
     history: DefaultHasher,
     seen: BTreeSet<&'static str>,
 }
@@ -82,8 +92,13 @@ impl World {
             limits: Limits::default(),
             numbers: Numbers::LINUX,
         };
+        let shelf = Shelf::default();
         let mut world = World {
-            kernel: Kernel::new(config, Box::new(Seeded::new(1)), Box::new(Shelf::default()), 0),
+            kernel: Kernel::new(config, Box::new(Seeded::new(1)), Box::new(shelf.clone()), 0),
+            shelf,
+            entries: 0,
+            intents: vec!["unborn".to_owned()],
+            events: Vec::new(),
             at: Moment { monotonic_ns: 1, wall_ns: 1_700_000_000_000_000_000 },
             clients: BTreeMap::new(),
             connections: 0,
@@ -113,7 +128,7 @@ impl World {
         self.at.monotonic_ns += 1_000_000;
         self.at.wall_ns += 1_000_000;
         let choice = usize::from(bytes.first().copied().unwrap_or_default());
-        match op % 16 {
+        match op % 17 {
             0..=7 => self.frame(client, Kind::REQUEST, bytes),
             8 => self.frame(client, Kind(op), bytes),
             9 => self.half_close(client),
@@ -122,10 +137,75 @@ impl World {
             12 => self.exits(choice),
             13 => self.gone(choice),
             14 => self.reports(choice),
+            15 => self.of_intents(client, bytes),
             _ => self.ring(choice),
+        }
+        if choice % 3 > 0 {
+            self.keep();
         }
         let broken = self.kernel.broken();
         assert!(broken.is_empty(), "{broken:?}");
+    }
+
+    /// A call about one of the intents there are, or under it.
+    fn of_intents(&mut self, client: u8, bytes: &[u8]) {
+        let byte = |place: usize| usize::from(bytes.get(place).copied().unwrap_or_default());
+        let intent = self.intents[byte(1) % self.intents.len()].clone();
+        let (id, grace_ms) = (json!({ "intentId": intent }), byte(2) * 10);
+        let (method, params) = match byte(0) % 12 {
+            0 => ("intent.begin", json!({ "name": "n", "parent": intent, "onDisconnect": "cancel" })),
+            1 => ("intent.begin", json!({ "name": "n", "onDisconnect": "end", "deadlineMs": grace_ms })),
+            2 => ("intent.end", id),
+            3 => ("intent.cancel", json!({ "intentId": intent, "graceMs": grace_ms })),
+            4 => ("intent.cancel", json!({ "correlationId": intent })),
+            5 => ("intent.register", json!({ "intentId": intent, "graceMs": grace_ms })),
+            6 => ("intent.release", id),
+            7 => ("intent.list", json!({ "state": "open" })),
+            8 => ("intent.status", id),
+            9 => ("event.publish", json!({ "type": "kairo.intent.cancel", "data": id })),
+            10 => ("subscribe", json!({ "topic": ">" })),
+            _ => ("process.spawn", json!({ "id": byte(2), "command": ["a"] })),
+        };
+        let under = byte(3) % 2 == 0;
+        let meta = Meta { intent_id: under.then(|| intent.as_str().into()), ..Meta::default() };
+        let mut frame = BytesMut::new();
+        request::put(&mut frame, &byte(2), method, &params, Some(&meta)).expect("a request");
+        self.frame(client, Kind::REQUEST, &frame[HEADER_BYTES..]);
+    }
+
+    /// The log writes what it was handed, and answers what it was asked.
+    fn keep(&mut self) {
+        self.kernel.hand_over();
+        let (batches, questions) = self.shelf.take();
+        for entry in batches.into_iter().flat_map(|batch| batch.entries) {
+            self.entries += 1;
+            if let Entry::Event { topic, seq, record } = entry {
+                if &*topic == "kairo.intent.started" {
+                    let record = Record::parse(seq, &record).expect("a record of ours is one");
+                    self.intents.extend(record.intent.map(|intent| intent.into_owned()));
+                }
+                self.events.push((seq, record));
+            }
+        }
+        for told in [Kernel::written, Kernel::flushed] {
+            let mut more = true;
+            while more {
+                let mut out = Commands::default();
+                more = told(&mut self.kernel, self.at, self.entries, &mut out);
+                self.carry_out(None, out);
+            }
+        }
+        for question in questions {
+            let Question { ticket, query, raw, .. } = question;
+            let wanted = |seq: &u64| raw && (query.from..=query.to).contains(seq);
+            let records = self.events.iter().filter(|(seq, _)| wanted(seq)).cloned().collect();
+            let seen = self.events.last().map_or(0, |(seq, _)| *seq).max(query.from.saturating_sub(1));
+            let bytes = Bytes::new();
+            let found = Found { bytes, events: 0, seen, more: false, records, gaps: Vec::new() };
+            let mut out = Commands::default();
+            self.kernel.answered(self.at, Answer { ticket, found: Ok(found) }, &mut out);
+            self.carry_out(None, out);
+        }
     }
 
     fn connect(&mut self, client: u8) -> ConnectionKey {
@@ -379,6 +459,7 @@ impl World {
         while !self.tickets.is_empty() {
             self.reports(2);
         }
+        self.keep();
         let broken = self.kernel.broken();
         assert!(broken.is_empty(), "{broken:?}");
         let [connections, calls, _, subscriptions, _] = self.kernel.census();

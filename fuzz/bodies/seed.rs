@@ -57,6 +57,10 @@ const KEYS: &[&str] = &[
     "descriptor",
     "subscriptionId",
     "topic",
+    "intentId",
+    "correlationId",
+    "parent",
+    "name",
     "skillId",
     "runtimeToken",
     "token",
@@ -289,11 +293,13 @@ pub(crate) fn script(seed: &mut Seed, methods: &[&str]) -> Vec<u8> {
             17 => 13,
             18..=20 => 14,
             21 => 15,
+            22 => 16,
             _ => seed.draw() as u8,
         };
-        let mut bytes = match op % 16 {
+        let mut bytes = match op % 17 {
             0..=8 if seed.one_in(2) => likely_call(seed),
             0..=8 => call(seed, methods),
+            15 => seed.draw().to_le_bytes().to_vec(),
             _ => vec![seed.draw() as u8],
         };
         if seed.one_in(12) {
@@ -310,23 +316,38 @@ pub(crate) fn script(seed: &mut Seed, methods: &[&str]) -> Vec<u8> {
 /// A call that means something, on one of few processes.
 fn likely_call(seed: &mut Seed) -> Vec<u8> {
     let process = seed.pick(&["a", "b", "c"]);
-    let (method, fields): (&str, &[(&str, &[u8])]) = match seed.below(16) {
+    let (method, fields): (&str, &[(&str, &[u8])]) = match seed.below(28) {
+        16 => ("kernel.hello", &[("features", b"\x91\xa8envelope")]),
+        17 => ("consumer.create", &[("name", b"\xa1c"), ("topic", b"\xa1>"), ("ackWaitMs", b"\x05")]),
+        18 => ("consumer.attach", &[("name", b"\xa1c")]),
+        19 => ("consumer.ack", &[("name", b"\xa1c"), ("seq", b"\x02")]),
+        20 => ("consumer.nak", &[("name", b"\xa1c"), ("seq", b"\x03")]),
+        21 => ("event.publish", &[("type", b"\xa1x"), ("data", b"\x01")]),
+        22 => ("event.request", &[("type", b"\xa1y"), ("replyType", b"\xa1x")]),
+        23 => ("consumer.delete", &[("name", b"\xa1c")]),
         0..=2 => ("process.spawn", &[("command", b"\x91\xa4true")]),
         3 => ("process.stdout.subscribe", &[]),
         4 => ("process.wait", &[("timeoutMs", b"\x05")]),
         5 => ("process.wait", &[]),
         6 => ("process.kill", &[("graceMs", b"\x05")]),
-        7 => ("process.stdin.write", &[("data", b"\xa2hi")]),
+        7 | 26 | 27 => ("process.stdin.write", &[("data", b"\xa2hi")]),
         8 => ("process.status", &[("detail", b"\xc3")]),
         9 => ("process.signal", &[("signal", b"\x01")]),
         10 => ("subscribe", &[("topic", b"\xa1>")]),
-        11 => ("kernel.cancel", &[]),
+        11 | 24 | 25 => ("kernel.cancel", &[]),
         12 => ("process.pause", &[]),
         13 => ("process.spawn", &[("command", b"\x91\xa4true"), ("options", b"\x81\xa3pty\xc3")]),
         14 => ("process.resize", &[("rows", b"\x05"), ("cols", b"\x06")]),
         _ => ("process.stdin.close", &[]),
     };
-    let mut out = vec![0x83];
+    let keyed = seed.one_in(4);
+    let mut out = vec![if keyed { 0x84 } else { 0x83 }];
+    if keyed {
+        text(&mut out, "meta");
+        out.push(0x81);
+        text(&mut out, "idempotencyKey");
+        text(&mut out, seed.pick(&["k", "l"]));
+    }
     text(&mut out, "id");
     text(&mut out, process);
     text(&mut out, "method");

@@ -154,6 +154,10 @@ impl Printer<'_> {
             EventItem::Gap(gap) => eprintln!("kairo: {}", missing(gap)),
             // It goes on there by itself.
             EventItem::Cut { reason: CutReason::Slow, .. } | EventItem::Resumed { complete: true, .. } => {}
+            EventItem::Cut { reason: CutReason::Cancelled, .. } => {
+                eprintln!("kairo: what this belongs to was cancelled");
+            }
+            EventItem::Cut { reason: CutReason::Deleted, .. } => eprintln!("kairo: the consumer was deleted"),
             EventItem::Cut { reason: CutReason::Log, .. } => {
                 eprintln!("kairo: the daemon's log has failed; only what happens from now on is shown");
             }

@@ -21,9 +21,11 @@ use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
+use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::events::views;
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
@@ -140,11 +142,12 @@ fn start_plane(
     };
     let last_seq = log.last_seq();
     let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
-    let given = log.reader().values(receipts::PREFIX)?;
+    let reader = log.reader();
+    let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone());
     let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
-    kernel.recall_receipts(given);
+    kernel.recall_receipts(reader.values(receipts::PREFIX)?);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
@@ -158,6 +161,9 @@ fn start_plane(
         let (past, cause) = past.recollect(&heirs, &spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
     }
+    control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
+    let (descriptions, standings) = (reader.values(CONFIG_PREFIX)?, reader.values(STATE_PREFIX)?);
+    control.with(|kernel| kernel.recall_consumers(descriptions, standings));
     let plane = Plane::start(Start {
         control: control.clone(),
         worker: Arc::new(Slow(Worker::new())),
@@ -179,7 +185,11 @@ fn start_plane(
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     let of_views = views::Limits { defined_bytes: config.limits.view_bytes_max, ..views::Limits::default() };
     let log = log.begin(&control, plane.handle(), (rustix::process::geteuid().as_raw(), of_views))?;
-    control.with(|kernel| kernel.ready(clock::now(), &mut out));
+    let damage = state.as_mut().map(Past::damage).unwrap_or_default();
+    control.with(|kernel| {
+        kernel.ready(clock::now(), &mut out);
+        kernel.log_damaged(clock::now(), &damage, &mut out);
+    });
     plane.handle().carry_out(out);
     Ok((plane, control, log))
 }

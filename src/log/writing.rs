@@ -52,7 +52,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn run(&mut self) {
+    fn run(mut self) {
         loop {
             let (batches, checkpoint, closed) = self.next();
             let done = self.work(&batches, checkpoint.as_ref(), closed);
@@ -70,9 +70,21 @@ impl Writer<'_> {
                 return self.wait_for_the_end();
             }
             if closed {
-                return;
+                break;
             }
         }
+        if let Err(error) = self.log.close() {
+            tracing::error!(component = "log", %error, "the log could not be closed");
+        }
+    }
+
+    /// What readers came upon is noted, and told.
+    fn tell_damage(&mut self) -> Result<(), LogError> {
+        let found = self.log.damage()?;
+        if !found.is_empty() {
+            self.ear.tell(|kernel, at, out| kernel.log_damaged(at, &found, out));
+        }
+        Ok(())
     }
 
     fn work(&mut self, batches: &[Batch], checkpoint: Option<&Batch>, closed: bool) -> Result<(), LogError> {
@@ -93,6 +105,7 @@ impl Writer<'_> {
             (self.flush_at, self.flush_by) = (None, None);
             let written = self.written;
             self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));
+            self.tell_damage()?;
         }
         if self.lives.are_overgrown() {
             self.lives.compact(&mut self.log)?;

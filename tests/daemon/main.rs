@@ -12,6 +12,7 @@ mod bus;
 mod cli;
 mod counting;
 mod events;
+mod intents;
 mod library;
 mod limits;
 mod principals;

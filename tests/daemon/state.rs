@@ -260,6 +260,7 @@ fn what_a_lost_process_had_on_disk_is_read_in_every_later_kernel(place: &Place) 
     until("all of it is on disk", || {
         detail(&mut raw, "writer")["streams"][0]["spool"]["to"].as_u64() == Some(BYTES)
     });
+    until("both are written down", || place.log_holds(b"writer") && place.log_holds(b"silent"));
     kernel.power_cut();
 
     for again in [false, true] {

@@ -2,7 +2,8 @@
 //!
 //! Three shapes share the frame type. *Notices* and *records* are `{topic, data}`; *bus events* are `{topic, payload,
 //! correlationId, causationId, traceId, source, time, id}`, and with the feature `envelope` what v1 had no words for follows:
-//! `seq`, `principal`, `intentId`, `spanId`, `idempotencyKey`, `toolCallId`, `replayed`, `subscriptionId`. Invariant: the
+//! `seq`, `principal`, `intentId`, `spanId`, `idempotencyKey`, `toolCallId`, `answers`,
+//! `error`, `replayed`, `subscriptionId`, `delivery`. Invariant: the
 //! order of the eight is v1's, and a client that negotiated nothing gets nothing else.
 
 use crate::codec::encode::{self, Dialect};
@@ -51,6 +52,10 @@ pub struct Extras<'a> {
     pub idempotency_key: Option<&'a str>,
     /// The tool call it is about.
     pub tool_call_id: Option<&'a str>,
+    /// The request it answers.
+    pub answers: Option<&'a str>,
+    /// What went wrong, if it answers that.
+    pub error: Option<RawRef<'a>>,
     /// It comes from the log, not from the moment it happened.
     pub replayed: bool,
     /// The subscription it is delivered for.
@@ -116,13 +121,14 @@ pub fn put_envelope(
 }
 
 impl Extras<'_> {
-    fn texts(&self) -> [(&'static str, Option<&str>); 6] {
+    fn texts(&self) -> [(&'static str, Option<&str>); 7] {
         [
             ("principal", Some(self.principal)),
             ("intentId", self.intent_id),
             ("spanId", self.span_id),
             ("idempotencyKey", self.idempotency_key),
             ("toolCallId", self.tool_call_id),
+            ("answers", self.answers),
             ("subscriptionId", self.subscription_id),
         ]
     }
@@ -132,6 +138,7 @@ impl Extras<'_> {
         texts as u16
             + u16::from(self.seq.is_some())
             + u16::from(self.replayed)
+            + u16::from(self.error.is_some())
             + u16::from(self.delivery.is_some())
     }
 
@@ -145,6 +152,10 @@ impl Extras<'_> {
                 encode::put_str(buf, key);
                 encode::put_str(buf, text);
             }
+        }
+        if let Some(error) = self.error {
+            encode::put_str(buf, "error");
+            put_raw(buf, dialect, error);
         }
         if self.replayed {
             encode::put_str(buf, "replayed");
@@ -222,6 +233,12 @@ pub struct EventFrame<'a> {
     /// The tool call it is about.
     #[serde(borrow)]
     pub tool_call_id: Option<Cow<'a, str>>,
+    /// The request it answers.
+    #[serde(borrow)]
+    pub answers: Option<Cow<'a, str>>,
+    /// What went wrong, if it answers that.
+    #[serde(borrow)]
+    pub error: Option<RawRef<'a>>,
     /// It comes from the log.
     #[serde(default)]
     pub replayed: bool,

@@ -65,7 +65,7 @@ codes! {
     PermissionDenied = "E_PERMISSION_DENIED", false;
     /// A deadline passed. What could be undone was.
     Timeout = "E_TIMEOUT", true;
-    /// The caller abandoned the call with `kernel.cancel`.
+    /// The caller abandoned the call with `kernel.cancel`, or the intent it belongs to was cancelled.
     Cancelled = "E_CANCELLED", false;
     /// Something else has to end first.
     Busy = "E_BUSY", true;
@@ -89,6 +89,8 @@ codes! {
     Cwd = "E_CWD", false;
     /// The child could not be made; `details.stage` and `details.errno` say where and why.
     SpawnFailed = "E_SPAWN_FAILED", false;
+    /// Whoever was asked with `event.request` has answered with an error; `details.code` and `details.message` are its words.
+    RequestFailed = "E_REQUEST_FAILED", false;
     /// The child's stdin is closed, by it or by us.
     StdinClosed = "E_STDIN_CLOSED", false;
     /// The process has no terminal.

@@ -4,9 +4,11 @@
 //! topic. How they are written in EVENT frames is in [`envelope`](crate::envelope). Who may see an event is decided in the
 //! control plane; matching topics is too.
 
+use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
-use crate::id::{ProcessId, SubscriptionId};
+use crate::id::{EventId, ProcessId, SubscriptionId};
 use crate::methods::event::Gap;
+use crate::methods::intent::{IntentOnDisconnect, Stopped};
 use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
 use crate::methods::stream::StreamName;
 use crate::methods::system::Principal;
@@ -222,6 +224,20 @@ events! {
         pub usage: ProcessUsage,
         /// From spawn to exit, milliseconds.
         pub duration_ms: u64,
+    }
+
+    /// Bytes went into a process's stdin or terminal. Told at most once a second and at the end, for all writes since.
+    ProcessWritten = "kairo.process.written", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// This life's name.
+        pub session: String,
+        /// The first byte's offset.
+        pub from: u64,
+        /// One past the last.
+        pub to: u64,
+        /// How many calls that were.
+        pub calls: u64,
     }
 
     /// Nobody of a process's tree is left.
@@ -461,6 +477,20 @@ events! {
         pub message: String,
     }
 
+    /// A durable consumer has put an event aside: it was delivered as often as it may be, and never done.
+    KernelDeadLetter = "kairo.kernel.dead_letter", Bus {
+        /// Of which consumer.
+        pub consumer: String,
+        /// The event's place.
+        pub seq: u64,
+        /// Its type.
+        pub topic: String,
+        /// How often it was delivered.
+        pub deliveries: u32,
+        /// What became of the last delivery.
+        pub reason: DeadReason,
+    }
+
     /// Events were lost: the disk had damage. Whoever replays them is shown the range.
     KernelLogDamaged = "kairo.kernel.log_damaged", Bus {
         /// First place.
@@ -469,6 +499,106 @@ events! {
         pub to: u64,
         /// What was found.
         pub reason: String,
+    }
+
+    /// To whoever registered for it: an intent is being cancelled, and its things are stopped after this time.
+    IntentCancelNotice = "intent.cancel", Notice {
+        /// Which.
+        pub intent_id: EventId,
+        /// The story it belongs to.
+        pub correlation_id: String,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
+        /// Who does it.
+        pub by: Principal,
+        /// How long the receiver has, milliseconds; `intent.release` ends it sooner.
+        pub grace_ms: u64,
+    }
+
+    /// An intent has begun. Its id is this event's.
+    IntentStarted = "kairo.intent.started", Bus {
+        /// Its name.
+        pub intent_id: EventId,
+        /// What is to be done.
+        pub name: String,
+        /// What was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub query: Option<String>,
+        /// Whatever its client wants kept with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub context: Option<Raw>,
+        /// The intent it is part of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub parent: Option<EventId>,
+        /// It is cancelled this many milliseconds after it began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub deadline_ms: Option<u64>,
+        /// What becomes of it when the connection ends that began it.
+        pub on_disconnect: IntentOnDisconnect,
+        /// Who began it.
+        pub owner: Principal,
+    }
+
+    /// An intent was ended. What it has started goes on.
+    IntentEnded = "kairo.intent.ended", Bus {
+        /// Which.
+        pub intent_id: EventId,
+        /// What was to be done.
+        pub name: String,
+        /// What came of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub result: Option<Raw>,
+        /// What went wrong.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub error: Option<String>,
+        /// In a sentence.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub summary: Option<String>,
+        /// From begin to end, milliseconds.
+        pub duration_ms: u64,
+    }
+
+    /// An intent, or everything of a story, is being stopped.
+    IntentCancelling = "kairo.intent.cancelling", Bus {
+        /// The intent, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub intent_id: Option<EventId>,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
+        /// Who does it.
+        pub by: Principal,
+        /// Between SIGTERM and SIGKILL, milliseconds.
+        pub grace_ms: u64,
+        /// It was under way when the kernel before this one ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub resumed: bool,
+    }
+
+    /// Everything an intent, or a story, had begun is gone.
+    IntentCancelled = "kairo.intent.cancelled", Bus {
+        /// The intent, if it was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub intent_id: Option<EventId>,
+        /// The story.
+        pub correlation_id: String,
+        /// Why, as it was said; `deadline` and `disconnect` are the kernel's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
+        /// Who did it.
+        pub by: Principal,
+        /// Everything that was stopped, in the order it went; at most 1,024 of them.
+        pub stopped: Vec<Stopped>,
+        /// How many more there were.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        pub more: u64,
+        /// Intents that were cancelled with it, in the order they were over.
+        pub children: Vec<EventId>,
+        /// What had not gone when the time was up.
+        pub left: u32,
+        /// From the cancel until all was gone, milliseconds.
+        pub duration_ms: u64,
     }
 
     /// A call was refused for want of rights.
@@ -485,6 +615,10 @@ events! {
     }
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 crate::methods::words! {
     /// Why a subscription to events was ended by the kernel.
     CutReason {
@@ -492,6 +626,22 @@ crate::methods::words! {
         Slow = "slow",
         /// The log failed.
         Log = "log",
+        /// The intent it was made under was cancelled.
+        Cancelled = "cancelled",
+        /// Its consumer was deleted.
+        Deleted = "deleted",
+    }
+}
+
+crate::methods::words! {
+    /// What became of a delivery that was not the end of it.
+    DeadReason or Timeout {
+        /// Nobody said anything in time.
+        Timeout = "timeout",
+        /// It could not be worked on.
+        Nak = "nak",
+        /// Whoever had it is gone.
+        Gone = "gone",
     }
 }
 
@@ -548,6 +698,8 @@ crate::methods::words! {
         Forgotten = "forgotten",
         /// The kernel stopped.
         Shutdown = "shutdown",
+        /// The intent it was made under was cancelled.
+        Cancelled = "cancelled",
         /// It was to be read with the policy `spool`, and the process it waited for has none.
         Unspooled = "unspooled",
     }

@@ -191,10 +191,14 @@ impl EventId {
         EventId(text.into())
     }
 
-    /// One as it stands on the wire; none if it is no UUID.
-    pub fn from_text(text: &str) -> Option<EventId> {
-        let id = EventId(text.into());
-        id.to_bytes().is_some().then_some(id)
+    /// One whose text was told.
+    pub fn from_text(text: &str) -> EventId {
+        EventId(text.into())
+    }
+
+    /// The text on the wire, shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     /// Its 16 bytes; none if it is no UUID.

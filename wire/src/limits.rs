@@ -61,6 +61,33 @@ pub const EVENTS_IN_BATCH_MAX: usize = 4_096;
 /// Most events of one page of `event.replay`. A larger wish is granted this much.
 pub const REPLAY_EVENTS_MAX: usize = 1_000;
 
+/// Longest name of an intent, bytes. Longer: `E_INVALID_PARAMS`.
+pub const INTENT_NAME_BYTES_MAX: usize = 255;
+
+/// Longest query, summary, error or reason of an intent, bytes. Longer: `E_TOO_LARGE`.
+pub const INTENT_TEXT_BYTES_MAX: usize = 4_096;
+
+/// Longest context or result of an intent, MessagePack bytes. Longer: `E_TOO_LARGE`.
+pub const INTENT_DATA_BYTES_MAX: usize = 64 * 1024;
+
+/// Most intents that are not over, of one user. The next: `E_BUSY`.
+pub const INTENTS_OPEN_MAX: usize = 1_024;
+
+/// Deepest nesting of intents. Deeper: `E_CONFLICT`.
+pub const INTENT_DEPTH_MAX: usize = 16;
+
+/// Most clients registered for one intent. The next: `E_BUSY`.
+pub const INTENT_REGISTRATIONS_MAX: usize = 64;
+
+/// Longest grace a client can register, milliseconds. A longer wish is granted this much.
+pub const INTENT_GRACE_MS_MAX: u64 = 60_000;
+
+/// Most intents of one page of `intent.list`. A larger wish is granted this much.
+pub const INTENTS_LISTED_MAX: usize = 200;
+
+/// Most things a receipt of a cancel lists; the others are counted.
+pub const STOPPED_LISTED_MAX: usize = 1_024;
+
 /// Largest number of rows or columns of a terminal; the smallest is 1. Others: `E_INVALID_PARAMS`.
 pub const TERMINAL_EXTENT_MAX: u16 = 65_534;
 
@@ -111,6 +138,20 @@ pub const LIMITS: &[LimitRow] = &[
     row("eventDataBytesMax", EVENT_DATA_BYTES_MAX, "bytes of an event's data", "E_TOO_LARGE"),
     row("eventsInBatchMax", EVENTS_IN_BATCH_MAX, "events of a call", "E_TOO_LARGE"),
     row("replayEventsMax", REPLAY_EVENTS_MAX, "events of a page", "a larger wish is granted this much"),
+    row("intentNameBytesMax", INTENT_NAME_BYTES_MAX, "bytes of an intent's name", "E_INVALID_PARAMS"),
+    row("intentTextBytesMax", INTENT_TEXT_BYTES_MAX, "bytes of a text of an intent", "E_TOO_LARGE"),
+    row("intentDataBytesMax", INTENT_DATA_BYTES_MAX, "bytes of a context or result", "E_TOO_LARGE"),
+    row("intentsOpenMax", INTENTS_OPEN_MAX, "intents of a user that are not over", "E_BUSY"),
+    row("intentDepthMax", INTENT_DEPTH_MAX, "intents within intents", "E_CONFLICT"),
+    row("intentRegistrationsMax", INTENT_REGISTRATIONS_MAX, "clients of an intent", "E_BUSY"),
+    row(
+        "intentGraceMsMax",
+        INTENT_GRACE_MS_MAX as usize,
+        "milliseconds",
+        "a longer wish is granted this much",
+    ),
+    row("intentsListedMax", INTENTS_LISTED_MAX, "intents of a page", "a larger wish is granted this much"),
+    row("stoppedListedMax", STOPPED_LISTED_MAX, "things in a receipt", "the others are counted"),
     row("terminalExtentMax", TERMINAL_EXTENT_MAX as usize, "rows or columns", "E_INVALID_PARAMS"),
 ];
 

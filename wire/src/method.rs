@@ -8,7 +8,7 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{device, event, permission, process, stream, system, view};
+use crate::methods::{consumer, device, event, intent, permission, process, stream, system, view};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -54,9 +54,9 @@ pub struct MethodRow {
 
 impl MethodRow {
     /// True when a call of it is an event of its own (`kairo.kernel.called`). What publishes an event or works on an intent
-    /// is told by the event it makes, and bytes for a stdin are no event.
+    /// is told by the event it makes; bytes for a stdin and what is done with an event are no events.
     pub fn is_told(&self) -> bool {
-        let tells_itself = ["event.", "intent.", "process.stdin.write"];
+        let tells_itself = ["event.", "intent.", "consumer.ack", "consumer.nak", "process.stdin.write"];
         self.changes && !tells_itself.iter().any(|name| self.name.starts_with(name))
     }
 }
@@ -181,6 +181,22 @@ pub const METHODS: &[&MethodRow] = &[
     event::Publish::ROW,
     event::PublishBatch::ROW,
     event::Replay::ROW,
+    intent::Begin::ROW,
+    intent::End::ROW,
+    intent::List::ROW,
+    intent::Status::ROW,
+    intent::Timeline::ROW,
+    intent::Cancel::ROW,
+    intent::Register::ROW,
+    intent::Release::ROW,
+    event::Request::ROW,
+    consumer::Create::ROW,
+    consumer::Attach::ROW,
+    consumer::Ack::ROW,
+    consumer::Nak::ROW,
+    consumer::List::ROW,
+    consumer::Status::ROW,
+    consumer::Delete::ROW,
     view::Define::ROW,
     view::Drop::ROW,
     view::Rebuild::ROW,

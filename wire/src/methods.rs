@@ -3,8 +3,10 @@
 //! Shapes only: parameters, results, rows. v1 fields keep their names and order, because byte-scanning clients
 //! depend on it; new fields come after them.
 
+pub mod consumer;
 pub mod device;
 pub mod event;
+pub mod intent;
 pub mod options;
 pub mod permission;
 pub mod process;

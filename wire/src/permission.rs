@@ -42,6 +42,8 @@ pub enum PermissionScope {
     Caller,
     /// The caller and the process it names: the process's owner, whoever started it, and the administrator.
     Process,
+    /// The caller and the intent it names: whoever began it, its user, and the administrator.
+    Intent,
     /// The caller and each thing it would be told: what it may not see is left out, not refused.
     Filtered,
     /// The daemon's owner only.
@@ -55,6 +57,7 @@ impl PermissionScope {
             PermissionScope::Everybody => "everybody",
             PermissionScope::Caller => "caller",
             PermissionScope::Process => "process",
+            PermissionScope::Intent => "intent",
             PermissionScope::Filtered => "filtered",
             PermissionScope::Administrator => "administrator",
         }
@@ -101,6 +104,14 @@ permissions! {
     ViewRead = "view.read", Filtered;
     /// Define views, drop them and fold them again.
     ViewDefine = "view.define", Caller;
+    /// Begin intents, alone or under one's own.
+    IntentBegin = "intent.begin", Caller;
+    /// See how an intent stands and what happened in it, and be told when it is cancelled.
+    IntentObserve = "intent.observe", Intent;
+    /// End and cancel an intent.
+    IntentControl = "intent.control", Intent;
+    /// List intents; those the caller may not observe are left out.
+    IntentList = "intent.list", Filtered;
     /// Give up rights for the life of the connection.
     IdentityLower = "identity.lower", Everybody;
     /// List devices.

@@ -8,7 +8,7 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{device, event, permission, process, stream, system, view};
+use kairo_wire::methods::{consumer, device, event, intent, permission, process, stream, system, view};
 use kairo_wire::permission::PERMISSIONS;
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;
@@ -89,6 +89,22 @@ fn every_example_is_a_call_that_makes_sense() {
         (event::Publish::ROW, example::<event::Publish>),
         (event::PublishBatch::ROW, example::<event::PublishBatch>),
         (event::Replay::ROW, example::<event::Replay>),
+        (intent::Begin::ROW, example::<intent::Begin>),
+        (intent::End::ROW, example::<intent::End>),
+        (intent::List::ROW, example::<intent::List>),
+        (intent::Status::ROW, example::<intent::Status>),
+        (intent::Timeline::ROW, example::<intent::Timeline>),
+        (intent::Cancel::ROW, example::<intent::Cancel>),
+        (intent::Register::ROW, example::<intent::Register>),
+        (intent::Release::ROW, example::<intent::Release>),
+        (event::Request::ROW, example::<event::Request>),
+        (consumer::Create::ROW, example::<consumer::Create>),
+        (consumer::Attach::ROW, example::<consumer::Attach>),
+        (consumer::Ack::ROW, example::<consumer::Ack>),
+        (consumer::Nak::ROW, example::<consumer::Nak>),
+        (consumer::List::ROW, example::<consumer::List>),
+        (consumer::Status::ROW, example::<consumer::Status>),
+        (consumer::Delete::ROW, example::<consumer::Delete>),
         (view::Define::ROW, example::<view::Define>),
         (view::Drop::ROW, example::<view::Drop>),
         (view::Rebuild::ROW, example::<view::Rebuild>),

@@ -33,6 +33,10 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::EventPublish
         | Permission::ViewRead
         | Permission::ViewDefine
+        | Permission::IntentBegin
+        | Permission::IntentObserve
+        | Permission::IntentControl
+        | Permission::IntentList
         | Permission::DeviceList
         | Permission::VaultRead => [true, true, true, false],
     }
@@ -56,7 +60,10 @@ mod tests {
                 PermissionScope::Administrator => {
                     assert!(!held(PrincipalKind::User) && !held(PrincipalKind::Skill), "{}", row.name);
                 }
-                PermissionScope::Caller | PermissionScope::Process | PermissionScope::Filtered => {
+                PermissionScope::Caller
+                | PermissionScope::Process
+                | PermissionScope::Intent
+                | PermissionScope::Filtered => {
                     assert!(!held(PrincipalKind::Nobody), "{}", row.name);
                 }
             }

@@ -84,6 +84,18 @@ impl Principal {
         Creator { uid: self.uid(owner_uid), session, name }
     }
 
+    /// Who had the rights that a creator is a trace of.
+    pub fn of_creator(creator: &Creator, owner_uid: u32) -> Principal {
+        let Creator { uid, session, name } = creator.clone();
+        if session.is_some() || name.is_some() {
+            Principal::Skill(Skill { uid, session, name })
+        } else if uid == owner_uid {
+            Principal::Owner
+        } else {
+            Principal::User { uid }
+        }
+    }
+
     /// Lowers to the skill `name`. Refused, with nothing, when that would be somebody else.
     pub fn lowered(&self, name: &str, owner_uid: u32) -> Option<Principal> {
         match self {

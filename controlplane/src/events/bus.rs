@@ -23,6 +23,7 @@ use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::event::Event;
 use kairo_wire::id::EventId;
+use kairo_wire::methods::event::AnswerError;
 use std::sync::Arc;
 
 /// The kernel as a publisher.
@@ -45,6 +46,17 @@ pub(crate) struct Fresh<'a> {
     pub key: Option<&'a str>,
     /// What it says.
     pub data: RawRef<'a>,
+    /// The request it answers.
+    pub answer: Option<Answer<'a>>,
+}
+
+/// That an event is an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer<'a> {
+    /// The id of the request.
+    pub to: &'a str,
+    /// What went wrong, if it did.
+    pub error: Option<&'a AnswerError>,
 }
 
 impl Kernel {
@@ -84,6 +96,7 @@ impl Kernel {
             trace,
             key: None,
             data: data.as_ref(),
+            answer: None,
         };
         self.admit(turn, &fresh, None);
     }
@@ -109,6 +122,7 @@ impl Kernel {
             trace,
             key: None,
             data: data.as_ref(),
+            answer: None,
         };
         self.admit(turn, &fresh, own);
     }
@@ -121,7 +135,8 @@ impl Kernel {
         fresh: &Fresh<'_>,
         own: Option<(ConnectionKey, Raw)>,
     ) -> u64 {
-        let Fresh { id, topic, source, audience, trace, key, data } = fresh;
+        let Fresh { id, topic, source, audience, trace, key, data, answer } = fresh;
+        let failed = answer.and_then(|answer| answer.error).and_then(|error| Raw::of(error).ok());
         let broken = self.journal.broken.is_some();
         let record = Record {
             seq: if broken { 0 } else { self.journal.last_seq + 1 },
@@ -140,6 +155,8 @@ impl Kernel {
             key: key.map(Into::into),
             tool_call: trace.tool_call.as_deref().map(Into::into),
             data: *data,
+            answers: answer.map(|answer| answer.to.into()),
+            error: failed.as_ref().map(Raw::as_ref),
         };
         let bytes = match record.encode() {
             Ok(bytes) => bytes,
@@ -153,6 +170,9 @@ impl Kernel {
             self.tell(turn, &News::unkept(Arc::clone(topic), bytes, own));
         } else {
             self.journal.event(Arc::clone(topic), bytes, own);
+            if !self.state.requests.is_empty() {
+                self.consider_answer(turn, fresh, seq);
+            }
         }
         seq
     }
@@ -170,7 +190,10 @@ impl Kernel {
         // By dialect, of those without the feature `envelope`, who all get the same bytes.
         let mut plain: [Option<Bytes>; 2] = [None, None];
         for serial in serials {
-            let Some(topic) = self.state.topics.get(&serial) else { continue };
+            let Some(topic) = self.state.topics.get(&serial) else {
+                self.consumer_told(turn, serial, news, &record);
+                continue;
+            };
             let TopicPlace::Live { next } = topic.place else { continue };
             let Some(peer) = self.state.connections.get(topic.connection) else { continue };
             let wanted = (news.seq == 0 || news.seq >= next) && topic.takes(&record);

@@ -14,6 +14,7 @@ use crate::clock::after_ms;
 use crate::events::journal::{Awaiting, unkept};
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Answer, Found, Hearer, Question};
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::state::{Connection, Pending, Timer, TopicPlace, TopicSubscription};
 use bytes::BytesMut;
@@ -74,6 +75,7 @@ impl Kernel {
             limit: PAGE_EVENTS,
             hearer: peer.hearer(),
             subscription: Some(topic.id.clone()),
+            raw: false,
         };
         let ticket = self.state.next_serial();
         self.state.pages.insert(ticket, serial);
@@ -92,6 +94,9 @@ impl Kernel {
         let kept = !keep.is_empty();
         for (key, value) in keep {
             self.journal.value(key, value);
+        }
+        if let Some(consumer) = self.state.consumers.asking(ticket) {
+            return self.consumer_paged(turn, consumer, found);
         }
         match self.state.pages.remove(&ticket) {
             Some(serial) if self.state.watches.contains_key(&serial) => self.watched(turn, serial, found),
@@ -155,7 +160,7 @@ impl Kernel {
     }
 
     /// Events have gone out on a connection: there is room for more.
-    pub(crate) fn news_sent(&mut self, connection: ConnectionKey, bytes: usize) {
+    pub(crate) fn news_sent(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, bytes: usize) {
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         peer.news_unsent = peer.news_unsent.saturating_sub(bytes);
         peer.news_read += 1;
@@ -164,6 +169,7 @@ impl Kernel {
             self.page(serial);
             self.look(serial);
         }
+        self.feed_attached(turn, connection);
     }
 
     /// A subscription has been behind for its patience: has its connection read anything meanwhile?
@@ -187,7 +193,7 @@ impl Kernel {
     }
 
     /// Ends a subscription and says from where it can be taken up again.
-    fn cut(&mut self, turn: &mut Turn<'_>, serial: u64, reason: CutReason) {
+    pub(crate) fn cut(&mut self, turn: &mut Turn<'_>, serial: u64, reason: CutReason) {
         let Some(topic) = self.state.topics.get(&serial) else { return };
         let (connection, id) = (topic.connection, topic.id.clone());
         let (TopicPlace::Live { next: seq } | TopicPlace::Behind { next: seq, .. }) = topic.place;
@@ -208,6 +214,9 @@ impl Kernel {
         for serial in topics {
             self.cut(turn, serial, CutReason::Log);
         }
+        for serial in self.state.consumers.serials() {
+            self.detach_all(turn, serial, CutReason::Log);
+        }
     }
 
     /// Ends a subscription to events.
@@ -224,6 +233,7 @@ impl Kernel {
                 self.state.pages.remove(&ticket);
             }
         }
+        self.strike(turn, Member::Topic(serial), topic.under.as_deref());
     }
 }
 

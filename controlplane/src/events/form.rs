@@ -65,6 +65,8 @@ fn extras<'a>(record: &'a Record<'_>, form: &Form<'a>) -> Option<Extras<'a>> {
         span_id: record.span.as_deref(),
         idempotency_key: record.key.as_deref(),
         tool_call_id: record.tool_call.as_deref(),
+        answers: record.answers.as_deref(),
+        error: record.error,
         replayed: form.replayed,
         subscription_id: form.subscription,
         delivery: form.delivery,

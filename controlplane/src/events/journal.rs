@@ -10,15 +10,19 @@
 //! acknowledged, and what happens is told without a place.
 
 use crate::calls::Turn;
+use crate::events::log::Damage;
 use crate::events::outlet::{Batch, Entry, Inquiry, Life, Outlet, Question};
+use crate::events::record::Audience;
+use crate::events::requesting::Reply;
 use crate::kernel::Kernel;
+use crate::state::Trace;
 use bytes::Bytes;
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::KernelRecordsFailed;
+use kairo_wire::event::{KernelLogDamaged, KernelRecordsFailed};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -52,6 +56,10 @@ impl News {
 pub(crate) enum Awaiting {
     /// A call, which is answered with this.
     Call(u64, Raw),
+    /// A call that asked, which is answered so.
+    Reply(u64, Reply),
+    /// A durable consumer, whose state this is.
+    Consumer(u64),
     /// A call, which is answered with its receipt.
     Receipt(u64),
     /// The spawn of a process that insists on its record.
@@ -219,8 +227,11 @@ impl Kernel {
         let flushing = std::mem::take(&mut self.journal.flushing);
         for (_, what) in writing.into_iter().chain(flushing) {
             match what {
-                Awaiting::Call(call, _) => self.reject(turn, call, &unkept(reason)),
+                Awaiting::Call(call, _) | Awaiting::Reply(call, _) => {
+                    self.reject(turn, call, &unkept(reason));
+                }
                 Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
+                Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
                 Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
@@ -228,13 +239,25 @@ impl Kernel {
         }
         self.cut_readers_of_the_log(turn);
         let event = KernelRecordsFailed { reason: reason.to_owned() };
-        self.publish(turn, crate::events::record::Audience::All, &Default::default(), &event);
+        self.publish(turn, Audience::All, &Trace::default(), &event);
+    }
+
+    /// Events were found to be lost: told once, by range, and shown to whoever replays.
+    pub fn log_damaged(&mut self, at: Moment, damage: &[Damage], out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
+        for Damage { from, to, what } in damage {
+            tracing::error!(component = "controlplane", from, to, what, "events are lost");
+            let event = KernelLogDamaged { from: *from, to: *to, reason: what.clone() };
+            self.publish(turn, Audience::All, &Trace::default(), &event);
+        }
     }
 
     fn kept(&mut self, turn: &mut Turn<'_>, what: Awaiting) {
         match what {
             Awaiting::Call(call, result) => self.resolve(turn, call, &result),
+            Awaiting::Reply(call, reply) => self.replied(turn, call, reply),
             Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
+            Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
             Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
         }

@@ -5,6 +5,7 @@
 //!                                   following ◀══ reading ══ log      what was, for those who come later or are slow
 //! ```
 
+pub mod consumers;
 pub mod form;
 pub mod log;
 pub mod outlet;
@@ -18,5 +19,6 @@ pub(crate) mod following;
 pub(crate) mod journal;
 pub(crate) mod matching;
 pub(crate) mod publishing;
+pub(crate) mod requesting;
 pub(crate) mod story;
 pub(crate) mod watching;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::error::WireError;
 use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::event::Gap;
 use kairo_wire::methods::view::{ViewChangesParams, ViewDefinition, ViewGetParams, ViewWatchParams};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +81,8 @@ pub struct Question {
     pub hearer: Hearer,
     /// EVENT frames of this subscription are wanted; a page of values otherwise.
     pub subscription: Option<SubscriptionId>,
+    /// Neither, but the records.
+    pub raw: bool,
 }
 
 /// Something asked of the views.
@@ -138,7 +141,7 @@ pub struct Answer {
 }
 
 /// Events, as they are sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Found {
     /// EVENT frames in order, gaps among them; or the encoded result of a call.
     pub bytes: Bytes,
@@ -148,6 +151,10 @@ pub struct Found {
     pub seen: u64,
     /// There may be more.
     pub more: bool,
+    /// The records, if they were asked for.
+    pub records: Vec<(u64, Bytes)>,
+    /// What is missing among them.
+    pub gaps: Vec<Gap>,
 }
 
 /// Takes entries and questions; never blocks.

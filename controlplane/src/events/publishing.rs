@@ -4,9 +4,10 @@
 //! event that the kernel could have published.
 
 use crate::calls::Turn;
-use crate::events::bus::Fresh;
+use crate::events::bus::{Answer, Fresh};
 use crate::events::journal::unkept;
 use crate::events::record::Audience;
+use crate::intents::requests;
 use crate::kernel::Kernel;
 use crate::state::Trace;
 use kairo_dataplane::key::ConnectionKey;
@@ -14,10 +15,11 @@ use kairo_wire::codec::decode::entries;
 use kairo_wire::codec::encode::{put_map16, put_str};
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::envelope::EventFrame;
-use kairo_wire::error::WireError;
+use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::EventId;
 use kairo_wire::limits::{EVENT_DATA_BYTES_MAX, META_BYTES_MAX, TOPIC_BYTES_MAX};
-use kairo_wire::methods::event::{Draft, Reach};
+use kairo_wire::method::Method;
+use kairo_wire::methods::event::{Draft, Publish, Reach};
 
 /// Types of the kernel begin so.
 const RESERVED: [&str; 9] = [
@@ -32,7 +34,8 @@ const RESERVED: [&str; 9] = [
     "kairo.event.",
 ];
 /// … or are one of these.
-const NOTICES: [&str; 9] = [
+const NOTICES: [&str; 10] = [
+    "intent.cancel",
     "process.exit",
     "stream.overflow",
     "stream.gap",
@@ -44,7 +47,9 @@ const NOTICES: [&str; 9] = [
     "kairo.intent.cancelled",
 ];
 /// Requests to the kernel that are events.
-const REQUESTS: [&str; 2] = ["kairo.intent.cancel", "kairo.cancel"];
+const REQUESTS: [&str; 2] = [requests::CANCEL, requests::CANCEL_STORY];
+/// What a client wanted that sent an EVENT frame.
+const PUBLISH: &str = Publish::NAME;
 
 /// An event that has its place.
 #[derive(Debug)]
@@ -64,16 +69,21 @@ impl Kernel {
     }
 
     /// Whether a client may publish this.
-    pub(crate) fn check_draft(&self, draft: &Draft) -> Result<(), Box<WireError>> {
-        check_topic(&draft.topic)?;
+    pub(crate) fn check_draft(&self, connection: ConnectionKey, draft: &Draft) -> Result<(), Box<WireError>> {
+        if let Some(id) = &draft.intent_id {
+            self.may_be_under(connection, PUBLISH, "intentId", id)?;
+        }
+        self.requested(connection, &draft.topic, draft.data.as_ref().map(Raw::as_ref))?;
+        check_topic("type", &draft.topic)?;
         let texts = [
             ("source", &draft.source),
             ("correlationId", &draft.correlation_id),
             ("causationId", &draft.causation_id),
             ("intentId", &draft.intent_id),
             ("toolCallId", &draft.tool_call_id),
+            ("error.code", &draft.error.as_ref().and_then(|error| error.code.clone())),
         ];
-        let mut bytes = 0;
+        let mut bytes = draft.error.as_ref().map_or(0, |error| error.message.len());
         for (field, text) in texts {
             let Some(text) = text else { continue };
             bytes += text.len();
@@ -93,7 +103,7 @@ impl Kernel {
             let message = format!("data: an event carries at most {EVENT_DATA_BYTES_MAX} bytes");
             return Err(Box::new(WireError::too_large("eventDataBytesMax", message).with("field", "data")));
         }
-        Ok(())
+        self.check_answer(connection, draft)
     }
 
     /// Publishes what was checked, under the caller's name; once, if there is a key.
@@ -118,10 +128,7 @@ impl Kernel {
         let principal = self.principal(connection);
         let own = principal.to_string();
         let source = draft.source.map_or_else(|| own.clone(), |part| format!("{own}/{part}"));
-        let audience = match draft.reach {
-            Reach::User => Audience::User(principal.uid(self.config.owner_uid)),
-            Reach::Private => Audience::Of(principal.creator(self.config.owner_uid)),
-        };
+        let audience = self.audience_of(connection, draft.reach);
         let id = self.name_event();
         let data = draft.data.unwrap_or(Raw::NIL);
         let fresh = Fresh {
@@ -132,17 +139,30 @@ impl Kernel {
             trace: &trace,
             key,
             data: data.as_ref(),
+            answer: draft.answers.as_deref().map(|to| Answer { to, error: draft.error.as_ref() }),
         };
         let seq = self.admit(turn, &fresh, None);
+        if let Ok(Some(wanted)) = self.requested(connection, &fresh.topic, Some(data.as_ref())) {
+            self.give_cancel(turn, connection, &trace, wanted, Some(id.as_str()));
+        }
         let correlation = trace.correlation.unwrap_or_else(|| id.as_str().to_owned());
         Published { id, seq, correlation }
+    }
+
+    /// Who may hear what a client publishes.
+    pub(crate) fn audience_of(&self, connection: ConnectionKey, reach: Reach) -> Audience {
+        let principal = self.principal(connection);
+        match reach {
+            Reach::User => Audience::User(principal.uid(self.config.owner_uid)),
+            Reach::Private => Audience::Of(principal.creator(self.config.owner_uid)),
+        }
     }
 
     /// A client sent an EVENT frame: it is published in its name, and nobody answers.
     pub(crate) fn overheard(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, payload: &[u8]) {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
-            self.check_draft(&draft).map_err(|error| *error)?;
+            self.check_draft(connection, &draft).map_err(|error| *error)?;
             Ok(draft)
         });
         match outcome {
@@ -152,13 +172,18 @@ impl Kernel {
             }
             Err(error) => {
                 tracing::debug!(component = "controlplane", connectionId = ?connection, %error, "an event was not taken");
+                if error.code == Code::PermissionDenied {
+                    let trace = self.trace_of(connection, None);
+                    self.tell_denied(turn, connection, &trace, PUBLISH, &error);
+                }
             }
         }
     }
 }
 
-fn check_topic(topic: &str) -> Result<(), Box<WireError>> {
-    let wrong = |what: &str| Err(Box::new(WireError::invalid("type", what)));
+/// Whether a client may publish events of this type, which stands in `field`.
+pub(crate) fn check_topic(field: &str, topic: &str) -> Result<(), Box<WireError>> {
+    let wrong = |what: &str| Err(Box::new(WireError::invalid(field, what)));
     if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX {
         return wrong(&format!("a type has 1 to {TOPIC_BYTES_MAX} bytes"));
     }
@@ -168,7 +193,7 @@ fn check_topic(topic: &str) -> Result<(), Box<WireError>> {
     let reserved = RESERVED.iter().any(|prefix| topic.starts_with(prefix)) || NOTICES.contains(&topic);
     if reserved && !REQUESTS.contains(&topic) {
         let why = format!("only the kernel publishes {topic}");
-        return Err(Box::new(WireError::denied("event.publish", &why).with("field", "type")));
+        return Err(Box::new(WireError::denied("event.publish", &why).with("field", field)));
     }
     Ok(())
 }
@@ -181,6 +206,7 @@ fn draft_of(payload: &[u8]) -> Result<Draft, WireError> {
         Some(data) => Some(data.to_owned()),
         None => beside_topic(payload),
     };
+    let error = frame.error.map(|error| error.decode()).transpose().map_err(WireError::from)?;
     Ok(Draft {
         topic: frame.topic.into_owned(),
         data,
@@ -188,6 +214,8 @@ fn draft_of(payload: &[u8]) -> Result<Draft, WireError> {
         causation_id: owned(frame.causation_id),
         intent_id: owned(frame.intent_id),
         tool_call_id: owned(frame.tool_call_id),
+        answers: owned(frame.answers),
+        error,
         ..Draft::default()
     })
 }

@@ -20,6 +20,7 @@ use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::methods::stream::StreamName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Bytes of records of one page for a subscription: it has to fit what a connection may have unread.
 const FEED_BYTES_MAX: usize = 192 << 10;
@@ -83,7 +84,7 @@ enum ReadError {
 }
 
 fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
-    let bytes = if question.subscription.is_some() { FEED_BYTES_MAX } else { PAGE_BYTES_MAX };
+    let bytes = if question.raw || question.subscription.is_some() { FEED_BYTES_MAX } else { PAGE_BYTES_MAX };
     let limit = PageLimit { events: question.limit, bytes, looked_at: LOOKED_AT_MAX };
     let page = reader.scan(&question.query, None, limit)?;
     let seen = page
@@ -92,11 +93,19 @@ fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
     let events: Vec<Record<'_>> = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes)).collect();
     let heard: Vec<&Record<'_>> =
         events.iter().filter(|event| hears(&question.hearer.principal, &event.audience)).collect();
+    if question.raw {
+        let seqs: BTreeSet<u64> = heard.iter().map(|event| event.seq).collect();
+        let records = page.events.iter().filter(|(seq, _)| seqs.contains(seq)).cloned().collect();
+        let gaps = page.gaps.iter().map(told).collect();
+        let (bytes, events, more) = (Bytes::new(), heard.len(), page.next.is_some());
+        return Ok(Found { bytes, events, seen, more, records, gaps });
+    }
     let bytes = match &question.subscription {
         Some(subscription) => frames(&page, &heard, &question.hearer, subscription)?,
         None => result(&page, &heard, &question.hearer)?,
     };
-    Ok(Found { bytes, events: heard.len(), seen, more: page.next.is_some() })
+    let (events, more) = (heard.len(), page.next.is_some());
+    Ok(Found { bytes, events, seen, more, records: Vec::new(), gaps: Vec::new() })
 }
 
 /// What can't be read as a record is left out: the store has checked it, so a later version wrote it.

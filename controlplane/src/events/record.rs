@@ -61,6 +61,10 @@ pub struct Record<'a> {
     pub tool_call: Option<Cow<'a, str>>,
     /// What it says: one MessagePack value.
     pub data: RawRef<'a>,
+    /// The request it answers.
+    pub answers: Option<Cow<'a, str>>,
+    /// What went wrong, if it answers that.
+    pub error: Option<RawRef<'a>>,
 }
 
 /// An [`Audience`] as it is stored: its kind, and of whom.
@@ -115,6 +119,44 @@ struct Stored<'a>(
     #[serde(borrow)] RawRef<'a>,
 );
 
+/// An answer: what every event has, and what it answers. Only those have these fields.
+#[derive(Serialize, Deserialize)]
+struct Answering<'a>(
+    Id,
+    u64,
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+    #[serde(borrow)] Cow<'a, str>,
+    Hearers,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] RawRef<'a>,
+    #[serde(borrow)] Option<Cow<'a, str>>,
+    #[serde(borrow)] Option<RawRef<'a>>,
+);
+
+/// How the stored form of an event begins that answers nothing: an array of so many.
+const PLAIN: u8 = 0x90 | 14;
+
+impl<'a> Stored<'a> {
+    fn with(self, answers: Option<Cow<'a, str>>, error: Option<RawRef<'a>>) -> Answering<'a> {
+        let Stored(a, b, c, d, e, f, g, h, i, j, k, l, m, n) = self;
+        Answering(a, b, c, d, e, f, g, h, i, j, k, l, m, n, answers, error)
+    }
+}
+
+impl<'a> Answering<'a> {
+    fn split(self) -> (Stored<'a>, Option<Cow<'a, str>>, Option<RawRef<'a>>) {
+        let Answering(a, b, c, d, e, f, g, h, i, j, k, l, m, n, answers, error) = self;
+        (Stored(a, b, c, d, e, f, g, h, i, j, k, l, m, n), answers, error)
+    }
+}
+
 /// An id as two numbers, which the codec has words for.
 #[derive(Serialize, Deserialize)]
 struct Id(u64, u64);
@@ -140,12 +182,19 @@ impl<'a> Record<'a> {
             self.data,
         );
         let mut buf = BytesMut::with_capacity(128 + self.data.bytes().len());
-        to_buf(&mut buf, Dialect::Int64, &stored)?;
+        match &self.answers {
+            None => to_buf(&mut buf, Dialect::Int64, &stored)?,
+            Some(_) => to_buf(&mut buf, Dialect::Int64, &stored.with(borrowed(&self.answers), self.error))?,
+        }
         Ok(buf.freeze())
     }
 
     /// Reads what is stored under `seq`. Bytes that are no record are an error, whatever they are.
     pub fn parse(seq: u64, bytes: &'a [u8]) -> Result<Record<'a>, CodecError> {
+        let (stored, answers, error) = match bytes.first() {
+            Some(&PLAIN) | None => (from_slice(bytes)?, None, None),
+            Some(_) => from_slice::<Answering<'a>>(bytes)?.split(),
+        };
         let Stored(
             id,
             time_ms,
@@ -161,7 +210,7 @@ impl<'a> Record<'a> {
             key,
             tool_call,
             data,
-        ) = from_slice(bytes)?;
+        ) = stored;
         let id = (u128::from(id.0) << 64 | u128::from(id.1)).to_be_bytes();
         Ok(Record {
             seq,
@@ -179,6 +228,8 @@ impl<'a> Record<'a> {
             key,
             tool_call,
             data,
+            answers,
+            error,
         })
     }
 }
@@ -209,6 +260,8 @@ pub(crate) mod tests {
             key: None,
             tool_call: None,
             data: data.as_ref(),
+            answers: None,
+            error: None,
         }
     }
 

@@ -65,6 +65,7 @@ impl Kernel {
         .unwrap_or_default();
         trace.principal = Some(principal.to_string().into());
         trace.tool_call = None;
+        let inherited = trace.intent.clone();
         let Some(meta) = meta else { return trace };
         let said =
             |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -75,7 +76,17 @@ impl Kernel {
         };
         is(|trace| &mut trace.correlation, said(&meta.correlation_id));
         is(|trace| &mut trace.causation, said(&meta.causation_id));
+        let named = said(&meta.intent_id).filter(|id| inherited.as_ref() != Some(id));
         is(|trace| &mut trace.intent, said(&meta.intent_id));
+        if let Some(intent) = named.and_then(|id| self.state.intents.named(&id)) {
+            // What belongs to an intent belongs to its story, if nothing else was said.
+            let of = |text: &Option<Cow<'_, str>>, own: &Option<String>, otherwise: &Option<String>| {
+                said(text).or_else(|| otherwise.clone()).or_else(|| own.clone())
+            };
+            trace.correlation = of(&meta.correlation_id, &trace.correlation, &intent.trace.correlation);
+            trace.causation = of(&meta.causation_id, &trace.causation, &intent.trace.causation);
+            (trace.trace, trace.span) = (intent.trace.trace.clone(), intent.trace.span.clone());
+        }
         if let Some((id, span)) = meta.traceparent.as_deref().and_then(of_traceparent) {
             (trace.trace, trace.span) = (Some(id), Some(span));
         }
@@ -98,7 +109,7 @@ impl Kernel {
         let Some(process) = self.state.processes.get(&serial) else { return };
         let trace = &process.trace;
         let lost = trace.call_seq.is_some_and(|seq| seq > self.journal.inherited_seq);
-        let Some(id) = trace.causation.as_deref().and_then(EventId::from_text).filter(|_| lost) else {
+        let Some(id) = trace.causation.as_deref().map(EventId::from_text).filter(|_| lost) else {
             return;
         };
         let (creator, trace) = (process.creator.clone(), Trace { causation: None, ..trace.clone() });
@@ -140,17 +151,29 @@ impl Kernel {
             true => asking.trace.clone(),
             false => self.trace_of(asking.connection, asking.meta.as_ref()),
         };
-        let principal = self.principal_told(asking.connection);
+        self.tell_denied(turn, asking.connection, &trace, asking.method, error);
+    }
+
+    /// Tells that somebody wanted what it may not.
+    pub(crate) fn tell_denied(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        trace: &Trace,
+        method: &str,
+        error: &WireError,
+    ) {
+        let principal = self.principal_told(connection);
         let uid = principal.uid;
         let target =
             error.details.as_ref().and_then(|details| details.get("id")?.as_str().map(str::to_owned));
         tracing::warn!(
-            component = "controlplane", connectionId = ?asking.connection, method = asking.method,
+            component = "controlplane", connectionId = ?connection, method,
             target = target.as_deref().unwrap_or(""), reason = %error.message, "a call was refused"
         );
-        let (method, reason) = (asking.method.to_owned(), error.message.clone().into_owned());
+        let (method, reason) = (method.to_owned(), error.message.clone().into_owned());
         let event = SecurityDenied { principal, method, target, reason };
-        self.publish(turn, Audience::Administration(uid), &trace, &event);
+        self.publish(turn, Audience::Administration(uid), trace, &event);
     }
 }
 

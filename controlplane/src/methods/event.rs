@@ -7,19 +7,23 @@ use crate::events::journal::{Awaiting, unkept};
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Hearer, Question};
 use crate::events::pattern::Pattern;
+use crate::events::requesting;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
-use crate::state::{Named, Pending, TopicPlace, TopicSubscription};
+use crate::methods::consumer::detach;
+use crate::state::{Named, Pending, TopicPlace, TopicSubscription, Trace};
 use crate::table::{Answers, Entry};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::{SubscriptionId, TopicPattern};
-use kairo_wire::limits::{EVENTS_IN_BATCH_MAX, REPLAY_EVENTS_MAX};
+use kairo_wire::limits::{EVENTS_IN_BATCH_MAX, REPLAY_EVENTS_MAX, TOPIC_BYTES_MAX};
 use kairo_wire::method::Method;
 use kairo_wire::methods::event::{
-    Ack, Order, Publish, PublishBatch, PublishBatchResult, PublishResult, Replay, ReplayParams, Subscribe,
-    SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
+    Ack, Draft, Order, Publish, PublishBatch, PublishBatchResult, PublishResult, Replay, ReplayParams,
+    Request, RequestParams, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
 };
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -28,8 +32,11 @@ pub(crate) const METHODS: &[Entry] = &[
     (Publish::ROW, Answers::Later, publish),
     (PublishBatch::ROW, Answers::Later, publish_batch),
     (Replay::ROW, Answers::Later, replay),
+    (Request::ROW, Answers::Later, request),
 ];
 
+/// How long an answer is waited for without a wish.
+const REQUEST_TIMEOUT_MS: u64 = 5_000;
 /// Most patterns and sources of one replay.
 const CONDITIONS_MAX: usize = 64;
 
@@ -44,6 +51,8 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     if let Some(reason) = kernel.journal.broken.as_deref().filter(|_| past) {
         return Err(unkept(reason));
     }
+    let under = kernel.under(asking);
+    kernel.may_begin(under.as_deref())?;
     let limit = kernel.config.limits.topics_max;
     let id = SubscriptionId::topic(bits(&mut *kernel.entropy));
     let serial = kernel.state.next_serial();
@@ -65,7 +74,9 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
         intent: intent_id.map(Into::into),
         from_time_ms: from_time_ms.unwrap_or(0),
         place: TopicPlace::Live { next: from_seq.unwrap_or(next).max(next) },
+        under,
     };
+    kernel.enroll_under(Member::Topic(serial), subscription.under.as_deref());
     kernel.state.topics.insert(serial, subscription);
     kernel.answer(turn, asking, &SubscribeResult { subscription_id: id, next_seq: Some(next) });
     // A place to come is waited for.
@@ -78,6 +89,9 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
 fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Unsubscribe>()?;
     let id = &params.subscription_id;
+    if let Some(Named::Attached(attachment)) = kernel.state.subscriptions.get(id.as_str()).copied() {
+        return detach(kernel, turn, asking, attachment);
+    }
     let subscription = match kernel.state.subscriptions.get(id.as_str()) {
         Some(Named::Topic(serial)) => {
             kernel.state.topics.get(serial).map(|topic| (*serial, topic.connection))
@@ -85,7 +99,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
         Some(Named::Watch(serial)) => {
             kernel.state.watches.get(serial).map(|watch| (*serial, watch.connection))
         }
-        Some(Named::Stream(_)) | None => None,
+        Some(Named::Stream(_) | Named::Attached(_)) | None => None,
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;
@@ -102,7 +116,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let draft = asking.read::<Publish>()?;
     kernel.takes_events()?;
-    kernel.check_draft(&draft).map_err(|error| *error)?;
+    kernel.check_draft(asking.connection, &draft).map_err(|error| *error)?;
     let ack = draft.ack;
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
@@ -122,8 +136,15 @@ fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) 
         let message = format!("events: a batch has at most {EVENTS_IN_BATCH_MAX} events");
         return Err(WireError::too_large("eventsInBatchMax", message).with("field", "events"));
     }
+    let mut answered = BTreeSet::new();
     for (place, draft) in params.events.iter().enumerate() {
-        kernel.check_draft(draft).map_err(|error| error.with("event", place))?;
+        kernel.check_draft(asking.connection, draft).map_err(|error| error.with("event", place))?;
+        if draft.answers.as_ref().is_some_and(|answers| !answered.insert(answers.as_str())) {
+            let message = "answers: the batch answers one request twice";
+            return Err(WireError::new(Code::Conflict, message)
+                .with("field", "answers")
+                .with("event", place));
+        }
     }
     let (mut first_seq, mut last_seq) = (0, 0);
     for draft in params.events {
@@ -132,6 +153,26 @@ fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) 
     }
     let result = PublishBatchResult { count: count as u32, first_seq, last_seq, ack: params.ack };
     acknowledge(kernel, turn, asking, params.ack, &result)
+}
+
+fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let RequestParams { topic, data, timeout_ms, reply_type, source, reach } = asking.read::<Request>()?;
+    kernel.takes_events()?;
+    let draft = Draft { topic, data, source, reach, ..Draft::default() };
+    kernel.check_draft(asking.connection, &draft).map_err(|error| *error)?;
+    if reply_type.as_ref().is_some_and(|of| of.len() > TOPIC_BYTES_MAX) {
+        return Err(WireError::invalid("replyType", format!("a type has 1 to {TOPIC_BYTES_MAX} bytes")));
+    }
+    let audience = kernel.audience_of(asking.connection, reach);
+    // Parked first: whatever answers it comes later.
+    let call = kernel.park(turn, asking, Pending::Published);
+    let story = Trace { correlation: None, ..asking.trace.clone() };
+    let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
+    let published = kernel.publish_draft(turn, asking.connection, &story, draft, key);
+    let (connection, reply) = (asking.connection, reply_type.map(Into::into));
+    let open = requesting::Request { call, connection, audience, reply, answered: false };
+    kernel.open_request(turn, &published.id, open, timeout_ms.unwrap_or(REQUEST_TIMEOUT_MS));
+    Ok(())
 }
 
 /// Answers a publisher when the log is as far as it wants.
@@ -171,7 +212,7 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
     let ticket = kernel.park(turn, asking, Pending::Replay);
-    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None });
+    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None, raw: false });
     Ok(())
 }
 
@@ -193,6 +234,7 @@ fn query(params: ReplayParams) -> Result<Query, WireError> {
         sources: params.sources,
         correlation: params.correlation_id,
         intent: params.intent_id,
+        or_intents: Vec::new(),
         from: params.from_seq.unwrap_or(all.from).max(1),
         to: params.to_seq.unwrap_or(all.to).min(all.to),
         from_ms: params.from_time_ms.unwrap_or(all.from_ms),

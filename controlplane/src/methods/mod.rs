@@ -6,8 +6,10 @@
 
 use crate::table::Entry;
 
+pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
+pub(crate) mod intent;
 pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod stream;
@@ -21,6 +23,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         process::METHODS,
         stream::METHODS,
         event::METHODS,
+        intent::METHODS,
+        consumer::METHODS,
         view::METHODS,
         permission::METHODS,
         device::METHODS,

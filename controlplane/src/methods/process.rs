@@ -80,11 +80,15 @@ impl Kernel {
                 let none = ViewChangesResult { seq: *since, ..ViewChangesResult::default() };
                 return self.resolve(turn, ticket, &none);
             }
+            Pending::Request { .. } => {
+                WireError::new(Code::Timeout, "nobody has answered the request within timeoutMs")
+            }
             Pending::Spawn { .. }
             | Pending::Deed { .. }
             | Pending::Metrics
             | Pending::Published
             | Pending::Repeat { .. }
+            | Pending::Cancelling { .. }
             | Pending::Replay
             | Pending::Watch { .. } => return,
         };
@@ -115,6 +119,7 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
+    kernel.may_begin_under(asking.trace.intent.as_deref())?;
     let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
     plan.trace = asking.trace.clone();
     plan.given_key = asking.key;
@@ -239,6 +244,7 @@ fn wait(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
         }
         (Phase::Lost, None) => return Err(kernel.lost(&params.id)),
         (Phase::Starting | Phase::Running | Phase::Exited, None) => {
+            kernel.may_begin(kernel.under(asking).as_deref())?;
             let home = asking.connection.reactor;
             let timer = params.timeout_ms.map(|delay_ms| kernel.arm(turn, home, after_ms(turn.at, delay_ms)));
             let call = kernel.park(turn, asking, Pending::Wait { process: serial, timer });

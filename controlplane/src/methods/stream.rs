@@ -52,10 +52,12 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     {
         return Err(unspooled(&target));
     }
+    let under = kernel.under(asking);
+    kernel.may_begin(under.as_deref())?;
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
     let mut wish = Wish { rate: pacing::rate(params.rate, "rate")?, ..wish(&params) };
     wish.from = kernel.begun(&target, wish.from);
-    kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish)?;
+    kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish, under)?;
     let takes_records = kernel.state.connections.get(asking.connection).is_some_and(|peer| peer.records);
     let life = kernel.state.exactly(&target).filter(|_| takes_records);
     let session = life.map(|process| process.session.clone());
@@ -103,7 +105,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     let id = &params.subscription_id;
     let subscription = match kernel.state.subscriptions.get(id.as_str()) {
         Some(Named::Stream(serial)) => kernel.state.streams.get(serial).map(|s| (*serial, s.connection)),
-        Some(Named::Topic(_) | Named::Watch(_)) | None => None,
+        Some(Named::Topic(_) | Named::Watch(_) | Named::Attached(_)) | None => None,
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;

@@ -8,7 +8,7 @@
 //!
 //! A key belongs to who used it and to the method; other parameters under the same key are an error, because one of the two
 //! calls is a mistake. Whoever made the first call may go: what is under way stays under way, for those who wait or come
-//! back ([`succession`]).
+//! back.
 //!
 //! Invariants: of any number of calls with one key one does something; none of them is answered before the log has the
 //! receipt, unless the call said that memory is enough or the log takes nothing any more. Keys of writes to a stdin are the

@@ -27,16 +27,21 @@ impl Kernel {
         let Some(flight) = self.receipts.flight(claim.name).filter(|flight| flight.call == ticket) else {
             return false;
         };
+        if call.headless {
+            // Its caller has had an answer, or is gone.
+            return true;
+        }
         let heir = flight.waiting.first().copied();
         let goes_on = match &call.pending {
             Pending::Deed { deed: Deed::Write { .. }, .. } => false,
-            Pending::Deed { .. } => true,
+            Pending::Deed { .. } | Pending::Cancelling { .. } => true,
             // Whoever has lost its connection wants what it asked for; whoever gives up doesn't.
             Pending::Spawn { .. } => error.is_none(),
             Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Replay
             | Pending::Changes { .. }

@@ -106,6 +106,7 @@ impl Kernel {
             self.state.leaders.insert(process.pid as u64, serial);
         }
         self.state.processes.insert(serial, Box::new(process));
+        self.enroll_process(serial);
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.settle(turn, serial);
         Adopted { heir, history, rate, unread, spool, ends, stdin: note.stdin.unwrap_or(0), meter }
@@ -172,6 +173,7 @@ impl Kernel {
                 None => report::running(Some(held.pid)),
             },
             noted: held.note.clone().into(),
+            written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),
             birth: record.and_then(Record::birth).unwrap_or_else(|| self.name_event()),
             told: Default::default(),

@@ -188,6 +188,7 @@ impl Kernel {
         let (scope, key, noted_at) = (killing.scope, process.key, turn.out.list.len());
         turn.out.push(Command::Signal { process: key, signal: SIGKILL, scope, ticket: None });
         self.annotate(turn, serial, noted_at);
+        self.note_killed(serial);
     }
 
     /// Somebody waits for the id of a dying process: its grace shrinks.
@@ -205,12 +206,18 @@ impl Kernel {
 
     /// A process must not live: it is killed now, or as soon as it runs.
     pub(crate) fn doom(&mut self, turn: &mut Turn<'_>, serial: u64, by: EndedBy) {
+        self.doom_within(turn, serial, by, self.config.limits.kill_grace_ms);
+    }
+
+    /// The same with another grace.
+    pub(crate) fn doom_within(&mut self, turn: &mut Turn<'_>, serial: u64, by: EndedBy, grace_ms: u64) {
         self.renounce(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         match process.phase {
-            Phase::Starting => process.doom = Some(by),
+            // Patience only shrinks.
+            Phase::Starting if process.doom.as_ref().is_some_and(|(_, already)| *already <= grace_ms) => {}
+            Phase::Starting => process.doom = Some((by, grace_ms)),
             Phase::Running | Phase::Exited if !process.tree_gone => {
-                let grace_ms = self.config.limits.kill_grace_ms;
                 self.kill(turn, serial, SIGTERM, grace_ms, Scope::Tree, by, None);
             }
             Phase::Running | Phase::Exited | Phase::Lost => {}
@@ -239,7 +246,9 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Published
+            | Pending::Request { .. }
             | Pending::Repeat { .. }
+            | Pending::Cancelling { .. }
             | Pending::Replay
             | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
@@ -290,6 +299,7 @@ impl Kernel {
                         data.len() as u64
                     }
                 };
+                self.note_write(turn, serial, offset, data.len() as u64);
                 self.resolve(
                     turn,
                     ticket,

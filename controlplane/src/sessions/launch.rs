@@ -208,6 +208,7 @@ impl Kernel {
         spawn.record = Record::of(&process, guardian, key_used).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
+        self.enroll_process(serial);
     }
 
     /// Equal environments have equal digests, and nobody without the kernel's key can try values out.
@@ -283,6 +284,7 @@ pub(crate) fn open_record(
         retained_ns: None,
         status: crate::sessions::report::running(None),
         noted: bytes::Bytes::new(),
+        written: Default::default(),
         trace: plan.trace,
         birth,
         told: Default::default(),

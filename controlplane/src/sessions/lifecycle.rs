@@ -63,7 +63,8 @@ impl Kernel {
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
         let waits_for_disk = self.record_birth(serial);
-        if waits_for_disk {
+        let unkept = waits_for_disk && self.journal.broken.is_some();
+        if waits_for_disk && !unkept {
             self.give_receipt_of_spawn(turn, serial, &result);
         }
         let process = self.state.processes.get_mut(&serial).filter(|_| !waits_for_disk);
@@ -72,12 +73,16 @@ impl Kernel {
             self.resolve(turn, call, &result);
         }
         self.tell_birth(turn, serial);
+        if unkept {
+            // The log failed while the child was being started.
+            self.birth_kept(turn, serial, false);
+        }
         self.attach_waiting(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
         }
-        if let Some(by) = doom {
-            self.doom(turn, serial, by);
+        if let Some((by, grace_ms)) = doom {
+            self.doom_within(turn, serial, by, grace_ms);
         }
     }
 
@@ -260,6 +265,8 @@ impl Kernel {
         let there = self.state.processes.get_mut(&key.serial).filter(|process| !process.tree_gone);
         let Some(process) = there else { return self.acknowledge(turn, key) };
         process.tree_gone = true;
+        self.tell_written(turn, key.serial);
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let heirs = std::mem::take(&mut process.heirs);
         let stream_totals = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
         let event = ProcessEnded {
@@ -296,6 +303,7 @@ impl Kernel {
     pub(crate) fn input_closed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, written: u64) {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         process.stdin_end = Some(written);
+        self.tell_written(turn, key.serial);
         self.annotate(turn, key.serial, usize::MAX);
     }
 
@@ -360,6 +368,7 @@ impl Kernel {
     fn lose(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let error = keeper_lost();
         self.stop_killing(turn, serial);
+        self.tell_written(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.tree_gone = true;
         let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));

@@ -28,3 +28,4 @@ pub(crate) mod restart;
 pub(crate) mod retention;
 pub(crate) mod spool;
 pub(crate) mod wards;
+pub(crate) mod writing;

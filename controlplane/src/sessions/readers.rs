@@ -11,11 +11,12 @@
 use crate::auth::grant::may_touch;
 use crate::calls::Turn;
 use crate::clock::after_ms;
+use crate::intents::members::{Member, Under};
 use crate::kernel::Kernel;
 use crate::state::{Named, Phase, Place, Process, StreamSubscription, Timer, Wish};
 use bytes::Bytes;
 use kairo_dataplane::command::{Command, From, Policy, Sink, Subscribe};
-use kairo_dataplane::key::{ConnectionKey, ProcessKey, SubscriptionKey};
+use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::envelope::put_notice;
@@ -50,6 +51,7 @@ impl StreamSubscription {
 
 impl Kernel {
     /// Adds a reader under a fresh name: it reads what its target names now, or waits for it.
+    #[expect(clippy::too_many_arguments, reason = "a subscription's parts")]
     pub(crate) fn add_reader(
         &mut self,
         turn: &mut Turn<'_>,
@@ -57,6 +59,7 @@ impl Kernel {
         id: SubscriptionId,
         target: ProcessId,
         wish: Wish,
+        under: Option<Box<Under>>,
     ) -> Result<(), WireError> {
         let process = self.readable(&target);
         self.has_room_for_reader(connection, process.is_none())?;
@@ -75,7 +78,8 @@ impl Kernel {
             peer.streams.insert(serial);
             peer.waiting += usize::from(process.is_none());
         }
-        self.state.streams.insert(serial, StreamSubscription { id, connection, target, wish, place });
+        self.enroll_under(Member::Stream(serial), under.as_deref());
+        self.state.streams.insert(serial, StreamSubscription { id, connection, target, wish, place, under });
         Ok(())
     }
 
@@ -282,17 +286,23 @@ impl Kernel {
         self.end_with_record(turn, serial, StreamEndReason::Forgotten);
     }
 
-    /// Ends a subscription that has read nothing, and says why.
-    fn end_with_record(&mut self, turn: &mut Turn<'_>, serial: u64, reason: StreamEndReason) {
+    /// Ends a subscription in the middle or before it has read anything, and says why.
+    pub(crate) fn end_with_record(&mut self, turn: &mut Turn<'_>, serial: u64, reason: StreamEndReason) {
         let Some(stream) = self.state.streams.get(&serial) else { return };
         let (id, connection, wish) = (stream.id.clone(), stream.connection, stream.wish);
+        let read = match &stream.place {
+            Place::Reading { process, .. } => self.state.processes.get(process),
+            Place::Waiting { .. } | Place::Following { .. } => None,
+        };
+        let totals = Channel::ALL.map(|channel| read.map_or(0, |process| process.total(channel).total_bytes));
         let records = self.state.connections.get(connection).is_some_and(|peer| peer.records);
-        for (stream, wanted) in [(StreamName::Stdout, wish.stdout), (StreamName::Stderr, wish.stderr)] {
+        let both = [(StreamName::Stdout, wish.stdout), (StreamName::Stderr, wish.stderr)];
+        for ((stream, wanted), total_bytes) in both.into_iter().zip(totals) {
             if !wanted || !records {
                 continue;
             }
             let subscription_id = id.clone();
-            let record = StreamEndRecord { subscription_id, stream, total_bytes: 0, gap_bytes: 0, reason };
+            let record = StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes: 0, reason };
             self.send(turn, connection, |buf, dialect| {
                 if let Err(error) = put_notice(buf, dialect, &record) {
                     tracing::error!(component = "controlplane", %error, "a record was not sent");
@@ -329,6 +339,7 @@ impl Kernel {
                 }
             }
         }
+        self.strike(turn, Member::Stream(serial), stream.under.as_deref());
         self.close_if_over(turn, stream.connection);
     }
 }

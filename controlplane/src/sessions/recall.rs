@@ -9,7 +9,7 @@
 //! To be called once, after what the keeper handed over is in the tables and before there are connections. Invariant:
 //! a session is adopted or restarted, never both: what decides is whether its name is in the tables.
 
-use crate::auth::principal::{Creator, Principal, Skill};
+use crate::auth::principal::Principal;
 use crate::calls::Turn;
 use crate::clock::MS;
 use crate::events::record::Audience;
@@ -88,7 +88,8 @@ impl Kernel {
     fn watch_follower(&mut self, turn: &mut Turn<'_>, past: &Recollection) {
         let (serial, plan) = (self.follower(past), self.next_plan(past));
         let Some(process) = serial.and_then(|serial| self.state.processes.get_mut(&serial)) else { return };
-        if let Some(plan) = plan {
+        if let Some(mut plan) = plan {
+            plan.trace = process.trace.clone();
             let (attempts, former) = (past.life.attempts + 1, Some(past.life.session.clone()));
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former }));
         }
@@ -101,7 +102,9 @@ impl Kernel {
         let plan = self.next_plan(past);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.record = RecordStatus::Written;
-        if let Some(plan) = plan {
+        if let Some(mut plan) = plan {
+            // What follows belongs to the same story.
+            plan.trace = process.trace.clone();
             let attempts = past.life.attempts;
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
         }
@@ -154,6 +157,7 @@ impl Kernel {
         let streams = streams.map(|channel| process.total(channel)).collect();
         let readable = on_disk(&process);
         self.state.processes.insert(serial, Box::new(process));
+        self.enroll_process(serial);
         let why = if past.due { RestartCause::Exited } else { RestartCause::Lost };
         if !past.due && past.lost.is_none() {
             tracing::warn!(
@@ -195,24 +199,12 @@ impl Kernel {
     /// The plan of a request that was carried out before, by whoever made it.
     fn plan_again(&self, life: &Life, spec: &Spec) -> Result<Plan, WireError> {
         let creator = life.creator();
-        let principal = principal(&creator, self.config.owner_uid);
+        let principal = Principal::of_creator(&creator, self.config.owner_uid);
         let asker = Asker { principal: &principal, gid: spec.gid, groups: &spec.groups };
         let mut plan = plan::check(&self.config, &asker, spec.params.clone())?;
         // The connection it would have died with is gone.
         plan.guarded = false;
         Ok(plan)
-    }
-}
-
-/// Who had the rights that a creator is a trace of.
-fn principal(creator: &Creator, owner_uid: u32) -> Principal {
-    let Creator { uid, session, name } = creator.clone();
-    if session.is_some() || name.is_some() {
-        Principal::Skill(Skill { uid, session, name })
-    } else if uid == owner_uid {
-        Principal::Owner
-    } else {
-        Principal::User { uid }
     }
 }
 

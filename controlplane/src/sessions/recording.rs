@@ -70,7 +70,7 @@ impl Kernel {
         let record = outlet::Life { clear: clear.into(), secret: secret.into() };
         process.flushing = waits;
         self.journal.life(record);
-        if waits {
+        if waits && self.journal.broken.is_none() {
             self.journal.when_flushed(Awaiting::Birth(serial));
         }
         waits

@@ -88,6 +88,7 @@ impl Process {
             | EndCause::GraceOver
             | EndCause::Disconnect
             | EndCause::Deadline
+            | EndCause::Cancel
             | EndCause::Shutdown
             | EndCause::Unrecorded => true,
             EndCause::Itself | EndCause::Signal | EndCause::Limit => false,

@@ -17,6 +17,7 @@ impl Kernel {
     /// Looks whether a process is over, and if so keeps or frees its record. To be called after every change that
     /// could have made it so.
     pub(crate) fn settle(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        self.strike_process(turn, serial);
         let Some(process) = self.state.processes.get(&serial) else { return };
         if !process.is_over() {
             return;
@@ -116,10 +117,12 @@ impl Kernel {
 
     /// Takes a record out of all tables.
     pub(crate) fn drop_record(&mut self, turn: &mut Turn<'_>, serial: u64) -> Option<Box<Process>> {
+        self.tell_written(turn, serial);
         let readers: Vec<u64> = self.state.processes.get(&serial)?.readers.iter().copied().collect();
         for reader in readers {
             self.end_reader(turn, reader, Departure::Unasked);
         }
+        self.strike_record(turn, serial);
         let process = self.state.processes.remove(&serial)?;
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {

@@ -88,7 +88,7 @@ impl Kernel {
         let digest = GuardianDigest::of(token);
         let named: Vec<u64> =
             self.state.orphans.range((digest, 0)..=(digest, u64::MAX)).map(|(_, serial)| *serial).collect();
-        let mut any = false;
+        let mut any = self.resume_intents(turn, connection, digest);
         for serial in named {
             let Some(ward) = self.state.processes.get(&serial) else { continue };
             if !may_touch(self.principal(connection), &ward.creator) {

@@ -3,10 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::{self, Log, Stored};
 use kairo_controlplane::events::outlet::{Answer, Entry, Inquiry, Life, Shelf, Shelved};
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
+use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
@@ -20,6 +22,7 @@ use kairo_wire::codec::raw::RawRef;
 use kairo_wire::envelope::EventFrame;
 use kairo_wire::frame::{Decoder, Kind};
 use kairo_wire::limits::HEADER_BYTES;
+use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::request::{self, Meta};
 use kairo_wire::response::{CallError, Response};
 use serde_json::{Value, json};
@@ -60,6 +63,10 @@ pub(crate) struct World {
     pub(crate) entries: u64,
     /// Whether the disk has at once what it is asked to have.
     pub(crate) flushes: bool,
+    /// Connections that read no events.
+    pub(crate) unread: BTreeSet<ConnectionKey>,
+    /// Places whose events the log has lost, as far as consumers are brought them.
+    pub(crate) holes: BTreeSet<u64>,
     /// Whether the log takes at once what it is handed.
     pub(crate) keeps: bool,
     /// What was said beside the last answer.
@@ -150,7 +157,9 @@ impl World {
         let shelf = Shelf::default();
         let last = kept.last_seq();
         let mut kernel = Kernel::new(config, Box::new(Seeded::new(7)), Box::new(shelf.clone()), last);
-        kernel.recall_receipts(kept.reader().values(receipts::PREFIX).expect("they are read"));
+        let values = |prefix| kept.reader().values(prefix).expect("they are read");
+        kernel.recall_receipts(values(receipts::PREFIX));
+        kernel.recall_consumers(values(consumers::CONFIG_PREFIX), values(consumers::STATE_PREFIX));
         World {
             kernel,
             shelf,
@@ -160,6 +169,8 @@ impl World {
             kept,
             entries: 0,
             flushes: true,
+            unread: BTreeSet::new(),
+            holes: BTreeSet::new(),
             keeps: true,
             meta: None,
             at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
@@ -176,6 +187,21 @@ impl World {
             watched: true,
             logged: true,
         }
+    }
+
+    /// The kernel is gone with its connections, timers and what it had asked for; another one goes on behind its log.
+    pub(crate) fn next_kernel(&mut self, config: Config) {
+        let values = self.kept.reader().values(keeping::PREFIX).expect("they can be read");
+        let shelf = Shelf::default();
+        let entropy = Box::new(Seeded::new(self.entries + 100));
+        self.kernel = Kernel::new(config, entropy, Box::new(shelf.clone()), self.kept.last_seq());
+        (self.shelf, self.entries) = (shelf, 0);
+        self.timers.clear();
+        self.commands.clear();
+        self.greeted.clear();
+        let mut out = Commands::default();
+        self.kernel.recall_intents(self.at, values, &mut out);
+        self.carry_out(None, out);
     }
 
     // Connections
@@ -371,7 +397,9 @@ impl World {
                 }
                 Command::News { connection, frames } => {
                     self.deliver(connection, &frames);
-                    sent.push((connection, frames.len()));
+                    if !self.unread.contains(&connection) {
+                        sent.push((connection, frames.len()));
+                    }
                 }
                 other => self.commands.push(other),
             }
@@ -434,7 +462,14 @@ impl World {
             self.tell(|kernel, out| kernel.flushed(at, entries, out));
         }
         for question in questions {
-            let answer = answer(&self.kept.reader(), &question);
+            let mut answer = answer(&self.kept.reader(), &question);
+            if let Ok(found) = answer.found.as_mut() {
+                let end = found.seen.min(question.query.to);
+                for hole in self.holes.range(question.query.from..=end.max(question.query.from)) {
+                    found.records.retain(|(seq, _)| seq != hole);
+                    found.gaps.push(Gap { from: *hole, to: *hole, cause: GapCause::Damaged, summary: None });
+                }
+            }
             self.answered(answer);
         }
         self.view(inquiries);
@@ -566,6 +601,11 @@ impl World {
     /// Answers the oldest spawn command: the child runs. Returns its key and pid.
     pub(crate) fn born(&mut self) -> (ProcessKey, i32) {
         let spawn = self.take_spawn().expect("a spawn is under way");
+        self.bear(&spawn)
+    }
+
+    /// The child of this command runs.
+    pub(crate) fn bear(&mut self, spawn: &Spawn) -> (ProcessKey, i32) {
         self.pids += 1;
         let (process, pid) = (spawn.process, self.pids);
         self.notice(Notice::Spawned {

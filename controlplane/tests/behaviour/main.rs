@@ -3,13 +3,17 @@
 
 mod bus;
 mod calls;
+mod causality;
+mod consumers;
 mod deeds;
 mod ends;
 mod harness;
+mod intents;
 mod limits;
 mod principals;
 mod receipts;
 mod records;
+mod requests;
 mod spawning;
 mod streams;
 mod views;

@@ -54,6 +54,10 @@ struct Walk {
     tickets: Vec<Ticket>,
     readers: BTreeMap<SubscriptionKey, ProcessKey>,
     subscriptions: Vec<Value>,
+    /// Intents that have begun, and stories.
+    intents: Vec<String>,
+    /// Events that asked, as far as somebody heard them.
+    requests: Vec<Value>,
     /// The user of each session, for what may be seen.
     sessions: BTreeMap<String, u32>,
     pids: i32,
@@ -64,6 +68,7 @@ struct Walk {
 }
 
 const IDS: [&str; 6] = ["a", "b", "c", "77", "d", "e"];
+const STORIES: [&str; 3] = ["one", "two", "three"];
 const USERS: [u32; 3] = [0, 2_000, 3_000];
 
 impl Walk {
@@ -80,6 +85,8 @@ impl Walk {
             tickets: Vec::new(),
             readers: BTreeMap::new(),
             subscriptions: Vec::new(),
+            intents: vec!["unborn".to_owned()],
+            requests: Vec::new(),
             sessions: BTreeMap::new(),
             pids: 1_000,
             calls: 0,
@@ -143,7 +150,9 @@ impl Walk {
         let subscription =
             if self.subscriptions.is_empty() { json!("x") } else { self.dice.of(&self.subscriptions) };
         let call = format!("k{}", self.dice.below(1_000_000));
-        let (method, params) = match self.dice.below(20) {
+        let (method, params) = match self.dice.below(27) {
+            20..=23 => self.of_intents(),
+            24..=26 => self.event_call(),
             0..=3 => {
                 let options = match self.dice.below(8) {
                     5 => json!({ "durable": true }),
@@ -174,7 +183,9 @@ impl Walk {
                 json!({ "subscriptionId": subscription }),
             ),
             17 => {
-                ("subscribe", json!({ "topic": self.dice.of(&[">", "kairo.process.*", "kairo.stream.>"]) }))
+                let topic =
+                    self.dice.of(&[">", "kairo.process.*", "kairo.stream.>", "kairo.intent.*", "job.ask"]);
+                ("subscribe", json!({ "topic": topic }))
             }
             18 => match self.dice.below(4) {
                 0 => {
@@ -193,13 +204,80 @@ impl Walk {
         };
         let deadline_ms = (self.dice.below(2) == 0).then(|| self.dice.of(&[1, 1_000]));
         let key = (self.dice.below(2) == 0).then(|| format!("{}{}", params["id"], self.dice.below(2)).into());
-        let meta = Meta { deadline_ms, idempotency_key: key, ..Meta::default() };
-        let meta = (self.dice.below(4) == 0).then_some(&meta);
+        let intent_id = (self.dice.below(2) == 0).then(|| self.dice.of(&self.intents).into());
+        let correlation_id = (self.dice.below(4) == 0).then(|| self.dice.of(&STORIES).into());
+        let meta = Meta { deadline_ms, idempotency_key: key, intent_id, correlation_id, ..Meta::default() };
+        // What is refused for its meta lowers nobody.
+        let meta = (self.dice.below(4) == 0 && method != "identify").then_some(&meta);
         self.calls += 1;
         if let Some(client) = self.clients.get_mut(&connection) {
             *client.calls.entry(call.clone()).or_default() += 1;
         }
         self.world.send_with(connection, &json!(call), method, &params, meta);
+    }
+
+    fn of_intents(&mut self) -> (&'static str, Value) {
+        let intent = self.dice.of(&self.intents);
+        let grace_ms = self.dice.of(&[0, 100, 9_000]);
+        match self.dice.below(13) {
+            0..=2 => {
+                let mut params =
+                    json!({ "name": "n", "onDisconnect": self.dice.of(&["keep", "cancel", "end"]) });
+                if self.dice.below(2) == 0 {
+                    params["parent"] = json!(intent);
+                }
+                if self.dice.below(3) == 0 {
+                    params["deadlineMs"] = json!(self.dice.of(&[1, 3_000]));
+                }
+                ("intent.begin", params)
+            }
+            3 => ("intent.end", json!({ "intentId": intent, "summary": "s" })),
+            4 | 5 => ("intent.cancel", json!({ "intentId": intent, "graceMs": grace_ms })),
+            6 => ("intent.cancel", json!({ "correlationId": self.dice.of(&STORIES), "graceMs": grace_ms })),
+            7 => ("intent.register", json!({ "intentId": intent, "graceMs": grace_ms })),
+            8 => ("intent.release", json!({ "intentId": intent })),
+            9 => (self.dice.of(&["intent.status", "intent.timeline"]), json!({ "intentId": intent })),
+            10 => ("intent.list", json!({ "limit": 3 })),
+            11 => {
+                let data = json!({ "intentId": intent });
+                ("event.publish", json!({ "type": "kairo.intent.cancel", "data": data }))
+            }
+            _ => {
+                let data = json!({ "targetCorrelationId": self.dice.of(&STORIES) });
+                ("event.publish", json!({ "type": "kairo.cancel", "data": data }))
+            }
+        }
+    }
+
+    /// Something about events and durable consumers.
+    fn event_call(&mut self) -> (&'static str, Value) {
+        let name = self.dice.of(&["x", "y"]);
+        let settings = json!({
+            "name": name, "topic": self.dice.of(&["job.*", "kairo.process.*"]), "ackWaitMs": 40, "maxDeliver": 2,
+            "maxInFlight": self.dice.of(&[1, 3, 100]), "backoffMs": self.dice.of(&[json!([]), json!([30, 60])]),
+        });
+        let seq = self.world.kept.last_seq().saturating_sub(self.dice.below(12) as u64).max(1);
+        match self.dice.below(14) {
+            0 | 1 => ("consumer.create", settings),
+            2 | 3 => ("consumer.attach", json!({ "name": name })),
+            4 | 5 => {
+                let mode = self.dice.of(&["single", "upTo"]);
+                ("consumer.ack", json!({ "name": name, "seq": seq, "mode": mode }))
+            }
+            6 => ("consumer.nak", json!({ "name": name, "seq": seq })),
+            7 => (self.dice.of(&["consumer.status", "consumer.list"]), json!({ "name": name })),
+            8 => ("consumer.delete", json!({ "name": name })),
+            9 => ("kernel.hello", json!({ "features": ["envelope", "int64"] })),
+            10 => ("event.request", json!({ "type": "job.ask", "timeoutMs": 30, "replyType": "job.do" })),
+            11 => {
+                let asked = self.requests.last().cloned().unwrap_or_default();
+                ("event.publish", json!({ "type": "job.answer", "answers": asked }))
+            }
+            _ => (
+                "event.publish",
+                json!({ "type": "job.do", "ack": self.dice.of(&["memory", "log", "disk"]) }),
+            ),
+        }
     }
 
     fn spawn_comes(&mut self) {
@@ -369,7 +447,21 @@ impl Walk {
             for arrival in arrivals {
                 let client = self.clients.get_mut(&connection);
                 match arrival {
-                    Arrival::Answer(id, _) => {
+                    Arrival::Answer(id, outcome) => {
+                        if let Some(id) =
+                            outcome.as_ref().ok().and_then(|it| it.get("subscriptionId").cloned())
+                        {
+                            self.subscriptions.push(id);
+                        }
+                        let begun = outcome.ok().filter(|result| result["seq"].is_u64());
+                        if let Some(begun) =
+                            begun.and_then(|result| result["intentId"].as_str().map(str::to_owned))
+                            && !self.intents.contains(&begun)
+                        {
+                            // The latest are the most interesting.
+                            self.intents.insert(0, begun);
+                            self.intents.truncate(12);
+                        }
                         self.answered += 1;
                         // One that was closed or left may have had its last answers on the way.
                         let Some(client) = client else { continue };
@@ -380,7 +472,11 @@ impl Walk {
                             client.calls.remove(call);
                         }
                     }
-                    Arrival::Event(topic, event, _) => {
+                    Arrival::Event(topic, event, frame) => {
+                        if topic == "job.ask" {
+                            let whole = kairo_wire::envelope::EventFrame::parse(&frame).expect("an event");
+                            self.requests.extend(whole.id.map(|id| json!(id)));
+                        }
                         let Some(client) = client else { continue };
                         if let Some(session) = event["session"].as_str() {
                             let uid = self.sessions[session];

@@ -227,8 +227,19 @@ impl Raw {
 
     /// Sends a request with a key, if the daemon takes it.
     pub(crate) fn send_once(&mut self, method: &str, params: &Json, key: &str) -> Option<u64> {
+        self.send_with(method, params, &serde_json::json!({ "idempotencyKey": key }))
+    }
+
+    /// Calls with `meta` and waits.
+    pub(crate) fn call_with(&mut self, method: &str, params: &Json, meta: &Json) -> Result<Json, Refusal> {
+        let id = self.send_with(method, params, meta).expect("the daemon takes requests");
+        self.answer(id).map(|result| json(&result))
+    }
+
+    /// Sends a request with `meta`, if the daemon takes it.
+    pub(crate) fn send_with(&mut self, method: &str, params: &Json, meta: &Json) -> Option<u64> {
         self.calls += 1;
-        let meta = Value::Map(vec![("idempotencyKey".into(), key.into())]);
+        let meta = value(meta);
         let fields: [(&str, Value); 4] =
             [("id", self.calls.into()), ("method", method.into()), ("params", value(params)), ("meta", meta)];
         let map = fields.map(|(key, value)| (key.into(), value)).to_vec();

@@ -69,6 +69,23 @@ methods! {
         errors: [Unavailable],
         example: r#"{"types": ["kairo.process.*"], "fromSeq": 1, "limit": 100}"#,
     }
+
+    /// Publishes an event and waits for exactly one answer to it.
+    ///
+    /// The event begins a story of its own: its id is its correlation. It is answered by the first event that is published
+    /// with `answers` and this id: its data is the result, its `error` is `E_REQUEST_FAILED`. With `replyType` the first
+    /// event of that type and of this story that another connection, or the kernel, brings about is an answer, too; any other
+    /// event of the story, such as one of progress, is none. An answer counts if it has its place before `timeoutMs` are over
+    /// (`E_TIMEOUT`). Whoever can't hear the request can't answer it. Nobody is told that nobody listens: that is a
+    /// timeout. Publishing an answer to what is answered, over or unknown is `E_CONFLICT`, and the event isn't published.
+    Request = "event.request"(RequestParams) -> RequestResult {
+        required: [need("type")],
+        permission: EventPublish,
+        changes: true,
+        since: Since::Release("0.1.0"),
+        errors: [TooLarge, Unavailable, RequestFailed],
+        example: r#"{"type": "render.estimate", "data": {"frames": 240}, "timeoutMs": 2000}"#,
+    }
 }
 
 crate::methods::words! {
@@ -118,12 +135,68 @@ pub struct Draft {
     /// The tool call it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// The id of the request it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
+    /// What went wrong: the request has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<AnswerError>,
     /// Who may hear of it.
     #[serde(default)]
     pub reach: Reach,
     /// When to answer; of a batch, the batch's counts.
     #[serde(default)]
     pub ack: Ack,
+}
+
+/// Why a request failed, in the words of whoever was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AnswerError {
+    /// For programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// For people.
+    pub message: String,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventRequestParams")]
+pub struct RequestParams {
+    /// The event's type, at most 255 bytes.
+    #[serde(rename = "type")]
+    pub topic: String,
+    /// What it says: any value, kept exactly; at most 1 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Raw>,
+    /// How long to wait; 5,000 without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Events of this type are answers, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_type: Option<String>,
+    /// Names a part of the caller: its own name is put in front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Who may hear of it, and so may answer.
+    #[serde(default)]
+    pub reach: Reach,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventRequestResult")]
+pub struct RequestResult {
+    /// The event that asked, and the story it began.
+    pub id: EventId,
+    /// The event that answered.
+    pub answer_id: EventId,
+    /// Its place.
+    pub seq: u64,
+    /// What it says.
+    pub data: Raw,
 }
 
 /// What was published.

@@ -144,7 +144,7 @@ pub struct SessionRow {
 
 crate::methods::words! {
     /// What became of an intent.
-    IntentState {
+    IntentOutcome {
         /// It has begun.
         Open = "open",
         /// It has ended with a result.
@@ -172,7 +172,7 @@ pub struct IntentRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// What became of it.
-    pub state: IntentState,
+    pub state: IntentOutcome,
     /// When it began, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<u64>,

@@ -343,6 +343,8 @@ crate::methods::words! {
         Disconnect = "disconnect",
         /// The deadline of its spawn passed.
         Deadline = "deadline",
+        /// Its intent, or its correlation, was cancelled.
+        Cancel = "cancel",
         /// The kernel stopped.
         Shutdown = "shutdown",
         /// A limit.

@@ -93,7 +93,7 @@ pub const FEATURES: &[FeatureRow] = &[
     FeatureRow {
         name: "envelope",
         doc: "Events carry what v1 had no words for (`seq`, `principal`, `intentId`, `spanId`, `idempotencyKey`, `toolCallId`, \
-              `replayed`, `subscriptionId`), and `event.gap` and `event.cut` tell what a subscription missed.",
+              `answers`, `error`, `replayed`, `subscriptionId`, `delivery`), and `event.gap` and `event.cut` tell what a subscription missed.",
     },
 ];
 

@@ -124,6 +124,8 @@ impl Log {
         }));
         if totals != self.totals {
             ops.push(totals.put());
+            // A log that says how far it is has a database, whole.
+            self.backend.make().inspect_err(|_| self.failed = true)?;
             self.lease(totals.last)?;
         }
         self.write(ops)?;

@@ -332,7 +332,7 @@ impl Host {
 
     fn begin(&self, of: &ViewWatchParams) -> Result<Found, WireError> {
         let seq = self.views.seq(&of.name)?;
-        Ok(Found { bytes: Bytes::new(), events: 0, seen: of.since.unwrap_or(seq), more: true })
+        Ok(Found { seen: of.since.unwrap_or(seq), more: true, ..Found::default() })
     }
 
     /// Whether a checkpoint is to be written; `caught_up` says that there is nothing to fold for now.
@@ -501,7 +501,7 @@ fn changes(
         };
         put_notice(&mut frames, hearer.dialect, &record).map_err(WireError::from)?;
     }
-    let told = Found { bytes: frames.freeze(), events, seen: seq, more: true };
+    let told = Found { bytes: frames.freeze(), events, seen: seq, more: true, ..Found::default() };
     Ok((!told.bytes.is_empty()).then_some(told))
 }
 
@@ -520,7 +520,7 @@ fn spoken(dialect: Dialect, value: RawRef<'_>) -> Result<Raw, WireError> {
 fn said<R: Serialize>(dialect: Dialect, result: &R) -> Result<Found, WireError> {
     let mut buf = BytesMut::new();
     to_buf(&mut buf, dialect, result).map_err(WireError::from)?;
-    Ok(Found { bytes: buf.freeze(), events: 0, seen: 0, more: false })
+    Ok(Found { bytes: buf.freeze(), ..Found::default() })
 }
 
 fn unread(error: LogError) -> WireError {

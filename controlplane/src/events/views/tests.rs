@@ -183,16 +183,19 @@ fn what_is_lost_after_its_exit_has_exited() {
 #[test]
 fn intents_count_their_processes_and_end_once() {
     let mut history = History::default();
-    history.add("kairo.intent.started", json!({"id": "i", "name": "render", "parent": "h", "deadlineMs": 9}));
+    history.add(
+        "kairo.intent.started",
+        json!({"intentId": "i", "name": "render", "parent": "h", "deadlineMs": 9}),
+    );
     history.intent = Some("i");
     life(&mut history, "p", "s");
     life(&mut history, "q", "t");
     death(&mut history, "p", "s");
     history.intent = None;
-    history.add("kairo.intent.cancelled", json!({"id": "i"}));
-    history.add("kairo.intent.ended", json!({"id": "i", "error": "x", "summary": "late"}));
-    history.add("kairo.intent.ended", json!({"id": "j", "error": {"code": "E"}}));
-    history.add("kairo.intent.started", json!({"id": ["k"]}));
+    history.add("kairo.intent.cancelled", json!({"intentId": "i"}));
+    history.add("kairo.intent.ended", json!({"intentId": "i", "error": "x", "summary": "late"}));
+    history.add("kairo.intent.ended", json!({"intentId": "j", "error": {"code": "E"}}));
+    history.add("kairo.intent.started", json!({"intentId": ["k"]}));
     let views = history.views();
     let rows = shown(&views, "intents");
     let row = &rows["i"];
@@ -204,13 +207,13 @@ fn intents_count_their_processes_and_end_once() {
     assert_eq!(rows["j"]["state"], "failed");
     let skips = summary(&views, "intents").skips;
     assert_eq!((skips.len(), skips[0].seq), (1, history.page.len() as u64));
-    assert!(skips[0].reason.starts_with("id: expected"), "{}", skips[0].reason);
+    assert!(skips[0].reason.starts_with("intentId: expected"), "{}", skips[0].reason);
 }
 
 #[test]
 fn live_has_what_is_there() {
     let mut history = History::default();
-    history.add("kairo.intent.started", json!({"id": "i", "name": "n"}));
+    history.add("kairo.intent.started", json!({"intentId": "i", "name": "n"}));
     life(&mut history, "p", "s");
     let keys = |history: &History| shown(&history.views(), "live").into_keys().collect::<Vec<_>>();
     assert_eq!(keys(&history), ["intent/i", "process/s", "stream/s/stderr", "stream/s/stdout"]);
@@ -219,7 +222,7 @@ fn live_has_what_is_there() {
     history.add("kairo.process.exited", json!({"id": "p", "session": "s"}));
     assert_eq!(keys(&history), ["intent/i", "stream/s/stderr"]);
     history.add("kairo.process.ended", json!({"id": "p", "session": "s"}));
-    history.add("kairo.intent.ended", json!({"id": "i"}));
+    history.add("kairo.intent.ended", json!({"intentId": "i"}));
     assert!(keys(&history).is_empty());
 }
 
@@ -698,6 +701,7 @@ fn random_event(dice: &mut Dice, seq: u64) -> Bytes {
     let mut fields: BTreeMap<&str, Raw> = BTreeMap::new();
     let mut put = |name, raw: Result<Raw, _>| fields.insert(name, raw.expect("a value"));
     put("id", Raw::of(&format!("p{id}")));
+    put("intentId", Raw::of(&format!("i{id}")));
     put("session", Raw::of(&format!("s{session}")));
     put("former", Raw::of(&format!("s{}", session / 2)));
     put("stream", Raw::of(dice.pick(&["stdout", "stderr"])));

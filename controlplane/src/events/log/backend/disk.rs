@@ -121,16 +121,18 @@ impl Late {
 }
 
 impl Backend for Late {
+    fn make(&mut self) -> Result<(), Fault> {
+        if self.disk.is_none() {
+            let disk = Disk::open(&self.folder)?;
+            let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
+            self.disk = Some(Disk { files });
+        }
+        Ok(())
+    }
+
     fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
-        let disk = match &mut self.disk {
-            Some(disk) => disk,
-            None => {
-                let disk = Disk::open(&self.folder)?;
-                let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
-                self.disk.insert(Disk { files })
-            }
-        };
-        disk.write(batch)
+        self.make()?;
+        self.disk.as_mut().map_or(Ok(()), |disk| disk.write(batch))
     }
 
     fn sync(&mut self) -> Result<(), Fault> {

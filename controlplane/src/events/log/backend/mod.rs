@@ -55,6 +55,10 @@ pub type Rows<'a> = Box<dyn Iterator<Item = Row> + 'a>;
 
 /// The one writer.
 pub trait Backend: Send {
+    /// Makes what is made late, if that is not done. To be called before anything is noted that counts on it.
+    fn make(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
     /// All of it or nothing; when it returns, a killed process loses none of it.
     fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault>;
     /// When it returns, a power failure loses nothing written before.

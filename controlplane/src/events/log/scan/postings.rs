@@ -80,7 +80,8 @@ impl<'a> Candidates<'a> {
             add(Space::Index, vec![under(Room::Correlation, text)], indexed_to);
         }
         if let Some(text) = &query.intent {
-            add(Space::Index, vec![under(Room::Intent, text)], indexed_to);
+            let texts = std::iter::once(text).chain(&query.or_intents);
+            add(Space::Index, texts.map(|text| under(Room::Intent, text)).collect(), indexed_to);
         }
         if !query.sources.is_empty() && query.sources.len() <= TYPES_MAX {
             let keys = query.sources.iter().map(|text| under(Room::Source, text)).collect();

@@ -15,6 +15,8 @@ pub struct Query {
     pub correlation: Option<String>,
     /// The intent.
     pub intent: Option<String>,
+    /// … or one of these, if there is one.
+    pub or_intents: Vec<String>,
     /// Lowest sequence number.
     pub from: u64,
     /// Highest.
@@ -34,6 +36,7 @@ impl Default for Query {
             sources: Vec::new(),
             correlation: None,
             intent: None,
+            or_intents: Vec::new(),
             from: 1,
             to: u64::MAX - 1,
             from_ms: 0,
@@ -95,7 +98,8 @@ impl Query {
         };
         (self.from_ms..=self.to_ms).contains(&record.time_ms)
             && same(&self.correlation, record.correlation.as_deref())
-            && same(&self.intent, record.intent.as_deref())
+            && (same(&self.intent, record.intent.as_deref())
+                || self.or_intents.iter().any(|intent| record.intent.as_deref() == Some(intent)))
             && (self.sources.is_empty() || self.sources.iter().any(|source| *source == record.source))
             && self.wants(&record.topic)
     }
