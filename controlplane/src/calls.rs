@@ -12,6 +12,7 @@
 
 use crate::clock::after_ms;
 use crate::digest::IdempotencyKey;
+use crate::events::outlet::Inquiry;
 use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::receipts::Claim;
@@ -252,6 +253,10 @@ impl Kernel {
                 unlist(processes.get_mut(holder).map(|process| &mut process.heirs), ticket);
                 Some(*timer)
             }
+            Pending::Changes { timer, .. } => {
+                self.journal.inquire(Inquiry::Forget(ticket));
+                *timer
+            }
             Pending::Wait { process, timer } => {
                 unlist(processes.get_mut(process).map(|process| &mut process.waits), ticket);
                 *timer
@@ -274,9 +279,11 @@ impl Kernel {
                 unlist(cancel.map(|cancel| &mut cancel.callers), ticket);
                 None
             }
-            Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
-                None
-            }
+            Pending::Deed { sent: true, .. }
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Replay
+            | Pending::Watch { .. } => None,
         };
         if let Some(timer) = timer {
             self.disarm(turn, timer);
@@ -308,7 +315,9 @@ impl Kernel {
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay => {}
+            | Pending::Replay
+            | Pending::Changes { .. }
+            | Pending::Watch { .. } => {}
         }
         self.reject(turn, ticket, error);
     }

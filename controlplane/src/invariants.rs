@@ -33,7 +33,10 @@ impl Kernel {
     /// Connections, calls somebody waits for, processes, subscriptions and timers there are.
     pub fn census(&self) -> [usize; 5] {
         let state = &self.state;
-        let subscriptions = state.streams.len() + state.topics.len() + state.consumers.attachments.len();
+        let subscriptions = state.streams.len()
+            + state.topics.len()
+            + state.consumers.attachments.len()
+            + state.watches.len();
         [
             state.connections.iter().count(),
             state.calls.values().filter(|call| !call.headless).count(),
@@ -99,7 +102,9 @@ impl Kernel {
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
-                | Pending::Replay => true,
+                | Pending::Replay
+                | Pending::Changes { .. }
+                | Pending::Watch { .. } => true,
                 Pending::Request { event, .. } => {
                     state.requests.get(event).is_some_and(|request| request.call == *ticket)
                 }
@@ -222,7 +227,16 @@ impl Kernel {
             let peer = state.connections.get(topic.connection);
             hold(peer.is_some_and(|p| p.topics.contains(serial)), "a topic has no connection", *serial);
         }
-        let names = state.streams.len() + state.topics.len() + state.consumers.attachments.len();
+        for (serial, watch) in &state.watches {
+            let peer = state.connections.get(watch.connection);
+            hold(peer.is_some_and(|p| p.topics.contains(serial)), "a watch has no connection", *serial);
+            let asked = watch.asked.is_none_or(|ticket| state.pages.get(&ticket) == Some(serial));
+            hold(asked, "a watch waits for nothing", *serial);
+        }
+        let names = state.streams.len()
+            + state.topics.len()
+            + state.consumers.attachments.len()
+            + state.watches.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
         for peer in state.connections.iter() {
             let waits = |serial: &&u64| {
@@ -267,6 +281,7 @@ impl Kernel {
             wanted.extend(call.deadline.map(|timer| (timer.serial, "deadline")));
             match &call.pending {
                 Pending::Reuse { timer, .. }
+                | Pending::Changes { timer: Some(timer), .. }
                 | Pending::Wait { timer: Some(timer), .. }
                 | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
@@ -279,7 +294,9 @@ impl Kernel {
                 | Pending::Published
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
-                | Pending::Replay => {}
+                | Pending::Replay
+                | Pending::Changes { timer: None, .. }
+                | Pending::Watch { .. } => {}
             }
         }
         self.intent_timers(&mut wanted);

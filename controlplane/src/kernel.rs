@@ -437,6 +437,7 @@ impl Kernel {
         }
         for topic in topics {
             self.end_topic(turn, topic);
+            self.end_watch(topic);
         }
         for attachment in attached {
             self.end_attachment(turn, attachment, DeadReason::Gone);

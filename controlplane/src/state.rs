@@ -15,7 +15,9 @@ mod connections;
 mod subscriptions;
 
 pub(crate) use connections::Connections;
-pub(crate) use subscriptions::{Place, StreamSubscription, TopicPlace, TopicSubscription, Wish};
+pub(crate) use subscriptions::{
+    Place, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
+};
 
 use crate::auth::principal::{Creator, Principal};
 use crate::digest::GuardianDigest;
@@ -41,6 +43,7 @@ use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{EventId, ProcessId, SessionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
+use kairo_wire::methods::view::ViewWatchParams;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -99,6 +102,8 @@ pub(crate) struct State {
     pub requests: Requests,
     /// Durable consumers.
     pub consumers: Consumers,
+    /// Watchers of views.
+    pub watches: SerialMap<WatchSubscription>,
     /// Which subscription each page that was asked of the log is for, by ticket.
     pub pages: SerialMap<u64>,
     /// What is to be done, and what belongs to it.
@@ -135,6 +140,7 @@ impl State {
             matcher: Matcher::default(),
             requests: Requests::default(),
             consumers: Consumers::default(),
+            watches: SerialMap::default(),
             pages: SerialMap::default(),
             intents: Intents::new(keyed),
             subscriptions: KeyedMap::with_hasher(keyed),
@@ -205,7 +211,7 @@ pub(crate) struct Connection {
     pub following: BTreeSet<u64>,
     /// How many of them wait for a process that has never been.
     pub waiting: usize,
-    /// Its event subscriptions.
+    /// Its subscriptions to events and views.
     pub topics: BTreeSet<u64>,
     /// Its places at durable consumers.
     pub attached: BTreeSet<u64>,
@@ -254,7 +260,9 @@ impl Call {
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay => 0,
+            | Pending::Replay
+            | Pending::Changes { .. }
+            | Pending::Watch { .. } => 0,
         }
     }
 }
@@ -308,8 +316,20 @@ pub(crate) enum Pending {
         /// The name in their key.
         name: u128,
     },
-    /// A page of the log.
+    /// A page of the log, or an answer of the views.
     Replay,
+    /// Rows of a view to change.
+    Changes {
+        /// After which event.
+        since: u64,
+        /// Rings after `waitMs`.
+        timer: Option<TimerKey>,
+    },
+    /// The views to say from where on changes are told.
+    Watch {
+        /// Of what.
+        of: ViewWatchParams,
+    },
     /// Everything of an intent or a story to be gone.
     Cancelling {
         /// Which cancel.
@@ -336,6 +356,8 @@ impl Pending {
             Pending::Metrics => "system.get_metrics",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
             Pending::Replay => "event.replay",
+            Pending::Changes { .. } => "view.changes",
+            Pending::Watch { .. } => "view.watch",
             Pending::Request { .. } => "event.request",
             Pending::Cancelling { .. } => "intent.cancel",
         }
@@ -477,6 +499,8 @@ pub(crate) enum Named {
     Topic(u64),
     /// Of a durable consumer.
     Attached(u64),
+    /// Of a view.
+    Watch(u64),
 }
 
 /// How far a process's life has gone.

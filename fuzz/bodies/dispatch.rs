@@ -11,7 +11,7 @@
 use bytes::{Bytes, BytesMut};
 use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
-use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf};
+use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf, Shelved};
 use kairo_controlplane::events::record::Record;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_dataplane::command::{Command, Commands};
@@ -177,7 +177,7 @@ impl World {
     /// The log writes what it was handed, and answers what it was asked.
     fn keep(&mut self) {
         self.kernel.hand_over();
-        let (batches, questions) = self.shelf.take();
+        let Shelved { batches, questions, .. } = self.shelf.take();
         for entry in batches.into_iter().flat_map(|batch| batch.entries) {
             self.entries += 1;
             if let Entry::Event { topic, seq, record } = entry {
@@ -204,7 +204,7 @@ impl World {
             let bytes = Bytes::new();
             let found = Found { bytes, events: 0, seen, more: false, records, gaps: Vec::new() };
             let mut out = Commands::default();
-            self.kernel.answered(self.at, Answer { ticket, found: Ok(found) }, &mut out);
+            self.kernel.answered(self.at, Answer { ticket, found: Ok(found), keep: Vec::new() }, &mut out);
             self.carry_out(None, out);
         }
     }

@@ -11,8 +11,8 @@ use crate::cli::table::{Edge, Table, bytes, visible};
 use kairo_client::Client;
 use kairo_wire::error::Code;
 use kairo_wire::methods::view::{
-    self, ViewDefineParams, ViewDefinition, ViewGetParams, ViewListParams, ViewNameParams, ViewRow,
-    ViewSummary, ViewWatchParams,
+    self, ViewChangesParams, ViewDefineParams, ViewDefinition, ViewGetParams, ViewListParams, ViewNameParams,
+    ViewRow, ViewSummary,
 };
 use serde_json::json;
 use std::io;
@@ -169,13 +169,14 @@ fn watch(context: &Context, args: &View, name: &str) -> Outcome {
             tell(context, row)?;
         }
         loop {
-            let params = ViewWatchParams {
+            let params = ViewChangesParams {
                 name: name.to_owned(),
+                key: args.key.clone(),
                 since,
                 limit: Some(PAGE_ROWS),
                 wait_ms: Some(WAIT_MS),
             };
-            let changed = client.call::<view::Watch>(&params)?;
+            let changed = client.call::<view::Changes>(&params)?;
             if changed.reset {
                 continue 'whole;
             }

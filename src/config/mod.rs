@@ -117,6 +117,8 @@ pub(crate) struct Limits {
     pub(crate) ended_history_bytes_max: u64,
     /// Spools, all together.
     pub(crate) spool_bytes_max: u64,
+    /// Rows of views that clients defined, all together.
+    pub(crate) view_bytes_max: u64,
     /// Ended processes that are remembered.
     pub(crate) ended_processes_max: u32,
     /// How long an ended process is remembered.
@@ -139,6 +141,7 @@ impl Default for Limits {
             history_memory_max: 1 << 30,
             ended_history_bytes_max: 256 << 20,
             spool_bytes_max: 16 << 30,
+            view_bytes_max: 256 << 20,
             ended_processes_max: 10_000,
             ended_seconds_max: 3_600,
             stdin_parked_bytes_max: 16 << 20,
@@ -283,8 +286,8 @@ pub(crate) fn decide(
 /// What all streams together may take: memory of histories, of those of ended streams, and disk.
 fn decide_stores(
     from: &File<'_>,
-    [memory, ended, spool]: [Option<Spanned<ByteSize>>; 3],
-) -> Result<[u64; 3], ConfigError> {
+    [memory, ended, spool, view]: [Option<Spanned<ByteSize>>; 4],
+) -> Result<[u64; 4], ConfigError> {
     const MIB: u64 = 1 << 20;
     let default = Limits::default();
     let size = |field, value: Option<Spanned<ByteSize>>, least: u64, most: u64, otherwise: u64| {
@@ -295,6 +298,7 @@ fn decide_stores(
         size("limits.history_memory_max", memory, MIB, 1 << 40, default.history_memory_max)?,
         size("limits.ended_history_bytes_max", ended, 0, 1 << 40, default.ended_history_bytes_max)?,
         size("limits.spool_bytes_max", spool, MIB, 1 << 50, default.spool_bytes_max)?,
+        size("limits.view_bytes_max", view, 0, 1 << 40, default.view_bytes_max)?,
     ])
 }
 
@@ -311,8 +315,10 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
         checked(field, from.said(value), |number| bounded(number, least, most))
             .map(|found| found.map_or(otherwise, |number| number as u32))
     };
-    let stores = [raw.history_memory_max, raw.ended_history_bytes_max, raw.spool_bytes_max];
-    let [history_memory_max, ended_history_bytes_max, spool_bytes_max] = decide_stores(from, stores)?;
+    let stores =
+        [raw.history_memory_max, raw.ended_history_bytes_max, raw.spool_bytes_max, raw.view_bytes_max];
+    let [history_memory_max, ended_history_bytes_max, spool_bytes_max, view_bytes_max] =
+        decide_stores(from, stores)?;
     let head =
         size("limits.history_head_bytes", raw.history_head_bytes, 0, 64 * MIB, default.history_head_bytes)?;
     let tail = size(
@@ -336,6 +342,7 @@ fn decide_limits(from: &File<'_>, raw: raw::RawLimits) -> Result<Limits, ConfigE
         history_memory_max,
         ended_history_bytes_max,
         spool_bytes_max,
+        view_bytes_max,
         ended_processes_max: count(
             "limits.ended_processes_max",
             raw.ended_processes_max,
@@ -526,7 +533,7 @@ mod tests {
     #[test]
     fn every_limit_can_be_set_in_the_file() {
         let text = "[limits]\nhistory_head_bytes = 0\nhistory_tail_bytes = \"1 MiB\"\nhistory_bytes_max = \"2 MiB\"\n\
-            pipe_bytes = \"1 MiB\"\nhistory_memory_max = \"8 GiB\"\nended_history_bytes_max = \"1 GiB\"\nspool_bytes_max = \"2 GiB\"\nended_processes_max = 5\n\
+            pipe_bytes = \"1 MiB\"\nhistory_memory_max = \"8 GiB\"\nended_history_bytes_max = \"1 GiB\"\nspool_bytes_max = \"2 GiB\"\nview_bytes_max = \"3 MiB\"\nended_processes_max = 5\n\
             ended_seconds_max = 6\nstdin_parked_bytes_max = \"64 KiB\"\nkill_grace_ms = 7\nstall_ms = 8\n";
         let limits = decided(&Flags::default(), &[], text).unwrap().limits;
         let expected = Limits {
@@ -537,6 +544,7 @@ mod tests {
             history_memory_max: 8 << 30,
             ended_history_bytes_max: 1 << 30,
             spool_bytes_max: 2 << 30,
+            view_bytes_max: 3 << 20,
             ended_processes_max: 5,
             ended_seconds_max: 6,
             stdin_parked_bytes_max: 64 << 10,

@@ -46,6 +46,7 @@ pub(crate) struct RawLimits {
     pub(crate) history_memory_max: Option<Spanned<ByteSize>>,
     pub(crate) ended_history_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) spool_bytes_max: Option<Spanned<ByteSize>>,
+    pub(crate) view_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) ended_processes_max: Option<Spanned<i64>>,
     pub(crate) ended_seconds_max: Option<Spanned<i64>>,
     pub(crate) stdin_parked_bytes_max: Option<Spanned<ByteSize>>,

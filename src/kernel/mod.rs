@@ -27,6 +27,7 @@ use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::Log;
 use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::events::views;
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
@@ -220,7 +221,8 @@ fn start_plane(
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     host.attach(Arc::clone(&control), plane.handle());
-    let log = log.begin(&control, plane.handle())?;
+    let of_views = views::Limits { defined_bytes: config.limits.view_bytes_max, ..views::Limits::default() };
+    let log = log.begin(&control, plane.handle(), (rustix::process::geteuid().as_raw(), of_views))?;
     let damage = state.as_mut().map(Past::damage).unwrap_or_default();
     control.with(|kernel| {
         kernel.ready(clock::now(), &mut out);

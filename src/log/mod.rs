@@ -3,6 +3,7 @@
 //! ```text
 //!   kernel ─put─▶ queue ─▶ [ all there is ] ─append─▶ written ─▶ kernel tells it ─▶ flushed, if somebody waits for that
 //!   kernel ─ask─▶ reading thread ─▶ answered
+//!   kernel ─inquire─▶ views' thread ─▶ answered            wakes it when it has written ─▶ views' thread ─checkpoints─▶ queue
 //! ```
 //!
 //! Invariants: batches are written in the order they were put, each whole or not at all; after a write or a flush has failed
@@ -10,6 +11,7 @@
 
 mod lives;
 mod reading;
+mod views;
 mod writing;
 
 pub(crate) use lives::Lives;
@@ -17,7 +19,8 @@ pub(crate) use lives::Lives;
 use crate::state::records::Sealer;
 use anyhow::{Context, Result};
 use kairo_controlplane::events::log::Log;
-use kairo_controlplane::events::outlet::{Batch, Outlet, Question};
+use kairo_controlplane::events::outlet::{Batch, Inquiry, Outlet, Question};
+use kairo_controlplane::events::views::Limits;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::command::Commands;
 use kairo_dataplane::control::Moment;
@@ -27,21 +30,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use views::{Caller, Word};
 
 /// What is put, until it is written.
 #[derive(Default)]
 struct Queue {
     batches: Vec<Batch>,
+    /// What the views keep: not the kernel's, and not counted for it.
+    checkpoint: Option<Batch>,
+    /// The views wait for it to be written.
+    keeping: bool,
     /// The writer sleeps: whoever puts something wakes it.
     asleep: bool,
     /// No more will come.
     closed: bool,
 }
 
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.checkpoint.is_none()
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     bell: Condvar,
+    /// Rings when checkpoints are written, or never will be.
+    kept: Condvar,
     /// Nothing is taken any more.
     failed: AtomicBool,
 }
@@ -56,6 +72,7 @@ impl Shared {
 struct Port {
     shared: Arc<Shared>,
     questions: Sender<Question>,
+    views: Caller,
 }
 
 impl Outlet for Port {
@@ -74,6 +91,10 @@ impl Outlet for Port {
         // Nobody reads only when the kernel is about to end.
         let _ = self.questions.send(question);
     }
+
+    fn inquire(&mut self, inquiry: Inquiry) {
+        self.views.inquire(inquiry);
+    }
 }
 
 /// A log whose threads have not begun.
@@ -82,20 +103,23 @@ pub(crate) struct Waiting {
     sealer: Sealer,
     shared: Arc<Shared>,
     questions: Receiver<Question>,
+    views: (Caller, Receiver<Word>),
 }
 
 /// A log at work. Dropping it writes and flushes what is there, then joins.
 pub(crate) struct Running {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
+    views: (Caller, Option<JoinHandle<()>>),
 }
 
 /// Prepares a log: what the kernel is given, and what is to be [begun](Waiting::begin) when there is one.
 pub(crate) fn prepare(log: Log, sealer: Sealer) -> (Box<dyn Outlet>, Waiting) {
     let shared = Arc::new(Shared::default());
     let (sender, questions) = channel();
-    let port = Port { shared: Arc::clone(&shared), questions: sender };
-    (Box::new(port), Waiting { log, sealer, shared, questions })
+    let views = Caller::new();
+    let port = Port { shared: Arc::clone(&shared), questions: sender, views: views.0.clone() };
+    (Box::new(port), Waiting { log, sealer, shared, questions, views })
 }
 
 /// The kernel, as the threads reach it.
@@ -122,8 +146,13 @@ impl Ear {
 
 impl Waiting {
     /// Starts the threads.
-    pub(crate) fn begin(self, control: &Arc<ControlPlane>, plane: PlaneHandle) -> Result<Running> {
-        let Waiting { log, sealer, shared, questions } = self;
+    pub(crate) fn begin(
+        self,
+        control: &Arc<ControlPlane>,
+        plane: PlaneHandle,
+        (owner_uid, limits): (u32, Limits),
+    ) -> Result<Running> {
+        let Waiting { log, sealer, shared, questions, views: (caller, words) } = self;
         let ear = Ear { control: Arc::clone(control), plane };
         let reader = log.reader();
         let asked = ear.clone();
@@ -131,17 +160,35 @@ impl Waiting {
             .name("log-reader".to_owned())
             .spawn(move || reading::run(&reader, &questions, &asked))
             .context("the reader of the log could not be started")?;
-        let of_writer = Arc::clone(&shared);
+        let beginning = views::Beginning {
+            reader: log.reader(),
+            owner_uid,
+            limits,
+            words,
+            caller: caller.clone(),
+            keeper: views::Keeper::new(Arc::clone(&shared)),
+            ear: ear.clone(),
+        };
+        let views = std::thread::Builder::new()
+            .name("log-views".to_owned())
+            .spawn(move || views::run(beginning))
+            .context("the views could not be started")?;
+        let (of_writer, bell) = (Arc::clone(&shared), caller.clone());
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
-            .spawn(move || writing::run(&of_writer, log, sealer, &ear))
+            .spawn(move || writing::run(&of_writer, log, sealer, &ear, &bell))
             .context("the writer of the log could not be started")?;
-        Ok(Running { shared, writer: Some(writer) })
+        Ok(Running { shared, writer: Some(writer), views: (caller, Some(views)) })
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Their last checkpoint is written by the writer.
+        self.views.0.end();
+        if self.views.1.take().is_some_and(|views| views.join().is_err()) {
+            tracing::error!(component = "log", "the views panicked");
+        }
         let mut queue = self.shared.lock();
         queue.closed = true;
         queue.asleep = false;

@@ -3,6 +3,7 @@
 //! All that is queued goes into one batch, and whoever waits for the disk shares one flush. What nobody waits for is flushed
 //! when nothing else has come for a moment, or has waited long enough. Between batches the indexes are brought on.
 
+use super::views::Caller;
 use super::{Ear, Lives, Shared};
 use crate::state::records::Sealer;
 use kairo_controlplane::events::log::{self, Log, LogError, Stored, Value};
@@ -21,9 +22,10 @@ const INDEXED_AT_ONCE: usize = 512;
 /// The indexes may be so many events behind while there is always more to write.
 const INDEX_LAG_MAX: u64 = 16_384;
 
-pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear) {
+pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear, views: &Caller) {
     Writer {
         shared,
+        views,
         log,
         lives: Lives::new(sealer),
         ear,
@@ -37,6 +39,7 @@ pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear) {
 
 struct Writer<'a> {
     shared: &'a Shared,
+    views: &'a Caller,
     log: Log,
     lives: Lives,
     ear: &'a Ear,
@@ -51,10 +54,17 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn run(mut self) {
         loop {
-            let (batches, closed) = self.next();
-            if let Err(error) = self.work(batches, closed) {
+            let (batches, checkpoint, closed) = self.next();
+            let done = self.work(&batches, checkpoint.as_ref(), closed);
+            if done.is_err() {
                 self.shared.failed.store(true, Ordering::Release);
                 self.shared.lock().batches.clear();
+            }
+            if done.is_err() || checkpoint.is_some() {
+                self.shared.lock().keeping = false;
+                self.shared.kept.notify_one();
+            }
+            if let Err(error) = done {
                 let reason = error.to_string();
                 self.ear.tell(|kernel, at, out| kernel.log_failed(at, &reason, out));
                 return self.wait_for_the_end();
@@ -77,11 +87,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn work(&mut self, batches: Vec<Batch>, closed: bool) -> Result<(), LogError> {
+    fn work(&mut self, batches: &[Batch], checkpoint: Option<&Batch>, closed: bool) -> Result<(), LogError> {
         let waited_for = batches.iter().any(|batch| batch.flush);
-        if batches.iter().any(|batch| !batch.entries.is_empty()) {
+        if batches.iter().chain(checkpoint).any(|batch| !batch.entries.is_empty()) {
             reach(Point::LogTaken);
-            self.write(&batches)?;
+            self.write(batches, checkpoint)?;
             reach(Point::LogWritten);
             let (now, written) = (Instant::now(), self.written);
             self.ear.tell_all(|kernel, at, out| kernel.written(at, written, out));
@@ -106,9 +116,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn write(&mut self, batches: &[Batch]) -> Result<(), LogError> {
+    fn write(&mut self, batches: &[Batch], checkpoint: Option<&Batch>) -> Result<(), LogError> {
         let mut whole = log::Batch::default();
-        for entry in batches.iter().flat_map(|batch| &batch.entries) {
+        for entry in batches.iter().chain(checkpoint).flat_map(|batch| &batch.entries) {
             match entry {
                 Entry::Event { seq, topic, record } => {
                     whole.events.push(Stored { seq: *seq, topic, record: record.clone() });
@@ -121,14 +131,15 @@ impl Writer<'_> {
         }
         self.log.append(&whole)?;
         self.lag += whole.events.len() as u64;
+        self.views.written(whole.events.len() as u64);
         self.written += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
         Ok(())
     }
 
     /// Everything that is queued, once there is something, or the time to flush has come, or indexes are behind, or the end.
-    fn next(&self) -> (Vec<Batch>, bool) {
+    fn next(&self) -> (Vec<Batch>, Option<Batch>, bool) {
         let mut queue = self.shared.lock();
-        while queue.batches.is_empty() && !queue.closed && self.lag == 0 {
+        while queue.is_empty() && !queue.closed && self.lag == 0 {
             queue.asleep = true;
             queue = match self.flush_at.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(Duration::ZERO) => break,
@@ -139,7 +150,8 @@ impl Writer<'_> {
             };
         }
         queue.asleep = false;
-        (std::mem::take(&mut queue.batches), queue.closed)
+        let queue = &mut *queue;
+        (std::mem::take(&mut queue.batches), queue.checkpoint.take(), queue.closed)
     }
 
     /// Nothing is written any more; what comes is thrown away until the kernel ends.

@@ -25,4 +25,5 @@ mod spool;
 mod state;
 mod streams;
 mod support;
+mod views;
 mod wire_v1;

@@ -12,6 +12,7 @@ use crate::methods::intent::{IntentOnDisconnect, Stopped};
 use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
 use crate::methods::stream::StreamName;
 use crate::methods::system::Principal;
+use crate::methods::view::ViewRow;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -145,6 +146,36 @@ events! {
         pub reason: CutReason,
     }
 
+    /// A row of a watched view has changed since it was last told, or is gone.
+    ViewChangedRecord = "view.changed", Record {
+        /// Which.
+        pub subscription_id: SubscriptionId,
+        /// Of the view.
+        pub name: String,
+        /// Of the row.
+        pub key: String,
+        /// As it is now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub row: Option<Box<ViewRow>>,
+        /// It is gone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub removed: bool,
+        /// The last event the view had looked at.
+        pub seq: u64,
+    }
+
+    /// What has changed in a watched view can't be told row by row: read it again.
+    ViewResetRecord = "view.reset", Record {
+        /// Which. After `dropped` it has ended.
+        pub subscription_id: SubscriptionId,
+        /// Of the view.
+        pub name: String,
+        /// Why.
+        pub reason: ResetReason,
+        /// Changes after this event are told.
+        pub seq: u64,
+    }
+
     /// A program runs.
     ProcessSpawned = "kairo.process.spawned", Bus {
         /// As its client named it.
@@ -164,6 +195,8 @@ events! {
         pub started_at_ms: u64,
         /// How well its tree is known.
         pub tree: TreeKnowledge,
+        /// Its outputs.
+        pub streams: Vec<StreamName>,
     }
 
     /// A process's leader exited.
@@ -637,6 +670,16 @@ crate::methods::words! {
         Nak = "nak",
         /// Whoever had it is gone.
         Gone = "gone",
+    }
+}
+
+crate::methods::words! {
+    /// Why changes of a view are not told.
+    ResetReason {
+        /// There were too many to remember, or it was folded again.
+        Behind = "behind",
+        /// There is no such view any more.
+        Dropped = "dropped",
     }
 }
 

@@ -8,7 +8,7 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{consumer, device, event, intent, permission, process, stream, system};
+use crate::methods::{consumer, device, event, intent, permission, process, stream, system, view};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -197,6 +197,13 @@ pub const METHODS: &[&MethodRow] = &[
     consumer::List::ROW,
     consumer::Status::ROW,
     consumer::Delete::ROW,
+    view::Define::ROW,
+    view::Drop::ROW,
+    view::Rebuild::ROW,
+    view::List::ROW,
+    view::Get::ROW,
+    view::Changes::ROW,
+    view::Watch::ROW,
     permission::Identify::ROW,
     permission::VaultGet::ROW,
     device::List::ROW,

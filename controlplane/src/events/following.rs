@@ -11,6 +11,7 @@
 
 use crate::calls::Turn;
 use crate::clock::after_ms;
+use crate::events::journal::{Awaiting, unkept};
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Answer, Found, Hearer, Question};
 use crate::intents::members::Member;
@@ -34,6 +35,11 @@ pub(crate) const PAGE_BELOW_BYTES: usize = NEWS_UNREAD_BYTES_MAX / 2;
 const PAGE_EVENTS: usize = 512;
 
 impl Connection {
+    /// For whom what it asks is written.
+    pub(crate) fn hearer(&self) -> Hearer {
+        Hearer { principal: self.principal.clone(), dialect: self.dialect, envelope: self.envelope }
+    }
+
     /// True when so many more bytes of events are too many. One event always passes.
     pub(crate) fn is_choked(&self, more: usize) -> bool {
         self.news_unsent > 0 && self.news_unsent + more > NEWS_UNREAD_BYTES_MAX
@@ -67,11 +73,7 @@ impl Kernel {
             ticket: 0,
             query: topic.query(next),
             limit: PAGE_EVENTS,
-            hearer: Hearer {
-                principal: peer.principal.clone(),
-                dialect: peer.dialect,
-                envelope: peer.envelope,
-            },
+            hearer: peer.hearer(),
             subscription: Some(topic.id.clone()),
             raw: false,
         };
@@ -88,14 +90,21 @@ impl Kernel {
     /// What was asked of the log was read.
     pub fn answered(&mut self, at: Moment, answer: Answer, out: &mut Commands) {
         let turn = &mut Turn { at, here: None, out };
-        let Answer { ticket, found } = answer;
+        let Answer { ticket, found, keep } = answer;
+        let kept = !keep.is_empty();
+        for (key, value) in keep {
+            self.journal.value(key, value);
+        }
         if let Some(consumer) = self.state.consumers.asking(ticket) {
             return self.consumer_paged(turn, consumer, found);
         }
-        match (self.state.pages.remove(&ticket), found) {
-            (Some(serial), Ok(found)) => self.paged(turn, serial, found),
-            (Some(serial), Err(_)) => self.cut(turn, serial, CutReason::Log),
-            (None, found) => self.replayed(turn, ticket, found),
+        match self.state.pages.remove(&ticket) {
+            Some(serial) if self.state.watches.contains_key(&serial) => self.watched(turn, serial, found),
+            Some(serial) => match found {
+                Ok(found) => self.paged(turn, serial, found),
+                Err(_) => self.cut(turn, serial, CutReason::Log),
+            },
+            None => self.was_read(turn, ticket, found, kept),
         }
     }
 
@@ -125,16 +134,28 @@ impl Kernel {
         }
     }
 
-    fn replayed(&mut self, turn: &mut Turn<'_>, call: u64, found: Result<Found, String>) {
-        if !matches!(self.state.calls.get(&call).map(|call| &call.pending), Some(Pending::Replay)) {
-            return;
+    /// A call is answered with what was read, once what it changed is written.
+    fn was_read(&mut self, turn: &mut Turn<'_>, call: u64, found: Result<Found, WireError>, kept: bool) {
+        match self.state.calls.get(&call).map(|call| &call.pending) {
+            Some(Pending::Replay | Pending::Changes { .. }) => {}
+            Some(Pending::Watch { .. }) => return self.watch_begins(turn, call, found),
+            Some(_) | None => return,
         }
         let result = found.and_then(|found| {
-            RawRef::new(&found.bytes).map(RawRef::to_owned).map_err(|error| error.to_string())
+            let raw = RawRef::new(&found.bytes).map(RawRef::to_owned);
+            raw.map_err(|error| WireError::new(Code::Unavailable, error.to_string()))
         });
-        match result {
-            Ok(result) => self.resolve::<Raw>(turn, call, &result),
-            Err(reason) => self.reject(turn, call, &WireError::new(Code::Unavailable, reason)),
+        match (result, &self.journal.broken) {
+            (Ok(_), Some(reason)) if kept => {
+                let error = unkept(reason);
+                self.reject(turn, call, &error);
+            }
+            // A receipt waits for the log itself.
+            (Ok(result), _) if kept && self.flight_of(call).is_none() => {
+                self.journal.when_written(Awaiting::Call(call, result))
+            }
+            (Ok(result), _) => self.resolve::<Raw>(turn, call, &result),
+            (Err(error), _) => self.reject(turn, call, &error),
         }
     }
 
@@ -146,6 +167,7 @@ impl Kernel {
         let topics: Vec<u64> = peer.topics.iter().copied().collect();
         for serial in topics {
             self.page(serial);
+            self.look(serial);
         }
         self.feed_attached(turn, connection);
     }

@@ -11,7 +11,7 @@
 
 use crate::calls::Turn;
 use crate::events::log::Damage;
-use crate::events::outlet::{Batch, Entry, Life, Outlet, Question};
+use crate::events::outlet::{Batch, Entry, Inquiry, Life, Outlet, Question};
 use crate::events::record::Audience;
 use crate::events::requesting::Reply;
 use crate::kernel::Kernel;
@@ -156,6 +156,11 @@ impl Journal {
     /// Asks the log.
     pub(crate) fn ask(&mut self, question: Question) {
         self.outlet.ask(question);
+    }
+
+    /// Asks the views.
+    pub(crate) fn inquire(&mut self, inquiry: Inquiry) {
+        self.outlet.inquire(inquiry);
     }
 
     fn next_news(&mut self, entry: u64) -> Option<News> {

@@ -21,3 +21,4 @@ pub(crate) mod matching;
 pub(crate) mod publishing;
 pub(crate) mod requesting;
 pub(crate) mod story;
+pub(crate) mod watching;

@@ -9,10 +9,12 @@ use crate::auth::principal::Principal;
 use crate::events::log::Query;
 use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
+use kairo_wire::error::WireError;
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::Gap;
+use kairo_wire::methods::view::{ViewChangesParams, ViewDefinition, ViewGetParams, ViewWatchParams};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Something to be kept.
 #[derive(Clone, Debug)]
@@ -83,21 +85,67 @@ pub struct Question {
     pub raw: bool,
 }
 
+/// Something asked of the views.
+#[derive(Clone, Debug)]
+pub enum Inquiry {
+    /// Something is wanted.
+    Want {
+        /// Comes back with the answer.
+        ticket: u64,
+        /// What.
+        what: Wanted,
+        /// For whom.
+        hearer: Hearer,
+    },
+    /// Nobody waits any more for what was wanted under this ticket.
+    Forget(u64),
+    /// This subscription has ended.
+    Leave(SubscriptionId),
+}
+
+/// What the views are asked.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// `view.list`.
+    List,
+    /// `view.get`.
+    Get(ViewGetParams),
+    /// `view.define`.
+    Define(Box<ViewDefinition>),
+    /// `view.drop`, of this name.
+    Drop(String),
+    /// `view.rebuild`, of this name.
+    Rebuild(String),
+    /// `view.changes`: at once, or with `waitMs` when there are some.
+    Poll(ViewChangesParams),
+    /// From where on changes can be told: [`Found::seen`].
+    Begin(ViewWatchParams),
+    /// Frames of the changes since the last time, as soon as there are some.
+    Changes {
+        /// Of what; the first time, after which event.
+        of: ViewWatchParams,
+        /// For this subscription.
+        subscription: SubscriptionId,
+    },
+}
+
 /// What was read.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// Of the question.
     pub ticket: u64,
-    /// What was found; an error in words otherwise.
-    pub found: Result<Found, String>,
+    /// What was found.
+    pub found: Result<Found, WireError>,
+    /// Values to be written before it is answered.
+    pub keep: Vec<(Bytes, Option<Bytes>)>,
 }
 
 /// Events, as they are sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// EVENT frames in order, gaps among them; or the encoded result of `event.replay`.
+    /// EVENT frames in order, gaps among them; or the encoded result of a call.
     pub bytes: Bytes,
-    /// How many events.
+    /// How many events, or changes.
     pub events: usize,
     /// All up to this place have been looked at (backwards: down to it).
     pub seen: u64,
@@ -115,27 +163,48 @@ pub trait Outlet: Send {
     fn put(&mut self, batch: Batch);
     /// Asks; the answer comes as [`Kernel::answered`](crate::kernel::Kernel::answered).
     fn ask(&mut self, question: Question);
+    /// Asks the views; the answer comes the same way.
+    fn inquire(&mut self, inquiry: Inquiry);
+}
+
+/// What was handed over and asked, oldest first.
+#[derive(Debug, Default)]
+pub struct Shelved {
+    /// What belongs together.
+    pub batches: Vec<Batch>,
+    /// What the log is asked.
+    pub questions: Vec<Question>,
+    /// What the views are asked.
+    pub inquiries: Vec<Inquiry>,
 }
 
 /// An outlet that serves nobody by itself: what is put and asked lies there until somebody takes it. For simulations, and
 /// for kernels nobody asks about the past.
 #[derive(Clone, Debug, Default)]
-pub struct Shelf(Arc<Mutex<(Vec<Batch>, Vec<Question>)>>);
+pub struct Shelf(Arc<Mutex<Shelved>>);
 
 impl Shelf {
-    /// What lies there, oldest first.
-    pub fn take(&self) -> (Vec<Batch>, Vec<Question>) {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What lies there.
+    pub fn take(&self) -> Shelved {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelved> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Outlet for Shelf {
     fn put(&mut self, batch: Batch) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(batch);
+        self.lock().batches.push(batch);
     }
 
     fn ask(&mut self, question: Question) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(question);
+        self.lock().questions.push(question);
+    }
+
+    fn inquire(&mut self, inquiry: Inquiry) {
+        self.lock().inquiries.push(inquiry);
     }
 }
 

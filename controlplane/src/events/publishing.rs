@@ -34,7 +34,7 @@ const RESERVED: [&str; 9] = [
     "kairo.event.",
 ];
 /// … or are one of these.
-const NOTICES: [&str; 8] = [
+const NOTICES: [&str; 10] = [
     "intent.cancel",
     "process.exit",
     "stream.overflow",
@@ -42,6 +42,8 @@ const NOTICES: [&str; 8] = [
     "stream.end",
     "event.gap",
     "event.cut",
+    "view.changed",
+    "view.reset",
     "kairo.intent.cancelled",
 ];
 /// Requests to the kernel that are events.

@@ -14,6 +14,7 @@ use kairo_wire::codec::CodecError;
 use kairo_wire::codec::encode::{self, to_buf};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
+use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{Event, EventGapRecord, ProcessEnded, ProcessExited, StreamClosed};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
@@ -31,7 +32,8 @@ const LOOKED_AT_MAX: usize = 20_000;
 /// Reads what was asked for.
 pub fn answer(reader: &Reader, question: &Question) -> Answer {
     let found = read(reader, question);
-    Answer { ticket: question.ticket, found: found.map_err(|error| error.to_string()) }
+    let found = found.map_err(|error| WireError::new(Code::Unavailable, error.to_string()));
+    Answer { ticket: question.ticket, found, keep: Vec::new() }
 }
 
 /// An end of a process.

@@ -96,11 +96,15 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
         Some(Named::Topic(serial)) => {
             kernel.state.topics.get(serial).map(|topic| (*serial, topic.connection))
         }
+        Some(Named::Watch(serial)) => {
+            kernel.state.watches.get(serial).map(|watch| (*serial, watch.connection))
+        }
         Some(Named::Stream(_) | Named::Attached(_)) | None => None,
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;
         kernel.end_topic(turn, serial);
+        kernel.end_watch(serial);
         kernel.answer(turn, asking, &UnsubscribeResult { ok: true });
         kernel.close_if_over(turn, holder);
     } else {

@@ -14,6 +14,7 @@ pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod stream;
 pub(crate) mod system;
+pub(crate) mod view;
 
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
@@ -24,6 +25,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         event::METHODS,
         intent::METHODS,
         consumer::METHODS,
+        view::METHODS,
         permission::METHODS,
         device::METHODS,
     ]

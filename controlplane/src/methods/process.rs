@@ -24,6 +24,7 @@ use kairo_wire::methods::process::{
     ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
 };
 use kairo_wire::methods::status::ProcessStatus;
+use kairo_wire::methods::view::ViewChangesResult;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -75,6 +76,10 @@ impl Kernel {
             Pending::Wait { .. } => {
                 WireError::new(Code::Timeout, "the process has not exited within timeoutMs")
             }
+            Pending::Changes { since, .. } => {
+                let none = ViewChangesResult { seq: *since, ..ViewChangesResult::default() };
+                return self.resolve(turn, ticket, &none);
+            }
             Pending::Request { .. } => {
                 WireError::new(Code::Timeout, "nobody has answered the request within timeoutMs")
             }
@@ -84,7 +89,8 @@ impl Kernel {
             | Pending::Published
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay => return,
+            | Pending::Replay
+            | Pending::Watch { .. } => return,
         };
         self.reject(turn, ticket, &error);
     }

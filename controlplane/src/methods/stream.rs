@@ -105,7 +105,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     let id = &params.subscription_id;
     let subscription = match kernel.state.subscriptions.get(id.as_str()) {
         Some(Named::Stream(serial)) => kernel.state.streams.get(serial).map(|s| (*serial, s.connection)),
-        Some(Named::Topic(_) | Named::Attached(_)) | None => None,
+        Some(Named::Topic(_) | Named::Watch(_) | Named::Attached(_)) | None => None,
     };
     if let Some((serial, holder)) = subscription {
         kernel.may_end(asking, holder)?;

@@ -43,7 +43,9 @@ impl Kernel {
             | Pending::Published
             | Pending::Request { .. }
             | Pending::Repeat { .. }
-            | Pending::Replay => false,
+            | Pending::Replay
+            | Pending::Changes { .. }
+            | Pending::Watch { .. } => false,
         };
         if heir.is_none() && !goes_on {
             return false;

@@ -249,7 +249,9 @@ impl Kernel {
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay => {}
+            | Pending::Replay
+            | Pending::Changes { .. }
+            | Pending::Watch { .. } => {}
         }
     }
 

@@ -90,6 +90,7 @@ impl Kernel {
     /// Tells that a process runs.
     pub(crate) fn tell_birth(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(process) = self.state.processes.get(&serial) else { return };
+        let outputs = Channel::ALL.into_iter().filter(|channel| process.has(*channel));
         let event = ProcessSpawned {
             id: process.id.clone(),
             pid: process.pid,
@@ -99,6 +100,7 @@ impl Kernel {
             owner: process.creator.told(self.config.owner_uid),
             started_at_ms: crate::clock::wall_ms(process.started),
             tree: report::tree(process.tree),
+            streams: outputs.map(report::stream_name).collect(),
         };
         let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
         self.publish_as(turn, born, Audience::Of(creator), &trace, &event);

@@ -8,6 +8,7 @@ use kairo_dataplane::command::{From, Mode, Policy, Rate};
 use kairo_dataplane::key::{ConnectionKey, SubscriptionKey, TimerKey};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_wire::id::{ProcessId, SubscriptionId};
+use kairo_wire::methods::view::ViewWatchParams;
 use std::sync::Arc;
 
 /// A reader of a process's output.
@@ -93,6 +94,19 @@ pub(crate) struct TopicSubscription {
     pub place: TopicPlace,
     /// To what it belongs.
     pub under: Option<Box<Under>>,
+}
+
+/// A watcher of a view.
+#[derive(Debug)]
+pub(crate) struct WatchSubscription {
+    /// Its name on the wire.
+    pub id: SubscriptionId,
+    /// Who watches.
+    pub connection: ConnectionKey,
+    /// What, and up to where it has been told.
+    pub of: ViewWatchParams,
+    /// The ticket of the changes it waits for; none while it has too much unread.
+    pub asked: Option<u64>,
 }
 
 /// Where a subscription to events stands.

@@ -1,12 +1,13 @@
 //! A kernel, and a world around it that does what its commands say: connections with inboxes, timers, a log.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::{self, Log, Stored};
-use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
+use kairo_controlplane::events::outlet::{Answer, Entry, Inquiry, Life, Shelf, Shelved};
 use kairo_controlplane::events::reading::answer;
+use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{Errand, Kernel};
 use kairo_controlplane::receipts;
@@ -53,6 +54,11 @@ pub(crate) struct World {
     shelf: Shelf,
     /// The log, which keeps at once what is handed over.
     pub(crate) kept: Log,
+    /// Whether connections read events at once.
+    pub(crate) reads: bool,
+    unsent: Vec<(ConnectionKey, usize)>,
+    /// What is folded from it.
+    pub(crate) views: Host,
     /// Entries it has.
     pub(crate) entries: u64,
     /// Whether the disk has at once what it is asked to have.
@@ -74,6 +80,20 @@ pub(crate) struct World {
     pub(crate) watched: bool,
     /// Whether commands are written down.
     pub(crate) logged: bool,
+}
+
+fn views_of(log: &Log) -> Host {
+    Host::new(log.reader(), OWNER, ViewLimits::default()).expect("the log is read")
+}
+
+/// The way of the views' checkpoints into the log.
+struct Values<'l>(&'l mut Log);
+
+impl Keeping for Values<'_> {
+    fn keep(&mut self, values: Vec<(Bytes, Option<Bytes>)>) -> bool {
+        let values = values.into_iter().map(|(key, bytes)| log::Value { key, bytes }).collect();
+        self.0.append(&log::Batch { values, ..log::Batch::default() }).is_ok()
+    }
 }
 
 pub(crate) fn config() -> Config {
@@ -144,6 +164,9 @@ impl World {
         World {
             kernel,
             shelf,
+            reads: true,
+            unsent: Vec::new(),
+            views: views_of(&kept),
             kept,
             entries: 0,
             flushes: true,
@@ -382,14 +405,27 @@ impl World {
                 other => self.commands.push(other),
             }
         }
+        if !self.reads {
+            self.unsent.extend(sent.drain(..));
+        }
+        self.sent(sent);
+        self.keep();
+        if self.watched {
+            assert_eq!(self.kernel.broken(), Vec::<String>::new());
+        }
+    }
+
+    /// What lay there unread has been read.
+    pub(crate) fn sent_at_last(&mut self) {
+        let unsent = std::mem::take(&mut self.unsent);
+        self.sent(unsent);
+    }
+
+    fn sent(&mut self, sent: Vec<(ConnectionKey, usize)>) {
         for (connection, bytes) in sent {
             let mut out = Commands::default();
             self.kernel.notice(self.at, ReactorId(0), Notice::NewsSent { connection, bytes }, &mut out);
             self.carry_out(None, out);
-        }
-        self.keep();
-        if self.watched {
-            assert_eq!(self.kernel.broken(), Vec::<String>::new());
         }
     }
 
@@ -399,8 +435,8 @@ impl World {
         if !self.keeps {
             return;
         }
-        let (batches, questions) = self.shelf.take();
-        if batches.is_empty() && questions.is_empty() {
+        let Shelved { batches, questions, inquiries } = self.shelf.take();
+        if batches.is_empty() && questions.is_empty() && inquiries.is_empty() {
             return;
         }
         let mut flush = false;
@@ -435,10 +471,34 @@ impl World {
                     found.gaps.push(Gap { from: *hole, to: *hole, cause: GapCause::Damaged, summary: None });
                 }
             }
-            let mut out = Commands::default();
-            self.kernel.answered(at, answer, &mut out);
-            self.carry_out(None, out);
+            self.answered(answer);
         }
+        self.view(inquiries);
+    }
+
+    /// Does what the views' thread does.
+    fn view(&mut self, inquiries: Vec<Inquiry>) {
+        while self.views.catch_up().expect("the log is read") {}
+        for inquiry in inquiries {
+            if let Some(answer) = self.views.ask(inquiry) {
+                self.answered(answer);
+            }
+        }
+        for answer in self.views.due() {
+            self.answered(answer);
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let mut out = Commands::default();
+        self.kernel.answered(self.at, answer, &mut out);
+        self.carry_out(None, out);
+    }
+
+    /// Has the views stored, and another kernel's views begin with what is stored.
+    pub(crate) fn store_views(&mut self) {
+        self.views.store(&mut Values(&mut self.kept)).expect("the log is read");
+        self.views = views_of(&self.kept);
     }
 
     /// Has the kernel told something about its log, as often as there is more.

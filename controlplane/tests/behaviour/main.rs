@@ -17,5 +17,6 @@ mod records;
 mod requests;
 mod spawning;
 mod streams;
+mod views;
 mod walk;
 mod wards;

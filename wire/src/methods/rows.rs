@@ -138,11 +138,13 @@ pub struct SessionRow {
     /// When the newest began, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<u64>,
+    /// Its newest life has not ended, or another is due.
+    pub open: bool,
 }
 
 crate::methods::words! {
     /// What became of an intent.
-    IntentState {
+    IntentOutcome {
         /// It has begun.
         Open = "open",
         /// It has ended with a result.
@@ -170,7 +172,7 @@ pub struct IntentRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// What became of it.
-    pub state: IntentState,
+    pub state: IntentOutcome,
     /// When it began, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<u64>,

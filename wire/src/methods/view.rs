@@ -4,7 +4,7 @@
 //! events are folded is the control plane's.
 
 use crate::codec::raw::Raw;
-use crate::id::TopicPattern;
+use crate::id::{SubscriptionId, TopicPattern};
 use crate::method::{Since, methods, need};
 use crate::methods::rows::ViewValue;
 use schemars::JsonSchema;
@@ -18,6 +18,7 @@ methods! {
     Define = "view.define"(ViewDefineParams) -> ViewDefineResult {
         required: [need("definition")],
         permission: ViewDefine,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [Conflict, Busy],
         example: r#"{"definition": {"name": "exits", "topic": "kairo.process.exited", "key": ["data.id"],
@@ -29,6 +30,7 @@ methods! {
     Drop = "view.drop"(ViewNameParams) -> ViewDoneResult {
         required: [need("name")],
         permission: ViewDefine,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [Conflict],
         example: r#"{"name": "exits"}"#,
@@ -38,6 +40,7 @@ methods! {
     Rebuild = "view.rebuild"(ViewNameParams) -> ViewDoneResult {
         required: [need("name")],
         permission: ViewDefine,
+        changes: true,
         since: Since::Release("0.1.0"),
         errors: [Conflict],
         example: r#"{"name": "exits"}"#,
@@ -64,11 +67,23 @@ methods! {
     /// Reads the rows of a view that have changed since an event, each once, as they are now.
     ///
     /// With `waitMs` it answers when there are some, or when that time is over.
-    Watch = "view.watch"(ViewWatchParams) -> ViewWatchResult {
+    Changes = "view.changes"(ViewChangesParams) -> ViewChangesResult {
         required: [need("name")],
         permission: ViewRead,
         since: Since::Release("0.1.0"),
         errors: [NotFound],
+        example: r#"{"name": "processes", "since": 1024}"#,
+    }
+
+    /// Tells of the rows of a view as they change, until `unsubscribe`.
+    ///
+    /// Comes as `view.changed`, one for each key, with the row as it is then: who reads slowly is told less often and misses
+    /// no last state.
+    Watch = "view.watch"(ViewWatchParams) -> ViewWatchResult {
+        required: [need("name")],
+        permission: ViewRead,
+        since: Since::Release("0.1.0"),
+        errors: [NotFound, Busy],
         example: r#"{"name": "processes", "since": 1024}"#,
     }
 }
@@ -90,6 +105,10 @@ pub struct ViewDefinition {
     pub key: Vec<String>,
     /// What a row holds; 1 to 16.
     pub reducers: Vec<ViewReducer>,
+    /// How much its rows may take, bytes, of what all defined views may take together; 4 MiB if absent. New rows are made
+    /// until half of it is taken, the rest is for those to grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
 }
 
 /// A condition on a field of an event. On a field that isn't there none holds but `exists: false`.
@@ -243,6 +262,12 @@ pub struct ViewSummary {
     pub skips: Vec<ViewSkip>,
     /// Events that would have made a row past the limit.
     pub overflowed: u64,
+    /// Rows of what was over that have made room, oldest first.
+    #[serde(default)]
+    pub evicted: u64,
+    /// The last event in its checkpoint; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_seq: Option<u64>,
     /// Ranges that were no longer in the log.
     pub gaps: u64,
     /// Events that were in them, as far as it was told.
@@ -311,9 +336,12 @@ pub struct ViewGetResult {
 /// Changes of which view.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ViewWatchParams {
+pub struct ViewChangesParams {
     /// Its name.
     pub name: String,
+    /// Of the row with this key alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// After which event; `seq` of the answer before.
     #[serde(default)]
     pub since: u64,
@@ -326,9 +354,9 @@ pub struct ViewWatchParams {
 }
 
 /// What has changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ViewWatchResult {
+pub struct ViewChangesResult {
     /// Rows that are new or changed, as they are now.
     pub rows: Vec<ViewRow>,
     /// Keys whose row is gone.
@@ -338,6 +366,30 @@ pub struct ViewWatchResult {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
     /// Ask again with this as `since`.
+    pub seq: u64,
+}
+
+/// What to watch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewWatchParams {
+    /// Its name.
+    pub name: String,
+    /// Of the row with this key alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// After which event: `seq` of a reading, or of the last change that was told; from now on if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
+/// What will be told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewWatchResult {
+    /// In each `view.changed`; `unsubscribe` takes it.
+    pub subscription_id: SubscriptionId,
+    /// Changes after this event are told.
     pub seq: u64,
 }
 

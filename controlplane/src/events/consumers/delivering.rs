@@ -20,6 +20,7 @@ use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::envelope::put_notice;
+use kairo_wire::error::WireError;
 use kairo_wire::event::{CutReason, DeadReason, EventGapRecord};
 use kairo_wire::methods::event::Gap;
 
@@ -87,7 +88,12 @@ impl Kernel {
     }
 
     /// A page that was asked for was read.
-    pub(crate) fn consumer_paged(&mut self, turn: &mut Turn<'_>, serial: u64, found: Result<Found, String>) {
+    pub(crate) fn consumer_paged(
+        &mut self,
+        turn: &mut Turn<'_>,
+        serial: u64,
+        found: Result<Found, WireError>,
+    ) {
         let Some(consumer) = self.state.consumers.all.get_mut(&serial) else { return };
         let Some((_, asked)) = consumer.asked.take() else { return };
         let Ok(found) = found else { return self.detach_all(turn, serial, CutReason::Log) };

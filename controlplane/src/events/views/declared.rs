@@ -9,7 +9,7 @@ use crate::events::record::Record;
 use crate::events::views::definition::{Defined, DefinitionError, check};
 use crate::events::views::fold::{Folded, Shown, Skip};
 use crate::events::views::reduce::{Given, Reducer};
-use crate::events::views::table::{Part, Table};
+use crate::events::views::table::{Part, State, Table};
 use crate::events::views::value::{Path, Scalar};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::raw::Raw;
@@ -116,6 +116,8 @@ impl Declared {
         Some(Shown { value: Raw::of(&Named(&values)).ok()?, inexact })
     }
 }
+
+impl State for Vec<Raw> {}
 
 /// Values by name, in the order of the definition.
 struct Named<'v>(&'v [(&'v str, Option<Raw>)]);

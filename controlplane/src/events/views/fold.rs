@@ -5,11 +5,12 @@
 
 use crate::events::record::Record;
 use crate::events::views::declared::Declared;
-use crate::events::views::table::{Part, Table};
+use crate::events::views::table::{Part, State, Table};
 use crate::events::views::{correlations, intents, live, processes};
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::methods::rows::{ProcessRow, SessionRow};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -79,6 +80,20 @@ impl Fold {
             Fold::Correlations => correlations::fold(record, table),
             Fold::Live => live::fold(record, table),
             Fold::Declared(declared) => declared.fold(record, table),
+        }
+    }
+
+    /// [`State::is_over`] of a state as it is stored.
+    pub(super) fn is_over(&self, state: &[u8]) -> bool {
+        fn over<S: State>(state: &[u8]) -> bool {
+            from_slice::<S>(state).is_ok_and(|state| state.is_over())
+        }
+        match self {
+            Fold::Processes => over::<ProcessRow>(state),
+            Fold::Sessions => over::<SessionRow>(state),
+            Fold::Intents => over::<intents::State>(state),
+            Fold::Correlations => over::<correlations::Story>(state),
+            Fold::Live | Fold::Declared(_) => false,
         }
     }
 

@@ -5,10 +5,10 @@
 
 use crate::events::record::Record;
 use crate::events::views::fold::{Fields, Folded, Shown, Skip, cut};
-use crate::events::views::table::{Part, Table};
+use crate::events::views::table::{self, Part, Table};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::event::{Event, ProcessEnded, ProcessExited, ProcessLost, ProcessSpawned};
-use kairo_wire::methods::rows::{IntentRow, IntentState, ProcessCounts};
+use kairo_wire::methods::rows::{IntentOutcome, IntentRow, ProcessCounts};
 use serde::{Deserialize, Serialize};
 
 pub(super) const STARTED: &str = "kairo.intent.started";
@@ -20,13 +20,21 @@ const TEXT_BYTES_MAX: usize = 512;
 
 /// What one audience may hear of an intent.
 #[derive(Default, Serialize, Deserialize)]
-struct State(Option<IntentRow>, u64, u64, u64);
+pub(super) struct State(Option<IntentRow>, u64, u64, u64);
+
+impl table::State for State {
+    fn is_over(&self) -> bool {
+        let State(row, started, _, ended) = self;
+        row.as_ref().is_none_or(|row| row.state != IntentOutcome::Open) && ended >= started
+    }
+}
 
 pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Skip> {
     let fields = Fields::of(record);
     let count: fn(&mut State) -> &mut u64 = match &*record.topic {
         STARTED | ENDED | CANCELLED => {
-            let id: &str = fields.need("id")?;
+            // What cancels a story that is no intent names none.
+            let Some(id) = named(record, fields)? else { return Ok(Folded::No) };
             let fresh = || Some(State::default());
             return table.update(record.seq, (id, &record.audience), fresh, |state| {
                 let row = state.0.get_or_insert_with(|| blank(id));
@@ -51,13 +59,21 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
     )
 }
 
+/// The intent an event of intents is about.
+pub(super) fn named<'a>(record: &Record<'_>, fields: Fields<'a>) -> Result<Option<&'a str>, Skip> {
+    if record.topic == CANCELLED && fields.inner("intentId").is_none() {
+        return Ok(None);
+    }
+    fields.need("intentId").map(Some)
+}
+
 fn blank(id: &str) -> IntentRow {
     IntentRow {
         id: id.to_owned(),
         name: None,
         parent: None,
         owner: None,
-        state: IntentState::Open,
+        state: IntentOutcome::Open,
         started_at_ms: None,
         ended_at_ms: None,
         deadline_ms: None,
@@ -72,18 +88,18 @@ fn apply(row: &mut IntentRow, record: &Record<'_>, fields: Fields<'_>) {
     if record.topic == STARTED {
         row.name = text("name");
         row.parent = text("parent");
-        row.deadline_ms = fields.get("deadlineMs");
+        row.deadline_ms = fields.get("deadlineMs").map(|after: u64| record.time_ms.saturating_add(after));
         row.owner = Some(cut(&record.principal, TEXT_BYTES_MAX));
         row.started_at_ms = Some(record.time_ms);
         return;
     }
     row.summary = row.summary.take().or_else(|| text("summary"));
-    if row.state == IntentState::Open {
+    if row.state == IntentOutcome::Open {
         row.ended_at_ms = Some(record.time_ms);
         row.state = match &*record.topic {
-            CANCELLED => IntentState::Cancelled,
-            _ if fields.inner("error").is_some() => IntentState::Failed,
-            _ => IntentState::Ended,
+            CANCELLED => IntentOutcome::Cancelled,
+            _ if fields.inner("error").is_some() => IntentOutcome::Failed,
+            _ => IntentOutcome::Ended,
         };
     }
 }

@@ -6,7 +6,7 @@
 use crate::events::record::Record;
 use crate::events::views::fold::{Fields, Folded, Skip, cut};
 use crate::events::views::intents;
-use crate::events::views::table::Table;
+use crate::events::views::table::{State, Table};
 use kairo_wire::event::{Event, ProcessEnded, ProcessExited, ProcessLost, ProcessSpawned, StreamClosed};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::rows::{LiveKind, LiveRow};
@@ -25,7 +25,7 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
     match &*record.topic {
         intents::STARTED => intent(record, fields, table),
         intents::ENDED | intents::CANCELLED => {
-            let id: &str = fields.need("id")?;
+            let Some(id) = intents::named(record, fields)? else { return Ok(Folded::No) };
             Ok(gone(record, table, &[format!("intent/{id}")]))
         }
         ProcessSpawned::TOPIC => spawned(record, fields, table),
@@ -45,6 +45,8 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
         _ => Ok(Folded::No),
     }
 }
+
+impl State for LiveRow {}
 
 /// What was not there is no event of this view's.
 fn gone(record: &Record<'_>, table: &mut Table, texts: &[String]) -> Folded {
@@ -69,7 +71,7 @@ fn put(record: &Record<'_>, table: &mut Table, text: &str, row: LiveRow) -> Resu
 }
 
 fn intent(record: &Record<'_>, fields: Fields<'_>, table: &mut Table) -> Result<Folded, Skip> {
-    let id: &str = fields.need("id")?;
+    let Some(id) = intents::named(record, fields)? else { return Ok(Folded::No) };
     let name = fields.get::<&str>("name").map(|name| cut(name, NAME_BYTES_MAX));
     let row = LiveRow { name, intent_id: Some(id.to_owned()), ..row(record, LiveKind::Intent) };
     put(record, table, &format!("intent/{id}"), row)

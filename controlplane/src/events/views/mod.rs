@@ -5,16 +5,17 @@
 //!                              └──────────▶ checkpoint (what changed) ──▶ store ──▶ restore
 //! ```
 //!
-//! A pure engine: who hosts it reads the log, hands pages in ([`Views::apply_page`], from where each of
+//! A pure engine: who hosts it reads the log, hands pages in ([`Views::apply`], from where each of
 //! [`Views::cursors`] is), and stores what [`View::checkpoint`] gives. Rules: a view is a function of the events alone,
 //! so that it is the same byte for byte if it is folded again, whatever the pages and restarts; an event a view can't
-//! digest is counted and passed over; a row that would be new past [`Limits`] isn't made and its events are counted,
-//! those that are there go on; a reader is shown what it may hear of and nothing else.
+//! digest is counted and passed over; a row that would be new past [`Bounds`] isn't made and its events are counted,
+//! those that are there go on; where that is wanted the oldest rows of what is over make room, and are counted; a reader is shown what it may hear of and nothing else.
 
 mod correlations;
 mod declared;
 mod definition;
 mod fold;
+mod host;
 mod intents;
 mod live;
 mod processes;
@@ -27,6 +28,7 @@ mod view;
 mod tests;
 
 pub use definition::DefinitionError;
+pub use host::{Host, Keeping};
 pub use view::{Checkpoint, Query, RestoreError, View};
 
 use crate::auth::grant::may_touch;
@@ -39,7 +41,7 @@ use definition::Defined;
 use fold::Fold;
 use kairo_wire::codec::CodecError;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::methods::view::{ViewDefinition, ViewGap, ViewGetResult, ViewSummary, ViewWatchResult};
+use kairo_wire::methods::view::{ViewChangesResult, ViewDefinition, ViewGap, ViewGetResult, ViewSummary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -54,16 +56,33 @@ pub const ROWS_MAX: usize = 1_000;
 
 /// How much a view may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct Bounds {
     /// Rows.
     pub keys: usize,
-    /// What they take, bytes, about. Rows that are there may grow to twice as much.
+    /// What they take, bytes, about. New ones are made until they take half of it; those that are there may grow.
     pub bytes: usize,
+    /// Rows of what is over. Past it, and where there is no room, the oldest of them go.
+    pub finished: usize,
+}
+
+/// How much views may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Each built-in one.
+    pub builtin: Bounds,
+    /// A defined one whose definition doesn't say.
+    pub defined: Bounds,
+    /// Bytes of all defined ones together.
+    pub defined_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { keys: 1_000_000, bytes: 512 << 20 }
+        Limits {
+            builtin: Bounds { keys: 100_000, bytes: 8 << 20, finished: 5_000 },
+            defined: Bounds { keys: 1_000_000, bytes: 4 << 20, finished: usize::MAX },
+            defined_bytes: 256 << 20,
+        }
     }
 }
 
@@ -82,6 +101,11 @@ pub enum ViewError {
     /// There are as many as there may be.
     #[error("there are at most {DEFINED_MAX} defined views, and {DEFINED_BY_ONE_MAX} of one definer")]
     Full,
+    /// They may take no more together.
+    #[error(
+        "views take at most {0} bytes together, and this one would take more than is left; `maxBytes` says how much it takes"
+    )]
+    Budget(u64),
     /// It can't be written.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -94,6 +118,9 @@ impl From<ViewError> for WireError {
             ViewError::Unknown => Code::NotFound,
             ViewError::Foreign => Code::Conflict,
             ViewError::Full => Code::Busy,
+            ViewError::Budget(_) => {
+                return WireError::new(Code::Busy, error.to_string()).with("limit", "viewBytesMax");
+            }
             ViewError::Codec(_) => Code::Internal,
         };
         WireError::new(code, error.to_string())
@@ -112,8 +139,8 @@ impl Views {
     /// The built-in ones, at their beginning; `owner_uid` is the daemon's.
     pub fn new(owner_uid: u32, limits: Limits) -> Views {
         let builtin = Fold::BUILTIN.into_iter().map(|(name, fold)| {
-            let digest = digest(&[b"builtin", name.as_bytes()], limits);
-            (name.into(), (None, View::new(fold, digest, limits)))
+            let digest = digest(&[b"builtin", name.as_bytes()], limits.builtin);
+            (name.into(), (None, View::new(fold, digest, limits.builtin)))
         });
         Views { owner_uid, limits, views: builtin.collect() }
     }
@@ -131,21 +158,31 @@ impl Views {
         }
     }
 
-    /// The log no longer has these events: views that have not looked at all before them are not told.
-    pub fn note_gap(&mut self, gap: ViewGap) {
-        for (_, view) in self.views.values_mut().filter(|(_, view)| view.seq() + 1 >= gap.from) {
-            view.gap(gap);
+    /// Folds what a reading of the log gave for the numbers from `from` to `to`: `events`, and what is missing among them.
+    pub fn apply(&mut self, from: u64, to: u64, events: &[(u64, Bytes)], gaps: &[ViewGap]) {
+        let mut rest = events;
+        for gap in gaps {
+            let (before, behind) = rest.split_at(rest.partition_point(|(seq, _)| *seq < gap.from));
+            self.apply_page(from, before);
+            self.each_at(from, |view| view.gap(*gap));
+            rest = behind;
         }
+        self.apply_page(from, rest);
+        self.each_at(from, |view| view.pass(to));
+    }
+
+    /// Every view that has looked at everything before `from`.
+    fn each_at(&mut self, from: u64, mut what: impl FnMut(&mut View)) {
+        self.views
+            .values_mut()
+            .map(|(_, view)| view)
+            .filter(|view| view.seq() + 1 >= from)
+            .for_each(&mut what);
     }
 
     /// Where views are, least first: a page is to be read from behind each.
     pub fn cursors(&self) -> BTreeSet<u64> {
         self.views.values().map(|(_, view)| view.seq()).collect()
-    }
-
-    /// How many events the view that is farthest behind has yet to look at.
-    pub fn lag(&self, last_seq: u64) -> u64 {
-        self.cursors().first().map_or(0, |seq| last_seq.saturating_sub(*seq))
     }
 
     /// All of them by name, for who stores them.
@@ -192,15 +229,27 @@ impl Views {
                 }
             }
         }
+        let others = self.views.iter().filter(|(other, _)| **other != name);
+        let taken: u64 = others.filter_map(|(_, (of, _))| Some(self.bytes_of(of.as_ref()?))).sum();
+        if taken.saturating_add(self.bytes_of(&defined)) > self.limits.defined_bytes {
+            return Err(ViewError::Budget(self.limits.defined_bytes));
+        }
         self.put(name, defined)?;
         Ok(true)
     }
 
     fn put(&mut self, name: Arc<str>, defined: Defined) -> Result<(), ViewError> {
         let fold = Fold::Declared(Box::new(Declared::new(&defined)?));
-        let digest = digest(&[b"declared", &defined.encode()?], self.limits);
-        self.views.insert(name, (Some(defined), View::new(fold, digest, self.limits)));
+        let bytes = usize::try_from(self.bytes_of(&defined)).unwrap_or(usize::MAX);
+        let bounds = Bounds { bytes, ..self.limits.defined };
+        let digest = digest(&[b"declared", &defined.encode()?], bounds);
+        self.views.insert(name, (Some(defined), View::new(fold, digest, bounds)));
         Ok(())
+    }
+
+    /// How much a defined view may take.
+    fn bytes_of(&self, defined: &Defined) -> u64 {
+        defined.definition.max_bytes.unwrap_or(self.limits.defined.bytes as u64)
     }
 
     fn may_change(&self, defined: &Defined, principal: &Principal) -> Result<(), ViewError> {
@@ -241,16 +290,34 @@ impl Views {
         Ok(view.get(&Query { limit: query.limit.clamp(1, ROWS_MAX), ..*query }, principal))
     }
 
-    /// The rows that changed after the event `since`, each once, as they are now.
+    /// The rows that changed after the event `since`, each once, as they are now; with the key `only` alone, if there is
+    /// one.
     pub fn changed_since(
         &self,
         name: &str,
         since: u64,
+        only: Option<&str>,
         limit: usize,
         principal: &Principal,
-    ) -> Result<ViewWatchResult, ViewError> {
+    ) -> Result<ViewChangesResult, ViewError> {
         let (_, view) = self.views.get(name).ok_or(ViewError::Unknown)?;
-        Ok(view.changed_since(since, limit.clamp(1, ROWS_MAX), principal))
+        Ok(view.changed_since(since, only, limit.clamp(1, ROWS_MAX), principal))
+    }
+
+    /// Begins a view again that has seen any of these ranges `[from, to)`, which are lost now, or events there are none of.
+    pub fn saw(&mut self, name: &str, last_seq: u64, lost: &[(u64, u64)]) -> bool {
+        let Some((_, view)) = self.views.get_mut(name) else { return false };
+        let seen = |(from, to): &(u64, u64)| *from <= view.seq() && !view.misses(*from, *to);
+        let wrong = view.seq() > last_seq || lost.iter().any(seen);
+        if wrong {
+            view.rebuild();
+        }
+        wrong
+    }
+
+    /// How far a view is.
+    pub fn seq(&self, name: &str) -> Result<u64, ViewError> {
+        self.views.get(name).map(|(_, view)| view.seq()).ok_or(ViewError::Unknown)
     }
 
     /// All of them and how far they are; `last_seq` is the last event there is.
@@ -266,7 +333,8 @@ impl Views {
 }
 
 /// Views of one digest make the same rows of the same events.
-fn digest(of: &[&[u8]], limits: Limits) -> u128 {
-    let (keys, bytes) = ((limits.keys as u64).to_le_bytes(), (limits.bytes as u64).to_le_bytes());
-    named(&[of, &[&keys[..], &bytes[..]]].concat())
+fn digest(of: &[&[u8]], bounds: Bounds) -> u128 {
+    let [keys, bytes, finished] =
+        [bounds.keys, bounds.bytes, bounds.finished].map(|bound| (bound as u64).to_le_bytes());
+    named(&[of, &[&keys[..], &bytes[..], &finished[..]]].concat())
 }

@@ -4,7 +4,7 @@
 
 use crate::events::record::Record;
 use crate::events::views::fold::{Fields, Folded, Skip, cut};
-use crate::events::views::table::Table;
+use crate::events::views::table::{State, Table};
 use kairo_wire::event::{
     Event, ProcessEnded, ProcessExited, ProcessLost, ProcessRestarted, ProcessRestartsSpent, ProcessSpawned,
     StreamClosed,
@@ -36,7 +36,9 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
     let fields = Fields::of(record);
     let id: ProcessId = fields.need("id")?;
     let session: &str = fields.need("session")?;
-    let fresh = || Some(blank(id, session));
+    // What is told of a life that is over begins none.
+    let begins = !matches!(&*record.topic, StreamClosed::TOPIC | PROGRESS | ProcessRestartsSpent::TOPIC);
+    let fresh = || begins.then(|| blank(id, session));
     let folded = table.update(record.seq, (session, &record.audience), fresh, |row| {
         let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
         row.intent_id = row.intent_id.take().or_else(|| owned(&record.intent));
@@ -51,6 +53,18 @@ pub(super) fn fold(record: &Record<'_>, table: &mut Table) -> Result<Folded, Ski
         let _ = table.update(record.seq, known, || None, |row| never_began(row, record, fields));
     }
     Ok(folded)
+}
+
+impl State for ProcessRow {
+    fn is_over(&self) -> bool {
+        matches!(self.state, Phase::Ended | Phase::Lost)
+    }
+}
+
+impl State for SessionRow {
+    fn is_over(&self) -> bool {
+        !self.open
+    }
 }
 
 /// What is known of a life before anything is told of it.
@@ -173,26 +187,45 @@ fn progress(row: &mut ProcessRow, record: &Record<'_>, fields: Fields<'_>) -> Re
 
 /// `sessions`.
 pub(super) fn fold_session(record: &Record<'_>, table: &mut Table) -> Result<Folded, Skip> {
-    let restart = match &*record.topic {
-        ProcessSpawned::TOPIC => false,
-        ProcessRestarted::TOPIC => true,
-        _ => return Ok(Folded::No),
-    };
+    let topic = &*record.topic;
+    if !matches!(
+        topic,
+        ProcessSpawned::TOPIC
+            | ProcessRestarted::TOPIC
+            | ProcessRestartsSpent::TOPIC
+            | ProcessEnded::TOPIC
+            | ProcessLost::TOPIC
+    ) {
+        return Ok(Folded::No);
+    }
     let fields = Fields::of(record);
     let id: ProcessId = fields.need("id")?;
     let session: &str = fields.need("session")?;
     let text = id.key().into_owned();
-    let fresh =
-        || Some(SessionRow { id: id.clone(), session: None, lives: 0, restarts: 0, started_at_ms: None });
+    let begins = matches!(topic, ProcessSpawned::TOPIC | ProcessRestarted::TOPIC);
+    let fresh = || begins.then(|| unknown(&id));
     table.update(record.seq, (&text, &record.audience), fresh, |row| {
-        if restart {
-            row.restarts += 1;
-        } else if row.session.as_deref() != Some(session) {
-            row.id = id.clone();
-            row.session = Some(session.to_owned());
-            row.lives += 1;
-            row.started_at_ms = fields.get("startedAtMs").or(Some(record.time_ms));
+        let newest = row.session.as_deref() == Some(session);
+        match topic {
+            ProcessRestarted::TOPIC => {
+                row.restarts += 1;
+                row.open = true;
+            }
+            ProcessSpawned::TOPIC if !newest => {
+                row.id = id.clone();
+                row.session = Some(session.to_owned());
+                row.lives += 1;
+                row.started_at_ms = fields.get("startedAtMs").or(Some(record.time_ms));
+                row.open = true;
+            }
+            ProcessEnded::TOPIC | ProcessLost::TOPIC if newest => row.open = false,
+            ProcessRestartsSpent::TOPIC => row.open = false,
+            _ => {}
         }
         Ok(())
     })
+}
+
+fn unknown(id: &ProcessId) -> SessionRow {
+    SessionRow { id: id.clone(), session: None, lives: 0, restarts: 0, started_at_ms: None, open: false }
 }

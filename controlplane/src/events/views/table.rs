@@ -7,21 +7,21 @@
 
 use crate::digest::xxh64;
 use crate::events::record::Audience;
-use crate::events::views::Limits;
+use crate::events::views::Bounds;
 use crate::events::views::fold::{Folded, Skip};
 use bytes::BytesMut;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// Longest text of a key, bytes.
 pub(super) const KEY_BYTES_MAX: usize = 512;
 
-/// Most changes that are remembered for watchers.
-const CHANGES_MAX: usize = 1 << 16;
+/// Most rows of which it is remembered for watchers when they changed.
+const CHANGES_MAX: usize = 1 << 13;
 
 /// Most rows of one text: a read looks at all of them.
 const AUDIENCES_MAX: usize = 256;
@@ -33,18 +33,32 @@ const ROW_OVERHEAD: usize = 96;
 type RowKey = Arc<[u8]>;
 
 /// The rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     /// Per key the last event's number, big endian, and the state.
     rows: BTreeMap<RowKey, Box<[u8]>>,
-    limits: Limits,
+    bounds: Bounds,
+    /// Rows of what is over, by their last event.
+    finished: BTreeSet<(u64, RowKey)>,
+    /// How many of them had to go.
+    evicted: u64,
     bytes: usize,
     sum: u64,
-    dirty: BTreeSet<RowKey>,
+    /// With whether something is stored under the key.
+    dirty: BTreeMap<RowKey, bool>,
     anew: bool,
-    changes: VecDeque<(u64, RowKey)>,
+    /// Rows by their last event, and keys of those that have gone since.
+    changes: BTreeSet<(u64, RowKey)>,
     /// Changes of events up to this one are no longer remembered.
     floor: u64,
+}
+
+/// What a row is folded into.
+pub(super) trait State: Serialize + for<'de> Deserialize<'de> {
+    /// Nothing more is to come of it: it may go when there is no room.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// A row, taken apart.
@@ -86,8 +100,24 @@ fn digest(key: &[u8], row: &[u8]) -> u64 {
 }
 
 impl Table {
-    pub(super) fn new(limits: Limits) -> Table {
-        Table { limits, anew: true, ..Table::default() }
+    pub(super) fn new(bounds: Bounds) -> Table {
+        Table {
+            rows: BTreeMap::new(),
+            bounds,
+            finished: BTreeSet::new(),
+            evicted: 0,
+            bytes: 0,
+            sum: 0,
+            dirty: BTreeMap::new(),
+            anew: true,
+            changes: BTreeSet::new(),
+            floor: 0,
+        }
+    }
+
+    /// How many rows have gone for want of room since the last time.
+    pub(super) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -103,18 +133,15 @@ impl Table {
     }
 
     /// Folds into the row of `text` and `audience`. Without one, `fresh` makes its first state or, with `None`, nothing
-    /// happens. A row that would be new past the limits isn't made; one that is there goes on, until all together take
-    /// twice what they may.
-    pub(super) fn update<S>(
+    /// happens. A row that would be new past the bounds isn't made; one that is there goes on, until all together take
+    /// all they may.
+    pub(super) fn update<S: State>(
         &mut self,
         seq: u64,
         (text, audience): (&str, &Audience),
         fresh: impl FnOnce() -> Option<S>,
         fold: impl FnOnce(&mut S) -> Result<(), Skip>,
-    ) -> Result<Folded, Skip>
-    where
-        S: Serialize + for<'de> Deserialize<'de>,
-    {
+    ) -> Result<Folded, Skip> {
         let key = key_of(text, audience)?;
         let found = self.rows.get_key_value(&key[..]);
         let mut state: S = match found {
@@ -129,32 +156,60 @@ impl Table {
         let mut row = BytesMut::with_capacity(128);
         row.extend_from_slice(&seq.to_be_bytes());
         to_buf(&mut row, Dialect::Int64, &state).map_err(|_| Skip::new("its row can't be written"))?;
-        let before = found.map_or(0, |(key, row)| size(key, row));
-        let after = self.bytes - before + size(&key, &row);
-        let full = match found {
-            None => {
-                self.rows.len() >= self.limits.keys
-                    || after > self.limits.bytes
-                    || self.parts_of(text.as_bytes()).count() >= AUDIENCES_MAX
-            }
-            Some(_) => after > self.limits.bytes.saturating_mul(2),
-        };
-        if full {
+        let before = found.map(|(key, row)| (size(key, row), last_event(row)));
+        let key: RowKey = found.map_or_else(|| key[..].into(), |(key, _)| Arc::clone(key));
+        if before.is_none() && self.parts_of(text.as_bytes()).count() >= AUDIENCES_MAX {
             return Ok(Folded::Overflowed);
         }
-        let key = found.map_or_else(|| key[..].into(), |(key, _)| Arc::clone(key));
+        let was_over = before.is_some_and(|(_, last)| self.finished.remove(&(last, Arc::clone(&key))));
+        let more = size(&key, &row);
+        let before_bytes = before.map_or(0, |(bytes, _)| bytes);
+        while self.is_full(before.is_none(), before_bytes, more, self.bounds.bytes / 2) && self.evict(seq) {}
+        let most = if before.is_none() { self.bounds.bytes / 2 } else { self.bounds.bytes };
+        if self.is_full(before.is_none(), before_bytes, more, most) {
+            self.finished.extend(before.filter(|_| was_over).map(|(_, last)| (last, key)));
+            return Ok(Folded::Overflowed);
+        }
+        if state.is_over() && self.bounds.finished < usize::MAX {
+            self.finished.insert((seq, Arc::clone(&key)));
+        }
         self.put(seq, key, row[..].into());
+        while self.finished.len() > self.bounds.finished && self.evict(seq) {}
         Ok(Folded::Yes)
+    }
+
+    fn is_full(&self, is_new: bool, less: usize, more: usize, most: usize) -> bool {
+        (is_new && self.rows.len() >= self.bounds.keys) || self.bytes - less + more > most
+    }
+
+    /// Takes away the oldest row of what is over. False if there is none.
+    fn evict(&mut self, seq: u64) -> bool {
+        let Some((_, key)) = self.finished.pop_first() else { return false };
+        self.evicted += 1;
+        self.take_out(seq, &key);
+        true
     }
 
     fn put(&mut self, seq: u64, key: RowKey, row: Box<[u8]>) {
         self.sum = self.sum.wrapping_add(digest(&key, &row));
         self.bytes += size(&key, &row);
-        if let Some(old) = self.rows.insert(Arc::clone(&key), row) {
-            self.sum = self.sum.wrapping_sub(digest(&key, &old));
-            self.bytes -= size(&key, &old);
+        let old = self.rows.insert(Arc::clone(&key), row);
+        if let Some(old) = &old {
+            self.sum = self.sum.wrapping_sub(digest(&key, old));
+            self.bytes -= size(&key, old);
+            self.changes.remove(&(last_event(old), Arc::clone(&key)));
         }
-        self.changed(seq, key);
+        self.changed(seq, key, old.is_some());
+    }
+
+    fn take_out(&mut self, seq: u64, key: &RowKey) {
+        let Some(old) = self.rows.remove(key) else { return };
+        self.sum = self.sum.wrapping_sub(digest(key, &old));
+        self.bytes -= size(key, &old);
+        let told = (last_event(&old), Arc::clone(key));
+        self.finished.remove(&told);
+        self.changes.remove(&told);
+        self.changed(seq, Arc::clone(key), true);
     }
 
     /// Takes away the rows of `text` that nobody may hear of but who may hear of `audience`. True if there was one.
@@ -167,25 +222,24 @@ impl Table {
         };
         let gone: Vec<RowKey> = rows.filter(|(key, _)| within(key)).map(|(key, _)| Arc::clone(key)).collect();
         for key in &gone {
-            if let Some(old) = self.rows.remove(key) {
-                self.sum = self.sum.wrapping_sub(digest(key, &old));
-                self.bytes -= size(key, &old);
-            }
-            self.changed(seq, Arc::clone(key));
+            self.take_out(seq, key);
         }
         !gone.is_empty()
     }
 
-    fn changed(&mut self, seq: u64, key: RowKey) {
+    fn changed(&mut self, seq: u64, key: RowKey, existed: bool) {
         if !self.anew {
-            self.dirty.insert(Arc::clone(&key));
+            let stored = *self.dirty.entry(Arc::clone(&key)).or_insert(existed);
+            if !stored && !self.rows.contains_key(&key) {
+                self.dirty.remove(&key);
+            }
         }
-        if self.changes.len() == CHANGES_MAX
-            && let Some((seq, _)) = self.changes.pop_front()
+        self.changes.insert((seq, key));
+        if self.changes.len() > CHANGES_MAX
+            && let Some((seq, _)) = self.changes.pop_first()
         {
             self.floor = seq;
         }
-        self.changes.push_back((seq, key));
     }
 
     fn from<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = (&'t RowKey, &'t [u8])> + use<'t> {
@@ -202,10 +256,10 @@ impl Table {
         self.parts(&[text, &[0]].concat()).take_while(move |part| part.text == text)
     }
 
-    /// Text, audience and event of each change after the event `since`, oldest first; `None` if they are no longer
-    /// remembered.
+    /// Text, audience and event of the last change of each row after the event `since`, oldest first; `None` if they are
+    /// no longer remembered.
     pub(super) fn changes_since(&self, since: u64) -> Option<impl Iterator<Item = (u64, &[u8], &[u8])>> {
-        let begin = self.changes.partition_point(|(seq, _)| *seq <= since);
+        let begin: (u64, RowKey) = (since.saturating_add(1), Arc::default());
         (since >= self.floor).then(|| {
             let changes = self.changes.range(begin..);
             changes.filter_map(|(seq, key)| split(key).map(|(text, audience)| (*seq, text, audience)))
@@ -215,7 +269,7 @@ impl Table {
     /// What a checkpoint has to write: everything, or keys with what has become of them.
     pub(super) fn unstored(&self) -> (bool, impl Iterator<Item = (&[u8], Option<&[u8]>)>) {
         let all = self.anew.then(|| self.rows.iter().map(|(key, row)| (&**key, Some(&**row))));
-        let dirty = self.dirty.iter().map(|key| (&**key, self.rows.get(key).map(|row| &**row)));
+        let dirty = self.dirty.keys().map(|key| (&**key, self.rows.get(key).map(|row| &**row)));
         (self.anew, all.into_iter().flatten().chain(dirty))
     }
 
@@ -238,11 +292,20 @@ impl Table {
         self.rows.insert(key.into(), row.into());
     }
 
-    /// All rows are as they were stored at `seq`.
-    pub(super) fn restored(&mut self, seq: u64) {
+    /// All rows are as they were stored at `seq`; `is_over` tells of a state what [`State::is_over`] did.
+    pub(super) fn restored(&mut self, seq: u64, is_over: impl Fn(&[u8]) -> bool) {
         self.stored();
         self.floor = seq;
+        if self.bounds.finished < usize::MAX {
+            let over = self.rows.iter().filter(|(_, row)| is_over(row.get(8..).unwrap_or_default()));
+            self.finished = over.map(|(key, row)| (last_event(row), Arc::clone(key))).collect();
+        }
     }
+}
+
+/// The number a row begins with.
+fn last_event(row: &[u8]) -> u64 {
+    row.first_chunk().map_or(0, |seq| u64::from_be_bytes(*seq))
 }
 
 fn size(key: &[u8], row: &[u8]) -> usize {

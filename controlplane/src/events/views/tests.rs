@@ -11,6 +11,16 @@ use kairo_wire::json::to_value;
 use kairo_wire::methods::view::{Define, ViewRow};
 use serde_json::{Value, json};
 
+fn limits(keys: usize, bytes: usize) -> Limits {
+    let bounds = Bounds { keys, bytes, finished: usize::MAX };
+    Limits { builtin: bounds, defined: bounds, defined_bytes: u64::MAX }
+}
+
+/// How many events the view that is farthest behind has yet to look at.
+fn lag(views: &Views, last: u64) -> u64 {
+    views.cursors().first().map_or(0, |seq| last.saturating_sub(*seq))
+}
+
 type Page = Vec<(u64, Bytes)>;
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -150,7 +160,8 @@ fn lives_and_restarts_are_counted_once() {
     assert_eq!(waiting["s3"]["state"], "starting");
     life(&mut history, "p", "s3");
     assert_eq!(shown(&history.views(), "processes")["s3"]["state"], "running");
-    let expected = json!({"id": "p", "session": "s3", "lives": 2, "restarts": 2, "startedAtMs": 5});
+    let expected =
+        json!({"id": "p", "session": "s3", "lives": 2, "restarts": 2, "startedAtMs": 5, "open": true});
     assert_eq!(shown(&history.views(), "sessions")["p"], expected);
 }
 
@@ -172,16 +183,19 @@ fn what_is_lost_after_its_exit_has_exited() {
 #[test]
 fn intents_count_their_processes_and_end_once() {
     let mut history = History::default();
-    history.add("kairo.intent.started", json!({"id": "i", "name": "render", "parent": "h", "deadlineMs": 9}));
+    history.add(
+        "kairo.intent.started",
+        json!({"intentId": "i", "name": "render", "parent": "h", "deadlineMs": 9}),
+    );
     history.intent = Some("i");
     life(&mut history, "p", "s");
     life(&mut history, "q", "t");
     death(&mut history, "p", "s");
     history.intent = None;
-    history.add("kairo.intent.cancelled", json!({"id": "i"}));
-    history.add("kairo.intent.ended", json!({"id": "i", "error": "x", "summary": "late"}));
-    history.add("kairo.intent.ended", json!({"id": "j", "error": {"code": "E"}}));
-    history.add("kairo.intent.started", json!({"id": ["k"]}));
+    history.add("kairo.intent.cancelled", json!({"intentId": "i"}));
+    history.add("kairo.intent.ended", json!({"intentId": "i", "error": "x", "summary": "late"}));
+    history.add("kairo.intent.ended", json!({"intentId": "j", "error": {"code": "E"}}));
+    history.add("kairo.intent.started", json!({"intentId": ["k"]}));
     let views = history.views();
     let rows = shown(&views, "intents");
     let row = &rows["i"];
@@ -193,13 +207,13 @@ fn intents_count_their_processes_and_end_once() {
     assert_eq!(rows["j"]["state"], "failed");
     let skips = summary(&views, "intents").skips;
     assert_eq!((skips.len(), skips[0].seq), (1, history.page.len() as u64));
-    assert!(skips[0].reason.starts_with("id: expected"), "{}", skips[0].reason);
+    assert!(skips[0].reason.starts_with("intentId: expected"), "{}", skips[0].reason);
 }
 
 #[test]
 fn live_has_what_is_there() {
     let mut history = History::default();
-    history.add("kairo.intent.started", json!({"id": "i", "name": "n"}));
+    history.add("kairo.intent.started", json!({"intentId": "i", "name": "n"}));
     life(&mut history, "p", "s");
     let keys = |history: &History| shown(&history.views(), "live").into_keys().collect::<Vec<_>>();
     assert_eq!(keys(&history), ["intent/i", "process/s", "stream/s/stderr", "stream/s/stdout"]);
@@ -208,7 +222,7 @@ fn live_has_what_is_there() {
     history.add("kairo.process.exited", json!({"id": "p", "session": "s"}));
     assert_eq!(keys(&history), ["intent/i", "stream/s/stderr"]);
     history.add("kairo.process.ended", json!({"id": "p", "session": "s"}));
-    history.add("kairo.intent.ended", json!({"id": "i"}));
+    history.add("kairo.intent.ended", json!({"intentId": "i"}));
     assert!(keys(&history).is_empty());
 }
 
@@ -461,28 +475,35 @@ fn a_watcher_is_told_each_change_once_and_when_it_missed_some() {
     let mut history = History::default();
     let mut views = Views::new(0, Limits::default());
     views.define(counting("v"), &OWNER).expect("it may be defined");
-    let begin = views.changed_since("v", 0, 10, &OWNER).expect("it is there");
+    let begin = views.changed_since("v", 0, None, 10, &OWNER).expect("it is there");
     assert!(begin.rows.is_empty() && !begin.reset && begin.seq == 0);
     for key in ["a", "b", "a", "c", "a"] {
         history.add("n", json!({"k": key}));
     }
     views.apply_page(1, &history.page);
-    let changed =
-        |views: &Views, since, limit| views.changed_since("v", since, limit, &OWNER).expect("it is there");
+    let changed = |views: &Views, since, limit| {
+        views.changed_since("v", since, None, limit, &OWNER).expect("it is there")
+    };
     let two = changed(&views, 0, 2);
     let keys = |rows: &[ViewRow]| rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>();
-    // As they are now, and up to the third event, after which another key would come.
-    assert_eq!((keys(&two.rows), two.seq, two.rows[0].seq), (vec!["a".to_owned(), "b".to_owned()], 3, 5));
+    // In the order in which they last changed, and up to the fourth event, after which another key would come.
+    assert_eq!((keys(&two.rows), two.seq, two.rows[0].seq), (vec!["b".to_owned(), "c".to_owned()], 4, 2));
     let rest = changed(&views, two.seq, 2);
-    assert_eq!((keys(&rest.rows), rest.seq), (vec!["c".to_owned(), "a".to_owned()], 5));
+    assert_eq!((keys(&rest.rows), rest.seq), (vec!["a".to_owned()], 5));
     assert!(changed(&views, 5, 2).rows.is_empty());
     assert!(changed(&views, 6, 2).reset, "from the future");
-    for _ in 0..70_000 {
+    for _ in 0..10_000 {
         history.add("n", json!({"k": "z"}));
     }
     views.apply_page(6, &history.page[5..]);
-    assert!(changed(&views, 5, 2).reset, "too long ago");
-    assert_eq!(keys(&changed(&views, 60_000, 2).rows), ["z"]);
+    assert_eq!(keys(&changed(&views, 5, 2).rows), ["z"], "however often");
+    let begin = history.page.len();
+    for at in 0..10_000 {
+        history.add("n", json!({"k": at}));
+    }
+    views.apply_page(begin as u64 + 1, &history.page[begin..]);
+    assert!(changed(&views, 5, 2).reset, "too many");
+    assert_eq!(keys(&changed(&views, 20_003, 2).rows), ["9998", "9999"]);
 }
 
 #[test]
@@ -492,8 +513,9 @@ fn what_is_gone_is_told_to_those_who_could_hear_of_it() {
     let mut views = history.views();
     history.add("kairo.process.exited", json!({"id": "p", "session": "s"}));
     views.apply_page(2, &history.page[1..]);
-    let gone =
-        |principal: &Principal| views.changed_since("live", 1, 10, principal).expect("it is there").removed;
+    let gone = |principal: &Principal| {
+        views.changed_since("live", 1, None, 10, principal).expect("it is there").removed
+    };
     assert_eq!(gone(&skill("a")), ["process/s"]);
     assert!(gone(&skill("b")).is_empty());
 }
@@ -504,10 +526,7 @@ fn past_its_limits_a_view_makes_no_row_and_goes_on_with_those_it_has() {
     for key in ["a", "b", "c", "a", "c"] {
         history.add("n", json!({"k": key}));
     }
-    let small = (
-        &mut Views::new(0, Limits { keys: 2, bytes: 1 << 20 }),
-        &mut Views::new(0, Limits { keys: 9, bytes: 250 }),
-    );
+    let small = (&mut Views::new(0, limits(2, 1 << 20)), &mut Views::new(0, limits(9, 500)));
     for views in [small.0, small.1] {
         views.define(counting("v"), &OWNER).expect("it may be defined");
         views.apply_page(1, &history.page);
@@ -529,9 +548,9 @@ fn gaps_are_noted_and_what_was_seen_is_not_missed() {
     views.define(counting("v"), &OWNER).expect("it may be defined");
     views.apply_page(1, &history.page[..2]);
     views.apply_page(4, &history.page[3..5]);
-    assert_eq!(views.lag(10), 8, "a page from further on is not for it");
-    views.note_gap(ViewGap { from: 3, to: 5, events: Some(2) });
-    views.note_gap(ViewGap { from: 1, to: 4, events: Some(3) });
+    assert_eq!(lag(&views, 10), 8, "a page from further on is not for it");
+    views.apply(3, 4, &[], &[ViewGap { from: 3, to: 5, events: Some(2) }]);
+    views.apply(1, 3, &[], &[ViewGap { from: 1, to: 4, events: Some(3) }]);
     views.apply_page(5, &[history.page[4].clone(), history.page[7].clone()]);
     let told = summary(&views, "v");
     assert_eq!((told.seq, told.gaps, told.missed, told.events), (8, 2, 2, 4));
@@ -541,7 +560,7 @@ fn gaps_are_noted_and_what_was_seen_is_not_missed() {
 
 #[test]
 fn a_view_is_changed_by_who_made_it_and_who_is_above() {
-    let mut views = Views::new(0, Limits::default());
+    let mut views = Views::new(0, limits(9, 1 << 20));
     views.define(counting("v"), &skill("a")).expect("it may be defined");
     for other in [skill("b"), Principal::User { uid: 2 }] {
         assert_eq!(views.drop("v", &other), Err(ViewError::Foreign));
@@ -564,6 +583,59 @@ fn a_view_is_changed_by_who_made_it_and_who_is_above() {
         }
     }
     assert_eq!(views.define(counting("more"), &OWNER), Err(ViewError::Full));
+}
+
+#[test]
+fn defined_views_share_what_they_may_take() {
+    let all = Limits { defined_bytes: 10 << 20, ..Limits::default() };
+    let mut views = Views::new(0, all);
+    let sized = |name: &str, bytes| ViewDefinition { max_bytes: Some(bytes), ..counting(name) };
+    views.define(counting("a"), &OWNER).expect("there is room");
+    views.define(sized("b", 6 << 20), &OWNER).expect("there is room");
+    assert_eq!(views.define(sized("c", 1), &OWNER), Err(ViewError::Budget(10 << 20)));
+    assert_eq!(views.define(sized("b", u64::MAX), &OWNER), Err(ViewError::Budget(10 << 20)));
+    views.define(sized("b", 5 << 20), &OWNER).expect("it takes less");
+    views.define(sized("c", 1 << 20), &OWNER).expect("what it has left");
+    views.drop("a", &OWNER).expect("it is the owner's");
+    views.define(counting("d"), &OWNER).expect("there is room again");
+}
+
+#[test]
+fn what_is_over_makes_room_oldest_first_and_what_lives_stays() {
+    let mut history = History::default();
+    life(&mut history, "living", "living");
+    let lives = 12_000;
+    for at in 0..lives {
+        let (id, session) = (format!("p{}", at % 7_000), format!("s{at}"));
+        life(&mut history, &id, &session);
+        death(&mut history, &id, &session);
+    }
+    let mut views = history.views();
+    let finished = Limits::default().builtin.finished;
+    for name in ["processes", "sessions"] {
+        let told = summary(&views, name);
+        assert_eq!((told.rows, told.overflowed, told.skipped), (finished as u64 + 1, 0, 0), "{name}");
+    }
+    assert_eq!(summary(&views, "processes").evicted, (lives - finished) as u64);
+    assert_eq!(summary(&views, "live").rows, 3, "a process and its outputs");
+    let bytes: u64 = views.list(0, &OWNER).iter().map(|summary| summary.bytes).sum();
+    assert!(bytes < 16 << 20, "{bytes}");
+    let there = |session: &str| {
+        let query = Query { key: Some(session), limit: 1, ..Query::default() };
+        !views.get("processes", &query, &OWNER).expect("it is there").rows.is_empty()
+    };
+    assert!(there("living") && there("s11999") && there("s7000") && !there("s6999"));
+    // What was made and has gone between two checkpoints is nothing to write.
+    let (_, view) = views.iter_mut().find(|(name, _)| &***name == "processes").expect("it is there");
+    view.stored();
+    let begin = history.page.len();
+    for at in 0..6_000 {
+        life(&mut history, "q", &format!("q{at}"));
+        death(&mut history, "q", &format!("q{at}"));
+    }
+    views.apply_page(begin as u64 + 1, &history.page[begin..]);
+    let (_, view) = views.iter_mut().find(|(name, _)| &***name == "processes").expect("it is there");
+    assert_eq!(view.checkpoint().rows.count(), 2 * finished, "those that are new, and those that are gone");
 }
 
 // By seed.
@@ -629,6 +701,7 @@ fn random_event(dice: &mut Dice, seq: u64) -> Bytes {
     let mut fields: BTreeMap<&str, Raw> = BTreeMap::new();
     let mut put = |name, raw: Result<Raw, _>| fields.insert(name, raw.expect("a value"));
     put("id", Raw::of(&format!("p{id}")));
+    put("intentId", Raw::of(&format!("i{id}")));
     put("session", Raw::of(&format!("s{session}")));
     put("former", Raw::of(&format!("s{}", session / 2)));
     put("stream", Raw::of(dice.pick(&["stdout", "stderr"])));
@@ -740,8 +813,10 @@ fn folded_again_in_any_pages_and_over_any_restarts_a_view_is_the_same_byte_for_b
         let mut dice = Dice(Seeded::new(seed));
         let limits = dice.pick(&[
             Limits::default(),
-            Limits { keys: 5, bytes: 1 << 20 },
-            Limits { keys: 99, bytes: 2_000 },
+            limits(5, 1 << 20),
+            limits(99, 4_000),
+            Limits { builtin: Bounds { keys: 99, bytes: 1 << 20, finished: 3 }, ..Limits::default() },
+            Limits { builtin: Bounds { keys: 99, bytes: 9_000, finished: 9 }, ..Limits::default() },
         ]);
         let log = random_log(&mut dice, 400);
         let last = log.last().map_or(0, |(seq, _)| *seq);
@@ -750,7 +825,7 @@ fn folded_again_in_any_pages_and_over_any_restarts_a_view_is_the_same_byte_for_b
         let expected = image(&mut whole);
         let mut views = fresh_views(limits);
         let mut store = Store::default();
-        while views.lag(last) > 0 {
+        while lag(&views, last) > 0 {
             catch_up(&mut views, &log, 1 + dice.below(60));
             for (name, view) in views.iter_mut() {
                 match dice.below(8) {
@@ -825,13 +900,14 @@ fn who_watches_has_what_who_reads_has() {
         // Per watcher and view what it has and how far it is.
         let mut mirrors: Vec<(BTreeMap<String, ViewRow>, u64)> =
             vec![Default::default(); watchers.len() * names.len()];
-        while views.lag(last) > 0 {
+        while lag(&views, last) > 0 {
             catch_up(&mut views, &log, 1 + dice.below(40));
             for (at, (mirror, since)) in mirrors.iter_mut().enumerate() {
                 let (name, watcher) = (&names[at % names.len()], &watchers[at / names.len()]);
                 loop {
                     let limit = 1 + dice.below(4);
-                    let changed = views.changed_since(name, *since, limit, watcher).expect("it is there");
+                    let changed =
+                        views.changed_since(name, *since, None, limit, watcher).expect("it is there");
                     assert!(!changed.reset && changed.seq >= *since);
                     for row in changed.rows {
                         mirror.insert(row.key.clone(), row);
@@ -885,7 +961,7 @@ fn a_checkpoint_that_is_not_whole_is_refused_and_the_view_begins_again() {
     more.insert(b"x\0\0".to_vec(), rows[rows.keys().next().expect("a row")].clone());
     assert_eq!(refused(&mut views, &header, &more), Some(RestoreError::Damaged));
     assert_eq!(refused(&mut views, &expected.0["live"].0, &rows), Some(RestoreError::Definition));
-    let mut other = Views::new(0, Limits { keys: 3, ..limits });
+    let mut other = Views::new(0, super::tests::limits(3, 1 << 20));
     assert_eq!(refused(&mut other, &header, &rows), Some(RestoreError::Definition));
     assert_eq!(refused(&mut views, &header, &rows), None);
     assert_eq!(refused(&mut views, &header[1..], &rows), Some(RestoreError::Damaged));

@@ -10,13 +10,13 @@ use crate::auth::grant::hears;
 use crate::auth::principal::Principal;
 use crate::digest::xxh64;
 use crate::events::record::Record;
-use crate::events::views::Limits;
+use crate::events::views::Bounds;
 use crate::events::views::fold::{Fold, Folded, Skip};
 use crate::events::views::table::{Part, Table};
 use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
-use kairo_wire::methods::view::{ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary, ViewWatchResult};
+use kairo_wire::methods::view::{ViewChangesResult, ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -54,9 +54,12 @@ struct Counts {
     skipped: u64,
     skips: Vec<(u64, String)>,
     overflowed: u64,
+    evicted: u64,
     gaps: u64,
     missed: u64,
     gap: Vec<ViewGap>,
+    /// All that is missing below this number is in a gap.
+    covered: u64,
 }
 
 /// The head of a checkpoint: version, digest, counts, rows, their sum.
@@ -68,7 +71,7 @@ struct Header(u32, u64, u64, Counts, u64, u64);
 pub struct View {
     fold: Fold,
     digest: u128,
-    limits: Limits,
+    bounds: Bounds,
     table: Table,
     counts: Counts,
 }
@@ -97,8 +100,8 @@ pub struct Checkpoint<R> {
 }
 
 impl View {
-    pub(super) fn new(fold: Fold, digest: u128, limits: Limits) -> View {
-        View { fold, digest, limits, table: Table::new(limits), counts: Counts::default() }
+    pub(super) fn new(fold: Fold, digest: u128, bounds: Bounds) -> View {
+        View { fold, digest, bounds, table: Table::new(bounds), counts: Counts::default() }
     }
 
     /// The last event it has looked at.
@@ -112,6 +115,7 @@ impl View {
             return;
         }
         if seq > self.counts.seq + 1 {
+            // Told of already, or an unknown number.
             self.gap(ViewGap { from: self.counts.seq + 1, to: seq, events: None });
         }
         self.counts.seq = seq;
@@ -119,6 +123,7 @@ impl View {
             Some(record) => self.fold.fold(record, &mut self.table),
             None => Err(Skip::new("it is no event")),
         };
+        self.counts.evicted += self.table.take_evicted();
         match folded {
             Ok(Folded::Yes) => self.counts.events += 1,
             Ok(Folded::No) => {}
@@ -132,9 +137,10 @@ impl View {
         }
     }
 
-    /// Notes events that are no longer in the log; what it has seen of them it has seen.
+    /// Notes a range of which events are no longer in the log; what it has seen of them it has seen. Those that are still
+    /// there come.
     pub(super) fn gap(&mut self, gap: ViewGap) {
-        let from = gap.from.max(self.counts.seq + 1);
+        let from = gap.from.max(self.counts.seq + 1).max(self.counts.covered);
         if gap.to <= from {
             return;
         }
@@ -147,12 +153,23 @@ impl View {
         if counts.gap.len() > GAPS_MAX {
             counts.gap.remove(0);
         }
-        counts.seq = gap.to - 1;
+        counts.covered = gap.to;
+    }
+
+    /// There is nothing more up to this number.
+    pub(super) fn pass(&mut self, seq: u64) {
+        self.counts.seq = self.counts.seq.max(seq);
+    }
+
+    /// True if it knows that the whole range is missing, or can't know any more.
+    pub(super) fn misses(&self, from: u64, to: u64) -> bool {
+        let counts = &self.counts;
+        counts.gaps > GAPS_MAX as u64 || counts.gap.iter().any(|gap| gap.from <= from && gap.to >= to)
     }
 
     /// Back to before the first event.
     pub(super) fn rebuild(&mut self) {
-        self.table = Table::new(self.limits);
+        self.table = Table::new(self.bounds);
         self.counts = Counts::default();
     }
 
@@ -221,7 +238,7 @@ impl View {
             self.rebuild();
             return Err(RestoreError::Damaged);
         }
-        self.table.restored(counts.seq);
+        self.table.restored(counts.seq, |state| self.fold.is_over(state));
         self.counts = counts;
         Ok(())
     }
@@ -271,9 +288,14 @@ impl View {
     }
 
     /// The rows that changed after the event `since`, each once, as they are now; at most about `limit`.
-    pub(super) fn changed_since(&self, since: u64, limit: usize, principal: &Principal) -> ViewWatchResult {
-        let mut result =
-            ViewWatchResult { rows: Vec::new(), removed: Vec::new(), reset: false, seq: self.seq() };
+    pub(super) fn changed_since(
+        &self,
+        since: u64,
+        only: Option<&str>,
+        limit: usize,
+        principal: &Principal,
+    ) -> ViewChangesResult {
+        let mut result = ViewChangesResult { seq: self.seq(), ..ViewChangesResult::default() };
         let changes = if since > self.seq() { None } else { self.table.changes_since(since) };
         let Some(changes) = changes else {
             result.reset = true;
@@ -283,7 +305,8 @@ impl View {
         let mut last = since;
         for (seq, key, audience) in changes {
             let heard = || from_slice(audience).is_ok_and(|audience| hears(principal, &audience));
-            if seen.contains(key) || !heard() {
+            let other = only.is_some_and(|only| only.as_bytes() != key);
+            if other || seen.contains(key) || !heard() {
                 continue;
             }
             // What is new of an event comes together.
@@ -317,6 +340,8 @@ impl View {
             skipped: counts.skipped,
             skips: counts.skips.iter().map(skip).collect(),
             overflowed: counts.overflowed,
+            evicted: counts.evicted,
+            stored_seq: None,
             gaps: counts.gaps,
             missed: counts.missed,
             gap: counts.gap.clone(),

@@ -140,6 +140,20 @@ impl Reader {
         rows.map(|row| Ok(row.map(|(key, value)| (key.slice(1..), value))?)).collect()
     }
 
+    /// The first of them behind the name `after`, at most `limit`.
+    pub fn values_after(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, LogError> {
+        let end = keys::behind(&keys::named(Room::Value, prefix));
+        let from = keys::named(Room::Value, &[after, &[0]].concat()).max(keys::named(Room::Value, prefix));
+        let view = self.source.view();
+        let rows = view.rows(Space::State, &from, &end, false).take(limit);
+        rows.map(|row| Ok(row.map(|(key, value)| (key.slice(1..), value))?)).collect()
+    }
+
     /// Records of sessions, in the order they were written.
     pub fn lives(&self) -> Result<Lives, LogError> {
         Ok(lives(&*self.source.view())?)
