@@ -7,7 +7,7 @@ use crate::intents::members::Member;
 use crate::intents::{Past, Stage};
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
-use crate::state::{Named, Pending, Phase, Place, Process, Timer, TopicPlace};
+use crate::state::{Named, Pending, Phase, Place, Process, TopicPlace};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
@@ -323,27 +323,8 @@ impl Kernel {
                 wanted.insert((timer.serial, "waiting"));
             }
         }
-        let there: BTreeSet<(u64, &str)> = state
-            .timers
-            .iter()
-            .map(|(serial, timer)| match timer {
-                Timer::Retention => (*serial, "retention"),
-                Timer::Deadline { .. } => (*serial, "deadline"),
-                Timer::Patience { .. } => (*serial, "patience"),
-                Timer::Grace { .. } => (*serial, "grace"),
-                Timer::Waiting { .. } => (*serial, "waiting"),
-                Timer::Orphan { .. } => (*serial, "orphan"),
-                Timer::Restart { .. } => (*serial, "restart"),
-                Timer::Written { .. } => (*serial, "written"),
-                Timer::Slow { .. } => (*serial, "slow"),
-                Timer::IntentDeadline { .. } => (*serial, "intent's deadline"),
-                Timer::IntentOrphan { .. } => (*serial, "intent's orphan"),
-                Timer::CancelHold { .. } => (*serial, "hold"),
-                Timer::CancelPatience { .. } => (*serial, "patience with a cancel"),
-                Timer::CancelWalk => (*serial, "walk"),
-                Timer::Consumer { .. } => (*serial, "consumer"),
-            })
-            .collect();
+        let there: BTreeSet<(u64, &str)> =
+            state.timers.iter().map(|(serial, timer)| (*serial, timer.word())).collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.
         for (serial, _) in there.symmetric_difference(&wanted) {
             hold(false, "a timer is armed for nobody, or somebody waits for none", *serial);
