@@ -77,16 +77,7 @@ impl Kernel {
         for (ticket, _) in state.calls.iter().filter(|(_, call)| call.headless) {
             hold(self.flight_of(*ticket).is_some(), "a call goes on for nobody and nothing", *ticket);
         }
-        for (name, flight) in self.receipts.flights() {
-            let own = state.calls.get(&flight.call).and_then(|call| call.claim);
-            hold(own.is_some_and(|own| own.name == name), "what is in flight is nobody's call", flight.call);
-            for ticket in &flight.waiting {
-                let waits = state.calls.get(ticket).map(|call| &call.pending);
-                let waits = matches!(waits, Some(Pending::Repeat { name: of }) if *of == name);
-                hold(waits, "a repetition is answered and still waits", *ticket);
-            }
-        }
-        hold(self.receipts.are_whole(), "the receipts are miscounted", self.receipts.count() as u64);
+        self.check_receipts(hold);
         for connection in &state.audience {
             hold(state.connections.get(*connection).is_some(), "the audience holds a gone connection", 0);
         }
@@ -117,6 +108,20 @@ impl Kernel {
             };
             hold(kept, "a call waits for a process that does not know it", *ticket);
         }
+    }
+
+    fn check_receipts(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        for (name, flight) in self.receipts.flights() {
+            let own = state.calls.get(&flight.call).and_then(|call| call.claim);
+            hold(own.is_some_and(|own| own.name == name), "what is in flight is nobody's call", flight.call);
+            for ticket in &flight.waiting {
+                let waits = state.calls.get(ticket).map(|call| &call.pending);
+                let waits = matches!(waits, Some(Pending::Repeat { name: of }) if *of == name);
+                hold(waits, "a repetition is answered and still waits", *ticket);
+            }
+        }
+        hold(self.receipts.are_whole(), "the receipts are miscounted", self.receipts.count() as u64);
     }
 
     fn check_processes(&self, hold: &mut impl FnMut(bool, &str, u64)) {
