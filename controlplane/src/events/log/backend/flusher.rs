@@ -120,7 +120,8 @@ fn run(trees: &Trees, desk: &Desk) -> Result<(), Fault> {
             while state.job.is_none() && !state.closed && !more {
                 state = desk.wait(state);
             }
-            if state.closed {
+            // What was handed over is done even so: else journals of short runs would add up.
+            if state.closed && state.job.is_none() {
                 return Ok(());
             }
             state.job.clone()
@@ -130,8 +131,12 @@ fn run(trees: &Trees, desk: &Desk) -> Result<(), Fault> {
             for path in journals {
                 std::fs::remove_file(&path)?;
             }
-            desk.lock().job = None;
+            let mut state = desk.lock();
+            state.job = None;
             desk.bell.notify_all();
+            if state.closed {
+                return Ok(());
+            }
         }
         // After every flush one step, so that merging keeps up with a writer who never rests.
         more = trees.compact()?;

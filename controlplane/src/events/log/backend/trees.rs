@@ -27,6 +27,9 @@ const TABLE_BYTES: u64 = 1 << 20;
 /// So many tables of one flush each are merged at once.
 const FRESH_TABLES: u8 = 8;
 
+/// With fewer fresh tables nothing is merged or moved.
+const WORTH_TABLES: usize = 4;
+
 /// The trees.
 pub(super) struct Trees {
     trees: [AnyTree; Space::ALL.len()],
@@ -179,10 +182,17 @@ impl Trees {
 
     /// Writes what was rotated to tables, which the disk has when this returns.
     pub(super) fn flush(&self) -> Result<(), Fault> {
-        for tree in &self.trees {
+        let flush = |tree: &AnyTree| -> Result<(), Fault> {
             let lock = tree.get_flush_lock();
             tree.flush(&lock, self.watermark())?;
-        }
+            Ok(())
+        };
+        // Nearly all of it is waiting for the disk, half a dozen times for each tree: they wait together.
+        std::thread::scope(|scope| {
+            let running = self.trees.each_ref().map(|tree| scope.spawn(|| flush(tree)));
+            let panicked = |_| Err(Fault::Io(std::io::Error::other("a flush panicked")));
+            running.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(panicked))
+        })?;
         self.settle()
     }
 
@@ -191,6 +201,9 @@ impl Trees {
         let mut moved = false;
         for space in Space::ALL {
             let tree = &self.trees[space as usize];
+            if tree.level_table_count(0).is_some_and(|fresh| fresh < WORTH_TABLES) {
+                continue;
+            }
             let before = tree.current_version().id();
             tree.compact(strategy(space), self.watermark())?;
             moved |= tree.current_version().id() != before;
