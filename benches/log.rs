@@ -24,7 +24,7 @@ const RECORD_BYTES: usize = 300;
 const EVENTS: usize = 200_000;
 const FLUSHED_BATCHES: usize = 60;
 /// Events of the large log, and by how many it grows before its process is killed.
-const LARGE_EVENTS: u64 = 2_000_000;
+const LARGE_EVENTS: u64 = 1_000_000;
 const GROWTH: u64 = 40_000;
 /// Events appended between two looks of the large log's writer at itself.
 const STRETCH: u64 = 20_480;
