@@ -16,6 +16,7 @@ mod idle;
 mod idle_streams;
 mod limits;
 mod lines;
+mod log;
 mod pty;
 mod rpc;
 mod slow_client;
@@ -48,6 +49,7 @@ const BENCHES: &[Bench] = &[
     bench("spool", "output to disk, and back", spool::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("survive", "a kernel is killed and followed by another", survive::run),
+    bench("log", "events appended and read, and many of them opened", log::run),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),
     bench("idle", "a daemon with nothing to do", idle::run),
 ];
