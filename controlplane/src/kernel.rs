@@ -127,8 +127,14 @@ impl Kernel {
 
     /// Tells the bus that the kernel takes calls.
     pub fn ready(&mut self, at: Moment, out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
         let event = KernelReady { pid: self.config.pid, version: self.config.version.clone() };
-        self.publish(&mut Turn { at, here: None, out }, Audience::All, &Trace::default(), &event);
+        self.publish(turn, Audience::All, &Trace::default(), &event);
+        // What a former kernel had delivered as often as it may be is put aside, whoever is attached.
+        let consumers: Vec<u64> = self.state.consumers.all.keys().copied().collect();
+        for consumer in consumers {
+            self.feed(turn, consumer);
+        }
     }
 
     /// Stops: no new work, every tree ended, then the reactors. `reason` is a method or a signal's name. Returns how
