@@ -274,9 +274,11 @@ impl Kernel {
                 unlist(cancel.map(|cancel| &mut cancel.callers), ticket);
                 None
             }
-            Pending::Deed { sent: true, .. } | Pending::Metrics | Pending::Published | Pending::Replay => {
-                None
-            }
+            Pending::Deed { sent: true, .. }
+            | Pending::Metrics
+            | Pending::Published
+            | Pending::Compaction { .. }
+            | Pending::Replay => None,
         };
         if let Some(timer) = timer {
             self.disarm(turn, timer);
@@ -305,6 +307,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Compaction { .. }
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }

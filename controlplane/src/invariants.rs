@@ -99,6 +99,7 @@ impl Kernel {
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
+                | Pending::Compaction { .. }
                 | Pending::Replay => true,
                 Pending::Request { event, .. } => {
                     state.requests.get(event).is_some_and(|request| request.call == *ticket)
@@ -277,6 +278,7 @@ impl Kernel {
                 | Pending::Deed { .. }
                 | Pending::Metrics
                 | Pending::Published
+                | Pending::Compaction { .. }
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
                 | Pending::Replay => {}

@@ -251,6 +251,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Compaction { .. }
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
@@ -296,6 +297,11 @@ pub(crate) enum Pending {
     Metrics,
     /// The log to have what it published, or its receipt.
     Published,
+    /// What is old to be dropped from the log.
+    Compaction {
+        /// The story of the call.
+        story: Box<Trace>,
+    },
     /// An answer to what it asked.
     Request {
         /// The event that asks.
@@ -335,16 +341,23 @@ impl Pending {
             },
             Pending::Metrics => "system.get_metrics",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
+            Pending::Compaction { .. } => "event.compact",
             Pending::Replay => "event.replay",
             Pending::Request { .. } => "event.request",
             Pending::Cancelling { .. } => "intent.cancel",
         }
     }
 
-    /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, a repetition goes the way of the
+    /// Whether a cancel of what it belongs to ends it: what waits for the log is done or can't be halved, a repetition goes the way of the
     /// call it repeats, and a cancel ends no cancel.
     pub(crate) fn can_be_stopped(&self) -> bool {
-        !matches!(self, Pending::Published | Pending::Repeat { .. } | Pending::Cancelling { .. })
+        !matches!(
+            self,
+            Pending::Published
+                | Pending::Compaction { .. }
+                | Pending::Repeat { .. }
+                | Pending::Cancelling { .. }
+        )
     }
 }
 

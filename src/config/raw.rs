@@ -22,6 +22,7 @@ pub(crate) struct RawConfig {
     pub(crate) group: Option<Spanned<String>>,
     pub(crate) log: RawLog,
     pub(crate) limits: RawLimits,
+    pub(crate) events: RawEvents,
 }
 
 /// `[log]`
@@ -51,6 +52,56 @@ pub(crate) struct RawLimits {
     pub(crate) stdin_parked_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) kill_grace_ms: Option<Spanned<i64>>,
     pub(crate) stall_ms: Option<Spanned<i64>>,
+}
+
+/// `[events]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawEvents {
+    pub(crate) retain_days: Option<Spanned<i64>>,
+    pub(crate) retain_bytes: Option<Spanned<ByteSize>>,
+    pub(crate) rules: Option<Spanned<Vec<Spanned<RawRule>>>>,
+}
+
+/// `[[events.rules]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRule {
+    #[serde(rename = "type")]
+    pub(crate) topic: Spanned<String>,
+    pub(crate) max_age: Option<Spanned<Span>>,
+    pub(crate) latest_by: Option<Spanned<String>>,
+    pub(crate) max_count: Option<Spanned<i64>>,
+}
+
+/// A time, milliseconds: `"1d"`, `"90m"`, `"30s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) u64);
+
+impl Span {
+    /// Reads a whole number with one of the units s, m, h, d, w.
+    pub(crate) fn parse(text: &str) -> Option<Span> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = text[..digits].parse().ok()?;
+        let seconds = match text[digits..].trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            "w" => 604_800,
+            _ => return None,
+        };
+        number.checked_mul(seconds * 1_000).map(Span)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(from)?;
+        let expected = "a time, such as \"90m\" or \"1d\"";
+        Span::parse(&text).ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+    }
 }
 
 /// A count of bytes: `65536`, or text with a unit, `"64 KiB"`.

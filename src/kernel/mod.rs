@@ -16,6 +16,7 @@ mod inheritance;
 use crate::adapters::catalogue::{Catalogue, Desk};
 use crate::adapters::host::Host;
 use crate::adapters::side;
+use crate::config::events::{EventRule, Events};
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
 use crate::state::records::Sealer;
@@ -25,7 +26,7 @@ use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
-use kairo_controlplane::events::log::Log;
+use kairo_controlplane::events::log::{Log, Retention, Rule};
 use kairo_controlplane::events::reading::ends_told;
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
@@ -134,6 +135,26 @@ fn control_config(
     }
 }
 
+/// What is dropped from the log by and by; one in memory keeps within its bytes by itself.
+fn retention(config: &Config, embedded: bool) -> Retention {
+    if embedded {
+        return Retention::default();
+    }
+    let Events { retain_ms, retain_bytes, rules } = &config.events;
+    let rule = |rule: &EventRule| Rule {
+        types: rule.topic.clone(),
+        age_ms: rule.max_age_ms,
+        latest_by: rule.latest_by.clone(),
+        count: rule.max_count,
+    };
+    Retention {
+        age_ms: *retain_ms,
+        bytes: *retain_bytes,
+        rules: rules.iter().map(rule).collect(),
+        keep_from: None,
+    }
+}
+
 /// A keeper that runs, and what it kept of a kernel before us.
 #[derive(Debug)]
 struct Kept {
@@ -175,7 +196,7 @@ fn start_plane(
     let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
     let reader = log.reader();
     let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
-    let (outlet, log) = log::prepare(log, sealer);
+    let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
     let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
     let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
     kernel.recall_receipts(reader.values(receipts::PREFIX)?);

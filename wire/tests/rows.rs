@@ -23,7 +23,7 @@ fn all_different<'a>(names: impl IntoIterator<Item = &'a str>) {
 #[test]
 fn no_name_is_there_twice() {
     all_different(METHODS.iter().map(|row| row.name));
-    all_different(EVENTS.iter().map(|row| row.topic));
+    all_different(EVENTS.iter().copied().flatten().map(|row| row.topic));
     all_different(ERRORS.iter().map(|row| row.name));
     all_different(PERMISSIONS.iter().map(|row| row.name));
     all_different(LIMITS.iter().map(|row| row.name));
@@ -163,7 +163,7 @@ fn every_row_says_something() {
     for row in METHODS {
         assert!(row.doc.trim().ends_with('.'), "{}", row.name);
     }
-    for row in EVENTS {
+    for row in EVENTS.iter().copied().flatten() {
         assert!(row.doc.trim().ends_with('.'), "{}", row.topic);
         assert_eq!(row.shape == Shape::Bus, row.topic.starts_with("kairo."), "{}", row.topic);
     }

@@ -6,13 +6,14 @@
 //! order they were put, and counted from 1.
 
 use crate::auth::principal::Principal;
-use crate::events::log::Query;
+use crate::events::compacting::Chore;
+use crate::events::log::{Query, Retention};
 use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::Gap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Something to be kept.
 #[derive(Clone, Debug)]
@@ -109,33 +110,85 @@ pub struct Found {
     pub gaps: Vec<Gap>,
 }
 
+/// How the log stands, as whoever writes it last counted.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// The oldest event that is kept.
+    pub first_seq: Option<u64>,
+    /// The last place that is written.
+    pub last_seq: u64,
+    /// Events that are kept.
+    pub events: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Bytes all of it takes.
+    pub stored_bytes: u64,
+    /// How far the indexes are.
+    pub indexed_to: u64,
+    /// Ranges that can't be shown whole.
+    pub gaps: u64,
+    /// Something is being dropped.
+    pub compacting: bool,
+    /// What is dropped by and by.
+    pub policy: Arc<Retention>,
+}
+
 /// Takes entries and questions; never blocks.
 pub trait Outlet: Send {
     /// Takes what belongs together.
     fn put(&mut self, batch: Batch);
     /// Asks; the answer comes as [`Kernel::answered`](crate::kernel::Kernel::answered).
     fn ask(&mut self, question: Question);
+    /// Has something dropped; what came of it comes as [`Kernel::compacted`](crate::kernel::Kernel::compacted).
+    fn charge(&mut self, chore: Chore);
+    /// How the log stands.
+    fn figures(&self) -> Figures;
 }
 
 /// An outlet that serves nobody by itself: what is put and asked lies there until somebody takes it. For simulations, and
 /// for kernels nobody asks about the past.
 #[derive(Clone, Debug, Default)]
-pub struct Shelf(Arc<Mutex<(Vec<Batch>, Vec<Question>)>>);
+pub struct Shelf(Arc<Mutex<Lying>>);
+
+#[derive(Debug, Default)]
+struct Lying {
+    batches: Vec<Batch>,
+    questions: Vec<Question>,
+    chores: Vec<Chore>,
+}
 
 impl Shelf {
+    fn lying(&self) -> MutexGuard<'_, Lying> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What lies there, oldest first.
     pub fn take(&self) -> (Vec<Batch>, Vec<Question>) {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut lying = self.lying();
+        (std::mem::take(&mut lying.batches), std::mem::take(&mut lying.questions))
+    }
+
+    /// What is to be dropped, oldest first.
+    pub fn take_chores(&self) -> Vec<Chore> {
+        std::mem::take(&mut self.lying().chores)
     }
 }
 
 impl Outlet for Shelf {
     fn put(&mut self, batch: Batch) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(batch);
+        self.lying().batches.push(batch);
     }
 
     fn ask(&mut self, question: Question) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(question);
+        self.lying().questions.push(question);
+    }
+
+    fn charge(&mut self, chore: Chore) {
+        self.lying().chores.push(chore);
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
     }
 }
 

@@ -3,8 +3,9 @@
 use bytes::BytesMut;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::compacting::Compaction;
 use kairo_controlplane::events::consumers;
-use kairo_controlplane::events::log::{self, Log, Stored};
+use kairo_controlplane::events::log::{self, Log, Retention, Stored};
 use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::intents::keeping;
@@ -400,7 +401,8 @@ impl World {
             return;
         }
         let (batches, questions) = self.shelf.take();
-        if batches.is_empty() && questions.is_empty() {
+        let chores = self.shelf.take_chores();
+        if batches.is_empty() && questions.is_empty() && chores.is_empty() {
             return;
         }
         let mut flush = false;
@@ -422,6 +424,13 @@ impl World {
             self.kept.append(&whole).expect("it is written");
         }
         let (at, entries) = (self.at, self.entries);
+        for chore in chores {
+            let mut work = Compaction::of_chore(chore, &Retention::default(), &self.kept);
+            while work.step(&mut self.kept, at.wall_ns / 1_000_000, 3).expect("it is written") {}
+            let mut out = Commands::default();
+            self.kernel.compacted(at, work.finish(), &mut out);
+            self.carry_out(None, out);
+        }
         self.tell(|kernel, out| kernel.written(at, entries, out));
         if flush && self.flushes {
             self.tell(|kernel, out| kernel.flushed(at, entries, out));
