@@ -74,25 +74,31 @@ pub(crate) struct RawRule {
     pub(crate) max_count: Option<Spanned<i64>>,
 }
 
-/// A time, milliseconds: `"1d"`, `"90m"`, `"30s"`.
+/// A time, milliseconds: `"1d"`, `"90m"`, `"1h30m"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) u64);
 
 impl Span {
-    /// Reads a whole number with one of the units s, m, h, d, w.
+    /// Reads `90s`, `1h30m`, `2d`; the units are s, m, h, d, w.
     pub(crate) fn parse(text: &str) -> Option<Span> {
-        let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = text[..digits].parse().ok()?;
-        let seconds = match text[digits..].trim() {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3_600,
-            "d" => 86_400,
-            "w" => 604_800,
-            _ => return None,
-        };
-        number.checked_mul(seconds * 1_000).map(Span)
+        let mut rest = text;
+        let mut sum = 0u64;
+        while !rest.is_empty() {
+            let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;
+            let (number, unit_on) = rest.split_at(unit_at);
+            let unit = unit_on.chars().next()?;
+            let milliseconds = match unit {
+                's' => 1_000,
+                'm' => 60_000,
+                'h' => 3_600_000,
+                'd' => 86_400_000,
+                'w' => 604_800_000,
+                _ => return None,
+            };
+            sum = number.parse::<u64>().ok()?.checked_mul(milliseconds)?.checked_add(sum)?;
+            rest = &unit_on[unit.len_utf8()..];
+        }
+        (!text.is_empty()).then_some(Span(sum))
     }
 }
 

@@ -132,7 +132,11 @@ impl Writer<'_> {
     /// One step of dropping what is old.
     fn drop_some(&mut self, idle: bool) -> Result<(), LogError> {
         let at_once = if idle { DROPPED_AT_ONCE } else { self.dropping.arrears().min(DROPPED_AT_ONCE) };
+        let before = self.log.totals();
         let done = self.dropping.step(&mut self.log, clock::now().wall_ns / 1_000_000, at_once)?;
+        if self.log.totals() != before {
+            reach(Point::LogDropped);
+        }
         let has_begun = {
             let mut figures = self.shared.figures();
             figures.compacting = self.dropping.is_at_work();

@@ -8,7 +8,7 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{consumer, device, event, intent, permission, process, stream, system, view};
+use kairo_wire::methods::{consumer, device, event, intent, log, permission, process, stream, system, view};
 use kairo_wire::permission::PERMISSIONS;
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;
@@ -98,6 +98,8 @@ fn every_example_is_a_call_that_makes_sense() {
         (intent::Register::ROW, example::<intent::Register>),
         (intent::Release::ROW, example::<intent::Release>),
         (event::Request::ROW, example::<event::Request>),
+        (log::Compact::ROW, example::<log::Compact>),
+        (log::LogStatus::ROW, example::<log::LogStatus>),
         (consumer::Create::ROW, example::<consumer::Create>),
         (consumer::Attach::ROW, example::<consumer::Attach>),
         (consumer::Ack::ROW, example::<consumer::Ack>),
