@@ -73,6 +73,8 @@ pub(crate) enum Awaiting {
 pub(crate) struct Journal {
     outlet: Box<dyn Outlet>,
     batch: Batch,
+    /// So many publish something that belongs together, and are not done.
+    held: usize,
     /// Entries put.
     put: u64,
     /// The last place a former kernel has given that was kept.
@@ -102,6 +104,7 @@ impl Journal {
         Journal {
             outlet,
             batch: Batch::default(),
+            held: 0,
             put: 0,
             inherited_seq: last_seq,
             written: 0,
@@ -158,6 +161,16 @@ impl Journal {
         self.flushing.push_back((self.put, what));
     }
 
+    /// Nothing is handed over until it is [let go of](Journal::let_go): what is put meanwhile belongs together.
+    pub(crate) fn hold(&mut self) {
+        self.held += 1;
+    }
+
+    /// The end of a [hold](Journal::hold).
+    pub(crate) fn let_go(&mut self) {
+        self.held = self.held.saturating_sub(1);
+    }
+
     /// Has something dropped from the log.
     pub(crate) fn charge(&mut self, chore: Chore) {
         self.outlet.charge(chore);
@@ -189,7 +202,7 @@ impl Kernel {
     /// Hands over what was put since the last time. To be called before the lock is let go of.
     pub fn hand_over(&mut self) {
         let journal = &mut self.journal;
-        if !journal.batch.entries.is_empty() || journal.batch.flush {
+        if journal.held == 0 && (!journal.batch.entries.is_empty() || journal.batch.flush) {
             let batch = std::mem::take(&mut journal.batch);
             journal.outlet.put(batch);
         }

@@ -9,7 +9,7 @@ use kairo_controlplane::events::log::{self, Log, Retention, Stored};
 use kairo_controlplane::events::outlet::{Entry, Life, Shelf};
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::intents::keeping;
-use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -239,12 +239,10 @@ impl World {
         let mut out = Commands::default();
         let frame = Inbound { kind: kind.0, payload };
         let mut errand = self.kernel.received(self.at, connection, frame, &mut out);
-        if errand == Errand::Describe {
-            kairo_wire::introspect::all();
-            self.kernel.described();
-            errand = self.kernel.received(self.at, connection, frame, &mut out);
+        while errand.run(payload) {
+            self.kernel.hand_over();
+            errand = self.kernel.proceed(self.at, connection, frame, errand, &mut out);
         }
-        assert_eq!(errand, Errand::None);
         self.carry_out(Some(connection), out);
     }
 
@@ -448,6 +446,11 @@ impl World {
             self.kernel.answered(at, answer, &mut out);
             self.carry_out(None, out);
         }
+    }
+
+    /// How many entries each batch has that lies there; they are taken away.
+    pub(crate) fn handed_over(&mut self) -> Vec<usize> {
+        self.shelf.take().0.iter().map(|batch| batch.entries.len()).collect()
     }
 
     /// Has the kernel told something about its log, as often as there is more.
