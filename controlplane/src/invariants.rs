@@ -93,6 +93,7 @@ impl Kernel {
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
+                | Pending::Compaction { .. }
                 | Pending::Replay
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
@@ -297,6 +298,7 @@ impl Kernel {
                 | Pending::Deed { .. }
                 | Pending::Metrics
                 | Pending::Published
+                | Pending::Compaction { .. }
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
                 | Pending::Replay

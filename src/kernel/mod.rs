@@ -17,6 +17,7 @@ mod recollection;
 use crate::adapters::catalogue::{Catalogue, Desk};
 use crate::adapters::host::Host;
 use crate::adapters::side;
+use crate::config::events::{EventRule, Events};
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
 use crate::state::State;
@@ -25,7 +26,7 @@ use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
-use kairo_controlplane::events::log::Log;
+use kairo_controlplane::events::log::{Log, Retention, Rule};
 use kairo_controlplane::events::views;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::budget::Budget;
@@ -131,6 +132,26 @@ fn control_config(
     }
 }
 
+/// What is dropped from the log by and by; one in memory keeps within its bytes by itself.
+fn retention(config: &Config, embedded: bool) -> Retention {
+    if embedded {
+        return Retention::default();
+    }
+    let Events { retain_ms, retain_bytes, rules } = &config.events;
+    let rule = |rule: &EventRule| Rule {
+        types: rule.topic.clone(),
+        age_ms: rule.max_age_ms,
+        latest_by: rule.latest_by.clone(),
+        count: rule.max_count,
+    };
+    Retention {
+        age_ms: *retain_ms,
+        bytes: *retain_bytes,
+        rules: rules.iter().map(rule).collect(),
+        keep_from: None,
+    }
+}
+
 /// A keeper that runs, and what it kept of a kernel before us.
 #[derive(Debug)]
 struct Kept {
@@ -169,7 +190,7 @@ fn start_plane(
         None => (Log::in_memory(EMBEDDED_LOG_BYTES_MAX)?, Sealer::none(), None),
     };
     let (last_seq, reader) = (log.last_seq(), log.reader());
-    let (outlet, log) = log::prepare(log, sealer);
+    let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
     let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
     let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();

@@ -3,6 +3,7 @@
 use crate::intents::members::Under;
 use crate::receipts::Claim;
 use crate::sessions::plan::Plan;
+use crate::state::Trace;
 use bytes::Bytes;
 use kairo_dataplane::command::{Scope, TerminalSize, Tuning};
 use kairo_dataplane::key::{ConnectionKey, TimerKey, WriteKey};
@@ -40,6 +41,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Compaction { .. }
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
@@ -87,6 +89,11 @@ pub(crate) enum Pending {
     Metrics,
     /// The log to have what it published, or its receipt.
     Published,
+    /// What is old to be dropped from the log.
+    Compaction {
+        /// The story of the call.
+        story: Box<Trace>,
+    },
     /// An answer to what it asked.
     Request {
         /// The event that asks.
@@ -138,6 +145,7 @@ impl Pending {
             },
             Pending::Metrics => "system.get_metrics",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
+            Pending::Compaction { .. } => "event.compact",
             Pending::Replay => "event.replay",
             Pending::Changes { .. } => "view.changes",
             Pending::Watch { .. } => "view.watch",
@@ -149,7 +157,13 @@ impl Pending {
     /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, a repetition goes the way of the
     /// call it repeats, and a cancel ends no cancel.
     pub(crate) fn can_be_stopped(&self) -> bool {
-        !matches!(self, Pending::Published | Pending::Repeat { .. } | Pending::Cancelling { .. })
+        !matches!(
+            self,
+            Pending::Published
+                | Pending::Compaction { .. }
+                | Pending::Repeat { .. }
+                | Pending::Cancelling { .. }
+        )
     }
 }
 
