@@ -1,153 +1,105 @@
-//! The thread that writes.
-//!
-//! All that is queued goes into one batch, and whoever waits for the disk shares one flush. What nobody waits for is flushed
-//! when nothing else has come for a moment, or has waited long enough. Between batches the indexes are brought on.
+//! The thread that writes. What it does with what it finds is [`Writing`]'s; here is when it looks, and whom it tells.
 
 use super::{Ear, Lives, Shared};
 use crate::state::records::Sealer;
-use kairo_controlplane::events::log::{self, Log, LogError, Stored, Value};
-use kairo_controlplane::events::outlet::{Batch, Entry};
-use kairo_dataplane::points::{Point, reach};
+use kairo_controlplane::events::log::{self, Damage, Log, LogError};
+use kairo_controlplane::events::outlet::{Batch, Life};
+use kairo_controlplane::events::writing::{Hands, Writing};
+use kairo_dataplane::sys::clock;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-/// How long an entry may wait for the disk when nobody waits for it …
-const FLUSH_WITHIN: Duration = Duration::from_secs(1);
-/// … and how long it does when no other follows: whoever is idle has flushed.
-const FLUSH_AFTER: Duration = Duration::from_millis(100);
-/// Events that are indexed between two looks at the queue.
-const INDEXED_AT_ONCE: usize = 512;
-/// The indexes may be so many events behind while there is always more to write.
-const INDEX_LAG_MAX: u64 = 16_384;
+use std::time::Duration;
 
 pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear) {
-    Writer {
-        shared,
-        log,
-        lives: Lives::new(sealer),
-        ear,
-        written: 0,
-        flush_at: None,
-        flush_by: None,
-        lag: 1,
-    }
-    .run();
+    Writer { writing: Writing::new(log), thread: Thread { shared, lives: Lives::new(sealer), ear } }.run();
 }
 
 struct Writer<'a> {
+    writing: Writing,
+    thread: Thread<'a>,
+}
+
+/// What is around it.
+struct Thread<'a> {
     shared: &'a Shared,
-    log: Log,
     lives: Lives,
     ear: &'a Ear,
-    /// Entries.
-    written: u64,
-    flush_at: Option<Instant>,
-    flush_by: Option<Instant>,
-    /// How far the indexes are behind, in events.
-    lag: u64,
+}
+
+impl Hands for Thread<'_> {
+    fn now_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
+    fn is_more_put(&self) -> bool {
+        !self.shared.lock().batches.is_empty()
+    }
+
+    fn written(&mut self, entry: u64) {
+        self.ear.tell_all(|kernel, at, out| kernel.written(at, entry, out));
+    }
+
+    fn flushed(&mut self, entry: u64) {
+        self.ear.tell_all(|kernel, at, out| kernel.flushed(at, entry, out));
+    }
+
+    fn damaged(&mut self, found: &[Damage]) {
+        self.ear.tell(|kernel, at, out| kernel.log_damaged(at, found, out));
+    }
+
+    fn keep(&mut self, life: &Life, to: &mut Vec<log::Life>) {
+        self.lives.put(life, to);
+    }
+
+    fn tidy(&mut self, log: &mut Log) -> Result<(), LogError> {
+        if self.lives.are_overgrown() { self.lives.compact(log) } else { Ok(()) }
+    }
 }
 
 impl Writer<'_> {
     fn run(mut self) {
         loop {
             let (batches, closed) = self.next();
-            if let Err(error) = self.work(batches, closed) {
-                self.shared.failed.store(true, Ordering::Release);
-                self.shared.lock().batches.clear();
+            if let Err(error) = self.writing.work(&batches, closed, &mut self.thread) {
+                let Thread { shared, ear, .. } = self.thread;
+                shared.failed.store(true, Ordering::Release);
+                shared.lock().batches.clear();
                 let reason = error.to_string();
-                self.ear.tell(|kernel, at, out| kernel.log_failed(at, &reason, out));
-                return self.wait_for_the_end();
+                ear.tell(|kernel, at, out| kernel.log_failed(at, &reason, out));
+                return wait_for_the_end(shared);
             }
             if closed {
                 break;
             }
         }
-        if let Err(error) = self.log.close() {
+        if let Err(error) = self.writing.close() {
             tracing::error!(component = "log", %error, "the log could not be closed");
         }
     }
 
-    /// What readers came upon is noted, and told.
-    fn tell_damage(&mut self) -> Result<(), LogError> {
-        let found = self.log.damage()?;
-        if !found.is_empty() {
-            self.ear.tell(|kernel, at, out| kernel.log_damaged(at, &found, out));
-        }
-        Ok(())
-    }
-
-    fn work(&mut self, batches: Vec<Batch>, closed: bool) -> Result<(), LogError> {
-        let waited_for = batches.iter().any(|batch| batch.flush);
-        if batches.iter().any(|batch| !batch.entries.is_empty()) {
-            reach(Point::LogTaken);
-            self.write(&batches)?;
-            reach(Point::LogWritten);
-            let (now, written) = (Instant::now(), self.written);
-            self.ear.tell_all(|kernel, at, out| kernel.written(at, written, out));
-            let by = *self.flush_by.get_or_insert(now + FLUSH_WITHIN);
-            self.flush_at = Some(by.min(now + FLUSH_AFTER));
-        }
-        let due = self.flush_at.is_some_and(|at| at <= Instant::now());
-        if waited_for || (self.flush_at.is_some() && (due || closed)) {
-            self.log.sync()?;
-            reach(Point::LogFlushed);
-            (self.flush_at, self.flush_by) = (None, None);
-            let written = self.written;
-            self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));
-            self.tell_damage()?;
-        }
-        if self.lives.are_overgrown() {
-            self.lives.compact(&mut self.log)?;
-        }
-        if self.lag > 0 && (self.lag > INDEX_LAG_MAX || self.shared.lock().batches.is_empty()) {
-            self.lag = self.log.index(INDEXED_AT_ONCE)?.lag;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, batches: &[Batch]) -> Result<(), LogError> {
-        let mut whole = log::Batch::default();
-        for entry in batches.iter().flat_map(|batch| &batch.entries) {
-            match entry {
-                Entry::Event { seq, topic, record } => {
-                    whole.events.push(Stored { seq: *seq, topic, record: record.clone() });
-                }
-                Entry::Life(life) => self.lives.put(life, &mut whole.lives),
-                Entry::Value { key, value } => {
-                    whole.values.push(Value { key: key.clone(), bytes: value.clone() });
-                }
-            }
-        }
-        self.log.append(&whole)?;
-        self.lag += whole.events.len() as u64;
-        self.written += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
-        Ok(())
-    }
-
     /// Everything that is queued, once there is something, or the time to flush has come, or indexes are behind, or the end.
     fn next(&self) -> (Vec<Batch>, bool) {
-        let mut queue = self.shared.lock();
-        while queue.batches.is_empty() && !queue.closed && self.lag == 0 {
+        let shared = self.thread.shared;
+        let mut queue = shared.lock();
+        while queue.batches.is_empty() && !queue.closed && !self.writing.is_behind() {
             queue.asleep = true;
-            queue = match self.flush_at.map(|at| at.saturating_duration_since(Instant::now())) {
+            let left = self.writing.due_at().map(|at| at.saturating_sub(clock::monotonic_ns()));
+            queue = match left.map(Duration::from_nanos) {
                 Some(Duration::ZERO) => break,
-                Some(left) => {
-                    self.shared.bell.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => shared.bell.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
             };
         }
         queue.asleep = false;
         (std::mem::take(&mut queue.batches), queue.closed)
     }
+}
 
-    /// Nothing is written any more; what comes is thrown away until the kernel ends.
-    fn wait_for_the_end(&self) {
-        let mut queue = self.shared.lock();
-        while !queue.closed {
-            queue.batches.clear();
-            queue = self.shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
+/// Nothing is written any more; what comes is thrown away until the kernel ends.
+fn wait_for_the_end(shared: &Shared) {
+    let mut queue = shared.lock();
+    while !queue.closed {
+        queue.batches.clear();
+        queue = shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
     }
 }
