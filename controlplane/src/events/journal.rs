@@ -155,6 +155,11 @@ impl Journal {
         self.writing.push_back((self.put, what));
     }
 
+    /// True when all that was put is written.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.written == self.put
+    }
+
     /// Has `what` wait until the disk has all that was put.
     pub(crate) fn when_flushed(&mut self, what: Awaiting) {
         self.batch.flush = true;

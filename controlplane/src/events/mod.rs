@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod reading;
 pub mod record;
 pub mod views;
+pub mod writing;
 
 pub(crate) mod bus;
 pub(crate) mod following;

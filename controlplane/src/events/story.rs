@@ -33,8 +33,11 @@ impl Trace {
 }
 
 impl Process {
-    /// Of what happens to it: it follows from its birth.
+    /// Of what happens to it: it follows from its birth, once that has been told.
     pub(crate) fn story(&self) -> Trace {
+        if self.pid == 0 {
+            return self.trace.clone();
+        }
         Trace { causation: Some(self.birth.as_str().to_owned()), ..self.trace.clone() }
     }
 }

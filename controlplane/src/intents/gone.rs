@@ -181,7 +181,7 @@ impl Kernel {
     /// Answers a call when the log has what was put until now.
     pub(crate) fn answer_kept<R: Serialize>(&mut self, turn: &mut Turn<'_>, call: u64, result: &R) {
         match Raw::of(result) {
-            Ok(result) if self.journal.broken.is_none() => {
+            Ok(result) if self.journal.broken.is_none() && !self.journal.is_settled() => {
                 if let Some(call) = self.state.calls.get_mut(&call) {
                     call.pending = Pending::Published;
                 }

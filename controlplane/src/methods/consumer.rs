@@ -114,7 +114,8 @@ fn create(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
             return Err(WireError::new(Code::AlreadyExists, message).with("field", "name"));
         }
         let status = there.status(told);
-        kernel.answer(turn, asking, &status);
+        let call = kernel.park(turn, asking, Pending::Published);
+        kernel.answer_kept(turn, call, &status);
         return Ok(());
     }
     let most = kernel.config.limits.consumers_max;
@@ -204,10 +205,11 @@ fn answer_when_saved(
     serial: u64,
     result: AckResult,
 ) {
-    if !result.ok {
-        return kernel.answer(turn, asking, &result);
-    }
     let call = kernel.park(turn, asking, Pending::Published);
+    if !result.ok {
+        // That it is done already may be on its way into the log.
+        return kernel.answer_kept(turn, call, &result);
+    }
     if let Some(consumer) = kernel.state.consumers.all.get_mut(&serial) {
         consumer.dirty = true;
         consumer.waiting.push((call, result));

@@ -138,7 +138,7 @@ fn end(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<
     data("result", params.result.as_ref())?;
     let intent = kernel.controlled(asking, &params.intent_id)?;
     let (serial, id) = (intent.serial, intent.id.clone());
-    let first = match &intent.stage {
+    let is_first = match &intent.stage {
         Stage::Open if !intent.children.is_empty() => {
             let open = intent.children.len();
             return Err(over("intentId", id.as_str(), "has open intents under it").with("children", open));
@@ -148,16 +148,13 @@ fn end(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<
         Stage::Cancelling => return Err(over("intentId", id.as_str(), "is being cancelled")),
         Stage::Cancelled { .. } => return Err(over("intentId", id.as_str(), "is cancelled")),
     };
-    if first {
+    if is_first {
         kernel.end_intent(turn, serial, &asking.trace, params);
     }
     let stage = kernel.state.intents.all.get(&serial).map(|intent| &intent.stage);
     let Some(Stage::Ended { seq, duration_ms, .. }) = stage else { return Ok(()) };
     let result = EndResult { intent_id: id, duration_ms: *duration_ms, seq: *seq };
-    if !first {
-        kernel.answer(turn, asking, &result);
-        return Ok(());
-    }
+    // A second end may come before the log has the first.
     let call = kernel.park(turn, asking, Pending::Published);
     kernel.answer_kept(turn, call, &result);
     Ok(())
@@ -246,7 +243,10 @@ fn cancel(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     };
     let target = wanted.target.clone();
     match kernel.give_cancel(turn, asking.connection, &asking.trace, wanted, None) {
-        Given::Done(receipt) => kernel.answer(turn, asking, &*receipt),
+        Given::Done(receipt) => {
+            let call = kernel.park(turn, asking, Pending::Published);
+            kernel.answer_kept(turn, call, &*receipt);
+        }
         Given::UnderWay(cancel) if kernel.state.intents.cancels.contains_key(&cancel) => {
             let call = kernel.park(turn, asking, Pending::Cancelling { cancel });
             if let Some(cancel) = kernel.state.intents.cancels.get_mut(&cancel) {

@@ -199,10 +199,13 @@ impl Receipts {
         }
     }
 
-    /// Takes away what the log did not take and is not so without it.
-    pub(super) fn withdraw(&mut self, written: u64) {
+    /// Takes away what the log, or the disk where that was asked for, did not take and is not so without it.
+    pub(super) fn withdraw(&mut self, written: u64, flushed: u64) {
         let gone = |name: &&u128| match self.table.get(name) {
-            Some(Receipt::Given(given)) => given.strict && given.kept.entry > written,
+            Some(Receipt::Given(given)) => {
+                let kept = if given.kept.ack == Ack::Disk { flushed } else { written };
+                given.strict && given.kept.entry > kept
+            }
             Some(Receipt::InFlight(_)) | None => false,
         };
         let names: Vec<u128> = self.order.values().filter(gone).copied().collect();

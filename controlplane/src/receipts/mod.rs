@@ -212,7 +212,7 @@ impl Kernel {
 
     /// The log takes nothing any more: what is not so without it was not done.
     pub(crate) fn withdraw_receipts(&mut self) {
-        self.receipts.withdraw(self.journal.written);
+        self.receipts.withdraw(self.journal.written, self.journal.flushed);
     }
 
     /// A process of a former kernel was spawned with this key: a call that carries it gets the process's receipt. For

@@ -215,6 +215,8 @@ impl Kernel {
             return self.settle(turn, serial);
         }
         let former = process.session.as_str().to_owned();
+        // The next life is told of before it is born: that follows from this one.
+        let story = process.story();
         // A life that could not begin has no record: the one that is due is that of the life before it.
         let unrecorded = process.record == RecordStatus::None;
         let due = if unrecorded { renewal.former.take() } else { Some(former.clone()) };
@@ -242,8 +244,8 @@ impl Kernel {
             delay_ms,
             cause,
         };
-        let (creator, trace) = (process.creator.clone(), process.story());
-        self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
+        let creator = process.creator.clone();
+        self.publish(turn, Audience::Of(creator), &story, &event);
     }
 
     /// A restart came to nothing. It counts as a life that ended at once, with the code a shell would give. False if

@@ -385,6 +385,23 @@ fn a_log_that_fails_takes_back_what_was_not_published_and_nothing_else() {
 }
 
 #[test]
+fn a_flush_that_fails_acknowledges_nothing_that_was_to_be_on_the_disk() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.flushes = false;
+    for (ack, call) in [("disk", "a"), ("log", "b")] {
+        keyed(&mut world, owner, call, "event.publish", &json!({ "type": "a", "ack": ack }), call);
+    }
+    let mut out = kairo_dataplane::command::Commands::default();
+    world.kernel.log_failed(world.at, "the disk is gone", &mut out);
+    world.carry_out(None, out);
+    assert_eq!(refusal(&mut world, owner, "a").0, "E_UNAVAILABLE");
+    answer(&mut world, owner, "b");
+    keyed(&mut world, owner, "c", "event.publish", &json!({ "type": "a", "ack": "disk" }), "a");
+    assert_eq!(refusal(&mut world, owner, "c").0, "E_UNAVAILABLE");
+}
+
+#[test]
 fn a_write_carries_its_key_to_whoever_knows_what_was_written() {
     let mut world = World::new();
     let owner = world.owner();

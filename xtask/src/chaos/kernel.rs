@@ -11,6 +11,7 @@
 //! Not here: when a kernel is killed (`round`), what is counted (`census`).
 
 use super::check::Wrong;
+use super::ledger::Ledger;
 use crate::support::processes::{self, Name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,6 +54,8 @@ pub(crate) struct Home {
     program: PathBuf,
     driver: Driver,
     kernel: Option<Kernel>,
+    /// What its log has said so far.
+    pub(crate) ledger: Ledger,
 }
 
 /// A running kernel.
@@ -71,7 +74,14 @@ impl Home {
             let made = fs::create_dir(folder.join(name));
             made.map_err(|error| format!("the folder {name} can't be made: {error}"))?;
         }
-        Ok(Home { folder, is_kept: false, program: program.to_owned(), driver, kernel: None })
+        Ok(Home {
+            folder,
+            is_kept: false,
+            program: program.to_owned(),
+            driver,
+            kernel: None,
+            ledger: Ledger::default(),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -250,8 +260,8 @@ impl Home {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();
                 let relative = path.strip_prefix(self.path()).unwrap_or(&path).to_owned();
-                // What is on disk of processes that are remembered is not left behind.
-                let own = ["births", "witnesses", "config", "log", "state/spool"];
+                // What is on disk of processes and events that are remembered is not left behind.
+                let own = ["births", "witnesses", "config", "log", "state/spool", "state/log"];
                 let is_own = own.iter().any(|own| relative.starts_with(own));
                 if is_own {
                     continue;

@@ -40,6 +40,26 @@ impl From<Wrong> for Cut {
     }
 }
 
+/// What a call carries beside its parameters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Meta<'a> {
+    /// It happens once.
+    pub(crate) key: Option<&'a str>,
+    /// What it starts belongs to this intent.
+    pub(crate) intent: Option<&'a str>,
+}
+
+impl<'a> Meta<'a> {
+    fn keyed(key: Option<&'a str>) -> Meta<'a> {
+        Meta { key, intent: None }
+    }
+
+    fn fields(self) -> Vec<(Value, Value)> {
+        let fields = [("idempotencyKey", self.key), ("intentId", self.intent)];
+        fields.into_iter().filter_map(|(name, text)| Some((name.into(), text?.into()))).collect()
+    }
+}
+
 /// What the kernel said to a call.
 pub(crate) type Answer = Result<Json, Refusal>;
 
@@ -76,7 +96,7 @@ impl<'a> Line<'a> {
                 pushed: VecDeque::new(),
                 token: String::new(),
             };
-            let features = json!(["records", "int64", "chunks"]);
+            let features = json!(["records", "int64", "chunks", "envelope"]);
             let mut hello = json!({"client": "chaos", "features": features, "chunkBytesMax": 262_144});
             if let Some(resumes) = resumes {
                 hello["resumes"] = resumes.into();
@@ -95,22 +115,18 @@ impl<'a> Line<'a> {
 
     /// Calls and waits for the answer.
     pub(crate) fn call(&mut self, method: &str, params: &Json, key: Option<&str>) -> Result<Answer, Cut> {
-        self.call_with(method, value(params), key)
+        self.call_with(method, value(params), Meta::keyed(key))
     }
 
     /// The same with parameters that JSON doesn't have.
-    pub(crate) fn call_with(
-        &mut self,
-        method: &str,
-        params: Value,
-        key: Option<&str>,
-    ) -> Result<Answer, Cut> {
+    pub(crate) fn call_with(&mut self, method: &str, params: Value, meta: Meta<'_>) -> Result<Answer, Cut> {
         self.calls += 1;
         let id = self.calls;
         let mut fields: Vec<(Value, Value)> =
             vec![("id".into(), id.into()), ("method".into(), method.into()), ("params".into(), params)];
-        if let Some(key) = key {
-            fields.push(("meta".into(), Value::Map(vec![("idempotencyKey".into(), key.into())])));
+        let meta = meta.fields();
+        if !meta.is_empty() {
+            fields.push(("meta".into(), Value::Map(meta)));
         }
         self.send(&frame_bytes(REQUEST, &packed(&Value::Map(fields))))?;
         loop {
@@ -199,6 +215,11 @@ impl<'a> Caller<'a> {
 
     /// Calls once; what a loss means is the caller's to find out. Answers that say "later" are asked again.
     pub(crate) fn once(&mut self, method: &str, params: Value, key: Option<&str>) -> Result<Answer, Cut> {
+        self.once_with(method, params, Meta::keyed(key))
+    }
+
+    /// The same with more beside the parameters.
+    pub(crate) fn once_with(&mut self, method: &str, params: Value, meta: Meta<'_>) -> Result<Answer, Cut> {
         loop {
             let line = match &mut self.line {
                 Some(line) => line,
@@ -207,7 +228,7 @@ impl<'a> Caller<'a> {
             if !line.token.is_empty() {
                 self.token = Some(line.token.clone());
             }
-            match line.call_with(method, params.clone(), key) {
+            match line.call_with(method, params.clone(), meta) {
                 Ok(Err(refusal)) if is_retryable(&refusal) => {
                     self.stage.check()?;
                     std::thread::sleep(GLANCE);

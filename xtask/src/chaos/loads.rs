@@ -7,7 +7,10 @@
 //!
 //! Invariant: everything a row decides comes from the `Random` it is given.
 
-use super::plan::{Exit, Input, Killer, Mode, Pace, Policy, Process, Reader, Script, Writer};
+use super::plan::{
+    Consumer, Deed, Exit, Input, Intents, Killer, Mode, Pace, Policy, Process, Publisher, Reader, Script,
+    Writer,
+};
 use super::random::Random;
 use crate::child::RECORD_BYTES;
 use nix::sys::signal::Signal;
@@ -20,8 +23,17 @@ pub(crate) struct Load {
     pub(crate) name: &'static str,
     /// What it is, in one line.
     pub(crate) about: &'static str,
-    /// Draws its processes.
-    pub(crate) plan: fn(&mut Random) -> Vec<Process>,
+    /// Draws who is in it.
+    pub(crate) plan: Draw,
+}
+
+/// How a row is drawn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Draw {
+    /// Its processes.
+    Processes(fn(&mut Random) -> Vec<Process>),
+    /// Those who have to do with the log.
+    Deeds(fn(&mut Random) -> Vec<Deed>),
 }
 
 /// All of them.
@@ -29,21 +41,63 @@ pub(crate) const LOADS: &[Load] = &[
     Load {
         name: "flood",
         about: "pipes at full speed and in drops, fast and slow block readers",
-        plan: flood,
+        plan: Draw::Processes(flood),
     },
-    Load { name: "stopped", about: "a block reader that reads nothing until the last kill", plan: stopped },
-    Load { name: "dropping", about: "drop_oldest readers, some of them stopped", plan: dropping },
-    Load { name: "spooled", about: "output on disk, readers from disk and from memory", plan: spooled },
-    Load { name: "limited", about: "rates of streams and of readers", plan: limited },
-    Load { name: "terminal", about: "a PTY that floods", plan: terminal },
-    Load { name: "repl", about: "questions and answers, over a PTY raw or cooked, or pipes", plan: repl },
-    Load { name: "echo", about: "stdin echoed back, plain and keyed writes", plan: echo },
-    Load { name: "tree", about: "daemons that write on after their leader", plan: tree },
-    Load { name: "brief", about: "many short lives that end by codes and signals", plan: brief },
-    Load { name: "sleepy", about: "silent lives that end while no kernel is there", plan: sleepy },
-    Load { name: "phoenix", about: "lives that fail and are started again", plan: phoenix },
-    Load { name: "ward", about: "lives that would end with their client's connection", plan: ward },
-    Load { name: "victim", about: "process.kill in flight, to the willing and the stubborn", plan: victim },
+    Load {
+        name: "stopped",
+        about: "a block reader that reads nothing until the last kill",
+        plan: Draw::Processes(stopped),
+    },
+    Load {
+        name: "dropping",
+        about: "drop_oldest readers, some of them stopped",
+        plan: Draw::Processes(dropping),
+    },
+    Load {
+        name: "spooled",
+        about: "output on disk, readers from disk and from memory",
+        plan: Draw::Processes(spooled),
+    },
+    Load { name: "limited", about: "rates of streams and of readers", plan: Draw::Processes(limited) },
+    Load { name: "terminal", about: "a PTY that floods", plan: Draw::Processes(terminal) },
+    Load {
+        name: "repl",
+        about: "questions and answers, over a PTY raw or cooked, or pipes",
+        plan: Draw::Processes(repl),
+    },
+    Load { name: "echo", about: "stdin echoed back, plain and keyed writes", plan: Draw::Processes(echo) },
+    Load { name: "tree", about: "daemons that write on after their leader", plan: Draw::Processes(tree) },
+    Load {
+        name: "brief",
+        about: "many short lives that end by codes and signals",
+        plan: Draw::Processes(brief),
+    },
+    Load {
+        name: "sleepy",
+        about: "silent lives that end while no kernel is there",
+        plan: Draw::Processes(sleepy),
+    },
+    Load { name: "phoenix", about: "lives that fail and are started again", plan: Draw::Processes(phoenix) },
+    Load {
+        name: "ward",
+        about: "lives that would end with their client's connection",
+        plan: Draw::Processes(ward),
+    },
+    Load {
+        name: "victim",
+        about: "process.kill in flight, to the willing and the stubborn",
+        plan: Draw::Processes(victim),
+    },
+    Load {
+        name: "publish",
+        about: "events published with and without keys, followed over all kernels, worked off a durable consumer",
+        plan: Draw::Deeds(publish),
+    },
+    Load {
+        name: "intents",
+        about: "intents with processes under them, cancelled while kernels die",
+        plan: Draw::Deeds(intents),
+    },
 ];
 
 /// The row of this name.
@@ -364,6 +418,37 @@ fn victim(random: &mut Random) -> Vec<Process> {
 
 fn killer(random: &mut Random, signal: &'static str, grace_ms: u64, after_output: bool) -> Killer {
     Killer { after_us: random.of_any_size(1..=200_000), signal, grace_ms, after_output }
+}
+
+fn publish(random: &mut Random) -> Vec<Deed> {
+    let mut all = Vec::new();
+    for _ in 0..random.within(1..=3) {
+        let count = random.of_any_size(10..=300);
+        all.push(Deed::Publish(Publisher {
+            count,
+            disk_percent: *random.one_of(&[0, 10, 50]),
+            keyed_percent: *random.one_of(&[50, 100, 100]),
+            pause_us: random.within(0..=400_000) / count,
+            seed: random.next(),
+        }));
+    }
+    for _ in 0..random.within(1..=2) {
+        all.push(Deed::Follow { from_the_first: random.chance(1, 2) });
+    }
+    all.push(Deed::Consume(Consumer {
+        nak_percent: random.within(0..=10),
+        ignored_percent: random.within(0..=3),
+        in_flight_max: random.of_any_size(1..=64),
+        seed: random.next(),
+    }));
+    all
+}
+
+fn intents(random: &mut Random) -> Vec<Deed> {
+    let role = ["sleepy", "--ms", "60000"].map(str::to_owned).to_vec();
+    let processes = random.within(3..=9);
+    let (after_us, grace_ms) = (random.of_any_size(1..=200_000), random.of_any_size(1..=400));
+    vec![Deed::Intend(Intents { processes, role, after_us, grace_ms })]
 }
 
 /// Everything a spawn is told besides what its row says: whose it is.

@@ -13,7 +13,9 @@
 mod actors;
 mod census;
 mod check;
+mod deeds;
 mod kernel;
+mod ledger;
 mod line;
 mod loads;
 mod plan;
@@ -265,7 +267,7 @@ impl Campaign<'_> {
         while *round < last {
             let seed = random::round_seed(self.seed, *round);
             let plan = Plan::of(seed, self.terms);
-            past.processes += plan.processes.len();
+            past.processes += plan.all_processes();
             past.outputs += plan.outputs();
             past.awaited = past.outputs;
             let props = Props {

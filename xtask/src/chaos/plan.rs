@@ -10,7 +10,7 @@
 //!
 //! Not here: which children there are (`loads`), and what becomes of a plan (`round`).
 
-use super::loads::Load;
+use super::loads::{Draw, Load};
 use super::random::Random;
 use serde_json::Value as Json;
 
@@ -19,6 +19,8 @@ use serde_json::Value as Json;
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) processes: Vec<Process>,
+    /// Who has to do with the log, by name.
+    pub(crate) deeds: Vec<(String, Deed)>,
     pub(crate) kills: Vec<Kill>,
     /// When everything has ended, one more: what ended is known to the next kernel too.
     pub(crate) kills_at_rest: bool,
@@ -137,6 +139,54 @@ pub(crate) struct Killer {
     pub(crate) after_output: bool,
 }
 
+/// Somebody who has to do with the log.
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    Publish(Publisher),
+    /// Somebody who follows what is published, from the first event or from when it comes.
+    Follow {
+        from_the_first: bool,
+    },
+    Consume(Consumer),
+    Intend(Intents),
+}
+
+/// Somebody who publishes.
+#[derive(Clone, Debug)]
+pub(crate) struct Publisher {
+    pub(crate) count: u64,
+    /// Of how many in a hundred it waits for the disk.
+    pub(crate) disk_percent: u64,
+    /// How many in a hundred have an idempotency key.
+    pub(crate) keyed_percent: u64,
+    pub(crate) pause_us: u64,
+    /// Of its own choices.
+    pub(crate) seed: u64,
+}
+
+/// Somebody who works events off.
+#[derive(Clone, Debug)]
+pub(crate) struct Consumer {
+    /// How many in a hundred it gives back …
+    pub(crate) nak_percent: u64,
+    /// … and how many it forgets.
+    pub(crate) ignored_percent: u64,
+    pub(crate) in_flight_max: u64,
+    pub(crate) seed: u64,
+}
+
+/// Somebody who begins three intents, one under the other and one beside them, and has the first cancelled.
+#[derive(Clone, Debug)]
+pub(crate) struct Intents {
+    /// Processes, in turn under each.
+    pub(crate) processes: u64,
+    /// Flags of theirs.
+    pub(crate) role: Vec<String>,
+    /// From the last spawn to the cancel, microseconds.
+    pub(crate) after_us: u64,
+    pub(crate) grace_ms: u64,
+}
+
 /// The end of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kill {
@@ -179,7 +229,7 @@ impl Plan {
     /// The plan of this seed.
     pub(crate) fn of(seed: u64, terms: &Terms) -> Plan {
         let mut random = Random::new(seed);
-        let mut processes = Vec::new();
+        let (mut processes, mut deeds) = (Vec::new(), Vec::new());
         // With few rows chosen each is there; with many, each is there more often than not.
         let mut chosen: Vec<&Load> =
             terms.loads.iter().copied().filter(|_| terms.loads.len() < 3 || random.chance(3, 5)).collect();
@@ -187,21 +237,35 @@ impl Plan {
             chosen.push(*random.one_of::<&Load>(&terms.loads));
         }
         for load in chosen {
-            for (at, mut process) in (load.plan)(&mut random).into_iter().enumerate() {
-                process.name = format!("{}-{at}", load.name);
-                processes.push(process);
+            match load.plan {
+                Draw::Processes(draw) => {
+                    for (at, mut process) in draw(&mut random).into_iter().enumerate() {
+                        process.name = format!("{}-{at}", load.name);
+                        processes.push(process);
+                    }
+                }
+                Draw::Deeds(draw) => {
+                    let named = |(at, deed)| (format!("{}-{at}", load.name), deed);
+                    deeds.extend(draw(&mut random).into_iter().enumerate().map(named));
+                }
             }
         }
         let count = if terms.kills_max == 0 { 0 } else { random.within(1..=terms.kills_max) };
         let mut kills: Vec<Kill> = (0..count).map(|_| Kill::draw(&mut random, terms)).collect();
         sort_shares(&mut kills);
         let kills_at_rest = terms.kills_max > 0 && random.chance(1, 2);
-        Plan { seed, processes, kills, kills_at_rest }
+        Plan { seed, processes, deeds, kills, kills_at_rest }
     }
 
     /// How often processes will exit.
     pub(crate) fn exits(&self) -> u64 {
         self.processes.iter().map(|process| process.lives).sum()
+    }
+
+    /// How many processes there will be.
+    pub(crate) fn all_processes(&self) -> usize {
+        let of = |deed: &Deed| if let Deed::Intend(intents) = deed { intents.processes as usize } else { 0 };
+        self.processes.len() + self.deeds.iter().map(|(_, deed)| of(deed)).sum::<usize>()
     }
 
     /// How many outputs there are that say something.
@@ -314,11 +378,13 @@ mod tests {
             let terms = Terms { loads: vec![load], kills_max: 0, is_orderly: true, points: Vec::new() };
             for seed in 0..200 {
                 let plan = Plan::of(seed, &terms);
-                let mut names: Vec<&str> =
-                    plan.processes.iter().map(|process| process.name.as_str()).collect();
+                let processes = plan.processes.iter().map(|process| process.name.as_str());
+                let deeds = plan.deeds.iter().map(|(name, _)| name.as_str());
+                let mut names: Vec<&str> = processes.chain(deeds).collect();
                 names.sort_unstable();
                 names.dedup();
-                assert!(!names.is_empty() && names.len() == plan.processes.len(), "{} {seed}", load.name);
+                let count = plan.processes.len() + plan.deeds.len();
+                assert!(!names.is_empty() && names.len() == count, "{} {seed}", load.name);
                 assert!(plan.kills.is_empty());
             }
         }

@@ -11,9 +11,10 @@
 use super::actors::{Actor, check_exit, observe};
 use super::census::{Census, Past};
 use super::check::Wrong;
+use super::deeds::Doer;
 use super::kernel::{Home, MARKER};
 use super::line::Caller;
-use super::plan::{Kill, Mode, Pace, Plan, Policy, Process, Reader, Script, When};
+use super::plan::{Deed, Kill, Mode, Pace, Plan, Policy, Process, Reader, Script, When};
 use super::reader::Reading;
 use super::stage::{GIVEN_UP, Sabotage, Stage};
 use serde_json::{Value as Json, json};
@@ -98,7 +99,7 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     // What is wrong on purpose need not be waited for.
     let patience = if props.sabotage.is_some() { PATIENCE / 20 } else { PATIENCE };
     let stage = Stage::new(home.socket(), patience, props.sabotage);
-    let mut report = Report { processes: plan.processes.len() as u64, ..Report::default() };
+    let mut report = Report { processes: plan.all_processes() as u64, ..Report::default() };
     report.readers = plan.processes.iter().map(|process| process.readers.len() as u64).sum();
     let ids: Vec<String> =
         plan.processes.iter().map(|process| format!("r{}.{}", props.number, process.name)).collect();
@@ -158,6 +159,7 @@ impl<'e> Cast<'e, 'e> {
         for (process, id) in plan.processes.iter().zip(ids) {
             self.enter(scope, process, id, &mut handles);
         }
+        self.enter_deeds(scope, plan, &mut handles);
         self.sabotage();
         let played = self.kills(plan, report).and_then(|()| {
             stage.is_released.store(true, Ordering::Relaxed);
@@ -212,6 +214,38 @@ impl<'e> Cast<'e, 'e> {
         }
         if let Some(killer) = process.killer {
             act("killer", Box::new(move |actor| actor.kill(killer)));
+        }
+    }
+
+    /// Starts those who have to do with the log.
+    fn enter_deeds<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, 'e>,
+        plan: &'e Plan,
+        handles: &mut Vec<Handle<'scope>>,
+    ) {
+        let stage = self.stage;
+        // So that nobody who follows takes the first that is done for the last.
+        let who = |name: &str| format!("r{}.{name}", self.props.number);
+        for (name, _) in plan.deeds.iter().filter(|(_, deed)| matches!(deed, Deed::Publish(_))) {
+            stage.publishes(&who(name));
+        }
+        for (name, deed) in &plan.deeds {
+            let (who, topic) = (who(name), format!("chaos.r{}.", self.props.number));
+            let (name, marker) = (who.clone(), self.home.marker());
+            let child = self.props.child;
+            let act = move || {
+                let doer = Doer { stage, who: &name, topic: &topic };
+                match deed {
+                    Deed::Publish(publisher) => doer.publish(publisher),
+                    Deed::Follow { from_the_first } => doer.follow(*from_the_first),
+                    Deed::Consume(consumer) => doer.consume(consumer),
+                    Deed::Intend(intents) => {
+                        doer.intend(intents, &[child, &intents.role[..]].concat(), &marker)
+                    }
+                }
+            };
+            handles.push(start(scope, stage, who, act));
         }
     }
 
@@ -347,7 +381,8 @@ impl<'e> Cast<'e, 'e> {
                 check_witness(self.home.path(), id, seen)?;
             }
         }
-        Ok(())
+        self.stage.doing("audit", "reads the log");
+        self.home.ledger.go_on(self.stage)
     }
 
     /// What is kept of an output can still be read: all of it, if it is short.

@@ -37,6 +37,24 @@ pub enum Sabotage {
     Written,
     /// The kernel ends without having been asked.
     Crash,
+    /// An event was acknowledged that is not in the log.
+    Unlogged,
+    /// An event is published twice.
+    Published,
+    /// An event names a cause that isn't there.
+    Cause,
+    /// A place of the log is left out.
+    Hole,
+    /// A subscriber misses an event.
+    Missed,
+    /// A subscriber hears an event twice.
+    Heard,
+    /// What a consumer has done comes again.
+    Redone,
+    /// A cancel spares a process.
+    Spared,
+    /// A cancel ends a process that is none of its business.
+    Touched,
 }
 
 /// What the actors of a round share.
@@ -87,6 +105,17 @@ struct Facts {
     doings: BTreeMap<String, String>,
     /// Sessions whose exit was told on the bus.
     exits_told: BTreeSet<String>,
+    /// What publishers were told: of which event, and what.
+    acked: BTreeMap<(String, u64), Acked>,
+    /// Publishers that are not done.
+    publishing: BTreeSet<String>,
+}
+
+/// What a publisher is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Acked {
+    pub(crate) seq: u64,
+    pub(crate) id: String,
 }
 
 impl Stage {
@@ -228,6 +257,41 @@ impl Stage {
     /// How many sessions' exits were told.
     pub(crate) fn exits_told(&self) -> u64 {
         self.facts().exits_told.len() as u64
+    }
+
+    /// Somebody will publish.
+    pub(crate) fn publishes(&self, who: &str) {
+        self.facts().publishing.insert(who.to_owned());
+    }
+
+    /// Somebody has published all of it.
+    pub(crate) fn published(&self, who: &str) {
+        self.facts().publishing.remove(who);
+    }
+
+    /// Whether everybody has.
+    pub(crate) fn is_all_published(&self) -> bool {
+        self.facts().publishing.is_empty()
+    }
+
+    /// An event was acknowledged.
+    pub(crate) fn acked(&self, who: &str, number: u64, acked: Acked) {
+        self.facts().acked.insert((who.to_owned(), number), acked);
+    }
+
+    /// All that was.
+    pub(crate) fn all_acked(&self) -> BTreeMap<(String, u64), Acked> {
+        self.facts().acked.clone()
+    }
+
+    /// The last place that was.
+    pub(crate) fn last_acked(&self) -> u64 {
+        self.facts().acked.values().map(|acked| acked.seq).max().unwrap_or(0)
+    }
+
+    /// Whether all of that is so.
+    pub(crate) fn is_all_acked(&self, is_so: impl Fn(u64) -> bool) -> bool {
+        self.facts().acked.values().all(|acked| is_so(acked.seq))
     }
 
     /// True once, for the first who asks, if this is what is to be done on purpose.

@@ -170,6 +170,18 @@ impl Log {
         Ok((log, opened))
     }
 
+    /// The same with what stands beside it in `folder`: its numbers are leased, so none is used again whatever becomes of it.
+    pub fn over_backend_in(
+        backend: Box<dyn Backend>,
+        folder: &Path,
+        options: Options,
+    ) -> Result<(Log, Opened), LogError> {
+        let (mut log, lives) = Log::over(backend, Some(Head::open(folder, &options.boot)?))?;
+        let damage = log.mind_the_head(Vec::new())?;
+        let opened = Opened { last_seq: log.totals.last, damage, lives, ..Opened::default() };
+        Ok((log, opened))
+    }
+
     fn over(backend: Box<dyn Backend>, head: Option<Head>) -> Result<(Log, Lives), LogError> {
         let reader = Reader::of(&*backend);
         let (totals, lives, indexed_to) = reader.begin()?;

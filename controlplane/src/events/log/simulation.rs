@@ -1,8 +1,9 @@
 //! A disk that fails: memory with a seed, for simulations.
 //!
 //! What is written and not synced may be gone after a crash, from some batch on, as the journal of a real database is cut
-//! where it was torn; a batch is never there by half. Writes and syncs fail when they are told to. Nothing of a kernel that
-//! serves anybody is here.
+//! where it was torn; a batch is never there by half. Writes and syncs fail when they are told to, until the disk is mounted
+//! again; only who mounted it last writes to it, as a killed process writes no more. Nothing of a kernel that serves anybody
+//! is here.
 
 use super::backend::memory::Memory;
 use super::backend::{Backend, Fault, Op, Source};
@@ -24,11 +25,13 @@ struct State {
     /// How many more writes succeed, and how the next one fails.
     write_fault: Option<(u64, ErrorKind)>,
     sync_fault: Option<ErrorKind>,
+    mounts: u64,
 }
 
 /// The end of it that a log writes to.
 pub struct Mounted {
     disk: Disk,
+    mount: u64,
     memory: Memory,
 }
 
@@ -36,12 +39,15 @@ impl Disk {
     /// What is there now, to be opened.
     pub fn mount(&self) -> Result<Mounted, Fault> {
         let mut memory = Memory::default();
-        let state = self.lock();
+        let mut state = self.lock();
+        (state.write_fault, state.sync_fault) = (None, None);
+        state.mounts += 1;
+        let mount = state.mounts;
         for batch in state.synced.iter().chain(&state.unsynced) {
             memory.write(batch.clone())?;
         }
         drop(state);
-        Ok(Mounted { disk: self.clone(), memory })
+        Ok(Mounted { disk: self.clone(), mount, memory })
     }
 
     /// The power fails: of what was not synced only the beginning stays, as `chance` has it. Returns how many batches went.
@@ -51,8 +57,13 @@ impl Disk {
         let stays = (chance % (unsynced.len() as u64 + 1)) as usize;
         let gone = unsynced.len() - stays;
         state.synced.extend(unsynced.into_iter().take(stays));
-        (state.write_fault, state.sync_fault) = (None, None);
+        state.mounts += 1;
         gone
+    }
+
+    /// Whoever has mounted it is killed, and nothing that was written is lost.
+    pub fn kill(&self) {
+        self.lock().mounts += 1;
     }
 
     /// After `writes` more of them, writes fail.
@@ -70,9 +81,16 @@ impl Disk {
     }
 }
 
+impl State {
+    fn check(&self, mount: u64) -> Result<(), Fault> {
+        if self.mounts == mount { Ok(()) } else { Err(Error::from(ErrorKind::NotConnected).into()) }
+    }
+}
+
 impl Backend for Mounted {
     fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
         let mut state = self.disk.lock();
+        state.check(self.mount)?;
         match &mut state.write_fault {
             Some((0, kind)) => return Err(Error::from(*kind).into()),
             Some((left, _)) => *left -= 1,
@@ -85,6 +103,7 @@ impl Backend for Mounted {
 
     fn sync(&mut self) -> Result<(), Fault> {
         let mut state = self.disk.lock();
+        state.check(self.mount)?;
         if let Some(kind) = state.sync_fault {
             return Err(Error::from(kind).into());
         }
