@@ -10,13 +10,17 @@
 
 #![forbid(unsafe_code)]
 
+mod bus;
 mod durable;
+mod events;
 mod framed;
 mod idle;
 mod idle_streams;
+mod intents;
 mod limits;
 mod lines;
 mod log;
+mod past;
 mod pty;
 mod rpc;
 mod slow_client;
@@ -50,6 +54,13 @@ const BENCHES: &[Bench] = &[
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("survive", "a kernel is killed and followed by another", survive::run),
     bench("log", "events appended and read, and many of them opened", log::run),
+    bench("events", "300 bytes each, into the log and to a subscriber", events::run),
+    bench("publishers", "64 of them, each waiting for the disk", events::publishers),
+    bench("replay", "200,000 events to a client", past::replay),
+    bench("patterns", "10,000 of which 10 match", bus::patterns),
+    bench("delivery", "from a publisher to a subscriber", bus::delivery),
+    bench("intents", "200 processes in 20 intents are cancelled", intents::run),
+    bench("large_log", "a daemon over many events", past::large),
     bench("idle_streams", "1,000 streams on which nothing happens", idle_streams::run),
     bench("idle", "a daemon with nothing to do", idle::run),
 ];

@@ -44,6 +44,17 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
+    /// Has it end by itself, and its keeper with it.
+    pub(crate) fn stop(&mut self) {
+        self.connect().ok("kernel.shutdown", json!({"graceMs": 0}));
+        self.child.wait().expect("it is our child");
+    }
+
+    /// The folder with all that outlives it.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Starts the next one over the same state; its keeper is the same.
     pub(crate) fn succeed(&mut self) {
         (self.child, self.ready_after) = serve(&self.folder, &self.socket, &self.arguments);

@@ -51,6 +51,19 @@ impl Flow {
         Flow::connect(socket, json!({"client": "bench", "features": features, "chunkBytesMax": 1 << 20}))
     }
 
+    /// For events, with all there is about each. What doesn't come in time doesn't come.
+    pub(crate) fn events(socket: &Path) -> Flow {
+        let features = ["records", "int64", "envelope"];
+        let flow = Flow::connect(socket, json!({"client": "bench", "features": features}));
+        flow.socket.set_read_timeout(Some(super::raw::PATIENCE)).expect("a socket has a timeout");
+        flow
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).expect("the daemon reads");
+    }
+
     /// Sends a request.
     pub(crate) fn request(&mut self, method: &str, params: Json) -> u64 {
         self.calls += 1;

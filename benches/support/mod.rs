@@ -1,6 +1,7 @@
 //! What the benches share: a daemon to measure, bulk clients, other roles of this program, statistics.
 
 pub(crate) mod daemon;
+pub(crate) mod events;
 pub(crate) mod flow;
 pub(crate) mod report;
 pub(crate) mod roles;
@@ -13,7 +14,14 @@ pub(crate) mod processes;
 pub(crate) mod raw;
 
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use std::time::Duration;
+
+/// The clock all processes share.
+pub(crate) fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).expect("there is such a clock").into()
+}
 
 /// Confines this thread, and what it starts from now on, to some cores.
 pub(crate) fn pin(cores: &[usize]) {

@@ -4,6 +4,7 @@
 //! by the same writer.
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{SigSet, Signal};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -42,8 +43,19 @@ pub(crate) fn play(arguments: &[String]) {
         "pong" => pong(number(1) as usize, number(2) as usize),
         "log" => crate::log::play(&arguments[1..]),
         "tokio" => tokio_relay(&arguments[1]),
+        "mortal" => mortal(std::path::Path::new(&arguments[1])),
         other => panic!("there is no role called {other}"),
     }
+}
+
+/// Waits for SIGTERM, notes in `file` when it came, and ends. The file is there, and empty, when the signal may come.
+fn mortal(file: &std::path::Path) {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().expect("a signal can be blocked");
+    std::fs::write(file, "").expect("the folder is ours");
+    signals.wait().expect("a signal can be waited for");
+    std::fs::write(file, super::monotonic().as_nanos().to_string()).expect("the folder is ours");
 }
 
 /// Whole lines, as many as end with a write's end after a whole number of writes.

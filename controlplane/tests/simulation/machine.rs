@@ -7,11 +7,11 @@ use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::backend::{Backend, Fault, Op, Source};
 use kairo_controlplane::events::log::simulation::{Disk, Mounted};
 use kairo_controlplane::events::log::{self, Damage, Log, LogError, Options, Reader};
-use kairo_controlplane::events::outlet::{Batch, Life, Question, Shelf};
+use kairo_controlplane::events::outlet::{Batch, Life, Question, Shelf, Shelved};
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::events::writing::{Hands, Writing};
 use kairo_controlplane::intents::keeping;
-use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Command, Commands};
@@ -378,7 +378,7 @@ impl Machine {
     /// The kernel, as its clients and its timers reach it.
     fn collect(&mut self) {
         self.plane.kernel.hand_over();
-        let (batches, questions) = self.plane.shelf.take();
+        let Shelved { batches, questions, .. } = self.plane.shelf.take();
         self.put += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
         self.batches.extend(batches);
         self.questions.extend(questions);
@@ -416,8 +416,10 @@ impl Machine {
         request::put(&mut frame, &json!(id), method, params, meta.as_ref()).expect("a request");
         let inbound = Inbound { kind: Kind::REQUEST.0, payload: &frame[HEADER_BYTES..] };
         let mut out = Commands::default();
-        let errand = self.plane.kernel.received(self.at, connection, inbound, &mut out);
-        assert_eq!(errand, Errand::None);
+        let mut errand = self.plane.kernel.received(self.at, connection, inbound, &mut out);
+        while errand.run(inbound.payload) {
+            errand = self.plane.kernel.proceed(self.at, connection, inbound, errand, &mut out);
+        }
         self.plane.carry_out(Some(connection), out);
         self.collect();
     }

@@ -1,0 +1,140 @@
+//! Events to publish, whoever publishes and counts them, and fjall by itself writing as many.
+
+use super::daemon::Daemon;
+use super::flow::{Flow, Seen};
+use super::raw::{EVENT, RESPONSE, outcome, request_bytes, value};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use kairo_client::ConnectOptions;
+use serde_json::json;
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// Bytes of a record as the log keeps it, and of the noise in one that a client of the daemon's user published.
+pub(crate) const RECORD_BYTES: usize = 300;
+pub(crate) const DATA_BYTES: usize = 194;
+/// Types of events begin so.
+pub(crate) const PREFIX: &str = "bench.kind";
+const KINDS: u64 = 20;
+/// Calls a publisher has in flight.
+const IN_FLIGHT: usize = 8;
+
+/// The type of an event.
+pub(crate) fn topic(seq: u64) -> String {
+    format!("{PREFIX}.{}", seq % KINDS)
+}
+
+/// Text that doesn't compress, another for each event.
+pub(crate) fn noise(seq: u64, bytes: usize) -> String {
+    let mut state = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut noise = String::with_capacity(bytes + 16);
+    while noise.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.push_str(&format!("{state:016x}"));
+    }
+    noise.truncate(bytes);
+    noise
+}
+
+/// Requests that publish events 1 to `events` in batches.
+pub(crate) fn batches(events: u64, size: u64, ack: &str) -> Vec<Vec<u8>> {
+    let draft = |seq| json!({"type": topic(seq), "data": noise(seq, DATA_BYTES)});
+    let batch = |first: u64| {
+        let drafts: Vec<_> = (first..(first + size).min(events + 1)).map(draft).collect();
+        let params = json!({"events": drafts, "ack": ack});
+        request_bytes(1 << 20 | first, "event.publish_batch", value(&params))
+    };
+    (1..=events).step_by(size as usize).map(batch).collect()
+}
+
+/// Sends requests, so many in flight, until all are answered well.
+pub(crate) fn publish(flow: &mut Flow, requests: &[Vec<u8>]) {
+    let mut answered = 0;
+    let mut sent = 0;
+    while answered < requests.len() {
+        while sent < requests.len() && sent - answered < IN_FLIGHT {
+            flow.send(&requests[sent]);
+            sent += 1;
+        }
+        if let Seen::Other(frame) = flow.next(|_| {})
+            && frame.kind == RESPONSE
+        {
+            outcome(&frame.value()).expect("it is published");
+            answered += 1;
+        }
+    }
+}
+
+/// Reads so many events of ours; anything else is a loss.
+pub(crate) fn count(flow: &mut Flow, events: usize) {
+    for at in 0..events {
+        let Seen::Other(frame) = flow.next(|_| {}) else { panic!("nobody asked for chunks") };
+        let is_ours = frame.payload.windows(PREFIX.len()).any(|window| window == PREFIX.as_bytes());
+        assert!(frame.kind == EVENT && is_ours, "after {at} events: {}", frame.json());
+    }
+}
+
+/// Events a second from the first request until the last is acknowledged and a subscriber has counted every one.
+pub(crate) fn rate_with_a_subscriber(daemon: &Daemon, requests: &[Vec<u8>], events: usize) -> f64 {
+    let (mut publisher, mut subscriber) = (Flow::events(&daemon.socket), Flow::events(&daemon.socket));
+    subscriber.call("subscribe", json!({"topic": format!("{PREFIX}.>")}));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| count(&mut subscriber, events));
+        publish(&mut publisher, requests);
+    });
+    events as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// A client that doesn't come back: a lost connection is an error.
+pub(crate) fn client(daemon: &Daemon) -> kairo_client::Client {
+    let options = ConnectOptions { reconnect: None, ..ConnectOptions::default() };
+    kairo_client::Client::connect_with(&daemon.socket, &options).expect("the daemon accepts connections")
+}
+
+/// fjall with its own settings and the keys that appending writes.
+pub(crate) struct Bare {
+    pub(crate) database: Database,
+    pub(crate) events: Keyspace,
+    types: Keyspace,
+    _folder: TempDir,
+}
+
+impl Bare {
+    pub(crate) fn new() -> Bare {
+        let folder = tempfile::Builder::new().prefix("kairo-bench-").tempdir().expect("a temporary folder");
+        let database = Database::builder(folder.path().join("db")).open().expect("fjall opens");
+        let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).expect("a keyspace");
+        let (events, types) = (keyspace("events"), keyspace("types"));
+        Bare { database, events, types, _folder: folder }
+    }
+
+    /// Writes records in one batch.
+    pub(crate) fn write(&self, first: u64, records: &[String], flush: bool) {
+        let mut batch = self.database.batch();
+        if flush {
+            batch = batch.durability(Some(PersistMode::SyncData));
+        }
+        for (record, seq) in records.iter().zip(first..) {
+            let key = seq.to_be_bytes();
+            batch.insert(&self.events, key, record.as_bytes());
+            batch.insert(&self.types, [topic(seq).as_bytes(), &[0], &key].concat(), []);
+        }
+        batch.commit().expect("it can be written");
+    }
+
+    /// Events a second, from the first on.
+    pub(crate) fn rate(&self, records: &[String], size: usize, flush: bool) -> f64 {
+        let begun = Instant::now();
+        for (number, batch) in records.chunks(size).enumerate() {
+            self.write((number * size + 1) as u64, batch, flush);
+        }
+        records.len() as f64 / begun.elapsed().as_secs_f64()
+    }
+}
+
+/// What fjall by itself is given to write.
+pub(crate) fn records(events: u64) -> Vec<String> {
+    (1..=events).map(|seq| noise(seq, RECORD_BYTES)).collect()
+}
