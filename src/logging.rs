@@ -54,7 +54,7 @@ pub(crate) fn begin(config: &LogConfig) -> Result<Logging, LoggingError> {
     };
     let dropped = queue.error_counter();
     let filter = EnvFilter::builder()
-        .parse(&directives(&config.level))
+        .parse(directives(&config.level))
         .map_err(|error| LoggingError::Filter { message: error.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue).with_ansi(colour);
     let begun = match config.format {

@@ -187,8 +187,8 @@ fn a_story_goes_through_children_of_children(daemon: &mut Daemon) {
     until("it has said all", || output(&mut raw, "third").contains("TRACEPARENT="));
     let environment = output(&mut raw, "third");
     let variable = |name: &str| {
-        let lines = environment.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        lines.last().unwrap_or_else(|| panic!("{name} in {environment}")).to_owned()
+        let mut lines = environment.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        lines.next_back().unwrap_or_else(|| panic!("{name} in {environment}")).to_owned()
     };
     assert_eq!(variable("KAIRO_CORRELATION_ID"), "story");
     assert_eq!(variable("KAIRO_INTENT_ID"), intent);

@@ -23,6 +23,7 @@ use kairo_dataplane::keeper::successor::HeldSession;
 use kairo_dataplane::key::Channel;
 use kairo_dataplane::meter::ProcessMeter;
 use kairo_dataplane::reactor::adoption::Adopted;
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{ProcessId, SessionId};
 use kairo_wire::methods::status::RecordStatus;
 use std::sync::Arc;
@@ -169,9 +170,7 @@ impl Kernel {
             readers: Default::default(),
             superseded: false,
             retained_ns: None,
-            status: held
-                .exit
-                .map_or_else(|| report::running(Some(held.pid)), |(status, _)| report::exited(status)),
+            status: standing(held),
             noted: held.note.clone().into(),
             written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),
@@ -240,6 +239,11 @@ impl Kernel {
         }
         self.state.processes.values().filter(|process| !process.tree_gone).count()
     }
+}
+
+/// Its status without detail.
+fn standing(held: &HeldSession) -> Raw {
+    held.exit.map_or_else(|| report::running(Some(held.pid)), |(status, _)| report::exited(status))
 }
 
 /// When something was that the keeper dated on the monotonic clock.

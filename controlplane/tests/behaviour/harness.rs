@@ -405,7 +405,7 @@ impl World {
             }
         }
         if !self.reads {
-            self.unsent.extend(sent.drain(..));
+            self.unsent.append(&mut sent);
         }
         self.sent(sent);
         self.keep();
