@@ -26,10 +26,11 @@ use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::Log;
-use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::events::reading::{births_told, ends_told};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
+use kairo_controlplane::sessions::adoption::births_from;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Adapt, Command, Commands, HistorySize, Job};
 use kairo_dataplane::control::{Lineage, Peer};
@@ -172,8 +173,11 @@ fn start_plane(
         None => (Log::in_memory(EMBEDDED_LOG_BYTES_MAX)?, Sealer::none(), None),
     };
     let last_seq = log.last_seq();
-    let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
     let reader = log.reader();
+    let mut told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&reader)? };
+    if let Some(from) = births_from(&keeper.heirs) {
+        told.extend(births_told(&reader, from)?);
+    }
     let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));

@@ -14,7 +14,7 @@ use kairo_wire::codec::CodecError;
 use kairo_wire::codec::encode::{self, to_buf};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
-use kairo_wire::event::{Event, EventGapRecord, ProcessEnded, ProcessExited, StreamClosed};
+use kairo_wire::event::{Event, EventGapRecord, ProcessEnded, ProcessExited, ProcessSpawned, StreamClosed};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::methods::stream::StreamName;
@@ -34,9 +34,11 @@ pub fn answer(reader: &Reader, question: &Question) -> Answer {
     Answer { ticket: question.ticket, found: found.map_err(|error| error.to_string()) }
 }
 
-/// An end of a process.
+/// What is told of a process once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum Milestone {
+    /// It runs.
+    Born,
     /// Its leader exited.
     Exited,
     /// Its tree is gone.
@@ -46,12 +48,7 @@ pub enum End {
 }
 
 /// The latest ends of processes in the log, by session: more than there can be that a keeper has not been told are kept.
-pub fn ends_told(reader: &Reader) -> Result<Vec<(String, End)>, log::LogError> {
-    #[derive(Deserialize)]
-    struct Of {
-        session: String,
-        stream: Option<StreamName>,
-    }
+pub fn ends_told(reader: &Reader) -> Result<Vec<(String, Milestone)>, log::LogError> {
     const LATEST: usize = 1_024;
     let limit = PageLimit { events: LATEST, bytes: PAGE_BYTES_MAX, looked_at: LOOKED_AT_MAX };
     let mut told = Vec::new();
@@ -62,15 +59,38 @@ pub fn ends_told(reader: &Reader) -> Result<Vec<(String, End)>, log::LogError> {
         told.extend(events.filter_map(|event| {
             let of: Of = event.data.decode().ok()?;
             let end = match of.stream {
-                Some(StreamName::Stdout) => End::Closed(Channel::Stdout),
-                Some(StreamName::Stderr) => End::Closed(Channel::Stderr),
-                None if topic == ProcessExited::TOPIC => End::Exited,
-                None => End::Ended,
+                Some(StreamName::Stdout) => Milestone::Closed(Channel::Stdout),
+                Some(StreamName::Stderr) => Milestone::Closed(Channel::Stderr),
+                None if topic == ProcessExited::TOPIC => Milestone::Exited,
+                None => Milestone::Ended,
             };
             Some((of.session, end))
         }));
     }
     Ok(told)
+}
+
+/// The births in the log from this place on, by session.
+pub fn births_told(reader: &Reader, from: u64) -> Result<Vec<(String, Milestone)>, log::LogError> {
+    let types = vec![Types::Exact(ProcessSpawned::TOPIC.to_owned())];
+    let query = Query { types, from, ..Query::default() };
+    let limit = PageLimit { events: LOOKED_AT_MAX, bytes: PAGE_BYTES_MAX, looked_at: LOOKED_AT_MAX };
+    let (mut told, mut next) = (Vec::new(), Some(from));
+    while let Some(at) = next {
+        let page = reader.scan(&query, Some(at), limit)?;
+        let births =
+            page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes)?.data.decode::<Of>().ok());
+        told.extend(births.map(|of| (of.session, Milestone::Born)));
+        next = page.next;
+    }
+    Ok(told)
+}
+
+/// Whom an event is about.
+#[derive(Deserialize)]
+struct Of {
+    session: String,
+    stream: Option<StreamName>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@
 //! receipt. Invariant: after it every table is as if this kernel had started the processes itself.
 
 use crate::calls::Turn;
-use crate::events::reading::End;
+use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
 use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
@@ -31,23 +31,38 @@ pub fn history_of(session: &HeldSession, usual: HistorySize) -> HistorySize {
     Record::decode(&session.record).map_or(usual, |record| record.output().history[0])
 }
 
+/// More places than can have been given and not written when a kernel dies.
+const UNWRITTEN_MAX: u64 = 65_536;
+
+/// Where the log is to be asked for [births](crate::events::reading::births_told) of what a dead kernel left: some of it has
+/// no record, by wish, that says whether it was told. None if all of it has.
+pub fn births_from(heirs: &[Heir]) -> Option<u64> {
+    let unrecorded = |heir: &Heir| {
+        let record = Record::decode(&heir.session.record).ok()?;
+        record.trace().call_seq.filter(|_| record.status() == RecordStatus::None)
+    };
+    // The call's place may have died with its kernel; the next one told it anew, and no further back than this.
+    heirs.iter().filter_map(unrecorded).min().map(|seq| seq.saturating_sub(UNWRITTEN_MAX).max(1))
+}
+
 impl Kernel {
-    /// What a former kernel has told of ends, by session: the keeper may tell it again, the log must not. `over` names the
+    /// What a former kernel has told of lives, by session: the keeper may tell it again, the log must not. `over` names the
     /// outputs that closed before their trees were gone; one that closed after that and was not told is told now. For what
     /// was adopted and before anything else.
     pub fn remind(
         &mut self,
         at: Moment,
-        told: &[(String, End)],
+        told: &[(String, Milestone)],
         over: &[(String, [bool; 2])],
         out: &mut Commands,
     ) {
         for (session, end) in told {
             let Some(process) = self.of_session(session) else { continue };
             match end {
-                End::Exited => process.told.exited = true,
-                End::Ended => process.told.ended = true,
-                End::Closed(channel) => process.told.closed[*channel as usize] = true,
+                Milestone::Born => process.told.born = true,
+                Milestone::Exited => process.told.exited = true,
+                Milestone::Ended => process.told.ended = true,
+                Milestone::Closed(channel) => process.told.closed[*channel as usize] = true,
             }
         }
         for (session, closed) in over {
