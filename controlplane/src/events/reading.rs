@@ -56,41 +56,43 @@ pub fn ends_told(reader: &Reader) -> Result<Vec<(String, Milestone)>, log::LogEr
         let types = vec![Types::Exact(topic.to_owned())];
         let page = reader.scan(&Query { types, backward: true, ..Query::default() }, None, limit)?;
         let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
-        told.extend(events.filter_map(|event| {
-            let of: Of = event.data.decode().ok()?;
-            let end = match of.stream {
-                Some(StreamName::Stdout) => Milestone::Closed(Channel::Stdout),
-                Some(StreamName::Stderr) => Milestone::Closed(Channel::Stderr),
-                None if topic == ProcessExited::TOPIC => Milestone::Exited,
-                None => Milestone::Ended,
-            };
-            Some((of.session, end))
-        }));
+        told.extend(events.filter_map(|event| milestone(&event)));
     }
     Ok(told)
 }
 
-/// The births in the log from this place on, by session.
+/// Births and closed outputs in the log from this place on, by session.
 pub fn births_told(reader: &Reader, from: u64) -> Result<Vec<(String, Milestone)>, log::LogError> {
-    let types = vec![Types::Exact(ProcessSpawned::TOPIC.to_owned())];
-    let query = Query { types, from, ..Query::default() };
     let limit = PageLimit { events: LOOKED_AT_MAX, bytes: PAGE_BYTES_MAX, looked_at: LOOKED_AT_MAX };
+    let types = [ProcessSpawned::TOPIC, StreamClosed::TOPIC].map(|topic| Types::Exact(topic.to_owned()));
+    let query = Query { types: types.into(), from, ..Query::default() };
     let (mut told, mut next) = (Vec::new(), Some(from));
     while let Some(at) = next {
         let page = reader.scan(&query, Some(at), limit)?;
-        let births =
-            page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes)?.data.decode::<Of>().ok());
-        told.extend(births.map(|of| (of.session, Milestone::Born)));
+        let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
+        told.extend(events.filter_map(|event| milestone(&event)));
         next = page.next;
     }
     Ok(told)
 }
 
-/// Whom an event is about.
-#[derive(Deserialize)]
-struct Of {
-    session: String,
-    stream: Option<StreamName>,
+/// What an event tells, and of which session.
+fn milestone(event: &Record<'_>) -> Option<(String, Milestone)> {
+    #[derive(Deserialize)]
+    struct Of {
+        session: String,
+        stream: Option<StreamName>,
+    }
+    let of: Of = event.data.decode().ok()?;
+    let what = match (&*event.topic, of.stream) {
+        (StreamClosed::TOPIC, Some(StreamName::Stdout)) => Milestone::Closed(Channel::Stdout),
+        (StreamClosed::TOPIC, Some(StreamName::Stderr)) => Milestone::Closed(Channel::Stderr),
+        (ProcessSpawned::TOPIC, _) => Milestone::Born,
+        (ProcessExited::TOPIC, _) => Milestone::Exited,
+        (ProcessEnded::TOPIC, _) => Milestone::Ended,
+        _ => return None,
+    };
+    Some((of.session, what))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -68,15 +68,20 @@ impl Kernel {
         for (session, closed) in over {
             let Some(process) = self.of_session(session) else { continue };
             let serial = process.key.serial;
-            let mut missing = Vec::new();
             for channel in Channel::ALL {
-                let place = channel as usize;
-                process.told.closed[place] |= closed[place];
-                let end = process.ends[place].filter(|_| !process.told.closed[place]);
-                missing.extend(end.map(|end| (channel, end)));
+                process.told.closed[channel as usize] |= closed[channel as usize];
             }
-            for (channel, end) in missing {
-                self.tell_close(&mut Turn { at, here: None, out }, serial, channel, end);
+            self.tell_missing_closes(&mut Turn { at, here: None, out }, serial);
+        }
+    }
+
+    /// Tells which outputs of what was adopted have closed, where a former kernel did not come to it.
+    pub(crate) fn tell_missing_closes(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        for channel in Channel::ALL {
+            let Some(process) = self.state.processes.get(&serial) else { return };
+            let place = channel as usize;
+            if let Some(end) = process.ends[place].filter(|_| !process.told.closed[place]) {
+                self.tell_close(turn, serial, channel, end);
             }
         }
     }

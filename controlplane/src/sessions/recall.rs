@@ -65,7 +65,7 @@ impl Kernel {
         let has_none = |process: &Process| match process.record {
             RecordStatus::Failed => true,
             // By wish; whether its birth was told is known since calls have a place.
-            RecordStatus::None => process.trace.call_seq.is_some() && !process.told.born,
+            RecordStatus::None => process.trace.call_seq.is_some(),
             RecordStatus::Written => false,
         };
         let missing = self.state.processes.values().filter(|process| has_none(process));
@@ -78,11 +78,12 @@ impl Kernel {
                 process.record = RecordStatus::Written;
             }
             let told = &process.told;
-            if !told.exited && !told.ended && !told.closed.contains(&true) {
+            if !told.born && !told.exited && !told.ended && !told.closed.contains(&true) {
                 self.record_birth(serial);
                 self.tell_lost_call(turn, serial, "process.spawn");
                 self.tell_birth(turn, serial);
             }
+            self.tell_missing_closes(turn, serial);
         }
     }
 
