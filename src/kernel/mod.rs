@@ -25,8 +25,8 @@ use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
-use kairo_controlplane::events::log::Log;
-use kairo_controlplane::events::reading::{births_told, ends_told};
+use kairo_controlplane::events::log::{Log, Reader};
+use kairo_controlplane::events::reading::{Milestone, births_told, ends_told};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_controlplane::receipts;
@@ -174,10 +174,7 @@ fn start_plane(
     };
     let last_seq = log.last_seq();
     let reader = log.reader();
-    let mut told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&reader)? };
-    if let Some(from) = births_from(&keeper.heirs) {
-        told.extend(births_told(&reader, from)?);
-    }
+    let told = already_told(&reader, &keeper.heirs)?;
     let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
     let (outlet, log) = log::prepare(log, sealer);
     let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
@@ -232,6 +229,15 @@ fn start_plane(
     });
     plane.handle().carry_out(out);
     Ok((plane, control, log))
+}
+
+/// What the log says of lives that the keeper hands over.
+fn already_told(reader: &Reader, heirs: &[Heir]) -> Result<Vec<(String, Milestone)>> {
+    let mut told = if heirs.is_empty() { Vec::new() } else { ends_told(reader)? };
+    if let Some(from) = births_from(heirs) {
+        told.extend(births_told(reader, from)?);
+    }
+    Ok(told)
 }
 
 /// Has what was adopted under adapters read, before any reactor can tell of its end.

@@ -227,7 +227,10 @@ impl Doer<'_> {
     ) -> Result<(), Cut> {
         let seq = event.seq;
         if work.done.get(&seq).is_some_and(|come| line.given > *come) {
-            return Err(Cut::Wrong(format!("{seq} is done, and was delivered again")));
+            let (come, now) = (work.done.get(&seq), line.given);
+            return Err(Cut::Wrong(format!(
+                "{seq} is done, which was said when {come:?} frames had come, and was delivered again as frame {now}"
+            )));
         }
         let (nak, ignored) = (work.plan.nak_percent, work.plan.ignored_percent);
         let answer = match random.within(0..=99) {
