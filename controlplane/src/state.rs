@@ -459,9 +459,11 @@ pub(crate) struct Process {
     pub adapter: Option<String>,
 }
 
-/// Ends of a process that are in the log already, whoever tells them again.
+/// What of a process is in the log already, whoever tells it again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Told {
+    /// That it runs; of one that was adopted, and has no record that says so.
+    pub born: bool,
     /// That its leader exited.
     pub exited: bool,
     /// That its tree is gone.

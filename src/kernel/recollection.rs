@@ -10,10 +10,11 @@ use crate::state::Past;
 use anyhow::{Context, Result};
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::{Damage, Reader};
-use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::events::reading::{Milestone, births_told, ends_told};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_controlplane::receipts;
+use kairo_controlplane::sessions::adoption::births_from;
 use kairo_dataplane::command::Commands;
 use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::reactor::adoption::Adopted;
@@ -39,7 +40,7 @@ pub(super) fn recall(
     out: &mut Commands,
 ) -> Result<Recalled> {
     let values = |prefix| reader.values(prefix).context("the log could not be read");
-    let told = if heirs.is_empty() { Vec::new() } else { ends_told(reader)? };
+    let told = already_told(reader, &heirs)?;
     let receipts = values(receipts::PREFIX)?;
     let sessions: BTreeSet<String> = heirs.iter().map(|heir| heir.session.session.clone()).collect();
     let over = past.as_mut().map(Past::over).unwrap_or_default();
@@ -61,4 +62,13 @@ pub(super) fn recall(
     });
     let damage = past.as_mut().map(Past::damage).unwrap_or_default();
     Ok(Recalled { adopted, damage })
+}
+
+/// What the log says of lives that the keeper hands over.
+fn already_told(reader: &Reader, heirs: &[Heir]) -> Result<Vec<(String, Milestone)>> {
+    let mut told = if heirs.is_empty() { Vec::new() } else { ends_told(reader)? };
+    if let Some(from) = births_from(heirs) {
+        told.extend(births_told(reader, from)?);
+    }
+    Ok(told)
 }

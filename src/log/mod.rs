@@ -175,11 +175,15 @@ pub(crate) fn prepare(log: Log, sealer: Sealer, policy: Retention) -> (Box<dyn O
 struct Ear {
     control: Arc<ControlPlane>,
     plane: PlaneHandle,
+    /// Held from the decision until it is on its way: what one thread was told to send first doesn't come second, behind
+    /// what the other was told to.
+    order: Arc<Mutex<()>>,
 }
 
 impl Ear {
     /// Has the kernel decide, and what it decides carried out.
     fn tell<R>(&self, what: impl FnOnce(&mut Kernel, Moment, &mut Commands) -> R) -> R {
+        let _in_order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = Commands::default();
         let result = self.control.with(|kernel| what(kernel, clock::now(), &mut out));
         self.plane.carry_out(out);
@@ -201,7 +205,7 @@ impl Waiting {
         (owner_uid, limits): (u32, Limits),
     ) -> Result<Running> {
         let Waiting { log, sealer, shared, questions, views: (caller, words) } = self;
-        let ear = Ear { control: Arc::clone(control), plane };
+        let ear = Ear { control: Arc::clone(control), plane, order: Arc::default() };
         let reader = log.reader();
         let asked = ear.clone();
         std::thread::Builder::new()

@@ -15,7 +15,7 @@ use kairo_wire::codec::encode::{self, to_buf};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{Event, EventGapRecord, ProcessEnded, ProcessExited, StreamClosed};
+use kairo_wire::event::{Event, EventGapRecord, ProcessEnded, ProcessExited, ProcessSpawned, StreamClosed};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::methods::stream::StreamName;
@@ -36,9 +36,11 @@ pub fn answer(reader: &Reader, question: &Question) -> Answer {
     Answer { ticket: question.ticket, found, keep: Vec::new() }
 }
 
-/// An end of a process.
+/// What is told of a process once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum Milestone {
+    /// It runs.
+    Born,
     /// Its leader exited.
     Exited,
     /// Its tree is gone.
@@ -48,12 +50,7 @@ pub enum End {
 }
 
 /// The latest ends of processes in the log, by session: more than there can be that a keeper has not been told are kept.
-pub fn ends_told(reader: &Reader) -> Result<Vec<(String, End)>, log::LogError> {
-    #[derive(Deserialize)]
-    struct Of {
-        session: String,
-        stream: Option<StreamName>,
-    }
+pub fn ends_told(reader: &Reader) -> Result<Vec<(String, Milestone)>, log::LogError> {
     const LATEST: usize = 1_024;
     let limit = PageLimit { events: LATEST, bytes: PAGE_BYTES_MAX, looked_at: LOOKED_AT_MAX };
     let mut told = Vec::new();
@@ -61,18 +58,43 @@ pub fn ends_told(reader: &Reader) -> Result<Vec<(String, End)>, log::LogError> {
         let types = vec![Types::Exact(topic.to_owned())];
         let page = reader.scan(&Query { types, backward: true, ..Query::default() }, None, limit)?;
         let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
-        told.extend(events.filter_map(|event| {
-            let of: Of = event.data.decode().ok()?;
-            let end = match of.stream {
-                Some(StreamName::Stdout) => End::Closed(Channel::Stdout),
-                Some(StreamName::Stderr) => End::Closed(Channel::Stderr),
-                None if topic == ProcessExited::TOPIC => End::Exited,
-                None => End::Ended,
-            };
-            Some((of.session, end))
-        }));
+        told.extend(events.filter_map(|event| milestone(&event)));
     }
     Ok(told)
+}
+
+/// Births and closed outputs in the log from this place on, by session.
+pub fn births_told(reader: &Reader, from: u64) -> Result<Vec<(String, Milestone)>, log::LogError> {
+    let limit = PageLimit { events: LOOKED_AT_MAX, bytes: PAGE_BYTES_MAX, looked_at: LOOKED_AT_MAX };
+    let types = [ProcessSpawned::TOPIC, StreamClosed::TOPIC].map(|topic| Types::Exact(topic.to_owned()));
+    let query = Query { types: types.into(), from, ..Query::default() };
+    let (mut told, mut next) = (Vec::new(), Some(from));
+    while let Some(at) = next {
+        let page = reader.scan(&query, Some(at), limit)?;
+        let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
+        told.extend(events.filter_map(|event| milestone(&event)));
+        next = page.next;
+    }
+    Ok(told)
+}
+
+/// What an event tells, and of which session.
+fn milestone(event: &Record<'_>) -> Option<(String, Milestone)> {
+    #[derive(Deserialize)]
+    struct Of {
+        session: String,
+        stream: Option<StreamName>,
+    }
+    let of: Of = event.data.decode().ok()?;
+    let what = match (&*event.topic, of.stream) {
+        (StreamClosed::TOPIC, Some(StreamName::Stdout)) => Milestone::Closed(Channel::Stdout),
+        (StreamClosed::TOPIC, Some(StreamName::Stderr)) => Milestone::Closed(Channel::Stderr),
+        (ProcessSpawned::TOPIC, _) => Milestone::Born,
+        (ProcessExited::TOPIC, _) => Milestone::Exited,
+        (ProcessEnded::TOPIC, _) => Milestone::Ended,
+        _ => return None,
+    };
+    Some((of.session, what))
 }
 
 #[derive(Debug, thiserror::Error)]

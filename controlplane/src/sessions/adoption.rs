@@ -10,7 +10,7 @@
 
 use crate::auth::principal::Principal;
 use crate::calls::Turn;
-use crate::events::reading::End;
+use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
 use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
@@ -33,37 +33,57 @@ pub fn history_of(session: &HeldSession, usual: HistorySize) -> HistorySize {
     Record::decode(&session.record).map_or(usual, |record| record.output().history[0])
 }
 
+/// More places than can have been given and not written when a kernel dies.
+const UNWRITTEN_MAX: u64 = 65_536;
+
+/// Where the log is to be asked for [births](crate::events::reading::births_told) of what a dead kernel left: some of it has
+/// no record, by wish, that says whether it was told. None if all of it has.
+pub fn births_from(heirs: &[Heir]) -> Option<u64> {
+    let unrecorded = |heir: &Heir| {
+        let record = Record::decode(&heir.session.record).ok()?;
+        record.trace().call_seq.filter(|_| record.status() == RecordStatus::None)
+    };
+    // The call's place may have died with its kernel; the next one told it anew, and no further back than this.
+    heirs.iter().filter_map(unrecorded).min().map(|seq| seq.saturating_sub(UNWRITTEN_MAX).max(1))
+}
+
 impl Kernel {
-    /// What a former kernel has told of ends, by session: the keeper may tell it again, the log must not. `over` names the
+    /// What a former kernel has told of lives, by session: the keeper may tell it again, the log must not. `over` names the
     /// outputs that closed before their trees were gone; one that closed after that and was not told is told now. For what
     /// was adopted and before anything else.
     pub fn remind(
         &mut self,
         at: Moment,
-        told: &[(String, End)],
+        told: &[(String, Milestone)],
         over: &[(String, [bool; 2])],
         out: &mut Commands,
     ) {
         for (session, end) in told {
             let Some(process) = self.of_session(session) else { continue };
             match end {
-                End::Exited => process.told.exited = true,
-                End::Ended => process.told.ended = true,
-                End::Closed(channel) => process.told.closed[*channel as usize] = true,
+                Milestone::Born => process.told.born = true,
+                Milestone::Exited => process.told.exited = true,
+                Milestone::Ended => process.told.ended = true,
+                Milestone::Closed(channel) => process.told.closed[*channel as usize] = true,
             }
         }
         for (session, closed) in over {
             let Some(process) = self.of_session(session) else { continue };
             let serial = process.key.serial;
-            let mut missing = Vec::new();
             for channel in Channel::ALL {
-                let place = channel as usize;
-                process.told.closed[place] |= closed[place];
-                let end = process.ends[place].filter(|_| !process.told.closed[place]);
-                missing.extend(end.map(|end| (channel, end)));
+                process.told.closed[channel as usize] |= closed[channel as usize];
             }
-            for (channel, end) in missing {
-                self.tell_close(&mut Turn { at, here: None, out }, serial, channel, end);
+            self.tell_missing_closes(&mut Turn { at, here: None, out }, serial);
+        }
+    }
+
+    /// Tells which outputs of what was adopted have closed, where a former kernel did not come to it.
+    pub(crate) fn tell_missing_closes(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        for channel in Channel::ALL {
+            let Some(process) = self.state.processes.get(&serial) else { return };
+            let place = channel as usize;
+            if let Some(end) = process.ends[place].filter(|_| !process.told.closed[place]) {
+                self.tell_close(turn, serial, channel, end);
             }
         }
     }

@@ -62,18 +62,28 @@ impl Kernel {
 
     /// What was adopted and has no record, as its kernel died before it was written, gets one.
     fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
-        let missing = self.state.processes.values().filter(|process| process.record == RecordStatus::Failed);
+        let has_none = |process: &Process| match process.record {
+            RecordStatus::Failed => true,
+            // By wish; whether its birth was told is known since calls have a place.
+            RecordStatus::None => process.trace.call_seq.is_some(),
+            RecordStatus::Written => false,
+        };
+        let missing = self.state.processes.values().filter(|process| has_none(process));
         let mut missing: Vec<u64> = missing.map(|process| process.key.serial).collect();
         missing.sort_unstable();
         for serial in missing {
             let Some(process) = self.state.processes.get_mut(&serial) else { continue };
-            // Of one that is over there is nothing to tell after a crash; its end may be told before its keeper knows.
-            process.record = RecordStatus::Written;
-            if process.phase == Phase::Running && !process.told.exited && !process.told.ended {
+            // Of one whose end was told there is nothing to tell: its birth was. One that has ended meanwhile was born, too.
+            if process.record == RecordStatus::Failed {
+                process.record = RecordStatus::Written;
+            }
+            let told = &process.told;
+            if !told.born && !told.exited && !told.ended && !told.closed.contains(&true) {
                 self.record_birth(serial);
                 self.tell_lost_call(turn, serial, "process.spawn");
                 self.tell_birth(turn, serial);
             }
+            self.tell_missing_closes(turn, serial);
         }
     }
 

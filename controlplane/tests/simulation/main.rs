@@ -7,7 +7,7 @@
 //! resumes misses and repeats nothing, a key is one event, causes precede effects, a done event never comes again, and open
 //! intents are those whose end is not in the log.
 //!
-//! `KAIRO_SEEDS` says how many seeds (default 200), `KAIRO_SEED` runs one.
+//! `KAIRO_SEEDS` says how many seeds (default 300), `KAIRO_SEED` runs one.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,7 @@ fn number(name: &str) -> Option<u64> {
 fn what_the_log_promises_is_kept_in_every_history() {
     let (first, count) = match number("KAIRO_SEED") {
         Some(seed) => (seed, 1),
-        None => (1, number("KAIRO_SEEDS").unwrap_or(200)),
+        None => (1, number("KAIRO_SEEDS").unwrap_or(300)),
     };
     let next = AtomicU64::new(first);
     let of_one_worker = || {

@@ -114,7 +114,8 @@ struct People {
     is_created: bool,
     delivered: Vec<u64>,
     firsts: Vec<u64>,
-    ever_delivered: BTreeSet<u64>,
+    /// Of these somebody said that they are done.
+    said: BTreeSet<u64>,
     /// Brought and not answered, by worker.
     in_hand: Vec<(usize, u64)>,
     intents: Vec<String>,
@@ -142,7 +143,7 @@ pub(crate) fn history(seed: u64, plant: Option<Plant>) -> Account {
         is_created: false,
         delivered: Vec::new(),
         firsts: Vec::new(),
-        ever_delivered: BTreeSet::new(),
+        said: BTreeSet::new(),
         in_hand: Vec::new(),
         intents: Vec::new(),
         begun: 0,
@@ -318,14 +319,18 @@ impl People {
         let chance = if self.is_diligent { 0 } else { machine.dice.below(8) };
         let mut params = json!({ "name": "c", "seq": seq });
         match chance {
-            0..=4 => self.call(machine, worker, "consumer.ack", &params, Call::Ack(vec![seq])),
+            0..=4 => {
+                self.said.insert(seq);
+                self.call(machine, worker, "consumer.ack", &params, Call::Ack(vec![seq]));
+            }
             5 => {
                 params["mode"] = "upTo".into();
-                let about = self.delivered.iter().copied().filter(|one| *one <= seq).collect();
+                let about: Vec<u64> = self.delivered.iter().copied().filter(|one| *one <= seq).collect();
+                self.said.extend(&about);
                 self.call(machine, worker, "consumer.ack", &params, Call::Ack(about));
             }
             6 => {
-                params["delayMs"] = machine.dice.below(500).into();
+                params["delayMs"] = [0, 0, 10, 400][machine.dice.below(4) as usize].into();
                 self.call(machine, worker, "consumer.nak", &params, Call::Nothing);
             }
             // It forgets it.
@@ -522,7 +527,6 @@ impl People {
             self.firsts.push(seq);
         }
         self.delivered.push(seq);
-        self.ever_delivered.insert(seq);
         self.in_hand.push((worker, seq));
     }
 
@@ -596,7 +600,7 @@ impl People {
             assert_eq!(got, expected, "{pattern} from {start}");
         }
         for event in all.iter().filter(|event| event.topic.starts_with("job.")) {
-            assert!(self.ever_delivered.contains(&event.seq), "{} was never brought", event.seq);
+            assert!(self.said.contains(&event.seq), "{} was not brought until it was done", event.seq);
         }
         self.look_at_intents(machine, &all);
         self.replay(machine, &all);

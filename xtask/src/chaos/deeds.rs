@@ -175,7 +175,7 @@ impl Doer<'_> {
         let mut caller = Caller::new(self.stage);
         caller.must("consumer.create", &params)?;
         let mut random = Random::new(plan.seed);
-        let mut work = Work { name, plan, done: BTreeSet::new(), doubted: BTreeSet::new() };
+        let mut work = Work { name, plan, done: BTreeMap::new(), doubted: BTreeSet::new() };
         loop {
             match self.work_for_one_kernel(&mut work, &mut random) {
                 Ok(()) => break,
@@ -196,12 +196,13 @@ impl Doer<'_> {
         let mut line = Line::open(self.stage, None)?;
         is_there(line.call("consumer.attach", &json!({"name": work.name}), None)?)?;
         self.doing("works");
+        work.done.values_mut().for_each(|come| *come = 0);
         let mut rested = None;
         loop {
             self.stage.check()?;
             let Some(event) = event_of(&mut line)? else {
                 // What is done must not come again: a moment for that.
-                let is_known = |seq: u64| work.done.contains(&seq) || work.doubted.contains(&seq);
+                let is_known = |seq: u64| work.done.contains_key(&seq) || work.doubted.contains(&seq);
                 let is_done = self.stage.is_all_published() && self.stage.is_all_acked(is_known);
                 let since = *rested.get_or_insert_with(Instant::now);
                 if is_done && since.elapsed() > AFTERTHOUGHT {
@@ -225,8 +226,11 @@ impl Doer<'_> {
         random: &mut Random,
     ) -> Result<(), Cut> {
         let seq = event.seq;
-        if work.done.contains(&seq) {
-            return Err(Cut::Wrong(format!("{seq} is done, and was delivered again")));
+        if work.done.get(&seq).is_some_and(|come| line.given > *come) {
+            let (come, now) = (work.done.get(&seq), line.given);
+            return Err(Cut::Wrong(format!(
+                "{seq} is done, which was said when {come:?} frames had come, and was delivered again as frame {now}"
+            )));
         }
         let (nak, ignored) = (work.plan.nak_percent, work.plan.ignored_percent);
         let answer = match random.within(0..=99) {
@@ -235,14 +239,14 @@ impl Doer<'_> {
             }
             chance if chance < nak + ignored => return Ok(()),
             _ if self.stage.sabotages(Sabotage::Redone) => {
-                work.done.insert(seq);
+                work.done.insert(seq, 0);
                 return Ok(());
             }
             _ => {
                 work.doubted.insert(seq);
                 let answer = line.call("consumer.ack", &json!({"name": work.name, "seq": seq}), None)?;
                 if answer.is_ok() {
-                    work.done.insert(seq);
+                    work.done.insert(seq, line.come());
                 }
                 answer
             }
@@ -356,7 +360,8 @@ impl Following {
 struct Work<'p> {
     name: String,
     plan: &'p Consumer,
-    done: BTreeSet<u64>,
+    /// Done, and how many frames had come on this line when that was answered: those were sent before.
+    done: BTreeMap<u64, u64>,
     /// Said to be done, to a kernel that may not have heard it.
     doubted: BTreeSet<u64>,
 }

@@ -5,9 +5,16 @@
 
 use super::check::Wrong;
 use super::line::Caller;
-use super::stage::{Acked, Sabotage, Stage};
+use super::stage::{Acked, GLANCE, Sabotage, Stage};
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long the log may take to have what was told.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Events that publishers numbered, and where they are.
+type Published = BTreeMap<(String, u64), Vec<Acked>>;
 
 /// An event, as far as it is looked at.
 #[derive(Clone, Debug)]
@@ -71,9 +78,21 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads on, and compares with what publishers were told.
+    /// Reads on, and compares with what publishers were told. Of who has just ended the log may not say so yet.
     pub(crate) fn go_on(&mut self, stage: &Stage) -> Result<(), Wrong> {
-        let mut published: BTreeMap<(String, u64), Vec<Acked>> = BTreeMap::new();
+        let mut published = BTreeMap::new();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.read_on(stage, &mut published)?;
+            match self.check_lives() {
+                Ok(()) => return check_published(stage, &published),
+                Err(wrong) if Instant::now() > deadline => return Err(wrong),
+                Err(_) => std::thread::sleep(GLANCE),
+            }
+        }
+    }
+
+    fn read_on(&mut self, stage: &Stage, published: &mut Published) -> Result<(), Wrong> {
         pages(stage, self.last + 1, None, |event| {
             if stage.sabotages(Sabotage::Hole) {
                 return Ok(());
@@ -83,17 +102,7 @@ impl Ledger {
                 published.entry((who.to_owned(), number)).or_default().push(acked);
             }
             self.take(event)
-        })?;
-        if let Some((what, places)) = published.iter().find(|(_, places)| places.len() > 1) {
-            return Err(format!("{what:?} was published once and is there {places:?}"));
-        }
-        for (what, acked) in stage.all_acked() {
-            if published.get(&what).is_none_or(|places| places[..] != [acked.clone()]) {
-                let found = published.get(&what);
-                return Err(format!("{what:?} was acknowledged as {acked:?}, and the log has {found:?}"));
-            }
-        }
-        self.check_lives()
+        })
     }
 
     fn take(&mut self, event: Event) -> Result<(), Wrong> {
@@ -135,4 +144,18 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// What was published is there once, and all that was acknowledged.
+fn check_published(stage: &Stage, published: &Published) -> Result<(), Wrong> {
+    if let Some((what, places)) = published.iter().find(|(_, places)| places.len() > 1) {
+        return Err(format!("{what:?} was published once and is there {places:?}"));
+    }
+    for (what, acked) in stage.all_acked() {
+        if published.get(&what).is_none_or(|places| places[..] != [acked.clone()]) {
+            let found = published.get(&what);
+            return Err(format!("{what:?} was acknowledged as {acked:?}, and the log has {found:?}"));
+        }
+    }
+    Ok(())
 }

@@ -70,6 +70,8 @@ pub(crate) struct Line<'a> {
     buffer: Vec<u8>,
     calls: u64,
     pushed: VecDeque<Frame>,
+    /// Frames nobody asked for that were given out.
+    pub(crate) given: u64,
     /// Its name, for the connection that takes its place; empty if the kernel gave it none.
     token: String,
 }
@@ -94,6 +96,7 @@ impl<'a> Line<'a> {
                 buffer: Vec::new(),
                 calls: 0,
                 pushed: VecDeque::new(),
+                given: 0,
                 token: String::new(),
             };
             let features = json!(["records", "int64", "chunks", "envelope"]);
@@ -143,10 +146,17 @@ impl<'a> Line<'a> {
 
     /// The next frame nobody asked for; none if there was none for a moment.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, Cut> {
-        match self.pushed.pop_front() {
-            Some(frame) => Ok(Some(frame)),
-            None => self.receive(),
-        }
+        let frame = match self.pushed.pop_front() {
+            Some(frame) => Some(frame),
+            None => self.receive()?,
+        };
+        self.given += u64::from(frame.is_some());
+        Ok(frame)
+    }
+
+    /// How many of them will have been given out when those that came before the last answer are.
+    pub(crate) fn come(&self) -> u64 {
+        self.given + self.pushed.len() as u64
     }
 
     fn send(&mut self, mut bytes: &[u8]) -> Result<(), Cut> {

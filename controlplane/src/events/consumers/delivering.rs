@@ -62,7 +62,7 @@ impl Kernel {
             (_, _) => None,
         };
         let (from, to, asked) = match wanted {
-            Some((from, to)) => (from, to, Asked::Ripe(to)),
+            Some((from, to)) => (from, to, Asked::Ripe(from, to)),
             None if listens && has_room && !consumer.live && consumer.buffer.is_empty() => {
                 (consumer.next, Query::default().to, Asked::Next)
             }
@@ -99,7 +99,7 @@ impl Kernel {
         let Ok(found) = found else { return self.detach_all(turn, serial, CutReason::Log) };
         match asked {
             Asked::Next => self.next_paged(turn, serial, found),
-            Asked::Ripe(to) => self.ripe_paged(turn, serial, to, found),
+            Asked::Ripe(from, to) => self.ripe_paged(turn, serial, (from, to), found),
         }
         self.save_consumer(serial);
         self.feed(turn, serial);
@@ -124,12 +124,13 @@ impl Kernel {
         }
     }
 
-    fn ripe_paged(&mut self, turn: &mut Turn<'_>, serial: u64, to: u64, found: Found) {
+    fn ripe_paged(&mut self, turn: &mut Turn<'_>, serial: u64, (from, to): (u64, u64), found: Found) {
         self.tell_gaps(turn, serial, &found.gaps);
         let Some(consumer) = self.state.consumers.all.get(&serial) else { return };
         let seen = to.min(found.seen);
-        let first = consumer.ripe.first().copied().unwrap_or(u64::MAX);
-        let mut missing = consumer.ripe.range(first.min(seen)..=seen).copied().collect::<Vec<u64>>();
+        // One before that which has become ripe meanwhile was not asked for.
+        let mut missing = consumer.ripe.range(from.min(seen)..=seen).copied().collect::<Vec<u64>>();
+        missing.retain(|seq| *seq >= from);
         missing.retain(|seq| found.records.binary_search_by_key(seq, |(of, _)| *of).is_err());
         for (seq, record) in &found.records {
             let Some(consumer) = self.state.consumers.all.get(&serial) else { return };

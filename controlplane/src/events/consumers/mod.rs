@@ -41,8 +41,8 @@ use std::sync::Arc;
 pub(crate) enum Asked {
     /// What comes next.
     Next,
-    /// What is ripe, up to this place.
-    Ripe(u64),
+    /// What is ripe, from this place to that.
+    Ripe(u64, u64),
 }
 
 /// An event that was delivered and is not done.
