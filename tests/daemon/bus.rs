@@ -153,7 +153,9 @@ fn a_consumer_loses_nothing_and_gets_nothing_answered_again(daemon: &mut Daemon)
     let letters = all_of(&mut raw, "kairo.kernel.dead_letter");
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["payload"]["deliveries"], 3);
-    assert_eq!(letters[0]["payload"]["reason"], "nak");
+    // The last nak and the kill race: either is a delivery that came to nothing.
+    let reason = letters[0]["payload"]["reason"].as_str();
+    assert!(matches!(reason, Some("nak" | "gone")), "{reason:?}");
 }
 
 /// The next event of a type.

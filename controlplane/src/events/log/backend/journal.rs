@@ -21,8 +21,6 @@ const END_BYTES: usize = 13;
 const ITEM_BYTES: usize = 21;
 const CLEAR_BYTES: usize = 9;
 const MAGIC: &[u8] = b"FJL\x03";
-/// Of a new file, as zeros.
-const LENGTH: u64 = 16 << 20;
 /// A buffer that is kept from batch to batch.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// Bytes read at a time.
@@ -101,8 +99,6 @@ impl Journal {
             none => {
                 let path = self.folder.join(format!("{}.jnl", self.number));
                 let made = File::create_new(&path)?;
-                // To grow is to wait for whatever the file system is flushing; holes it fills without.
-                made.set_len(LENGTH)?;
                 self.number += 1;
                 self.written = 0;
                 self.is_new = true;
@@ -146,15 +142,6 @@ impl Journal {
         self.unsynced.retain(|file| file.metadata().is_ok_and(|found| found.nlink() > 0));
         self.unsynced.extend(self.file.take());
         std::mem::take(&mut self.paths)
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        if let Some(file) = &self.file {
-            // If it fails, the next start steps over the zeros.
-            drop(file.set_len(self.written));
-        }
     }
 }
 
