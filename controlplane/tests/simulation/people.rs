@@ -344,7 +344,7 @@ impl People {
         match (machine.dice.below(5), some) {
             (0..=2, some) => {
                 let mut params = json!({ "name": format!("intent {}", self.begun) });
-                if let Some(parent) = some.filter(|_| self.begun % 3 == 0) {
+                if let Some(parent) = some.filter(|_| self.begun.is_multiple_of(3)) {
                     params["parent"] = parent.into();
                 }
                 let key = format!("begin {}", self.begun);
