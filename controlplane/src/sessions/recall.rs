@@ -79,8 +79,12 @@ impl Kernel {
             }
             let told = &process.told;
             if !told.born && !told.exited && !told.ended && !told.closed.contains(&true) {
+                // A restart follows from a call that was told with the first life.
+                let is_first = process.follows.is_none();
                 self.record_birth(serial);
-                self.tell_lost_call(turn, serial, "process.spawn");
+                if is_first {
+                    self.tell_lost_call(turn, serial, "process.spawn");
+                }
                 self.tell_birth(turn, serial);
             }
             self.tell_missing_closes(turn, serial);

@@ -75,6 +75,8 @@ pub(crate) struct Ledger {
     ids: BTreeSet<String>,
     /// Of each life what was told.
     lives: BTreeMap<String, BTreeSet<String>>,
+    /// The last life under each id.
+    latest: BTreeMap<String, String>,
 }
 
 impl Ledger {
@@ -117,6 +119,10 @@ impl Ledger {
             ["kairo.process.spawned", "kairo.process.exited", "kairo.process.ended", "kairo.stream.closed"];
         if let Some(session) = event.data["session"].as_str().filter(|_| tells.contains(&&*event.topic)) {
             let what = format!("{} {}", event.topic, event.data["stream"].as_str().unwrap_or_default());
+            if event.topic == "kairo.process.spawned" {
+                let id = event.data["id"].as_str().unwrap_or_default();
+                self.latest.insert(id.to_owned(), session.to_owned());
+            }
             let told = self.lives.entry(session.to_owned()).or_default();
             if !told.insert(what.clone()) {
                 return Err(format!("of {session} {what} is told twice: {event:?}"));
@@ -128,9 +134,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Everybody has ended: of each it is told how.
+    /// Everybody has ended: of the last life under each id it is told how. Of one that was followed by another the end may be
+    /// missing, if its kernel died between the two.
     fn check_lives(&self) -> Result<(), Wrong> {
-        for (session, told) in &self.lives {
+        let last: BTreeSet<&String> = self.latest.values().collect();
+        for (session, told) in self.lives.iter().filter(|(session, _)| last.contains(session)) {
             let is_told = |what: &str| told.iter().any(|one| one.starts_with(what));
             let all = [
                 "kairo.process.spawned",
