@@ -19,6 +19,7 @@ mod idle_streams;
 mod intents;
 mod limits;
 mod lines;
+mod log;
 mod past;
 mod pty;
 mod rpc;
@@ -52,6 +53,7 @@ const BENCHES: &[Bench] = &[
     bench("spool", "output to disk, and back", spool::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("survive", "a kernel is killed and followed by another", survive::run),
+    bench("log", "events appended and read, and many of them opened", log::run),
     bench("events", "300 bytes each, into the log and to a subscriber", events::run),
     bench("publishers", "64 of them, each waiting for the disk", events::publishers),
     bench("replay", "200,000 events to a client", past::replay),

@@ -282,6 +282,7 @@ impl Kernel {
             Pending::Deed { sent: true, .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Compaction { .. }
             | Pending::Replay
             | Pending::Watch { .. } => None,
         };
@@ -312,6 +313,7 @@ impl Kernel {
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Compaction { .. }
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }

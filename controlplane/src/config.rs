@@ -159,6 +159,8 @@ pub struct Limits {
     pub receipts_max: usize,
     /// Durable consumers of one user.
     pub consumers_max: usize,
+    /// Bytes of events that may wait to be written before clients can publish no more.
+    pub unwritten_bytes_max: usize,
     /// Topic subscriptions of one connection.
     pub topics_max: usize,
     /// Stream subscriptions of one connection that are being served.
@@ -186,6 +188,7 @@ impl Default for Limits {
             receipt_ms: 86_400_000,
             receipts_max: 100_000,
             consumers_max: 256,
+            unwritten_bytes_max: 32 << 20,
             topics_max: 256,
             streams_max: 4_096,
             history: HistorySize { head_bytes: HISTORY_HEAD_BYTES, tail_bytes: HISTORY_TAIL_BYTES },

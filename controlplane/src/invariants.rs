@@ -7,7 +7,7 @@ use crate::intents::members::Member;
 use crate::intents::{Past, Stage};
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
-use crate::state::{Named, Pending, Phase, Place, Process, Timer, TopicPlace};
+use crate::state::{Named, Pending, Phase, Place, Process, TopicPlace};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
@@ -77,16 +77,7 @@ impl Kernel {
         for (ticket, _) in state.calls.iter().filter(|(_, call)| call.headless) {
             hold(self.flight_of(*ticket).is_some(), "a call goes on for nobody and nothing", *ticket);
         }
-        for (name, flight) in self.receipts.flights() {
-            let own = state.calls.get(&flight.call).and_then(|call| call.claim);
-            hold(own.is_some_and(|own| own.name == name), "what is in flight is nobody's call", flight.call);
-            for ticket in &flight.waiting {
-                let waits = state.calls.get(ticket).map(|call| &call.pending);
-                let waits = matches!(waits, Some(Pending::Repeat { name: of }) if *of == name);
-                hold(waits, "a repetition is answered and still waits", *ticket);
-            }
-        }
-        hold(self.receipts.are_whole(), "the receipts are miscounted", self.receipts.count() as u64);
+        self.check_receipts(hold);
         for connection in &state.audience {
             hold(state.connections.get(*connection).is_some(), "the audience holds a gone connection", 0);
         }
@@ -102,6 +93,7 @@ impl Kernel {
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
+                | Pending::Compaction { .. }
                 | Pending::Replay
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
@@ -117,6 +109,20 @@ impl Kernel {
             };
             hold(kept, "a call waits for a process that does not know it", *ticket);
         }
+    }
+
+    fn check_receipts(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        for (name, flight) in self.receipts.flights() {
+            let own = state.calls.get(&flight.call).and_then(|call| call.claim);
+            hold(own.is_some_and(|own| own.name == name), "what is in flight is nobody's call", flight.call);
+            for ticket in &flight.waiting {
+                let waits = state.calls.get(ticket).map(|call| &call.pending);
+                let waits = matches!(waits, Some(Pending::Repeat { name: of }) if *of == name);
+                hold(waits, "a repetition is answered and still waits", *ticket);
+            }
+        }
+        hold(self.receipts.are_whole(), "the receipts are miscounted", self.receipts.count() as u64);
     }
 
     fn check_processes(&self, hold: &mut impl FnMut(bool, &str, u64)) {
@@ -292,6 +298,7 @@ impl Kernel {
                 | Pending::Deed { .. }
                 | Pending::Metrics
                 | Pending::Published
+                | Pending::Compaction { .. }
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
                 | Pending::Replay
@@ -323,27 +330,8 @@ impl Kernel {
                 wanted.insert((timer.serial, "waiting"));
             }
         }
-        let there: BTreeSet<(u64, &str)> = state
-            .timers
-            .iter()
-            .map(|(serial, timer)| match timer {
-                Timer::Retention => (*serial, "retention"),
-                Timer::Deadline { .. } => (*serial, "deadline"),
-                Timer::Patience { .. } => (*serial, "patience"),
-                Timer::Grace { .. } => (*serial, "grace"),
-                Timer::Waiting { .. } => (*serial, "waiting"),
-                Timer::Orphan { .. } => (*serial, "orphan"),
-                Timer::Restart { .. } => (*serial, "restart"),
-                Timer::Written { .. } => (*serial, "written"),
-                Timer::Slow { .. } => (*serial, "slow"),
-                Timer::IntentDeadline { .. } => (*serial, "intent's deadline"),
-                Timer::IntentOrphan { .. } => (*serial, "intent's orphan"),
-                Timer::CancelHold { .. } => (*serial, "hold"),
-                Timer::CancelPatience { .. } => (*serial, "patience with a cancel"),
-                Timer::CancelWalk => (*serial, "walk"),
-                Timer::Consumer { .. } => (*serial, "consumer"),
-            })
-            .collect();
+        let there: BTreeSet<(u64, &str)> =
+            state.timers.iter().map(|(serial, timer)| (*serial, timer.word())).collect();
         // The retention timer may outlive the record it was armed for: it then finds nothing and is armed no more.
         for (serial, _) in there.symmetric_difference(&wanted) {
             hold(false, "a timer is armed for nobody, or somebody waits for none", *serial);

@@ -11,6 +11,7 @@ use crate::auth::principal::{Principal, Skill};
 use crate::calls::{Asking, Turn};
 use crate::config::Config;
 use crate::entropy::{Entropy, Keyed};
+use crate::events::batch::Batch;
 use crate::events::journal::Journal;
 use crate::events::outlet::Outlet;
 use crate::events::record::Audience;
@@ -61,6 +62,8 @@ pub struct Kernel {
     pub(crate) receipts: Receipts,
     /// The contract's description has been built.
     pub(crate) described: bool,
+    /// A batch that was called for in this moment, on its way to its caller.
+    pub(crate) in_hand: Option<Box<Batch>>,
 }
 
 impl fmt::Debug for Kernel {
@@ -73,14 +76,28 @@ impl fmt::Debug for Kernel {
 }
 
 /// What the caller must do before a frame can be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[must_use]
 pub enum Errand {
     /// Nothing: it is answered, parked, or was nothing to answer.
     None,
-    /// Build the contract's description ([`introspect::all`]), which takes milliseconds, without the lock; then call
-    /// [`Kernel::described`] and hand the same frame in again.
+    /// Build the contract's description ([`introspect::all`]), which takes milliseconds.
     Describe,
+    /// Read a batch, and hand it in until it is published.
+    Publish(Box<Batch>),
+}
+
+impl Errand {
+    /// Does what takes longer than the lock may be held, for the frame with this payload; then the kernel
+    /// [proceeds](Kernel::proceed). False if there is nothing to do.
+    pub fn run(&mut self, payload: &[u8]) -> bool {
+        match self {
+            Errand::None => return false,
+            Errand::Describe => drop(introspect::all()),
+            Errand::Publish(batch) => batch.read(payload),
+        }
+        true
+    }
 }
 
 impl Kernel {
@@ -107,12 +124,30 @@ impl Kernel {
             journal: Journal::new(outlet, last_seq),
             receipts: Receipts::default(),
             described: false,
+            in_hand: None,
         }
     }
 
-    /// The description has been built.
-    pub fn described(&mut self) {
-        self.described = true;
+    /// Proceeds with a frame whose errand was [run](Errand::run). It may have another one.
+    pub fn proceed(
+        &mut self,
+        at: Moment,
+        connection: ConnectionKey,
+        frame: Inbound<'_>,
+        errand: Errand,
+        out: &mut Commands,
+    ) -> Errand {
+        match errand {
+            Errand::None => Errand::None,
+            Errand::Describe => {
+                self.described = true;
+                self.received(at, connection, frame, out)
+            }
+            Errand::Publish(batch) => {
+                let turn = &mut Turn { at, here: Some(connection), out };
+                self.slice(turn, batch).map_or(Errand::None, Errand::Publish)
+            }
+        }
     }
 
     /// How long the clients of a former kernel are waited for, nanoseconds.
@@ -127,8 +162,14 @@ impl Kernel {
 
     /// Tells the bus that the kernel takes calls.
     pub fn ready(&mut self, at: Moment, out: &mut Commands) {
+        let turn = &mut Turn { at, here: None, out };
         let event = KernelReady { pid: self.config.pid, version: self.config.version.clone() };
-        self.publish(&mut Turn { at, here: None, out }, Audience::All, &Trace::default(), &event);
+        self.publish(turn, Audience::All, &Trace::default(), &event);
+        // What a former kernel had delivered as often as it may be is put aside, whoever is attached.
+        let consumers: Vec<u64> = self.state.consumers.all.keys().copied().collect();
+        for consumer in consumers {
+            self.feed(turn, consumer);
+        }
     }
 
     /// Stops: no new work, every tree ended, then the reactors. `reason` is a method or a signal's name. Returns how
@@ -324,7 +365,7 @@ impl Kernel {
             self.tell_refusal(turn, &asking, &error, told);
             self.refuse(turn, connection, request.id, &error);
         }
-        Errand::None
+        self.in_hand.take().map_or(Errand::None, Errand::Publish)
     }
 
     /// Whether the caller may make such a call at all, and has room for it.
@@ -517,16 +558,9 @@ impl Control for ControlPlane {
     }
 
     fn received(&self, at: Moment, connection: ConnectionKey, frame: Inbound<'_>, out: &mut Commands) {
-        match self.locked(|kernel| kernel.received(at, connection, frame, out)) {
-            Errand::None => {}
-            Errand::Describe => {
-                introspect::all();
-                let errand = self.locked(|kernel| {
-                    kernel.described();
-                    kernel.received(at, connection, frame, out)
-                });
-                debug_assert_eq!(errand, Errand::None, "the description is built");
-            }
+        let mut errand = self.locked(|kernel| kernel.received(at, connection, frame, out));
+        while errand.run(frame.payload) {
+            errand = self.locked(|kernel| kernel.proceed(at, connection, frame, errand, out));
         }
     }
 

@@ -11,9 +11,11 @@
 //! is never reused, so a late notice misses instead of hitting a stranger. What changes the tables is in
 //! `kernel`, `calls`, `sessions` and `methods`.
 
+mod calls;
 mod connections;
 mod subscriptions;
 
+pub(crate) use calls::{Call, Deed, Pending};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
     Place, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
@@ -26,24 +28,20 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
-use crate::intents::members::Under;
-use crate::receipts::Claim;
 use crate::sessions::ending::Killing;
-use crate::sessions::plan::Plan;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
 use bytes::Bytes;
-use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Tuning, Unread};
+use kairo_dataplane::command::{HistorySize, Rate, TerminalSize, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
-use kairo_dataplane::key::{ConnectionKey, ProcessKey, TimerKey, WriteKey};
+use kairo_dataplane::key::{ConnectionKey, ProcessKey, TimerKey};
 use kairo_dataplane::meter::ProcessMeter;
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{EventId, ProcessId, SessionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
-use kairo_wire::methods::view::ViewWatchParams;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -227,193 +225,6 @@ pub(crate) struct Connection {
     pub registered: BTreeSet<u64>,
 }
 
-/// A call that waits for its answer.
-#[derive(Debug)]
-pub(crate) struct Call {
-    /// Who asked.
-    pub connection: ConnectionKey,
-    /// The id as it came.
-    pub id: Raw,
-    /// Rings when the caller's patience is over.
-    pub deadline: Option<TimerKey>,
-    /// What for.
-    pub pending: Pending,
-    /// The receipt it is answered with.
-    pub claim: Option<Claim>,
-    /// Its caller is gone: it is in no list, and nobody is answered.
-    pub headless: bool,
-    /// To what it belongs.
-    pub under: Option<Box<Under>>,
-}
-
-impl Call {
-    /// Bytes it waits to see in a child's stdin.
-    pub(crate) fn parked_bytes(&self) -> usize {
-        match &self.pending {
-            Pending::Deed { deed: Deed::Write { data, .. }, .. } => data.len(),
-            Pending::Deed { .. }
-            | Pending::Spawn { .. }
-            | Pending::Reuse { .. }
-            | Pending::Wait { .. }
-            | Pending::Metrics
-            | Pending::Published
-            | Pending::Request { .. }
-            | Pending::Repeat { .. }
-            | Pending::Cancelling { .. }
-            | Pending::Replay
-            | Pending::Changes { .. }
-            | Pending::Watch { .. } => 0,
-        }
-    }
-}
-
-/// What a call waits for.
-#[derive(Debug)]
-pub(crate) enum Pending {
-    /// A child to run.
-    Spawn {
-        /// Which.
-        process: u64,
-    },
-    /// The id of a dying process to be free.
-    Reuse {
-        /// Which process, by serial.
-        holder: u64,
-        /// What is spawned then.
-        plan: Box<Plan>,
-        /// Rings when it has waited enough.
-        timer: TimerKey,
-    },
-    /// A child's end.
-    Wait {
-        /// Which.
-        process: u64,
-        /// Rings after `timeoutMs`.
-        timer: Option<TimerKey>,
-    },
-    /// Something done to a process by the data plane.
-    Deed {
-        /// To which.
-        process: u64,
-        /// What.
-        deed: Deed,
-        /// True exactly when its command was given; false while the child is being started.
-        sent: bool,
-    },
-    /// The files of `system.get_metrics`.
-    Metrics,
-    /// The log to have what it published, or its receipt.
-    Published,
-    /// An answer to what it asked.
-    Request {
-        /// The event that asks.
-        event: Arc<str>,
-        /// Rings after `timeoutMs`; none once there is an answer.
-        timer: Option<TimerKey>,
-    },
-    /// The call it repeats.
-    Repeat {
-        /// The name in their key.
-        name: u128,
-    },
-    /// A page of the log, or an answer of the views.
-    Replay,
-    /// Rows of a view to change.
-    Changes {
-        /// After which event.
-        since: u64,
-        /// Rings after `waitMs`.
-        timer: Option<TimerKey>,
-    },
-    /// The views to say from where on changes are told.
-    Watch {
-        /// Of what.
-        of: ViewWatchParams,
-    },
-    /// Everything of an intent or a story to be gone.
-    Cancelling {
-        /// Which cancel.
-        cancel: u64,
-    },
-}
-
-impl Pending {
-    /// The method that waits for it.
-    pub(crate) fn method(&self) -> &'static str {
-        match self {
-            Pending::Spawn { .. } | Pending::Reuse { .. } => "process.spawn",
-            Pending::Wait { .. } => "process.wait",
-            Pending::Deed { deed, .. } => match deed {
-                Deed::Kill { .. } => "process.kill",
-                Deed::Signal { .. } => "process.signal",
-                Deed::Pause => "process.pause",
-                Deed::Resume => "process.resume",
-                Deed::Write { .. } => "process.stdin.write",
-                Deed::CloseStdin => "process.stdin.close",
-                Deed::Tune { .. } => "stream.configure",
-                Deed::Resize { .. } => "process.resize",
-            },
-            Pending::Metrics => "system.get_metrics",
-            Pending::Published | Pending::Repeat { .. } => "event.publish",
-            Pending::Replay => "event.replay",
-            Pending::Changes { .. } => "view.changes",
-            Pending::Watch { .. } => "view.watch",
-            Pending::Request { .. } => "event.request",
-            Pending::Cancelling { .. } => "intent.cancel",
-        }
-    }
-
-    /// Whether a cancel of what it belongs to ends it: what only waits for the log is done, a repetition goes the way of the
-    /// call it repeats, and a cancel ends no cancel.
-    pub(crate) fn can_be_stopped(&self) -> bool {
-        !matches!(self, Pending::Published | Pending::Repeat { .. } | Pending::Cancelling { .. })
-    }
-}
-
-/// What is done to a process.
-#[derive(Clone, Debug)]
-pub(crate) enum Deed {
-    /// `process.kill`.
-    Kill {
-        /// The first signal.
-        signal: i32,
-        /// Until SIGKILL, milliseconds.
-        grace_ms: u64,
-        /// Whom.
-        scope: Scope,
-    },
-    /// `process.signal`.
-    Signal {
-        /// Number.
-        signal: i32,
-        /// Whom.
-        scope: Scope,
-    },
-    /// `process.pause`.
-    Pause,
-    /// `process.resume`.
-    Resume,
-    /// `process.stdin.write`.
-    Write {
-        /// What.
-        data: Bytes,
-        /// What tells it from a repetition.
-        key: Option<WriteKey>,
-    },
-    /// `process.stdin.close`.
-    CloseStdin,
-    /// `stream.configure`.
-    Tune {
-        /// How.
-        tuning: Tuning,
-    },
-    /// `process.resize`.
-    Resize {
-        /// To what.
-        size: TerminalSize,
-    },
-}
-
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timer {
@@ -488,6 +299,29 @@ pub(crate) enum Timer {
     },
     /// More is to be stopped.
     CancelWalk,
+}
+
+impl Timer {
+    /// In a word, for invariants.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Timer::Retention => "retention",
+            Timer::Deadline { .. } => "deadline",
+            Timer::Patience { .. } => "patience",
+            Timer::Grace { .. } => "grace",
+            Timer::Waiting { .. } => "waiting",
+            Timer::Orphan { .. } => "orphan",
+            Timer::Restart { .. } => "restart",
+            Timer::Written { .. } => "written",
+            Timer::Slow { .. } => "slow",
+            Timer::IntentDeadline { .. } => "intent's deadline",
+            Timer::IntentOrphan { .. } => "intent's orphan",
+            Timer::CancelHold { .. } => "hold",
+            Timer::CancelPatience { .. } => "patience with a cancel",
+            Timer::CancelWalk => "walk",
+            Timer::Consumer { .. } => "consumer",
+        }
+    }
 }
 
 /// A subscription found by its name.

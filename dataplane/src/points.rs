@@ -69,6 +69,8 @@ points! {
     LogWritten = "log.written",
     /// The disk has it, and nobody was told.
     LogFlushed = "log.flushed",
+    /// Some of what is old is gone from the log, and nobody was told.
+    LogDropped = "log.dropped",
     /// A signal is on its way to the keeper.
     SignalSent = "signal.sent",
     /// A segment of a spool has its header and no byte yet.

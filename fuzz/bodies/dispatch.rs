@@ -13,7 +13,7 @@ use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf, Shelved};
 use kairo_controlplane::events::record::Record;
-use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_controlplane::kernel::Kernel;
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{
     ExitStatus, Failure, Inbound, Lineage, Moment, Notice, Outcome, Peer, SpawnFailure, SpawnStage,
@@ -24,7 +24,6 @@ use kairo_dataplane::key::{
 };
 use kairo_wire::codec::check::check;
 use kairo_wire::frame::{Decoder, Kind};
-use kairo_wire::introspect;
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::request::{self, Meta, Refused};
 use kairo_wire::response::Response;
@@ -242,12 +241,10 @@ impl World {
         let mut out = Commands::default();
         let frame = Inbound { kind: kind.0, payload };
         let mut errand = self.kernel.received(self.at, key, frame, &mut out);
-        if errand == Errand::Describe {
-            introspect::all();
-            self.kernel.described();
-            errand = self.kernel.received(self.at, key, frame, &mut out);
+        while errand.run(payload) {
+            self.kernel.hand_over();
+            errand = self.kernel.proceed(self.at, key, frame, errand, &mut out);
         }
-        assert_eq!(errand, Errand::None);
         self.carry_out(Some(number), out);
         let client = &self.clients[&number];
         assert!(client.closing || !closes, "what is no MessagePack closes the connection");

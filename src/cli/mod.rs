@@ -18,6 +18,7 @@ mod gist;
 mod intents;
 mod limit;
 mod local;
+mod log;
 mod logs;
 mod member;
 mod moment;
@@ -93,6 +94,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Shutdown(args) => processes::shutdown(&context, args),
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
+        Command::Log(args) => log::log(&context, args),
         Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
         Command::Intent(args) => intents::intent(&context, args),

@@ -1,5 +1,6 @@
 //! Points in the log, as they are typed: `1h`, `@1024`, `2026-11-29T10:00:00Z`, `start`, `now`.
 
+use crate::config::raw::Span;
 use kairo_wire::codec::time::from_iso;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,30 +45,8 @@ impl FromStr for Moment {
             return place.parse().map(Moment::Seq).map_err(|_| wrong());
         }
         let time = from_iso(text).and_then(|time| u64::try_from(time).ok());
-        time.map(Moment::Time).or_else(|| span(text).map(Moment::Ago)).ok_or_else(wrong)
+        time.map(Moment::Time).or_else(|| Span::parse(text).map(|span| Moment::Ago(span.0))).ok_or_else(wrong)
     }
-}
-
-/// Milliseconds of `90s`, `1h30m`, `2d`.
-fn span(text: &str) -> Option<u64> {
-    let mut rest = text;
-    let mut sum = 0u64;
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit_on) = rest.split_at(unit_at);
-        let unit = unit_on.chars().next()?;
-        let milliseconds = match unit {
-            's' => 1_000,
-            'm' => 60_000,
-            'h' => 3_600_000,
-            'd' => 86_400_000,
-            'w' => 604_800_000,
-            _ => return None,
-        };
-        sum = number.parse::<u64>().ok()?.checked_mul(milliseconds)?.checked_add(sum)?;
-        rest = &unit_on[unit.len_utf8()..];
-    }
-    (!text.is_empty()).then_some(sum)
 }
 
 /// Milliseconds since 1970.

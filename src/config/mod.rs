@@ -6,9 +6,11 @@
 //! the machine but [`load`], which reads the file, and the look-up of a group's number.
 
 pub(crate) mod environment;
+pub(crate) mod events;
 pub(crate) mod raw;
 
 use environment::Environment;
+use events::Events;
 use raw::{ByteSize, RawConfig, line_at};
 use serde::Serialize;
 use std::fmt;
@@ -49,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) log: LogConfig,
     /// How much of everything.
     pub(crate) limits: Limits,
+    /// What is kept of the event log.
+    pub(crate) events: Events,
 }
 
 /// The reactor's driver.
@@ -280,6 +284,7 @@ pub(crate) fn decide(
                 .map_or(7, |keep| keep as u16),
         },
         limits: decide_limits(&from, raw.limits)?,
+        events: events::decide(&from, raw.events)?,
     })
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct RawConfig {
     pub(crate) group: Option<Spanned<String>>,
     pub(crate) log: RawLog,
     pub(crate) limits: RawLimits,
+    pub(crate) events: RawEvents,
 }
 
 /// `[log]`
@@ -52,6 +53,62 @@ pub(crate) struct RawLimits {
     pub(crate) stdin_parked_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) kill_grace_ms: Option<Spanned<i64>>,
     pub(crate) stall_ms: Option<Spanned<i64>>,
+}
+
+/// `[events]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawEvents {
+    pub(crate) retain_days: Option<Spanned<i64>>,
+    pub(crate) retain_bytes: Option<Spanned<ByteSize>>,
+    pub(crate) rules: Option<Spanned<Vec<Spanned<RawRule>>>>,
+}
+
+/// `[[events.rules]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRule {
+    #[serde(rename = "type")]
+    pub(crate) topic: Spanned<String>,
+    pub(crate) max_age: Option<Spanned<Span>>,
+    pub(crate) latest_by: Option<Spanned<String>>,
+    pub(crate) max_count: Option<Spanned<i64>>,
+}
+
+/// A time, milliseconds: `"1d"`, `"90m"`, `"1h30m"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) u64);
+
+impl Span {
+    /// Reads `90s`, `1h30m`, `2d`; the units are s, m, h, d, w.
+    pub(crate) fn parse(text: &str) -> Option<Span> {
+        let mut rest = text;
+        let mut sum = 0u64;
+        while !rest.is_empty() {
+            let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;
+            let (number, unit_on) = rest.split_at(unit_at);
+            let unit = unit_on.chars().next()?;
+            let milliseconds = match unit {
+                's' => 1_000,
+                'm' => 60_000,
+                'h' => 3_600_000,
+                'd' => 86_400_000,
+                'w' => 604_800_000,
+                _ => return None,
+            };
+            sum = number.parse::<u64>().ok()?.checked_mul(milliseconds)?.checked_add(sum)?;
+            rest = &unit_on[unit.len_utf8()..];
+        }
+        (!text.is_empty()).then_some(Span(sum))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(from)?;
+        let expected = "a time, such as \"90m\" or \"1d\"";
+        Span::parse(&text).ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+    }
 }
 
 /// A count of bytes: `65536`, or text with a unit, `"64 KiB"`.

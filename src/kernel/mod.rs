@@ -12,25 +12,23 @@ pub(crate) mod accounts;
 pub(crate) mod daemon;
 pub(crate) mod embedded;
 mod inheritance;
+mod recollection;
 
 use crate::adapters::catalogue::{Catalogue, Desk};
 use crate::adapters::host::Host;
 use crate::adapters::side;
+use crate::config::events::{EventRule, Events};
 use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
+use crate::state::State;
 use crate::state::records::Sealer;
-use crate::state::{Past, State};
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
-use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
-use kairo_controlplane::events::log::Log;
-use kairo_controlplane::events::reading::ends_told;
+use kairo_controlplane::events::log::{Log, Retention, Rule};
 use kairo_controlplane::events::views;
-use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
-use kairo_controlplane::receipts;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Adapt, Command, Commands, HistorySize, Job};
 use kairo_dataplane::control::{Lineage, Peer};
@@ -40,7 +38,6 @@ use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
 use kairo_dataplane::sys::socket::stream_pair;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
@@ -135,6 +132,26 @@ fn control_config(
     }
 }
 
+/// What is dropped from the log by and by; one in memory keeps within its bytes by itself.
+fn retention(config: &Config, embedded: bool) -> Retention {
+    if embedded {
+        return Retention::default();
+    }
+    let Events { retain_ms, retain_bytes, rules } = &config.events;
+    let rule = |rule: &EventRule| Rule {
+        types: rule.topic.clone(),
+        age_ms: rule.max_age_ms,
+        latest_by: rule.latest_by.clone(),
+        count: rule.max_count,
+    };
+    Retention {
+        age_ms: *retain_ms,
+        bytes: *retain_bytes,
+        rules: rules.iter().map(rule).collect(),
+        keep_from: None,
+    }
+}
+
 /// A keeper that runs, and what it kept of a kernel before us.
 #[derive(Debug)]
 struct Kept {
@@ -165,41 +182,27 @@ fn start_plane(
 ) -> Result<(Plane, Arc<ControlPlane>, Running)> {
     let embedded = listener.is_none();
     let budget = Arc::new(Budget::new(config.limits.history_memory_max));
-    let (log, sealer, mut state) = match state {
+    let (log, sealer, past) = match state {
         Some(state) => {
             let (log, sealer, past) = state.into_parts();
             (log, sealer, Some(past))
         }
         None => (Log::in_memory(EMBEDDED_LOG_BYTES_MAX)?, Sealer::none(), None),
     };
-    let last_seq = log.last_seq();
-    let told = if keeper.heirs.is_empty() { Vec::new() } else { ends_told(&log.reader())? };
-    let reader = log.reader();
-    let intents = reader.values(keeping::PREFIX).context("the intents could not be read from the log")?;
-    let (outlet, log) = log::prepare(log, sealer);
-    let config_of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
-    let mut kernel = Kernel::new(config_of_kernel, Box::new(SystemEntropy), outlet, last_seq);
-    kernel.recall_receipts(reader.values(receipts::PREFIX)?);
+    let (last_seq, reader) = (log.last_seq(), log.reader());
+    let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
+    let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
+    let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();
     let spools = config.state.join("spool");
-    let heirs: BTreeSet<String> = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
     if let Some(folder) = adapters.folder() {
-        side::prepare(folder, &heirs).with_context(|| format!("preparing {}", folder.display()))?;
+        let living = keeper.heirs.iter().map(|heir| heir.session.session.clone()).collect();
+        side::prepare(folder, &living).with_context(|| format!("preparing {}", folder.display()))?;
     }
     let host = Host::new(adapters);
-    let mut adopted = control.with(|kernel| kernel.adopt(clock::now(), keeper.heirs, &mut out));
-    let over = state.as_mut().map(Past::over).unwrap_or_default();
-    control.with(|kernel| kernel.remind(clock::now(), &told, &over, &mut out));
-    // What the keeper has handed over is in the tables now: only the rest is recalled.
-    if let Some(past) = &mut state {
-        let (past, cause) = past.recollect(&heirs, &spools);
-        adopted.extend(control.with(|kernel| kernel.recall(clock::now(), past, cause, &mut out)));
-    }
-    control.with(|kernel| kernel.recall_intents(clock::now(), intents, &mut out));
-    let (descriptions, standings) = (reader.values(CONFIG_PREFIX)?, reader.values(STATE_PREFIX)?);
-    control.with(|kernel| kernel.recall_consumers(descriptions, standings));
+    let recalled = recollection::recall(&control, &reader, keeper.heirs, past, &spools, &mut out)?;
     tell_adopted(&host, &mut out);
     let plane = Plane::start(Start {
         control: control.clone(),
@@ -207,7 +210,7 @@ fn start_plane(
         lanes: keeper.lanes,
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
-        adopted,
+        adopted: recalled.adopted,
         spool: (!embedded).then_some(SpoolRoot { folder: spools, bytes_max: config.limits.spool_bytes_max }),
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         budget,
@@ -223,10 +226,9 @@ fn start_plane(
     host.attach(Arc::clone(&control), plane.handle());
     let of_views = views::Limits { defined_bytes: config.limits.view_bytes_max, ..views::Limits::default() };
     let log = log.begin(&control, plane.handle(), (rustix::process::geteuid().as_raw(), of_views))?;
-    let damage = state.as_mut().map(Past::damage).unwrap_or_default();
     control.with(|kernel| {
         kernel.ready(clock::now(), &mut out);
-        kernel.log_damaged(clock::now(), &damage, &mut out);
+        kernel.log_damaged(clock::now(), &recalled.damage, &mut out);
     });
     plane.handle().carry_out(out);
     Ok((plane, control, log))

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   kernel ─put─▶ queue ─▶ [ all there is ] ─append─▶ written ─▶ kernel tells it ─▶ flushed, if somebody waits for that
+//!   kernel ─charge─▶ chores ─▶ [ a step between two batches ] ─▶ compacted
 //!   kernel ─ask─▶ reading thread ─▶ answered
 //!   kernel ─inquire─▶ views' thread ─▶ answered            wakes it when it has written ─▶ views' thread ─checkpoints─▶ queue
 //! ```
@@ -9,6 +10,7 @@
 //! Invariants: batches are written in the order they were put, each whole or not at all; after a write or a flush has failed
 //! nothing is written any more and the kernel knows why; a log with nothing to do wakes nobody.
 
+mod dropping;
 mod lives;
 mod reading;
 mod views;
@@ -18,8 +20,9 @@ pub(crate) use lives::Lives;
 
 use crate::state::records::Sealer;
 use anyhow::{Context, Result};
-use kairo_controlplane::events::log::Log;
-use kairo_controlplane::events::outlet::{Batch, Inquiry, Outlet, Question};
+use kairo_controlplane::events::compacting::Chore;
+use kairo_controlplane::events::log::{Log, LogError, Retention};
+use kairo_controlplane::events::outlet::{Batch, Figures, Inquiry, Outlet, Question};
 use kairo_controlplane::events::views::Limits;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
 use kairo_dataplane::command::Commands;
@@ -40,6 +43,7 @@ struct Queue {
     checkpoint: Option<Batch>,
     /// The views wait for it to be written.
     keeping: bool,
+    chores: Vec<Chore>,
     /// The writer sleeps: whoever puts something wakes it.
     asleep: bool,
     /// No more will come.
@@ -60,11 +64,53 @@ struct Shared {
     kept: Condvar,
     /// Nothing is taken any more.
     failed: AtomicBool,
+    /// How it stands.
+    figures: Mutex<Figures>,
+}
+
+impl Queue {
+    fn clear(&mut self) {
+        self.batches.clear();
+        self.chores.clear();
+    }
 }
 
 impl Shared {
+    /// Notes how the log stands, as far as that costs nothing.
+    fn count(&self, log: &Log) {
+        let totals = log.totals();
+        let mut figures = self.figures();
+        (figures.last_seq, figures.events, figures.bytes) = (totals.last, totals.events, totals.bytes);
+        figures.indexed_to = log.indexed_to();
+    }
+
+    /// Notes all of it.
+    fn count_all(&self, log: &Log) -> Result<(), LogError> {
+        let reader = log.reader();
+        let (stats, gaps) = (reader.stats()?, reader.gaps()?.len() as u64);
+        let mut figures = self.figures();
+        (figures.first_seq, figures.stored_bytes, figures.gaps) = (stats.first_seq, stats.stored_bytes, gaps);
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn figures(&self) -> MutexGuard<'_, Figures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds something to the queue, unless nothing is taken any more.
+    fn push(&self, what: impl FnOnce(&mut Queue)) {
+        if self.failed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut queue = self.lock();
+        what(&mut queue);
+        if std::mem::take(&mut queue.asleep) {
+            self.bell.notify_one();
+        }
     }
 }
 
@@ -77,14 +123,15 @@ struct Port {
 
 impl Outlet for Port {
     fn put(&mut self, batch: Batch) {
-        if self.shared.failed.load(Ordering::Acquire) {
-            return;
-        }
-        let mut queue = self.shared.lock();
-        queue.batches.push(batch);
-        if std::mem::take(&mut queue.asleep) {
-            self.shared.bell.notify_one();
-        }
+        self.shared.push(|queue| queue.batches.push(batch));
+    }
+
+    fn charge(&mut self, chore: Chore) {
+        self.shared.push(|queue| queue.chores.push(chore));
+    }
+
+    fn figures(&self) -> Figures {
+        self.shared.figures().clone()
     }
 
     fn ask(&mut self, question: Question) {
@@ -113,9 +160,10 @@ pub(crate) struct Running {
     views: (Caller, Option<JoinHandle<()>>),
 }
 
-/// Prepares a log: what the kernel is given, and what is to be [begun](Waiting::begin) when there is one.
-pub(crate) fn prepare(log: Log, sealer: Sealer) -> (Box<dyn Outlet>, Waiting) {
+/// Prepares a log, from which `policy` is dropped by and by: what the kernel is given, and what is to be [begun](Waiting::begin) when there is one.
+pub(crate) fn prepare(log: Log, sealer: Sealer, policy: Retention) -> (Box<dyn Outlet>, Waiting) {
     let shared = Arc::new(Shared::default());
+    shared.figures().policy = Arc::new(policy);
     let (sender, questions) = channel();
     let views = Caller::new();
     let port = Port { shared: Arc::clone(&shared), questions: sender, views: views.0.clone() };

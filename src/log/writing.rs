@@ -1,16 +1,20 @@
 //! The thread that writes.
 //!
 //! All that is queued goes into one batch, and whoever waits for the disk shares one flush. What nobody waits for is flushed
-//! when nothing else has come for a moment, or has waited long enough. Between batches the indexes are brought on.
+//! when nothing else has come for a moment, or has waited long enough. Between batches the indexes are brought on, and
+//! what is old is dropped.
 
+use super::dropping::Dropping;
 use super::views::Caller;
 use super::{Ear, Lives, Shared};
 use crate::state::records::Sealer;
+use kairo_controlplane::events::compacting::Chore;
 use kairo_controlplane::events::log::{self, Log, LogError, Stored, Value};
 use kairo_controlplane::events::outlet::{Batch, Entry};
 use kairo_dataplane::points::{Point, reach};
-use std::sync::PoisonError;
+use kairo_dataplane::sys::clock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long an entry may wait for the disk when nobody waits for it …
@@ -19,14 +23,18 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// Events that are indexed between two looks at the queue.
 const INDEXED_AT_ONCE: usize = 512;
+/// Events that may be looked at for dropping between two looks at the queue.
+const DROPPED_AT_ONCE: usize = 512;
 /// The indexes may be so many events behind while there is always more to write.
 const INDEX_LAG_MAX: u64 = 16_384;
 
 pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear, views: &Caller) {
+    let policy = Arc::clone(&shared.figures().policy);
     Writer {
         shared,
         views,
         log,
+        dropping: Dropping::new(policy),
         lives: Lives::new(sealer),
         ear,
         written: 0,
@@ -37,10 +45,19 @@ pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear, views: &
     .run();
 }
 
+/// What is to be done.
+struct Taken {
+    batches: Vec<Batch>,
+    checkpoint: Option<Batch>,
+    chores: Vec<Chore>,
+    closed: bool,
+}
+
 struct Writer<'a> {
     shared: &'a Shared,
     views: &'a Caller,
     log: Log,
+    dropping: Dropping,
     lives: Lives,
     ear: &'a Ear,
     /// Entries.
@@ -54,11 +71,11 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn run(mut self) {
         loop {
-            let (batches, checkpoint, closed) = self.next();
-            let done = self.work(&batches, checkpoint.as_ref(), closed);
+            let Taken { batches, checkpoint, chores, closed } = self.next();
+            let done = self.work(&batches, checkpoint.as_ref(), chores, closed);
             if done.is_err() {
                 self.shared.failed.store(true, Ordering::Release);
-                self.shared.lock().batches.clear();
+                self.shared.lock().clear();
             }
             if done.is_err() || checkpoint.is_some() {
                 self.shared.lock().keeping = false;
@@ -87,7 +104,13 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn work(&mut self, batches: &[Batch], checkpoint: Option<&Batch>, closed: bool) -> Result<(), LogError> {
+    fn work(
+        &mut self,
+        batches: &[Batch],
+        checkpoint: Option<&Batch>,
+        chores: Vec<Chore>,
+        closed: bool,
+    ) -> Result<(), LogError> {
         let waited_for = batches.iter().any(|batch| batch.flush);
         if batches.iter().chain(checkpoint).any(|batch| !batch.entries.is_empty()) {
             reach(Point::LogTaken);
@@ -106,12 +129,41 @@ impl Writer<'_> {
             let written = self.written;
             self.ear.tell_all(|kernel, at, out| kernel.flushed(at, written, out));
             self.tell_damage()?;
+            self.shared.count_all(&self.log)?;
         }
         if self.lives.are_overgrown() {
             self.lives.compact(&mut self.log)?;
         }
-        if self.lag > 0 && (self.lag > INDEX_LAG_MAX || self.shared.lock().batches.is_empty()) {
+        let idle = self.shared.lock().batches.is_empty();
+        if self.lag > 0 && (self.lag > INDEX_LAG_MAX || idle) {
             self.lag = self.log.index(INDEXED_AT_ONCE)?.lag;
+        }
+        self.dropping.take(chores);
+        if !closed {
+            self.drop_some(idle)?;
+        }
+        self.shared.count(&self.log);
+        Ok(())
+    }
+
+    /// One step of dropping what is old.
+    fn drop_some(&mut self, idle: bool) -> Result<(), LogError> {
+        let at_once = if idle { DROPPED_AT_ONCE } else { self.dropping.arrears().min(DROPPED_AT_ONCE) };
+        let before = self.log.totals();
+        let done = self.dropping.step(&mut self.log, clock::now().wall_ns / 1_000_000, at_once)?;
+        if self.log.totals() != before {
+            reach(Point::LogDropped);
+        }
+        let has_begun = {
+            let mut figures = self.shared.figures();
+            figures.compacting = self.dropping.is_at_work();
+            figures.first_seq.is_none() && self.log.totals().events > 0
+        };
+        if done.is_some() || has_begun {
+            self.shared.count_all(&self.log)?;
+        }
+        if let Some(done) = done {
+            self.ear.tell(|kernel, at, out| kernel.compacted(at, done, out));
         }
         Ok(())
     }
@@ -132,14 +184,18 @@ impl Writer<'_> {
         self.log.append(&whole)?;
         self.lag += whole.events.len() as u64;
         self.views.written(whole.events.len() as u64);
+        let bytes = whole.events.iter().map(|event| event.record.len() as u64).sum();
+        self.dropping.written(whole.events.len() as u64, bytes);
         self.written += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
         Ok(())
     }
 
-    /// Everything that is queued, once there is something, or the time to flush has come, or indexes are behind, or the end.
-    fn next(&self) -> (Vec<Batch>, Option<Batch>, bool) {
+    /// Everything that is queued, once there is something, or the time to flush has come, or there is something left to do, or
+    /// the end.
+    fn next(&self) -> Taken {
         let mut queue = self.shared.lock();
-        while queue.is_empty() && !queue.closed && self.lag == 0 {
+        let at_work = self.lag > 0 || self.dropping.is_at_work();
+        while queue.is_empty() && queue.chores.is_empty() && !queue.closed && !at_work {
             queue.asleep = true;
             queue = match self.flush_at.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(Duration::ZERO) => break,
@@ -151,14 +207,19 @@ impl Writer<'_> {
         }
         queue.asleep = false;
         let queue = &mut *queue;
-        (std::mem::take(&mut queue.batches), queue.checkpoint.take(), queue.closed)
+        Taken {
+            batches: std::mem::take(&mut queue.batches),
+            checkpoint: queue.checkpoint.take(),
+            chores: std::mem::take(&mut queue.chores),
+            closed: queue.closed,
+        }
     }
 
     /// Nothing is written any more; what comes is thrown away until the kernel ends.
     fn wait_for_the_end(&self) {
         let mut queue = self.shared.lock();
         while !queue.closed {
-            queue.batches.clear();
+            queue.clear();
             queue = self.shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }

@@ -38,8 +38,13 @@ fn output(raw: &mut Raw, id: &str) -> String {
     let mut text = Vec::new();
     while text.len() < length {
         let frame = raw.frame().expect("the daemon is there");
-        if frame.kind == 4 {
-            text.extend(crate::support::output::Chunk::of(&frame).data);
+        if frame.kind != 4 {
+            continue;
+        }
+        // One that was asked before may have had more on the way than was waited for.
+        let chunk = crate::support::output::Chunk::of(&frame);
+        if chunk.subscription == subscription {
+            text.extend(chunk.data);
         }
     }
     raw.ok("process.stdout.unsubscribe", json!({"subscriptionId": subscription}));

@@ -20,6 +20,7 @@ mod principals;
 mod processes;
 mod pty;
 mod reconnect;
+mod retention;
 mod service;
 mod spool;
 mod state;

@@ -339,7 +339,12 @@ fn an_idle_daemon_does_not_wake(daemon: &Daemon) {
     let keeper = daemon.keeper().expect("a keeper").pid;
     let switches = || processes::voluntary_switches(daemon.pid()) + processes::voluntary_switches(keeper);
     let window = |seconds: &str| Command::new("sleep").arg(seconds).status().expect("sleep runs");
-    window("0.3");
+    // What has happened so far is written, flushed and indexed first.
+    until("all is done", || {
+        let before = switches();
+        window("0.3");
+        switches() == before
+    });
     let before = switches();
     window("2");
     assert_eq!(switches() - before, 0, "an idle daemon with a silent stream wakes up");

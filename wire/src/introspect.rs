@@ -38,6 +38,8 @@ pub fn description() -> Value {
     let methods: Vec<Value> = METHODS.iter().map(|row| describe(row, &mut generator)).collect();
     let events: Vec<Value> = EVENTS
         .iter()
+        .copied()
+        .flatten()
         .map(|row| {
             let data = (row.data)(&mut generator);
             json!({ "topic": row.topic, "shape": row.shape.name(), "doc": text(row.doc), "data": data })

@@ -8,7 +8,7 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{consumer, device, event, intent, permission, process, stream, system, view};
+use crate::methods::{consumer, device, event, intent, log, permission, process, stream, system, view};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -190,6 +190,8 @@ pub const METHODS: &[&MethodRow] = &[
     intent::Register::ROW,
     intent::Release::ROW,
     event::Request::ROW,
+    log::Compact::ROW,
+    log::LogStatus::ROW,
     consumer::Create::ROW,
     consumer::Attach::ROW,
     consumer::Ack::ROW,

@@ -7,6 +7,7 @@ pub mod consumer;
 pub mod device;
 pub mod event;
 pub mod intent;
+pub mod log;
 pub mod options;
 pub mod permission;
 pub mod process;

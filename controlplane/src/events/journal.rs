@@ -10,8 +10,9 @@
 //! acknowledged, and what happens is told without a place.
 
 use crate::calls::Turn;
+use crate::events::compacting::Chore;
 use crate::events::log::Damage;
-use crate::events::outlet::{Batch, Entry, Inquiry, Life, Outlet, Question};
+use crate::events::outlet::{Batch, Entry, Figures, Inquiry, Life, Outlet, Question};
 use crate::events::record::Audience;
 use crate::events::requesting::Reply;
 use crate::kernel::Kernel;
@@ -72,6 +73,8 @@ pub(crate) enum Awaiting {
 pub(crate) struct Journal {
     outlet: Box<dyn Outlet>,
     batch: Batch,
+    /// So many publish something that belongs together, and are not done.
+    held: usize,
     /// Entries put.
     put: u64,
     /// The last place a former kernel has given that was kept.
@@ -85,6 +88,8 @@ pub(crate) struct Journal {
     /// The last place told.
     pub told_seq: u64,
     news: VecDeque<News>,
+    /// Bytes of those.
+    unwritten_bytes: usize,
     /// By the entry that has to be written.
     writing: VecDeque<(u64, Awaiting)>,
     /// By the entry the disk has to have.
@@ -99,6 +104,7 @@ impl Journal {
         Journal {
             outlet,
             batch: Batch::default(),
+            held: 0,
             put: 0,
             inherited_seq: last_seq,
             written: 0,
@@ -106,6 +112,7 @@ impl Journal {
             last_seq,
             told_seq: last_seq,
             news: VecDeque::new(),
+            unwritten_bytes: 0,
             writing: VecDeque::new(),
             flushing: VecDeque::new(),
             broken: None,
@@ -122,6 +129,7 @@ impl Journal {
     pub(crate) fn event(&mut self, topic: Arc<str>, record: Bytes, own: Option<(ConnectionKey, Raw)>) {
         self.last_seq += 1;
         let seq = self.last_seq;
+        self.unwritten_bytes += record.len();
         let entry = self.put(Entry::Event { seq, topic: Arc::clone(&topic), record: record.clone() });
         self.news.push_back(News { entry, seq, topic, record, own });
     }
@@ -153,6 +161,31 @@ impl Journal {
         self.flushing.push_back((self.put, what));
     }
 
+    /// Nothing is handed over until it is [let go of](Journal::let_go): what is put meanwhile belongs together.
+    pub(crate) fn hold(&mut self) {
+        self.held += 1;
+    }
+
+    /// The end of a [hold](Journal::hold).
+    pub(crate) fn let_go(&mut self) {
+        self.held = self.held.saturating_sub(1);
+    }
+
+    /// Has something dropped from the log.
+    pub(crate) fn charge(&mut self, chore: Chore) {
+        self.outlet.charge(chore);
+    }
+
+    /// How the log stands.
+    pub(crate) fn figures(&self) -> Figures {
+        self.outlet.figures()
+    }
+
+    /// Bytes of events that wait to be written.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.unwritten_bytes
+    }
+
     /// Asks the log.
     pub(crate) fn ask(&mut self, question: Question) {
         self.outlet.ask(question);
@@ -164,7 +197,9 @@ impl Journal {
     }
 
     fn next_news(&mut self, entry: u64) -> Option<News> {
-        pop_if(&mut self.news, |news| news.entry <= entry)
+        let news = pop_if(&mut self.news, |news| news.entry <= entry)?;
+        self.unwritten_bytes -= news.record.len();
+        Some(news)
     }
 }
 
@@ -172,7 +207,7 @@ impl Kernel {
     /// Hands over what was put since the last time. To be called before the lock is let go of.
     pub fn hand_over(&mut self) {
         let journal = &mut self.journal;
-        if !journal.batch.entries.is_empty() || journal.batch.flush {
+        if journal.held == 0 && (!journal.batch.entries.is_empty() || journal.batch.flush) {
             let batch = std::mem::take(&mut journal.batch);
             journal.outlet.put(batch);
         }
@@ -237,6 +272,7 @@ impl Kernel {
                 Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
             }
         }
+        self.give_compactions_up(turn, reason);
         self.cut_readers_of_the_log(turn);
         let event = KernelRecordsFailed { reason: reason.to_owned() };
         self.publish(turn, Audience::All, &Trace::default(), &event);

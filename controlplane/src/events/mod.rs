@@ -5,6 +5,8 @@
 //!                                   following ◀══ reading ══ log      what was, for those who come later or are slow
 //! ```
 
+pub mod batch;
+pub mod compacting;
 pub mod consumers;
 pub mod form;
 pub mod log;

@@ -6,7 +6,8 @@
 //! order they were put, and counted from 1.
 
 use crate::auth::principal::Principal;
-use crate::events::log::Query;
+use crate::events::compacting::Chore;
+use crate::events::log::{Query, Retention};
 use bytes::Bytes;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::error::WireError;
@@ -157,6 +158,29 @@ pub struct Found {
     pub gaps: Vec<Gap>,
 }
 
+/// How the log stands, as whoever writes it last counted.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// The oldest event that is kept.
+    pub first_seq: Option<u64>,
+    /// The last place that is written.
+    pub last_seq: u64,
+    /// Events that are kept.
+    pub events: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Bytes all of it takes.
+    pub stored_bytes: u64,
+    /// How far the indexes are.
+    pub indexed_to: u64,
+    /// Ranges that can't be shown whole.
+    pub gaps: u64,
+    /// Something is being dropped.
+    pub compacting: bool,
+    /// What is dropped by and by.
+    pub policy: Arc<Retention>,
+}
+
 /// Takes entries and questions; never blocks.
 pub trait Outlet: Send {
     /// Takes what belongs together.
@@ -165,6 +189,10 @@ pub trait Outlet: Send {
     fn ask(&mut self, question: Question);
     /// Asks the views; the answer comes the same way.
     fn inquire(&mut self, inquiry: Inquiry);
+    /// Has something dropped; what came of it comes as [`Kernel::compacted`](crate::kernel::Kernel::compacted).
+    fn charge(&mut self, chore: Chore);
+    /// How the log stands.
+    fn figures(&self) -> Figures;
 }
 
 /// What was handed over and asked, oldest first.
@@ -176,6 +204,8 @@ pub struct Shelved {
     pub questions: Vec<Question>,
     /// What the views are asked.
     pub inquiries: Vec<Inquiry>,
+    /// What is to be dropped.
+    pub chores: Vec<Chore>,
 }
 
 /// An outlet that serves nobody by itself: what is put and asked lies there until somebody takes it. For simulations, and
@@ -205,6 +235,14 @@ impl Outlet for Shelf {
 
     fn inquire(&mut self, inquiry: Inquiry) {
         self.lock().inquiries.push(inquiry);
+    }
+
+    fn charge(&mut self, chore: Chore) {
+        self.lock().chores.push(chore);
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
     }
 }
 

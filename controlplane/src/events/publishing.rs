@@ -65,7 +65,13 @@ pub(crate) struct Published {
 impl Kernel {
     /// Whether events of clients are taken at all.
     pub(crate) fn takes_events(&self) -> Result<(), WireError> {
-        self.journal.broken.as_deref().map_or(Ok(()), |reason| Err(unkept(reason)))
+        if let Some(reason) = &self.journal.broken {
+            return Err(unkept(reason));
+        }
+        if self.journal.unwritten_bytes() > self.config.limits.unwritten_bytes_max {
+            return Err(WireError::new(Code::Busy, "more events wait to be written than memory should hold"));
+        }
+        Ok(())
     }
 
     /// Whether a client may publish this.

@@ -11,14 +11,15 @@ use crate::events::publishing::check_topic;
 use crate::kernel::Kernel;
 use crate::state::{Named, Pending};
 use crate::table::{Answers, Entry};
+use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::DeadReason;
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::method::Method;
 use kairo_wire::methods::consumer::{
-    Ack, AckResult, Attach, AttachResult, Create, Delete, DeleteResult, List, ListResult, Nak, Settings,
-    Status,
+    Ack, AckResult, Attach, AttachResult, ConsumerStatus, Create, Delete, DeleteResult, List, ListResult,
+    Nak, Settings, Status,
 };
 use kairo_wire::methods::event::UnsubscribeResult;
 use serde::Serialize;
@@ -216,13 +217,18 @@ fn answer_when_saved(
 
 fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     asking.read::<List>()?;
-    let principal = kernel.principal(asking.connection);
+    let consumers = told_of(kernel, asking.connection);
+    kernel.answer(turn, asking, &ListResult { consumers });
+    Ok(())
+}
+
+/// How the consumers stand that a caller may touch.
+pub(crate) fn told_of(kernel: &Kernel, connection: ConnectionKey) -> Vec<ConsumerStatus> {
+    let principal = kernel.principal(connection);
     let (consumers, told) = (&kernel.state.consumers, kernel.journal.told_seq);
     let all = consumers.names.values().filter_map(|serial| consumers.all.get(serial));
     let seen = all.filter(|consumer| may_touch(principal, &consumer.creator));
-    let consumers = seen.map(|consumer| consumer.status(told)).collect();
-    kernel.answer(turn, asking, &ListResult { consumers });
-    Ok(())
+    seen.map(|consumer| consumer.status(told)).collect()
 }
 
 fn status(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {

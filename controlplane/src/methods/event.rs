@@ -3,6 +3,7 @@
 
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
+use crate::events::batch::Batch;
 use crate::events::journal::{Awaiting, unkept};
 use crate::events::log::{Query, Types};
 use crate::events::outlet::{Hearer, Question};
@@ -16,14 +17,13 @@ use crate::table::{Answers, Entry};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::{SubscriptionId, TopicPattern};
-use kairo_wire::limits::{EVENTS_IN_BATCH_MAX, REPLAY_EVENTS_MAX, TOPIC_BYTES_MAX};
+use kairo_wire::limits::{REPLAY_EVENTS_MAX, TOPIC_BYTES_MAX};
 use kairo_wire::method::Method;
 use kairo_wire::methods::event::{
-    Ack, Draft, Order, Publish, PublishBatch, PublishBatchResult, PublishResult, Replay, ReplayParams,
-    Request, RequestParams, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
+    Ack, Draft, Order, Publish, PublishBatch, PublishResult, Replay, ReplayParams, Request, RequestParams,
+    Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
 };
 use serde::Serialize;
-use std::collections::BTreeSet;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -126,33 +126,10 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
 }
 
 fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
-    let params = asking.read::<PublishBatch>()?;
     kernel.takes_events()?;
-    let count = params.events.len();
-    if count == 0 {
-        return Err(WireError::invalid("events", "a batch has at least one event"));
-    }
-    if count > EVENTS_IN_BATCH_MAX {
-        let message = format!("events: a batch has at most {EVENTS_IN_BATCH_MAX} events");
-        return Err(WireError::too_large("eventsInBatchMax", message).with("field", "events"));
-    }
-    let mut answered = BTreeSet::new();
-    for (place, draft) in params.events.iter().enumerate() {
-        kernel.check_draft(asking.connection, draft).map_err(|error| error.with("event", place))?;
-        if draft.answers.as_ref().is_some_and(|answers| !answered.insert(answers.as_str())) {
-            let message = "answers: the batch answers one request twice";
-            return Err(WireError::new(Code::Conflict, message)
-                .with("field", "answers")
-                .with("event", place));
-        }
-    }
-    let (mut first_seq, mut last_seq) = (0, 0);
-    for draft in params.events {
-        last_seq = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, None).seq;
-        first_seq = if first_seq == 0 { last_seq } else { first_seq };
-    }
-    let result = PublishBatchResult { count: count as u32, first_seq, last_seq, ack: params.ack };
-    acknowledge(kernel, turn, asking, params.ack, &result)
+    let call = kernel.park(turn, asking, Pending::Published);
+    kernel.in_hand = Some(Box::new(Batch::new(call, asking.connection, asking.trace.clone())));
+    Ok(())
 }
 
 fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
@@ -183,21 +160,31 @@ fn acknowledge<R: Serialize>(
     ack: Ack,
     result: &R,
 ) -> Result<(), WireError> {
-    if let Some(claim) = asking.claim {
-        let result = Raw::of(result).map_err(WireError::from)?;
-        kernel.park(turn, asking, Pending::Published);
-        kernel.give_receipt(turn, claim.name, &result, ack, true);
-        return Ok(());
-    }
-    if ack == Ack::Memory {
+    if asking.claim.is_none() && ack == Ack::Memory {
         kernel.answer(turn, asking, result);
         return Ok(());
     }
-    let result = Raw::of(result).map_err(WireError::from)?;
     let call = kernel.park(turn, asking, Pending::Published);
+    acknowledge_parked(kernel, turn, call, ack, result)
+}
+
+/// The same for one whose call is parked.
+pub(crate) fn acknowledge_parked<R: Serialize>(
+    kernel: &mut Kernel,
+    turn: &mut Turn<'_>,
+    call: u64,
+    ack: Ack,
+    result: &R,
+) -> Result<(), WireError> {
+    let result = Raw::of(result).map_err(WireError::from)?;
+    if let Some(name) = kernel.flight_of(call) {
+        kernel.give_receipt(turn, name, &result, ack, true);
+        return Ok(());
+    }
     match ack {
+        Ack::Memory => kernel.resolve_now::<Raw>(turn, call, &result),
         Ack::Disk => kernel.journal.when_flushed(Awaiting::Call(call, result)),
-        Ack::Log | Ack::Memory => kernel.journal.when_written(Awaiting::Call(call, result)),
+        Ack::Log => kernel.journal.when_written(Awaiting::Call(call, result)),
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
 pub(crate) mod intent;
+pub(crate) mod log;
 pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod stream;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         stream::METHODS,
         event::METHODS,
         intent::METHODS,
+        log::METHODS,
         consumer::METHODS,
         view::METHODS,
         permission::METHODS,

@@ -87,6 +87,7 @@ impl Kernel {
             | Pending::Deed { .. }
             | Pending::Metrics
             | Pending::Published
+            | Pending::Compaction { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay

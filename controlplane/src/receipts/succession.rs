@@ -34,7 +34,7 @@ impl Kernel {
         let heir = flight.waiting.first().copied();
         let goes_on = match &call.pending {
             Pending::Deed { deed: Deed::Write { .. }, .. } => false,
-            Pending::Deed { .. } | Pending::Cancelling { .. } => true,
+            Pending::Deed { .. } | Pending::Cancelling { .. } | Pending::Compaction { .. } => true,
             // Whoever has lost its connection wants what it asked for; whoever gives up doesn't.
             Pending::Spawn { .. } => error.is_none(),
             Pending::Reuse { .. }

@@ -8,6 +8,7 @@
 //! Promises go on: a kill under way keeps its deadline, a ward waits for its guardian, a spawn's key answers with its
 //! receipt. Invariant: after it every table is as if this kernel had started the processes itself.
 
+use crate::auth::principal::Principal;
 use crate::calls::Turn;
 use crate::events::reading::End;
 use crate::kernel::Kernel;
@@ -121,13 +122,12 @@ impl Kernel {
         note: &Note,
         meter: Arc<ProcessMeter>,
     ) -> Process {
-        let (exit, phase) = (held.exit, if held.exit.is_some() { Phase::Exited } else { Phase::Running });
         // Whose record can't be read is nobody's but the owner's, under its session's name.
         let unnamed = || ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()));
-        let usual =
-            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
+        let history = [self.config.limits.history; 2];
+        let usual = Output { history, rate: [None; 2], unread: Unread::Drop };
         let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
-        let owner = || crate::auth::principal::Principal::Owner.creator(self.config.owner_uid);
+        let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
             key: held.process,
             id: record.map_or_else(unnamed, |record| record.id.clone()),
@@ -136,7 +136,7 @@ impl Kernel {
             run_uid: record.and_then(|record| record.run_uid),
             guardian: None,
             spawning: Vec::new(),
-            phase,
+            phase: held.exit.map_or(Phase::Running, |_| Phase::Exited),
             tree_gone: held.ended,
             paused: note.paused,
             terminal: note.terminal().or(record.and_then(Record::terminal)),
@@ -152,8 +152,8 @@ impl Kernel {
             tree: held.tree,
             limits: held.limits.clone(),
             started: record.map_or(at, Record::started),
-            exited: exit.map(|_| moment_of(at, held.exited_ns)),
-            exit,
+            exited: held.exit.map(|_| moment_of(at, held.exited_ns)),
+            exit: held.exit,
             doom: None,
             ended_by: note.ended_by.clone(),
             signalled: note.signalled.clone(),
@@ -169,7 +169,8 @@ impl Kernel {
             readers: Default::default(),
             superseded: false,
             retained_ns: None,
-            status: exit
+            status: held
+                .exit
                 .map_or_else(|| report::running(Some(held.pid)), |(status, _)| report::exited(status)),
             noted: held.note.clone().into(),
             written: Default::default(),

@@ -4,7 +4,7 @@ use crate::harness::World;
 use kairo_dataplane::control::{ExitStatus, Notice};
 use kairo_dataplane::key::Channel;
 use kairo_wire::request::Meta;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn an_event_has_the_original_shape() {
@@ -180,4 +180,33 @@ fn a_kernel_says_that_it_is_ready_to_whoever_listens() {
     world.kernel.ready(world.at, &mut out);
     world.carry_out(None, out);
     assert_eq!(world.events(owner).len(), 1);
+}
+
+#[test]
+fn a_batch_of_any_size_is_all_or_nothing_and_one_piece_in_the_log() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let event = |n: usize| json!({"type": "a.b", "data": n});
+    for count in [1, 31, 32, 33, 64, 4_096] {
+        let before = world.kept.last_seq();
+        let events: Vec<Value> = (0..count).map(event).collect();
+        let result = world.ok(owner, "event.publish_batch", json!({"events": events}));
+        assert_eq!(result["count"], count);
+        assert_eq!(result["firstSeq"], before + 1);
+        assert_eq!(result["lastSeq"], before + count as u64);
+        let mut spoiled = events;
+        spoiled[count - 1] = json!({"type": "kairo.kernel.ready"});
+        let call = world.start(owner, "event.publish_batch", json!({"events": spoiled}));
+        let error = world.answer(owner, &call).expect("an answer").expect_err("it is refused");
+        let info = error.info.expect("a code");
+        assert_eq!(info.code, "E_PERMISSION_DENIED");
+        assert_eq!(world.kept.last_seq(), before + count as u64 + 1, "but that it was denied");
+    }
+    // The log is handed all of it at once, its receipt included.
+    world.keeps = false;
+    let meta = Meta { idempotency_key: Some("batch".into()), ..Meta::default() };
+    let events: Vec<Value> = (0..1_000).map(event).collect();
+    world.send_with(owner, &json!("keyed"), "event.publish_batch", &json!({"events": events}), Some(&meta));
+    let batches = world.handed_over();
+    assert_eq!(batches, [1_001]);
 }

@@ -3,13 +3,14 @@
 use bytes::{Bytes, BytesMut};
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
+use kairo_controlplane::events::compacting::Compaction;
 use kairo_controlplane::events::consumers;
-use kairo_controlplane::events::log::{self, Log, Stored};
+use kairo_controlplane::events::log::{self, Log, Retention, Stored};
 use kairo_controlplane::events::outlet::{Answer, Entry, Inquiry, Life, Shelf, Shelved};
 use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::intents::keeping;
-use kairo_controlplane::kernel::{Errand, Kernel};
+use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -261,12 +262,10 @@ impl World {
         let mut out = Commands::default();
         let frame = Inbound { kind: kind.0, payload };
         let mut errand = self.kernel.received(self.at, connection, frame, &mut out);
-        if errand == Errand::Describe {
-            kairo_wire::introspect::all();
-            self.kernel.described();
-            errand = self.kernel.received(self.at, connection, frame, &mut out);
+        while errand.run(payload) {
+            self.kernel.hand_over();
+            errand = self.kernel.proceed(self.at, connection, frame, errand, &mut out);
         }
-        assert_eq!(errand, Errand::None);
         self.carry_out(Some(connection), out);
     }
 
@@ -435,8 +434,8 @@ impl World {
         if !self.keeps {
             return;
         }
-        let Shelved { batches, questions, inquiries } = self.shelf.take();
-        if batches.is_empty() && questions.is_empty() && inquiries.is_empty() {
+        let Shelved { batches, questions, inquiries, chores } = self.shelf.take();
+        if batches.is_empty() && questions.is_empty() && inquiries.is_empty() && chores.is_empty() {
             return;
         }
         let mut flush = false;
@@ -458,6 +457,13 @@ impl World {
             self.kept.append(&whole).expect("it is written");
         }
         let (at, entries) = (self.at, self.entries);
+        for chore in chores {
+            let mut work = Compaction::of_chore(chore, &Retention::default(), &self.kept);
+            while work.step(&mut self.kept, at.wall_ns / 1_000_000, 3).expect("it is written") {}
+            let mut out = Commands::default();
+            self.kernel.compacted(at, work.finish(), &mut out);
+            self.carry_out(None, out);
+        }
         self.tell(|kernel, out| kernel.written(at, entries, out));
         if flush && self.flushes {
             self.tell(|kernel, out| kernel.flushed(at, entries, out));
@@ -499,6 +505,11 @@ impl World {
     pub(crate) fn store_views(&mut self) {
         self.views.store(&mut Values(&mut self.kept)).expect("the log is read");
         self.views = views_of(&self.kept);
+    }
+
+    /// How many entries each batch has that lies there; they are taken away.
+    pub(crate) fn handed_over(&mut self) -> Vec<usize> {
+        self.shelf.take().batches.iter().map(|batch| batch.entries.len()).collect()
     }
 
     /// Has the kernel told something about its log, as often as there is more.

@@ -15,6 +15,7 @@ mod principals;
 mod receipts;
 mod records;
 mod requests;
+mod retention;
 mod spawning;
 mod streams;
 mod views;

@@ -1,6 +1,6 @@
 //! What stands in front of a stream's bytes on the wire, and the records between them, for one subscription.
 //!
-//! The shapes are the wire's ([`chunk`] and [`event`]); what is here is only what a subscription fixes
+//! The shapes are the wire's ([`chunk`] and [`envelope`](kairo_wire::envelope)); what is here is only what a subscription fixes
 //! once: its names, its dialect, and whether it has asked for records.
 
 use crate::key::Channel;

@@ -2,6 +2,7 @@
 
 use crate::cli::args::Lasting;
 use crate::cli::moment::Moment;
+use crate::config::raw::{ByteSize, Span};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -361,4 +362,63 @@ pub(crate) struct Consume {
 pub(crate) enum DoneChoice {
     Auto,
     Manual,
+}
+
+/// See how the event log stands, or drop what is old from it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo log status\n  kairo log compact --older-than 7d --dry-run\n  \
+    kairo log compact --type kairo.process.progress --latest-by session")]
+pub(crate) struct Log {
+    #[command(subcommand)]
+    pub(crate) command: LogSubcommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogSubcommand {
+    Status(LogStatus),
+    Compact(LogCompact),
+}
+
+/// Show how much is in the log, what is dropped from it, and how far its consumers are
+///
+/// Returns 1 if the log is broken: processes go on, and nothing is kept any more.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo log status\n  kairo log status --json | jq .bytes")]
+pub(crate) struct LogStatus {}
+
+/// Drop what is old from the log, now
+///
+/// Without flags what the configuration says ([events] in config.toml). With --type only such events are dropped, wherever
+/// they are; without it from the beginning of the log. A summary stays in the place of what was dropped.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo log compact\n  kairo log compact --older-than 7d --dry-run\n  \
+    kairo log compact --bytes 1GiB\n  kairo log compact --type 'render.*' --keep 1000\n  \
+    kairo log compact --type kairo.process.progress --latest-by session")]
+pub(crate) struct LogCompact {
+    /// What is older: 90m, 7d (s m h d w)
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    pub(crate) older_than: Option<Span>,
+    /// As much as there is above this, such as 512MiB
+    #[arg(long, value_name = "SIZE", conflicts_with = "topic", value_parser = parse_size)]
+    pub(crate) bytes: Option<ByteSize>,
+    /// Only events whose type matches
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub(crate) topic: Option<String>,
+    /// All but the latest for each value of this field of their data
+    #[arg(long, value_name = "FIELD", requires = "topic")]
+    pub(crate) latest_by: Option<String>,
+    /// All but so many of the latest
+    #[arg(long, value_name = "N", requires = "topic")]
+    pub(crate) keep: Option<u64>,
+    /// Only say what would be dropped
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+fn parse_span(text: &str) -> Result<Span, String> {
+    Span::parse(text).ok_or_else(|| format!("{text:?}: write 90m or 7d"))
+}
+
+fn parse_size(text: &str) -> Result<ByteSize, String> {
+    ByteSize::parse(text).ok_or_else(|| format!("{text:?}: write 512MiB or 1GiB"))
 }

@@ -60,6 +60,7 @@ pub(crate) enum Command {
     Shutdown(Shutdown),
     Events(events::Events),
     Publish(events::Publish),
+    Log(events::Log),
     Trace(events::Trace),
     Intent(events::Intent),
     Intents(events::Intents),

@@ -36,13 +36,14 @@ methods! {
     ///
     /// Its place in the log, its id, its time, its source and its principal are the kernel's. Types of the kernel
     /// (`kairo.process.*` and the like) can't be published by clients. What `meta` says of correlation, causation and
-    /// intent counts where the parameters say nothing.
+    /// intent counts where the parameters say nothing. While more events wait to be written than memory should hold, it is
+    /// `E_BUSY`.
     Publish = "event.publish"(Draft) -> PublishResult {
         required: [need("type")],
         permission: EventPublish,
         changes: true,
         since: Since::Release("0.1.0"),
-        errors: [TooLarge, Unavailable, NotFound],
+        errors: [TooLarge, Unavailable, NotFound, Busy],
         example: r#"{"type": "render.frame.done", "data": {"frame": 17}, "ack": "log"}"#,
     }
 
@@ -54,7 +55,7 @@ methods! {
         permission: EventPublish,
         changes: true,
         since: Since::Release("0.1.0"),
-        errors: [TooLarge, Unavailable, NotFound],
+        errors: [TooLarge, Unavailable, NotFound, Busy],
         example: r#"{"events": [{"type": "a.b"}, {"type": "a.c", "data": 1}], "ack": "disk"}"#,
     }
 
@@ -83,7 +84,7 @@ methods! {
         permission: EventPublish,
         changes: true,
         since: Since::Release("0.1.0"),
-        errors: [TooLarge, Unavailable, RequestFailed],
+        errors: [TooLarge, Unavailable, RequestFailed, Busy],
         example: r#"{"type": "render.estimate", "data": {"frames": 240}, "timeoutMs": 2000}"#,
     }
 }

@@ -74,13 +74,13 @@ impl Kind {
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
+pub struct Totals {
     /// Events.
-    pub(super) events: u64,
+    pub events: u64,
     /// Of their records.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// The highest number ever used.
-    pub(super) last: u64,
+    pub last: u64,
 }
 
 impl Totals {

@@ -62,7 +62,7 @@ impl Summary {
     }
 
     /// Takes in another one.
-    pub(super) fn merge(&mut self, other: &Summary) {
+    pub(crate) fn merge(&mut self, other: &Summary) {
         if other.events == 0 {
             return;
         }

@@ -13,6 +13,7 @@
 
 mod append;
 pub mod backend;
+mod foresight;
 mod gaps;
 mod head;
 mod index;
@@ -22,7 +23,8 @@ mod retention;
 mod scan;
 pub mod simulation;
 
-pub use append::{Batch, Kind, Life, Stored, Value};
+pub use append::{Batch, Kind, Life, Stored, Totals, Value};
+pub use foresight::Foresight;
 pub use gaps::{Gap, Reason, Summary};
 pub use index::IndexLag;
 pub use retention::{Dropped, Retained, Retention, Rule};
@@ -119,6 +121,8 @@ pub struct Log {
     totals: append::Totals,
     next_life: u64,
     indexed_to: u64,
+    /// No event lies before this number.
+    oldest: u64,
     failed: bool,
     /// Of a log in memory.
     bytes_max: Option<u64>,
@@ -169,6 +173,7 @@ impl Log {
     fn over(backend: Box<dyn Backend>, head: Option<Head>) -> Result<(Log, Lives), LogError> {
         let reader = Reader::of(&*backend);
         let (totals, lives, indexed_to) = reader.begin()?;
+        let oldest = reader.oldest()?;
         let next_life = lives.last().map_or(0, |life| life.0 + 1);
         let found = reader.found.clone();
         Ok((
@@ -179,6 +184,7 @@ impl Log {
                 totals,
                 next_life,
                 indexed_to,
+                oldest,
                 failed: false,
                 bytes_max: None,
                 found,
@@ -195,6 +201,16 @@ impl Log {
     /// The highest sequence number ever used.
     pub fn last_seq(&self) -> u64 {
         self.totals.last
+    }
+
+    /// How much there is.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Up to this sequence number the indexes are complete.
+    pub fn indexed_to(&self) -> u64 {
+        self.indexed_to
     }
 
     /// Writes to the backend, unless it ever failed.

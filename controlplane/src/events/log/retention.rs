@@ -24,10 +24,10 @@ const STEP: usize = 1_024;
 /// What goes at once from a log in memory that is full: one part in so many.
 const MEMORY_PART: u64 = 8;
 /// Sequence numbers that share one gap: more gaps than one in so many would be a log of their own.
-const SPAN: u64 = 65_536;
+pub(super) const SPAN: u64 = 65_536;
 
 /// What is kept, and what of it no longer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Older events are dropped from the beginning of the log.
     pub age_ms: Option<u64>,
@@ -40,7 +40,7 @@ pub struct Retention {
 }
 
 /// What is kept of some types.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Which, as it is written.
     pub types: String,
@@ -70,6 +70,28 @@ pub struct Dropped {
     pub to: u64,
     /// What they were.
     pub summary: Summary,
+}
+
+impl Dropped {
+    /// A range of one number, of which nothing is dropped yet.
+    pub(super) fn at(seq: u64) -> Dropped {
+        Dropped { from: seq, to: seq, summary: Summary::default() }
+    }
+
+    /// Makes one of ranges that continue each other; they are in no order.
+    pub(crate) fn join(all: &mut Vec<Dropped>) {
+        all.sort_by_key(|one| one.from);
+        for one in std::mem::take(all) {
+            merge(all, one);
+        }
+    }
+
+    /// Takes in one event, whose record is none if its bytes can't be read.
+    pub(super) fn add(&mut self, seq: u64, bytes: &[u8], record: Option<&Record<'_>>) {
+        (self.from, self.to) = (self.from.min(seq), self.to.max(seq));
+        let (topic, time_ms) = record.map_or(("", 0), |record| (&*record.topic, record.time_ms));
+        self.summary.add(topic, time_ms, bytes.len() as u64);
+    }
 }
 
 /// How far a rule is.
@@ -111,7 +133,7 @@ struct Pass {
 impl Log {
     /// Drops what `policy` says, looking at no more than `budget` events. The next call goes on where this one ended.
     pub fn retain(&mut self, policy: &Retention, now_ms: u64, budget: usize) -> Result<Retained, LogError> {
-        let end = self.indexed_to.min(policy.keep_from.map_or(u64::MAX, |seq| seq.saturating_sub(1)));
+        let end = self.retained_to(policy);
         let mut workers = Vec::new();
         for rule in &policy.rules {
             workers.extend(self.worker(rule)?);
@@ -136,6 +158,11 @@ impl Log {
             }
         }
         Ok(Retained { dropped, more: more || left == 0 })
+    }
+
+    /// The last number that may be dropped.
+    pub(super) fn retained_to(&self, policy: &Retention) -> u64 {
+        self.indexed_to.min(policy.keep_from.map_or(u64::MAX, |seq| seq.saturating_sub(1)))
     }
 
     /// Keeps a log in memory within its bytes.
@@ -178,7 +205,8 @@ impl Log {
         let source = self.reader.source.clone();
         {
             let view = source.view();
-            let mut events = Events::new(&*view, 1, end, false);
+            // What was dropped before is still in the way of whoever looks for it.
+            let mut events = Events::new(&*view, self.oldest, end, false);
             let (mut seen, mut freed) = (0, 0);
             while seen < most
                 && let Some(step) = events.next_from(0)?
@@ -194,7 +222,11 @@ impl Log {
                 pass.drop(0, seq, &bytes, record.as_ref(), workers);
             }
         }
-        Ok(self.finish(pass, workers)?.pop())
+        let gone = self.finish(pass, workers)?.pop();
+        if let Some(gone) = &gone {
+            self.oldest = gone.to + 1;
+        }
+        Ok(gone)
     }
 
     /// One step of a rule. True if there is more to do, and how many events it looked at.
@@ -368,22 +400,16 @@ impl Pass {
     ) {
         self.ops.push(Op::Delete(Space::Events, keys::event(seq)));
         self.seqs.insert(seq);
-        let fresh = || Dropped { from: seq, to: seq, summary: Summary::default() };
-        let gone = self.gone.entry(span).or_insert_with(fresh);
-        (gone.from, gone.to) = (gone.from.min(seq), gone.to.max(seq));
-        match record {
-            Some(record) => {
-                self.ops.push(Op::Delete(Space::Types, keys::typed(&record.topic, seq)));
-                self.ops.extend(keys_of(record).map(|key| Op::Delete(Space::Index, key)));
-                gone.summary.add(&record.topic, record.time_ms, bytes.len() as u64);
-                for worker in workers.iter_mut().filter(|worker| worker.types.matches(&record.topic)) {
-                    let progress = &mut worker.progress;
-                    if seq <= progress.head {
-                        progress.kept = progress.kept.saturating_sub(1);
-                    }
+        self.gone.entry(span).or_insert_with(|| Dropped::at(seq)).add(seq, bytes, record);
+        if let Some(record) = record {
+            self.ops.push(Op::Delete(Space::Types, keys::typed(&record.topic, seq)));
+            self.ops.extend(keys_of(record).map(|key| Op::Delete(Space::Index, key)));
+            for worker in workers.iter_mut().filter(|worker| worker.types.matches(&record.topic)) {
+                let progress = &mut worker.progress;
+                if seq <= progress.head {
+                    progress.kept = progress.kept.saturating_sub(1);
                 }
             }
-            None => gone.summary.add("", 0, bytes.len() as u64),
         }
         // Of a block whose last number goes from the beginning nothing is left.
         if span == 0 && seq % BLOCK == BLOCK - 1 {
@@ -397,12 +423,12 @@ impl Pass {
     }
 }
 
-fn limit(most: usize) -> PageLimit {
+pub(super) fn limit(most: usize) -> PageLimit {
     PageLimit { events: most, bytes: usize::MAX, looked_at: most }
 }
 
 /// Adds what was dropped to the range it continues.
-fn merge(all: &mut Vec<Dropped>, one: Dropped) {
+pub(super) fn merge(all: &mut Vec<Dropped>, one: Dropped) {
     match all.last_mut() {
         Some(last) if last.from / SPAN == one.from / SPAN || last.to + 1 == one.from => {
             (last.from, last.to) = (last.from.min(one.from), last.to.max(one.to));
@@ -431,7 +457,7 @@ fn join(mut gaps: Vec<Gap>) -> Vec<Gap> {
 }
 
 /// The value of a field of the data, as bytes to compare.
-fn value_of(record: &Record<'_>, field: &str) -> Option<Vec<u8>> {
+pub(super) fn value_of(record: &Record<'_>, field: &str) -> Option<Vec<u8>> {
     let fields: BTreeMap<String, RawRef<'_>> = record.data.decode().ok()?;
     Some(Sha256::digest(fields.get(field)?.bytes())[..16].to_vec())
 }

@@ -1,116 +1,121 @@
-//! The log in files: fjall, with little memory and one thread that sleeps when nothing is written.
+//! The log in files: the trees fjall is made of, behind a journal of our own.
 //!
-//! Journal entries are in the system's hands when a write returns. Filters are left out where keys are only ever read
-//! in order.
+//! ```text
+//!   batch ──▶ journal ──▶ trees in memory ──a few MB──▶ tables; the journal goes
+//! ```
+//!
+//! fjall's own journal is kept until 64 MB are in it and is slow to read again; this one is as short as what is in memory,
+//! so a start after a kill is quick. Batches are in the system's hands when a write returns. Invariant: everything is in
+//! tables, or in a journal.
 
+use super::flusher::Flusher;
+use super::journal::{self, Item, Journal};
+use super::trees::Trees;
 use super::{Backend, Fault, Op, Rows, Source, Space, View};
 use bytes::Bytes;
-use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy, PinningPolicy};
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// Blocks kept in memory, of all spaces together.
-const CACHE_BYTES: u64 = 8 << 20;
-/// The least fjall accepts.
-const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// Files kept open.
-const FILES_MAX: usize = 256;
-/// One flushes while the other compacts; with one, memory grows while it is busy.
-const WORKERS: usize = 2;
-/// Written and not yet in tables. Beyond it a write waits for a flush: fjall itself sets no bound.
-const BUFFER_BYTES_MAX: u64 = 48 << 20;
+/// Bytes in memory that are worth a flush …
+const ROUND_BYTES: u64 = 6 << 20;
+/// … and for which a write waits until the one before is done.
+const WAIT_BYTES: u64 = 12 << 20;
+/// Every run begins a journal of its own: so many are worth a flush, too.
+const JOURNALS_MAX: usize = 8;
 
 /// The open database.
 pub struct Disk {
-    files: Files,
+    // Ends before anything it works on.
+    flusher: Option<Flusher>,
+    trees: Arc<Trees>,
+    journal: Journal,
+    /// In memory and not rotated.
+    bytes: u64,
 }
 
 /// A database that is made at the first write: making one flushes dozens of files, and a start doesn't wait for that.
 pub(in crate::events::log) struct Late {
     folder: PathBuf,
     disk: Option<Disk>,
-    source: Arc<LateFiles>,
+    source: Arc<LateTrees>,
 }
 
-/// Its files, once there are any.
+/// Its trees, once there are any.
 #[derive(Default)]
-struct LateFiles(OnceLock<Files>);
-
-#[derive(Clone)]
-struct Files {
-    database: Database,
-    spaces: [Keyspace; Space::ALL.len()],
-}
-
-impl From<fjall::Error> for Fault {
-    fn from(error: fjall::Error) -> Fault {
-        match error {
-            fjall::Error::Io(error) => Fault::Io(error),
-            fjall::Error::Storage(fjall::LsmError::Io(error)) => Fault::Io(error),
-            fjall::Error::Locked => Fault::Io(io::ErrorKind::ResourceBusy.into()),
-            other => Fault::Damaged(format!("{other:?}")),
-        }
-    }
-}
-
-impl Space {
-    /// Its name in the database.
-    fn name(self) -> &'static str {
-        match self {
-            Space::Events => "events",
-            Space::Types => "types",
-            Space::Index => "index",
-            Space::State => "state",
-        }
-    }
-
-    fn options(self) -> KeyspaceCreateOptions {
-        let (memtable, block) = match self {
-            Space::Events => (8 << 20, 16 << 10),
-            Space::Types => (2 << 20, 8 << 10),
-            Space::Index => (4 << 20, 8 << 10),
-            Space::State => (1 << 20, 4 << 10),
-        };
-        let options = KeyspaceCreateOptions::default()
-            .max_memtable_size(memtable)
-            .data_block_size_policy(BlockSizePolicy::all(block))
-            .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-            .index_block_pinning_policy(PinningPolicy::all(false))
-            .filter_block_pinning_policy(PinningPolicy::all(false));
-        match self {
-            Space::Events | Space::Types | Space::Index => {
-                options.filter_policy(FilterPolicy::disabled()).expect_point_read_hits(true)
-            }
-            Space::State => options,
-        }
-    }
-}
+struct LateTrees(OnceLock<Arc<Trees>>);
 
 impl Disk {
     /// Opens or makes the database in `folder`.
     pub fn open(folder: &Path) -> Result<Disk, Fault> {
-        let database = Database::builder(folder)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .max_cached_files(Some(FILES_MAX))
-            // Salvage reads journals itself, and records are compressed in tables.
-            .journal_compression(CompressionType::None)
-            .worker_threads(WORKERS)
-            .open()?;
-        let open = |space: Space| database.keyspace(space.name(), || space.options());
-        // In the order of `Space::ALL`, by which salvage knows them without the database's own names.
-        let spaces = [open(Space::Events)?, open(Space::Types)?, open(Space::Index)?, open(Space::State)?];
-        Ok(Disk { files: Files { database, spaces } })
+        std::fs::create_dir_all(folder)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => io::ErrorKind::ResourceBusy.into(),
+            std::fs::TryLockError::Error(error) => error,
+        })?;
+        let trees = Arc::new(Trees::open(folder, lock)?);
+        let journals = journal::list(folder)?;
+        let (in_tables, mut bytes) = (trees.in_tables(), 0);
+        for (_, path) in &journals {
+            let mut each = |number, items: &[Item<'_>]| bytes += trees.again(number, items, &in_tables);
+            let end = journal::look(path, &mut each)?.end;
+            if std::fs::metadata(path)?.len() > end {
+                // Zeros, which the next start needn't read.
+                File::options().write(true).open(path)?.set_len(end)?;
+            }
+        }
+        Ok(Disk { flusher: None, trees, journal: Journal::behind(folder, journals)?, bytes })
     }
 
     /// Writes everything that is in memory to tables, for measurements.
-    pub fn flush(&self) -> Result<(), Fault> {
-        for space in &self.files.spaces {
-            space.rotate_memtable_and_wait()?;
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        self.flusher()?.wait()?;
+        self.rotate()?;
+        self.flusher()?.wait()
+    }
+
+    /// No thread is there before something is written.
+    fn flusher(&mut self) -> Result<&Flusher, Fault> {
+        match &mut self.flusher {
+            Some(flusher) => Ok(flusher),
+            none => Ok(none.insert(Flusher::start(self.trees.clone())?)),
         }
+    }
+
+    fn rotate(&mut self) -> Result<(), Fault> {
+        let journals = self.journal.seal();
+        self.trees.rotate();
+        self.bytes = 0;
+        self.flusher()?.take(journals);
         Ok(())
+    }
+}
+
+impl Backend for Disk {
+    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.flusher()?.check()?;
+        let journal = &mut self.journal;
+        let note = |number, ops: &[Op]| Ok(journal.append(number, ops)?);
+        self.bytes += self.trees.write(batch, note)?;
+        let is_due = self.bytes >= ROUND_BYTES || self.journal.files() > JOURNALS_MAX;
+        if !is_due || (self.bytes < WAIT_BYTES && self.flusher()?.is_busy()) {
+            return Ok(());
+        }
+        self.flusher()?.wait()?;
+        self.rotate()
+    }
+
+    fn sync(&mut self) -> Result<(), Fault> {
+        Ok(self.journal.sync()?)
+    }
+
+    fn source(&self) -> Arc<dyn Source> {
+        self.trees.clone()
     }
 }
 
@@ -124,8 +129,8 @@ impl Backend for Late {
     fn make(&mut self) -> Result<(), Fault> {
         if self.disk.is_none() {
             let disk = Disk::open(&self.folder)?;
-            let files = self.source.0.get_or_init(|| disk.files.clone()).clone();
-            self.disk = Some(Disk { files });
+            self.source.0.get_or_init(|| disk.trees.clone());
+            self.disk = Some(disk);
         }
         Ok(())
     }
@@ -144,16 +149,16 @@ impl Backend for Late {
     }
 }
 
-impl Source for LateFiles {
+impl Source for LateTrees {
     fn view(&self) -> Box<dyn View + '_> {
         match self.0.get() {
-            Some(files) => files.view(),
+            Some(trees) => trees.view(),
             None => Box::new(Nothing),
         }
     }
 
     fn bytes(&self) -> u64 {
-        self.0.get().map_or(0, Files::bytes)
+        self.0.get().map_or(0, |trees| trees.bytes())
     }
 }
 
@@ -167,64 +172,5 @@ impl View for Nothing {
 
     fn rows(&self, _: Space, _: &[u8], _: &[u8], _: bool) -> Rows<'_> {
         Box::new(std::iter::empty())
-    }
-}
-
-impl Backend for Disk {
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
-        let mut out = self.files.database.batch();
-        for op in batch {
-            match op {
-                Op::Put(space, key, value) => out.insert(&self.files.spaces[space as usize], key, value),
-                Op::Delete(space, key) => out.remove(&self.files.spaces[space as usize], key),
-            }
-        }
-        out.commit()?;
-        if self.files.database.write_buffer_size() > BUFFER_BYTES_MAX {
-            // Nearly all of it is events.
-            self.files.spaces[Space::Events as usize].rotate_memtable_and_wait()?;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), Fault> {
-        Ok(self.files.database.persist(PersistMode::SyncData)?)
-    }
-
-    fn source(&self) -> Arc<dyn Source> {
-        Arc::new(self.files.clone())
-    }
-}
-
-impl Source for Files {
-    fn view(&self) -> Box<dyn View + '_> {
-        Box::new(Moment { spaces: &self.spaces, snapshot: self.database.snapshot() })
-    }
-
-    fn bytes(&self) -> u64 {
-        self.database.disk_space().unwrap_or_default()
-    }
-}
-
-struct Moment<'a> {
-    spaces: &'a [Keyspace; Space::ALL.len()],
-    snapshot: Snapshot,
-}
-
-impl View for Moment<'_> {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        Ok(self.snapshot.get(&self.spaces[space as usize], key)?.map(Bytes::from))
-    }
-
-    fn rows(&self, space: Space, from: &[u8], to: &[u8], backward: bool) -> Rows<'_> {
-        if from >= to {
-            return Box::new(std::iter::empty());
-        }
-        let rows = self.snapshot.range(&self.spaces[space as usize], from..to);
-        let row = |guard: fjall::Guard| match guard.into_inner() {
-            Ok((key, value)) => Ok((key.into(), value.into())),
-            Err(error) => Err(Fault::from(error)),
-        };
-        if backward { Box::new(rows.rev().map(row)) } else { Box::new(rows.map(row)) }
     }
 }

@@ -4,7 +4,10 @@
 //! a view shows every batch whole or not at all, and the same ones for as long as it lives.
 
 pub mod disk;
+mod flusher;
+pub(super) mod journal;
 pub mod memory;
+mod trees;
 
 use bytes::Bytes;
 use std::io;

@@ -9,11 +9,10 @@
 //! Invariant: a file is changed only after a copy of it, or itself, lies in quarantine. Damage inside of tables is met by
 //! readers later, each block has a checksum: see [`walk`](super::scan::walk).
 
-mod journal;
 mod salvage;
 
 use super::backend::disk::{Disk, Late};
-use super::backend::{Backend, Fault, Source, View};
+use super::backend::{Backend, Fault, Source, Space, View, journal};
 use super::gaps;
 use super::head::{DATABASE, Head, Past};
 use super::scan::walk::{Events, Step};
@@ -26,9 +25,6 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// The folder of what can't be read.
 const QUARANTINE: &str = "quarantine";
-/// The database keeps its own names in the first of its folders, then come ours.
-const FOLDERS: u64 = super::backend::Space::ALL.len() as u64 + 1;
-
 /// Behind every number there may be.
 const END: u64 = u64::MAX - 1;
 
@@ -120,8 +116,8 @@ fn lock_is_held(database: &Path) -> bool {
 /// True if every part of the database has the list of its files that was last written. Without this check a part whose
 /// list is lost would be taken for an empty one, and its files deleted.
 fn manifests_are_sound(database: &Path) -> bool {
-    (0..FOLDERS)
-        .all(|part| manifest_is_sound(&database.join("keyspaces").join(part.to_string())).unwrap_or(false))
+    let folder = |space: Space| database.join("keyspaces").join(journal::id(space).to_string());
+    Space::ALL.into_iter().all(|space| manifest_is_sound(&folder(space)).unwrap_or(false))
 }
 
 fn manifest_is_sound(part: &Path) -> io::Result<bool> {
@@ -138,11 +134,6 @@ type Mended = (Vec<PathBuf>, Vec<(u64, u64)>);
 /// Looks through the journals and cuts out what is not whole.
 fn mend_journals(folder: &Path, database: &Path) -> Result<Mended, LogError> {
     let journals = journal::list(database).map_err(file("reading", database))?;
-    if journals.is_empty() {
-        // Without any journal the database numbers its writes from 0 again, and takes the next ones for old.
-        let path = database.join("0.jnl");
-        File::create(&path).and_then(|made| made.sync_all()).map_err(file("making", &path))?;
-    }
     let (mut quarantined, mut suspects) = (Vec::new(), Vec::new());
     let mut after = 0;
     for (_, path) in &journals {

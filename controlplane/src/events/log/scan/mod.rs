@@ -63,6 +63,10 @@ impl Reader {
         Reader { source: backend.source(), found: Arc::default() }
     }
 
+    pub(super) fn oldest(&self) -> Result<u64, Fault> {
+        oldest(&*self.source.view())
+    }
+
     pub(super) fn begin(&self) -> Result<Beginning, Fault> {
         let view = self.source.view();
         Ok((totals(&*view)?, lives(&*view)?, indexed_to(&*view)?))
@@ -249,9 +253,18 @@ fn indexed_to(view: &dyn View) -> Result<u64, Fault> {
     Ok(value.and_then(|bytes| keys::number(&bytes)).unwrap_or_default())
 }
 
+/// No event lies before this number: what was dropped from the beginning of the log is one range.
+fn oldest(view: &dyn View) -> Result<u64, Fault> {
+    let dropped = gaps::between(view, 1, 1)?.into_iter().find(|gap| match &gap.why {
+        Reason::Compacted(summary) => summary.events > gap.to - gap.from,
+        Reason::Damaged(_) => false,
+    });
+    Ok(dropped.map_or(1, |gap| gap.to + 1))
+}
+
 /// The lowest number there is.
 pub(super) fn first_seq(view: &dyn View, last: u64) -> Result<Option<u64>, Fault> {
-    let mut events = Events::new(view, 1, last, false);
+    let mut events = Events::new(view, oldest(view)?, last, false);
     while let Some(step) = events.next_from(1)? {
         if let Step::Event(seq, _) = step {
             return Ok(Some(seq));

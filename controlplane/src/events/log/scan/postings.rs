@@ -5,7 +5,6 @@
 //! is done without. Invariant: no event that matches is left out.
 
 use super::query::{Query, Types};
-use super::walk::NEAR;
 use crate::events::log::backend::{Fault, Rows, Space, View};
 use crate::events::log::index::Times;
 use crate::events::log::keys::{self, BLOCK, Room};
@@ -13,6 +12,9 @@ use bytes::Bytes;
 
 /// Types that are looked for one by one; when a pattern has more, the events are looked through.
 const TYPES_MAX: usize = 48;
+
+/// Keys of a list that are stepped over rather than looked for anew: a block has hundreds.
+const NEAR: u64 = 256;
 
 /// The numbers to look at.
 pub(super) struct Candidates<'a> {

@@ -10,8 +10,8 @@ use crate::events::log::keys;
 use bytes::Bytes;
 use std::io::ErrorKind;
 
-/// Rows that are stepped over rather than looked for anew.
-pub(super) const NEAR: u64 = 32;
+/// Rows that are stepped over rather than looked for anew: to look is to read a block, which has dozens.
+const NEAR: u64 = 96;
 
 /// By how much windows shrink after a failure, and from where.
 const SHRINK: u64 = 16;

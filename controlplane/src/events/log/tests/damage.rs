@@ -144,6 +144,92 @@ fn a_killed_process_loses_nothing() {
 }
 
 #[test]
+fn a_process_that_is_killed_while_it_writes_much_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = Log::open(folder.path(), options("b")).unwrap();
+    let kept: Vec<Kept> = (1..=40_000).map(|seq| made(&mut Dice(seq), seq, seq)).collect();
+    for (at, chunk) in kept.chunks(1_000).enumerate() {
+        log.append(&batch(chunk)).unwrap();
+        log.index(1_000).unwrap();
+        if at % 8 == 7 {
+            // Some of it is in tables, some was being written to them, some is in journals.
+            drop(log);
+            if at == 15 {
+                backend::disk::Disk::open(&folder.path().join("db")).unwrap().flush().unwrap();
+            }
+            let copy = copied(folder.path());
+            let (copied, opened) = Log::open(copy.path(), options("b")).unwrap();
+            let seqs = all(&copied.reader(), &Query::default(), BIG).0;
+            assert_eq!(seqs, expected(&kept[..(at + 1) * 1_000], &Query::default()));
+            assert_eq!((opened.last_seq, opened.damage), (chunk.last().unwrap().seq, Vec::new()));
+            log = Log::open(folder.path(), options("b")).unwrap().0;
+        }
+    }
+    assert_eq!(log.index(usize::MAX).unwrap().lag, 0);
+    let mut dice = Dice(3);
+    for _ in 0..20 {
+        let query = asked(&mut dice, 40_000, (1, 40_000));
+        assert_eq!(all(&log.reader(), &query, BIG).0, expected(&kept, &query), "{query:?}");
+    }
+    // Every run begins a journal: they don't add up.
+    for seq in 40_001..40_030 {
+        drop(log);
+        log = Log::open(folder.path(), options("b")).unwrap().0;
+        log.append(&batch(&[made(&mut dice, seq, seq)])).unwrap();
+    }
+    drop(log);
+    let journals =
+        files(folder.path()).iter().filter(|path| path.extension().is_some_and(|end| end == "jnl")).count();
+    assert!(journals < 20, "{journals}");
+}
+
+#[test]
+fn a_full_disk_ends_the_log_and_the_next_one_has_all_that_was_said_to_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+        .arg(folder.path())
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return println!("skipped, nothing can be mounted here");
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let (mut log, _) = Log::open(folder.path(), options("b")).unwrap();
+        let mut dice = Dice(8);
+        let noise = || Raw::of(&(0..2_000).map(|_| dice.below(1 << 40)).collect::<Vec<u64>>()).unwrap();
+        let data: Vec<Raw> = std::iter::repeat_with(noise).take(16).collect();
+        let mut written = 0;
+        let error = loop {
+            let seqs = written + 1..=written + 16;
+            let records = seqs.clone().zip(&data).map(|(seq, data)| record(seq, "a", data).encode().unwrap());
+            let stored = seqs.zip(records).map(|(seq, record)| Stored { seq, topic: "a", record });
+            match log.append(&Batch { events: stored.collect(), ..Batch::default() }) {
+                Ok(()) => written += 16,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, LogError::Store(_)), "{error}");
+        assert!(matches!(log.sync(), Err(LogError::Failed)));
+        assert_eq!(all(&log.reader(), &Query::default(), BIG).0.len() as u64, written);
+        drop(log);
+        let (log, opened) = {
+            // Somebody made room.
+            let more = std::process::Command::new("mount")
+                .args(["-o", "remount,size=64m"])
+                .arg(folder.path())
+                .status();
+            assert!(more.unwrap().success());
+            Log::open(folder.path(), options("b")).unwrap()
+        };
+        let seqs = all(&log.reader(), &Query::default(), BIG).0;
+        assert_eq!(seqs[..written as usize], (1..=written).collect::<Vec<u64>>());
+        assert!(opened.damage.iter().all(|damage| damage.from > written), "{:?}", opened.damage);
+    });
+    let unmounted = std::process::Command::new("umount").arg(folder.path()).status().unwrap();
+    assert!(outcome.is_ok() && unmounted.success());
+}
+
+#[test]
 fn whatever_happens_to_one_file_the_rest_is_there_and_the_loss_has_a_range() {
     let folder = tempfile::tempdir().unwrap();
     let (_log, kept) = filled(folder.path());
