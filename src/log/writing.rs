@@ -25,6 +25,8 @@ const FLUSH_AFTER: Duration = Duration::from_millis(100);
 const INDEXED_AT_ONCE: usize = 512;
 /// Events that may be looked at for dropping between two looks at the queue.
 const DROPPED_AT_ONCE: usize = 512;
+/// Fewer wait so long for others: who just heard of an event comes first, and many together cost less.
+const INDEX_AFTER: Duration = Duration::from_millis(2);
 /// The indexes may be so many events behind while there is always more to write.
 const INDEX_LAG_MAX: u64 = 16_384;
 
@@ -41,6 +43,7 @@ pub(super) fn run(shared: &Shared, log: Log, sealer: Sealer, ear: &Ear, views: &
         flush_at: None,
         flush_by: None,
         lag: 1,
+        index_at: None,
     }
     .run();
 }
@@ -66,6 +69,8 @@ struct Writer<'a> {
     flush_by: Option<Instant>,
     /// How far the indexes are behind, in events.
     lag: u64,
+    /// When those are brought on, however few they are; none is now.
+    index_at: Option<Instant>,
 }
 
 impl Writer<'_> {
@@ -114,10 +119,12 @@ impl Writer<'_> {
         let waited_for = batches.iter().any(|batch| batch.flush);
         if batches.iter().chain(checkpoint).any(|batch| !batch.entries.is_empty()) {
             reach(Point::LogTaken);
-            self.write(batches, checkpoint)?;
+            let events = self.write(batches, checkpoint)?;
             reach(Point::LogWritten);
             let (now, written) = (Instant::now(), self.written);
             self.ear.tell_all(|kernel, at, out| kernel.written(at, written, out));
+            // After those who wait for it: the views are nobody's answer.
+            self.views.written(events);
             let by = *self.flush_by.get_or_insert(now + FLUSH_WITHIN);
             self.flush_at = Some(by.min(now + FLUSH_AFTER));
         }
@@ -135,7 +142,7 @@ impl Writer<'_> {
             self.lives.compact(&mut self.log)?;
         }
         let idle = self.shared.lock().batches.is_empty();
-        if self.lag > 0 && (self.lag > INDEX_LAG_MAX || idle) {
+        if self.lag > INDEX_LAG_MAX || (idle && (closed || self.is_index_due())) {
             self.lag = self.log.index(INDEXED_AT_ONCE)?.lag;
         }
         self.dropping.take(chores);
@@ -144,6 +151,11 @@ impl Writer<'_> {
         }
         self.shared.count(&self.log);
         Ok(())
+    }
+
+    fn is_index_due(&self) -> bool {
+        let due = |at: Instant| at <= Instant::now();
+        self.lag >= INDEXED_AT_ONCE as u64 || (self.lag > 0 && self.index_at.is_none_or(due))
     }
 
     /// One step of dropping what is old.
@@ -168,7 +180,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn write(&mut self, batches: &[Batch], checkpoint: Option<&Batch>) -> Result<(), LogError> {
+    /// Returns how many events that were.
+    fn write(&mut self, batches: &[Batch], checkpoint: Option<&Batch>) -> Result<u64, LogError> {
         let mut whole = log::Batch::default();
         for entry in batches.iter().chain(checkpoint).flat_map(|batch| &batch.entries) {
             match entry {
@@ -182,22 +195,27 @@ impl Writer<'_> {
             }
         }
         self.log.append(&whole)?;
-        self.lag += whole.events.len() as u64;
-        self.views.written(whole.events.len() as u64);
+        let events = whole.events.len() as u64;
+        if self.lag == 0 {
+            self.index_at = Some(Instant::now() + INDEX_AFTER);
+        }
+        self.lag += events;
         let bytes = whole.events.iter().map(|event| event.record.len() as u64).sum();
-        self.dropping.written(whole.events.len() as u64, bytes);
+        self.dropping.written(events, bytes);
         self.written += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
-        Ok(())
+        Ok(events)
     }
 
     /// Everything that is queued, once there is something, or the time to flush has come, or there is something left to do, or
     /// the end.
     fn next(&self) -> Taken {
         let mut queue = self.shared.lock();
-        let at_work = self.lag > 0 || self.dropping.is_at_work();
+        let at_work = self.is_index_due() || self.dropping.is_at_work();
+        let index_at = self.index_at.filter(|_| self.lag > 0);
+        let due = self.flush_at.into_iter().chain(index_at).min();
         while queue.is_empty() && queue.chores.is_empty() && !queue.closed && !at_work {
             queue.asleep = true;
-            queue = match self.flush_at.map(|at| at.saturating_duration_since(Instant::now())) {
+            queue = match due.map(|at| at.saturating_duration_since(Instant::now())) {
                 Some(Duration::ZERO) => break,
                 Some(left) => {
                     self.shared.bell.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
