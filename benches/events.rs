@@ -2,11 +2,16 @@
 //!
 //! One publisher has eight batches in flight; a round is over when the last one is acknowledged and one live subscriber has
 //! counted every event: one that is lost ends the bench. fjall has its own settings, the keys that appending writes
-//! (place → record, type and place → nothing), one commit a batch, and shares its process with nobody. SQLite is the `sqlite3`
-//! program with statements on its stdin, so parsing them is in its figure; it has one table and one index on the type.
+//! (place → record, type and place → nothing), one commit a batch, and shares its process with nobody; like the daemon's log it
+//! is one over all rounds, so that what it does in the background is in its figure, too. The orders that lag are keys of the
+//! daemon's only. SQLite is the `sqlite3` program with statements on its stdin, so parsing them is in its figure; it has one
+//! table and one index on the type.
 
+use crate::support::bare::Bare;
 use crate::support::daemon::Daemon;
-use crate::support::events::{Bare, DATA_BYTES, batches, noise, rate_with_a_subscriber, records, topic};
+use crate::support::events::{
+    DATA_BYTES, batches, noise, rate_of_bare, rate_with_a_subscriber, records, topic,
+};
 use crate::support::raw::{Raw, request_bytes, value};
 use crate::support::report::{Bar, ROUNDS, Report};
 use serde_json::json;
@@ -16,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-const EVENTS: u64 = 60_000;
+const EVENTS: u64 = 100_000;
 /// Batches of a round in which each is flushed.
 const FLUSHED_BATCHES: u64 = 60;
 
@@ -27,12 +32,15 @@ pub(crate) fn run(report: &mut Report) {
         let events = if flush { FLUSHED_BATCHES * size } else { EVENTS };
         let (requests, records) = (batches(events, size, ack), &records[..events as usize]);
         let daemon = Daemon::start(&[]);
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let fjall = Bare::open(place.path());
         let script = Script::new(records, size as usize, flush);
         let (mut ours, mut bare, mut lite) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
+            let first = round as u64 * events + 1;
             let rates = (
                 rate_with_a_subscriber(&daemon, &requests, events as usize),
-                Bare::new().rate(records, size as usize, flush),
+                rate_of_bare(&fjall, first, records, size as usize, flush),
                 script.rate(),
             );
             // The first one warms up.
@@ -145,7 +153,8 @@ fn durable(daemon: &Daemon) -> f64 {
 type Wanted = (String, Sender<()>);
 
 fn grouped(records: &[String]) -> f64 {
-    let bare = Bare::new();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let bare = Bare::open(place.path());
     let (wanted, all): (Sender<Wanted>, Receiver<Wanted>) = channel();
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -160,11 +169,14 @@ fn grouped(records: &[String]) -> f64 {
             });
         }
         drop(wanted);
-        let mut next = 1;
+        let mut next = 1_u64;
         while let Ok(first) = all.recv() {
             let (group, waiting): (Vec<String>, Vec<Sender<()>>) =
                 std::iter::once(first).chain(all.try_iter()).unzip();
-            bare.write(next, &group, true);
+            bare.write(
+                group.iter().zip(next..).map(|(record, seq)| (seq, topic(seq), record.as_str())),
+                true,
+            );
             next += group.len() as u64;
             waiting.iter().for_each(|told| told.send(()).expect("it waits"));
         }

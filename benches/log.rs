@@ -5,11 +5,12 @@
 //! as many events as `KAIRO_BENCH_EVENTS` says; its payload is 300 bytes for each of them. Processes that are killed, and
 //! those whose memory is looked at, are this program in the role `log`.
 
+use crate::support::bare::Bare;
+use crate::support::bytes_in;
 use crate::support::processes::{memory_bytes, voluntary_switches};
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles;
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use kairo_controlplane::events::log::{Batch, Log, Options, PageLimit, Query, Stored, Types};
 use kairo_controlplane::events::record::{Audience, Record};
 use kairo_wire::codec::raw::Raw;
@@ -105,45 +106,21 @@ fn append(log: &mut Log, events: &[Event], size: usize, flush: bool) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-/// fjall with the same keys.
-struct Bare {
-    database: Database,
-    events: Keyspace,
-    types: Keyspace,
+/// Seconds it takes fjall.
+fn append_bare(bare: &Bare, events: &[Event], size: usize, flush: bool) -> f64 {
+    let begun = Instant::now();
+    for (chunk, events) in events.chunks(size).enumerate() {
+        let numbered = events.iter().zip((chunk * size + 1) as u64..);
+        bare.write(numbered.map(|(event, seq)| (seq, &event.topic, event.record.clone())), flush);
+    }
+    begun.elapsed().as_secs_f64()
 }
 
-impl Bare {
-    fn open(folder: &Path) -> Bare {
-        let database = Database::builder(folder).open().expect("fjall opens");
-        let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).expect("a keyspace");
-        let (events, types) = (keyspace("events"), keyspace("types"));
-        Bare { database, events, types }
-    }
-
-    fn append(&self, events: &[Event], size: usize, flush: bool) -> f64 {
-        let begun = Instant::now();
-        for (chunk, events) in events.chunks(size).enumerate() {
-            let mut batch = self.database.batch();
-            if flush {
-                batch = batch.durability(Some(PersistMode::SyncData));
-            }
-            for (event, seq) in events.iter().zip((chunk * size + 1) as u64..) {
-                let seq = seq.to_be_bytes();
-                batch.insert(&self.events, seq, event.record.clone());
-                batch.insert(&self.types, [event.topic.as_bytes(), &[0], &seq].concat(), Bytes::new());
-            }
-            batch.commit().expect("it can be written");
-        }
-        begun.elapsed().as_secs_f64()
-    }
-
-    /// Seconds of a read of all values.
-    fn scan(&self, events: usize) -> f64 {
-        let begun = Instant::now();
-        let rows = self.events.iter().map(|row| row.into_inner().expect("it can be read").1.len());
-        assert!(rows.sum::<usize>() >= events * (RECORD_BYTES - 8));
-        begun.elapsed().as_secs_f64()
-    }
+/// Seconds of a read of all values.
+fn scan_bare(bare: &Bare, events: usize) -> f64 {
+    let begun = Instant::now();
+    assert!(bare.scan() >= events * (RECORD_BYTES - 8));
+    begun.elapsed().as_secs_f64()
 }
 
 fn folder() -> tempfile::TempDir {
@@ -164,7 +141,7 @@ fn appends(report: &mut Report, events: &[Event]) {
             log.index(events.len()).expect("it can be indexed");
             let index = begun.elapsed().as_secs_f64();
             drop(log);
-            let base = Bare::open(other.path()).append(events, size, flush);
+            let base = append_bare(&Bare::open(other.path()), events, size, flush);
             if round > 0 {
                 ours.push(events.len() as f64 / seconds);
                 bare.push(events.len() as f64 / base);
@@ -204,10 +181,8 @@ fn reads(report: &mut Report, events: &[Event]) {
     let (mut log, bare) = (opened(place.path()), Bare::open(other.path()));
     append(&mut log, events, 1_024, false);
     log.index(events.len()).expect("it can be indexed");
-    bare.append(events, 1_024, false);
-    for keyspace in [&bare.events, &bare.types] {
-        keyspace.rotate_memtable_and_wait().expect("it can be flushed");
-    }
+    append_bare(&bare, events, 1_024, false);
+    bare.settle();
     let (mut all, mut typed, mut base) = (Vec::new(), Vec::new(), Vec::new());
     let dense = Query {
         types: (0..KINDS / 2).map(|kind| Types::Exact(format!("bench.kind.{kind}"))).collect(),
@@ -215,7 +190,7 @@ fn reads(report: &mut Report, events: &[Event]) {
     };
     for _ in 0..ROUNDS {
         let rate = |(seconds, found): (f64, usize)| found as f64 / seconds;
-        base.push(rate((bare.scan(events.len()), events.len())));
+        base.push(rate((scan_bare(&bare, events.len()), events.len())));
         all.push(rate(replay(&log, &Query::default())));
         typed.push(rate(replay(&log, &dense)));
     }
@@ -279,17 +254,6 @@ fn large(report: &mut Report) {
     disk.flush().expect("it can be flushed");
     drop(disk);
     report.row("  files beside the payload", "x", &[bytes_in(path) / payload as f64], Bar::AtMost(1.6));
-}
-
-/// Bytes of all files in a folder, as the disk counts them.
-fn bytes_in(folder: &Path) -> f64 {
-    use std::os::unix::fs::MetadataExt;
-    let size = |entry: std::io::Result<std::fs::DirEntry>| {
-        let entry = entry.expect("it can be listed");
-        let found = entry.metadata().expect("it is there");
-        if found.is_dir() { bytes_in(&entry.path()) } else { (found.blocks() * 512) as f64 }
-    };
-    std::fs::read_dir(folder).expect("the folder is ours").map(size).sum()
 }
 
 /// An open log that nobody uses.

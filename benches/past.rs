@@ -3,9 +3,11 @@
 //! The large log has as many events as `KAIRO_BENCH_EVENTS` says; this program writes them with the log's own code, because
 //! how fast that is isn't the question here. Its payload is 300 bytes for each event.
 
+use crate::support::bare::Bare;
+use crate::support::bytes_in;
 use crate::support::daemon::Daemon;
 use crate::support::events::{
-    Bare, DATA_BYTES, PREFIX, RECORD_BYTES, batches, client, noise, publish, records, topic,
+    DATA_BYTES, PREFIX, RECORD_BYTES, batches, client, noise, publish, rate_of_bare, records, topic,
 };
 use crate::support::flow::Flow;
 use crate::support::processes::memory_bytes;
@@ -27,9 +29,10 @@ const APPENDED_AT_ONCE: u64 = 1_024;
 pub(crate) fn replay(report: &mut Report) {
     let daemon = Daemon::start(&[]);
     publish(&mut Flow::events(&daemon.socket), &batches(EVENTS, 1_024, "disk"));
-    let bare = Bare::new();
-    bare.rate(&records(EVENTS), 1_024, false);
-    bare.events.rotate_memtable_and_wait().expect("it can be flushed");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let bare = Bare::open(place.path());
+    rate_of_bare(&bare, 1, &records(EVENTS), 1_024, false);
+    bare.settle();
     let (mut paged, mut followed, mut base) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         base.push(scanned(&bare));
@@ -45,8 +48,7 @@ pub(crate) fn replay(report: &mut Report) {
 
 fn scanned(bare: &Bare) -> f64 {
     let begun = Instant::now();
-    let bytes: usize = bare.events.iter().map(|row| row.into_inner().expect("it can be read").1.len()).sum();
-    assert_eq!(bytes, EVENTS as usize * RECORD_BYTES);
+    assert_eq!(bare.scan(), EVENTS as usize * RECORD_BYTES);
     EVENTS as f64 / begun.elapsed().as_secs_f64()
 }
 
@@ -157,15 +159,4 @@ fn stored(seq: u64, topic: &str) -> Stored<'_> {
     let record = record.encode().expect("it can be encoded");
     assert!(record.len().abs_diff(RECORD_BYTES) < 16, "a record has {} bytes", record.len());
     Stored { seq, topic, record }
-}
-
-/// Bytes of all files in a folder, as the disk counts them.
-fn bytes_in(folder: &Path) -> f64 {
-    use std::os::unix::fs::MetadataExt;
-    let size = |entry: std::io::Result<std::fs::DirEntry>| {
-        let entry = entry.expect("it can be listed");
-        let found = entry.metadata().expect("it is there");
-        if found.is_dir() { bytes_in(&entry.path()) } else { (found.blocks() * 512) as f64 }
-    };
-    std::fs::read_dir(folder).expect("the folder is ours").map(size).sum()
 }

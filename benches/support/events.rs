@@ -1,13 +1,12 @@
 //! Events to publish, whoever publishes and counts them, and fjall by itself writing as many.
 
+use super::bare::Bare;
 use super::daemon::Daemon;
 use super::flow::{Flow, Seen};
 use super::raw::{EVENT, RESPONSE, outcome, request_bytes, value};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use kairo_client::ConnectOptions;
 use serde_json::json;
 use std::time::Instant;
-use tempfile::TempDir;
 
 /// Bytes of a record as the log keeps it, and of the noise in one that a client of the daemon's user published.
 pub(crate) const RECORD_BYTES: usize = 300;
@@ -93,45 +92,14 @@ pub(crate) fn client(daemon: &Daemon) -> kairo_client::Client {
     kairo_client::Client::connect_with(&daemon.socket, &options).expect("the daemon accepts connections")
 }
 
-/// fjall with its own settings and the keys that appending writes.
-pub(crate) struct Bare {
-    pub(crate) database: Database,
-    pub(crate) events: Keyspace,
-    types: Keyspace,
-    _folder: TempDir,
-}
-
-impl Bare {
-    pub(crate) fn new() -> Bare {
-        let folder = tempfile::Builder::new().prefix("kairo-bench-").tempdir().expect("a temporary folder");
-        let database = Database::builder(folder.path().join("db")).open().expect("fjall opens");
-        let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).expect("a keyspace");
-        let (events, types) = (keyspace("events"), keyspace("types"));
-        Bare { database, events, types, _folder: folder }
+/// Events a second that fjall by itself writes, `first` and those behind it.
+pub(crate) fn rate_of_bare(bare: &Bare, first: u64, records: &[String], size: usize, flush: bool) -> f64 {
+    let begun = Instant::now();
+    for (number, batch) in records.chunks(size).enumerate() {
+        let numbered = batch.iter().zip(first + (number * size) as u64..);
+        bare.write(numbered.map(|(record, seq)| (seq, topic(seq), record.as_str())), flush);
     }
-
-    /// Writes records in one batch.
-    pub(crate) fn write(&self, first: u64, records: &[String], flush: bool) {
-        let mut batch = self.database.batch();
-        if flush {
-            batch = batch.durability(Some(PersistMode::SyncData));
-        }
-        for (record, seq) in records.iter().zip(first..) {
-            let key = seq.to_be_bytes();
-            batch.insert(&self.events, key, record.as_bytes());
-            batch.insert(&self.types, [topic(seq).as_bytes(), &[0], &key].concat(), []);
-        }
-        batch.commit().expect("it can be written");
-    }
-
-    /// Events a second, from the first on.
-    pub(crate) fn rate(&self, records: &[String], size: usize, flush: bool) -> f64 {
-        let begun = Instant::now();
-        for (number, batch) in records.chunks(size).enumerate() {
-            self.write((number * size + 1) as u64, batch, flush);
-        }
-        records.len() as f64 / begun.elapsed().as_secs_f64()
-    }
+    records.len() as f64 / begun.elapsed().as_secs_f64()
 }
 
 /// What fjall by itself is given to write.

@@ -1,5 +1,6 @@
 //! What the benches share: a daemon to measure, bulk clients, other roles of this program, statistics.
 
+pub(crate) mod bare;
 pub(crate) mod daemon;
 pub(crate) mod events;
 pub(crate) mod flow;
@@ -16,6 +17,7 @@ pub(crate) mod raw;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use std::path::Path;
 use std::time::Duration;
 
 /// The clock all processes share.
@@ -39,4 +41,15 @@ pub(crate) fn unpin() {
     let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
     let all: Vec<usize> = (0..online.map_or(cores, |online| online as usize)).collect();
     pin(&all);
+}
+
+/// Bytes of all files in a folder, as the disk counts them.
+pub(crate) fn bytes_in(folder: &Path) -> f64 {
+    use std::os::unix::fs::MetadataExt;
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.expect("it can be listed");
+        let found = entry.metadata().expect("it is there");
+        if found.is_dir() { bytes_in(&entry.path()) } else { (found.blocks() * 512) as f64 }
+    };
+    std::fs::read_dir(folder).expect("the folder is ours").map(size).sum()
 }

@@ -12,9 +12,13 @@ use kairo_wire::error::{Code, WireError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// It begins without being asked after so many events.
 const BEGIN_AFTER: u64 = 4_096;
+
+/// What is written is folded so long after, with what is written meanwhile; who asks is not kept waiting.
+const GATHERED_FOR: Duration = Duration::from_millis(2);
 
 /// What the thread is told.
 pub(super) enum Word {
@@ -113,8 +117,10 @@ pub(super) fn run(from: Beginning) {
     let Beginning { reader, owner_uid, limits, words, caller, mut keeper, ear } = from;
     loop {
         let first = if more { None } else { words.recv().ok() };
+        let gathers = matches!(first, Some(Word::Written));
+        let second = if gathers { words.recv_timeout(GATHERED_FOR).ok() } else { None };
         let (mut inquiries, mut over) = (Vec::new(), false);
-        for word in first.into_iter().chain(words.try_iter()) {
+        for word in first.into_iter().chain(second).chain(words.try_iter()) {
             match word {
                 Word::Inquiry(inquiry) => inquiries.push(inquiry),
                 Word::Written => {}

@@ -151,7 +151,7 @@ impl Writer<'_> {
     fn next(&self) -> Taken {
         let shared = self.thread.shared;
         let mut queue = shared.lock();
-        let at_work = self.writing.is_behind() || self.thread.dropping.is_at_work();
+        let at_work = self.writing.is_behind(clock::monotonic_ns()) || self.thread.dropping.is_at_work();
         while queue.is_empty() && queue.chores.is_empty() && !queue.closed && !at_work {
             queue.asleep = true;
             let left = self.writing.due_at().map(|at| at.saturating_sub(clock::monotonic_ns()));

@@ -20,6 +20,8 @@ const FLUSH_WITHIN_NS: u64 = 1_000_000_000;
 const FLUSH_AFTER_NS: u64 = 100_000_000;
 /// Events that are indexed between two looks at what is queued.
 const INDEXED_AT_ONCE: usize = 512;
+/// Fewer wait so long for others: who just heard of an event comes first, and many together cost less.
+const INDEX_AFTER_NS: u64 = 2_000_000;
 /// The indexes may be so many events behind while there is always more to write.
 const INDEX_LAG_MAX: u64 = 16_384;
 
@@ -56,12 +58,14 @@ pub struct Writing {
     flush_by: Option<u64>,
     /// How far the indexes are behind, in events.
     lag: u64,
+    /// When those are brought on, however few they are.
+    index_at: u64,
 }
 
 impl Writing {
     /// Of a log that has just been opened.
     pub fn new(log: Log) -> Writing {
-        Writing { log, written: 0, flush_at: None, flush_by: None, lag: 1 }
+        Writing { log, written: 0, flush_at: None, flush_by: None, lag: 1, index_at: 0 }
     }
 
     /// The log.
@@ -75,13 +79,14 @@ impl Writing {
     }
 
     /// True if there is something to do though nothing was put.
-    pub fn is_behind(&self) -> bool {
-        self.lag > 0
+    pub fn is_behind(&self, now_ns: u64) -> bool {
+        self.lag >= INDEXED_AT_ONCE as u64 || (self.lag > 0 && self.index_at <= now_ns)
     }
 
     /// When there will be.
     pub fn due_at(&self) -> Option<u64> {
-        self.flush_at
+        let index_at = (self.lag > 0).then_some(self.index_at);
+        self.flush_at.into_iter().chain(index_at).min()
     }
 
     /// Writes what was put, in order, and does what is due. `aside` is written with it and is not the kernel's, so nobody counts
@@ -96,10 +101,12 @@ impl Writing {
         let waited_for = batches.iter().any(|batch| batch.flush);
         if batches.iter().chain(aside).any(|batch| !batch.entries.is_empty()) {
             reach(Point::LogTaken);
-            self.write(batches, aside, hands)?;
+            let (events, bytes) = self.write(batches, aside, hands)?;
             reach(Point::LogWritten);
             let now = hands.now_ns();
             hands.written(self.written);
+            // After those who wait for it: this is nobody's answer.
+            hands.appended(events, bytes);
             let by = *self.flush_by.get_or_insert(now.saturating_add(FLUSH_WITHIN_NS));
             self.flush_at = Some(by.min(now.saturating_add(FLUSH_AFTER_NS)));
         }
@@ -115,18 +122,20 @@ impl Writing {
             }
             hands.synced(&self.log)?;
         }
-        if self.lag > 0 && (self.lag > INDEX_LAG_MAX || !hands.is_more_put()) {
+        let has_time = || !hands.is_more_put() && (is_over || self.is_behind(hands.now_ns()));
+        if self.lag > INDEX_LAG_MAX || has_time() {
             self.lag = self.log.index(INDEXED_AT_ONCE)?.lag;
         }
         hands.tidy(&mut self.log, is_over)
     }
 
+    /// Returns how many events that were, and their bytes.
     fn write(
         &mut self,
         batches: &[Batch],
         aside: Option<&Batch>,
         hands: &mut impl Hands,
-    ) -> Result<(), LogError> {
+    ) -> Result<(u64, u64), LogError> {
         let mut whole = log::Batch::default();
         for entry in batches.iter().chain(aside).flat_map(|batch| &batch.entries) {
             match entry {
@@ -140,10 +149,12 @@ impl Writing {
             }
         }
         self.log.append(&whole)?;
-        self.lag += whole.events.len() as u64;
-        let bytes = whole.events.iter().map(|event| event.record.len() as u64).sum();
-        hands.appended(whole.events.len() as u64, bytes);
+        if self.lag == 0 {
+            self.index_at = hands.now_ns().saturating_add(INDEX_AFTER_NS);
+        }
+        let events = whole.events.len() as u64;
+        self.lag += events;
         self.written += batches.iter().map(|batch| batch.entries.len() as u64).sum::<u64>();
-        Ok(())
+        Ok((events, whole.events.iter().map(|event| event.record.len() as u64).sum()))
     }
 }

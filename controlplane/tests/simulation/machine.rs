@@ -441,7 +441,7 @@ impl Machine {
             self.batches.clear();
             return None;
         };
-        if self.batches.is_empty() && !writing.is_behind() && writing.due_at().is_none() {
+        if self.batches.is_empty() && !writing.is_behind(self.at.monotonic_ns) && writing.due_at().is_none() {
             return None;
         }
         let (at, put) = (self.at, self.put);
