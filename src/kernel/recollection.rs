@@ -54,6 +54,7 @@ pub(super) fn recall(
         let (lives, cause) = past.recollect(&sessions, spools);
         adopted.extend(control.with(|kernel| kernel.recall(clock::now(), lives, cause, out)));
     }
+    control.with(|kernel| kernel.settle_adopted(clock::now(), out));
     let intents = values(keeping::PREFIX)?;
     let (descriptions, standings) = (values(CONFIG_PREFIX)?, values(STATE_PREFIX)?);
     control.with(|kernel| {

@@ -5,7 +5,7 @@ use crate::adoption::lives_on_both_drivers;
 use crate::support::output::Chunk;
 use crate::support::raw::{Raw, STREAM_CHUNK};
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, processes, until};
+use crate::support::{Daemon, until};
 use kairo_client::{CallError, Client, DirectItem, Item};
 use kairo_wire::codec::data::Data;
 use kairo_wire::codec::text::OsText;
@@ -154,9 +154,9 @@ fn attach_goes_on_both_ways(daemon: &mut Daemon) {
 fn wait_has_its_answer_from_the_next_daemon(daemon: &mut Daemon) {
     let mut raw = daemon.connect();
     raw.spawn("code", &["sh", "-c", "read line; exit 7"], json!({}));
-    let before = processes::descriptors(daemon.pid());
+    let before = daemon.descriptors();
     let waiting = Command::start(daemon, &["wait", "code", "--json"]);
-    until("it has connected", || processes::descriptors(daemon.pid()) > before);
+    until("it has connected", || daemon.descriptors() > before);
     daemon.kill_and_succeed();
     daemon.connect().ok("process.stdin.write", json!({"id": "code", "data": "go\n"}));
     let (status, stderr) = waiting.finish();

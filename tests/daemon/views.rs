@@ -128,7 +128,8 @@ fn a_view_that_is_folded_again_is_the_same_byte_for_byte() {
         let rows = fields.filter(|(key, _)| key.as_str() == Some("rows"));
         rows.flat_map(|(_, rows)| packed(rows)).collect::<Vec<u8>>()
     };
-    until("all of it has ended", || rows(&mut raw, "processes")[0]["value"]["state"] == "ended");
+    let has_ended = |row: &serde_json::Value| row["value"]["state"] == "ended";
+    until("all of it has ended", || rows(&mut raw, "processes").first().is_some_and(has_ended));
     for name in ["v", "processes", "sessions", "live"] {
         let (before, told) = (image(&mut raw, name), summary(&mut raw, name));
         raw.ok("view.rebuild", json!({ "name": name }));

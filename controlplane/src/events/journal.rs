@@ -67,6 +67,8 @@ pub(crate) enum Awaiting {
     Birth(u64),
     /// The keeper, which has told an end of this process and does so again until it is kept.
     End(ProcessKey),
+    /// The data plane and the keeper, which hold what was of this process: who forgets it must not know more than the log.
+    Forgetting(ProcessKey),
 }
 
 #[derive(Debug)]
@@ -275,6 +277,7 @@ impl Kernel {
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
                 Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
+                Awaiting::Forgetting(process) => turn.out.push(Command::Forget { process }),
             }
         }
         self.give_compactions_up(turn, reason);
@@ -301,6 +304,7 @@ impl Kernel {
             Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
             Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
+            Awaiting::Forgetting(process) => turn.out.push(Command::Forget { process }),
         }
     }
 
@@ -309,6 +313,15 @@ impl Kernel {
         match self.journal.broken {
             Some(_) => turn.out.push(Command::Acknowledge { process }),
             None => self.journal.when_written(Awaiting::End(process)),
+        }
+    }
+
+    /// Has all that is held of a process dropped, once what was told of it is in the log.
+    pub(crate) fn let_drop(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
+        if self.journal.broken.is_some() || self.journal.is_settled() {
+            turn.out.push(Command::Forget { process });
+        } else {
+            self.journal.when_written(Awaiting::Forgetting(process));
         }
     }
 }

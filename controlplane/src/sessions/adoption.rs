@@ -77,6 +77,16 @@ impl Kernel {
         }
     }
 
+    /// All is known of what was adopted, and told: of two lives under one id the older goes.
+    pub fn settle_adopted(&mut self, at: Moment, out: &mut Commands) {
+        let superseded = self.state.processes.iter().filter(|(_, process)| process.superseded);
+        let mut superseded: Vec<u64> = superseded.map(|(serial, _)| *serial).collect();
+        superseded.sort_unstable();
+        for serial in superseded {
+            self.settle(&mut Turn { at, here: None, out }, serial);
+        }
+    }
+
     /// Tells which outputs of what was adopted have closed, where a former kernel did not come to it.
     pub(crate) fn tell_missing_closes(&mut self, turn: &mut Turn<'_>, serial: u64) {
         for channel in Channel::ALL {
@@ -121,7 +131,7 @@ impl Kernel {
         }
         let (history, rate, unread, spool) = (process.history, process.rate, process.unread, process.spool);
         let turn = &mut Turn { at, here: None, out };
-        self.supersede(turn, &process.id);
+        self.unname(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
         self.state.sessions.insert(process.session.as_str().into(), serial);
         if process.phase == Phase::Running {

@@ -46,7 +46,10 @@ impl Kernel {
         let mut readable = Vec::new();
         for one in past {
             let session = one.life.session.as_str();
-            match self.state.sessions.get(session).copied() {
+            let adopted = self.state.sessions.get(session).copied();
+            let is_named =
+                |serial: &u64| self.state.processes.get(serial).is_some_and(|process| !process.superseded);
+            match adopted.filter(is_named) {
                 Some(serial) => self.watch_again(turn, serial, &one),
                 None if self.follower(&one).is_some() => self.watch_follower(turn, &one),
                 // Its id has another life, which the keeper kept: this one was over.
@@ -63,6 +66,8 @@ impl Kernel {
     /// What was adopted and has no record, as its kernel died before it was written, gets one.
     fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
         let has_none = |process: &Process| match process.record {
+            // Another life has followed, so this one was told; there will be no record of it any more.
+            _ if process.superseded => false,
             RecordStatus::Failed => true,
             // By wish; whether its birth was told is known since calls have a place.
             RecordStatus::None => process.trace.call_seq.is_some(),

@@ -9,7 +9,6 @@ use crate::clock::MS;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
 use crate::state::{Phase, Place, Process, Timer};
-use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ReactorId;
 use kairo_wire::id::ProcessId;
 
@@ -91,15 +90,18 @@ impl Kernel {
 
     /// The id is about to name a younger process: the older one is kept only as long as somebody reads it.
     pub(crate) fn supersede(&mut self, turn: &mut Turn<'_>, id: &ProcessId) {
-        let Some(serial) = self.state.names.remove(id.key().as_ref()) else { return };
-        let Some(process) = self.state.processes.get_mut(&serial) else { return };
-        process.superseded = true;
-        self.forestall(turn, serial);
-        let Some(process) = self.state.processes.get_mut(&serial) else { return };
-        if let Some(since) = process.retained_ns.take() {
-            self.state.retained.remove(&(since, serial));
+        if let Some(serial) = self.unname(turn, id) {
+            self.settle(turn, serial);
         }
-        self.settle(turn, serial);
+    }
+
+    /// The same for one that may have something to tell yet: it is to be settled. Returns which that is.
+    pub(crate) fn unname(&mut self, turn: &mut Turn<'_>, id: &ProcessId) -> Option<u64> {
+        let serial = self.state.names.remove(id.key().as_ref())?;
+        self.state.processes.get_mut(&serial)?.superseded = true;
+        self.forestall(turn, serial);
+        self.unretain(serial);
+        Some(serial)
     }
 
     /// Frees a record, and with it what the data plane has retained.
@@ -107,7 +109,7 @@ impl Kernel {
         let Some(process) = self.drop_record(turn, serial) else { return };
         // Of a restart that could not begin the data plane knows nothing any more.
         if process.pid != 0 || process.phase != Phase::Exited {
-            turn.out.push(Command::Forget { process: process.key });
+            self.let_drop(turn, process.key);
         }
         if !process.superseded {
             self.record_oblivion(&process);
