@@ -150,6 +150,7 @@ fn a_consumer_loses_nothing_and_gets_nothing_answered_again(daemon: &mut Daemon)
         raw = consuming(daemon);
     }
     until("it is put aside", || raw.ok("consumer.status", json!({"name": "poison"}))["dead"] == 1);
+    until("that is written", || !all_of(&mut raw, "kairo.kernel.dead_letter").is_empty());
     let letters = all_of(&mut raw, "kairo.kernel.dead_letter");
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["payload"]["deliveries"], 3);

@@ -121,7 +121,7 @@ fn a_cancel_goes_on_in_the_next_life_and_signals_nobody_twice(daemon: &mut Daemo
     let child = begin(&mut raw, json!({"name": "child", "parent": top}));
     spawn(&mut raw, &json!({"intentId": child}), "deaf", &[python(), "-u", "-c", DEAF]);
     spawn(&mut raw, &json!({"intentId": top}), "mild", &["sleep", "1000"]);
-    until("it can be signalled", || output(&mut raw, "deaf").contains("ready"));
+    until("it can be signalled", || output(&mut raw, "deaf").contains("ready\n"));
     raw.ok("subscribe", json!({"topic": "kairo.intent.cancelling"}));
     let params = json!({"intentId": top, "reason": "enough", "graceMs": 3_000});
     raw.send_with("intent.cancel", &params, &json!({})).expect("it is sent");

@@ -5,7 +5,7 @@ use crate::adoption::lives_on_both_drivers;
 use crate::support::output::Chunk;
 use crate::support::raw::{Raw, STREAM_CHUNK};
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, until};
+use crate::support::{Daemon, processes, until};
 use kairo_client::{CallError, Client, DirectItem, Item};
 use kairo_wire::codec::data::Data;
 use kairo_wire::codec::text::OsText;
@@ -154,9 +154,16 @@ fn attach_goes_on_both_ways(daemon: &mut Daemon) {
 fn wait_has_its_answer_from_the_next_daemon(daemon: &mut Daemon) {
     let mut raw = daemon.connect();
     raw.spawn("code", &["sh", "-c", "read line; exit 7"], json!({}));
-    let before = daemon.descriptors();
+    // Sockets only: of a process that has just been started other descriptors go.
+    let sockets = || {
+        processes::descriptor_targets(daemon.pid())
+            .iter()
+            .filter(|of| of.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    let before = sockets();
     let waiting = Command::start(daemon, &["wait", "code", "--json"]);
-    until("it has connected", || daemon.descriptors() > before);
+    until("it has connected", || sockets() > before);
     daemon.kill_and_succeed();
     daemon.connect().ok("process.stdin.write", json!({"id": "code", "data": "go\n"}));
     let (status, stderr) = waiting.finish();

@@ -295,7 +295,7 @@ impl Daemon {
     }
 
     /// How many descriptors it has, without those of the log's tables: they come and go as it grows.
-    pub(crate) fn descriptors(&self) -> usize {
+    fn descriptors(&self) -> usize {
         let log = self.folder.path().join("state/log/db");
         let all = processes::descriptor_targets(self.pid());
         all.iter().filter(|target| !target.starts_with(&log)).count()
