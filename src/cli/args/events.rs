@@ -388,8 +388,8 @@ pub(crate) struct LogStatus {}
 
 /// Drop what is old from the log, now
 ///
-/// Without flags what the configuration says ([events] in config.toml). With --type only such events are dropped, wherever
-/// they are; without it from the beginning of the log. A summary stays in the place of what was dropped.
+/// Without flags what the configuration says (the table events of config.toml). With --type only such events are
+/// dropped, wherever they are; without it from the beginning of the log. A summary stays in the place of what was dropped.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  kairo log compact\n  kairo log compact --older-than 7d --dry-run\n  \
     kairo log compact --bytes 1GiB\n  kairo log compact --type 'render.*' --keep 1000\n  \
