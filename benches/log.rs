@@ -7,6 +7,7 @@
 
 use crate::support::bare::Bare;
 use crate::support::bytes_in;
+use crate::support::events::{KINDS, RECORD_BYTES, noise, record, topic};
 use crate::support::processes::{memory_bytes, voluntary_switches};
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles;
@@ -19,8 +20,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Bytes of a record.
-const RECORD_BYTES: usize = 300;
 /// Events of one round, and of one in which every batch is flushed.
 const EVENTS: usize = 200_000;
 const FLUSHED_BATCHES: usize = 60;
@@ -29,7 +28,6 @@ const LARGE_EVENTS: u64 = 1_000_000;
 const GROWTH: u64 = 40_000;
 /// Events appended between two looks of the large log's writer at itself.
 const STRETCH: u64 = 20_480;
-const KINDS: u64 = 20;
 const PAGE: PageLimit = PageLimit { events: 1_000, bytes: 1 << 20, looked_at: 100_000 };
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
@@ -39,39 +37,12 @@ struct Event {
 }
 
 fn event(seq: u64) -> Event {
-    let mut state = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut noise = String::with_capacity(RECORD_BYTES);
-    while noise.len() < RECORD_BYTES - 90 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.push_str(&format!("{state:016x}"));
-    }
-    let topic = format!("bench.kind.{}", seq % KINDS);
+    let topic = topic(seq);
     let story = format!("story-{}", seq / 50);
     // The envelope is what is left.
-    noise.truncate(RECORD_BYTES - 72 - topic.len() - story.len());
+    let noise = noise(seq, RECORD_BYTES - 72 - topic.len() - story.len());
     let data = Raw::of(&noise).expect("a text is a value");
-    let record = Record {
-        seq,
-        id: (u128::from(state) << 64 | u128::from(state.rotate_left(17))).to_be_bytes(),
-        time_ms: 1_700_000_000_000 + seq,
-        topic: topic.as_str().into(),
-        source: "bench".into(),
-        principal: "owner".into(),
-        audience: Audience::All,
-        correlation: Some(story.into()),
-        causation: None,
-        intent: None,
-        trace: None,
-        span: None,
-        key: None,
-        tool_call: None,
-        answers: None,
-        error: None,
-        data: data.as_ref(),
-    };
-    let record = record.encode().expect("it can be encoded");
+    let record = record(seq, &topic, "bench", Audience::All, &story, data.as_ref());
     assert!(record.len().abs_diff(RECORD_BYTES) < 8, "a record has {} bytes", record.len());
     Event { topic, record }
 }
@@ -184,10 +155,8 @@ fn reads(report: &mut Report, events: &[Event]) {
     append_bare(&bare, events, 1_024, false);
     bare.settle();
     let (mut all, mut typed, mut base) = (Vec::new(), Vec::new(), Vec::new());
-    let dense = Query {
-        types: (0..KINDS / 2).map(|kind| Types::Exact(format!("bench.kind.{kind}"))).collect(),
-        ..Query::default()
-    };
+    let dense =
+        Query { types: (0..KINDS / 2).map(|kind| Types::Exact(topic(kind))).collect(), ..Query::default() };
     for _ in 0..ROUNDS {
         let rate = |(seconds, found): (f64, usize)| found as f64 / seconds;
         base.push(rate((scan_bare(&bare, events.len()), events.len())));

@@ -7,14 +7,14 @@ use crate::support::bare::Bare;
 use crate::support::bytes_in;
 use crate::support::daemon::Daemon;
 use crate::support::events::{
-    DATA_BYTES, PREFIX, RECORD_BYTES, batches, client, noise, publish, rate_of_bare, records, topic,
+    DATA_BYTES, PREFIX, RECORD_BYTES, batches, client, noise, publish, rate_of_bare, record, records, topic,
 };
 use crate::support::flow::Flow;
 use crate::support::processes::memory_bytes;
 use crate::support::report::{Bar, ROUNDS, Report};
 use kairo_client::EventItem;
 use kairo_controlplane::events::log::{Batch, Log, Options, Stored};
-use kairo_controlplane::events::record::{Audience, Record};
+use kairo_controlplane::events::record::Audience;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::TopicPattern;
 use kairo_wire::methods::event::{ReplayParams, SubscribeParams};
@@ -137,26 +137,7 @@ fn fill(folder: &Path, events: u64) -> f64 {
 fn stored(seq: u64, topic: &str) -> Stored<'_> {
     let data = Raw::of(&noise(seq, DATA_BYTES)).expect("a text is a value");
     let story = noise(seq / 50, 36);
-    let record = Record {
-        seq,
-        id: (u128::from(seq) << 64 | u128::from(seq.wrapping_mul(0x9e37_79b9_7f4a_7c15))).to_be_bytes(),
-        time_ms: 1_700_000_000_000 + seq,
-        topic: topic.into(),
-        source: "user:0".into(),
-        principal: "user:0".into(),
-        audience: Audience::User(0),
-        correlation: Some(story.into()),
-        causation: None,
-        intent: None,
-        trace: None,
-        span: None,
-        key: None,
-        tool_call: None,
-        data: data.as_ref(),
-        answers: None,
-        error: None,
-    };
-    let record = record.encode().expect("it can be encoded");
+    let record = record(seq, topic, "user:0", Audience::User(0), &story, data.as_ref());
     assert!(record.len().abs_diff(RECORD_BYTES) < 16, "a record has {} bytes", record.len());
     Stored { seq, topic, record }
 }

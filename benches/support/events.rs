@@ -4,7 +4,10 @@ use super::bare::Bare;
 use super::daemon::Daemon;
 use super::flow::{Flow, Seen};
 use super::raw::{EVENT, RESPONSE, outcome, request_bytes, value};
+use bytes::Bytes;
 use kairo_client::ConnectOptions;
+use kairo_controlplane::events::record::{Audience, Record};
+use kairo_wire::codec::raw::RawRef;
 use serde_json::json;
 use std::time::Instant;
 
@@ -13,7 +16,7 @@ pub(crate) const RECORD_BYTES: usize = 300;
 pub(crate) const DATA_BYTES: usize = 194;
 /// Types of events begin so.
 pub(crate) const PREFIX: &str = "bench.kind";
-const KINDS: u64 = 20;
+pub(crate) const KINDS: u64 = 20;
 /// Calls a publisher has in flight.
 const IN_FLIGHT: usize = 8;
 
@@ -105,4 +108,35 @@ pub(crate) fn rate_of_bare(bare: &Bare, first: u64, records: &[String], size: us
 /// What fjall by itself is given to write.
 pub(crate) fn records(events: u64) -> Vec<String> {
     (1..=events).map(|seq| noise(seq, RECORD_BYTES)).collect()
+}
+
+/// One event as the log keeps it, which the kernel says that `source` has published.
+pub(crate) fn record(
+    seq: u64,
+    topic: &str,
+    source: &str,
+    audience: Audience,
+    story: &str,
+    data: RawRef<'_>,
+) -> Bytes {
+    let record = Record {
+        seq,
+        id: (u128::from(seq) << 64 | u128::from(seq.wrapping_mul(0x9e37_79b9_7f4a_7c15))).to_be_bytes(),
+        time_ms: 1_700_000_000_000 + seq,
+        topic: topic.into(),
+        source: source.into(),
+        principal: source.into(),
+        audience,
+        correlation: Some(story.into()),
+        causation: None,
+        intent: None,
+        trace: None,
+        span: None,
+        key: None,
+        tool_call: None,
+        answers: None,
+        error: None,
+        data,
+    };
+    record.encode().expect("it can be encoded")
 }
