@@ -50,6 +50,12 @@ pub(crate) struct Fresh<'a> {
     pub answer: Option<Answer<'a>>,
 }
 
+impl<'a> Fresh<'a> {
+    fn of_kernel<E: Event>(id: EventId, audience: Audience, trace: &'a Trace, data: RawRef<'a>) -> Fresh<'a> {
+        Fresh { id, topic: E::TOPIC.into(), source: KERNEL, audience, trace, key: None, data, answer: None }
+    }
+}
+
 /// That an event is an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer<'a> {
@@ -88,16 +94,7 @@ impl Kernel {
         event: &E,
     ) {
         let Some(data) = said(event) else { return };
-        let fresh = Fresh {
-            id,
-            topic: E::TOPIC.into(),
-            source: KERNEL,
-            audience,
-            trace,
-            key: None,
-            data: data.as_ref(),
-            answer: None,
-        };
+        let fresh = Fresh::of_kernel::<E>(id, audience, trace, data.as_ref());
         self.admit(turn, &fresh, None);
     }
 
@@ -114,16 +111,7 @@ impl Kernel {
         let Some(data) = said(to_others) else { return };
         let own = own.and_then(|connection| Some((connection, said(to_own)?)));
         let id = self.name_event();
-        let fresh = Fresh {
-            id,
-            topic: E::TOPIC.into(),
-            source: KERNEL,
-            audience,
-            trace,
-            key: None,
-            data: data.as_ref(),
-            answer: None,
-        };
+        let fresh = Fresh::of_kernel::<E>(id, audience, trace, data.as_ref());
         self.admit(turn, &fresh, own);
     }
 

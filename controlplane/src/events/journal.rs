@@ -65,10 +65,9 @@ pub(crate) enum Awaiting {
     Receipt(u64),
     /// The spawn of a process that insists on its record.
     Birth(u64),
-    /// The keeper, which has told an end of this process and does so again until it is kept.
-    End(ProcessKey),
-    /// The data plane and the keeper, which hold what was of this process: who forgets it must not know more than the log.
-    Forgetting(ProcessKey),
+    /// The data plane and the keeper, which hold what was of a process, or tell an end of it again: neither may let go of
+    /// more than the log has.
+    Letting(Command),
 }
 
 #[derive(Debug)]
@@ -276,8 +275,7 @@ impl Kernel {
                 Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
-                Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
-                Awaiting::Forgetting(process) => turn.out.push(Command::Forget { process }),
+                Awaiting::Letting(command) => turn.out.push(command),
             }
         }
         self.give_compactions_up(turn, reason);
@@ -303,25 +301,25 @@ impl Kernel {
             Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
             Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
-            Awaiting::End(process) => turn.out.push(Command::Acknowledge { process }),
-            Awaiting::Forgetting(process) => turn.out.push(Command::Forget { process }),
+            Awaiting::Letting(command) => turn.out.push(command),
         }
     }
 
     /// An end the keeper has told is in the log, or will be.
     pub(crate) fn acknowledge(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
-        match self.journal.broken {
-            Some(_) => turn.out.push(Command::Acknowledge { process }),
-            None => self.journal.when_written(Awaiting::End(process)),
-        }
+        self.once_written(turn, Command::Acknowledge { process });
     }
 
     /// Has all that is held of a process dropped, once what was told of it is in the log.
     pub(crate) fn let_drop(&mut self, turn: &mut Turn<'_>, process: ProcessKey) {
+        self.once_written(turn, Command::Forget { process });
+    }
+
+    fn once_written(&mut self, turn: &mut Turn<'_>, command: Command) {
         if self.journal.broken.is_some() || self.journal.is_settled() {
-            turn.out.push(Command::Forget { process });
+            turn.out.push(command);
         } else {
-            self.journal.when_written(Awaiting::Forgetting(process));
+            self.journal.when_written(Awaiting::Letting(command));
         }
     }
 }

@@ -57,8 +57,7 @@ pub fn ends_told(reader: &Reader) -> Result<Vec<(String, Milestone)>, log::LogEr
     for topic in [ProcessExited::TOPIC, ProcessEnded::TOPIC, StreamClosed::TOPIC] {
         let types = vec![Types::Exact(topic.to_owned())];
         let page = reader.scan(&Query { types, backward: true, ..Query::default() }, None, limit)?;
-        let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
-        told.extend(events.filter_map(|event| milestone(&event)));
+        told.extend(milestones(&page));
     }
     Ok(told)
 }
@@ -71,11 +70,15 @@ pub fn births_told(reader: &Reader, from: u64) -> Result<Vec<(String, Milestone)
     let (mut told, mut next) = (Vec::new(), Some(from));
     while let Some(at) = next {
         let page = reader.scan(&query, Some(at), limit)?;
-        let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
-        told.extend(events.filter_map(|event| milestone(&event)));
+        told.extend(milestones(&page));
         next = page.next;
     }
     Ok(told)
+}
+
+fn milestones(page: &Page) -> impl Iterator<Item = (String, Milestone)> {
+    let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
+    events.filter_map(|event| milestone(&event))
 }
 
 /// What an event tells, and of which session.

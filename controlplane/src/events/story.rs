@@ -13,7 +13,7 @@ use crate::calls::{Asking, Turn};
 use crate::digest::trace_of;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
-use crate::state::{Phase, Process, Trace};
+use crate::state::{Process, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::decode::{entries, str_body};
 use kairo_wire::codec::raw::RawRef;
@@ -61,13 +61,7 @@ impl Kernel {
         let mut trace = match principal {
             Principal::Skill(skill) => {
                 let serial = skill.session.as_deref().and_then(|session| self.state.sessions.get(session));
-                serial.and_then(|serial| self.state.processes.get(serial)).map(|process| {
-                    match process.phase {
-                        // It calls before the kernel has heard that it runs: its birth is not told yet.
-                        Phase::Starting => process.trace.clone(),
-                        Phase::Running | Phase::Exited | Phase::Lost => process.story(),
-                    }
-                })
+                serial.and_then(|serial| self.state.processes.get(serial)).map(|process| process.story())
             }
             Principal::Owner | Principal::User { .. } | Principal::Nobody { .. } => None,
         }
