@@ -22,4 +22,5 @@ use macos as platform;
 pub mod ability;
 pub mod plan;
 pub mod profile;
+pub mod protection;
 pub mod report;

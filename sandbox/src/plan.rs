@@ -6,13 +6,14 @@
 use super::platform;
 use crate::ability::Ability;
 use crate::profile::{Profile, Resource, TreeLimits};
+use crate::protection::Protection;
 use serde::Serialize;
 
 /// What the keeper is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// Limits of the tree, for its cgroup; `allow_weaker` as asked for, since the keeper meets the machine last.
+    /// Limits of the tree, for its cgroup.
     pub tree: TreeLimits,
     /// RLIMIT_* number of this platform, and value for soft and hard.
     pub rlimits: Vec<(u32, u64)>,
@@ -78,12 +79,11 @@ impl Plan {
     /// Holds a profile against a machine.
     pub fn new(profile: &Profile, ability: &Ability) -> Result<Plan, Refusal> {
         let mut plan = Plan::default();
-        plan.tree.allow_weaker = profile.limits.allow_weaker;
-        for (limit, asked) in asked_for(&profile.limits) {
-            plan.add_tree_limit(limit, asked, profile.limits.allow_weaker, ability)?;
+        for (protection, asked) in asked_for(&profile.limits) {
+            plan.add_tree_limit(protection.name(), asked, profile.accepts_weaker(protection), ability)?;
         }
         for wish in &profile.rlimits {
-            plan.add_rlimit(wish.resource, wish.value, profile.limits.allow_weaker)?;
+            plan.add_rlimit(wish.resource, wish.value, profile.accepts_weaker(Protection::Rlimits))?;
         }
         Ok(plan)
     }
@@ -153,9 +153,12 @@ impl Receipt {
 
 const TREE_LIMITS: [&str; 3] = ["memory", "cpu", "pids"];
 
-fn asked_for(limits: &TreeLimits) -> impl Iterator<Item = (&'static str, u64)> {
+fn asked_for(limits: &TreeLimits) -> impl Iterator<Item = (Protection, u64)> {
     let values = [limits.memory_bytes, limits.cpu_percent.map(u64::from), limits.pids];
-    TREE_LIMITS.into_iter().zip(values).filter_map(|(limit, value)| Some((limit, value?)))
+    [Protection::Memory, Protection::Cpu, Protection::Pids]
+        .into_iter()
+        .zip(values)
+        .filter_map(|(limit, value)| Some((limit, value?)))
 }
 
 fn without_cgroup(controller: &str, ability: &Ability) -> String {
@@ -204,10 +207,11 @@ mod tests {
     }
 
     fn wish(allow_weaker: bool) -> Profile {
-        let limits =
-            TreeLimits { memory_bytes: Some(1 << 20), cpu_percent: Some(150), pids: Some(10), allow_weaker };
+        let limits = TreeLimits { memory_bytes: Some(1 << 20), cpu_percent: Some(150), pids: Some(10) };
         let rlimits = vec![ProcessLimit { resource: Resource::Core, value: 0 }];
-        Profile { limits, rlimits }
+        let weaker =
+            [Protection::Memory, Protection::Cpu, Protection::Pids].into_iter().filter(|_| allow_weaker);
+        Profile { limits, rlimits, accept_weaker: weaker.collect(), ..Profile::default() }
     }
 
     #[test]
@@ -241,7 +245,6 @@ mod tests {
         assert!(memory.reason.is_some());
         assert!(cpu.in_force.is_none() && cpu.reason.is_some());
         assert_eq!(pids.in_force.unwrap().mechanism, Mechanism::Cgroup);
-        assert!(plan.tree.allow_weaker);
     }
 
     #[test]
