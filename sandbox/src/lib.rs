@@ -20,6 +20,7 @@ use linux as platform;
 use macos as platform;
 
 pub mod ability;
+pub mod filter;
 pub mod plan;
 pub mod profile;
 pub mod protection;
