@@ -5,6 +5,7 @@
 //! [`report`](crate::report).
 
 use super::platform;
+use crate::filter::Architecture;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,10 @@ pub struct Ability {
     pub seccomp_user_notification: bool,
     /// An ordinary user may create user namespaces, as far as the settings tell.
     pub user_namespaces: Answer,
+    /// The right to gain rights can be taken away (PR_SET_NO_NEW_PRIVS).
+    pub no_new_privileges: bool,
+    /// Cores go to a program, whatever the limit says, unless it is 1 (core(5)).
+    pub cores_are_piped: bool,
     /// Our cgroup.
     pub cgroup: Cgroup,
     /// Processes have handles that survive pid reuse (pidfd_open).
@@ -109,6 +114,11 @@ pub struct Rlimit {
 }
 
 impl Ability {
+    /// True exactly when system calls can be filtered: by this kernel, and by numbers we know.
+    pub fn filters(&self) -> bool {
+        self.seccomp_filter && Architecture::own().is_some()
+    }
+
     /// Asks this machine.
     pub fn probe() -> Ability {
         platform::probe()

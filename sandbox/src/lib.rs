@@ -20,8 +20,10 @@ use linux as platform;
 use macos as platform;
 
 pub mod ability;
+pub mod containment;
 pub mod filter;
 pub mod plan;
 pub mod profile;
 pub mod protection;
+pub mod receipt;
 pub mod report;

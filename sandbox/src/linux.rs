@@ -24,6 +24,8 @@ pub(crate) fn probe() -> Ability {
         seccomp_filter: !actions.is_empty(),
         seccomp_user_notification: actions.split(' ').any(|action| action == "user_notif"),
         user_namespaces: user_namespaces(),
+        no_new_privileges: true,
+        cores_are_piped: read("/proc/sys/kernel/core_pattern").starts_with('|'),
         cgroup: cgroup(),
         pidfd: pidfd(),
         peer_pidfd: peer_pidfd(),

@@ -17,6 +17,8 @@ pub(crate) fn probe() -> Ability {
         seccomp_filter: false,
         seccomp_user_notification: false,
         user_namespaces: absent(),
+        no_new_privileges: false,
+        cores_are_piped: false,
         cgroup: Cgroup::default(),
         pidfd: false,
         peer_pidfd: false,

@@ -1,164 +1,371 @@
-//! From what is asked for and what can be enforced to what will be done, or to a refusal that names the limit.
+//! From what is asked for and what can be enforced to what will be done, or to a refusal that names the protection.
 //!
-//! Pure. Invariant: every limit of the profile is in the receipt exactly once, and one that is planned weaker
-//! than asked for is there only because the profile accepted that.
+//! Pure. Invariant: every protection is in the receipt exactly once, and one that is planned weaker than asked for is
+//! there only because the profile accepted that by name.
 
 use super::platform;
 use crate::ability::Ability;
-use crate::profile::{Profile, Resource, TreeLimits};
-use crate::protection::Protection;
-use serde::Serialize;
+use crate::containment::{Containment, Probe, Ruleset, rights};
+use crate::filter::Group;
+use crate::profile::{Complaint, Profile, Reach, Resource, TreeLimits};
+use crate::protection::{Protection, Strength};
+use crate::receipt::{Entry, Mechanism, Receipt, Standing};
+use std::collections::BTreeMap;
+
+mod files;
+mod network;
 
 /// What the keeper is to do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Limits of the tree, for its cgroup.
     pub tree: TreeLimits,
     /// RLIMIT_* number of this platform, and value for soft and hard.
     pub rlimits: Vec<(u32, u64)>,
+    /// What the child does to itself.
+    pub containment: Containment,
     /// What will be in force if all goes as planned.
     pub receipt: Receipt,
 }
 
-/// Asked for beside in force, limit by limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Receipt {
-    /// In the order asked for.
-    pub entries: Vec<Entry>,
+/// Where and as whom a program will run: what the paths of a profile are relative to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its user.
+    pub uid: u32,
+    /// For `~/`.
+    pub home: Option<String>,
+    /// For `./`.
+    pub folder: Option<String>,
+    /// Where its kernel listens; none for a kernel that doesn't.
+    pub kernel: Option<Vec<u8>>,
 }
 
-/// One limit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Entry {
-    /// `memory`, `cpu`, `pids` or a resource's name.
-    pub limit: String,
-    /// Bytes, percent of one CPU, or a count.
-    pub asked: u64,
-    /// What enforces it and at which value; none: nothing does.
-    pub in_force: Option<InForce>,
-    /// Why it isn't in force as asked for.
-    pub reason: Option<String>,
-}
-
-/// What enforces a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InForce {
-    /// By what.
-    pub mechanism: Mechanism,
-    /// In the limit's unit.
-    pub value: u64,
-}
-
-/// A way to enforce a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Mechanism {
-    /// cgroup v2: the tree together.
-    Cgroup,
-    /// setrlimit(2): each process apart.
-    Rlimit,
-}
-
-/// A limit this machine can't enforce, and weaker wasn't accepted.
+/// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("limit {limit} = {asked} cannot be enforced here: {reason}")]
-pub struct Refusal {
-    /// `memory`, `cpu`, `pids` or a resource's name.
-    pub limit: String,
-    /// What was asked for.
-    pub asked: u64,
-    /// Why not.
-    pub reason: String,
+pub enum Refusal {
+    /// The profile makes no sense.
+    #[error(transparent)]
+    Complaint(#[from] Complaint),
+    /// A protection that this machine can't enforce, and weaker wasn't accepted.
+    #[error("{protection} ({asked}) cannot be enforced here: {reason}")]
+    Protection {
+        /// Which.
+        protection: Protection,
+        /// What was asked for.
+        asked: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// What a machine makes of a protection.
+enum Outcome {
+    InForce(Vec<Mechanism>),
+    Weaker(Vec<Mechanism>, String),
+    Nothing(String),
+    NotAsked,
+}
+
+impl Outcome {
+    fn by(mechanism: Mechanism) -> Outcome {
+        Outcome::InForce(vec![mechanism])
+    }
+}
+
+/// A plan in the making.
+struct Planner<'a> {
+    profile: &'a Profile,
+    ability: &'a Ability,
+    place: &'a Place,
+    plan: Plan,
+    rules: Ruleset,
+    below: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Plan {
     /// Holds a profile against a machine.
-    pub fn new(profile: &Profile, ability: &Ability) -> Result<Plan, Refusal> {
-        let mut plan = Plan::default();
-        for (protection, asked) in asked_for(&profile.limits) {
-            plan.add_tree_limit(protection.name(), asked, profile.accepts_weaker(protection), ability)?;
-        }
-        for wish in &profile.rlimits {
-            plan.add_rlimit(wish.resource, wish.value, profile.accepts_weaker(Protection::Rlimits))?;
-        }
-        Ok(plan)
-    }
-
-    fn add_tree_limit(
-        &mut self,
-        limit: &str,
-        asked: u64,
-        allow_weaker: bool,
-        ability: &Ability,
-    ) -> Result<(), Refusal> {
-        let mut entry = Entry { limit: limit.to_owned(), asked, in_force: None, reason: None };
-        if ability.cgroup.enforces(limit) {
-            entry.in_force = Some(InForce { mechanism: Mechanism::Cgroup, value: asked });
-        } else {
-            let reason = without_cgroup(limit, ability);
-            if !allow_weaker {
-                return Err(Refusal { limit: limit.to_owned(), asked, reason });
-            }
-            // RLIMIT_AS stands in for memory, set by the keeper; nothing can for the others.
-            if limit == "memory" {
-                entry.in_force = Some(InForce { mechanism: Mechanism::Rlimit, value: asked });
-            }
-            entry.reason = Some(reason);
-        }
-        match limit {
-            "memory" => self.tree.memory_bytes = Some(asked),
-            "cpu" => self.tree.cpu_percent = Some(u32::try_from(asked).unwrap_or(u32::MAX)),
-            _ => self.tree.pids = Some(asked),
-        }
-        self.receipt.entries.push(entry);
-        Ok(())
-    }
-
-    fn add_rlimit(&mut self, resource: Resource, value: u64, allow_weaker: bool) -> Result<(), Refusal> {
-        let limit = resource.name().to_owned();
-        let Some(number) = platform::rlimit_number(resource) else {
-            let reason = "this system has no such limit".to_owned();
-            if !allow_weaker {
-                return Err(Refusal { limit, asked: value, reason });
-            }
-            self.receipt.entries.push(Entry { limit, asked: value, in_force: None, reason: Some(reason) });
-            return Ok(());
+    pub fn new(profile: &Profile, ability: &Ability, place: &Place) -> Result<Plan, Refusal> {
+        profile.check()?;
+        let mut planner = Planner {
+            profile,
+            ability,
+            place,
+            plan: Plan::default(),
+            rules: Ruleset::default(),
+            below: BTreeMap::new(),
         };
-        self.rlimits.push((number, value));
-        let in_force = Some(InForce { mechanism: Mechanism::Rlimit, value });
-        self.receipt.entries.push(Entry { limit, asked: value, in_force, reason: None });
+        planner.plan.receipt.system = ability.system.clone();
+        planner.privileges()?;
+        planner.files()?;
+        planner.network()?;
+        planner.unix_sockets()?;
+        planner.processes()?;
+        planner.always()?;
+        planner.tree_limits()?;
+        planner.rlimits()?;
+        Ok(planner.finish())
+    }
+}
+
+impl Planner<'_> {
+    /// Whether a protection is asked for at all.
+    fn wants(&self, protection: Protection) -> bool {
+        self.profile.strength(protection) != Strength::Off
+    }
+
+    /// Writes down what becomes of a protection, or refuses.
+    fn settle(
+        &mut self,
+        protection: Protection,
+        asked: impl Into<String>,
+        outcome: Outcome,
+    ) -> Result<(), Refusal> {
+        let (asked, strength) = (asked.into(), self.profile.strength(protection));
+        let accepted = self.profile.accepts_weaker(protection);
+        let (standing, by, reason) = match outcome {
+            _ if strength == Strength::Off => (Standing::NotAsked, Vec::new(), None),
+            Outcome::NotAsked => (Standing::NotAsked, Vec::new(), None),
+            Outcome::InForce(by) => (Standing::InForce, by, None),
+            Outcome::Weaker(_, reason) | Outcome::Nothing(reason) if !accepted => {
+                return Err(Refusal::Protection { protection, asked, reason });
+            }
+            Outcome::Weaker(by, reason) => (Standing::Weaker, by, Some(reason)),
+            Outcome::Nothing(reason) => (Standing::Absent, Vec::new(), Some(reason)),
+        };
+        self.plan.receipt.entries.push(Entry { protection, strength, asked, standing, by, reason });
         Ok(())
     }
-}
 
-impl Receipt {
-    /// Corrects what was planned by what the keeper says came of the tree's limits: (`memory` | `cpu` | `pids`,
-    /// mechanism, value). A planned limit it doesn't name isn't in force.
-    pub fn settle(&mut self, in_force: &[(&str, Mechanism, u64)]) {
-        for entry in self.entries.iter_mut().filter(|entry| TREE_LIMITS.contains(&entry.limit.as_str())) {
-            let found = in_force.iter().find(|(limit, _, _)| *limit == entry.limit);
-            let settled = found.map(|(_, mechanism, value)| InForce { mechanism: *mechanism, value: *value });
-            let weaker = settled.is_none_or(|settled| settled.mechanism != Mechanism::Cgroup);
-            if weaker && entry.reason.is_none() {
-                entry.reason = Some("the cgroup could not be made".to_owned());
-            }
-            entry.in_force = settled;
+    /// True exactly when a protection is in force, weaker or not.
+    fn holds(&self, protection: Protection) -> bool {
+        let entry = self.plan.receipt.of(protection);
+        entry.is_some_and(|entry| matches!(entry.standing, Standing::InForce | Standing::Weaker))
+    }
+
+    fn filter(&mut self, group: Group) {
+        self.plan.containment.filter.insert(group);
+    }
+
+    /// In force by a filter, or not at all.
+    fn filtered(&self) -> Outcome {
+        match self.ability.filters() {
+            true => Outcome::by(Mechanism::Seccomp),
+            false => Outcome::Nothing("system calls can't be filtered here".to_owned()),
         }
+    }
+
+    /// In force from an ABI of Landlock's on.
+    fn landlocked(&self, abi: u32) -> Outcome {
+        match self.ability.landlock_abi {
+            0 => Outcome::Nothing("this kernel has no Landlock".to_owned()),
+            has if has < abi => {
+                Outcome::Nothing(format!("it takes Landlock ABI {abi}, and this kernel has {has}"))
+            }
+            _ => Outcome::by(Mechanism::Landlock),
+        }
+    }
+
+    fn privileges(&mut self) -> Result<(), Refusal> {
+        let outcome = match self.ability.no_new_privileges {
+            true => Outcome::by(Mechanism::Unprivileged),
+            false => Outcome::Nothing("this system can't take the rights to gain rights".to_owned()),
+        };
+        self.settle(Protection::Privileges, "none", outcome)?;
+        self.plan.containment.unprivileged = self.holds(Protection::Privileges);
+        if self.plan.containment.unprivileged && self.place.uid == 0 {
+            self.plan.receipt.warnings.push(
+                "it runs as uid 0: without capabilities that still owns root's files; say user".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn processes(&mut self) -> Result<(), Refusal> {
+        let processes = self.profile.processes;
+        let outcome = match processes.signal {
+            Reach::Any => Outcome::NotAsked,
+            Reach::None | Reach::Inside => self.landlocked(6),
+        };
+        self.settle(Protection::Signals, reach(processes.signal), outcome)?;
+        if self.holds(Protection::Signals) {
+            self.rules.scopes |= rights::SCOPE_SIGNAL;
+        }
+        let outcome = match processes.ptrace {
+            Reach::Any => Outcome::NotAsked,
+            Reach::None => self.filtered(),
+            // A domain may look into what is below it, and nobody else (landlock(7), "Ptrace restrictions").
+            Reach::Inside if self.holds(Protection::Files) => Outcome::by(Mechanism::Landlock),
+            Reach::Inside => {
+                Outcome::Nothing("it takes Landlock, and files aren't protected by it".to_owned())
+            }
+        };
+        self.settle(Protection::Ptrace, reach(processes.ptrace), outcome)?;
+        if self.holds(Protection::Ptrace) && processes.ptrace == Reach::None {
+            self.filter(Group::Ptrace);
+        }
+        let outcome = self.filtered();
+        self.settle(Protection::SystemCalls, "none of those on the list", outcome)?;
+        if self.holds(Protection::SystemCalls) {
+            self.filter(Group::SystemCalls);
+        }
+        Ok(())
+    }
+
+    /// What the keeper does for whoever is contained, on every machine.
+    fn always(&mut self) -> Result<(), Refusal> {
+        let kernel = self.profile.kernel && self.place.kernel.is_some();
+        let asked = if kernel { "its standard three and its kernel" } else { "its standard three" };
+        self.settle(Protection::Descriptors, asked, Outcome::by(Mechanism::CloseOnExec))?;
+        self.plan.containment.kernel = self.place.kernel.clone().filter(|_| kernel);
+        let environment = &self.profile.environment;
+        let asked = match environment.allow.as_slice() {
+            [] => "the usual".to_owned(),
+            allow => format!("the usual and {}", allow.join(", ")),
+        };
+        self.settle(Protection::Environment, asked, Outcome::by(Mechanism::CleanEnvironment))?;
+        let outcome = match self.ability.filters() {
+            true => Outcome::InForce(vec![Mechanism::OwnSession, Mechanism::Seccomp]),
+            false => Outcome::Weaker(
+                vec![Mechanism::OwnSession],
+                "without a filter it may type into a terminal it is given".to_owned(),
+            ),
+        };
+        self.settle(Protection::Terminal, "a session of its own", outcome)?;
+        if self.holds(Protection::Terminal) && self.ability.filters() {
+            self.filter(Group::Terminal);
+        }
+        self.settle(Protection::CoreDumps, "none", Outcome::by(Mechanism::Rlimit))?;
+        self.plan.containment.core_bytes =
+            self.holds(Protection::CoreDumps).then_some(u64::from(self.ability.cores_are_piped));
+        Ok(())
+    }
+
+    fn tree_limits(&mut self) -> Result<(), Refusal> {
+        let limits = self.profile.limits;
+        let cgroup =
+            |planner: &Planner<'_>, controller: &str| match planner.ability.cgroup.enforces(controller) {
+                true => Outcome::by(Mechanism::Cgroup),
+                false => Outcome::Nothing(without_cgroup(controller, planner.ability)),
+            };
+        match limits.memory_bytes {
+            None => self.settle(Protection::Memory, "any", Outcome::NotAsked)?,
+            Some(bytes) => {
+                let outcome = match cgroup(self, "memory") {
+                    Outcome::Nothing(reason) => {
+                        // Stands in for it: each process apart, and addresses, not memory.
+                        Outcome::Weaker(vec![Mechanism::Rlimit], reason)
+                    }
+                    outcome => outcome,
+                };
+                self.settle(Protection::Memory, format!("{bytes} bytes"), outcome)?;
+                match self.plan.receipt.of(Protection::Memory).map(|entry| entry.standing) {
+                    Some(Standing::InForce) => self.plan.tree.memory_bytes = Some(bytes),
+                    Some(Standing::Weaker) => {
+                        let number = platform::rlimit_number(Resource::AddressSpace);
+                        self.plan.rlimits.extend(number.map(|number| (number, bytes)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        match limits.cpu_percent {
+            None => self.settle(Protection::Cpu, "any", Outcome::NotAsked)?,
+            Some(percent) => {
+                let outcome = cgroup(self, "cpu");
+                self.settle(Protection::Cpu, format!("{percent} percent of one"), outcome)?;
+                self.plan.tree.cpu_percent = self.holds(Protection::Cpu).then_some(percent);
+            }
+        }
+        match limits.pids {
+            None => self.settle(Protection::Pids, "any", Outcome::NotAsked)?,
+            Some(pids) => {
+                let outcome = cgroup(self, "pids");
+                self.settle(Protection::Pids, pids.to_string(), outcome)?;
+                self.plan.tree.pids = self.holds(Protection::Pids).then_some(pids);
+            }
+        }
+        Ok(())
+    }
+
+    fn rlimits(&mut self) -> Result<(), Refusal> {
+        let wishes = &self.profile.rlimits;
+        let words: Vec<String> =
+            wishes.iter().map(|wish| format!("{} {}", wish.resource.name(), wish.value)).collect();
+        let absent = wishes.iter().find(|wish| platform::rlimit_number(wish.resource).is_none());
+        let outcome = match absent {
+            _ if wishes.is_empty() => Outcome::NotAsked,
+            None => Outcome::by(Mechanism::Rlimit),
+            Some(wish) => {
+                let reason = format!("this system has no limit of {}", wish.resource.name());
+                Outcome::Weaker(vec![Mechanism::Rlimit], reason)
+            }
+        };
+        self.settle(
+            Protection::Rlimits,
+            if words.is_empty() { "any".to_owned() } else { words.join(", ") },
+            outcome,
+        )?;
+        if self.holds(Protection::Rlimits) {
+            let numbers =
+                wishes.iter().filter_map(|wish| Some((platform::rlimit_number(wish.resource)?, wish.value)));
+            self.plan.rlimits.extend(numbers);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Plan {
+        self.rules.below = self.below.into_iter().collect();
+        let some = self.rules.files | self.rules.ports | self.rules.scopes != 0;
+        self.plan.containment.landlock = some.then_some(self.rules);
+        self.plan.receipt.landlock_abi = self.ability.landlock_abi;
+        self.plan.receipt.entries.sort_by_key(|entry| entry.protection);
+        self.plan.containment.probes = probes(&self.plan.containment);
+        self.plan
     }
 }
 
-const TREE_LIMITS: [&str; 3] = ["memory", "cpu", "pids"];
+/// What is tried inside. A path is tried only where nothing that is granted contains it.
+fn probes(containment: &Containment) -> Vec<Probe> {
+    let mut probes = Vec::new();
+    if containment.unprivileged {
+        probes.extend([Probe::NoNewPrivileges, Probe::Capabilities]);
+    }
+    if let Some(rules) = containment.landlock.as_ref().filter(|rules| rules.files != 0) {
+        let granted = |path: &str, right: u64| {
+            rules.below.iter().any(|(above, rights)| {
+                rights & right != 0 && files::is_within(path, &String::from_utf8_lossy(above))
+            })
+        };
+        let outside = |right: u64| OUTSIDE.iter().find(|path| !granted(path, right));
+        probes.extend(outside(rights::READ_FILE).map(|path| Probe::Read(path.as_bytes().into())));
+        probes.extend(outside(rights::WRITE_FILE).map(|path| Probe::Write(path.as_bytes().into())));
+    }
+    let filter = containment.filter;
+    if !filter.is_empty() {
+        probes.push(Probe::FilterMode);
+    }
+    let by_group = [
+        (Group::SystemCalls, Probe::Ring),
+        (Group::Ptrace, Probe::Trace),
+        (Group::Families, Probe::PacketSocket),
+        (Group::NoNetwork, Probe::InternetSocket),
+        (Group::NoUnixSockets, Probe::UnixSocket),
+        (Group::Terminal, Probe::TerminalInput),
+    ];
+    probes.extend(by_group.into_iter().filter(|(group, _)| filter.has(*group)).map(|(_, probe)| probe));
+    probes
+}
 
-fn asked_for(limits: &TreeLimits) -> impl Iterator<Item = (Protection, u64)> {
-    let values = [limits.memory_bytes, limits.cpu_percent.map(u64::from), limits.pids];
-    [Protection::Memory, Protection::Cpu, Protection::Pids]
-        .into_iter()
-        .zip(values)
-        .filter_map(|(limit, value)| Some((limit, value?)))
+/// Files that are everywhere, whose opening does nothing.
+const OUTSIDE: [&str; 4] = ["/etc/passwd", "/etc/group", "/proc/self/status", "/dev/full"];
+
+fn reach(reach: Reach) -> &'static str {
+    match reach {
+        Reach::None => "nobody",
+        Reach::Inside => "inside",
+        Reach::Any => "anybody",
+    }
 }
 
 fn without_cgroup(controller: &str, ability: &Ability) -> String {
@@ -174,92 +381,4 @@ fn without_cgroup(controller: &str, ability: &Ability) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ability::{Answer, Cgroup, Pipes};
-    use crate::profile::ProcessLimit;
-
-    fn machine(controllers: &[&str]) -> Ability {
-        Ability {
-            system: "Pretended 1.0".into(),
-            uid: 1000,
-            landlock_abi: 0,
-            seccomp_filter: false,
-            seccomp_user_notification: false,
-            user_namespaces: Answer::Allowed,
-            cgroup: Cgroup {
-                folder: Some("/cgroup".into()),
-                writable: true,
-                kill: true,
-                controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
-                withheld: None,
-            },
-            pidfd: true,
-            peer_pidfd: false,
-            subreaper: true,
-            children_listed: true,
-            io_uring: Answer::Allowed,
-            memfd_seals: true,
-            splice: true,
-            pipes: Pipes::default(),
-            rlimits: Vec::new(),
-        }
-    }
-
-    fn wish(allow_weaker: bool) -> Profile {
-        let limits = TreeLimits { memory_bytes: Some(1 << 20), cpu_percent: Some(150), pids: Some(10) };
-        let rlimits = vec![ProcessLimit { resource: Resource::Core, value: 0 }];
-        let weaker =
-            [Protection::Memory, Protection::Cpu, Protection::Pids].into_iter().filter(|_| allow_weaker);
-        Profile { limits, rlimits, accept_weaker: weaker.collect(), ..Profile::default() }
-    }
-
-    #[test]
-    fn delegated_controllers_enforce_what_was_asked_for() {
-        let plan = Plan::new(&wish(false), &machine(&["memory", "cpu", "pids"])).unwrap();
-        assert_eq!(plan.tree.memory_bytes, Some(1 << 20));
-        assert_eq!((plan.tree.cpu_percent, plan.tree.pids), (Some(150), Some(10)));
-        let limits: Vec<&str> = plan.receipt.entries.iter().map(|entry| entry.limit.as_str()).collect();
-        assert_eq!(limits, ["memory", "cpu", "pids", "core"]);
-        assert!(plan.receipt.entries.iter().all(|entry| {
-            entry.reason.is_none() && entry.in_force.is_some_and(|force| force.value == entry.asked)
-        }));
-        assert_eq!(plan.rlimits.len(), 1);
-    }
-
-    #[test]
-    fn a_limit_that_cannot_be_enforced_is_refused_by_name() {
-        let refusal = Plan::new(&wish(false), &machine(&["memory"])).unwrap_err();
-        assert_eq!((refusal.limit.as_str(), refusal.asked), ("cpu", 150));
-        assert!(refusal.reason.contains("not delegated"), "{refusal}");
-        let mut nowhere = machine(&[]);
-        nowhere.cgroup = Cgroup::default();
-        assert!(Plan::new(&wish(false), &nowhere).unwrap_err().reason.contains("no cgroup v2"));
-    }
-
-    #[test]
-    fn accepting_weaker_gives_an_rlimit_for_memory_and_nothing_for_cpu_and_says_so() {
-        let plan = Plan::new(&wish(true), &machine(&["pids"])).unwrap();
-        let [memory, cpu, pids, _] = plan.receipt.entries.as_slice() else { panic!("four were asked for") };
-        assert_eq!(memory.in_force.unwrap().mechanism, Mechanism::Rlimit);
-        assert!(memory.reason.is_some());
-        assert!(cpu.in_force.is_none() && cpu.reason.is_some());
-        assert_eq!(pids.in_force.unwrap().mechanism, Mechanism::Cgroup);
-    }
-
-    #[test]
-    fn the_keeper_has_the_last_word() {
-        let mut receipt = Plan::new(&wish(true), &machine(&["memory", "cpu", "pids"])).unwrap().receipt;
-        receipt.settle(&[("memory", Mechanism::Rlimit, 1 << 20)]);
-        let [memory, cpu, _, core] = receipt.entries.as_slice() else { panic!("four were asked for") };
-        assert_eq!(memory.in_force.unwrap().mechanism, Mechanism::Rlimit);
-        assert!(memory.reason.is_some() && cpu.in_force.is_none() && cpu.reason.is_some());
-        assert!(core.in_force.is_some() && core.reason.is_none());
-    }
-
-    #[test]
-    fn nothing_asked_for_is_nothing_planned() {
-        let plan = Plan::new(&Profile::default(), &machine(&[])).unwrap();
-        assert_eq!(plan, Plan::default());
-    }
-}
+mod tests;

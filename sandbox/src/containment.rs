@@ -1,0 +1,154 @@
+//! What a child does to itself between fork and exec, as data: the part of a plan that goes to the keeper.
+//!
+//! Everything is decided here already; whoever carries it out adds nothing and leaves nothing out, and answers with a
+//! [`Finding`] of what it met: paths that don't exist, the filter's digest, what the probes saw.
+
+use crate::filter::Groups;
+use serde::{Deserialize, Serialize};
+
+/// What is applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Containment {
+    /// Files, ports and scopes, in one layer: a second one would keep files from being moved between folders.
+    pub landlock: Option<Ruleset>,
+    /// System calls.
+    pub filter: Groups,
+    /// Capabilities go, and nothing gives new ones. Without it the two above can't be had either.
+    pub unprivileged: bool,
+    /// RLIMIT_CORE. 1 where the kernel pipes cores to a program, which it does at 0 as well (core(5)).
+    pub core_bytes: Option<u64>,
+    /// Where its kernel listens: a connection is made for it, and passed on as [`KERNEL_DESCRIPTOR`].
+    pub kernel: Option<Vec<u8>>,
+    /// What is tried inside, before exec.
+    pub probes: Vec<Probe>,
+}
+
+/// The number a contained child finds its connection to the kernel at.
+pub const KERNEL_DESCRIPTOR: i32 = 3;
+
+/// A Landlock ruleset (landlock(7)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruleset {
+    /// Rights on files that are denied unless granted.
+    pub files: u64,
+    /// Rights on ports that are denied unless granted.
+    pub ports: u64,
+    /// What of the outside can't be reached.
+    pub scopes: u64,
+    /// Rights granted below paths.
+    pub below: Vec<(Vec<u8>, u64)>,
+    /// Rights granted on ports.
+    pub on: Vec<(u16, u64)>,
+}
+
+/// Rights of LANDLOCK_ACCESS_FS_*.
+pub mod rights {
+    /// Run it.
+    pub const EXECUTE: u64 = 1;
+    /// Write to it.
+    pub const WRITE_FILE: u64 = 1 << 1;
+    /// Read it.
+    pub const READ_FILE: u64 = 1 << 2;
+    /// List it.
+    pub const READ_DIR: u64 = 1 << 3;
+    /// Remove a folder in it.
+    pub const REMOVE_DIR: u64 = 1 << 4;
+    /// Remove anything else in it.
+    pub const REMOVE_FILE: u64 = 1 << 5;
+    /// Make a folder in it.
+    pub const MAKE_DIR: u64 = 1 << 7;
+    /// Make a file in it.
+    pub const MAKE_REG: u64 = 1 << 8;
+    /// Make a socket in it.
+    pub const MAKE_SOCK: u64 = 1 << 9;
+    /// Make a fifo in it.
+    pub const MAKE_FIFO: u64 = 1 << 10;
+    /// Make a symbolic link in it.
+    pub const MAKE_SYM: u64 = 1 << 12;
+    /// Move or link between it and another folder. ABI 2.
+    pub const REFER: u64 = 1 << 13;
+    /// Shorten it. ABI 3.
+    pub const TRUNCATE: u64 = 1 << 14;
+    /// Command a device. ABI 5.
+    pub const IOCTL_DEV: u64 = 1 << 15;
+    /// Connect to a socket below it. ABI 9.
+    pub const RESOLVE_UNIX: u64 = 1 << 16;
+
+    /// What makes sense for something that is no folder.
+    pub const OF_FILES: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV | RESOLVE_UNIX;
+    /// All there were at first.
+    pub const ABI_1: u64 = (1 << 13) - 1;
+
+    /// LANDLOCK_ACCESS_NET_BIND_TCP.
+    pub const BIND_TCP: u64 = 1;
+    /// LANDLOCK_ACCESS_NET_CONNECT_TCP.
+    pub const CONNECT_TCP: u64 = 1 << 1;
+
+    /// LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET.
+    pub const SCOPE_ABSTRACT: u64 = 1;
+    /// LANDLOCK_SCOPE_SIGNAL.
+    pub const SCOPE_SIGNAL: u64 = 1 << 1;
+}
+
+/// Something tried inside that must fail, or a state that must be read back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Probe {
+    /// `no_new_privs` reads 1.
+    NoNewPrivileges,
+    /// No capability is in any set that counts.
+    Capabilities,
+    /// The mode of seccomp reads 2.
+    FilterMode,
+    /// Opening this for reading is denied.
+    Read(Vec<u8>),
+    /// Opening this for writing is denied.
+    Write(Vec<u8>),
+    /// A packet socket is denied.
+    PacketSocket,
+    /// A TCP socket is denied.
+    InternetSocket,
+    /// A unix socket is denied.
+    UnixSocket,
+    /// A ring of io_uring is denied.
+    Ring,
+    /// Typing into a terminal is denied before anybody asks whether there is one.
+    TerminalInput,
+    /// Tracing is denied before anybody asks whom.
+    Trace,
+}
+
+impl Probe {
+    /// The name in a receipt.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Probe::NoNewPrivileges => "noNewPrivileges",
+            Probe::Capabilities => "capabilities",
+            Probe::FilterMode => "filterMode",
+            Probe::Read(_) => "readOutside",
+            Probe::Write(_) => "writeOutside",
+            Probe::PacketSocket => "packetSocket",
+            Probe::InternetSocket => "internetSocket",
+            Probe::UnixSocket => "unixSocket",
+            Probe::Ring => "ioUring",
+            Probe::TerminalInput => "terminalInput",
+            Probe::Trace => "trace",
+        }
+    }
+}
+
+/// Most probes of a plan.
+pub const PROBES_MAX: usize = 16;
+
+/// What whoever applied a containment met.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Landlock's ABI of the kernel that took the ruleset.
+    pub abi: u32,
+    /// Which of [`Ruleset::below`] don't exist, and so grant nothing.
+    pub missing: Vec<u32>,
+    /// Digest and length of the filter.
+    pub filter: Option<(String, u32)>,
+    /// What each probe saw: an errno, or the value read back.
+    pub probes: Vec<i32>,
+}

@@ -1,0 +1,153 @@
+//! Files: lists of a profile to rights of Landlock's, and what they can't say.
+//!
+//! A right holds below a path, whatever is below it later; Landlock has no exceptions, so a path denied inside an
+//! allowed folder is beyond it.
+
+use super::{Outcome, Place, Planner, Refusal};
+use crate::containment::rights;
+use crate::profile::Complaint;
+use crate::protection::Protection;
+use crate::receipt::Mechanism;
+
+const READ: u64 = rights::READ_FILE | rights::READ_DIR;
+const WRITE: u64 = rights::WRITE_FILE | rights::TRUNCATE;
+const CREATE: u64 = rights::MAKE_DIR
+    | rights::MAKE_REG
+    | rights::MAKE_SOCK
+    | rights::MAKE_FIFO
+    | rights::MAKE_SYM
+    | rights::REFER;
+const DELETE: u64 = rights::REMOVE_DIR | rights::REMOVE_FILE | rights::REFER;
+/// Devices everybody may have, and what is done with them.
+const BASIC: [(&str, u64); 6] = [
+    ("/dev/null", rights::READ_FILE | WRITE),
+    ("/dev/zero", rights::READ_FILE | WRITE),
+    ("/dev/full", rights::READ_FILE | WRITE),
+    ("/dev/random", rights::READ_FILE),
+    ("/dev/urandom", rights::READ_FILE),
+    ("/dev/tty", rights::READ_FILE | WRITE | rights::IOCTL_DEV),
+];
+
+impl Planner<'_> {
+    pub(super) fn files(&mut self) -> Result<(), Refusal> {
+        let profile = self.profile;
+        let outcome = self.landlocked(1);
+        self.settle(Protection::Files, self.files_in_words(), outcome)?;
+        if self.holds(Protection::Files) {
+            self.rules.files |= rights::ABI_1;
+            if self.ability.landlock_abi >= 2 {
+                self.rules.files |= rights::REFER;
+            }
+        }
+        let with_files = |planner: &Planner<'_>, abi: u32| match planner.wants(Protection::Files) {
+            true => planner.landlocked(abi),
+            false => Outcome::NotAsked,
+        };
+        for (protection, abi, right) in
+            [(Protection::Truncate, 3, rights::TRUNCATE), (Protection::DeviceCommands, 5, rights::IOCTL_DEV)]
+        {
+            let outcome = with_files(self, abi);
+            let asked = if right == rights::TRUNCATE { "what may be written" } else { "what is listed" };
+            self.settle(protection, asked, outcome)?;
+            if self.holds(protection) {
+                self.rules.files |= right;
+            }
+        }
+        let lists = [
+            ("read", &profile.files.read, READ),
+            ("write", &profile.files.write, WRITE),
+            ("execute", &profile.files.execute, rights::EXECUTE),
+            ("create", &profile.files.create, CREATE),
+            ("delete", &profile.files.delete, DELETE),
+        ];
+        for (name, paths, right) in lists {
+            for (at, path) in paths.iter().enumerate() {
+                let path = resolve(path, self.place, || format!("files.{name}[{at}]"))?;
+                self.grant(&path, right);
+            }
+        }
+        for (at, path) in profile.devices.allow.iter().enumerate() {
+            let path = resolve(path, self.place, || format!("devices.allow[{at}]"))?;
+            self.grant(&path, rights::READ_FILE | WRITE | rights::IOCTL_DEV);
+        }
+        if profile.devices.basic {
+            BASIC.into_iter().for_each(|(path, right)| self.grant(path, right));
+        }
+        self.denied_paths()
+    }
+
+    /// Grants what of a right is denied otherwise.
+    pub(super) fn grant(&mut self, path: &str, right: u64) {
+        let right = right & self.rules.files;
+        if right != 0 {
+            *self.below.entry(path.as_bytes().into()).or_default() |= right;
+        }
+    }
+
+    fn denied_paths(&mut self) -> Result<(), Refusal> {
+        let files = &self.profile.files;
+        let mut inside = Vec::new();
+        let changes = WRITE | CREATE | DELETE;
+        for (name, denied, right) in [
+            ("denyRead", &files.deny_read, READ | rights::EXECUTE),
+            ("denyWrite", &files.deny_write, changes & !rights::REFER),
+        ] {
+            for (at, path) in denied.iter().enumerate() {
+                let path = resolve(path, self.place, || format!("files.{name}[{at}]"))?;
+                let granted = |(above, rights): (&Vec<u8>, &u64)| {
+                    let above = String::from_utf8_lossy(above);
+                    rights & right != 0 && (is_within(&path, &above) || is_within(&above, &path))
+                };
+                if self.below.iter().any(granted) {
+                    inside.push(path);
+                }
+            }
+        }
+        let all: Vec<&str> = files.deny_read.iter().chain(&files.deny_write).map(String::as_str).collect();
+        let outcome = match (all.is_empty(), inside.as_slice()) {
+            (true, _) => Outcome::NotAsked,
+            (false, []) if self.holds(Protection::Files) => Outcome::by(Mechanism::Landlock),
+            (false, []) => Outcome::Nothing("files aren't protected at all".to_owned()),
+            (false, inside) => Outcome::Nothing(format!(
+                "Landlock can't take back what is allowed above: {}. Allow less, or accept it by name",
+                inside.join(", ")
+            )),
+        };
+        let asked = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+        self.settle(Protection::DeniedPaths, asked, outcome)
+    }
+
+    fn files_in_words(&self) -> String {
+        let lists = self.profile.files.lists();
+        let words: Vec<String> = (lists.iter().take(5))
+            .filter(|(_, paths)| !paths.is_empty())
+            .map(|(name, paths)| format!("{name} {}", paths.join(" ")))
+            .collect();
+        if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
+    }
+}
+
+/// The absolute path that is meant, without empty parts, `.` and trailing slashes.
+pub(super) fn resolve(path: &str, place: &Place, field: impl Fn() -> String) -> Result<String, Complaint> {
+    let (base, rest) = match path.as_bytes().first() {
+        Some(b'~') => (place.home.as_deref(), &path[1..]),
+        Some(b'.') => (place.folder.as_deref(), &path[1..]),
+        _ => (Some(""), path),
+    };
+    let Some(base) = base.filter(|base| base.is_empty() || base.starts_with('/')) else {
+        let what = if path.starts_with('~') { "home folder" } else { "absolute working folder" };
+        return Err(Complaint::new(field(), format!("it has no {what} to stand in for the beginning")));
+    };
+    let whole = format!("{base}/{rest}");
+    if whole.split('/').any(|part| part == "..") {
+        return Err(Complaint::new(field(), "`..` is not followed: write the path out"));
+    }
+    let parts: Vec<&str> = whole.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    Ok(format!("/{}", parts.join("/")))
+}
+
+/// Whether a path is this folder or below it, by their names.
+pub(super) fn is_within(path: &str, folder: &str) -> bool {
+    let folder = folder.trim_end_matches('/');
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

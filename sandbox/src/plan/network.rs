@@ -1,0 +1,148 @@
+//! Sockets: a filter decides which there are at all, Landlock which TCP ports and which unix sockets they reach.
+//!
+//! Neither sees addresses, so "this machine only" and hosts by name are beyond both.
+
+use super::files::resolve;
+use super::{Outcome, Planner, Refusal};
+use crate::containment::rights;
+use crate::filter::Group;
+use crate::protection::Protection;
+use crate::receipt::Mechanism;
+
+impl Planner<'_> {
+    pub(super) fn network(&mut self) -> Result<(), Refusal> {
+        let network = &self.profile.network;
+        let tcp = [&network.connect, &network.bind, &network.loopback].iter().any(|ports| !ports.is_empty());
+        let any = tcp || network.udp;
+        let asked = match (tcp, network.udp) {
+            (false, false) => "none",
+            (true, false) => "TCP",
+            (false, true) => "UDP",
+            (true, true) => "TCP and UDP",
+        };
+        let outcome = self.filtered();
+        self.settle(Protection::Network, asked, outcome)?;
+        let filtered = self.holds(Protection::Network);
+        if filtered {
+            self.filter(Group::Families);
+            if !any {
+                self.filter(Group::NoNetwork);
+            } else if !network.udp {
+                self.filter(Group::NoUdp);
+            }
+        }
+        self.ports(filtered && !any)?;
+        let outcome = match network.loopback.is_empty() {
+            true => Outcome::NotAsked,
+            false if !self.holds(Protection::Ports) => Outcome::Nothing("ports aren't protected".to_owned()),
+            false => Outcome::Weaker(
+                vec![Mechanism::Landlock],
+                "Landlock knows ports, not addresses: these ports of every machine can be reached".to_owned(),
+            ),
+        };
+        self.settle(Protection::Loopback, ports_in_words(&network.loopback), outcome)?;
+        let outcome = match network.domains.is_empty() {
+            true => Outcome::NotAsked,
+            false => Outcome::Nothing(
+                "hosts are not told apart by name: allow ports, or wait for the egress proxy".to_owned(),
+            ),
+        };
+        let asked = if network.domains.is_empty() { "any".to_owned() } else { network.domains.join(", ") };
+        self.settle(Protection::Domains, asked, outcome)
+    }
+
+    /// `none` says that there are no sockets to reach a port with.
+    fn ports(&mut self, none: bool) -> Result<(), Refusal> {
+        let network = &self.profile.network;
+        let asked =
+            format!("connect {}; listen {}", ports_in_words(&network.connect), ports_in_words(&network.bind));
+        let outcome = match none {
+            true => Outcome::by(Mechanism::Seccomp),
+            false => match self.landlocked(4) {
+                Outcome::InForce(_) if self.ability.filters() => {
+                    Outcome::InForce(vec![Mechanism::Landlock, Mechanism::Seccomp])
+                }
+                Outcome::InForce(by) => {
+                    let reason =
+                        "without a filter there are sockets Landlock doesn't know (MPTCP, fast open)";
+                    Outcome::Weaker(by, reason.to_owned())
+                }
+                outcome => outcome,
+            },
+        };
+        self.settle(Protection::Ports, asked, outcome)?;
+        if none || !self.holds(Protection::Ports) {
+            return Ok(());
+        }
+        self.rules.ports = rights::BIND_TCP | rights::CONNECT_TCP;
+        let both = rights::BIND_TCP | rights::CONNECT_TCP;
+        let lists = [
+            (&network.connect, rights::CONNECT_TCP),
+            (&network.bind, rights::BIND_TCP),
+            (&network.loopback, both),
+        ];
+        for (ports, right) in lists {
+            for port in ports {
+                match self.rules.on.iter_mut().find(|(listed, _)| listed == port) {
+                    Some((_, rights)) => *rights |= right,
+                    None => self.rules.on.push((*port, right)),
+                }
+            }
+        }
+        if self.ability.filters() {
+            self.filter(Group::Ports);
+            let listens = !network.bind.is_empty() || !network.loopback.is_empty();
+            let unix = &self.profile.unix_sockets;
+            // listen(2) doesn't say of what; a unix socket has to be bound first, which files guard.
+            if !listens && !unix.any && unix.paths.is_empty() {
+                self.filter(Group::NoListening);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unix_sockets(&mut self) -> Result<(), Refusal> {
+        let unix = &self.profile.unix_sockets;
+        let asked = match (unix.any, unix.paths.as_slice()) {
+            (true, _) => "any".to_owned(),
+            (false, []) => "none".to_owned(),
+            (false, paths) => paths.join(" "),
+        };
+        let none = !unix.any && unix.paths.is_empty();
+        let outcome = match () {
+            () if unix.any => Outcome::NotAsked,
+            () if none => self.filtered(),
+            // By path is by file, and Landlock has to guard files for that.
+            () if !self.holds(Protection::Files) => Outcome::Nothing("files aren't protected".to_owned()),
+            () => self.landlocked(9),
+        };
+        self.settle(Protection::UnixSockets, asked, outcome)?;
+        let holds = self.holds(Protection::UnixSockets);
+        if holds && none {
+            self.filter(Group::NoUnixSockets);
+        } else if holds {
+            self.rules.files |= rights::RESOLVE_UNIX;
+            for (at, path) in unix.paths.iter().enumerate() {
+                let path = resolve(path, self.place, || format!("unixSockets.paths[{at}]"))?;
+                self.grant(&path, rights::RESOLVE_UNIX);
+            }
+        }
+        let outcome = match () {
+            () if unix.any => Outcome::NotAsked,
+            () if none && holds => Outcome::by(Mechanism::Seccomp),
+            () => self.landlocked(6),
+        };
+        self.settle(Protection::AbstractSockets, if unix.any { "any" } else { "none outside" }, outcome)?;
+        if self.holds(Protection::AbstractSockets) && self.ability.landlock_abi >= 6 {
+            self.rules.scopes |= rights::SCOPE_ABSTRACT;
+        }
+        Ok(())
+    }
+}
+
+fn ports_in_words(ports: &[u16]) -> String {
+    match ports {
+        [] => "none".to_owned(),
+        ports => ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" "),
+    }
+}
