@@ -8,7 +8,7 @@
 //!
 //! A plan is a pure function of a [`profile`] and an [`ability`], so every machine can be pretended in a test.
 //! Nothing weaker than what was asked for is ever planned silently: it is a refusal, unless weaker was accepted
-//! by name. Nothing is applied here; that is the keeper's, between fork and exec.
+//! by name. When what is planned is applied is the keeper's to say, between fork and exec; how, is in `enforce`.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -18,6 +18,8 @@ mod macos;
 use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
+
+pub use platform::enforce;
 
 pub mod ability;
 pub mod containment;

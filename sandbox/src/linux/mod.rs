@@ -1,4 +1,6 @@
-//! Linux: asks the kernel, `/proc` and the cgroup hierarchy.
+//! Linux: asks the kernel, `/proc` and the cgroup hierarchy; what is enforced is in `enforce`.
+
+pub mod enforce;
 
 use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit, is_managed};
 use crate::profile::Resource;

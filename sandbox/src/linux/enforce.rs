@@ -1,0 +1,375 @@
+//! A containment on its way into a child: made ready in the keeper, applied between fork and exec.
+//!
+//! ```text
+//!  keeper   ready(): ruleset ◀─ rules, paths opened by O_PATH and let go; filter compiled; C strings
+//!  child    apply(): connect ▶ no_new_privs ▶ landlock ▶ capabilities ▶ probes of files ▶ seccomp ▶ probes of calls
+//! ```
+//!
+//! A child may run in the keeper's memory, so it makes system calls and nothing else: no allocation, no lock, no libc
+//! function that keeps state. Invariant: `apply` returns an error unless every part of the containment is in force
+//! and every probe met what it expected.
+
+use super::owned;
+use crate::containment::{Containment, Finding, KERNEL_DESCRIPTOR, PROBES_MAX, Probe, Ruleset, rights};
+use crate::filter::{Architecture, Groups, Instruction, Program, compile};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
+use std::rc::Rc;
+
+/// Landlock's numbers (linux/landlock.h).
+const RULE_PATH_BENEATH: libc::c_int = 1;
+const RULE_NET_PORT: libc::c_int = 2;
+const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+/// linux/capability.h, _LINUX_CAPABILITY_VERSION_3.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+/// One more than the highest capability there can be.
+const CAPABILITIES_MAX: libc::c_int = 64;
+
+/// `struct landlock_ruleset_attr`.
+#[repr(C)]
+struct RulesetAttributes {
+    files: u64,
+    ports: u64,
+    scopes: u64,
+}
+
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct PathBeneath {
+    rights: u64,
+    below: RawFd,
+}
+
+/// `struct landlock_net_port_attr`.
+#[repr(C)]
+struct NetPort {
+    rights: u64,
+    port: u64,
+}
+
+/// Where something failed, in the keeper or in the child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Step {
+    /// Making the ruleset or the filter, in the keeper.
+    Preparation = 1,
+    /// Connecting to the kernel.
+    Kernel = 2,
+    /// Giving up rights.
+    Privileges = 3,
+    /// Entering the ruleset.
+    Landlock = 4,
+    /// Installing the filter.
+    Filter = 5,
+    /// A probe met what it should not have.
+    Probe = 6,
+}
+
+/// Filters compiled so far; there are few that differ.
+#[derive(Debug, Default)]
+pub struct Filters(HashMap<Groups, Rc<Compiled>>);
+
+#[derive(Debug)]
+struct Compiled {
+    program: Program,
+    digest: String,
+}
+
+impl Filters {
+    fn of(&mut self, groups: Groups) -> io::Result<Rc<Compiled>> {
+        if let Some(known) = self.0.get(&groups) {
+            return Ok(Rc::clone(known));
+        }
+        let architecture = Architecture::own().ok_or(io::ErrorKind::Unsupported)?;
+        let program = compile(groups, architecture).map_err(io::Error::other)?;
+        let compiled = Rc::new(Compiled { digest: program.digest(), program });
+        self.0.insert(groups, Rc::clone(&compiled));
+        Ok(compiled)
+    }
+}
+
+/// A containment that is ready to be applied.
+#[derive(Debug)]
+pub struct Ready {
+    ruleset: Option<OwnedFd>,
+    filter: Option<Rc<Compiled>>,
+    unprivileged: bool,
+    kernel: Option<libc::sockaddr_un>,
+    probes: Vec<(Probe, CString)>,
+    finding: Finding,
+}
+
+impl Ready {
+    /// Makes a containment ready. Opens what its paths name and lets go of it again; keeps one descriptor at most.
+    pub fn new(containment: &Containment, filters: &mut Filters) -> io::Result<Ready> {
+        let mut finding = Finding { abi: super::landlock_abi(), ..Finding::default() };
+        let ruleset =
+            containment.landlock.as_ref().map(|rules| ruleset(rules, &mut finding.missing)).transpose()?;
+        let filter = (!containment.filter.is_empty()).then(|| filters.of(containment.filter)).transpose()?;
+        finding.filter =
+            filter.as_ref().map(|filter| (filter.digest.clone(), filter.program.instructions.len() as u32));
+        let with_path = |probe: &Probe| match probe {
+            Probe::Read(path) | Probe::Write(path) => Ok((probe.clone(), CString::new(path.as_slice())?)),
+            _ => Ok((probe.clone(), CString::default())),
+        };
+        if containment.probes.len() > PROBES_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Ready {
+            ruleset,
+            filter,
+            unprivileged: containment.unprivileged,
+            kernel: containment.kernel.as_deref().map(address).transpose()?,
+            probes: containment.probes.iter().map(with_path).collect::<io::Result<_>>()?,
+            finding,
+        })
+    }
+
+    /// The ruleset, to be put where [`Ready::apply`] is told to find it.
+    pub fn ruleset(&self) -> Option<BorrowedFd<'_>> {
+        self.ruleset.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What was met, with what the probes saw.
+    pub fn finding(&self, seen: &[i32; PROBES_MAX]) -> Finding {
+        Finding { probes: seen[..self.probes.len()].to_vec(), ..self.finding.clone() }
+    }
+
+    /// Contains the calling process, for good. `ruleset` is the number its ruleset has there.
+    ///
+    /// # Safety
+    /// For a process that was just cloned and is about to exec: it must be the only thread of its descriptor table and
+    /// credentials, and [`KERNEL_DESCRIPTOR`] must be nobody's there.
+    pub unsafe fn apply(&self, ruleset: RawFd, seen: &mut [i32; PROBES_MAX]) -> Result<(), (Step, i32)> {
+        if let Some(address) = &self.kernel {
+            connect(address).map_err(|errno| (Step::Kernel, errno))?;
+        }
+        // SAFETY: prctl with integers only, for this task alone.
+        let set = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        if set != 0 {
+            return Err((Step::Privileges, errno()));
+        }
+        if self.ruleset.is_some() {
+            // SAFETY: integers only; a task's credentials are its own, whatever memory it shares.
+            let entered = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) };
+            if entered != 0 {
+                return Err((Step::Landlock, errno()));
+            }
+        }
+        if self.unprivileged {
+            drop_capabilities().map_err(|errno| (Step::Privileges, errno))?;
+        }
+        self.probe(seen, false)?;
+        if let Some(filter) = &self.filter {
+            install(&filter.program.instructions).map_err(|errno| (Step::Filter, errno))?;
+        }
+        self.probe(seen, true)
+    }
+
+    fn probe(&self, seen: &mut [i32; PROBES_MAX], filtered: bool) -> Result<(), (Step, i32)> {
+        for ((probe, path), seen) in self.probes.iter().zip(seen) {
+            if of_the_filter(probe) != filtered {
+                continue;
+            }
+            let (met, expected) = look(probe, path);
+            *seen = met;
+            if !expected {
+                return Err((Step::Probe, met));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_the_filter(probe: &Probe) -> bool {
+    !matches!(probe, Probe::NoNewPrivileges | Probe::Capabilities | Probe::Read(_) | Probe::Write(_))
+}
+
+/// What a probe sees, and whether that is as it should be.
+fn look(probe: &Probe, path: &CString) -> (i32, bool) {
+    let failed = |result: libc::c_long| if result < 0 { errno() } else { 0 };
+    // SAFETY: paths are C strings that outlive the call; everything else is integers or null. What would be made if a
+    // protection were missing is a descriptor of a process that is then ended.
+    unsafe {
+        match probe {
+            Probe::NoNewPrivileges => {
+                let set = libc::syscall(libc::SYS_prctl, libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) as i32;
+                (set, set == 1)
+            }
+            Probe::FilterMode => {
+                let mode = libc::syscall(libc::SYS_prctl, libc::PR_GET_SECCOMP, 0, 0, 0, 0) as i32;
+                (mode, mode == 2)
+            }
+            Probe::Capabilities => {
+                let header = [CAPABILITY_VERSION, 0];
+                let mut sets = [0u32; 6];
+                let got = libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr());
+                let any = sets.iter().fold(0, |any, set| any | set);
+                (any.cast_signed(), got == 0 && any == 0)
+            }
+            Probe::Read(_) | Probe::Write(_) => {
+                let access = if matches!(probe, Probe::Read(_)) { libc::O_RDONLY } else { libc::O_WRONLY };
+                let flags = access | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
+                let met = failed(libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0));
+                // Where it isn't there, or isn't this user's, there is nothing to be seen.
+                (met, matches!(met, libc::EACCES | libc::ENOENT | libc::EPERM | libc::EROFS))
+            }
+            Probe::PacketSocket => socket(libc::AF_PACKET, libc::SOCK_RAW),
+            Probe::InternetSocket => socket(libc::AF_INET, libc::SOCK_STREAM),
+            Probe::UnixSocket => socket(libc::AF_UNIX, libc::SOCK_STREAM),
+            Probe::Ring => {
+                let met = failed(libc::syscall(libc::SYS_io_uring_setup, 0, ptr::null::<u8>()));
+                (met, met == libc::EPERM)
+            }
+            // Without a filter there would be no such descriptor, and no such process.
+            Probe::TerminalInput => {
+                let met = failed(libc::syscall(libc::SYS_ioctl, -1, libc::TIOCSTI, 0));
+                (met, met == libc::EPERM)
+            }
+            Probe::Trace => {
+                let met = failed(libc::syscall(libc::SYS_ptrace, libc::PTRACE_PEEKDATA, 0, 0, 0));
+                (met, met == libc::EPERM)
+            }
+        }
+    }
+}
+
+fn socket(family: libc::c_int, kind: libc::c_int) -> (i32, bool) {
+    // SAFETY: integers only.
+    let made = unsafe { libc::syscall(libc::SYS_socket, family, kind | libc::SOCK_CLOEXEC, 0) };
+    let met = if made < 0 { errno() } else { 0 };
+    (met, met == libc::EACCES)
+}
+
+fn errno() -> i32 {
+    // SAFETY: errno of the only thread that runs in this memory.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Makes the one layer there will be.
+fn ruleset(rules: &Ruleset, missing: &mut Vec<u32>) -> io::Result<OwnedFd> {
+    let attributes = RulesetAttributes { files: rules.files, ports: rules.ports, scopes: rules.scopes };
+    // Older kernels take a longer structure if the rest of it is zero.
+    // SAFETY: the structure outlives the call, and the size is its own.
+    let made = unsafe {
+        let (attributes, size) = (ptr::from_ref(&attributes), size_of::<RulesetAttributes>());
+        libc::syscall(libc::SYS_landlock_create_ruleset, attributes, size, 0)
+    };
+    let ruleset = owned(made)?;
+    for (place, (path, granted)) in (0u32..).zip(&rules.below) {
+        let path = CString::new(path.as_slice())?;
+        // SAFETY: a C string that outlives the call.
+        let opened = unsafe {
+            libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC, 0)
+        };
+        let Ok(below) = owned(opened) else {
+            // What can't be found, whyever, grants nothing.
+            missing.push(place);
+            continue;
+        };
+        let rights = if is_folder(&below)? { *granted } else { granted & rights::OF_FILES };
+        if rights == 0 {
+            continue;
+        }
+        let rule = PathBeneath { rights, below: below.as_raw_fd() };
+        add(&ruleset, RULE_PATH_BENEATH, ptr::from_ref(&rule).cast())?;
+    }
+    for (port, rights) in &rules.on {
+        let rule = NetPort { rights: *rights, port: (*port).into() };
+        add(&ruleset, RULE_NET_PORT, ptr::from_ref(&rule).cast())?;
+    }
+    Ok(ruleset)
+}
+
+fn add(ruleset: &OwnedFd, kind: libc::c_int, rule: *const libc::c_void) -> io::Result<()> {
+    // SAFETY: callers hand in a structure of the kind they name, which outlives the call.
+    match unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), kind, rule, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn is_folder(below: &OwnedFd) -> io::Result<bool> {
+    // SAFETY: all zeroes is a value of this structure, which is plain numbers.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the out-pointer is to a local that outlives the call.
+    match unsafe { libc::fstat(below.as_raw_fd(), &mut found) } {
+        0 => Ok(found.st_mode & libc::S_IFMT == libc::S_IFDIR),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn address(path: &[u8]) -> io::Result<libc::sockaddr_un> {
+    // SAFETY: all zeroes is a value of this structure.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    if path.is_empty() || path.len() >= address.sun_path.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(path) {
+        *to = *from as libc::c_char;
+    }
+    Ok(address)
+}
+
+/// Connects as the process it will be: the kernel takes its peer to be who calls connect. Never waits.
+fn connect(address: &libc::sockaddr_un) -> Result<(), i32> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the address outlives the call and the size is its own; the numbers are this process's, and nobody's
+    // descriptor has the last one (see `apply`).
+    unsafe {
+        let made = libc::syscall(libc::SYS_socket, libc::AF_UNIX, kind, 0);
+        if made < 0
+            || libc::syscall(libc::SYS_connect, made, ptr::from_ref(address), size_of::<libc::sockaddr_un>())
+                < 0
+            || libc::syscall(libc::SYS_dup3, made, KERNEL_DESCRIPTOR, 0) < 0
+            || libc::syscall(libc::SYS_fcntl, KERNEL_DESCRIPTOR, libc::F_SETFL, 0) < 0
+        {
+            return Err(errno());
+        }
+        Ok(())
+    }
+}
+
+/// No capability is left, and none can come back by exec.
+fn drop_capabilities() -> Result<(), i32> {
+    // SAFETY: prctl with integers only; capset reads two arrays of plain numbers that outlive the call.
+    unsafe {
+        for capability in 0..CAPABILITIES_MAX {
+            match libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) {
+                0 => {}
+                // Who has no right to give up has nothing to gain: no_new_privs sees to that.
+                _ if errno() == libc::EPERM => break,
+                // Past the last one.
+                _ if errno() == libc::EINVAL => break,
+                _ => return Err(errno()),
+            }
+        }
+        // Unknown before Linux 4.3.
+        libc::syscall(libc::SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        let (header, none) = ([CAPABILITY_VERSION, 0], [0u32; 6]);
+        match libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) {
+            0 => Ok(()),
+            _ => Err(errno()),
+        }
+    }
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+struct FilterProgram {
+    len: u16,
+    instructions: *const Instruction,
+}
+
+fn install(instructions: &[Instruction]) -> Result<(), i32> {
+    let program = FilterProgram { len: instructions.len() as u16, instructions: instructions.as_ptr() };
+    // SAFETY: both structures outlive the call, and an `Instruction` is laid out as a `sock_filter`.
+    match unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program)) } {
+        0 => Ok(()),
+        _ => Err(errno()),
+    }
+}
