@@ -7,6 +7,7 @@ use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey, W
 use crate::meter::{ProcessMeter, ReaderMeter};
 use crate::spool::SpoolLimits;
 use bytes::{Bytes, BytesMut};
+use kairo_sandbox::containment::Containment;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use serde::{Deserialize, Serialize};
@@ -257,6 +258,8 @@ pub struct Spawn {
     pub rlimits: Vec<(u32, u64)>,
     /// Limits for its cgroup; refused by the keeper where none is delegated.
     pub cgroup: CgroupLimits,
+    /// What it does to itself before it runs; none for an uncontained child.
+    pub containment: Option<Box<Containment>>,
     /// How much output is kept.
     pub history: HistorySize,
     /// How fast it may write, per output (`Channel as usize`); none for as fast as it can.

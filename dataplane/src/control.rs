@@ -9,6 +9,7 @@ use crate::command::{Commands, HistorySize, Rate};
 use crate::key::{Channel, ConnectionKey, ProcessKey, ReactorId, SubscriptionKey, Ticket, TimerKey};
 use crate::spool::Cut;
 use bytes::Bytes;
+use kairo_sandbox::containment::Finding;
 use serde::{Deserialize, Serialize};
 
 /// The time of a call: both clocks, read once per batch by the reactor.
@@ -88,6 +89,13 @@ pub enum Notice {
         start_ticks: u64,
         /// What of the requested limits is in force, by which mechanism.
         limits: Vec<LimitInForce>,
+    },
+    /// The child is contained and about to run: `Spawned` follows.
+    Contained {
+        /// Which.
+        process: ProcessKey,
+        /// What was met, and seen inside.
+        finding: Box<Finding>,
     },
     /// There is no child.
     SpawnFailed {
@@ -433,4 +441,45 @@ pub enum SpawnStage {
     Exec = 8,
     /// The keeper is gone or its link is full.
     Keeper = 9,
+    /// A ruleset or a filter could not be made, or the keeper is too old to.
+    Containment = 10,
+    /// Connecting the child to its kernel.
+    KernelSocket = 11,
+    /// no_new_privs and capabilities.
+    Privileges = 12,
+    /// landlock_restrict_self.
+    Landlock = 13,
+    /// seccomp.
+    Filter = 14,
+    /// What was tried inside did not fail as it should have: `errno` is what was seen.
+    Probe = 15,
+}
+
+impl SpawnStage {
+    /// All.
+    pub const ALL: [SpawnStage; 15] = {
+        use SpawnStage::*;
+        [
+            Resources,
+            Fork,
+            Cgroup,
+            Rlimit,
+            Credentials,
+            Cwd,
+            Stdio,
+            Exec,
+            Keeper,
+            Containment,
+            KernelSocket,
+            Privileges,
+            Landlock,
+            Filter,
+            Probe,
+        ]
+    };
+
+    /// The stage of a number.
+    pub fn of(number: i32) -> Option<SpawnStage> {
+        SpawnStage::ALL.into_iter().find(|stage| *stage as i32 == number)
+    }
 }

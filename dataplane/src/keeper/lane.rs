@@ -187,6 +187,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Forget { .. }
         | ToKeeper::Annotate { .. }
         | ToKeeper::Leave
+        | ToKeeper::Contain { .. }
         | ToKeeper::Shutdown { .. } => 0,
     }
 }

@@ -13,6 +13,7 @@ use crate::keeper::protocol::{
 };
 use crate::key::{ProcessKey, Ticket};
 use crate::sys::process;
+use kairo_sandbox::containment::{Containment, Finding};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io;
@@ -31,6 +32,13 @@ pub enum FromKeeper<F> {
     },
     /// The child runs.
     Spawned(Box<Spawned<F>>),
+    /// The child that is about to be told of is contained.
+    Contained {
+        /// Which.
+        process: ProcessKey,
+        /// What was met, and seen inside.
+        finding: Box<Finding>,
+    },
     /// There is no child.
     SpawnFailed {
         /// Which.
@@ -155,7 +163,13 @@ pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolE
         cgroup: spawn.cgroup,
         record: Blob(&spawn.record),
     };
-    encode(&ToKeeper::Spawn(request), packet)?;
+    match &spawn.containment {
+        None => encode(&ToKeeper::Spawn(request), packet)?,
+        Some(containment) => {
+            let containment = Containment::clone(containment);
+            encode(&ToKeeper::Contain { spawn: request, containment }, packet)?;
+        }
+    }
     if packet.len() > BULK_BYTES_MAX {
         return Err(ProtocolError::TooLong { what: "message", bytes: packet.len() });
     }
@@ -276,6 +290,9 @@ pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolEr
         ToKernel::Hello { version, pid } => {
             let version = spoken(VERSION, version).ok_or(ProtocolError::Version(version))?;
             without(FromKeeper::Hello { pid, version })
+        }
+        ToKernel::Contained { process, finding } => {
+            without(FromKeeper::Contained { process, finding: Box::new(finding) })
         }
         ToKernel::SpawnFailed { process, failure } => without(FromKeeper::SpawnFailed { process, failure }),
         ToKernel::Exited { process, status, usage, at_ns } => {

@@ -15,6 +15,7 @@ use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
 use crate::sys::process::{self, Events, Forker};
+use kairo_sandbox::enforce::Filters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -56,6 +57,7 @@ enum Stage {
 pub(super) struct Keeper {
     pub(super) flags: Flags,
     pub(super) forker: Forker,
+    pub(super) filters: Filters,
     pub(super) null: OwnedFd,
     pub(super) lanes: Vec<Lane>,
     pub(super) sessions: Sessions,
@@ -120,6 +122,7 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
     let keeper = Keeper {
         flags,
         forker,
+        filters: Filters::default(),
         null,
         lanes,
         sessions,
@@ -255,7 +258,11 @@ impl Keeper {
             }
             ToKeeper::Spawn(request) => {
                 self.childless = false;
-                self.spawn(lane, request);
+                self.spawn(lane, request, None);
+            }
+            ToKeeper::Contain { spawn, containment } => {
+                self.childless = false;
+                self.spawn(lane, spawn, Some(containment));
             }
             ToKeeper::Signal { process, signal, scope, ticket } => {
                 let index = self.sessions.find(*process);

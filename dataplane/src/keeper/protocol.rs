@@ -8,6 +8,7 @@
 //!
 //! ```text
 //!  Hello ▶ ◀ Hello      Spawn ▶ ◀ Spawned+fds | SpawnFailed      Signal ▶ ◀ Signalled
+//!                       Contain ▶ ◀ Contained, Spawned+fds | SpawnFailed
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
 //! ```
@@ -18,6 +19,7 @@
 use crate::command::{CgroupLimits, Credentials, Scope, Stdio};
 use crate::control::{ExitStatus, SpawnFailure, Tree, Usage};
 use crate::key::{Channel, ProcessKey, Ticket};
+use kairo_sandbox::containment::{Containment, Finding};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -26,7 +28,11 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 1: never released; handed over, but served no second kernel.
 /// - 2: adoption: `Lane`, `Adopt`, `Replace`, inboxes.
 /// - 3: notes (`Annotate`) and facts (`Facts`), and leaving in order (`Leave`).
-pub const VERSION: u16 = 3;
+/// - 4: containment (`Contain`, `Contained`).
+pub const VERSION: u16 = 4;
+
+/// The first version that contains children.
+pub const VERSION_CONTAINS: u16 = 4;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -152,6 +158,14 @@ pub enum ToKeeper<'a> {
     },
     /// The kernel goes and means to be followed: there is no reason to wait if nothing is left. Since version 3.
     Leave,
+    /// Start a process that is contained; as `Spawn`, but that `Contained` comes before `Spawned`. Since version 4.
+    Contain {
+        /// What to start.
+        #[serde(borrow)]
+        spawn: SpawnRequest<'a>,
+        /// What it does to itself.
+        containment: Containment,
+    },
 }
 
 /// All of a spawn command that a fork needs.
@@ -237,6 +251,13 @@ pub enum ToKernel {
         terminal: bool,
         /// Per end, in the order of [`End::ALL`]: absent, or its pipe's size in force (0 for a PTY).
         pipe_bytes: [Option<u32>; 3],
+    },
+    /// The child that is about to be told of is contained. Since version 4.
+    Contained {
+        /// Which.
+        process: ProcessKey,
+        /// What was met, and seen inside.
+        finding: Finding,
     },
     /// There is no child.
     SpawnFailed {

@@ -8,6 +8,8 @@ use crate::keeper::session::Session;
 use crate::keeper::stdio::Prepared;
 use crate::sys::process::{self, Image};
 use crate::sys::{Cgroup, Cgroups};
+use kairo_sandbox::containment::Containment;
+use kairo_sandbox::enforce::Ready;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,13 +23,23 @@ struct Limits {
 
 impl Keeper {
     /// Starts the process and answers on its lane, one way or the other.
-    pub(super) fn spawn(&mut self, lane: usize, request: &SpawnRequest<'_>) {
-        if let Err(failure) = self.try_spawn(lane, request) {
+    pub(super) fn spawn(
+        &mut self,
+        lane: usize,
+        request: &SpawnRequest<'_>,
+        containment: Option<&Containment>,
+    ) {
+        if let Err(failure) = self.try_spawn(lane, request, containment) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
     }
 
-    fn try_spawn(&mut self, lane: usize, request: &SpawnRequest<'_>) -> Result<(), SpawnFailure> {
+    fn try_spawn(
+        &mut self,
+        lane: usize,
+        request: &SpawnRequest<'_>,
+        containment: Option<&Containment>,
+    ) -> Result<(), SpawnFailure> {
         if self.ending() {
             return Err(SpawnFailure { stage: SpawnStage::Keeper, errno: libc::ESHUTDOWN });
         }
@@ -37,7 +49,11 @@ impl Keeper {
         let owner = request.credentials.as_ref().map(|who| who.uid);
         let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
-        let Limits { cgroup, rlimits, in_force } = self.limits(request)?;
+        let ready = containment.map(|containment| Ready::new(containment, &mut self.filters)).transpose();
+        let ready = ready.map_err(|error| failed(SpawnStage::Containment, &error))?;
+        let Limits { cgroup, mut rlimits, in_force } = self.limits(request)?;
+        let core_bytes = containment.and_then(|containment| containment.core_bytes);
+        rlimits.extend(core_bytes.map(|bytes| (process::CORE, bytes, bytes)));
         let image = Image {
             argv: request.argv.0,
             env: request.env.0,
@@ -47,6 +63,7 @@ impl Keeper {
             terminal: prepared.terminal,
             credentials: request.credentials.as_ref(),
             rlimits: &rlimits,
+            containment: ready.as_ref(),
             cgroup: cgroup.as_ref().map(|(_, folder)| folder.as_fd()),
         };
         let spawned = self.forker.spawn(&image);
@@ -58,7 +75,7 @@ impl Keeper {
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
                     self.flags.cgroups = CgroupUse::Limits;
-                    return self.try_spawn(lane, request);
+                    return self.try_spawn(lane, request, containment);
                 }
                 return Err(failure);
             }
@@ -84,6 +101,10 @@ impl Keeper {
             orphans: Vec::new(),
             cgroup,
         };
+        if let Some(ready) = ready {
+            let finding = ready.finding(&child.seen);
+            self.tell(lane, &ToKernel::Contained { process: request.process, finding });
+        }
         self.announce(&session);
         self.sessions.insert(session);
         Ok(())

@@ -3,11 +3,12 @@
 //! Invariant: packets leave in the order they were made; what a full lane doesn't take waits here.
 
 use super::{Kind, Reactor};
+use crate::command::Spawn;
 use crate::control::{Failure, Notice, Outcome, SpawnFailure, SpawnStage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
-use crate::keeper::protocol::{End, ProtocolError, VERSION};
+use crate::keeper::protocol::{End, ProtocolError, VERSION, VERSION_CONTAINS};
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
 use std::collections::VecDeque;
@@ -22,6 +23,10 @@ pub(super) struct Lane<F> {
     shutdown_sent: bool,
     /// What the keeper understands.
     version: u16,
+    /// True exactly when it has said so.
+    greeted: bool,
+    /// Spawns that not every keeper understands, until it has.
+    waiting: Vec<Spawn>,
 }
 
 impl<F: Clone> Lane<F> {
@@ -33,6 +38,8 @@ impl<F: Clone> Lane<F> {
             armed: false,
             shutdown_sent: false,
             version: VERSION,
+            greeted: false,
+            waiting: Vec::new(),
         }
     }
 
@@ -124,8 +131,15 @@ impl<D: Driver> Reactor<D> {
             FromKeeper::Hello { pid, version } => {
                 tracing::debug!(pid, version, "keeper");
                 self.lane.version = version;
+                self.lane.greeted = true;
+                for spawn in std::mem::take(&mut self.lane.waiting) {
+                    self.send_spawn(spawn);
+                }
             }
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),
+            FromKeeper::Contained { process, finding } => {
+                self.notices.push_back(Notice::Contained { process, finding });
+            }
             FromKeeper::SpawnFailed { process, failure } => self.spawn_failed(process, failure),
             FromKeeper::Exited { process, status, usage, at_ns } => {
                 self.exited(process, status, usage, at_ns);
@@ -142,6 +156,30 @@ impl<D: Driver> Reactor<D> {
             FromKeeper::Held { .. } => {}
         }
         self.settle();
+    }
+
+    /// Has the keeper start a process; one that is contained only by a keeper that can.
+    pub(super) fn send_spawn(&mut self, spawn: Spawn) {
+        let key = spawn.process;
+        if spawn.containment.is_some() {
+            if !self.lane.greeted && self.lane.fd.is_some() {
+                return self.lane.waiting.push(spawn);
+            }
+            if self.lane.version < VERSION_CONTAINS {
+                let failure = SpawnFailure { stage: SpawnStage::Containment, errno: libc::ENOSYS };
+                return self.spawn_failed(key, failure);
+            }
+        }
+        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
+        reach(Point::SpawnSent);
+        if let Err(error) = sent {
+            tracing::debug!(%error, "spawn was not sent");
+            let (stage, errno) = match error.kind() {
+                io::ErrorKind::Other => (SpawnStage::Resources, libc::E2BIG),
+                _ => (SpawnStage::Keeper, error.raw_os_error().unwrap_or(libc::EPIPE)),
+            };
+            self.spawn_failed(key, SpawnFailure { stage, errno });
+        }
     }
 
     /// Tells the keeper something that needs no answer. If it is gone, that is told when the lane is read.

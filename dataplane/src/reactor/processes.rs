@@ -12,7 +12,7 @@ use super::timers::Alarm;
 use super::{Kind, Reactor, Turn};
 use crate::budget::Charge;
 use crate::command::{HistorySize, Scope, Spawn, TerminalSize, Unread};
-use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage};
+use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, StreamEnd, Usage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, Output, Spawned};
@@ -133,16 +133,7 @@ impl<D: Driver> Reactor<D> {
         });
         self.process_places.insert(key.serial, place);
         Channel::ALL.into_iter().for_each(|channel| self.take_stock(place, channel));
-        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
-        reach(Point::SpawnSent);
-        if let Err(error) = sent {
-            tracing::debug!(%error, "spawn was not sent");
-            let (stage, errno) = match error.kind() {
-                std::io::ErrorKind::Other => (SpawnStage::Resources, libc::E2BIG),
-                _ => (SpawnStage::Keeper, error.raw_os_error().unwrap_or(libc::EPIPE)),
-            };
-            self.spawn_failed(key, SpawnFailure { stage, errno });
-        }
+        self.send_spawn(spawn);
     }
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {

@@ -8,6 +8,8 @@ use super::platform::process as platform;
 use crate::command::Credentials;
 use crate::control::{ExitStatus, Usage};
 use crate::sys::socket;
+use kairo_sandbox::containment::PROBES_MAX;
+use kairo_sandbox::enforce::Ready;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -18,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use platform::{
-    ADDRESS_SPACE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
+    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
     listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat, take_over,
     threads_children,
 };
@@ -42,6 +44,8 @@ pub struct Image<'a> {
     pub credentials: Option<&'a Credentials>,
     /// RLIMIT_* number, soft, hard.
     pub rlimits: &'a [(u32, u64, u64)],
+    /// What it does to itself, at the last.
+    pub containment: Option<&'a Ready>,
     /// Folder of the cgroup to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
@@ -53,6 +57,8 @@ pub struct Child {
     pub pid: i32,
     /// As in [`Stat`].
     pub start_ticks: u64,
+    /// What the probes of its containment saw.
+    pub seen: [i32; PROBES_MAX],
 }
 
 /// Facts of `/proc/PID/stat`, or what stands in for it.

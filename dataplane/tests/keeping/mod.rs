@@ -68,6 +68,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         credentials: None,
         rlimits: Vec::new(),
         cgroup: CgroupLimits::default(),
+        containment: None,
         history: HistorySize { head_bytes: 0, tail_bytes: 0 },
         rate: [None; 2],
         unread: Unread::Drop,

@@ -14,23 +14,30 @@
 use super::process::start_ticks;
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image};
+use kairo_sandbox::containment::PROBES_MAX;
+use kairo_sandbox::enforce::{Ready, Step};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 /// Where a child finds its standard descriptors, one after the other, in the table it shares with the keeper.
-pub(super) const CHILD_STDIO: RawFd = 3;
+const CHILD_STDIO: RawFd = 3;
+/// Where it finds its ruleset.
+const RULESET: RawFd = CHILD_STDIO + 3;
+/// The first number that isn't the forker's.
+pub(super) const FIRST_FREE: RawFd = RULESET + 1;
 /// How long a child that is another user already may take to execute.
-const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(10);
 const STACK_BYTES: usize = 64 * 1024;
 const GUARD_BYTES: usize = 4096;
 /// A flag of clone3 alone: libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// Forks children. Owns their stack, and descriptors 3, 4 and 5 of this process.
+/// Forks children. Owns their stack, and descriptors 3 to 6 of this process.
 #[derive(Debug)]
 pub struct Forker {
     stack: Stack,
@@ -42,6 +49,17 @@ pub struct Forker {
     candidates: Pointers,
     paths: Vec<u8>,
     cgroup_procs: Vec<u8>,
+}
+
+/// What probes saw.
+type Seen = [i32; PROBES_MAX];
+
+impl Told {
+    fn of(bytes: &[u8; TOLD_BYTES]) -> Told {
+        let mut words = bytes.chunks_exact(4).map(|word| word.try_into().map_or(0, i32::from_ne_bytes));
+        let mut next = || words.next().unwrap_or_default();
+        Told { stage: next(), errno: next(), seen: std::array::from_fn(|_| next()) }
+    }
 }
 
 /// A NULL-terminated array of C strings.
@@ -81,23 +99,35 @@ struct Brief {
     uid: u32,
     gid: u32,
     change_user: bool,
+    containment: *const Ready,
     terminal: bool,
     share_files: bool,
     /// Where failures are told by a child that shares no memory; -1 for one that does.
     report: RawFd,
     /// CLOCK_BOOTTIME when the child ran first, nanoseconds; 0 if it shares no memory.
     born_ns: u64,
-    failed_stage: i32,
-    failed_errno: i32,
+    told: Told,
 }
 
+/// What a child tells on its way: why there is none, or, with stage 0, what its probes saw.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Told {
+    stage: i32,
+    errno: i32,
+    seen: [i32; PROBES_MAX],
+}
+
+const NOTHING: Told = Told { stage: 0, errno: 0, seen: [0; PROBES_MAX] };
+const TOLD_BYTES: usize = size_of::<Told>();
+
 impl Forker {
-    /// Descriptors 3, 4 and 5 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
+    /// Descriptors 3 to 6 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
     pub fn new() -> io::Result<Forker> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, 0.into())?;
         let forker = Forker {
             stack: Stack::new()?,
-            null: rustix::io::fcntl_dupfd_cloexec(null, CHILD_STDIO + 3)?,
+            null: rustix::io::fcntl_dupfd_cloexec(null, FIRST_FREE)?,
             share_files: close_range(RawFd::MAX, libc::CLOSE_RANGE_UNSHARE) == 0,
             clone3: cfg!(any(target_arch = "x86_64", target_arch = "aarch64")),
             argv: Pointers::default(),
@@ -112,12 +142,15 @@ impl Forker {
 
     /// Takes the places of a child's standard descriptors and lets go of what was there.
     fn park(&self) -> io::Result<()> {
-        (CHILD_STDIO..CHILD_STDIO + 3).try_for_each(|number| duplicate_to(self.null.as_fd(), number))
+        (CHILD_STDIO..FIRST_FREE).try_for_each(|number| duplicate_to(self.null.as_fd(), number))
     }
 
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
     pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
-        let placed = (CHILD_STDIO..).zip(image.stdio).try_for_each(|(number, end)| duplicate_to(end, number));
+        let ruleset = image.containment.and_then(Ready::ruleset);
+        let placed = (CHILD_STDIO..)
+            .zip(image.stdio.into_iter().chain(ruleset))
+            .try_for_each(|(number, end)| duplicate_to(end, number));
         let outcome = match placed {
             Ok(()) => self.execute(image),
             Err(error) => Err(failure(SpawnStage::Resources, error)),
@@ -148,12 +181,12 @@ impl Forker {
             uid: image.credentials.map_or(0, |who| who.uid),
             gid: image.credentials.map_or(0, |who| who.gid),
             change_user: image.credentials.is_some(),
+            containment: image.containment.map_or(ptr::null(), ptr::from_ref),
             terminal: image.terminal,
             share_files: self.share_files,
             report: -1,
             born_ns: 0,
-            failed_stage: 0,
-            failed_errno: 0,
+            told: NOTHING,
         };
         let before_ns = boottime_ns();
         let outcome = match image.credentials {
@@ -162,7 +195,11 @@ impl Forker {
         };
         // SAFETY: as in `clone_and_wait`: a field of ours that the child may have written.
         let after_ns = unsafe { ptr::read_volatile(&brief.born_ns) };
-        let outcome = outcome.map(|pid| Child { pid, start_ticks: start_ticks(pid, before_ns, after_ns) });
+        let outcome = outcome.map(|(pid, seen)| Child {
+            pid,
+            start_ticks: start_ticks(pid, before_ns, after_ns),
+            seen,
+        });
         self.argv.shrink();
         self.env.shrink();
         self.candidates.shrink();
@@ -175,13 +212,12 @@ impl Forker {
         &mut self,
         brief: &mut Brief,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<i32, SpawnFailure> {
+    ) -> Result<(i32, Seen), SpawnFailure> {
         let pid = self.clone(brief, cgroup)?;
         // SAFETY: `brief` is ours; the child that wrote to it through the shared memory has executed or ended,
         // else clone would not have returned. Volatile, because the compiler saw no write.
-        let (stage, errno) =
-            unsafe { (ptr::read_volatile(&brief.failed_stage), ptr::read_volatile(&brief.failed_errno)) };
-        if stage == 0 { Ok(pid) } else { Err(reaped(pid, stage, errno)) }
+        let told = unsafe { ptr::read_volatile(&brief.told) };
+        if told.stage == 0 { Ok((pid, told.seen)) } else { Err(reaped(pid, told.stage, told.errno)) }
     }
 
     /// A child with memory of its own, waited for as long as is decent.
@@ -189,28 +225,37 @@ impl Forker {
         &mut self,
         brief: &mut Brief,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<i32, SpawnFailure> {
+    ) -> Result<(i32, Seen), SpawnFailure> {
         let (told, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| failure(SpawnStage::Resources, error.into()))?;
         brief.share_files = false;
         brief.report = report.as_raw_fd();
         let pid = self.clone(brief, cgroup)?;
         drop(report);
-        let mut words = [0u8; 8];
-        let mut polled = [PollFd::new(&told, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, Some(&PATIENCE)) {
-            Ok(0) | Err(_) => {
-                let _ = crate::sys::process::signal_child(pid, libc::SIGKILL);
-                Err(reaped(pid, SpawnStage::Exec as i32, libc::ETIMEDOUT))
-            }
-            Ok(_) => match rustix::io::read(&told, &mut words) {
-                // Closed by exec, or by the end of a child that was killed: its exit will tell.
-                Ok(0) => Ok(pid),
-                _ => {
-                    let [a, b, c, d, e, f, g, h] = words;
-                    Err(reaped(pid, i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])))
+        let mut seen = NOTHING.seen;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut words = [0u8; TOLD_BYTES];
+            let mut polled = [PollFd::new(&told, PollFlags::IN)];
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match rustix::event::poll(&mut polled, Some(&left)) {
+                Ok(0) | Err(_) => {
+                    let _ = crate::sys::process::signal_child(pid, libc::SIGKILL);
+                    return Err(reaped(pid, SpawnStage::Exec as i32, libc::ETIMEDOUT));
                 }
-            },
+                Ok(_) => match rustix::io::read(&told, &mut words) {
+                    // Closed by exec, or by the end of a child that was killed: its exit will tell.
+                    Ok(0) => return Ok((pid, seen)),
+                    _ => {
+                        let told = Told::of(&words);
+                        if told.stage != 0 {
+                            return Err(reaped(pid, told.stage, told.errno));
+                        }
+                        seen = told.seen;
+                    }
+                },
+            }
         }
     }
 
@@ -280,11 +325,7 @@ fn reaped(pid: i32, stage: i32, errno: i32) -> SpawnFailure {
 }
 
 fn stage_of(number: i32) -> SpawnStage {
-    use SpawnStage::{Cgroup, Credentials, Cwd, Exec, Fork, Keeper, Resources, Rlimit, Stdio};
-    [Resources, Fork, Cgroup, Rlimit, Credentials, Cwd, Stdio, Exec, Keeper]
-        .into_iter()
-        .find(|stage| *stage as i32 == number)
-        .unwrap_or(Fork)
+    SpawnStage::of(number).unwrap_or(SpawnStage::Fork)
 }
 
 fn terminated(path: &[u8]) -> Vec<u8> {
@@ -299,7 +340,7 @@ fn duplicate_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     if fd.as_raw_fd() == number {
         return Ok(());
     }
-    // SAFETY: dup3 takes no pointer, and 3, 4 and 5 belong to the forker: no OwnedFd has these numbers.
+    // SAFETY: dup3 takes no pointer, and 3 to 6 belong to the forker: no OwnedFd has these numbers.
     if unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -459,18 +500,44 @@ extern "C" fn run_child(brief: *mut Brief) -> ! {
     // SAFETY: a field of `brief`; volatile, because execve, not the compiler, makes it count.
     unsafe { ptr::write_volatile(&mut brief.born_ns, boottime_ns()) };
     let (stage, errno) = prepare_and_execute(brief);
-    let words = [stage as i32, errno];
-    // SAFETY: fields of `brief`, see above; volatile, so that they are written before the exit below. The write
-    // is of 8 bytes that outlive it, to a pipe of the keeper's or, with -1, to nothing.
-    unsafe {
-        ptr::write_volatile(&mut brief.failed_stage, stage as i32);
-        ptr::write_volatile(&mut brief.failed_errno, errno);
-        libc::syscall(libc::SYS_write, brief.report, words.as_ptr(), size_of_val(&words));
-    }
+    tell(brief, Told { stage: stage as i32, errno, ..NOTHING });
     loop {
         // SAFETY: ends this process without running anything of the keeper's.
         unsafe { libc::syscall(libc::SYS_exit_group, 127) };
     }
+}
+
+/// Leaves word in the shared memory, or in the pipe where there is none.
+fn tell(brief: &mut Brief, told: Told) {
+    // SAFETY: a field of `brief`, which is this child's to write; volatile, so that it is written before exec or exit.
+    // The write is of a structure that outlives it, to a pipe of the keeper's or, with -1, to nothing.
+    unsafe {
+        ptr::write_volatile(&mut brief.told, told);
+        libc::syscall(libc::SYS_write, brief.report, ptr::from_ref(&told), TOLD_BYTES);
+    }
+}
+
+/// Contains this process for good, at the last: nothing after this may need more than the program itself.
+fn contain(brief: &mut Brief) -> Result<(), (SpawnStage, i32)> {
+    // SAFETY: null, or what the keeper holds until the child has executed or ended.
+    let Some(ready) = (unsafe { brief.containment.as_ref() }) else { return Ok(()) };
+    let mut told = NOTHING;
+    // SAFETY: this process was just cloned, has one thread and a descriptor table of its own by now, in which the
+    // forker's numbers are free again but for the ruleset's.
+    let applied = unsafe { ready.apply(RULESET, &mut told.seen) };
+    applied.map_err(|(step, errno)| {
+        let stage = match step {
+            Step::Preparation => SpawnStage::Containment,
+            Step::Kernel => SpawnStage::KernelSocket,
+            Step::Privileges => SpawnStage::Privileges,
+            Step::Landlock => SpawnStage::Landlock,
+            Step::Filter => SpawnStage::Filter,
+            Step::Probe => SpawnStage::Probe,
+        };
+        (stage, errno)
+    })?;
+    tell(brief, told);
+    Ok(())
 }
 
 pub(super) fn errno() -> i32 {
@@ -479,8 +546,8 @@ pub(super) fn errno() -> i32 {
 }
 
 /// Returns only what failed.
-fn prepare_and_execute(brief: &Brief) -> (SpawnStage, i32) {
-    if brief.share_files && close_range(CHILD_STDIO + 3, libc::CLOSE_RANGE_UNSHARE) != 0 {
+fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
+    if brief.share_files && close_range(FIRST_FREE, libc::CLOSE_RANGE_UNSHARE) != 0 {
         return (SpawnStage::Stdio, errno());
     }
     // SAFETY: no pointers; setsid cannot fail in a process that was just forked.
@@ -507,6 +574,9 @@ fn prepare_and_execute(brief: &Brief) -> (SpawnStage, i32) {
     // SAFETY: a C string the keeper made for this spawn.
     if !brief.cwd.is_null() && unsafe { libc::syscall(libc::SYS_chdir, brief.cwd) } < 0 {
         return (SpawnStage::Cwd, errno());
+    }
+    if let Err(failed) = contain(brief) {
+        return failed;
     }
     let nothing_blocked = 0u64;
     // SAFETY: the mask is 8 bytes and outlives the call; the old one is not asked for. Signals that arrived

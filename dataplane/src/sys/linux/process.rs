@@ -3,7 +3,7 @@
 //! Pids are handled with care: only a child that isn't reaped owns its pid. Whoever else is meant is named by a
 //! pidfd and looked at again before a signal goes out.
 
-use super::fork::{CHILD_STDIO, errno};
+use super::fork::{FIRST_FREE, errno};
 use crate::sys::process::Stat;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, FdFlags};
@@ -24,6 +24,8 @@ pub(crate) const MAXRSS_UNITS_PER_KIB: u64 = 1;
 pub const NOFILE: u32 = libc::RLIMIT_NOFILE;
 /// RLIMIT_AS's number.
 pub const ADDRESS_SPACE: u32 = libc::RLIMIT_AS;
+/// RLIMIT_CORE's number.
+pub const CORE: u32 = libc::RLIMIT_CORE;
 
 /// The executable of this process, also after it was replaced on disk.
 pub(crate) fn own_executable() -> io::Result<PathBuf> {
@@ -76,8 +78,8 @@ pub fn take_over(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
         .map(|number| unsafe { OwnedFd::from_raw_fd(*number) })
         .collect();
     let moved = |fd: OwnedFd| match fd.as_raw_fd() {
-        number if number >= CHILD_STDIO + 3 => Ok(fd),
-        _ => Ok(rustix::io::fcntl_dupfd_cloexec(&fd, CHILD_STDIO + 3)?),
+        number if number >= FIRST_FREE => Ok(fd),
+        _ => Ok(rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FREE)?),
     };
     owned.into_iter().map(moved).collect()
 }

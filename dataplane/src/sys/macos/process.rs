@@ -5,6 +5,7 @@
 
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image, Stat};
+use kairo_sandbox::containment::PROBES_MAX;
 use rustix::event::kqueue::{self, Event, EventFilter, EventFlags};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, FdFlags};
@@ -20,6 +21,8 @@ pub(crate) const MAXRSS_UNITS_PER_KIB: u64 = 1024;
 pub const NOFILE: u32 = libc::RLIMIT_NOFILE as u32;
 /// RLIMIT_AS's number.
 pub const ADDRESS_SPACE: u32 = libc::RLIMIT_AS as u32;
+/// RLIMIT_CORE's number.
+pub const CORE: u32 = libc::RLIMIT_CORE as u32;
 
 /// The executable of this process.
 pub(crate) fn own_executable() -> io::Result<PathBuf> {
@@ -77,7 +80,11 @@ impl Forker {
         let mut words = [0u8; 2];
         match rustix::io::read(&report, &mut words) {
             // Closed by exec.
-            Ok(0) => Ok(Child { pid, start_ticks: stat(pid).map_or(0, |stat| stat.start_ticks) }),
+            Ok(0) => Ok(Child {
+                pid,
+                start_ticks: stat(pid).map_or(0, |stat| stat.start_ticks),
+                seen: [0; PROBES_MAX],
+            }),
             _ => {
                 let _ = crate::sys::process::wait_for(pid);
                 Err(SpawnFailure { stage: stage_of(words[0]), errno: words[1].into() })
@@ -91,11 +98,7 @@ fn failure(stage: SpawnStage, error: io::Error) -> SpawnFailure {
 }
 
 fn stage_of(number: u8) -> SpawnStage {
-    use SpawnStage::{Cgroup, Credentials, Cwd, Exec, Fork, Keeper, Resources, Rlimit, Stdio};
-    [Resources, Fork, Cgroup, Rlimit, Credentials, Cwd, Stdio, Exec, Keeper]
-        .into_iter()
-        .find(|stage| *stage as u8 == number)
-        .unwrap_or(Fork)
+    SpawnStage::of(number.into()).unwrap_or(SpawnStage::Fork)
 }
 
 /// NULL-terminated, of NUL-terminated strings that stand one after the other.
