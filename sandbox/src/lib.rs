@@ -23,9 +23,11 @@ pub use platform::enforce;
 
 pub mod ability;
 pub mod containment;
+pub mod environment;
 pub mod filter;
 pub mod plan;
 pub mod profile;
 pub mod protection;
 pub mod receipt;
 pub mod report;
+pub mod wish;

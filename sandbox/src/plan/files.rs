@@ -93,7 +93,11 @@ impl Planner<'_> {
             ("denyWrite", &files.deny_write, changes & !rights::REFER),
         ] {
             for (at, path) in denied.iter().enumerate() {
-                let path = resolve(path, self.place, || format!("files.{name}[{at}]"))?;
+                // Where it can't be told which path is meant, it may be one that is allowed.
+                let Ok(path) = resolve(path, self.place, || format!("files.{name}[{at}]")) else {
+                    inside.push(path.clone());
+                    continue;
+                };
                 let granted = |(above, rights): (&Vec<u8>, &u64)| {
                     let above = String::from_utf8_lossy(above);
                     rights & right != 0 && (is_within(&path, &above) || is_within(&above, &path))
