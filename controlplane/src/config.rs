@@ -6,6 +6,7 @@
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Credentials, HistorySize};
 use kairo_dataplane::limits::{HISTORY_BYTES_MAX, HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
+use kairo_sandbox::ability::Ability;
 use kairo_wire::limits::STDIN_PARKED_BYTES_MAX;
 use kairo_wire::methods::options::{Rlimit, SignalName};
 use kairo_wire::methods::system::Fact;
@@ -32,6 +33,8 @@ pub struct Config {
     pub accounts: Box<dyn Accounts>,
     /// The adapters there are.
     pub adapters: Box<dyn Adapters>,
+    /// What this machine can enforce.
+    pub ability: Ability,
     /// What `kernel.doctor` answers.
     pub facts: Vec<Fact>,
     /// How long and how many.

@@ -400,6 +400,11 @@ impl Kernel {
             Notice::Spawned { process, pid, tree, start_ticks, limits } => {
                 self.spawned(turn, process, Birth { pid, tree, start_ticks, limits });
             }
+            Notice::Contained { process, finding } => {
+                if let Some(process) = self.state.processes.get_mut(&process.serial) {
+                    process.is_contained(&finding);
+                }
+            }
             Notice::SpawnFailed { process, failure } => self.spawn_failed(turn, process, &failure),
             Notice::Exited { process, status, usage, at_ns } => {
                 self.exited(turn, process, status, usage, at_ns);

@@ -28,6 +28,7 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
+use crate::sessions::containing::Contained;
 use crate::sessions::ending::Killing;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
@@ -397,6 +398,8 @@ pub(crate) struct Process {
     pub tree: Tree,
     /// Limits in force.
     pub limits: Vec<LimitInForce>,
+    /// What it is kept from, if a kernel of this life started it.
+    pub contained: Option<Box<Contained>>,
     /// When it ran.
     pub started: Moment,
     /// When its leader ended.

@@ -87,6 +87,7 @@ impl World {
             environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
             accounts: Box::new(NoAccounts),
             adapters: Box::new(NoAdapters),
+            ability: kairo_sandbox::ability::Ability::none(),
             facts: Vec::new(),
             budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
             limits: Limits::default(),

@@ -119,6 +119,31 @@ impl Ability {
         self.seccomp_filter && Architecture::own().is_some()
     }
 
+    /// A machine that can enforce nothing: every wish is refused.
+    pub fn none() -> Ability {
+        let absent = || Answer::Refused("there is none".to_owned());
+        Ability {
+            system: "nothing".to_owned(),
+            uid: u32::MAX,
+            landlock_abi: 0,
+            seccomp_filter: false,
+            seccomp_user_notification: false,
+            user_namespaces: absent(),
+            no_new_privileges: false,
+            cores_are_piped: false,
+            cgroup: Cgroup::default(),
+            pidfd: false,
+            peer_pidfd: false,
+            subreaper: false,
+            children_listed: false,
+            io_uring: absent(),
+            memfd_seals: false,
+            splice: false,
+            pipes: Pipes::default(),
+            rlimits: Vec::new(),
+        }
+    }
+
     /// Asks this machine.
     pub fn probe() -> Ability {
         platform::probe()

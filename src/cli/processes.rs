@@ -63,6 +63,9 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
         context.object(json_of(&spawned)?)?;
     } else {
         context.line(&spawned.id.to_string())?;
+        if let Some(receipt) = spawned.sandbox.as_ref().filter(|_| args.program.receipt) {
+            context.text(&program::receipt(receipt)?)?;
+        }
     }
     Ok(0)
 }

@@ -5,12 +5,15 @@ use crate::cli::failure::Failure;
 use crate::config::environment;
 use crate::config::raw::ByteSize;
 use clap::ValueEnum;
+use kairo_sandbox::receipt::Receipt;
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::codec::text::OsText;
 use kairo_wire::methods::options::{Limits, Rlimit, SpawnOptions};
 use kairo_wire::methods::stream::Rate;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 /// `--durable`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,8 +50,26 @@ pub(crate) fn options(program: &Program) -> Result<SpawnOptions, Failure> {
         rate,
         allow_weaker: program.allow_weaker,
         adapter: program.adapter.clone(),
+        sandbox: program.sandbox.as_deref().map(profile).transpose()?,
         ..SpawnOptions::default()
     })
+}
+
+/// A profile as it goes on the wire; what it says is the kernel's to judge.
+fn profile(path: &Path) -> Result<Raw, Failure> {
+    let failed = |why: String| Failure::new("E_PROFILE", format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let wish: serde_json::Value = match path.extension().is_some_and(|extension| extension == "json") {
+        true => serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?,
+        false => toml::from_str(&text).map_err(|error| failed(error.to_string()))?,
+    };
+    Raw::of(&wish).map_err(|error| failed(error.to_string()))
+}
+
+/// A receipt for people.
+pub(crate) fn receipt(raw: &Raw) -> Result<String, Failure> {
+    let receipt: Receipt = raw.decode().map_err(|error| Failure::new("E_PROFILE", error.to_string()))?;
+    Ok(receipt.to_string())
 }
 
 /// `NAME=VALUE`, or `NAME` for the value it has here.

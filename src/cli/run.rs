@@ -88,7 +88,11 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
         None => None,
     };
     let correlation_id = member.as_ref().map(|member| member.correlation.clone()).or(correlation_id);
-    client.call_with::<process::Spawn>(&params, &CallOptions { correlation_id, ..CallOptions::default() })?;
+    let spawned = client
+        .call_with::<process::Spawn>(&params, &CallOptions { correlation_id, ..CallOptions::default() })?;
+    if let Some(receipt) = spawned.sandbox.as_ref().filter(|_| args.program.receipt) {
+        io::stderr().lock().write_all(program::receipt(receipt)?.as_bytes())?;
+    }
     if let Some(member) = &mut member {
         member.stand_for(client.clone(), id.clone())?;
     }

@@ -37,6 +37,7 @@ use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
 use kairo_dataplane::sys::socket::stream_pair;
+use kairo_sandbox::ability::Ability;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -113,6 +114,7 @@ fn control_config(
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
         adapters: Box::new(Desk(adapters)),
+        ability: Ability::probe(),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),

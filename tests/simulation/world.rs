@@ -36,6 +36,7 @@ fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),
         adapters: Box::new(NoAdapters),
+        ability: kairo_sandbox::ability::Ability::none(),
         facts: Vec::new(),
         budget,
         limits: Limits::default(),

@@ -182,6 +182,7 @@ impl Kernel {
             start_ticks: held.start_ticks,
             tree: held.tree,
             limits: held.limits.clone(),
+            contained: None,
             started: record.map_or(at, Record::started),
             exited: held.exit.map(|_| moment_of(at, held.exited_ns)),
             exit: held.exit,

@@ -4,7 +4,9 @@
 //! lowest first: the daemon's, the account's, the request's, the kernel's. The same `PATH` that the child sees finds its program.
 
 use crate::config::{Account, Config};
+use crate::sessions::containing::Contained;
 use crate::state::Trace;
+use kairo_sandbox::containment::KERNEL_DESCRIPTOR;
 use kairo_wire::id::EventId;
 use std::collections::BTreeMap;
 
@@ -30,6 +32,8 @@ pub(crate) struct Ingredients<'a> {
     pub given: Variables,
     /// Take the daemon's environment whole.
     pub inherit: bool,
+    /// It is contained.
+    pub contained: Option<&'a Contained>,
     /// It gets a terminal.
     pub terminal: bool,
     /// `KAIRO_SESSION`.
@@ -44,12 +48,8 @@ pub(crate) struct Ingredients<'a> {
 
 /// Mixes them.
 pub(crate) fn compose(config: &Config, from: Ingredients<'_>) -> Variables {
-    let mut all: Variables = config
-        .environment
-        .iter()
-        .filter(|(name, _)| if from.inherit { !is_ours(name) } else { is_inherited(name) })
-        .cloned()
-        .collect();
+    let mut all: Variables =
+        config.environment.iter().filter(|(name, _)| comes_along(name, &from)).cloned().collect();
     if let Some(account) = from.account {
         all.insert(b"HOME".into(), account.home.clone());
         all.insert(b"USER".into(), account.name.clone().into_bytes());
@@ -67,10 +67,26 @@ pub(crate) fn compose(config: &Config, from: Ingredients<'_>) -> Variables {
     all.insert(b"KAIRO_SESSION".into(), from.session.into());
     all.insert(b"KAIRO_PROCESS_ID".into(), from.process_id.into());
     place_in_story(&mut all, from.trace, from.birth);
-    if let Some(path) = &config.socket_path {
+    if let Some(path) = config.socket_path.as_ref().filter(|_| from.contained.is_none_or(|it| it.finds_paths))
+    {
         all.insert(b"KAIRO_IPC_SOCKET".into(), path.clone());
     }
+    if from.contained.is_some_and(|it| it.containment.kernel.is_some()) {
+        all.insert(DESCRIPTOR.into(), KERNEL_DESCRIPTOR.to_string().into_bytes());
+    }
     all
+}
+
+/// Where a contained child finds its connection to the kernel.
+const DESCRIPTOR: &[u8] = b"KAIRO_IPC_FD";
+
+/// Whether a variable of the daemon's own environment goes to a child.
+fn comes_along(name: &[u8], from: &Ingredients<'_>) -> bool {
+    match from.contained.and_then(|it| it.environment.as_ref()) {
+        Some(rules) => is_inherited(name) || (rules.lets_in(name) && !is_ours(name)),
+        None if from.inherit => !is_ours(name),
+        None => is_inherited(name),
+    }
 }
 
 /// What a child passes on to whatever it calls. A trace of the request's own is left alone.
@@ -117,5 +133,5 @@ fn is_inherited(name: &[u8]) -> bool {
 
 /// Names a child must have from this kernel or not at all.
 fn is_ours(name: &[u8]) -> bool {
-    name == b"KAIRO_IPC_SOCKET" || differs_in_every_life(name)
+    name == b"KAIRO_IPC_SOCKET" || name == DESCRIPTOR || differs_in_every_life(name)
 }

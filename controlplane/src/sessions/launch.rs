@@ -164,6 +164,7 @@ impl Kernel {
                 account: plan.account.as_ref(),
                 given: plan.given.clone(),
                 inherit: plan.inherit_env,
+                contained: plan.contained.as_deref(),
                 terminal: plan.terminal().is_some(),
                 session: session.as_str(),
                 process_id: &plan.id.key(),
@@ -187,6 +188,7 @@ impl Kernel {
             credentials: plan.account.as_ref().map(|account| account.credentials.clone()),
             rlimits: plan.rlimits.clone(),
             cgroup: plan.cgroup,
+            containment: plan.contained.as_ref().map(|contained| Box::new(contained.containment.clone())),
             history: plan.history,
             rate: [plan.rate; 2],
             unread: plan.unread,
@@ -265,6 +267,7 @@ pub(crate) fn open_record(
         start_ticks: 0,
         tree: Tree::BestEffort,
         limits: Vec::new(),
+        contained: plan.contained,
         started: at,
         exited: None,
         exit: None,
@@ -369,6 +372,21 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
         SpawnStage::Keeper => {
             WireError::new(Code::KeeperLost, format!("the keeper does not answer (errno {errno})"))
         }
+        SpawnStage::Containment if errno == ENOSYS => WireError::unsupported(
+            "options.sandbox",
+            "the keeper is older than this kernel and can't contain; end it first",
+        ),
+        SpawnStage::Containment
+        | SpawnStage::KernelSocket
+        | SpawnStage::Privileges
+        | SpawnStage::Landlock
+        | SpawnStage::Filter
+        | SpawnStage::Probe => {
+            let what = stage(failure.stage);
+            let message =
+                format!("{program} was not started: {what} failed in its sandbox: {}", errno_words(errno));
+            WireError::new(Code::SpawnFailed, message).with("field", "options.sandbox")
+        }
         SpawnStage::Resources
         | SpawnStage::Fork
         | SpawnStage::Rlimit
@@ -394,6 +412,12 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Stdio => "stdio",
         SpawnStage::Exec => "exec",
         SpawnStage::Keeper => "keeper",
+        SpawnStage::Containment => "containment",
+        SpawnStage::KernelSocket => "kernelSocket",
+        SpawnStage::Privileges => "privileges",
+        SpawnStage::Landlock => "landlock",
+        SpawnStage::Filter => "filter",
+        SpawnStage::Probe => "probe",
     }
 }
 
@@ -406,6 +430,7 @@ const EACCES: i32 = 13;
 const ENOTDIR: i32 = 20;
 const EISDIR: i32 = 21;
 const ETXTBSY: i32 = 26;
+const ENOSYS: i32 = 38;
 const ELOOP: i32 = 40;
 const ELIBBAD: i32 = 80;
 

@@ -101,6 +101,7 @@ impl Kernel {
             started_at_ms: crate::clock::wall_ms(process.started),
             tree: report::tree(process.tree),
             streams: outputs.map(report::stream_name).collect(),
+            sandbox: process.receipt(),
         };
         let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
         self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
@@ -408,7 +409,12 @@ impl Kernel {
 
 /// What the spawn of a process that runs, or ran, is answered with.
 pub(crate) fn receipt(process: &Process) -> SpawnResult {
-    SpawnResult { status: SpawnStatus::Spawned, id: process.id.clone(), pid: process.pid }
+    SpawnResult {
+        status: SpawnStatus::Spawned,
+        id: process.id.clone(),
+        pid: process.pid,
+        sandbox: process.receipt(),
+    }
 }
 
 impl Process {

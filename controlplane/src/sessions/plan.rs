@@ -9,6 +9,7 @@ use crate::config::{Account, Config};
 use crate::digest::IdempotencyKey;
 use crate::records::Life;
 use crate::sessions::adapting;
+use crate::sessions::containing::{self, Contained};
 use crate::sessions::environment::Variables;
 use crate::sessions::pacing;
 use crate::sessions::spool;
@@ -59,6 +60,8 @@ pub(crate) struct Plan {
     pub rlimits: Vec<(u32, u64)>,
     /// Of its cgroup.
     pub cgroup: CgroupLimits,
+    /// What it is kept from.
+    pub contained: Option<Box<Contained>>,
     /// How much is kept.
     pub history: HistorySize,
     /// How fast each output may go.
@@ -129,6 +132,7 @@ impl Plan {
             account: None,
             rlimits: Vec::new(),
             cgroup: CgroupLimits::default(),
+            contained: None,
             history: HistorySize { head_bytes: life.history.0, tail_bytes: life.history.1 },
             unread: Unread::Drop,
             guarded: false,
@@ -151,20 +155,32 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
     let asked = params.options.map(|options| *options).unwrap_or_default();
     let owner = *asker.principal == Principal::Owner;
     records(config, &asked)?;
-    if asked.sandbox.is_some() {
-        return Err(WireError::unsupported("options.sandbox", "containment is not part of this kernel yet"));
-    }
     if asked.inherit_env && !owner {
         return Err(WireError::denied("process.spawn", "options.inheritEnv is the owner's only"));
     }
     let argv: Vec<Vec<u8>> = params.command.into_iter().map(|argument| argument.into_bytes()).collect();
-    let given = variables(&asked)?;
+    let mut given = variables(&asked)?;
     arguments(&argv, &given)?;
     let account = account(config, asker, asked.user.as_ref())?;
     let cwd = folder(&asked, account.as_ref())?;
     let secret_args = secrets(&asked, argv.len())?;
     let limits = asked.limits.clone().unwrap_or_default();
     let stdio = stdio(config, owner, &asked)?;
+    let mut rlimits: Vec<(u32, u64)> =
+        limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
+    let mut cgroup = cgroup(&limits, asked.allow_weaker)?;
+    let mut contained = None;
+    if let Some(wish) = &asked.sandbox {
+        let narrowed = containing::contain(
+            config,
+            wish,
+            account.as_ref(),
+            cwd.as_deref(),
+            &mut given,
+            (rlimits, cgroup),
+        )?;
+        (rlimits, cgroup, contained) = (narrowed.rlimits, narrowed.cgroup, Some(narrowed.contained));
+    }
     Ok(Plan {
         adapter: adapting::choose(config, asked.adapter.as_deref(), &argv[0], &stdio, account.is_some())?,
         id: params.id,
@@ -175,12 +191,9 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         cwd,
         stdio,
         account,
-        rlimits: limits
-            .rlimits
-            .iter()
-            .map(|(name, value)| ((config.numbers.rlimit)(*name), *value))
-            .collect(),
-        cgroup: cgroup(&limits, asked.allow_weaker)?,
+        rlimits,
+        cgroup,
+        contained,
         history: history(config, asked.history)?,
         rate: pacing::rate(asked.rate, "options.rate")?,
         unread: pacing::unread(asked.when_unread),

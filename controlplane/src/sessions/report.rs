@@ -172,6 +172,7 @@ impl Kernel {
                     value: limit.value,
                 })
                 .collect(),
+            sandbox: process.receipt(),
             history_head_bytes: process.history[0].head_bytes,
             history_tail_bytes: process.history[0].tail_bytes,
             when_unread: match process.unread {

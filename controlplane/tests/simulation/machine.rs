@@ -305,6 +305,7 @@ fn config() -> Config {
         environment: Vec::new(),
         accounts: Box::new(NoAccounts),
         adapters: Box::new(NoAdapters),
+        ability: kairo_sandbox::ability::Ability::none(),
         facts: Vec::new(),
         budget: Arc::new(Budget::new(1 << 30)),
         limits: Limits::default(),

@@ -64,6 +64,12 @@ pub(crate) struct Program {
     /// Accept a weaker limit where this machine can't enforce the one asked for
     #[arg(long)]
     pub(crate) allow_weaker: bool,
+    /// Contain it by this profile (TOML or JSON): what it asks for is in force, or nothing is started
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sandbox: Option<PathBuf>,
+    /// Say what of its profile is in force, and by what
+    #[arg(long, requires = "sandbox")]
+    pub(crate) receipt: bool,
     /// Read its output for how far it is, with this adapter (`kairo adapters` lists them), or auto for the one that suits
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,

@@ -1,5 +1,6 @@
 //! What happens to processes.
 
+use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::id::ProcessId;
 use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
@@ -37,6 +38,9 @@ super::events! {
         pub tree: TreeKnowledge,
         /// Its outputs.
         pub streams: Vec<StreamName>,
+        /// The receipt of its sandbox, if it asked for one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub sandbox: Option<Raw>,
     }
 
     /// A process's leader exited.

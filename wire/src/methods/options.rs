@@ -41,7 +41,8 @@ pub struct SpawnOptions {
     /// Accept that a limit is enforced more weakly than by a cgroup; the status says how.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_weaker: bool,
-    /// Containment. Refused with `E_UNSUPPORTED`: there is none yet.
+    /// What it may reach: a profile, or a `SandboxRuntimeConfig`; see "Containment" in ARCHITECTURE. What this machine
+    /// can't enforce is refused with `E_UNSUPPORTED` and the protection's name, unless `acceptWeaker` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Raw>,
     /// A terminal instead of pipes.

@@ -3,6 +3,7 @@
 //! What a spawn can ask for is in `options`, what a status tells in `status`.
 
 use crate::codec::data::Data;
+use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::id::ProcessId;
 use crate::method::{Since, methods, need, need_any};
@@ -157,6 +158,9 @@ pub struct SpawnResult {
     pub id: ProcessId,
     /// Its process id in the operating system.
     pub pid: i32,
+    /// The receipt of its sandbox, if it asked for one: asked for beside in force, protection by protection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Raw>,
 }
 
 crate::methods::words! {

@@ -2,6 +2,7 @@
 //!
 //! Shared by `process.status`, `process.list`, `process.wait` and the events about processes.
 
+use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::id::{ProcessId, SubscriptionId};
 use crate::methods::options::{OnDisconnect, TerminalSize, WhenUnread};
@@ -107,6 +108,9 @@ pub struct Detail {
     pub waiting_for: Vec<Waiting>,
     /// Limits in force.
     pub limits: Vec<LimitStatus>,
+    /// The receipt of its sandbox; absent after its kernel has gone (the log has it), and if it asked for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Raw>,
     /// Bytes of the beginning of each output that are kept.
     pub history_head_bytes: u32,
     /// Bytes of the end of each output that are kept.

@@ -1,0 +1,129 @@
+//! Containment of a spawn: its profile held against this machine before anything is started, its receipt completed when
+//! the child is about to run.
+//!
+//! Invariant: a spawn that says `sandbox` is started contained as its receipt says, or not at all. What can be enforced
+//! and how is the sandbox crate's; a plan of it travels with the spawn's own, so a process that is started again is
+//! contained again.
+
+use crate::config::{Account, Config};
+use crate::sessions::environment::Variables;
+use crate::state::Process;
+use kairo_dataplane::command::CgroupLimits;
+use kairo_sandbox::containment::{Containment, Finding};
+use kairo_sandbox::plan::{Place, Plan, Refusal};
+use kairo_sandbox::profile::{Complaint, Environment};
+use kairo_sandbox::protection::Protection;
+use kairo_sandbox::receipt::{Receipt, Standing};
+use kairo_sandbox::wish;
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::error::WireError;
+
+/// The field of a spawn that asks for it.
+const FIELD: &str = "options.sandbox";
+
+/// What is done to one process, and what is said of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Contained {
+    /// For the keeper.
+    pub containment: Containment,
+    /// Which variables it is given; none for those of anybody.
+    pub environment: Option<Environment>,
+    /// It may use unix sockets, so the kernel's path means something to it.
+    pub finds_paths: bool,
+    /// As far as it is known: planned, and once it runs, complete.
+    pub receipt: Receipt,
+}
+
+/// A plan, as a spawn's plan takes it in.
+pub(crate) struct Narrowed {
+    pub contained: Box<Contained>,
+    pub rlimits: Vec<(u32, u64)>,
+    pub cgroup: CgroupLimits,
+}
+
+/// Holds a wish against this machine. `given` are the variables of the request, which lose what it doesn't let in; the
+/// limits are those of the request, and become no wider.
+pub(crate) fn contain(
+    config: &Config,
+    wish: &Raw,
+    account: Option<&Account>,
+    cwd: Option<&[u8]>,
+    given: &mut Variables,
+    (rlimits, cgroup): (Vec<(u32, u64)>, CgroupLimits),
+) -> Result<Narrowed, WireError> {
+    let wish: serde_json::Value =
+        wish.decode().map_err(|error| WireError::invalid(FIELD, error.to_string()))?;
+    let profile = wish::read(wish).map_err(|complaint| complained(&complaint))?;
+    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    let own_home = || config.environment.iter().find(|(name, _)| name == b"HOME").map(|(_, home)| home);
+    let home = account.map(|account| &account.home).or_else(own_home);
+    let place = Place {
+        uid: account.map_or(config.owner_uid, |account| account.credentials.uid),
+        home: home.and_then(|home| text(home)),
+        folder: cwd.and_then(text),
+        kernel: config.socket_path.clone(),
+    };
+    let plan = Plan::new(&profile, &config.ability, &place).map_err(|refusal| match refusal {
+        Refusal::Complaint(complaint) => complained(&complaint),
+        Refusal::Protection { protection, .. } => {
+            let message = format!("{refusal}; acceptWeaker takes its name");
+            WireError::unsupported(FIELD, &message).with("protection", protection.name())
+        }
+    })?;
+    let Plan { tree, rlimits: own, containment, mut receipt } = plan;
+    let guarded =
+        |protection| receipt.of(protection).is_some_and(|entry| entry.standing != Standing::NotAsked);
+    let environment = guarded(Protection::Environment).then_some(profile.environment);
+    receipt.withheld = environment.as_ref().map(|rules| rules.clean(given)).unwrap_or_default();
+    let contained = Box::new(Contained {
+        containment,
+        environment,
+        finds_paths: profile.unix_sockets.any || !profile.unix_sockets.paths.is_empty(),
+        receipt,
+    });
+    let cgroup = CgroupLimits {
+        memory_bytes: narrower(cgroup.memory_bytes, tree.memory_bytes),
+        cpu_percent: narrower(cgroup.cpu_percent, tree.cpu_percent),
+        pids: narrower(cgroup.pids, tree.pids),
+        // The profile's own were planned already; none of them may be less in the end.
+        allow_weaker: cgroup.allow_weaker && tree == Default::default(),
+    };
+    Ok(Narrowed { contained, rlimits: merged(rlimits, own), cgroup })
+}
+
+fn narrower<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
+/// Both, and of two on one resource the smaller.
+fn merged(mut rlimits: Vec<(u32, u64)>, others: Vec<(u32, u64)>) -> Vec<(u32, u64)> {
+    for (resource, value) in others {
+        match rlimits.iter_mut().find(|(already, _)| *already == resource) {
+            Some((_, already)) => *already = value.min(*already),
+            None => rlimits.push((resource, value)),
+        }
+    }
+    rlimits
+}
+
+fn complained(complaint: &Complaint) -> WireError {
+    let field = match complaint.field.as_str() {
+        "" => FIELD.to_owned(),
+        field => format!("{FIELD}.{field}"),
+    };
+    WireError::invalid(&field, &complaint.why)
+}
+
+impl Process {
+    /// The keeper has contained it, and it is about to run.
+    pub(crate) fn is_contained(&mut self, finding: &Finding) {
+        if let Some(Contained { containment, receipt, .. }) = self.contained.as_deref_mut() {
+            receipt.complete(containment, finding);
+        }
+    }
+
+    /// What it is told of with.
+    pub(crate) fn receipt(&self) -> Option<Raw> {
+        Raw::of(&self.contained.as_ref()?.receipt).ok()
+    }
+}
