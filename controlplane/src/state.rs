@@ -400,6 +400,8 @@ pub(crate) struct Process {
     pub limits: Vec<LimitInForce>,
     /// What it is kept from, if a kernel of this life started it.
     pub contained: Option<Box<Contained>>,
+    /// True exactly when a former kernel contained it, or may have.
+    pub contained_before: bool,
     /// When it ran.
     pub started: Moment,
     /// When its leader ended.

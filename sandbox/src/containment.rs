@@ -17,8 +17,8 @@ pub struct Containment {
     pub unprivileged: bool,
     /// RLIMIT_CORE. 1 where the kernel pipes cores to a program, which it does at 0 as well (core(5)).
     pub core_bytes: Option<u64>,
-    /// Where its kernel listens: a connection is made for it, and passed on as [`KERNEL_DESCRIPTOR`].
-    pub kernel: Option<Vec<u8>>,
+    /// It is given a connection to its kernel, as [`KERNEL_DESCRIPTOR`].
+    pub kernel: bool,
     /// What is tried inside, before exec.
     pub probes: Vec<Probe>,
 }

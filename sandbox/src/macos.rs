@@ -83,12 +83,7 @@ pub mod enforce {
         /// Refuses whatever would have to be enforced.
         pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {
             let Containment { landlock, filter, unprivileged, core_bytes: _, kernel, probes } = containment;
-            match landlock.is_none()
-                && filter.is_empty()
-                && !unprivileged
-                && kernel.is_none()
-                && probes.is_empty()
-            {
+            match landlock.is_none() && filter.is_empty() && !unprivileged && !kernel && probes.is_empty() {
                 true => Ok(Ready(())),
                 false => Err(io::ErrorKind::Unsupported.into()),
             }

@@ -37,8 +37,6 @@ pub struct Place {
     pub home: Option<String>,
     /// For `./`.
     pub folder: Option<String>,
-    /// Where its kernel listens; none for a kernel that doesn't.
-    pub kernel: Option<Vec<u8>>,
 }
 
 /// Why there is no plan.
@@ -214,10 +212,10 @@ impl Planner<'_> {
 
     /// What the keeper does for whoever is contained, on every machine.
     fn always(&mut self) -> Result<(), Refusal> {
-        let kernel = self.profile.kernel && self.place.kernel.is_some();
+        let kernel = self.profile.kernel;
         let asked = if kernel { "its standard three and its kernel" } else { "its standard three" };
         self.settle(Protection::Descriptors, asked, Outcome::by(Mechanism::CloseOnExec))?;
-        self.plan.containment.kernel = self.place.kernel.clone().filter(|_| kernel);
+        self.plan.containment.kernel = kernel;
         let environment = &self.profile.environment;
         let asked = match environment.allow.as_slice() {
             [] => "the usual".to_owned(),

@@ -121,7 +121,8 @@ fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     kernel.may_begin_under(asking.trace.intent.as_deref())?;
-    let mut plan = plan::check(&kernel.config, &Asker::behind(peer), params)?;
+    let within = kernel.within(&peer.principal);
+    let mut plan = plan::check(&kernel.config, &Asker::behind(peer, within), params)?;
     plan.trace = asking.trace.clone();
     plan.given_key = asking.key;
     kernel.spawn(turn, asking, plan)

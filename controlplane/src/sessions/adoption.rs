@@ -183,6 +183,8 @@ impl Kernel {
             tree: held.tree,
             limits: held.limits.clone(),
             contained: None,
+            // Whose record can't be read may have been.
+            contained_before: record.is_none_or(|record| record.contained),
             started: record.map_or(at, Record::started),
             exited: held.exit.map(|_| moment_of(at, held.exited_ns)),
             exit: held.exit,

@@ -5,18 +5,22 @@
 //! and how is the sandbox crate's; a plan of it travels with the spawn's own, so a process that is started again is
 //! contained again.
 
+use crate::auth::principal::{Principal, Skill};
 use crate::config::{Account, Config};
+use crate::kernel::Kernel;
 use crate::sessions::environment::Variables;
 use crate::state::Process;
 use kairo_dataplane::command::CgroupLimits;
 use kairo_sandbox::containment::{Containment, Finding};
 use kairo_sandbox::plan::{Place, Plan, Refusal};
-use kairo_sandbox::profile::{Complaint, Environment};
+use kairo_sandbox::profile::{Complaint, Environment, TreeLimits};
 use kairo_sandbox::protection::Protection;
 use kairo_sandbox::receipt::{Receipt, Standing};
 use kairo_sandbox::wish;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::WireError;
+use kairo_wire::methods::options::SpawnOptions;
+use kairo_wire::methods::restart::RestartReach;
 
 /// The field of a spawn that asks for it.
 const FIELD: &str = "options.sandbox";
@@ -30,27 +34,83 @@ pub(crate) struct Contained {
     pub environment: Option<Environment>,
     /// It may use unix sockets, so the kernel's path means something to it.
     pub finds_paths: bool,
+    /// Of its own resources; what it starts has the same for itself.
+    rlimits: Vec<(u32, u64)>,
+    /// Of its tree; what it starts has the same for itself.
+    tree: TreeLimits,
     /// As far as it is known: planned, and once it runs, complete.
     pub receipt: Receipt,
 }
 
+/// What whoever asks for a spawn is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Within<'a> {
+    /// Nothing.
+    Nothing,
+    /// This.
+    Sandbox(&'a Contained),
+    /// Something a former kernel knew.
+    Forgotten,
+}
+
 /// A plan, as a spawn's plan takes it in.
 pub(crate) struct Narrowed {
-    pub contained: Box<Contained>,
+    pub contained: Option<Box<Contained>>,
     pub rlimits: Vec<(u32, u64)>,
     pub cgroup: CgroupLimits,
 }
 
-/// Holds a wish against this machine. `given` are the variables of the request, which lose what it doesn't let in; the
-/// limits are those of the request, and become no wider.
-pub(crate) fn contain(
+/// What a contained process asks its kernel to start is contained as it is: else it would only have to ask. `given` are
+/// the variables of the request, which lose what isn't let in; the limits are those of the request, and become no wider.
+pub(crate) fn narrow(
     config: &Config,
-    wish: &Raw,
-    account: Option<&Account>,
-    cwd: Option<&[u8]>,
+    within: Within<'_>,
+    asked: &SpawnOptions,
+    place: (Option<&Account>, Option<&[u8]>),
     given: &mut Variables,
     (rlimits, cgroup): (Vec<(u32, u64)>, CgroupLimits),
 ) -> Result<Narrowed, WireError> {
+    let contained = match (within, &asked.sandbox) {
+        (Within::Nothing, None) => return Ok(Narrowed { contained: None, rlimits, cgroup }),
+        (Within::Nothing, Some(wish)) => contain(config, wish, place)?,
+        (Within::Forgotten, _) => {
+            let why = "it is contained by a kernel that is gone: by what exactly is not known any more";
+            return Err(WireError::denied("process.spawn", why));
+        }
+        (Within::Sandbox(_), Some(_)) => {
+            let why =
+                "a contained process starts others in its own sandbox, and can't ask for another one yet";
+            return Err(WireError::unsupported(FIELD, why));
+        }
+        (Within::Sandbox(_), None)
+            if asked.restart.reach == RestartReach::Records && !asked.restart.is_never() =>
+        {
+            let why = "what a contained process starts is contained as long as this kernel lives; ask for reach: kernel";
+            return Err(WireError::unsupported("options.restart", why));
+        }
+        (Within::Sandbox(own), None) => Box::new(own.clone()),
+    };
+    let mut contained = contained;
+    let rules = contained.environment.as_ref();
+    contained.receipt.withheld = rules.map(|rules| rules.clean(given)).unwrap_or_default();
+    let tree = contained.tree;
+    let cgroup = CgroupLimits {
+        memory_bytes: narrower(cgroup.memory_bytes, tree.memory_bytes),
+        cpu_percent: narrower(cgroup.cpu_percent, tree.cpu_percent),
+        pids: narrower(cgroup.pids, tree.pids),
+        // The profile's own were planned already; none of them may be less in the end.
+        allow_weaker: cgroup.allow_weaker && tree == TreeLimits::default(),
+    };
+    let rlimits = merged(rlimits, &contained.rlimits);
+    Ok(Narrowed { contained: Some(contained), rlimits, cgroup })
+}
+
+/// Holds a wish against this machine.
+fn contain(
+    config: &Config,
+    wish: &Raw,
+    (account, cwd): (Option<&Account>, Option<&[u8]>),
+) -> Result<Box<Contained>, WireError> {
     let wish: serde_json::Value =
         wish.decode().map_err(|error| WireError::invalid(FIELD, error.to_string()))?;
     let profile = wish::read(wish).map_err(|complaint| complained(&complaint))?;
@@ -61,7 +121,6 @@ pub(crate) fn contain(
         uid: account.map_or(config.owner_uid, |account| account.credentials.uid),
         home: home.and_then(|home| text(home)),
         folder: cwd.and_then(text),
-        kernel: config.socket_path.clone(),
     };
     let plan = Plan::new(&profile, &config.ability, &place).map_err(|refusal| match refusal {
         Refusal::Complaint(complaint) => complained(&complaint),
@@ -70,25 +129,18 @@ pub(crate) fn contain(
             WireError::unsupported(FIELD, &message).with("protection", protection.name())
         }
     })?;
-    let Plan { tree, rlimits: own, containment, mut receipt } = plan;
+    let Plan { tree, rlimits, containment, receipt } = plan;
     let guarded =
         |protection| receipt.of(protection).is_some_and(|entry| entry.standing != Standing::NotAsked);
     let environment = guarded(Protection::Environment).then_some(profile.environment);
-    receipt.withheld = environment.as_ref().map(|rules| rules.clean(given)).unwrap_or_default();
-    let contained = Box::new(Contained {
+    Ok(Box::new(Contained {
         containment,
         environment,
         finds_paths: profile.unix_sockets.any || !profile.unix_sockets.paths.is_empty(),
+        rlimits,
+        tree,
         receipt,
-    });
-    let cgroup = CgroupLimits {
-        memory_bytes: narrower(cgroup.memory_bytes, tree.memory_bytes),
-        cpu_percent: narrower(cgroup.cpu_percent, tree.cpu_percent),
-        pids: narrower(cgroup.pids, tree.pids),
-        // The profile's own were planned already; none of them may be less in the end.
-        allow_weaker: cgroup.allow_weaker && tree == Default::default(),
-    };
-    Ok(Narrowed { contained, rlimits: merged(rlimits, own), cgroup })
+    }))
 }
 
 fn narrower<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
@@ -96,11 +148,11 @@ fn narrower<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
 }
 
 /// Both, and of two on one resource the smaller.
-fn merged(mut rlimits: Vec<(u32, u64)>, others: Vec<(u32, u64)>) -> Vec<(u32, u64)> {
+fn merged(mut rlimits: Vec<(u32, u64)>, others: &[(u32, u64)]) -> Vec<(u32, u64)> {
     for (resource, value) in others {
-        match rlimits.iter_mut().find(|(already, _)| *already == resource) {
-            Some((_, already)) => *already = value.min(*already),
-            None => rlimits.push((resource, value)),
+        match rlimits.iter_mut().find(|(already, _)| already == resource) {
+            Some((_, already)) => *already = (*already).min(*value),
+            None => rlimits.push((*resource, *value)),
         }
     }
     rlimits
@@ -112,6 +164,21 @@ fn complained(complaint: &Complaint) -> WireError {
         field => format!("{FIELD}.{field}"),
     };
     WireError::invalid(&field, &complaint.why)
+}
+
+impl Kernel {
+    /// What a principal is in.
+    pub(crate) fn within(&self, principal: &Principal) -> Within<'_> {
+        let Principal::Skill(Skill { session: Some(session), .. }) = principal else {
+            return Within::Nothing;
+        };
+        let serial = self.state.sessions.get(&**session);
+        match serial.and_then(|serial| self.state.processes.get(serial)) {
+            None => Within::Forgotten,
+            Some(process) if process.contained_before => Within::Forgotten,
+            Some(process) => process.contained.as_deref().map_or(Within::Nothing, Within::Sandbox),
+        }
+    }
 }
 
 impl Process {

@@ -71,7 +71,7 @@ pub(crate) fn compose(config: &Config, from: Ingredients<'_>) -> Variables {
     {
         all.insert(b"KAIRO_IPC_SOCKET".into(), path.clone());
     }
-    if from.contained.is_some_and(|it| it.containment.kernel.is_some()) {
+    if from.contained.is_some_and(|it| it.containment.kernel) {
         all.insert(DESCRIPTOR.into(), KERNEL_DESCRIPTOR.to_string().into_bytes());
     }
     all

@@ -268,6 +268,7 @@ pub(crate) fn open_record(
         tree: Tree::BestEffort,
         limits: Vec::new(),
         contained: plan.contained,
+        contained_before: false,
         started: at,
         exited: None,
         exit: None,

@@ -9,7 +9,7 @@ use crate::config::{Account, Config};
 use crate::digest::IdempotencyKey;
 use crate::records::Life;
 use crate::sessions::adapting;
-use crate::sessions::containing::{self, Contained};
+use crate::sessions::containing::{self, Contained, Narrowed, Within};
 use crate::sessions::environment::Variables;
 use crate::sessions::pacing;
 use crate::sessions::spool;
@@ -97,13 +97,15 @@ pub(crate) struct Asker<'a> {
     pub gid: u32,
     /// … its other groups.
     pub groups: &'a [u32],
+    /// What it is in itself.
+    pub within: Within<'a>,
 }
 
 impl<'a> Asker<'a> {
     /// The peer behind a connection.
-    pub(crate) fn behind(connection: &'a Connection) -> Asker<'a> {
+    pub(crate) fn behind(connection: &'a Connection, within: Within<'a>) -> Asker<'a> {
         let Connection { principal, peer, .. } = connection;
-        Asker { principal, gid: peer.gid, groups: &peer.groups }
+        Asker { principal, gid: peer.gid, groups: &peer.groups, within }
     }
 }
 
@@ -166,21 +168,12 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
     let secret_args = secrets(&asked, argv.len())?;
     let limits = asked.limits.clone().unwrap_or_default();
     let stdio = stdio(config, owner, &asked)?;
-    let mut rlimits: Vec<(u32, u64)> =
+    let rlimits: Vec<(u32, u64)> =
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
-    let mut cgroup = cgroup(&limits, asked.allow_weaker)?;
-    let mut contained = None;
-    if let Some(wish) = &asked.sandbox {
-        let narrowed = containing::contain(
-            config,
-            wish,
-            account.as_ref(),
-            cwd.as_deref(),
-            &mut given,
-            (rlimits, cgroup),
-        )?;
-        (rlimits, cgroup, contained) = (narrowed.rlimits, narrowed.cgroup, Some(narrowed.contained));
-    }
+    let cgroup = cgroup(&limits, asked.allow_weaker)?;
+    let place = (account.as_ref(), cwd.as_deref());
+    let Narrowed { contained, rlimits, cgroup } =
+        containing::narrow(config, asker.within, &asked, place, &mut given, (rlimits, cgroup))?;
     Ok(Plan {
         adapter: adapting::choose(config, asked.adapter.as_deref(), &argv[0], &stdio, account.is_some())?,
         id: params.id,

@@ -15,6 +15,7 @@ use crate::clock::MS;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::records::{Entry, Life, Recollection, Spec};
+use crate::sessions::containing::Within;
 use crate::sessions::launch::open_record;
 use crate::sessions::plan::{self, Asker, Plan};
 use crate::sessions::report;
@@ -219,7 +220,8 @@ impl Kernel {
     fn plan_again(&self, life: &Life, spec: &Spec) -> Result<Plan, WireError> {
         let creator = life.creator();
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
-        let asker = Asker { principal: &principal, gid: spec.gid, groups: &spec.groups };
+        let asker =
+            Asker { principal: &principal, gid: spec.gid, groups: &spec.groups, within: Within::Nothing };
         let mut plan = plan::check(&self.config, &asker, spec.params.clone())?;
         // The connection it would have died with is gone.
         plan.guarded = false;

@@ -89,6 +89,9 @@ pub(crate) struct Record {
     /// What reads its output.
     #[serde(default)]
     pub adapter: Option<String>,
+    /// It was started in a sandbox.
+    #[serde(default)]
+    pub contained: bool,
 }
 
 /// Decided since.
@@ -165,6 +168,7 @@ impl Record {
             follows: process.follows.clone(),
             unrecorded: process.record == RecordStatus::None,
             adapter: process.adapter.clone(),
+            contained: process.contained.is_some(),
         }
     }
 

@@ -155,17 +155,16 @@ fn decode<'a>(
     let ToKeeper::Bulk { bytes } = message else {
         return expect(fds, descriptors_of(&message)).map(|()| message);
     };
-    expect(fds, 1)?;
+    // Last, behind those of the message.
+    let Some(memory) = fds.pop() else { return Err(ProtocolError::Descriptors { expected: 1, got: 0 }) };
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     if bytes > BULK_BYTES_MAX {
         return Err(ProtocolError::TooLong { what: "message", bytes });
     }
     bulk.clear();
-    if let Some(memory) = fds.pop() {
-        let mut memory = std::fs::File::from(memory);
-        // A memory that is shorter than announced doesn't decode.
-        let _ = io::Seek::rewind(&mut memory).and_then(|()| memory.take(bytes as u64).read_to_end(bulk));
-    }
+    let mut memory = std::fs::File::from(memory);
+    // A memory that is shorter than announced doesn't decode.
+    let _ = io::Seek::rewind(&mut memory).and_then(|()| memory.take(bytes as u64).read_to_end(bulk));
     let message = rmp_serde::from_slice(bulk)?;
     expect(fds, descriptors_of(&message)).map(|()| message)
 }
@@ -178,6 +177,7 @@ fn expect(fds: &[OwnedFd], expected: usize) -> Result<(), ProtocolError> {
 fn descriptors_of(message: &ToKeeper<'_>) -> usize {
     match message {
         ToKeeper::HoldReactor => 5,
+        ToKeeper::Contain { containment, .. } => usize::from(containment.kernel),
         ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Spawn(_)
@@ -187,7 +187,6 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Forget { .. }
         | ToKeeper::Annotate { .. }
         | ToKeeper::Leave
-        | ToKeeper::Contain { .. }
         | ToKeeper::Shutdown { .. } => 0,
     }
 }

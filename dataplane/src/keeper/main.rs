@@ -11,6 +11,7 @@ use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
 use crate::keeper::session::{Ring, Sessions};
+use crate::keeper::spawn::Contained;
 use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
@@ -262,7 +263,9 @@ impl Keeper {
             }
             ToKeeper::Contain { spawn, containment } => {
                 self.childless = false;
-                self.spawn(lane, spawn, Some(containment));
+                let kernel = fds.pop();
+                let kernel = kernel.as_ref().map(AsFd::as_fd);
+                self.spawn(lane, spawn, Some(Contained { containment, kernel }));
             }
             ToKeeper::Signal { process, signal, scope, ticket } => {
                 let index = self.sessions.find(*process);

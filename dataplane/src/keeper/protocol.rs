@@ -158,7 +158,8 @@ pub enum ToKeeper<'a> {
     },
     /// The kernel goes and means to be followed: there is no reason to wait if nothing is left. Since version 3.
     Leave,
-    /// Start a process that is contained; as `Spawn`, but that `Contained` comes before `Spawned`. Since version 4.
+    /// Start a process that is contained; as `Spawn`, but that `Contained` comes before `Spawned`. Beside it: the child's
+    /// end of a connection to the kernel, if the containment says so. Since version 4.
     Contain {
         /// What to start.
         #[serde(borrow)]

@@ -21,15 +21,22 @@ struct Limits {
     in_force: Vec<Limit>,
 }
 
+/// How a child is contained, and its end of a connection to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contained<'a> {
+    pub(super) containment: &'a Containment,
+    pub(super) kernel: Option<BorrowedFd<'a>>,
+}
+
 impl Keeper {
     /// Starts the process and answers on its lane, one way or the other.
     pub(super) fn spawn(
         &mut self,
         lane: usize,
         request: &SpawnRequest<'_>,
-        containment: Option<&Containment>,
+        contained: Option<Contained<'_>>,
     ) {
-        if let Err(failure) = self.try_spawn(lane, request, containment) {
+        if let Err(failure) = self.try_spawn(lane, request, contained) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
     }
@@ -38,7 +45,7 @@ impl Keeper {
         &mut self,
         lane: usize,
         request: &SpawnRequest<'_>,
-        containment: Option<&Containment>,
+        contained: Option<Contained<'_>>,
     ) -> Result<(), SpawnFailure> {
         if self.ending() {
             return Err(SpawnFailure { stage: SpawnStage::Keeper, errno: libc::ESHUTDOWN });
@@ -49,10 +56,11 @@ impl Keeper {
         let owner = request.credentials.as_ref().map(|who| who.uid);
         let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
-        let ready = containment.map(|containment| Ready::new(containment, &mut self.filters)).transpose();
+        let ready =
+            contained.map(|contained| Ready::new(contained.containment, &mut self.filters)).transpose();
         let ready = ready.map_err(|error| failed(SpawnStage::Containment, &error))?;
         let Limits { cgroup, mut rlimits, in_force } = self.limits(request)?;
-        let core_bytes = containment.and_then(|containment| containment.core_bytes);
+        let core_bytes = contained.and_then(|contained| contained.containment.core_bytes);
         rlimits.extend(core_bytes.map(|bytes| (process::CORE, bytes, bytes)));
         let image = Image {
             argv: request.argv.0,
@@ -64,6 +72,7 @@ impl Keeper {
             credentials: request.credentials.as_ref(),
             rlimits: &rlimits,
             containment: ready.as_ref(),
+            kernel: contained.and_then(|contained| contained.kernel),
             cgroup: cgroup.as_ref().map(|(_, folder)| folder.as_fd()),
         };
         let spawned = self.forker.spawn(&image);
@@ -75,7 +84,7 @@ impl Keeper {
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
                     self.flags.cgroups = CgroupUse::Limits;
-                    return self.try_spawn(lane, request, containment);
+                    return self.try_spawn(lane, request, contained);
                 }
                 return Err(failure);
             }

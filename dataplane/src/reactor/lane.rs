@@ -2,15 +2,17 @@
 //!
 //! Invariant: packets leave in the order they were made; what a full lane doesn't take waits here.
 
+use super::mail::Mail;
 use super::{Kind, Reactor};
-use crate::command::Spawn;
-use crate::control::{Failure, Notice, Outcome, SpawnFailure, SpawnStage};
+use crate::command::{Credentials, Spawn};
+use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, SpawnStage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{End, ProtocolError, VERSION, VERSION_CONTAINS};
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
+use crate::sys::socket;
 use std::collections::VecDeque;
 use std::io;
 
@@ -170,7 +172,17 @@ impl<D: Driver> Reactor<D> {
                 return self.spawn_failed(key, failure);
             }
         }
-        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &[]);
+        let kernel = match spawn.containment.as_ref().filter(|containment| containment.kernel) {
+            None => Vec::new(),
+            Some(_) => match self.connect_child(&spawn) {
+                Ok(end) => vec![end],
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                    return self.spawn_failed(key, SpawnFailure { stage: SpawnStage::KernelSocket, errno });
+                }
+            },
+        };
+        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &kernel);
         reach(Point::SpawnSent);
         if let Err(error) = sent {
             tracing::debug!(%error, "spawn was not sent");
@@ -180,6 +192,22 @@ impl<D: Driver> Reactor<D> {
             };
             self.spawn_failed(key, SpawnFailure { stage, errno });
         }
+    }
+
+    /// Makes a connection for a child before there is one: who is at the other end is known by whom it was made for, so
+    /// nothing has to be asked of a socket. The child's end.
+    fn connect_child(&mut self, spawn: &Spawn) -> io::Result<D::Fd> {
+        let (ours, theirs) = socket::stream_pair(false)?;
+        let own = || Credentials {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            groups: Vec::new(),
+        };
+        let Credentials { uid, gid, groups } = spawn.credentials.clone().unwrap_or_else(own);
+        let lineage = Lineage::Child { ancestors: Vec::new(), session: Some(spawn.session.clone()) };
+        let peer = Peer { pid: 0, uid, gid, groups, lineage };
+        self.post.send(self.id, Mail::Connection { socket: ours, peer });
+        Ok(self.driver.import(theirs))
     }
 
     /// Tells the keeper something that needs no answer. If it is gone, that is told when the lane is read.
@@ -220,7 +248,7 @@ impl<D: Driver> Reactor<D> {
             self.tell_keeper(link::encode_leave);
         }
         for reactor in 0..self.post.reactors() {
-            self.post.send(crate::key::ReactorId(reactor), super::mail::Mail::Stop);
+            self.post.send(crate::key::ReactorId(reactor), Mail::Stop);
         }
     }
 

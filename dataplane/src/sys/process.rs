@@ -46,6 +46,8 @@ pub struct Image<'a> {
     pub rlimits: &'a [(u32, u64, u64)],
     /// What it does to itself, at the last.
     pub containment: Option<&'a Ready>,
+    /// Its connection to the kernel.
+    pub kernel: Option<BorrowedFd<'a>>,
     /// Folder of the cgroup to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
 }

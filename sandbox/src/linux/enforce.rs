@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  keeper   ready(): ruleset ◀─ rules, paths opened by O_PATH and let go; filter compiled; C strings
-//!  child    apply(): connect ▶ no_new_privs ▶ landlock ▶ capabilities ▶ probes of files ▶ seccomp ▶ probes of calls
+//!  child    apply(): kernel ▶ no_new_privs ▶ landlock ▶ capabilities ▶ probes of files ▶ seccomp ▶ probes of calls
 //! ```
 //!
 //! A child may run in the keeper's memory, so it makes system calls and nothing else: no allocation, no lock, no libc
@@ -56,7 +56,7 @@ struct NetPort {
 pub enum Step {
     /// Making the ruleset or the filter, in the keeper.
     Preparation = 1,
-    /// Connecting to the kernel.
+    /// Passing the connection to the kernel on.
     Kernel = 2,
     /// Giving up rights.
     Privileges = 3,
@@ -97,7 +97,7 @@ pub struct Ready {
     ruleset: Option<OwnedFd>,
     filter: Option<Rc<Compiled>>,
     unprivileged: bool,
-    kernel: Option<libc::sockaddr_un>,
+    kernel: bool,
     probes: Vec<(Probe, CString)>,
     finding: Finding,
 }
@@ -122,7 +122,7 @@ impl Ready {
             ruleset,
             filter,
             unprivileged: containment.unprivileged,
-            kernel: containment.kernel.as_deref().map(address).transpose()?,
+            kernel: containment.kernel,
             probes: containment.probes.iter().map(with_path).collect::<io::Result<_>>()?,
             finding,
         })
@@ -138,14 +138,20 @@ impl Ready {
         Finding { probes: seen[..self.probes.len()].to_vec(), ..self.finding.clone() }
     }
 
-    /// Contains the calling process, for good. `ruleset` is the number its ruleset has there.
+    /// Contains the calling process, for good. `ruleset` and `kernel` are the numbers its ruleset and its
+    /// connection to the kernel have there.
     ///
     /// # Safety
     /// For a process that was just cloned and is about to exec: it must be the only thread of its descriptor table and
     /// credentials, and [`KERNEL_DESCRIPTOR`] must be nobody's there.
-    pub unsafe fn apply(&self, ruleset: RawFd, seen: &mut [i32; PROBES_MAX]) -> Result<(), (Step, i32)> {
-        if let Some(address) = &self.kernel {
-            connect(address).map_err(|errno| (Step::Kernel, errno))?;
+    pub unsafe fn apply(
+        &self,
+        ruleset: RawFd,
+        kernel: RawFd,
+        seen: &mut [i32; PROBES_MAX],
+    ) -> Result<(), (Step, i32)> {
+        if self.kernel {
+            pass_on(kernel).map_err(|errno| (Step::Kernel, errno))?;
         }
         // SAFETY: prctl with integers only, for this task alone.
         let set = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
@@ -302,35 +308,12 @@ fn is_folder(below: &OwnedFd) -> io::Result<bool> {
     }
 }
 
-fn address(path: &[u8]) -> io::Result<libc::sockaddr_un> {
-    // SAFETY: all zeroes is a value of this structure.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    if path.is_empty() || path.len() >= address.sun_path.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(path) {
-        *to = *from as libc::c_char;
-    }
-    Ok(address)
-}
-
-/// Connects as the process it will be: the kernel takes its peer to be who calls connect. Never waits.
-fn connect(address: &libc::sockaddr_un) -> Result<(), i32> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: the address outlives the call and the size is its own; the numbers are this process's, and nobody's
-    // descriptor has the last one (see `apply`).
-    unsafe {
-        let made = libc::syscall(libc::SYS_socket, libc::AF_UNIX, kind, 0);
-        if made < 0
-            || libc::syscall(libc::SYS_connect, made, ptr::from_ref(address), size_of::<libc::sockaddr_un>())
-                < 0
-            || libc::syscall(libc::SYS_dup3, made, KERNEL_DESCRIPTOR, 0) < 0
-            || libc::syscall(libc::SYS_fcntl, KERNEL_DESCRIPTOR, libc::F_SETFL, 0) < 0
-        {
-            return Err(errno());
-        }
-        Ok(())
+/// Puts a descriptor where a contained child finds its kernel, open across exec.
+fn pass_on(kernel: RawFd) -> Result<(), i32> {
+    // SAFETY: integers only; nobody's descriptor has that number (see `apply`).
+    match unsafe { libc::syscall(libc::SYS_dup3, kernel, KERNEL_DESCRIPTOR, 0) } {
+        0.. => Ok(()),
+        _ => Err(errno()),
     }
 }
 

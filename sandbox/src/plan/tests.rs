@@ -35,7 +35,7 @@ fn delegated(controllers: &[&str]) -> Ability {
 }
 
 fn place() -> Place {
-    Place { uid: 1000, home: Some("/home/u".into()), folder: Some("/work/p".into()), kernel: None }
+    Place { uid: 1000, home: Some("/home/u".into()), folder: Some("/work/p".into()) }
 }
 
 fn profile(json: serde_json::Value) -> Profile {
@@ -177,7 +177,7 @@ fn unix_sockets_by_path_are_landlocks_from_abi_9_on() {
 #[test]
 fn what_is_off_is_not_there_and_says_so() {
     let everything: BTreeMap<&str, &str> = Protection::ALL.iter().map(|p| (p.name(), "off")).collect();
-    let plan = plan(serde_json::json!({"protections": everything}), &machine(0)).unwrap();
+    let plan = plan(serde_json::json!({"protections": everything, "kernel": false}), &machine(0)).unwrap();
     assert_eq!(plan.containment, Containment::default());
     assert!(plan.receipt.entries.iter().all(|entry| entry.standing == Standing::NotAsked));
 }

@@ -28,8 +28,10 @@ use std::time::{Duration, Instant};
 const CHILD_STDIO: RawFd = 3;
 /// Where it finds its ruleset.
 const RULESET: RawFd = CHILD_STDIO + 3;
+/// Where it finds its connection to the kernel.
+const KERNEL: RawFd = RULESET + 1;
 /// The first number that isn't the forker's.
-pub(super) const FIRST_FREE: RawFd = RULESET + 1;
+pub(super) const FIRST_FREE: RawFd = KERNEL + 1;
 /// How long a child that is another user already may take to execute.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STACK_BYTES: usize = 64 * 1024;
@@ -37,7 +39,7 @@ const GUARD_BYTES: usize = 4096;
 /// A flag of clone3 alone: libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// Forks children. Owns their stack, and descriptors 3 to 6 of this process.
+/// Forks children. Owns their stack, and descriptors 3 to 7 of this process.
 #[derive(Debug)]
 pub struct Forker {
     stack: Stack,
@@ -122,7 +124,7 @@ const NOTHING: Told = Told { stage: 0, errno: 0, seen: [0; PROBES_MAX] };
 const TOLD_BYTES: usize = size_of::<Told>();
 
 impl Forker {
-    /// Descriptors 3 to 6 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
+    /// Descriptors 3 to 7 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
     pub fn new() -> io::Result<Forker> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, 0.into())?;
         let forker = Forker {
@@ -148,8 +150,10 @@ impl Forker {
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
     pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let ruleset = image.containment.and_then(Ready::ruleset);
+        let extra = [(RULESET, ruleset), (KERNEL, image.kernel)];
         let placed = (CHILD_STDIO..)
-            .zip(image.stdio.into_iter().chain(ruleset))
+            .zip(image.stdio)
+            .chain(extra.into_iter().filter_map(|(number, fd)| Some((number, fd?))))
             .try_for_each(|(number, end)| duplicate_to(end, number));
         let outcome = match placed {
             Ok(()) => self.execute(image),
@@ -340,7 +344,7 @@ fn duplicate_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     if fd.as_raw_fd() == number {
         return Ok(());
     }
-    // SAFETY: dup3 takes no pointer, and 3 to 6 belong to the forker: no OwnedFd has these numbers.
+    // SAFETY: dup3 takes no pointer, and 3 to 7 belong to the forker: no OwnedFd has these numbers.
     if unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -524,7 +528,7 @@ fn contain(brief: &mut Brief) -> Result<(), (SpawnStage, i32)> {
     let mut told = NOTHING;
     // SAFETY: this process was just cloned, has one thread and a descriptor table of its own by now, in which the
     // forker's numbers are free again but for the ruleset's.
-    let applied = unsafe { ready.apply(RULESET, &mut told.seen) };
+    let applied = unsafe { ready.apply(RULESET, KERNEL, &mut told.seen) };
     applied.map_err(|(step, errno)| {
         let stage = match step {
             Step::Preparation => SpawnStage::Containment,
