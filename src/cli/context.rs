@@ -6,11 +6,14 @@ use crate::cli::terminal;
 use crate::config::environment::Environment;
 use crate::config::{self, Config, Flags};
 use kairo_client::{CallOptions, Client, ConnectOptions};
+use kairo_dataplane::sys::process;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::ProcessId;
 use kairo_wire::json as wire_json;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// How a command ends: with an exit code, or early.
@@ -22,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     pub(crate) config: Config,
     pub(crate) json: bool,
+    /// The connection a contained program was given, until it is used.
+    given: Mutex<Option<OwnedFd>>,
 }
 
 /// The flags that every command has.
@@ -32,15 +37,28 @@ pub(crate) fn flags(global: &Global) -> Flags {
 impl Context {
     /// Decides the configuration.
     pub(crate) fn new(global: &Global, flags: &Flags, environment: Environment) -> Result<Context, Failure> {
+        // Before anything is opened: its number is only known to be its own as long as nothing else is.
+        let given = match (&flags.socket, environment.text("KAIRO_IPC_FD").as_deref()) {
+            (None, Some("3")) => process::passed_on(1).ok().and_then(|mut passed| passed.pop()),
+            _ => None,
+        };
         let config = config::load(flags, &environment)?;
-        Ok(Context { environment, config, json: global.json })
+        Ok(Context { environment, config, json: global.json, given: Mutex::new(given) })
     }
 
     /// A connection to the daemon, for as long as that is there. What goes on for long has one that comes back
     /// ([`Context::lasting`]).
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let options = ConnectOptions { reconnect: None, ..ConnectOptions::default() };
-        Ok(Client::connect_with(&self.config.socket, &options)?)
+        self.connected(&ConnectOptions { reconnect: None, ..ConnectOptions::default() })
+    }
+
+    /// The same with options: over the connection we were given, if we were; what is lost of that doesn't come back.
+    pub(crate) fn connected(&self, options: &ConnectOptions) -> Result<Client, Failure> {
+        let given = self.given.lock().ok().and_then(|mut given| given.take());
+        Ok(match given {
+            Some(given) => Client::over(given.into(), options)?,
+            None => Client::connect_with(&self.config.socket, options)?,
+        })
     }
 
     /// Prints a line.

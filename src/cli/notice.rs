@@ -37,7 +37,7 @@ impl Context {
         let patience = patience.filter(|_| !no_reconnect);
         let reconnect = patience.map(|patience| Reconnect { patience, watch, ..Reconnect::default() });
         let options = ConnectOptions { reconnect, ..ConnectOptions::default() };
-        Ok(Client::connect_with(&self.config.socket, &options)?)
+        self.connected(&options)
     }
 }
 

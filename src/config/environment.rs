@@ -23,6 +23,7 @@ pub(crate) struct Environment {
 /// Every variable the program reads, and why. `kairo config check --json` and the manual list them.
 pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("KAIRO_IPC_SOCKET", "the daemon's socket (--socket)"),
+    ("KAIRO_IPC_FD", "3: a connection to the kernel that a contained program was given"),
     ("KAIRO_STATE", "the daemon's state folder (--state)"),
     ("KAIRO_DRIVER", "auto, uring or poll (--driver)"),
     ("KAIRO_CORES", "reactor threads (--cores)"),
