@@ -28,7 +28,7 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
-use crate::sessions::containing::Contained;
+use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
@@ -398,10 +398,8 @@ pub(crate) struct Process {
     pub tree: Tree,
     /// Limits in force.
     pub limits: Vec<LimitInForce>,
-    /// What it is kept from, if a kernel of this life started it.
-    pub contained: Option<Box<Contained>>,
-    /// True exactly when a former kernel contained it, or may have.
-    pub contained_before: bool,
+    /// What it is kept from.
+    pub contained: Containing,
     /// When it ran.
     pub started: Moment,
     /// When its leader ended.

@@ -77,6 +77,8 @@ pub struct Files {
     pub create: Vec<String>,
     /// Remove files and folders; move things from here to another folder.
     pub delete: Vec<String>,
+    /// Change modes, owners and attributes, of whatever its user may: no machine of ours can say where.
+    pub metadata: bool,
     /// Not to be read, though a folder above may be.
     pub deny_read: Vec<String>,
     /// Not to be changed, made or removed, though that may be done in a folder above.

@@ -36,6 +36,8 @@ protections! {
     Files = "files",
     /// Truncating files that may not be written.
     Truncate = "truncate",
+    /// Changing modes, owners and attributes of files, which Landlock doesn't guard.
+    Metadata = "metadata",
     /// Device commands (ioctl) on devices that are opened and not listed.
     DeviceCommands = "deviceCommands",
     /// Paths denied inside a folder that is allowed, whether they exist yet or not.

@@ -103,13 +103,14 @@ impl RuntimeConfig {
         let writable = paths("filesystem.allowWrite", filesystem.allow_write)?;
         let everything = || vec!["/".to_owned()];
         let mut deny_write = paths("filesystem.denyWrite", filesystem.deny_write)?;
-        // It never promised the first two, and the third only where somebody named what to deny.
-        let mut degradable = vec![Protection::Signals, Protection::AbstractSockets];
+        // It never promised the first three, and the last only where somebody named what to deny.
+        let mut degradable = vec![Protection::Metadata, Protection::Signals, Protection::AbstractSockets];
         if deny_write.is_empty() && !writable.is_empty() {
             deny_write = ALWAYS_DENIED.into_iter().map(str::to_owned).collect();
             degradable.push(Protection::DeniedPaths);
         }
         let files = Files {
+            metadata: true,
             read: everything(),
             execute: everything(),
             write: writable.clone(),

@@ -12,6 +12,7 @@ use crate::auth::principal::Principal;
 use crate::calls::Turn;
 use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
+use crate::sessions::containing::Containing;
 use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
@@ -182,9 +183,7 @@ impl Kernel {
             start_ticks: held.start_ticks,
             tree: held.tree,
             limits: held.limits.clone(),
-            contained: None,
-            // Whose record can't be read may have been.
-            contained_before: record.is_none_or(|record| record.contained),
+            contained: Containing::recorded(record),
             started: record.map_or(at, Record::started),
             exited: held.exit.map(|_| moment_of(at, held.exited_ns)),
             exit: held.exit,

@@ -9,6 +9,7 @@ use crate::auth::principal::{Principal, Skill};
 use crate::config::{Account, Config};
 use crate::kernel::Kernel;
 use crate::sessions::environment::Variables;
+use crate::sessions::record::Record;
 use crate::state::Process;
 use kairo_dataplane::command::CgroupLimits;
 use kairo_sandbox::containment::{Containment, Finding};
@@ -51,6 +52,24 @@ pub(crate) enum Within<'a> {
     Sandbox(&'a Contained),
     /// Something a former kernel knew.
     Forgotten,
+}
+
+/// How a process is contained.
+#[derive(Debug)]
+pub(crate) enum Containing {
+    /// It isn't.
+    Not,
+    /// By this kernel.
+    By(Box<Contained>),
+    /// By a former one, or it may have been.
+    Before,
+}
+
+impl Containing {
+    /// What a keeper's record says of it; one that can't be read says nothing.
+    pub(crate) fn recorded(record: Option<&Record>) -> Containing {
+        if record.is_none_or(|record| record.contained) { Containing::Before } else { Containing::Not }
+    }
 }
 
 /// A plan, as a spawn's plan takes it in.
@@ -175,8 +194,11 @@ impl Kernel {
         let serial = self.state.sessions.get(&**session);
         match serial.and_then(|serial| self.state.processes.get(serial)) {
             None => Within::Forgotten,
-            Some(process) if process.contained_before => Within::Forgotten,
-            Some(process) => process.contained.as_deref().map_or(Within::Nothing, Within::Sandbox),
+            Some(process) => match &process.contained {
+                Containing::Not => Within::Nothing,
+                Containing::By(contained) => Within::Sandbox(contained),
+                Containing::Before => Within::Forgotten,
+            },
         }
     }
 }
@@ -184,13 +206,16 @@ impl Kernel {
 impl Process {
     /// The keeper has contained it, and it is about to run.
     pub(crate) fn is_contained(&mut self, finding: &Finding) {
-        if let Some(Contained { containment, receipt, .. }) = self.contained.as_deref_mut() {
-            receipt.complete(containment, finding);
+        if let Containing::By(contained) = &mut self.contained {
+            contained.receipt.complete(&contained.containment, finding);
         }
     }
 
     /// What it is told of with.
     pub(crate) fn receipt(&self) -> Option<Raw> {
-        Raw::of(&self.contained.as_ref()?.receipt).ok()
+        match &self.contained {
+            Containing::By(contained) => Raw::of(&contained.receipt).ok(),
+            Containing::Not | Containing::Before => None,
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::clock::after_ms;
 use crate::digest::GuardianDigest;
 use crate::entropy::bits;
 use crate::kernel::Kernel;
+use crate::sessions::containing::Containing;
 use crate::sessions::environment::{self, Ingredients, Variables};
 use crate::sessions::plan::Plan;
 use crate::sessions::record::Record;
@@ -267,8 +268,7 @@ pub(crate) fn open_record(
         start_ticks: 0,
         tree: Tree::BestEffort,
         limits: Vec::new(),
-        contained: plan.contained,
-        contained_before: false,
+        contained: plan.contained.map_or(Containing::Not, Containing::By),
         started: at,
         exited: None,
         exit: None,

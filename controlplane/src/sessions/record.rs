@@ -9,6 +9,7 @@
 
 use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::state::{Process, Trace};
 use bytes::{Bytes, BytesMut};
@@ -89,7 +90,7 @@ pub(crate) struct Record {
     /// What reads its output.
     #[serde(default)]
     pub adapter: Option<String>,
-    /// It was started in a sandbox.
+    /// It was started contained.
     #[serde(default)]
     pub contained: bool,
 }
@@ -168,7 +169,7 @@ impl Record {
             follows: process.follows.clone(),
             unrecorded: process.record == RecordStatus::None,
             adapter: process.adapter.clone(),
-            contained: process.contained.is_some(),
+            contained: !matches!(process.contained, Containing::Not),
         }
     }
 

@@ -257,14 +257,9 @@ impl Keeper {
                     self.lanes[lane].lose();
                 }
             }
-            ToKeeper::Spawn(request) => {
-                self.childless = false;
-                self.spawn(lane, request, None);
-            }
+            ToKeeper::Spawn(request) => self.spawn(lane, request, None),
             ToKeeper::Contain { spawn, containment } => {
-                self.childless = false;
-                let kernel = fds.pop();
-                let kernel = kernel.as_ref().map(AsFd::as_fd);
+                let kernel = fds.first().map(AsFd::as_fd);
                 self.spawn(lane, spawn, Some(Contained { containment, kernel }));
             }
             ToKeeper::Signal { process, signal, scope, ticket } => {

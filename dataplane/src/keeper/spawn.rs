@@ -6,7 +6,7 @@ use crate::keeper::main::Keeper;
 use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKernel};
 use crate::keeper::session::Session;
 use crate::keeper::stdio::Prepared;
-use crate::sys::process::{self, Image};
+use crate::sys::process::{self, Child, Image};
 use crate::sys::{Cgroup, Cgroups};
 use kairo_sandbox::containment::Containment;
 use kairo_sandbox::enforce::Ready;
@@ -28,6 +28,13 @@ pub(super) struct Contained<'a> {
     pub(super) kernel: Option<BorrowedFd<'a>>,
 }
 
+impl Contained<'_> {
+    /// RLIMIT_CORE: resource, soft and hard limit.
+    fn core_limit(&self) -> Option<(u32, u64, u64)> {
+        self.containment.core_bytes.map(|bytes| (process::CORE, bytes, bytes))
+    }
+}
+
 impl Keeper {
     /// Starts the process and answers on its lane, one way or the other.
     pub(super) fn spawn(
@@ -36,6 +43,7 @@ impl Keeper {
         request: &SpawnRequest<'_>,
         contained: Option<Contained<'_>>,
     ) {
+        self.childless = false;
         if let Err(failure) = self.try_spawn(lane, request, contained) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
@@ -47,21 +55,19 @@ impl Keeper {
         request: &SpawnRequest<'_>,
         contained: Option<Contained<'_>>,
     ) -> Result<(), SpawnFailure> {
+        let refused = |errno| Err(SpawnFailure { stage: SpawnStage::Keeper, errno });
         if self.ending() {
-            return Err(SpawnFailure { stage: SpawnStage::Keeper, errno: libc::ESHUTDOWN });
+            return refused(libc::ESHUTDOWN);
         }
         if self.sessions.find(request.process).is_some() {
-            return Err(SpawnFailure { stage: SpawnStage::Keeper, errno: libc::EEXIST });
+            return refused(libc::EEXIST);
         }
         let owner = request.credentials.as_ref().map(|who| who.uid);
         let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
-        let ready =
-            contained.map(|contained| Ready::new(contained.containment, &mut self.filters)).transpose();
-        let ready = ready.map_err(|error| failed(SpawnStage::Containment, &error))?;
+        let ready = self.make_ready(contained)?;
         let Limits { cgroup, mut rlimits, in_force } = self.limits(request)?;
-        let core_bytes = contained.and_then(|contained| contained.containment.core_bytes);
-        rlimits.extend(core_bytes.map(|bytes| (process::CORE, bytes, bytes)));
+        rlimits.extend(contained.and_then(|contained| contained.core_limit()));
         let image = Image {
             argv: request.argv.0,
             env: request.env.0,
@@ -89,27 +95,7 @@ impl Keeper {
                 return Err(failure);
             }
         };
-        let session = Session {
-            process: request.process,
-            lane,
-            name: request.session.into(),
-            pid: child.pid,
-            start_ticks: child.start_ticks,
-            terminal: prepared.terminal,
-            ends: prepared.kept,
-            rings: Vec::new(),
-            inbox: None,
-            record: request.record.0.into(),
-            note: Box::default(),
-            limits: in_force,
-            exit: None,
-            acknowledged: false,
-            end_acknowledged: false,
-            forgotten: false,
-            ended: false,
-            orphans: Vec::new(),
-            cgroup,
-        };
+        let session = session(lane, request, &child, prepared, in_force, cgroup);
         if let Some(ready) = ready {
             let finding = ready.finding(&child.seen);
             self.tell(lane, &ToKernel::Contained { process: request.process, finding });
@@ -117,6 +103,11 @@ impl Keeper {
         self.announce(&session);
         self.sessions.insert(session);
         Ok(())
+    }
+
+    fn make_ready(&mut self, contained: Option<Contained<'_>>) -> Result<Option<Ready>, SpawnFailure> {
+        let ready = contained.map(|contained| Ready::new(contained.containment, &mut self.filters));
+        ready.transpose().map_err(|error| failed(SpawnStage::Containment, &error))
     }
 
     fn announce(&mut self, session: &Session) {
@@ -189,6 +180,38 @@ impl Keeper {
         if let (Some(cgroup), Some(Some(cgroups))) = (cgroup, &mut self.cgroups) {
             cgroups.remove(cgroup);
         }
+    }
+}
+
+/// A session that begins.
+fn session(
+    lane: usize,
+    request: &SpawnRequest<'_>,
+    child: &Child,
+    prepared: Prepared,
+    limits: Vec<Limit>,
+    cgroup: Option<Cgroup>,
+) -> Session {
+    Session {
+        process: request.process,
+        lane,
+        name: request.session.into(),
+        pid: child.pid,
+        start_ticks: child.start_ticks,
+        terminal: prepared.terminal,
+        ends: prepared.kept,
+        rings: Vec::new(),
+        inbox: None,
+        record: request.record.0.into(),
+        note: Box::default(),
+        limits,
+        exit: None,
+        acknowledged: false,
+        end_acknowledged: false,
+        forgotten: false,
+        ended: false,
+        orphans: Vec::new(),
+        cgroup,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod socket;
 mod linux {
     //! Linux: epoll, splice, eventfd, peer pidfds.
     pub(super) mod cgroup;
+    mod clone;
     pub(super) mod file;
     mod fork;
     pub(super) mod io;

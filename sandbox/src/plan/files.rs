@@ -5,6 +5,7 @@
 
 use super::{Outcome, Place, Planner, Refusal};
 use crate::containment::rights;
+use crate::filter::Group;
 use crate::profile::Complaint;
 use crate::protection::Protection;
 use crate::receipt::Mechanism;
@@ -52,6 +53,16 @@ impl Planner<'_> {
             if self.holds(protection) {
                 self.rules.files |= right;
             }
+        }
+        let outcome = match profile.files.metadata {
+            false => self.filtered(),
+            true => Outcome::Nothing(
+                "it can't be told where: modes of files outside can be changed too".to_owned(),
+            ),
+        };
+        self.settle(Protection::Metadata, if profile.files.metadata { "any" } else { "none" }, outcome)?;
+        if self.holds(Protection::Metadata) {
+            self.filter(Group::NoMetadata);
         }
         let lists = [
             ("read", &profile.files.read, READ),

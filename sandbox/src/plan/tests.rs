@@ -35,7 +35,7 @@ fn delegated(controllers: &[&str]) -> Ability {
 }
 
 fn place() -> Place {
-    Place { uid: 1000, home: Some("/home/u".into()), folder: Some("/work/p".into()) }
+    Place { uid: 1000, home: Some("/people/u".into()), folder: Some("/place/p".into()) }
 }
 
 fn profile(json: serde_json::Value) -> Profile {
@@ -110,8 +110,8 @@ fn what_is_accepted_by_name_is_absent_with_its_reason_and_nothing_else_is_weaker
 fn without_filters_what_needs_them_is_refused() {
     let mut bare = machine(9);
     bare.seccomp_filter = false;
-    assert_eq!(refused(serde_json::json!({}), &bare), Protection::Network);
-    let accepted = serde_json::json!({"acceptWeaker": ["network", "ports", "unixSockets", "ptrace", "systemCalls", "terminal"]});
+    assert_eq!(refused(serde_json::json!({}), &bare), Protection::Metadata);
+    let accepted = serde_json::json!({"acceptWeaker": ["metadata", "network", "ports", "unixSockets", "ptrace", "systemCalls", "terminal"]});
     let plan = plan(accepted, &bare).unwrap();
     assert!(plan.containment.filter.is_empty());
     assert_eq!(standing(&plan, Protection::Ports), Standing::Weaker);
@@ -139,6 +139,7 @@ fn a_port_that_is_only_connected_to_leaves_nothing_to_listen_with() {
 #[test]
 fn what_neither_landlock_nor_a_filter_can_say_is_refused_by_name() {
     for (asked, protection) in [
+        (serde_json::json!({"files": {"metadata": true}}), Protection::Metadata),
         (serde_json::json!({"network": {"domains": ["example.org"]}}), Protection::Domains),
         (serde_json::json!({"network": {"loopback": [8080]}}), Protection::Loopback),
         (serde_json::json!({"unixSockets": {"paths": ["/run/x"]}}), Protection::UnixSockets),
@@ -189,7 +190,7 @@ fn paths_are_resolved_from_the_home_and_the_working_folder() {
     let below = plan.containment.landlock.unwrap().below;
     let paths: Vec<String> =
         below.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
-    assert_eq!(paths, ["/", "/home/u", "/home/u/a/b", "/work/p", "/work/p/c"]);
+    assert_eq!(paths, ["/", "/people/u", "/people/u/a/b", "/place/p", "/place/p/c"]);
     let nowhere = Place { home: None, ..place() };
     let homeless =
         Plan::new(&profile(serde_json::json!({"files": {"read": ["~/a"]}})), &machine(7), &nowhere);
