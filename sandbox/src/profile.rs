@@ -71,7 +71,7 @@ pub struct Files {
     pub read: Vec<String>,
     /// Change what is there.
     pub write: Vec<String>,
-    /// Run programs and their loaders. Doesn't imply reading.
+    /// Run programs and their loaders, which are read for that.
     pub execute: Vec<String>,
     /// Make files, folders, links, fifos and sockets; move things here from another folder.
     pub create: Vec<String>,

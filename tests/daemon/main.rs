@@ -21,6 +21,7 @@ mod processes;
 mod pty;
 mod reconnect;
 mod retention;
+mod sandbox;
 mod service;
 mod spool;
 mod state;

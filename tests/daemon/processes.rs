@@ -292,7 +292,8 @@ fn a_tree_goes_with_its_connection_if_it_asked_to(daemon: &Daemon) {
 fn what_cannot_be_enforced_is_refused_or_admitted(daemon: &Daemon) {
     let mut raw = daemon.connect_modern();
     let spawn = |options: Json| json!({"id": "limited", "command": ["sleep", "1000"], "options": options});
-    let sandbox = raw.refused("process.spawn", spawn(json!({"sandbox": {"network": {"domains": ["x.org"]}}})));
+    let sandbox =
+        raw.refused("process.spawn", spawn(json!({"sandbox": {"network": {"domains": ["x.org"]}}})));
     assert_eq!(sandbox.code, "E_UNSUPPORTED");
     match raw.call("process.spawn", spawn(json!({"limits": {"memory": 512}}))) {
         Ok(_) => assert_eq!(detail(&mut raw, "limited")["limits"][0]["mechanism"], "cgroup"),

@@ -67,7 +67,8 @@ impl Planner<'_> {
         let lists = [
             ("read", &profile.files.read, READ),
             ("write", &profile.files.write, WRITE),
-            ("execute", &profile.files.execute, rights::EXECUTE),
+            // What is run is read.
+            ("execute", &profile.files.execute, rights::EXECUTE | rights::READ_FILE),
             ("create", &profile.files.create, CREATE),
             ("delete", &profile.files.delete, DELETE),
         ];

@@ -1,0 +1,176 @@
+//! Contained programs, from outside: what a spawn gets, what it is refused, and what is told of it.
+//!
+//! What a contained program tries from inside is in `battery`, real programs under the profiles that are shipped in
+//! `examples`. Each needs Landlock and seccomp, and is skipped by name where this kernel has less than it asks for.
+
+mod arena;
+mod battery;
+mod shipped;
+
+use crate::support::{Daemon, on_both_drivers};
+use arena::{Arena, can_contain, profile};
+use serde_json::{Value as Json, json};
+
+fn spawn(sandbox: &Json, argv: &[&str]) -> Json {
+    json!({"id": "it", "command": argv, "options": {"cwd": "/", "sandbox": sandbox}})
+}
+
+fn what_is_in_force_is_told_in_the_answer_the_event_and_the_status(daemon: &Daemon) {
+    if !can_contain("what_is_in_force_is_told_in_the_answer_the_event_and_the_status") {
+        return;
+    }
+    let mut raw = daemon.connect_modern();
+    raw.ok("subscribe", json!({"topic": "kairo.process.spawned"}));
+    let answer = raw.ok("process.spawn", spawn(&profile(), &["sleep", "1000"]));
+    let receipt = answer["sandbox"].clone();
+    let entry = |name: &str| {
+        let entries = receipt["entries"].as_array().expect("entries").iter();
+        entries.clone().find(|entry| entry["protection"] == name).expect("every protection is listed").clone()
+    };
+    assert_eq!(
+        (&entry("files")["standing"], &entry("files")["by"]),
+        (&json!("inForce"), &json!(["landlock"]))
+    );
+    assert_eq!(entry("network")["by"], json!(["seccomp"]));
+    assert_eq!(receipt["filter"]["digest"].as_str().map(str::len), Some(64));
+    let probes = receipt["probes"].as_array().expect("probes");
+    let saw = |name: &str| probes.iter().find(|seen| seen["probe"] == name).map(|seen| seen["saw"].clone());
+    assert_eq!((saw("noNewPrivileges"), saw("filterMode")), (Some(json!(1)), Some(json!(2))));
+    assert_eq!((saw("readOutside"), saw("internetSocket")), (Some(json!(13)), Some(json!(13))));
+    let told = raw.event("kairo.process.spawned", |event| event["payload"]["id"] == "it");
+    assert_eq!(told["payload"]["sandbox"], receipt);
+    let status = raw.ok("process.status", json!({"id": "it", "detail": true}));
+    assert_eq!(status["detail"]["sandbox"], receipt);
+    let pid = answer["pid"].as_i64().expect("a pid") as i32;
+    let line = |name| crate::support::processes::status_line(pid, name);
+    assert_eq!((line("Seccomp"), line("NoNewPrivs")), (Some("2".into()), Some("1".into())));
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"] {
+        assert_eq!(line(set), Some("0000000000000000".into()), "{set}");
+    }
+}
+
+fn what_cannot_be_enforced_is_refused_by_name_and_nothing_is_started(daemon: &Daemon) {
+    let mut raw = daemon.connect_modern();
+    let mark = daemon.folder().join("started");
+    let touch = ["touch", mark.to_str().expect("text")];
+    for (sandbox, protection) in [
+        (json!({"network": {"domains": ["example.org"]}, "acceptWeaker": ["signals"]}), "domains"),
+        (json!({"network": {"loopback": [80]}, "acceptWeaker": ["signals"]}), "loopback"),
+        (json!({"files": {"read": ["/"], "denyRead": ["/etc/shadow"]}}), "deniedPaths"),
+        (json!({"files": {"metadata": true}}), "metadata"),
+    ] {
+        let refusal = raw.refused("process.spawn", spawn(&sandbox, &touch));
+        assert_eq!(refusal.code, "E_UNSUPPORTED", "{refusal:?}");
+        if can_contain("what_cannot_be_enforced_is_refused_by_name_and_nothing_is_started") {
+            assert_eq!(refusal.info["details"]["protection"], protection, "{refusal:?}");
+        }
+    }
+    for (sandbox, field) in [
+        (json!({"files": {"read": ["/a/../etc"]}}), "options.sandbox.files.read[0]"),
+        (json!({"fiels": {}}), "options.sandbox"),
+        (json!(7), "options.sandbox"),
+        (
+            json!({"filesystem": {"denyRead": [], "allowWrite": ["/x/*.c"], "denyWrite": []},
+            "network": {"allowedDomains": [], "deniedDomains": []}}),
+            "options.sandbox.filesystem.allowWrite[0]",
+        ),
+        (
+            json!({"filesystem": {"denyRead": [], "allowWrite": [], "denyWrite": []},
+            "network": {"allowedDomains": [], "deniedDomains": [], "allowLocalBinding": true}}),
+            "options.sandbox.network.allowLocalBinding",
+        ),
+    ] {
+        let refusal = raw.refused("process.spawn", spawn(&sandbox, &touch));
+        assert_eq!(
+            (refusal.code.as_str(), &refusal.info["details"]["field"]),
+            ("E_INVALID_PARAMS", &json!(field)),
+            "{refusal:?}"
+        );
+    }
+    assert!(!mark.exists());
+}
+
+fn a_program_that_may_not_be_executed_is_not(daemon: &Daemon) {
+    if !can_contain("a_program_that_may_not_be_executed_is_not") {
+        return;
+    }
+    let mut raw = daemon.connect_modern();
+    let refusal = raw.refused("process.spawn", spawn(&json!({"files": {"read": ["/"]}}), &["/bin/true"]));
+    assert_eq!(refusal.code, "E_NOT_EXECUTABLE", "{refusal:?}");
+}
+
+fn what_a_contained_program_starts_is_contained_as_it_is(daemon: &Daemon) {
+    let name = "what_a_contained_program_starts_is_contained_as_it_is";
+    let Some(arena) = Arena::new(daemon, None, name) else { return };
+    let kairo = arena.install(crate::support::program(), "kairo");
+    let mut raw = daemon.connect_modern();
+    let secret = arena.secret();
+    let script = format!(
+        "exec 2>&1; {kairo} spawn --id inner -- cat {secret} && {kairo} spawn --id fresh --sandbox {} -- true",
+        arena.path("wish.json")
+    );
+    std::fs::write(arena.path("wish.json"), "{}").expect("a file");
+    let output =
+        raw.run("outer", &["sh", "-c", &script], json!({"cwd": "/", "sandbox": arena.profile(&json!({}))}));
+    assert!(output.text().contains("can't ask for another one"), "{}", output.text());
+    raw.wait_until_ended(&["inner"]);
+    assert_eq!(raw.wait_for_exit("inner")["exitCode"], 1);
+    let subscription = raw.subscribe("inner", json!({}));
+    let output = raw.collect(&subscription, 2);
+    assert_eq!(output.text(), "");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Permission denied"), "{}", output.text());
+}
+
+fn the_original_configuration_is_carried_out_or_refused(daemon: &Daemon) {
+    let name = "the_original_configuration_is_carried_out_or_refused";
+    let Some(arena) = Arena::new(daemon, None, name) else { return };
+    let mut raw = daemon.connect_modern();
+    let config = |writable: Json| {
+        json!({
+            "network": {"allowedDomains": [], "deniedDomains": []},
+            "filesystem": {"denyRead": [], "allowWrite": writable, "denyWrite": []},
+        })
+    };
+    let script = format!(
+        "exec 2>&1; echo x > {}/new && cat {} && echo read; echo x > {}/new && echo written",
+        arena.inside(),
+        arena.secret(),
+        arena.outside()
+    );
+    let output = raw.run(
+        "one",
+        &["sh", "-c", &script],
+        json!({"cwd": arena.inside(), "sandbox": config(json!([arena.inside()]))}),
+    );
+    assert!(output.text().contains("read") && !output.text().contains("written"), "{}", output.text());
+    // An empty list means none, here as everywhere.
+    let output = raw.run("two", &["sh", "-c", &script], json!({"cwd": "/", "sandbox": config(json!([]))}));
+    assert!(!output.text().contains("read"), "{}", output.text());
+    let mut domains = config(json!([]));
+    domains["network"]["allowedDomains"] = json!(["example.org"]);
+    let refusal = raw.refused("process.spawn", spawn(&domains, &["true"]));
+    assert_eq!(refusal.info["details"]["protection"], "domains");
+}
+
+fn files_move_between_folders_that_are_both_allowed(daemon: &Daemon) {
+    let name = "files_move_between_folders_that_are_both_allowed";
+    let Some(arena) = Arena::new(daemon, None, name) else { return };
+    let mut raw = daemon.connect_modern();
+    // A second layer of Landlock would make this EXDEV, and `mv` would copy.
+    let script = format!(
+        "cd {} && mkdir a b && echo x > a/f && ln a/f b/l && python3 -c 'import os; os.rename(\"a/f\", \"b/f\")' && cat b/f",
+        arena.inside()
+    );
+    let output =
+        raw.run("mover", &["sh", "-c", &script], json!({"cwd": "/", "sandbox": arena.profile(&json!({}))}));
+    assert_eq!(output.text(), "x\n");
+}
+
+on_both_drivers!(
+    what_is_in_force_is_told_in_the_answer_the_event_and_the_status,
+    what_cannot_be_enforced_is_refused_by_name_and_nothing_is_started,
+    a_program_that_may_not_be_executed_is_not,
+    what_a_contained_program_starts_is_contained_as_it_is,
+    the_original_configuration_is_carried_out_or_refused,
+    files_move_between_folders_that_are_both_allowed,
+);

@@ -1,0 +1,1 @@
+//! Real programs under the profiles that are shipped in `examples/profiles`.
