@@ -76,6 +76,17 @@ pub mod rights {
 
     /// What makes sense for something that is no folder.
     pub const OF_FILES: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV | RESOLVE_UNIX;
+    /// What makes a difference to others.
+    pub const CHANGES: u64 = WRITE_FILE
+        | REMOVE_DIR
+        | REMOVE_FILE
+        | MAKE_DIR
+        | MAKE_REG
+        | MAKE_SOCK
+        | MAKE_FIFO
+        | MAKE_SYM
+        | REFER
+        | TRUNCATE;
     /// All there were at first.
     pub const ABI_1: u64 = (1 << 13) - 1;
 

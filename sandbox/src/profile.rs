@@ -339,6 +339,9 @@ fn check_paths(field: &str, paths: &[String]) -> Result<(), Complaint> {
             path if path.contains('\0') => "a path has no NUL",
             path if path.split('/').any(|part| part == "..") => "`..` is not followed: write the path out",
             "~" | "." => continue,
+            path if ["/proc/self", "/proc/thread-self"].iter().any(|own| path.starts_with(own)) => {
+                "it is another folder for every process, and grants are made for all of them: allow /proc, or nothing"
+            }
             path if path.starts_with('/') || path.starts_with("~/") || path.starts_with("./") => continue,
             _ => "a path is absolute, or begins with `~/` or `./`",
         };
@@ -394,6 +397,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_by_its_field() {
         assert!(complaint(r#"{"files":{"read":["/usr","/a/../etc"]}}"#).starts_with("files.read[1]: `..`"));
+        assert!(complaint(r#"{"files":{"read":["/proc/self/fd"]}}"#).starts_with("files.read[0]"));
         assert!(complaint(r#"{"files":{"write":["etc"]}}"#).starts_with("files.write[0]"));
         assert!(complaint(r#"{"files":{"write":["/a\u0000"]}}"#).starts_with("files.write[0]"));
         assert!(complaint(r#"{"network":{"connect":[0]}}"#).starts_with("network.connect[0]"));

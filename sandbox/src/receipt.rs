@@ -22,7 +22,8 @@ pub struct Receipt {
     pub entries: Vec<Entry>,
     /// What was tried inside, just before exec.
     pub probes: Vec<Seen>,
-    /// Paths that were granted and don't exist here, so they grant nothing.
+    /// Paths that were granted and grant nothing: they don't exist here, or are reached by a symbolic link that isn't
+    /// followed (none is to where things are changed, and only root's to where they are read).
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub missing: Vec<String>,
     /// Names of variables it was not given though they were there.

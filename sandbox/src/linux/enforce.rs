@@ -9,13 +9,15 @@
 //! function that keeps state. Invariant: `apply` returns an error unless every part of the containment is in force
 //! and every probe met what it expected.
 
-use super::owned;
+use super::{owned, paths};
 use crate::containment::{Containment, Finding, KERNEL_DESCRIPTOR, PROBES_MAX, Probe, Ruleset, rights};
 use crate::filter::{Architecture, Groups, Instruction, Program, compile};
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
 
@@ -266,12 +268,8 @@ fn ruleset(rules: &Ruleset, missing: &mut Vec<u32>) -> io::Result<OwnedFd> {
     };
     let ruleset = owned(made)?;
     for (place, (path, granted)) in (0u32..).zip(&rules.below) {
-        let path = CString::new(path.as_slice())?;
-        // SAFETY: a C string that outlives the call.
-        let opened = unsafe {
-            libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC, 0)
-        };
-        let Ok(below) = owned(opened) else {
+        let Ok(below) = paths::open(Path::new(OsStr::from_bytes(path)), granted & rights::CHANGES == 0)
+        else {
             // What can't be found, whyever, grants nothing.
             missing.push(place);
             continue;

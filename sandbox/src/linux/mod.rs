@@ -1,6 +1,7 @@
 //! Linux: asks the kernel, `/proc` and the cgroup hierarchy; what is enforced is in `enforce`.
 
 pub mod enforce;
+mod paths;
 
 use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit, is_managed};
 use crate::profile::Resource;

@@ -7,7 +7,7 @@ mod arena;
 mod battery;
 mod shipped;
 
-use crate::support::{Daemon, on_both_drivers};
+use crate::support::{Daemon, Driver, Options, on_both_drivers};
 use arena::{Arena, can_contain, profile};
 use serde_json::{Value as Json, json};
 
@@ -166,7 +166,52 @@ fn files_move_between_folders_that_are_both_allowed(daemon: &Daemon) {
     assert_eq!(output.text(), "x\n");
 }
 
+fn a_grant_does_not_follow_a_link_that_was_left_for_it(daemon: &Daemon) {
+    let name = "a_grant_does_not_follow_a_link_that_was_left_for_it";
+    let Some(arena) = Arena::new(daemon, None, name) else { return };
+    let mut raw = daemon.connect_modern();
+    let link = arena.path("inside/later");
+    std::os::unix::fs::symlink(arena.outside(), &link).expect("a link");
+    let mut wider = arena.profile(&json!({}));
+    wider["files"]["write"] = json!([arena.inside(), link]);
+    let script = format!("exec 2>&1; echo x > {link}/secret && echo written");
+    let output = raw.run("it", &["sh", "-c", &script], json!({"cwd": "/", "sandbox": wider}));
+    assert!(output.text().contains("denied") && !output.text().contains("written"), "{}", output.text());
+    let status = raw.ok("process.status", json!({"id": "it", "detail": true}));
+    let missing = status["detail"]["sandbox"]["missing"].as_array().expect("a list").clone();
+    assert!(missing.contains(&json!(link)), "{missing:?}");
+}
+
+/// What a kernel that died had contained stays contained, and its successor doesn't know how: it starts nothing for it.
+#[test]
+fn a_contained_program_outlives_its_kernel_and_gets_nothing_started_by_the_next() {
+    let name = "a_contained_program_outlives_its_kernel_and_gets_nothing_started_by_the_next";
+    let mut daemon = Daemon::start(&Options::plain(Driver::Poll));
+    let Some(arena) = Arena::new(&daemon, None, name) else { return daemon.finish() };
+    let kairo = arena.install(crate::support::program(), "kairo");
+    let mut raw = daemon.connect_modern();
+    let socket = daemon.socket.to_str().expect("text").to_owned();
+    let script = format!(
+        "exec 2>&1; until test -e {}; do sleep 0.02; done; cat {}; {kairo} --socket {socket} spawn --id next -- true",
+        arena.path("inside/go"),
+        arena.secret(),
+    );
+    let sandbox = arena.profile(&json!({"unixSockets": {"any": true}}));
+    raw.spawn("it", &["sh", "-c", &script], json!({"cwd": "/", "sandbox": sandbox}));
+    drop(raw);
+    daemon.kill_and_succeed();
+    std::fs::write(arena.path("inside/go"), "").expect("a file");
+    let mut raw = daemon.connect_modern();
+    let subscription = raw.subscribe("it", json!({"stream": "stdout"}));
+    let said = raw.collect(&subscription, 1).text();
+    assert!(said.contains("denied") && said.contains("a kernel that is gone"), "{said}");
+    raw.ok("process.kill", json!({"id": format!("victim-{name}"), "signal": "KILL"}));
+    drop(raw);
+    daemon.finish();
+}
+
 on_both_drivers!(
+    a_grant_does_not_follow_a_link_that_was_left_for_it,
     what_is_in_force_is_told_in_the_answer_the_event_and_the_status,
     what_cannot_be_enforced_is_refused_by_name_and_nothing_is_started,
     a_program_that_may_not_be_executed_is_not,

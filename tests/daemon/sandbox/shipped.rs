@@ -19,14 +19,9 @@ impl Shipped {
         if !can_contain(profile) {
             return None;
         }
-        // By the name it is started with: a version manager's stand-in may be there and start nothing.
-        let here = Command::new(program)
-            .arg("--version")
-            .output()
-            .or_else(|_| Command::new(program).arg("-version").output());
-        if !here.is_ok_and(|said| said.status.success())
-            && Command::new(program).arg("-version").output().is_err()
-        {
+        let is_there =
+            |flag| Command::new(program).arg(flag).output().is_ok_and(|said| said.status.success());
+        if !is_there("--version") && !is_there("-version") {
             println!("skipped, there is no {program} here: {profile}");
             return None;
         }
