@@ -130,7 +130,10 @@ impl Keeper {
                 }
             }
             ToKeeper::Acknowledge { .. } | ToKeeper::Annotate { .. } => {}
-            ToKeeper::Bulk { .. } | ToKeeper::Shutdown { .. } | ToKeeper::Leave => panic!("not simulated"),
+            ToKeeper::Bulk { .. }
+            | ToKeeper::Contain { .. }
+            | ToKeeper::Shutdown { .. }
+            | ToKeeper::Leave => panic!("not simulated"),
         }
     }
 
