@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use platform::{
-    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
-    listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat, take_over,
+    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, conceal, connect_packets,
+    environment, listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat, take_over,
     threads_children,
 };
 

@@ -58,6 +58,11 @@ pub fn become_keeper(keep: &[RawFd], embedded: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// From here on nobody of our user can attach to this process, read its memory or its environment, and it leaves no core.
+pub fn conceal() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+}
+
 fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     let listed = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());

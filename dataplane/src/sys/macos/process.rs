@@ -192,6 +192,11 @@ fn execute(brief: &Brief<'_>) -> i32 {
     if denied { libc::EACCES } else { last }
 }
 
+/// Nothing to be had here.
+pub fn conceal() -> io::Result<()> {
+    Ok(())
+}
+
 /// Makes this process a keeper: no descriptor but 0, 1, 2 and `keep`, a session of its own, away from the
 /// terminal's signals, and the usual umask, unless it is `embedded` in a command that has its caller's.
 pub fn become_keeper(keep: &[RawFd], embedded: bool) -> io::Result<()> {
