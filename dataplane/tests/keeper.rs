@@ -548,9 +548,9 @@ fn nothing_leaks_over_hundreds_of_processes() {
     // Behind the last `forget`, which has no answer of its own.
     assert!(kernel.nothing_more());
     if let Ok(folder) = std::fs::read_dir(format!("/proc/{}/fd", kernel.keeper_pid())) {
-        // 0, 1, 2; 3, 4, 5 and null of the forker; null, lane, signals, list of children.
+        // 0, 1, 2; 3 to 7 and null of the forker; null, lane, signals, list of children.
         let count = folder.count();
-        assert!(count <= 12, "{count}");
+        assert!(count <= 14, "{count}");
     }
 }
 
