@@ -203,8 +203,12 @@ impl EventId {
 
     /// Its 16 bytes; none if it is no UUID.
     pub fn to_bytes(&self) -> Option<[u8; 16]> {
-        let hex: String = self.0.chars().filter(|c| *c != '-').collect();
-        u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32).map(u128::to_be_bytes)
+        let (mut number, mut digits) = (0_u128, 0);
+        for byte in self.0.bytes().filter(|byte| *byte != b'-') {
+            number = number << 4 | u128::from(char::from(byte).to_digit(16)?);
+            digits += 1;
+        }
+        (digits == 32).then(|| number.to_be_bytes())
     }
 
     /// The text on the wire.

@@ -54,6 +54,8 @@ pub struct Life {
 pub struct Batch {
     /// In order.
     pub entries: Vec<Entry>,
+    /// Somebody waits until they are written. Others may be gathered for a moment: many together cost less.
+    pub awaited: bool,
     /// Somebody waits for the disk to have them.
     pub flush: bool,
 }

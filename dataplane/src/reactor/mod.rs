@@ -319,8 +319,9 @@ impl<D: Driver> Reactor<D> {
 
     fn bell_rang(&mut self) {
         let Some(ear) = self.ear.clone() else { return };
-        let mut rings = [0; 8];
-        while matches!(self.driver.read(&ear, &mut rings), Ok(8)) {}
+        // All rings there are fit, unless the bell is made of a pipe and was rung very often.
+        let mut rings = [0; 64];
+        while matches!(self.driver.read(&ear, &mut rings), Ok(64)) {}
         self.driver.submit(Kind::Bell.only(), Op::Poll(ear, Interest::Read));
     }
 

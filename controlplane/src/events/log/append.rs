@@ -103,10 +103,12 @@ impl Log {
             return Err(LogError::Failed);
         }
         let mut totals = self.totals;
-        let mut ops = Vec::with_capacity(2 * batch.events.len() + batch.lives.len() + batch.values.len() + 1);
+        let mut ops = std::mem::take(&mut self.spare);
+        ops.reserve(2 * batch.events.len() + batch.lives.len() + batch.values.len() + 1);
         for event in &batch.events {
             if event.seq <= totals.last {
-                return Err(LogError::Order { seq: event.seq, last: totals.last });
+                let last = totals.last;
+                return Err(LogError::Order { seq: event.seq, last });
             }
             totals.last = event.seq;
             totals.events += 1;
@@ -134,6 +136,7 @@ impl Log {
         }
         self.totals = totals;
         self.next_life += batch.lives.len() as u64;
+        batch.events.iter().for_each(|event| self.recent.add(event.seq, event.record.clone()));
         self.bound()
     }
 

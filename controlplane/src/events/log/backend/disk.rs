@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Bytes in memory that are worth a flush …
-const ROUND_BYTES: u64 = 6 << 20;
+const ROUND_BYTES: u64 = 8 << 20;
 /// … and for which a write waits until the one before is done.
-const WAIT_BYTES: u64 = 12 << 20;
+const WAIT_BYTES: u64 = 20 << 20;
 /// Every run begins a journal of its own: so many are worth a flush, too.
 const JOURNALS_MAX: usize = 8;
 
@@ -94,7 +94,7 @@ impl Disk {
 }
 
 impl Backend for Disk {
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Backend for Late {
         Ok(())
     }
 
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault> {
         self.make()?;
         self.disk.as_mut().map_or(Ok(()), |disk| disk.write(batch))
     }
