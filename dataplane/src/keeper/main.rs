@@ -3,7 +3,6 @@
 //! One thread, one `poll` over its lanes, its signals, the news of its cgroups and, without a kernel, the
 //! handover socket. Nothing here waits anywhere else, but for a child on its way to exec.
 
-use crate::command::Scope;
 use crate::keeper::flags::Flags;
 use crate::keeper::handover::{Handover, Wish};
 use crate::keeper::lane::Lane;
@@ -11,6 +10,7 @@ use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
 use crate::keeper::session::{Ring, Sessions};
+use crate::keeper::signalling::Errand;
 use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
@@ -176,10 +176,12 @@ impl Keeper {
 
     /// Waits for anything, or for the next deadline.
     fn wait(&self, events: &Events) -> io::Result<Vec<Source>> {
-        let mut watched = vec![(Source::Signals, events.as_fd(), PollFlags::IN)];
+        let mut watched = Vec::new();
         for (index, lane) in self.lanes.iter().enumerate() {
             watched.extend(lane.socket().map(|fd| (Source::Lane(index), fd, lane.interest())));
         }
+        // What is asked for goes before the news of it.
+        watched.push((Source::Signals, events.as_fd(), PollFlags::IN));
         if let Some(Some(cgroups)) = &self.cgroups {
             watched.push((Source::Cgroups, cgroups.as_fd(), PollFlags::IN));
         }
@@ -229,6 +231,12 @@ impl Keeper {
             return self.lanes[index].drain(buffer);
         }
         self.lanes[index].flush();
+        let mut errands = Vec::new();
+        self.take_requests(index, buffer, &mut errands);
+        self.end_errands(&mut errands);
+    }
+
+    fn take_requests(&mut self, index: usize, buffer: &mut [u8], errands: &mut Vec<Errand>) {
         let (mut bulk, mut fds) = (Vec::new(), Vec::new());
         for _ in 0..TURN {
             if self.lanes[index].congested() {
@@ -238,7 +246,11 @@ impl Keeper {
                 None => return,
                 // A kernel that can't be understood can't be served: it sees the lane closed.
                 Some(Err(_)) => return self.lanes[index].lose(),
-                Some(Ok(request)) => self.carry_out(index, &request, &mut fds),
+                Some(Ok(request)) => {
+                    if !self.take_errand(index, &request, errands) {
+                        self.carry_out(index, &request, &mut fds);
+                    }
+                }
             }
         }
     }
@@ -257,9 +269,10 @@ impl Keeper {
                 self.childless = false;
                 self.spawn(lane, request);
             }
-            ToKeeper::Signal { process, signal, scope, ticket } => {
+            // To a tree it is an errand, unless there is none of this name.
+            ToKeeper::Signal { process, signal, scope: _, ticket } => {
                 let index = self.sessions.find(*process);
-                let outcome = index.map_or(Ok(0), |index| self.signal(index, *signal, *scope));
+                let outcome = index.map_or(Ok(0), |index| self.signal_leader(index, *signal));
                 if let Some(ticket) = *ticket {
                     self.tell(lane, &ToKernel::Signalled { ticket, outcome });
                 }
@@ -408,15 +421,6 @@ impl Keeper {
             }
             Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),
             Stage::Killing(_) | Stage::Leaving(_) => {}
-        }
-    }
-
-    fn signal_all(&mut self, signal: i32) {
-        let alive: Vec<usize> =
-            self.sessions.iter().filter(|(_, session)| !session.ended).map(|(index, _)| index).collect();
-        for index in alive {
-            // Who can't be signalled can't be ended either; nobody is left to be told.
-            let _ = self.signal(index, signal, Scope::Tree);
         }
     }
 

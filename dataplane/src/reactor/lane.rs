@@ -91,9 +91,10 @@ impl<D: Driver> Reactor<D> {
                     return;
                 }
                 // The reading side finds out, and says so.
-                Err(_) => return self.lane.queue.clear(),
+                Err(_) => self.lane.queue.clear(),
             }
         }
+        self.lane_is_free();
     }
 
     pub(super) fn lane_readable(&mut self) {
@@ -189,6 +190,7 @@ impl<D: Driver> Reactor<D> {
     fn keeper_gone(&mut self, error: &io::Error) {
         self.lane.fd = None;
         self.lane.queue.clear();
+        self.lane_is_free();
         if self.post.is_shutting_down() {
             self.stopping = true;
             return;
