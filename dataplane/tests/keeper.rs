@@ -420,8 +420,7 @@ fn killing_a_tree_reaches_a_double_forker() {
 /// Each line it reads leaves it an orphan, of which nobody tells the keeper.
 const ORPHANS: &str = "while read -r line; do (sleep 1000 & echo $!); done";
 /// At a line it begins to fork.
-const FORKS: &str =
-    "read -r line; i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait";
+const FORKS: &str = "read -r line; i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait";
 
 fn tell(shell: &link::Spawned<OwnedFd>) {
     rustix::io::write(&shell.stdin.as_ref().unwrap().fd, b"now\n").unwrap();

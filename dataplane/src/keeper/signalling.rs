@@ -8,10 +8,10 @@
 //! under way when the keeper waits, and none when anything is done that starts, forgets or signals in another way.
 
 use crate::command::Scope;
-use crate::key::Ticket;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::{ToKeeper, ToKernel};
 use crate::keeper::tree::Member;
+use crate::key::Ticket;
 use crate::sys::process;
 use std::collections::HashSet;
 use std::io;

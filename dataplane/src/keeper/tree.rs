@@ -13,9 +13,13 @@ use crate::keeper::main::Keeper;
 use crate::keeper::protocol::ToKernel;
 use crate::keeper::session::{Exit, Orphan};
 use crate::sys::process::{self, Reaped, Stat};
+use std::time::{Duration, Instant};
 
 /// How much of a process's environment is searched for the marker, which the keeper puts first.
 const ENVIRONMENT_BYTES_MAX: u64 = 128 * 1024;
+/// How long an exec that has begun is waited for.
+const EXEC_PATIENCE: Duration = Duration::from_millis(20);
+
 /// Somebody of a tree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
@@ -98,6 +102,13 @@ impl Keeper {
     fn owner_by_marker(&mut self, pid: i32) -> Option<usize> {
         let mut environment = std::mem::take(&mut self.environment);
         process::environment(pid, ENVIRONMENT_BYTES_MAX, &mut environment);
+        let until = Instant::now() + EXEC_PATIENCE;
+        // In the middle of an exec the old environment is gone and the new one isn't there. Taken for a stray it would be
+        // lost to its tree for good.
+        while environment.is_empty() && process::is_in_exec(pid) && Instant::now() < until {
+            std::thread::yield_now();
+            process::environment(pid, ENVIRONMENT_BYTES_MAX, &mut environment);
+        }
         let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(MARKER));
         let owner = name.and_then(|name| {
             let named =

@@ -273,6 +273,12 @@ pub fn environment(pid: i32, bytes_max: u64, into: &mut Vec<u8>) {
     let _ = file.and_then(|file| file.take(bytes_max).read_to_end(into));
 }
 
+/// True exactly while a process that is alive has neither arguments nor environment, as in the middle of an exec.
+pub fn is_in_exec(pid: i32) -> bool {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline"));
+    arguments.is_ok_and(|arguments| arguments.is_empty()) && stat(pid).is_some_and(|stat| !stat.dead())
+}
+
 /// Signals a process that isn't our child, if `verify` finds it to be the one meant: it is called when the pid
 /// can't be reused any more, because a pidfd names its process. `Ok(false)`: gone, or another one.
 pub fn signal_member(pid: i32, signal: i32, verify: impl FnOnce(&Stat) -> bool) -> io::Result<bool> {
