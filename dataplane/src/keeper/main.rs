@@ -5,7 +5,7 @@
 
 use crate::keeper::flags::Flags;
 use crate::keeper::handover::{Handover, Wish};
-use crate::keeper::lane::Lane;
+use crate::keeper::lane::{Lane, decode_one};
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
@@ -246,12 +246,28 @@ impl Keeper {
                 None => return,
                 // A kernel that can't be understood can't be served: it sees the lane closed.
                 Some(Err(_)) => return self.lanes[index].lose(),
-                Some(Ok(request)) => {
-                    if !self.take_errand(index, &request, errands) {
-                        self.carry_out(index, &request, &mut fds);
+                Some(Ok(ToKeeper::Several { messages })) => {
+                    for message in messages {
+                        match decode_one(message.0) {
+                            Ok(request) => self.take_request(index, &request, &mut fds, errands),
+                            Err(_) => return self.lanes[index].lose(),
+                        }
                     }
                 }
+                Some(Ok(request)) => self.take_request(index, &request, &mut fds, errands),
             }
+        }
+    }
+
+    fn take_request(
+        &mut self,
+        lane: usize,
+        request: &ToKeeper<'_>,
+        fds: &mut Vec<OwnedFd>,
+        errands: &mut Vec<Errand>,
+    ) {
+        if !self.take_errand(lane, request, errands) {
+            self.carry_out(lane, request, fds);
         }
     }
 
@@ -319,8 +335,8 @@ impl Keeper {
             }
             ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
             ToKeeper::Leave => self.left = true,
-            // Unpacked by the lane; one within another is no message.
-            ToKeeper::Bulk { .. } => self.lanes[lane].lose(),
+            // Unpacked before; one within another is no message.
+            ToKeeper::Bulk { .. } | ToKeeper::Several { .. } => self.lanes[lane].lose(),
         }
     }
 

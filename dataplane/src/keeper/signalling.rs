@@ -57,6 +57,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Forget { .. }
         | ToKeeper::Bulk { .. }
         | ToKeeper::Leave
+        | ToKeeper::Several { .. }
         | ToKeeper::Shutdown { .. } => false,
     }
 }
