@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 1: never released; handed over, but served no second kernel.
 /// - 2: adoption: `Lane`, `Adopt`, `Replace`, inboxes.
 /// - 3: notes (`Annotate`) and facts (`Facts`), and leaving in order (`Leave`).
-pub const VERSION: u16 = 3;
+/// - 4: several messages in one packet (`Several`).
+pub const VERSION: u16 = 4;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -39,6 +40,9 @@ pub fn spoken(ours: u16, theirs: u16) -> Option<u16> {
 
 /// Longest packet, bytes. Well under the smallest send buffer a lane may have.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest packet of several messages, bytes: the keeper carries all of it out before it looks at another lane.
+pub const SEVERAL_BYTES_MAX: usize = 8 * 1024;
 
 /// Longest message in a memfd, bytes: more than the longest argv and environment any kernel executes.
 pub const BULK_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -152,6 +156,12 @@ pub enum ToKeeper<'a> {
     },
     /// The kernel goes and means to be followed: there is no reason to wait if nothing is left. Since version 3.
     Leave,
+    /// Messages without descriptors that had to wait for room, in their order: a lane holds few packets. Since version 4.
+    Several {
+        /// Each as it would have been a packet.
+        #[serde(borrow)]
+        messages: Vec<Blob<'a>>,
+    },
 }
 
 /// All of a spawn command that a fork needs.

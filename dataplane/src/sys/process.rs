@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use platform::{
-    ADDRESS_SPACE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
+    ADDRESS_SPACE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment, is_in_exec,
     listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat, take_over,
     threads_children,
 };
