@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Bytes in memory that are worth a flush …
-const ROUND_BYTES: u64 = 8 << 20;
+const ROUND_BYTES: u64 = 6 << 20;
 /// … and for which a write waits until the one before is done.
-const WAIT_BYTES: u64 = 20 << 20;
+const WAIT_BYTES: u64 = 12 << 20;
 /// Every run begins a journal of its own: so many are worth a flush, too.
 const JOURNALS_MAX: usize = 8;
 

@@ -25,7 +25,7 @@ const FILES_MAX: usize = 256;
 /// Keys that come in no order are merged in tables of this size: a step of the work is short then.
 const TABLE_BYTES: u64 = 1 << 20;
 /// So many tables of one flush each are merged at once.
-const FRESH_TABLES: u8 = 24;
+const FRESH_TABLES: u8 = 8;
 
 /// With fewer fresh tables nothing is merged or moved.
 const WORTH_TABLES: usize = 4;
