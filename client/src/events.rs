@@ -60,11 +60,15 @@ pub struct BusEvent {
 }
 
 impl BusEvent {
-    /// Reads an event as a frame or a page of the log carries it; the bytes have been checked.
+    /// Reads an event as a frame carries it.
     pub(crate) fn read(bytes: &[u8]) -> Result<BusEvent, Lost> {
-        let frame = EventFrame::parse(bytes).map_err(crate::codec::nonsense)?;
+        EventFrame::parse(bytes).map(BusEvent::of).map_err(crate::codec::nonsense)
+    }
+
+    /// Its own copy of what was read.
+    pub(crate) fn of(frame: EventFrame<'_>) -> BusEvent {
         let text = |field: Option<Cow<'_, str>>| field.map(Cow::into_owned);
-        Ok(BusEvent {
+        BusEvent {
             payload: frame.body().unwrap_or(RawRef::ABSENT).to_owned(),
             topic: frame.topic.into_owned(),
             source: text(frame.source),
@@ -82,7 +86,7 @@ impl BusEvent {
             replayed: frame.replayed,
             subscription_id: text(frame.subscription_id),
             delivery: frame.delivery,
-        })
+        }
     }
 }
 

@@ -1,15 +1,18 @@
 //! The log, read page by page.
 //!
-//! A page says where the next begins, so nothing is held between two of them: an iterator that is dropped, or whose kernel
-//! dies, leaves nothing behind. Invariant: every place of the range asked for is in exactly one page, as an event, in a gap,
+//! A page says where the next begins, so the kernel holds nothing between two of them. Whoever goes on gets the next one
+//! while it works on one: it is asked for as soon as it is known where it begins. An iterator that is dropped, or whose
+//! kernel dies, leaves nothing behind but an answer nobody takes. Invariant: every place of the range asked for is in exactly one page, as an event, in a gap,
 //! or passed over because it doesn't match or may not be seen.
 
-use crate::connection::Client;
+use crate::connection::{Call, Client};
 use crate::error::CallError;
 use crate::events::{BusEvent, EventItem};
-use kairo_wire::codec::raw::Raw;
+use bytes::Bytes;
+use kairo_wire::codec::CodecError;
+use kairo_wire::codec::decode::{Fields, entries, from_slice};
 use kairo_wire::limits::REPLAY_EVENTS_MAX;
-use kairo_wire::methods::event::{self, Gap, Order, ReplayParams, ReplayResult};
+use kairo_wire::methods::event::{self, Gap, Order, ReplayParams};
 use kairo_wire::methods::intent::{self, TimelineParams};
 
 /// A page of the past.
@@ -45,6 +48,29 @@ impl Question {
             }
         }
     }
+
+    fn ask(&self, client: &Client) -> Result<Asked, CallError> {
+        match self {
+            Question::Replay(params) => client.begin::<event::Replay>(params).map(Asked::Replay),
+            Question::Timeline(params) => client.begin::<intent::Timeline>(params).map(Asked::Timeline),
+        }
+    }
+}
+
+/// A page on its way.
+#[derive(Debug)]
+enum Asked {
+    Replay(Call<event::Replay>),
+    Timeline(Call<intent::Timeline>),
+}
+
+impl Asked {
+    fn wait(self) -> Result<Bytes, CallError> {
+        match self {
+            Asked::Replay(call) => call.wait_raw(),
+            Asked::Timeline(call) => call.wait_raw(),
+        }
+    }
 }
 
 /// An iterator over pages. An error is its last item.
@@ -53,6 +79,10 @@ pub struct Replay {
     client: Client,
     /// For the next page; none behind the last.
     question: Option<Question>,
+    /// It has been asked already.
+    asked: Option<Asked>,
+    /// A page has been taken, and now another one.
+    goes_on: bool,
     /// Events still wanted, if they are counted.
     left: Option<u32>,
 }
@@ -61,25 +91,33 @@ impl Replay {
     /// `limit` counts all events, over all pages.
     pub(crate) fn new(client: Client, mut question: Question) -> Replay {
         let left = *question.parts().limit;
-        Replay { client, question: Some(question), left }
+        *question.parts().limit = at_once(left);
+        Replay { client, question: Some(question), asked: None, goes_on: false, left }
     }
 
     fn page(&mut self, mut question: Question) -> Result<Page, CallError> {
-        *question.parts().limit = self.left.map(|left| left.min(REPLAY_EVENTS_MAX as u32));
-        let found = match &question {
-            Question::Replay(params) => self.client.call::<event::Replay>(params),
-            Question::Timeline(params) => self.client.call::<intent::Timeline>(params),
-        }?;
-        self.left = self.left.map(|left| left.saturating_sub(found.events.len() as u32));
+        let asked = match self.asked.take() {
+            Some(asked) => asked,
+            None => question.ask(&self.client)?,
+        };
+        let result = asked.wait()?;
+        let found = Found::read(&result).map_err(nonsense)?;
+        self.left = self.left.map(|left| left.saturating_sub(found.count as u32));
         let Parts { from_seq, to_seq, order, .. } = question.parts();
         if found.next.is_some() && self.left != Some(0) {
             match order {
                 Order::Forward => *from_seq = found.next,
                 Order::Backward => *to_seq = found.next,
             }
+            *question.parts().limit = at_once(self.left);
+            if self.goes_on {
+                // What keeps it from being asked now is told when its turn comes.
+                self.asked = question.ask(&self.client).ok();
+            }
             self.question = Some(question);
         }
-        page(found, order)
+        self.goes_on = true;
+        found.page(order).map_err(nonsense)
     }
 }
 
@@ -92,29 +130,61 @@ impl Iterator for Replay {
     }
 }
 
-/// Puts gaps at their places among the events.
-fn page(found: ReplayResult, order: Order) -> Result<Page, CallError> {
-    let mut gaps = found.gaps;
-    gaps.sort_unstable_by_key(|gap| gap.from);
-    if order == Order::Backward {
-        gaps.reverse();
-    }
-    let mut gaps = gaps.into_iter().peekable();
-    let mut items = Vec::with_capacity(found.events.len());
-    for raw in &found.events {
-        let event = read(raw)?;
-        let before = |gap: &Gap| {
-            event.seq.is_some_and(|seq| if order == Order::Forward { gap.from <= seq } else { gap.to >= seq })
-        };
-        while let Some(gap) = gaps.next_if(before) {
-            items.push(EventItem::Gap(gap));
-        }
-        items.push(EventItem::Event(event));
-    }
-    items.extend(gaps.map(EventItem::Gap));
-    Ok(Page { items, last_seq: found.last_seq })
+/// Of the events that are left, as many as a page can have.
+fn at_once(left: Option<u32>) -> Option<u32> {
+    left.map(|left| left.min(REPLAY_EVENTS_MAX as u32))
 }
 
-fn read(raw: &Raw) -> Result<BusEvent, CallError> {
-    BusEvent::read(raw.bytes()).map_err(|error| CallError::Shape(format!("an event of the log: {error}")))
+/// A [`ReplayResult`](event::ReplayResult) of which the events are not read yet: where the next page begins is known first.
+struct Found<'a> {
+    events: Fields<'a>,
+    count: usize,
+    next: Option<u64>,
+    gaps: Vec<Gap>,
+    last_seq: u64,
+}
+
+impl<'a> Found<'a> {
+    fn read(result: &'a [u8]) -> Result<Found<'a>, CodecError> {
+        let mut found = Found { events: Fields::new(&[]), count: 0, next: None, gaps: Vec::new(), last_seq: 0 };
+        for (key, value) in entries(result) {
+            match key {
+                b"events" => {
+                    found.events = Fields::new(value);
+                    found.count = found.events.array()?;
+                }
+                b"next" => found.next = from_slice(value)?,
+                b"gaps" => found.gaps = from_slice(value)?,
+                b"lastSeq" => found.last_seq = from_slice(value)?,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads the events, and puts gaps at their places among them.
+    fn page(mut self, order: Order) -> Result<Page, CodecError> {
+        self.gaps.sort_unstable_by_key(|gap| gap.from);
+        if order == Order::Backward {
+            self.gaps.reverse();
+        }
+        let mut items = Vec::with_capacity(self.count + self.gaps.len());
+        let mut gaps = self.gaps.into_iter().peekable();
+        for _ in 0..self.count {
+            let event = BusEvent::of(self.events.read()?);
+            let before = |gap: &Gap| {
+                event.seq.is_some_and(|seq| if order == Order::Forward { gap.from <= seq } else { gap.to >= seq })
+            };
+            while let Some(gap) = gaps.next_if(before) {
+                items.push(EventItem::Gap(gap));
+            }
+            items.push(EventItem::Event(event));
+        }
+        items.extend(gaps.map(EventItem::Gap));
+        Ok(Page { items, last_seq: self.last_seq })
+    }
+}
+
+fn nonsense(error: CodecError) -> CallError {
+    CallError::Shape(format!("a page of the log: {error}"))
 }

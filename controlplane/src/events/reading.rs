@@ -20,7 +20,6 @@ use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::methods::stream::StreamName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// Bytes of records of one page for a subscription: it has to fit what a connection may have unread.
 const FEED_BYTES_MAX: usize = 192 << 10;
@@ -115,22 +114,36 @@ fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
     let seen = page
         .next
         .map_or(page.end_seq.max(question.query.from.saturating_sub(1)), |next| next.saturating_sub(1));
-    let events: Vec<Record<'_>> = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes)).collect();
-    let heard: Vec<&Record<'_>> =
-        events.iter().filter(|event| hears(&question.hearer.principal, &event.audience)).collect();
+    let more = page.next.is_some();
+    let found = Found { seen, more, ..Found::default() };
     if question.raw {
-        let seqs: BTreeSet<u64> = heard.iter().map(|event| event.seq).collect();
-        let records = page.events.iter().filter(|(seq, _)| seqs.contains(seq)).cloned().collect();
+        let hears = |(seq, bytes): &&(u64, Bytes)| {
+            record(*seq, bytes).is_some_and(|event| hears(&question.hearer.principal, &event.audience))
+        };
+        let records: Vec<(u64, Bytes)> = page.events.iter().filter(hears).cloned().collect();
         let gaps = page.gaps.iter().map(told).collect();
-        let (bytes, events, more) = (Bytes::new(), heard.len(), page.next.is_some());
-        return Ok(Found { bytes, events, seen, more, records, gaps });
+        return Ok(Found { events: records.len(), records, gaps, ..found });
     }
-    let bytes = match &question.subscription {
-        Some(subscription) => frames(&page, &heard, &question.hearer, subscription)?,
-        None => result(&page, &heard, &question.hearer)?,
+    let (bytes, events) = match &question.subscription {
+        Some(subscription) => frames(&page, &question.hearer, subscription)?,
+        None => result(&page, &question.hearer)?,
     };
-    let (events, more) = (heard.len(), page.next.is_some());
-    Ok(Found { bytes, events, seen, more, records: Vec::new(), gaps: Vec::new() })
+    Ok(Found { bytes, events, ..found })
+}
+
+/// What is written beside an event's record, about.
+const ENVELOPE_BYTES: usize = 384;
+
+/// Room for the events of a page, written.
+fn room(page: &Page) -> BytesMut {
+    let records: usize = page.events.iter().map(|(_, record)| record.len() + ENVELOPE_BYTES).sum();
+    BytesMut::with_capacity(records + ENVELOPE_BYTES)
+}
+
+/// The events of a page that a hearer may hear of.
+fn heard<'p>(page: &'p Page, hearer: &'p Hearer) -> impl Iterator<Item = Record<'p>> {
+    let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
+    events.filter(|event| hears(&hearer.principal, &event.audience))
 }
 
 /// What can't be read as a record is left out: the store has checked it, so a later version wrote it.
@@ -140,13 +153,12 @@ fn record(seq: u64, bytes: &Bytes) -> Option<Record<'_>> {
         .ok()
 }
 
-/// EVENT frames, each gap before what follows it.
+/// EVENT frames, each gap before what follows it; and how many events.
 fn frames(
     page: &Page,
-    heard: &[&Record<'_>],
     hearer: &Hearer,
     subscription: &SubscriptionId,
-) -> Result<Bytes, CodecError> {
+) -> Result<(Bytes, usize), CodecError> {
     let form = Form {
         dialect: hearer.dialect,
         envelope: hearer.envelope,
@@ -154,7 +166,7 @@ fn frames(
         subscription: Some(subscription.as_str()),
         delivery: None,
     };
-    let mut buf = BytesMut::new();
+    let (mut buf, mut events) = (room(page), 0);
     let mut gaps = page.gaps.iter().filter(|_| hearer.envelope).peekable();
     let mut tell = |buf: &mut BytesMut, before: u64| -> Result<(), CodecError> {
         while let Some(gap) = gaps.next_if(|gap| gap.from <= before) {
@@ -163,16 +175,17 @@ fn frames(
         }
         Ok(())
     };
-    for event in heard {
+    for event in heard(page, hearer) {
         tell(&mut buf, event.seq)?;
-        put_frame(&mut buf, event, None, &form)?;
+        put_frame(&mut buf, &event, None, &form)?;
+        events += 1;
     }
     tell(&mut buf, u64::MAX)?;
-    Ok(buf.freeze())
+    Ok((buf.freeze(), events))
 }
 
-/// The result of `event.replay`.
-fn result(page: &Page, heard: &[&Record<'_>], hearer: &Hearer) -> Result<Bytes, CodecError> {
+/// The result of `event.replay`, and how many events are in it.
+fn result(page: &Page, hearer: &Hearer) -> Result<(Bytes, usize), CodecError> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Rest {
@@ -188,19 +201,29 @@ fn result(page: &Page, heard: &[&Record<'_>], hearer: &Hearer) -> Result<Bytes, 
         subscription: None,
         delivery: None,
     };
-    let mut buf = BytesMut::new();
+    let mut buf = room(page);
     encode::put_map16(&mut buf, if page.next.is_some() { 4 } else { 3 });
     encode::put_str(&mut buf, "events");
-    encode::put_array_header(&mut buf, heard.len());
-    for event in heard {
-        put_value(&mut buf, event, &form)?;
+    // Nearly always all are heard.
+    let head = buf.len();
+    encode::put_array_header(&mut buf, page.events.len());
+    let (first, mut events) = (buf.len(), 0);
+    for event in heard(page, hearer) {
+        put_value(&mut buf, &event, &form);
+        events += 1;
+    }
+    if events < page.events.len() {
+        let values = buf.split_off(first);
+        buf.truncate(head);
+        encode::put_array_header(&mut buf, events);
+        buf.extend_from_slice(&values);
     }
     let rest = Rest { next: page.next, gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
     // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
     let mut map = BytesMut::new();
     to_buf(&mut map, hearer.dialect, &rest)?;
     buf.extend_from_slice(&map[3..]);
-    Ok(buf.freeze())
+    Ok((buf.freeze(), events))
 }
 
 fn told(gap: &log::Gap) -> Gap {

@@ -3,6 +3,7 @@
 //! A page is read from one view, so it shows batches whole. Invariant: of the numbers a page has gone through, every one is
 //! either an event that doesn't match, one that is in the page, or in one of the page's gaps.
 
+mod guide;
 mod postings;
 pub(super) mod query;
 pub(super) mod walk;
@@ -15,7 +16,7 @@ use super::keys::{self, Room};
 use super::{Damage, Lives, LogError};
 use crate::events::record::Record;
 use bytes::Bytes;
-use postings::Candidates;
+use guide::Guide;
 use query::{PageLimit, Query};
 use std::sync::{Arc, Mutex, PoisonError};
 use walk::{Events, Step};
@@ -200,13 +201,12 @@ fn fill(
     page: &mut Page,
     holes: &mut Vec<(u64, u64)>,
 ) -> Result<Option<u64>, Fault> {
-    let indexed_to = indexed_to(view)?;
-    let mut candidates = Candidates::new(view, query, (from, to), indexed_to)?;
+    let mut guide = Guide::new(view, query, (from, to));
     let mut events = Events::new(view, from, to, query.backward);
     let (mut looked_at, mut bytes) = (0, 0);
     let mut at = if query.backward { to } else { from };
     loop {
-        let Some(next) = candidates.next(at)? else { return Ok(None) };
+        let Some(next) = guide.next(at)? else { return Ok(None) };
         let full = page.events.len() >= limit.events || bytes >= limit.bytes || looked_at >= limit.looked_at;
         if full && looked_at > 0 {
             return Ok(Some(next));
@@ -215,18 +215,22 @@ fn fill(
         let Some(step) = events.next_from(next)? else { return Ok(None) };
         let last = match step {
             Step::Hole(first, last) => {
+                guide.learn(false);
                 holes.push((first, last));
                 if query.backward { first } else { last }
             }
+            // What is there beyond a candidate has to be one itself, which the next round finds out.
+            Step::Event(seq, record) if seq != next && guide.was_asked() => {
+                events.put_back(seq, record);
+                at = seq;
+                continue;
+            }
             Step::Event(seq, record) => {
-                // What is there beyond the candidate has to be one itself, which the next round finds out.
-                if seq == next && is_wanted(query, seq, &record) {
+                let wanted = is_wanted(query, seq, &record);
+                guide.learn(wanted);
+                if wanted {
                     bytes += record.len();
                     page.events.push((seq, record));
-                } else if seq != next {
-                    events.put_back(seq, record);
-                    at = seq;
-                    continue;
                 }
                 seq
             }
@@ -240,7 +244,9 @@ fn fill(
 }
 
 fn is_wanted(query: &Query, seq: u64, record: &[u8]) -> bool {
-    query.is_open() || Record::parse(seq, record).is_ok_and(|record| query.matches(&record))
+    let may_be = || Record::glance(record).is_ok_and(|(time_ms, topic)| query.may_be(time_ms, &topic));
+    let is_one = || Record::parse(seq, record).is_ok_and(|record| query.matches(&record));
+    query.is_open() || (may_be() && (query.is_of_types() || is_one()))
 }
 
 pub(super) fn totals(view: &dyn View) -> Result<Totals, Fault> {
