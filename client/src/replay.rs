@@ -11,6 +11,7 @@ use crate::events::{BusEvent, EventItem};
 use bytes::Bytes;
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::{Fields, entries, from_slice};
+use kairo_wire::envelope::EventFrame;
 use kairo_wire::limits::REPLAY_EVENTS_MAX;
 use kairo_wire::methods::event::{self, Gap, Order, ReplayParams};
 use kairo_wire::methods::intent::{self, TimelineParams};
@@ -146,7 +147,8 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     fn read(result: &'a [u8]) -> Result<Found<'a>, CodecError> {
-        let mut found = Found { events: Fields::new(&[]), count: 0, next: None, gaps: Vec::new(), last_seq: 0 };
+        let mut found =
+            Found { events: Fields::new(&[]), count: 0, next: None, gaps: Vec::new(), last_seq: 0 };
         for (key, value) in entries(result) {
             match key {
                 b"events" => {
@@ -170,10 +172,13 @@ impl<'a> Found<'a> {
         }
         let mut items = Vec::with_capacity(self.count + self.gaps.len());
         let mut gaps = self.gaps.into_iter().peekable();
+        let mut texts = String::new();
         for _ in 0..self.count {
-            let event = BusEvent::of(self.events.read()?);
+            let event = BusEvent::of(&EventFrame::read(&mut self.events)?, &mut texts);
             let before = |gap: &Gap| {
-                event.seq.is_some_and(|seq| if order == Order::Forward { gap.from <= seq } else { gap.to >= seq })
+                event
+                    .seq
+                    .is_some_and(|seq| if order == Order::Forward { gap.from <= seq } else { gap.to >= seq })
             };
             while let Some(gap) = gaps.next_if(before) {
                 items.push(EventItem::Gap(gap));

@@ -583,7 +583,7 @@ fn events_go_to_the_patterns_they_match_and_once_to_each() {
     let mut none = client.events("other").unwrap();
     let topics = |events: &mut kairo_client::Events, count| -> Vec<String> {
         let topic = |item: EventItem<kairo_client::BusEvent>| match item {
-            EventItem::Event(event) => event.topic,
+            EventItem::Event(event) => event.topic.to_string(),
             EventItem::Gap(_) | EventItem::Cut { .. } | EventItem::Resumed { .. } => {
                 panic!("nothing was lost")
             }

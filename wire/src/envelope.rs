@@ -6,15 +6,15 @@
 //! `error`, `replayed`, `subscriptionId`, `delivery`. Invariant: the
 //! order of the eight is v1's, and a client that negotiated nothing gets nothing else.
 
+use crate::codec::CodecError;
+use crate::codec::decode::Fields;
 use crate::codec::encode::{self, Dialect, key};
 use crate::codec::raw::{ABSENT, RawRef};
 use crate::codec::time::{iso, iso_digits};
 use crate::codec::transcode::put_raw;
-use crate::codec::{CodecError, decode};
 use crate::event::Event;
 use crate::frame::{self, Kind};
 use bytes::BytesMut;
-use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 
 /// A bus event that is to be sent.
@@ -193,80 +193,110 @@ fn framed(
 }
 
 /// An EVENT payload, as its receiver reads it: either `data` or `payload` is there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct EventFrame<'a> {
     /// Its name.
-    #[serde(borrow)]
     pub topic: Cow<'a, str>,
     /// Of a notice or record.
-    #[serde(borrow)]
     pub data: Option<RawRef<'a>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub payload: Option<RawRef<'a>>,
     /// Of a bus event.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub correlation_id: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub causation_id: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub trace_id: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub source: Option<Cow<'a, str>>,
     /// Of a bus event, ISO 8601.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub time: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub id: Option<Cow<'a, str>>,
     /// With the feature `envelope`, as everything below.
     pub seq: Option<u64>,
     /// For whom it was published.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub principal: Option<Cow<'a, str>>,
     /// The intent it belongs to.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub intent_id: Option<Cow<'a, str>>,
     /// W3C span.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub span_id: Option<Cow<'a, str>>,
     /// The key under which it was published once.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub idempotency_key: Option<Cow<'a, str>>,
     /// The tool call it is about.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub tool_call_id: Option<Cow<'a, str>>,
     /// The request it answers.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub answers: Option<Cow<'a, str>>,
     /// What went wrong, if it answers that.
-    #[serde(borrow)]
     pub error: Option<RawRef<'a>>,
     /// It comes from the log.
-    #[serde(default)]
     pub replayed: bool,
     /// The subscription it is delivered for.
-    #[serde(borrow, default, deserialize_with = "borrowed")]
     pub subscription_id: Option<Cow<'a, str>>,
     /// How often it has been delivered to a durable consumer, this time included.
     pub delivery: Option<u32>,
 }
 
-/// Serde by itself owns what is in an option.
-fn borrowed<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'a, str>>, D::Error> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    Ok(Option::<Text<'a>>::deserialize(from)?.map(|text| text.0))
-}
-
 impl<'a> EventFrame<'a> {
     /// Reads a payload; that it is one value is found out on the way.
     pub fn parse(payload: &'a [u8]) -> Result<EventFrame<'a>, CodecError> {
-        decode::from_slice(payload)
+        let mut fields = Fields::new(payload);
+        let frame = EventFrame::read(&mut fields)?;
+        fields.end()?;
+        Ok(frame)
+    }
+
+    /// Reads the value that is next. By hand, because a page of the past has a thousand of them.
+    pub fn read(fields: &mut Fields<'a>) -> Result<EventFrame<'a>, CodecError> {
+        let mut frame = EventFrame::default();
+        let mut is_named = false;
+        for _ in 0..fields.map()? {
+            let Some(key) = fields.key()? else { continue };
+            let within = |error: CodecError| error.within(&String::from_utf8_lossy(key));
+            is_named |= key == b"topic";
+            frame.field(key, fields).map_err(within)?;
+        }
+        if is_named { Ok(frame) } else { Err(serde::de::Error::missing_field("topic")) }
+    }
+
+    #[inline]
+    fn field(&mut self, key: &[u8], fields: &mut Fields<'a>) -> Result<(), CodecError> {
+        let text = match key {
+            b"topic" => {
+                self.topic = fields.text()?;
+                return Ok(());
+            }
+            b"correlationId" => &mut self.correlation_id,
+            b"causationId" => &mut self.causation_id,
+            b"traceId" => &mut self.trace_id,
+            b"source" => &mut self.source,
+            b"time" => &mut self.time,
+            b"id" => &mut self.id,
+            b"principal" => &mut self.principal,
+            b"intentId" => &mut self.intent_id,
+            b"spanId" => &mut self.span_id,
+            b"idempotencyKey" => &mut self.idempotency_key,
+            b"toolCallId" => &mut self.tool_call_id,
+            b"answers" => &mut self.answers,
+            b"subscriptionId" => &mut self.subscription_id,
+            _ => return self.other(key, fields),
+        };
+        *text = Some(fields.text()?);
+        Ok(())
+    }
+
+    /// What is no text.
+    fn other(&mut self, key: &[u8], fields: &mut Fields<'a>) -> Result<(), CodecError> {
+        match key {
+            b"data" => self.data = Some(fields.value()?),
+            b"payload" => self.payload = Some(fields.value()?),
+            b"error" => self.error = Some(fields.value()?),
+            b"seq" => self.seq = Some(fields.read()?),
+            b"delivery" => self.delivery = Some(fields.read()?),
+            b"replayed" => self.replayed = fields.read()?,
+            _ => fields.skip(1)?,
+        }
+        Ok(())
     }
 
     /// What it says, wherever it is.

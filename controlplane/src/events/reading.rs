@@ -154,11 +154,7 @@ fn record(seq: u64, bytes: &Bytes) -> Option<Record<'_>> {
 }
 
 /// EVENT frames, each gap before what follows it; and how many events.
-fn frames(
-    page: &Page,
-    hearer: &Hearer,
-    subscription: &SubscriptionId,
-) -> Result<(Bytes, usize), CodecError> {
+fn frames(page: &Page, hearer: &Hearer, subscription: &SubscriptionId) -> Result<(Bytes, usize), CodecError> {
     let form = Form {
         dialect: hearer.dialect,
         envelope: hearer.envelope,

@@ -106,7 +106,7 @@ pub fn str_body(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Reads an array of our own whose items are known, one after the other: what serde does, without its detours.
+/// Reads what has a known shape one value after the other: what serde does, without its detours.
 pub struct Fields<'de>(Decoder<'de>);
 
 impl<'de> Fields<'de> {
@@ -123,25 +123,72 @@ impl<'de> Fields<'de> {
         }
     }
 
-    /// A number that is not negative.
-    pub fn number(&mut self) -> Result<u64, CodecError> {
+    /// Goes into a map, and says how many entries are in it.
+    pub(crate) fn map(&mut self) -> Result<usize, CodecError> {
         match self.0.token()? {
-            Token::Unsigned(number) => Ok(number),
-            token => Err(CodecError::mismatch("a number", token.unexpected())),
+            Token::Map(length) => Ok(length),
+            token => Err(CodecError::mismatch("a map", token.unexpected())),
+        }
+    }
+
+    /// The next key of a map; none if it is no text, or nothing is under it, and then it is stepped over.
+    #[inline]
+    pub(crate) fn key(&mut self) -> Result<Option<&'de [u8]>, CodecError> {
+        let key = match self.short() {
+            Some(key) => Some(key),
+            None => str_body(self.0.raw()?),
+        };
+        match key {
+            Some(key) if !self.0.skip_absent() => Ok(Some(key)),
+            Some(_) => Ok(None),
+            None => self.0.raw().map(|_| None),
+        }
+    }
+
+    /// A number that is not negative.
+    #[inline]
+    pub fn number(&mut self) -> Result<u64, CodecError> {
+        match self.0.rest {
+            [small @ 0..=0x7f, rest @ ..] => {
+                self.0.rest = rest;
+                Ok((*small).into())
+            }
+            _ => match self.0.token()? {
+                Token::Unsigned(number) => Ok(number),
+                token => Err(CodecError::mismatch("a number", token.unexpected())),
+            },
         }
     }
 
     /// Text, or nothing.
+    #[inline]
     pub fn maybe_text(&mut self) -> Result<Option<Cow<'de, str>>, CodecError> {
         if self.0.skip_absent() { Ok(None) } else { self.text().map(Some) }
     }
 
-    /// Text.
+    /// Text, of anything that is taken for it.
+    #[inline]
     pub fn text(&mut self) -> Result<Cow<'de, str>, CodecError> {
-        match self.0.token()? {
-            Token::Str(bytes) => Ok(String::from_utf8_lossy(bytes)),
-            token => Err(CodecError::mismatch("text", token.unexpected())),
+        let bytes = match self.short() {
+            Some(bytes) => bytes,
+            None if matches!(self.0.rest.first(), Some(0xd9..=0xdb)) => {
+                str_body(self.0.raw()?).unwrap_or_default()
+            }
+            None => return String::deserialize(&mut self.0).map(Cow::Owned),
+        };
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            Err(_) => Ok(Cow::Owned(String::from_utf8_lossy(bytes).into_owned())),
         }
+    }
+
+    /// The bytes of a text of at most 31 bytes, if one is next.
+    #[inline(always)]
+    fn short(&mut self) -> Option<&'de [u8]> {
+        let [marker @ 0xa0..=0xbf, rest @ ..] = self.0.rest else { return None };
+        let (text, rest) = rest.split_at_checked((marker & 0x1f) as usize)?;
+        self.0.rest = rest;
+        Some(text)
     }
 
     /// Any value, or nothing.
@@ -155,7 +202,7 @@ impl<'de> Fields<'de> {
     }
 
     /// The next value as a type.
-    pub fn read<T: Deserialize<'de>>(&mut self) -> Result<T, CodecError> {
+    pub(crate) fn read<T: Deserialize<'de>>(&mut self) -> Result<T, CodecError> {
         T::deserialize(&mut self.0)
     }
 
