@@ -30,7 +30,11 @@ const LOOKED_AT_MAX: usize = 20_000;
 
 /// Reads what was asked for.
 pub fn answer(reader: &Reader, question: &Question) -> Answer {
-    let found = read(reader, question);
+    answer_with(question, read(reader, question))
+}
+
+/// The answer that was found.
+pub(crate) fn answer_with(question: &Question, found: Result<Found, ReadError>) -> Answer {
     let found = found.map_err(|error| WireError::new(Code::Unavailable, error.to_string()));
     Answer { ticket: question.ticket, found, keep: Vec::new() }
 }
@@ -100,7 +104,7 @@ fn milestone(event: &Record<'_>) -> Option<(String, Milestone)> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+pub(crate) enum ReadError {
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("an event can't be sent: {0}")]
@@ -108,14 +112,11 @@ enum ReadError {
 }
 
 fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
-    let bytes = if question.raw || question.subscription.is_some() { FEED_BYTES_MAX } else { PAGE_BYTES_MAX };
-    let limit = PageLimit { events: question.limit, bytes, looked_at: LOOKED_AT_MAX };
-    let page = reader.scan(&question.query, None, limit)?;
-    let seen = page
-        .next
-        .map_or(page.end_seq.max(question.query.from.saturating_sub(1)), |next| next.saturating_sub(1));
-    let more = page.next.is_some();
-    let found = Found { seen, more, ..Found::default() };
+    if question.is_replay() {
+        return Ok(Draft::read(reader, question)?.finish(question)?);
+    }
+    let page = page(reader, question, FEED_BYTES_MAX)?;
+    let found = found(&page, question);
     if question.raw {
         let hears = |(seq, bytes): &&(u64, Bytes)| {
             record(*seq, bytes).is_some_and(|event| hears(&question.hearer.principal, &event.audience))
@@ -124,11 +125,21 @@ fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
         let gaps = page.gaps.iter().map(told).collect();
         return Ok(Found { events: records.len(), records, gaps, ..found });
     }
-    let (bytes, events) = match &question.subscription {
-        Some(subscription) => frames(&page, &question.hearer, subscription)?,
-        None => result(&page, &question.hearer)?,
-    };
+    let Some(subscription) = &question.subscription else { return Ok(found) };
+    let (bytes, events) = frames(&page, &question.hearer, subscription)?;
     Ok(Found { bytes, events, ..found })
+}
+
+fn page(reader: &Reader, question: &Question, bytes: usize) -> Result<Page, log::LogError> {
+    let limit = PageLimit { events: question.limit, bytes, looked_at: LOOKED_AT_MAX };
+    reader.scan(&question.query, None, limit)
+}
+
+/// How far a page has looked.
+fn found(page: &Page, question: &Question) -> Found {
+    let end = page.end_seq.max(question.query.from.saturating_sub(1));
+    let seen = page.next.map_or(end, |next| next.saturating_sub(1));
+    Found { seen, more: page.next.is_some(), ..Found::default() }
 }
 
 /// What is written beside an event's record, about.
@@ -180,46 +191,65 @@ fn frames(page: &Page, hearer: &Hearer, subscription: &SubscriptionId) -> Result
     Ok((buf.freeze(), events))
 }
 
-/// The result of `event.replay`, and how many events are in it.
-fn result(page: &Page, hearer: &Hearer) -> Result<(Bytes, usize), CodecError> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Rest {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        next: Option<u64>,
-        gaps: Vec<Gap>,
-        last_seq: u64,
+/// A page of a replay, written as the result of `event.replay` but for its end.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    /// Its events are written, and no longer in it.
+    pub(crate) page: Page,
+    written: BytesMut,
+    events: usize,
+}
+
+impl Draft {
+    pub(crate) fn read(reader: &Reader, question: &Question) -> Result<Draft, log::LogError> {
+        let mut page = page(reader, question, PAGE_BYTES_MAX)?;
+        let hearer = &question.hearer;
+        let form = Form {
+            dialect: hearer.dialect,
+            envelope: hearer.envelope,
+            replayed: true,
+            subscription: None,
+            delivery: None,
+        };
+        let mut written = room(&page);
+        encode::put_map16(&mut written, if page.next.is_some() { 4 } else { 3 });
+        encode::put_str(&mut written, "events");
+        // Nearly always all are heard.
+        let head = written.len();
+        encode::put_array_header(&mut written, page.events.len());
+        let (first, mut events) = (written.len(), 0);
+        for event in heard(&page, hearer) {
+            put_value(&mut written, &event, &form);
+            events += 1;
+        }
+        if events < page.events.len() {
+            let values = written.split_off(first);
+            written.truncate(head);
+            encode::put_array_header(&mut written, events);
+            written.extend_from_slice(&values);
+        }
+        page.events = Vec::new();
+        Ok(Draft { page, written, events })
     }
-    let form = Form {
-        dialect: hearer.dialect,
-        envelope: hearer.envelope,
-        replayed: true,
-        subscription: None,
-        delivery: None,
-    };
-    let mut buf = room(page);
-    encode::put_map16(&mut buf, if page.next.is_some() { 4 } else { 3 });
-    encode::put_str(&mut buf, "events");
-    // Nearly always all are heard.
-    let head = buf.len();
-    encode::put_array_header(&mut buf, page.events.len());
-    let (first, mut events) = (buf.len(), 0);
-    for event in heard(page, hearer) {
-        put_value(&mut buf, &event, &form);
-        events += 1;
+
+    pub(crate) fn finish(self, question: &Question) -> Result<Found, CodecError> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Rest {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            next: Option<u64>,
+            gaps: Vec<Gap>,
+            last_seq: u64,
+        }
+        let Draft { page, mut written, events } = self;
+        let rest =
+            Rest { next: page.next, gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
+        // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
+        let mut map = BytesMut::new();
+        to_buf(&mut map, question.hearer.dialect, &rest)?;
+        written.extend_from_slice(&map[3..]);
+        Ok(Found { bytes: written.freeze(), events, ..found(&page, question) })
     }
-    if events < page.events.len() {
-        let values = buf.split_off(first);
-        buf.truncate(head);
-        encode::put_array_header(&mut buf, events);
-        buf.extend_from_slice(&values);
-    }
-    let rest = Rest { next: page.next, gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
-    // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
-    let mut map = BytesMut::new();
-    to_buf(&mut map, hearer.dialect, &rest)?;
-    buf.extend_from_slice(&map[3..]);
-    Ok((buf.freeze(), events))
 }
 
 fn told(gap: &log::Gap) -> Gap {

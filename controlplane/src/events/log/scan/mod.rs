@@ -39,6 +39,8 @@ pub struct Page {
     pub next: Option<u64>,
     /// The highest sequence number there was.
     pub end_seq: u64,
+    /// The first and the last number it went through.
+    span: (u64, u64),
 }
 
 /// How much there is.
@@ -104,18 +106,25 @@ impl Reader {
             (Some(next), true) => (next + 1, to),
             (None, _) => (from, to),
         };
-        page.gaps = gaps::between(&*view, first, last)?;
-        page.gaps.retain(|gap| query.minds(gap));
+        page.span = (first, last);
+        page.gaps = gaps_of(&*view, query, page.span)?;
         drop(view);
-        self.report(holes, &mut page.gaps);
-        if query.backward {
-            page.gaps.reverse();
+        if !holes.is_empty() {
+            self.report(holes, &mut page.gaps, query.backward);
         }
         Ok(page)
     }
 
+    /// True if the page, which is not the last one, would be the same if it were read now: whatever went has left a gap. Its
+    /// end is brought up to date.
+    pub fn still_shows(&self, query: &Query, page: &mut Page) -> Result<bool, LogError> {
+        let view = self.source.view();
+        page.end_seq = totals(&*view)?.last;
+        Ok(page.next.is_some() && gaps_of(&*view, query, page.span)? == page.gaps)
+    }
+
     /// Adds holes that are news to the page, and keeps them for the writer.
-    fn report(&self, holes: Vec<(u64, u64)>, gaps: &mut Vec<Gap>) {
+    fn report(&self, holes: Vec<(u64, u64)>, gaps: &mut Vec<Gap>, backward: bool) {
         for (from, to) in holes {
             let known = |gap: &Gap| matches!(gap.why, Reason::Damaged(_)) && gap.from <= from && gap.to >= to;
             if gaps.iter().any(known) {
@@ -130,6 +139,9 @@ impl Reader {
             }
         }
         gaps.sort_by_key(|gap| gap.from);
+        if backward {
+            gaps.reverse();
+        }
     }
 
     /// One value.
@@ -190,6 +202,16 @@ impl Reader {
             last_seq: totals.last,
         })
     }
+}
+
+/// What can't be shown of the numbers a page goes through, in its order.
+fn gaps_of(view: &dyn View, query: &Query, (first, last): (u64, u64)) -> Result<Vec<Gap>, Fault> {
+    let mut gaps = gaps::between(view, first, last)?;
+    gaps.retain(|gap| query.minds(gap));
+    if query.backward {
+        gaps.reverse();
+    }
+    Ok(gaps)
 }
 
 /// Walks through the range and fills the page. Returns where to go on.

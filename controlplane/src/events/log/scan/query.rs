@@ -5,7 +5,7 @@ use crate::events::pattern::{Pattern, PatternError};
 use crate::events::record::Record;
 
 /// What to look for. Every part that is given has to be met.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Any of these; all when empty.
     pub types: Vec<Types>,
