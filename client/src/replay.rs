@@ -10,7 +10,7 @@ use crate::error::CallError;
 use crate::events::{BusEvent, EventItem};
 use bytes::Bytes;
 use kairo_wire::codec::CodecError;
-use kairo_wire::codec::decode::{Fields, entries, from_slice};
+use kairo_wire::codec::decode::Fields;
 use kairo_wire::envelope::EventFrame;
 use kairo_wire::limits::REPLAY_EVENTS_MAX;
 use kairo_wire::methods::event::{self, Gap, Order, ReplayParams};
@@ -102,13 +102,13 @@ impl Replay {
             None => question.ask(&self.client)?,
         };
         let result = asked.wait()?;
-        let found = Found::read(&result).map_err(nonsense)?;
-        self.left = self.left.map(|left| left.saturating_sub(found.count as u32));
+        let Beginning { next, events } = Beginning::read(&result).map_err(nonsense)?;
+        self.left = self.left.map(|left| left.saturating_sub(events as u32));
         let Parts { from_seq, to_seq, order, .. } = question.parts();
-        if found.next.is_some() && self.left != Some(0) {
+        if next.is_some() && self.left != Some(0) {
             match order {
-                Order::Forward => *from_seq = found.next,
-                Order::Backward => *to_seq = found.next,
+                Order::Forward => *from_seq = next,
+                Order::Backward => *to_seq = next,
             }
             *question.parts().limit = at_once(self.left);
             if self.goes_on {
@@ -118,7 +118,7 @@ impl Replay {
             self.question = Some(question);
         }
         self.goes_on = true;
-        found.page(order).map_err(nonsense)
+        page(&result, order).map_err(nonsense)
     }
 }
 
@@ -136,58 +136,85 @@ fn at_once(left: Option<u32>) -> Option<u32> {
     left.map(|left| left.min(REPLAY_EVENTS_MAX as u32))
 }
 
-/// A [`ReplayResult`](event::ReplayResult) of which the events are not read yet: where the next page begins is known first.
-struct Found<'a> {
-    events: Fields<'a>,
-    count: usize,
+/// Of a [`ReplayResult`](event::ReplayResult) what is known before the events are read, which takes the longest.
+struct Beginning {
     next: Option<u64>,
-    gaps: Vec<Gap>,
-    last_seq: u64,
+    /// How many.
+    events: usize,
 }
 
-impl<'a> Found<'a> {
-    fn read(result: &'a [u8]) -> Result<Found<'a>, CodecError> {
-        let mut found =
-            Found { events: Fields::new(&[]), count: 0, next: None, gaps: Vec::new(), last_seq: 0 };
-        for (key, value) in entries(result) {
-            match key {
-                b"events" => {
-                    found.events = Fields::new(value);
-                    found.count = found.events.array()?;
+impl Beginning {
+    fn read(result: &[u8]) -> Result<Beginning, CodecError> {
+        let mut found = Beginning { next: None, events: 0 };
+        let mut fields = Fields::new(result);
+        for _ in 0..fields.map()? {
+            match fields.key()? {
+                Some(b"next") => found.next = fields.read()?,
+                Some(b"events") => {
+                    found.events = fields.array()?;
+                    // A kernel that says it at all says it first; others are looked through.
+                    if found.next.is_some() {
+                        break;
+                    }
+                    fields.skip(found.events)?;
                 }
-                b"next" => found.next = from_slice(value)?,
-                b"gaps" => found.gaps = from_slice(value)?,
-                b"lastSeq" => found.last_seq = from_slice(value)?,
-                _ => {}
+                Some(_) => fields.skip(1)?,
+                None => {}
             }
         }
         Ok(found)
     }
+}
 
-    /// Reads the events, and puts gaps at their places among them.
-    fn page(mut self, order: Order) -> Result<Page, CodecError> {
-        self.gaps.sort_unstable_by_key(|gap| gap.from);
-        if order == Order::Backward {
-            self.gaps.reverse();
+fn page(result: &[u8], order: Order) -> Result<Page, CodecError> {
+    let (mut items, mut gaps, mut last_seq) = (Vec::new(), Vec::new(), 0);
+    let mut fields = Fields::new(result);
+    for _ in 0..fields.map()? {
+        match fields.key()? {
+            Some(b"events") => items = events(&mut fields)?,
+            Some(b"gaps") => gaps = fields.read()?,
+            Some(b"lastSeq") => last_seq = fields.read()?,
+            Some(_) => fields.skip(1)?,
+            None => {}
         }
-        let mut items = Vec::with_capacity(self.count + self.gaps.len());
-        let mut gaps = self.gaps.into_iter().peekable();
-        let mut texts = String::new();
-        for _ in 0..self.count {
-            let event = BusEvent::of(&EventFrame::read(&mut self.events)?, &mut texts);
-            let before = |gap: &Gap| {
-                event
-                    .seq
-                    .is_some_and(|seq| if order == Order::Forward { gap.from <= seq } else { gap.to >= seq })
-            };
-            while let Some(gap) = gaps.next_if(before) {
-                items.push(EventItem::Gap(gap));
-            }
-            items.push(EventItem::Event(event));
-        }
-        items.extend(gaps.map(EventItem::Gap));
-        Ok(Page { items, last_seq: self.last_seq })
     }
+    if !gaps.is_empty() {
+        items = with_gaps(items, gaps, order);
+    }
+    Ok(Page { items, last_seq })
+}
+
+fn events(fields: &mut Fields<'_>) -> Result<Vec<EventItem<BusEvent>>, CodecError> {
+    let count = fields.array()?;
+    // No page has more, whatever it claims.
+    let mut items = Vec::with_capacity(count.min(REPLAY_EVENTS_MAX));
+    let mut texts = String::new();
+    for _ in 0..count {
+        items.push(EventItem::Event(BusEvent::of(&EventFrame::read(fields)?, &mut texts)));
+    }
+    Ok(items)
+}
+
+/// Puts gaps at their places among the events.
+fn with_gaps(events: Vec<EventItem<BusEvent>>, mut gaps: Vec<Gap>, order: Order) -> Vec<EventItem<BusEvent>> {
+    gaps.sort_unstable_by_key(|gap| gap.from);
+    if order == Order::Backward {
+        gaps.reverse();
+    }
+    let mut items = Vec::with_capacity(events.len() + gaps.len());
+    let mut gaps = gaps.into_iter().peekable();
+    for item in events {
+        let seq = if let EventItem::Event(event) = &item { event.seq } else { None };
+        let before = |gap: &Gap| {
+            seq.is_some_and(|seq| if order == Order::Forward { gap.from <= seq } else { gap.to >= seq })
+        };
+        while let Some(gap) = gaps.next_if(before) {
+            items.push(EventItem::Gap(gap));
+        }
+        items.push(item);
+    }
+    items.extend(gaps.map(EventItem::Gap));
+    items
 }
 
 fn nonsense(error: CodecError) -> CallError {

@@ -116,9 +116,11 @@ pub fn put_envelope(
     }
     buf.extend_from_slice(key!("time"));
     let (year, digits) = iso_digits(envelope.time_ms as i64);
-    match std::str::from_utf8(&digits) {
-        Ok(text) if (0..=9_999).contains(&year) => encode::put_str(buf, text),
-        _ => encode::put_str(buf, &iso(envelope.time_ms as i64)),
+    if (0..=9_999).contains(&year) {
+        buf.extend_from_slice(&[0xa0 | digits.len() as u8]);
+        buf.extend_from_slice(&digits);
+    } else {
+        encode::put_str(buf, &iso(envelope.time_ms as i64));
     }
     buf.extend_from_slice(key!("id"));
     encode::put_str(buf, envelope.id);

@@ -213,6 +213,11 @@ impl Draft {
         };
         let mut written = room(&page);
         encode::put_map16(&mut written, if page.next.is_some() { 4 } else { 3 });
+        // In front, so that it is found without a look at the events: a client asks for the next page first of all.
+        if let Some(next) = page.next {
+            encode::put_str(&mut written, "next");
+            encode::put_uint(&mut written, hearer.dialect, next);
+        }
         encode::put_str(&mut written, "events");
         // Nearly always all are heard.
         let head = written.len();
@@ -236,14 +241,11 @@ impl Draft {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Rest {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            next: Option<u64>,
             gaps: Vec<Gap>,
             last_seq: u64,
         }
         let Draft { page, mut written, events } = self;
-        let rest =
-            Rest { next: page.next, gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
+        let rest = Rest { gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
         // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
         let mut map = BytesMut::new();
         to_buf(&mut map, question.hearer.dialect, &rest)?;

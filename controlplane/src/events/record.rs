@@ -220,7 +220,8 @@ impl<'a> Record<'a> {
     pub(crate) fn glance(bytes: &'a [u8]) -> Result<(u64, Cow<'a, str>), CodecError> {
         let mut fields = Fields::new(bytes);
         fields.array()?;
-        fields.skip(1)?;
+        fields.array()?;
+        let _id = (fields.number()?, fields.number()?);
         Ok((fields.number()?, fields.text()?))
     }
 }

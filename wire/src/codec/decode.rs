@@ -116,7 +116,12 @@ impl<'de> Fields<'de> {
     }
 
     /// Goes into an array, and says how many values are in it.
+    #[inline]
     pub fn array(&mut self) -> Result<usize, CodecError> {
+        if let [short @ 0x90..=0x9f, rest @ ..] = self.0.rest {
+            self.0.rest = rest;
+            return Ok((short & 0x0f) as usize);
+        }
         match self.0.token()? {
             Token::Array(length) => Ok(length),
             token => Err(CodecError::mismatch("an array", token.unexpected())),
@@ -124,7 +129,7 @@ impl<'de> Fields<'de> {
     }
 
     /// Goes into a map, and says how many entries are in it.
-    pub(crate) fn map(&mut self) -> Result<usize, CodecError> {
+    pub fn map(&mut self) -> Result<usize, CodecError> {
         match self.0.token()? {
             Token::Map(length) => Ok(length),
             token => Err(CodecError::mismatch("a map", token.unexpected())),
@@ -133,7 +138,7 @@ impl<'de> Fields<'de> {
 
     /// The next key of a map; none if it is no text, or nothing is under it, and then it is stepped over.
     #[inline]
-    pub(crate) fn key(&mut self) -> Result<Option<&'de [u8]>, CodecError> {
+    pub fn key(&mut self) -> Result<Option<&'de [u8]>, CodecError> {
         let key = match self.short() {
             Some(key) => Some(key),
             None => str_body(self.0.raw()?),
@@ -151,12 +156,19 @@ impl<'de> Fields<'de> {
         match self.0.rest {
             [small @ 0..=0x7f, rest @ ..] => {
                 self.0.rest = rest;
-                Ok((*small).into())
+                return Ok((*small).into());
             }
-            _ => match self.0.token()? {
-                Token::Unsigned(number) => Ok(number),
-                token => Err(CodecError::mismatch("a number", token.unexpected())),
-            },
+            [0xcf, rest @ ..] => {
+                if let Some((long, rest)) = rest.split_first_chunk() {
+                    self.0.rest = rest;
+                    return Ok(u64::from_be_bytes(*long));
+                }
+            }
+            _ => {}
+        }
+        match self.0.token()? {
+            Token::Unsigned(number) => Ok(number),
+            token => Err(CodecError::mismatch("a number", token.unexpected())),
         }
     }
 
@@ -202,7 +214,7 @@ impl<'de> Fields<'de> {
     }
 
     /// The next value as a type.
-    pub(crate) fn read<T: Deserialize<'de>>(&mut self) -> Result<T, CodecError> {
+    pub fn read<T: Deserialize<'de>>(&mut self) -> Result<T, CodecError> {
         T::deserialize(&mut self.0)
     }
 
