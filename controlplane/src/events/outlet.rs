@@ -61,7 +61,7 @@ pub struct Batch {
 }
 
 /// For whom events are written, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hearer {
     /// What it may not hear is left out.
     pub principal: Principal,
@@ -86,6 +86,13 @@ pub struct Question {
     pub subscription: Option<SubscriptionId>,
     /// Neither, but the records.
     pub raw: bool,
+}
+
+impl Question {
+    /// The result of a call is wanted.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.subscription.is_none() && !self.raw
+    }
 }
 
 /// Something asked of the views.

@@ -1,5 +1,6 @@
 //! The log over memory and over files, against what a look at each event says.
 
+mod ahead;
 mod damage;
 mod faults;
 mod format;
