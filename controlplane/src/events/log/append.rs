@@ -161,9 +161,10 @@ impl Log {
     }
 
     /// Reserves numbers up to well behind `last`, before they are used.
-    fn lease(&mut self, last: u64) -> Result<(), LogError> {
+    pub(super) fn lease(&mut self, last: u64) -> Result<(), LogError> {
         let Some(head) = &mut self.head else { return Ok(()) };
-        head.lease(last).inspect_err(|_| self.failed = true)
+        // A lease without a mark would say that something of it was used.
+        head.begin(self.totals.last).and_then(|()| head.lease(last)).inspect_err(|_| self.failed = true)
     }
 }
 
