@@ -142,9 +142,7 @@ impl Kernel {
         for channel in Channel::ALL {
             process.told.closed[channel as usize] |= past.ends[channel as usize].is_some();
         }
-        if !process.tree_gone {
-            self.tell_missing_closes(turn, serial);
-        }
+        self.tell_missing_closes(turn, serial);
     }
 
     /// What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.
