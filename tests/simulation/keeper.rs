@@ -130,6 +130,11 @@ impl Keeper {
                 }
             }
             ToKeeper::Acknowledge { .. } | ToKeeper::Annotate { .. } => {}
+            ToKeeper::Several { messages } => {
+                for message in messages {
+                    self.obey(message.0, Vec::new());
+                }
+            }
             ToKeeper::Bulk { .. }
             | ToKeeper::Contain { .. }
             | ToKeeper::Shutdown { .. }

@@ -347,6 +347,11 @@ pub fn environment(_pid: i32, _bytes_max: u64, into: &mut Vec<u8>) {
     into.clear();
 }
 
+/// Nothing tells here whether a process is in the middle of an exec.
+pub fn is_in_exec(_pid: i32) -> bool {
+    false
+}
+
 /// Signals a process that isn't our child, if `verify` finds it to be the one meant. `Ok(false)`: gone, or
 /// another one.
 pub fn signal_member(pid: i32, signal: i32, verify: impl FnOnce(&Stat) -> bool) -> io::Result<bool> {
