@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+mod contained;
 mod durable;
 mod events;
 mod framed;
@@ -46,6 +47,7 @@ const BENCHES: &[Bench] = &[
     bench("framed", "one stream to one subscriber in frames", framed::run),
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
+    bench("contained", "contained children, spawn to exit, 8 in flight", contained::run),
     bench("durable", "spawns with and without a record the disk has", durable::run),
     bench("lines", "whole lines against chunks", lines::run),
     bench("limits", "20 MiB/s for ten seconds", limits::run),

@@ -41,6 +41,7 @@ pub(crate) fn play(arguments: &[String]) {
         "writer" => write_bulk(number(1), &vec![b'x'; WRITE_BYTES]),
         "lines" => write_bulk(number(1), &lines_block()),
         "pong" => pong(number(1) as usize, number(2) as usize),
+        "contained" => crate::contained::play(),
         "log" => crate::log::play(&arguments[1..]),
         "tokio" => tokio_relay(&arguments[1]),
         "mortal" => mortal(std::path::Path::new(&arguments[1])),
