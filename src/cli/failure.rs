@@ -57,6 +57,15 @@ impl Failure {
         self
     }
 
+    /// The same with an exit code of its own: what was asked is answered, and the answer is no.
+    #[must_use]
+    pub(crate) fn ending_with(mut self, exit: u8) -> Failure {
+        if let Failure::Told(told) = &mut self {
+            told.exit = exit;
+        }
+        self
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> u8 {
         match self {

@@ -1,0 +1,159 @@
+//! From text to a tree: JSON, YAML and TOML, each as strictly as the others.
+//!
+//! Nothing is guessed and nothing is dropped: what a syntax lets pass (keys that stand twice, values that are none, parts
+//! that stand for others) is refused while it is read, before it can grow.
+
+use super::refusal::{Reason, Refusal};
+use super::tree::{self, BYTES_MAX, Bounds, Trail, Tree};
+use super::yaml;
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+
+/// What a manifest is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// RFC 8259.
+    Json,
+    /// YAML 1.2, core schema, without anchors, tags and merges.
+    Yaml,
+    /// TOML 1.0.
+    Toml,
+}
+
+impl Syntax {
+    /// By the end of a file's name.
+    pub fn of_extension(extension: &str) -> Option<Syntax> {
+        match extension {
+            "json" => Some(Syntax::Json),
+            "yaml" | "yml" => Some(Syntax::Yaml),
+            "toml" => Some(Syntax::Toml),
+            _ => None,
+        }
+    }
+}
+
+/// The tree of a text.
+pub(super) fn parse(bytes: &[u8], syntax: Syntax) -> Result<Tree, Refusal> {
+    if bytes.len() > BYTES_MAX {
+        let why = format!("{} bytes; at most {BYTES_MAX} are taken", bytes.len());
+        return Err(Refusal::new("", Reason::Bound, why));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Refusal::new("", Reason::Syntax, format!("it is no UTF-8: {error}")))?;
+    let read = Read { kept: RefCell::default(), bounds: RefCell::default() };
+    let top = Value { read: &read, trail: &Trail::Top, depth: 0 };
+    let found = match syntax {
+        Syntax::Yaml => return yaml::parse(text),
+        Syntax::Json => {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let found = top.deserialize(&mut json).and_then(|tree| json.end().map(|()| tree));
+            found.map_err(|error| error.to_string())
+        }
+        Syntax::Toml => toml::Deserializer::parse(text)
+            .and_then(|toml| top.deserialize(toml))
+            .map_err(|error| error.to_string().trim_end().to_owned()),
+    };
+    found.map_err(|why| match read.kept.into_inner() {
+        Some(refusal) => refusal,
+        None => Refusal::new("", Reason::Syntax, why),
+    })
+}
+
+/// What is true of a whole text while it is read.
+struct Read {
+    /// Our own refusal: what comes back through another's error type is words only.
+    kept: RefCell<Option<Refusal>>,
+    bounds: RefCell<Bounds>,
+}
+
+/// A value about to be read.
+#[derive(Clone, Copy)]
+struct Value<'a> {
+    read: &'a Read,
+    trail: &'a Trail<'a>,
+    depth: usize,
+}
+
+impl Value<'_> {
+    fn keep<T, E: de::Error>(&self, result: Result<T, Refusal>) -> Result<T, E> {
+        result.map_err(|refusal| {
+            let error = E::custom(&refusal);
+            *self.read.kept.borrow_mut() = Some(refusal);
+            error
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_> {
+    type Value = Tree;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, from: D) -> Result<Tree, D::Error> {
+        self.keep::<_, D::Error>(self.read.bounds.borrow_mut().node(self.depth, self.trail))?;
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value<'_> {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a number, true, false, a list or a map")
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Bool(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Integer(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Tree, E> {
+        let too_large = || self.trail.refuse(Reason::Type, format!("{value} is larger than any number here"));
+        self.keep(i64::try_from(value).map(Tree::Integer).map_err(|_| too_large()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Float(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Tree, E> {
+        self.keep(tree::text(value, self.trail))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Tree, E> {
+        self.keep(Err(no_value(self.trail)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Tree, A::Error> {
+        let mut list = Vec::new();
+        loop {
+            let trail = Trail::Place(self.trail, list.len());
+            let value = Value { trail: &trail, depth: self.depth + 1, ..self };
+            let Some(value) = from.next_element_seed(value)? else { return Ok(Tree::List(list)) };
+            self.keep::<_, A::Error>(self.read.bounds.borrow().entry(list.len(), self.trail))?;
+            list.push(value);
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Tree, A::Error> {
+        let (mut map, mut seen) = (Vec::new(), HashSet::new());
+        while let Some(key) = from.next_key::<String>()? {
+            self.keep::<_, A::Error>(self.read.bounds.borrow().key(&key, &map, &mut seen, self.trail))?;
+            let trail = Trail::Key(self.trail, &key);
+            let value = from.next_value_seed(Value { trail: &trail, depth: self.depth + 1, ..self })?;
+            map.push((key, value));
+        }
+        Ok(Tree::Map(map))
+    }
+}
+
+/// A key without a value is a mistake more often than a wish.
+pub(super) fn no_value(trail: &Trail<'_>) -> Refusal {
+    trail.refuse(
+        Reason::Type,
+        "it has no value: leave the key out, or put a text that looks like none in quotes",
+    )
+}
