@@ -678,7 +678,11 @@ fn what_holds_it_less_is_new_too() {
             json!({}),
             "bytes of core file: any number, up from 0",
         ),
-        (json!({}), json!({"protections": {"files": "off"}}), "files: off"),
+        (
+            json!({}),
+            json!({"protections": {"files": "off"}}),
+            "files: off. Nothing keeps it from: Reading, writing, executing, creating and deleting files outside the folders allowed.",
+        ),
         (json!({}), json!({"acceptWeaker": ["domains"]}), "domains: weaker is accepted"),
         (
             json!({"permissions": {"signal": {"reach": "none", "purpose": "p"}}}),
@@ -739,4 +743,40 @@ fn the_schema_knows_every_field_and_takes_no_other() {
     for field in ["files", "connect", "anyUnixSocket", "devicePaths", "subscribe"] {
         assert!(permissions["properties"].get(field).is_some(), "{field}");
     }
+}
+
+#[test]
+fn the_document_says_what_is_so() {
+    let document = include_str!("../../docs/MANIFEST.md");
+    let blocks: Vec<&str> =
+        document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 1);
+    for block in blocks {
+        let manifest = yaml(block).unwrap_or_else(|refusal| panic!("{refusal}"));
+        assert!(manifest.asks().any(|ask| ask.is_the_kernels()) && manifest.notes().is_empty());
+    }
+    for reason in [
+        Reason::Syntax,
+        Reason::Bound,
+        Reason::Duplicate,
+        Reason::Unknown,
+        Reason::Missing,
+        Reason::Type,
+        Reason::Text,
+        Reason::Path,
+        Reason::Host,
+        Reason::Port,
+        Reason::Contradiction,
+        Reason::Profile,
+    ] {
+        let name = serde_json::to_value(reason).unwrap();
+        assert!(document.contains(&format!("| `{}` |", name.as_str().unwrap())), "{reason:?}");
+    }
+    use kairo_sandbox::manifest::tree::{DEPTH_MAX, ENTRIES_MAX, NODES_MAX, TEXT_BYTES_MAX};
+    let bounds = format!(
+        "more than {} MiB, {ENTRIES_MAX} entries of a list, {ENTRIES_MAX} permissions or ports in all, {NODES_MAX} values, {DEPTH_MAX} levels, \
+         {TEXT_BYTES_MAX} bytes",
+        BYTES_MAX >> 20
+    );
+    assert!(document.contains(&bounds), "{bounds}");
 }

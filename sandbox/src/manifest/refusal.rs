@@ -85,6 +85,21 @@ impl Refusal {
     }
 }
 
+/// Whether a character isn't shown, or changes how others are.
+pub(super) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}')
+        || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}')
+        || matches!(c, '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Another's words, which may quote what was read.
+pub(super) fn quoted(words: &str) -> String {
+    let escape = |c: char| if is_hidden(c) { c.escape_unicode().collect::<String>() } else { c.to_string() };
+    words.chars().take(300).map(escape).collect()
+}
+
 /// A key as it may be shown: whole where it is an ordinary name, escaped and shortened where it isn't.
 pub(super) fn spelled(key: &str) -> String {
     let ordinary = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '$');

@@ -3,7 +3,7 @@
 //! Nothing is guessed and nothing is dropped: what a syntax lets pass (keys that stand twice, values that are none, parts
 //! that stand for others) is refused while it is read, before it can grow.
 
-use super::refusal::{Reason, Refusal};
+use super::refusal::{Reason, Refusal, quoted};
 use super::tree::{self, BYTES_MAX, Bounds, Trail, Tree};
 use super::yaml;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -51,13 +51,16 @@ pub(super) fn parse(bytes: &[u8], syntax: Syntax) -> Result<Tree, Refusal> {
             let found = top.deserialize(&mut json).and_then(|tree| json.end().map(|()| tree));
             found.map_err(|error| error.to_string())
         }
-        Syntax::Toml => toml::Deserializer::parse(text)
-            .and_then(|toml| top.deserialize(toml))
-            .map_err(|error| error.to_string().trim_end().to_owned()),
+        Syntax::Toml => {
+            toml::Deserializer::parse(text).and_then(|toml| top.deserialize(toml)).map_err(|error| {
+                let start = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                format!("line {}: {}", start.matches('\n').count() + 1, error.message())
+            })
+        }
     };
     found.map_err(|why| match read.kept.into_inner() {
         Some(refusal) => refusal,
-        None => Refusal::new("", Reason::Syntax, why),
+        None => Refusal::new("", Reason::Syntax, quoted(&why)),
     })
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a tree has no duplicate keys, no value that is none, at most [`NODES_MAX`] values, and no list or map longer or
 //! deeper than the bounds below; texts in it show as what they are.
 
-use super::refusal::{Reason, Refusal};
+use super::refusal::{Reason, Refusal, is_hidden};
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
@@ -114,17 +114,7 @@ fn shown(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
         return Err("is empty".to_owned());
     }
-    let hidden = |c: &char| {
-        c.is_control()
-            || matches!(
-                *c,
-                '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
-            )
-            || matches!(*c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-            || matches!(*c, '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}')
-            || matches!(*c, '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
-    };
-    match text.chars().find(hidden) {
+    match text.chars().find(|c| is_hidden(*c)) {
         None => Ok(()),
         Some(c) => Err(format!("has {}, which is not shown", c.escape_unicode())),
     }

@@ -127,9 +127,9 @@ impl Manifest {
         }
         for (protection, strength) in &new.protections {
             let before = old.protections.get(protection).copied().unwrap_or_default();
-            if how_loose(*strength) > how_loose(before) {
-                let how = if *strength == Strength::Off { "off" } else { "as far as the machine can" };
-                loose(Group::Protections, format!("{protection}: {how}"));
+            let accepted = *strength == Strength::Degradable && old.accept_weaker.contains(protection);
+            if how_loose(*strength) > how_loose(before) && !accepted {
+                loose(Group::Protections, words::protected(*protection, *strength));
             }
         }
         for protection in new.accept_weaker.difference(&old.accept_weaker) {

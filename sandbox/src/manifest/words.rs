@@ -6,7 +6,7 @@
 use super::Manifest;
 use super::ask::{Ask, Denial, Permission, Right};
 use crate::profile::{Reach, Resource, TreeLimits};
-use crate::protection::Strength;
+use crate::protection::{Protection, Strength};
 use serde::Serialize;
 
 /// What a line is about, in the order they are shown.
@@ -225,20 +225,27 @@ fn settings(manifest: &Manifest, lines: &mut Vec<Line>) {
             format!("{}: {} at most, for each process", resource(limit.resource), limit.value),
         )
     }));
-    lines.extend(settings.protections.iter().map(|(protection, strength)| {
-        let how = match strength {
-            Strength::Required => "insisted on",
-            Strength::Degradable => "as far as the machine can",
-            Strength::Off => "off",
-        };
-        Line::of(Group::Protections, format!("{protection}: {how}"))
-    }));
+    lines.extend(
+        settings
+            .protections
+            .iter()
+            .map(|(protection, strength)| Line::of(Group::Protections, protected(*protection, *strength))),
+    );
     lines.extend(
         settings
             .accept_weaker
             .iter()
             .map(|protection| Line::of(Group::Protections, format!("{protection}: weaker is accepted"))),
     );
+}
+
+/// How much a protection is insisted on, and what it means where it isn't.
+pub(super) fn protected(protection: Protection, strength: Strength) -> String {
+    match strength {
+        Strength::Required => format!("{protection}: insisted on"),
+        Strength::Degradable => format!("{protection}: as far as the machine can"),
+        Strength::Off => format!("{protection}: off. Nothing keeps it from: {}", protection.meaning()),
+    }
 }
 
 /// Limits of a tree with their names.

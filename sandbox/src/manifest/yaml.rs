@@ -5,7 +5,7 @@
 //! Anchors, aliases, tags, merge keys, several documents and keys that are no texts are refused: they make a short file long, or
 //! one that reads differently elsewhere.
 
-use super::refusal::{Reason, Refusal};
+use super::refusal::{Reason, Refusal, quoted};
 use super::syntax::no_value;
 use super::tree::{self, Bounds, Trail, Tree};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
                 Some(Ok(found)) => found,
                 Some(Err(error)) => {
                     let (line, column) = (error.marker().line(), error.marker().col() + 1);
-                    let why = format!("line {line}, column {column}: {}", error.info());
+                    let why = format!("line {line}, column {column}: {}", quoted(error.info()));
                     return Err(trail.refuse(Reason::Syntax, why));
                 }
                 None => return Err(trail.refuse(Reason::Syntax, "it ends too early")),
