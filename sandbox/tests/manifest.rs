@@ -497,6 +497,11 @@ fn what_is_too_long_or_too_deep_is_refused_before_it_grows() {
         let toml = format!("name = {}1{}", open.repeat(100_000), close.repeat(100_000));
         assert!(manifest::read(toml.as_bytes(), Syntax::Toml).is_err());
     }
+    // What a scanner would keep whole, at two hundred times its length.
+    let bracket = format!("a: [{}]", "b: c,\n ".repeat(1 << 20));
+    assert_eq!(yaml(&bracket).unwrap_err().reason, Reason::Bound);
+    let numbers = format!("a = [{}]", "1,".repeat(1 << 20));
+    assert_eq!(manifest::read(numbers.as_bytes(), Syntax::Toml).unwrap_err().reason, Reason::Bound);
     let dashes = format!("name: {}x", "\n- ".repeat(50_000));
     assert!(yaml(&dashes).is_err());
     let indented: String = (0..3_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
@@ -562,7 +567,7 @@ fn keys_stand_once_in_every_syntax() {
 
 /// What the second reaches beyond the first.
 fn new(older: &Value, newer: &Value) -> Vec<String> {
-    let (older, newer) = (read(older).unwrap(), read(newer).unwrap());
+    let (older, newer) = (read(older).expect("in order"), read(newer).expect("in order"));
     newer.beyond(&older).into_iter().map(|line| line.text).collect()
 }
 
@@ -772,11 +777,12 @@ fn the_document_says_what_is_so() {
         let name = serde_json::to_value(reason).unwrap();
         assert!(document.contains(&format!("| `{}` |", name.as_str().unwrap())), "{reason:?}");
     }
-    use kairo_sandbox::manifest::tree::{DEPTH_MAX, ENTRIES_MAX, NODES_MAX, TEXT_BYTES_MAX};
+    use kairo_sandbox::manifest::tree::{DEPTH_MAX, ENTRIES_MAX, NODES_MAX, TEXT_BYTES_MAX, TOML_BYTES_MAX};
     let bounds = format!(
-        "more than {} MiB, {ENTRIES_MAX} entries of a list, {ENTRIES_MAX} permissions or ports in all, {NODES_MAX} values, {DEPTH_MAX} levels, \
-         {TEXT_BYTES_MAX} bytes",
-        BYTES_MAX >> 20
+        "more than {} MiB ({} MiB of TOML; a quarter of that in one bracket of YAML), {ENTRIES_MAX} entries of a list, \
+         {ENTRIES_MAX} permissions or ports in all, {NODES_MAX} values, {DEPTH_MAX} levels, {TEXT_BYTES_MAX} bytes",
+        BYTES_MAX >> 20,
+        TOML_BYTES_MAX >> 20
     );
     assert!(document.contains(&bounds), "{bounds}");
 }

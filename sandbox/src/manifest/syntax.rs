@@ -4,11 +4,11 @@
 //! that stand for others) is refused while it is read, before it can grow.
 
 use super::refusal::{Reason, Refusal, quoted};
-use super::tree::{self, BYTES_MAX, Bounds, Trail, Tree};
+use super::tree::{self, BYTES_MAX, Bounds, ENTRIES_MAX, TOML_BYTES_MAX, Trail, Tree};
 use super::yaml;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// What a manifest is written in.
@@ -43,6 +43,9 @@ pub(super) fn parse(bytes: &[u8], syntax: Syntax) -> Result<Tree, Refusal> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| Refusal::new("", Reason::Syntax, format!("it is no UTF-8: {error}")))?;
     let read = Read { kept: RefCell::default(), bounds: RefCell::default() };
+    if syntax == Syntax::Toml {
+        within_bounds(text)?;
+    }
     let top = Value { read: &read, trail: &Trail::Top, depth: 0 };
     let found = match syntax {
         Syntax::Yaml => return yaml::parse(text),
@@ -62,6 +65,31 @@ pub(super) fn parse(bytes: &[u8], syntax: Syntax) -> Result<Tree, Refusal> {
         Some(refusal) => refusal,
         None => Refusal::new("", Reason::Syntax, quoted(&why)),
     })
+}
+
+/// TOML is read as a whole before any of it is seen: what is too much is told from its headings, and what is long besides
+/// is not read.
+fn within_bounds(text: &str) -> Result<(), Refusal> {
+    let mut tables: HashMap<&str, usize> = HashMap::new();
+    for line in text.lines() {
+        let Some((name, _)) = line.trim_start().strip_prefix("[[").and_then(|rest| rest.split_once("]]"))
+        else {
+            continue;
+        };
+        let count = tables.entry(name.trim()).or_default();
+        *count += 1;
+        if *count > ENTRIES_MAX {
+            let refusal = Refusal::new("", Reason::Bound, format!("more than {ENTRIES_MAX} entries"));
+            return Err(name.trim().rsplit('.').fold(refusal, Refusal::below));
+        }
+    }
+    match text.len() {
+        0..=TOML_BYTES_MAX => Ok(()),
+        long => {
+            let why = format!("{long} bytes; of TOML at most {TOML_BYTES_MAX} are taken");
+            Err(Refusal::new("", Reason::Bound, why))
+        }
+    }
 }
 
 /// What is true of a whole text while it is read.

@@ -10,6 +10,8 @@ use serde::forward_to_deserialize_any;
 
 /// Longest text of a manifest, bytes.
 pub const BYTES_MAX: usize = 16 << 20;
+/// Longest text of TOML, bytes.
+pub const TOML_BYTES_MAX: usize = 1 << 20;
 /// Most entries of one list or map.
 pub const ENTRIES_MAX: usize = crate::profile::ENTRIES_MAX;
 /// Most values, in all.

@@ -8,12 +8,24 @@
 use super::refusal::{Reason, Refusal, quoted};
 use super::syntax::no_value;
 use super::tree::{self, Bounds, Trail, Tree};
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
+use saphyr_parser::{BufferedInput, Event, Parser, ScalarStyle, Span};
+use std::cell::Cell;
 use std::collections::HashSet;
+
+/// How far the scanner may read beyond what it has told, characters. It keeps a `[` or `{` to its end, some 200 bytes for
+/// each of its own, before it tells the beginning.
+const AHEAD_CHARS_MAX: usize = 1 << 18;
 
 /// The tree of a text.
 pub(super) fn parse(text: &str) -> Result<Tree, Refusal> {
-    let mut reader = Reader { events: Parser::new_from_str(text), bounds: Bounds::default() };
+    let left = Cell::new(AHEAD_CHARS_MAX);
+    let mut chars = text.chars();
+    // None left is the end to the scanner, and to us the reason for whatever it makes of that.
+    let source = std::iter::from_fn(|| {
+        left.set(left.get().checked_sub(1)?);
+        chars.next()
+    });
+    let mut reader = Reader { events: Parser::new_from_iter(source), left: &left, bounds: Bounds::default() };
     let top = &Trail::Top;
     loop {
         match reader.next(top)? {
@@ -27,15 +39,23 @@ pub(super) fn parse(text: &str) -> Result<Tree, Refusal> {
     }
 }
 
-struct Reader<'a> {
-    events: Parser<'a, StrInput<'a>>,
+struct Reader<'a, I: Iterator<Item = char>> {
+    events: Parser<'a, BufferedInput<I>>,
+    left: &'a Cell<usize>,
     bounds: Bounds,
 }
 
-impl<'a> Reader<'a> {
+impl<'a, I: Iterator<Item = char>> Reader<'a, I> {
     fn next(&mut self, trail: &Trail<'_>) -> Result<Event<'a>, Refusal> {
         loop {
-            let (event, _): (Event<'a>, Span) = match self.events.next_event() {
+            let found = self.events.next_event();
+            if self.left.replace(AHEAD_CHARS_MAX) == 0 {
+                let why = format!(
+                    "a piece of more than {AHEAD_CHARS_MAX} characters: write it in lines, without brackets"
+                );
+                return Err(trail.refuse(Reason::Bound, why));
+            }
+            let (event, _): (Event<'a>, Span) = match found {
                 Some(Ok(found)) => found,
                 Some(Err(error)) => {
                     let (line, column) = (error.marker().line(), error.marker().col() + 1);
