@@ -132,6 +132,7 @@ fn read(file: &Path) -> Result<Manifest, Failure> {
     manifest::read(&bytes, syntax).map_err(|refusal: Refusal| {
         Failure::new("E_MANIFEST", format!("{shown}: {}", visible(&refusal.to_string())))
             .advise("docs/MANIFEST.md tells what may stand there; `kairo manifest schema` for programs")
+            .detail(json!({ "field": refusal.field, "reason": refusal.reason, "why": refusal.why }))
             .ending_with(REFUSED)
     })
 }
@@ -274,6 +275,9 @@ mod tests {
             with("x.yaml", "manifest: 1\nname: x\nversion: '1'\npermissions: {files: [{path: x}]}\n");
         assert_eq!(failure.exit(), 1);
         assert!(failure.text(false).unwrap().contains("permissions.files[0].purpose: it has to be there"));
+        let told: serde_json::Value = serde_json::from_str(&failure.text(true).unwrap()).unwrap();
+        assert_eq!(told["error"]["details"]["field"], "permissions.files[0].purpose");
+        assert_eq!(told["error"]["details"]["reason"], "missing");
         assert_eq!(with("x.txt", "").exit(), 125);
         assert_eq!(read(&folder.path().join("absent.json")).unwrap_err().exit(), 125);
         assert_eq!(read(&folder.path().join("absent.json/x.yaml")).unwrap_err().exit(), 125);
