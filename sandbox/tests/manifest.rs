@@ -2,7 +2,9 @@
 
 use kairo_sandbox::manifest::refusal::{Reason, Refusal};
 use kairo_sandbox::manifest::syntax::Syntax;
-use kairo_sandbox::manifest::tree::BYTES_MAX;
+use kairo_sandbox::manifest::tree::{
+    BYTES_MAX, DEPTH_MAX, ENTRIES_MAX, NODES_MAX, TEXT_BYTES_MAX, TOML_BYTES_MAX,
+};
 use kairo_sandbox::manifest::{self, Manifest, words};
 use kairo_sandbox::profile::Profile;
 use kairo_sandbox::protection::{Protection, Strength};
@@ -471,10 +473,10 @@ fn a_hundred_thousand_rules_are_refused_by_the_name_of_their_list() {
     let many = |count: usize| {
         (0..count).map(|number| file(&format!("/a/{number}"), &["read", "write"])).collect::<Vec<_>>()
     };
-    assert!(read(&ours(json!({"files": many(2_000)}))).is_ok());
+    assert!(read(&ours(json!({"files": many(ENTRIES_MAX / 2)}))).is_ok());
     assert_eq!(
-        refused(&ours(json!({"files": many(3_000)}))),
-        ("permissions.files[2048]".to_owned(), Reason::Bound)
+        refused(&ours(json!({"files": many(ENTRIES_MAX / 2 + 1)}))),
+        (format!("permissions.files[{}]", ENTRIES_MAX / 2), Reason::Bound)
     );
 }
 
@@ -777,7 +779,6 @@ fn the_document_says_what_is_so() {
         let name = serde_json::to_value(reason).unwrap();
         assert!(document.contains(&format!("| `{}` |", name.as_str().unwrap())), "{reason:?}");
     }
-    use kairo_sandbox::manifest::tree::{DEPTH_MAX, ENTRIES_MAX, NODES_MAX, TEXT_BYTES_MAX, TOML_BYTES_MAX};
     let bounds = format!(
         "more than {} MiB ({} MiB of TOML; a quarter of that in one bracket of YAML), {ENTRIES_MAX} entries of a list, \
          {ENTRIES_MAX} permissions or ports in all, {NODES_MAX} values, {DEPTH_MAX} levels, {TEXT_BYTES_MAX} bytes",
