@@ -25,6 +25,7 @@ pub mod ability;
 pub mod containment;
 pub mod environment;
 pub mod filter;
+pub mod manifest;
 pub mod plan;
 pub mod profile;
 pub mod protection;

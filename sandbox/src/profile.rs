@@ -143,7 +143,7 @@ impl Default for Processes {
 }
 
 /// How far something goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Reach {
     /// To nobody.
@@ -183,7 +183,7 @@ pub struct Environment {
 }
 
 /// Limits that hold for all processes of a tree together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TreeLimits {
     /// Memory, bytes.
@@ -195,7 +195,7 @@ pub struct TreeLimits {
 }
 
 /// A limit each process has for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessLimit {
     /// Which.
@@ -205,7 +205,7 @@ pub struct ProcessLimit {
 }
 
 /// What setrlimit(2) can limit, of what makes sense for a child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Resource {
     /// RLIMIT_AS, bytes.

@@ -9,7 +9,7 @@ use std::fmt;
 macro_rules! protections {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// One thing a contained process is kept from.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
         pub enum Protection {
             $($(#[doc = $doc])+ #[serde(rename = $name)] $variant,)+
         }
@@ -87,7 +87,7 @@ impl fmt::Display for Protection {
 }
 
 /// How much a protection is insisted on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Strength {
     /// In force as asked for, or nothing is started.

@@ -8,7 +8,7 @@ use crate::socket_guard::GuardError;
 use crate::state::StateError;
 use kairo_client::{CallError, ConnectError, Lost, StreamError};
 use kairo_wire::error::Code;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io;
 
 /// Kairo failed.
@@ -34,13 +34,21 @@ pub(crate) struct Told {
     code: &'static str,
     message: String,
     advice: Option<String>,
+    /// For programs: what the message is made of.
+    details: Option<Value>,
     exit: u8,
 }
 
 impl Failure {
     /// A failure of ours; `code` begins with `E_`.
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Failure {
-        Failure::Told(Box::new(Told { code, message: message.into(), advice: None, exit: FAILED }))
+        Failure::Told(Box::new(Told {
+            code,
+            message: message.into(),
+            advice: None,
+            details: None,
+            exit: FAILED,
+        }))
     }
 
     /// Something typed wrong.
@@ -57,6 +65,24 @@ impl Failure {
         self
     }
 
+    /// The same with what its message is made of.
+    #[must_use]
+    pub(crate) fn detail(mut self, details: Value) -> Failure {
+        if let Failure::Told(told) = &mut self {
+            told.details = Some(details);
+        }
+        self
+    }
+
+    /// The same with an exit code of its own: what was asked is answered, and the answer is no.
+    #[must_use]
+    pub(crate) fn ending_with(mut self, exit: u8) -> Failure {
+        if let Failure::Told(told) = &mut self {
+            told.exit = exit;
+        }
+        self
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> u8 {
         match self {
@@ -69,7 +95,10 @@ impl Failure {
     pub(crate) fn text(&self, as_json: bool) -> Option<String> {
         let Failure::Told(told) = self else { return None };
         if as_json {
-            let error = json!({ "code": told.code, "message": told.message, "advice": told.advice });
+            let mut error = json!({ "code": told.code, "message": told.message, "advice": told.advice });
+            if let Some(details) = &told.details {
+                error["details"] = details.clone();
+            }
             return Some(json!({ "v": 1, "error": error, "exit": told.exit }).to_string());
         }
         Some(match &told.advice {
@@ -104,7 +133,7 @@ impl From<CallError> for Failure {
             (CallError::TooLarge { .. }, None) => ("E_TOO_LARGE", FAILED),
         };
         let advice = error.advice().map(str::to_owned);
-        Failure::Told(Box::new(Told { code, message: error.to_string(), advice, exit }))
+        Failure::Told(Box::new(Told { code, message: error.to_string(), advice, details: None, exit }))
     }
 }
 

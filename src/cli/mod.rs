@@ -20,6 +20,7 @@ mod limit;
 mod local;
 mod log;
 mod logs;
+mod manifest;
 mod member;
 mod moment;
 mod notice;
@@ -110,6 +111,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Config(args) => match &args.command {
             ConfigSubcommand::Check(args) => local::config_check(&context, args),
         },
+        Command::Manifest(args) => manifest::manifest(&context, args),
         Command::Completions(args) => local::completions(args),
         Command::Keeper { .. } => {
             Err(Failure::usage("the keeper is started by the kernel, not from the command line"))

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod process;
 
 use crate::cli::adapters::Adapters;
+use crate::cli::manifest::ManifestCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kairo_dataplane::points::Point;
 use std::ffi::OsString;
@@ -74,6 +75,7 @@ pub(crate) enum Command {
     Introspect(Introspect),
     Doctor(Doctor),
     Config(ConfigCommand),
+    Manifest(ManifestCommand),
     Completions(Completions),
     /// The process that forks; started by the kernel, not by people.
     #[command(hide = true)]
