@@ -168,6 +168,10 @@ fn pipes(ability: &Ability) -> Finding {
 
 fn files(ability: &Ability) -> Finding {
     match ability.landlock_abi {
+        0 if ability.sandbox_exec => {
+            let detail = "files, sockets and signals are contained by a profile; no system calls";
+            finding("sandboxExec", Status::Partly, detail)
+        }
         0 => finding("landlock", Status::Missing, "file access can't be contained by an ordinary user"),
         abi => finding("landlock", Status::Holds, format!("ABI {abi}")),
     }

@@ -107,6 +107,9 @@ pub struct Ready {
 impl Ready {
     /// Makes a containment ready. Opens what its paths name and lets go of it again; keeps one descriptor at most.
     pub fn new(containment: &Containment, filters: &mut Filters) -> io::Result<Ready> {
+        if containment.belt.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let mut finding = Finding { abi: super::landlock_abi(), ..Finding::default() };
         let ruleset =
             containment.landlock.as_ref().map(|rules| ruleset(rules, &mut finding.missing)).transpose()?;
