@@ -5,9 +5,9 @@
 //! which would make it about everything; no path can end the string it stands in, and one that can't be written beyond
 //! doubt is refused.
 //!
-//! XNU compares the path a file has, links followed: so every path stands there by each name it may have
-//! ([`text`]), and whoever applies this adds where links lead ([`Belt::follow`]). Its file systems
-//! take capitals for small letters, which the comparison doesn't: so a denial is of either case.
+//! XNU compares the path a file has, links followed: so every path stands there by each name it may have, and whoever
+//! applies this adds where links lead ([`Belt::follow`]). Its file systems take capitals for small letters, which the
+//! comparison doesn't: so a denial is of either case.
 
 use crate::filter::hexadecimal;
 use crate::profile::Reach;

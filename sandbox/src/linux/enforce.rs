@@ -357,3 +357,17 @@ fn install(instructions: &[Instruction]) -> Result<(), i32> {
         _ => Err(errno()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seatbelt::Belt;
+
+    #[test]
+    fn what_another_system_would_have_to_apply_is_refused() {
+        let belted = Containment { belt: Some(Belt::default()), ..Containment::default() };
+        let refused = Ready::new(&belted, &mut Filters::default()).map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        assert!(Ready::new(&Containment::default(), &mut Filters::default()).is_ok());
+    }
+}

@@ -349,6 +349,27 @@ fn where_rights_and_the_system_are_not_guarded_it_says_so() {
     }
 }
 
+/// Whatever a profile of ours says: a second name for a file would get around every denial, and so would an extension.
+#[test]
+fn nothing_gives_a_file_a_second_name_or_hands_rights_on() {
+    let port = Port { listen: true, udp: true, local: false, number: None };
+    let belt = Belt {
+        allow: Use::ALL.iter().map(|what| (*what, b"/".to_vec())).collect(),
+        deny: Vec::new(),
+        devices: true,
+        ports: vec![port, Port { listen: false, ..port }],
+        families: true,
+        signal: Ring::Any,
+        look: Ring::Any,
+        system: true,
+        privileges: true,
+    };
+    let allowed: Vec<String> = compiled(&belt).into_iter().skip(2).flat_map(|rule| rule.operations).collect();
+    for operation in ["file*", "file-write*", "file-link", "file-clone", "file-issue-extension", "default"] {
+        assert!(!allowed.iter().any(|has| has == operation), "{operation}");
+    }
+}
+
 #[test]
 fn hostile_paths_are_letters_in_a_string() {
     for path in [
