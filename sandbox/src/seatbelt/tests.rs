@@ -139,7 +139,7 @@ fn a_profile_is_written_as_it_always_was() {
     }))
     .unwrap();
     let mac = Ability { sandbox_exec: true, ..Ability::none() };
-    let place = Place { uid: 501, home: Some("/Users/u".into()), folder: Some("/Users/u/work".into()) };
+    let place = Place { uid: 501, home: Some("/Users/u".into()), folder: Some("/Users/u/place".into()) };
     let belt = Plan::new(&profile, &mac, &place).unwrap().containment.belt.unwrap();
     golden("profile.sb", &belt.compile().unwrap());
 }
