@@ -1,13 +1,13 @@
 //! Events from a publisher into the log and on to a subscriber, beside fjall and SQLite writing as many of the same length.
 //!
 //! One publisher has eight batches in flight; a round is over when the last one is acknowledged and one live subscriber has
-//! counted every event: one that is lost ends the bench. fjall has its own settings, the keys that appending writes
-//! (place → record, type and place → nothing), one commit a batch, and shares its process with nobody; like the daemon's log it
-//! is one over all rounds, so that what it does in the background is in its figure, too. The orders that lag are keys of the
-//! daemon's only. SQLite is the `sqlite3` program with statements on its stdin, so parsing them is in its figure; it has one
+//! counted every event: one that is lost ends the bench. fjall has its own settings, the same keys (place → record; type, story
+//! and source with the place → nothing; the times of each block), one commit a batch, and shares its process with nobody; like
+//! the daemon's log it is one over all rounds, so that what it does in the background is in its figure, too. Another one has
+//! only the two keys that the daemon writes before it acknowledges; it writes the others a moment later. SQLite is the `sqlite3` program with statements on its stdin, so parsing them is in its figure; it has one
 //! table and one index on the type.
 
-use crate::support::bare::Bare;
+use crate::support::bare::{Bare, Keys};
 use crate::support::daemon::Daemon;
 use crate::support::events::{
     DATA_BYTES, batches, noise, rate_of_bare, rate_with_a_subscriber, records, topic,
@@ -33,27 +33,31 @@ pub(crate) fn run(report: &mut Report) {
         let (requests, records) = (batches(events, size, ack), &records[..events as usize]);
         let daemon = Daemon::start(&[]);
         let place = tempfile::tempdir().expect("a temporary folder");
-        let fjall = Bare::open(place.path());
+        let fjall = Bare::open(&place.path().join("all"), Keys::All);
+        let least = Bare::open(&place.path().join("own"), Keys::Own);
         let script = Script::new(records, size as usize, flush);
-        let (mut ours, mut bare, mut lite) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ours, mut bare, mut lite) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
         for round in 0..=ROUNDS {
             let first = round as u64 * events + 1;
             let rates = (
                 rate_with_a_subscriber(&daemon, &requests, events as usize),
-                rate_of_bare(&fjall, first, records, size as usize, flush),
+                [&fjall, &least].map(|bare| rate_of_bare(bare, first, records, size as usize, flush)),
                 script.rate(),
             );
             // The first one warms up.
             if round > 0 {
                 ours.push(rates.0);
-                bare.push(rates.1);
+                bare.iter_mut().zip(rates.1).for_each(|(all, rate)| all.push(rate));
                 lite.extend(rates.2);
             }
         }
         let how = if flush { ", each flushed" } else { "" };
+        let [bare, least] = bare;
         report.row(&format!("fjall, batches of {size}{how}"), "events/s", &bare, Bar::None);
+        report.row("  with the first two keys only", "events/s", &least, Bar::None);
         report.row(&format!("publish_batch of {size}, ack {ack}"), "events/s", &ours, Bar::None);
         report.ratio("  beside fjall", &ours, &bare, Bar::AtLeast(0.6));
+        report.ratio("  beside fjall with the first two keys", &ours, &least, Bar::None);
         if lite.len() == ours.len() {
             report.row(&format!("SQLite WAL, batches of {size}{how}"), "events/s", &lite, Bar::None);
             report.ratio("  beside SQLite", &ours, &lite, Bar::None);
@@ -154,7 +158,7 @@ type Wanted = (String, Sender<()>);
 
 fn grouped(records: &[String]) -> f64 {
     let place = tempfile::tempdir().expect("a temporary folder");
-    let bare = Bare::open(place.path());
+    let bare = Bare::open(place.path(), Keys::All);
     let (wanted, all): (Sender<Wanted>, Receiver<Wanted>) = channel();
     let begun = Instant::now();
     std::thread::scope(|scope| {

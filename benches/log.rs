@@ -5,7 +5,7 @@
 //! as many events as `KAIRO_BENCH_EVENTS` says; its payload is 300 bytes for each of them. Processes that are killed, and
 //! those whose memory is looked at, are this program in the role `log`.
 
-use crate::support::bare::Bare;
+use crate::support::bare::{Bare, Keys};
 use crate::support::bytes_in;
 use crate::support::events::{KINDS, RECORD_BYTES, noise, record, topic};
 use crate::support::processes::{memory_bytes, voluntary_switches};
@@ -112,7 +112,7 @@ fn appends(report: &mut Report, events: &[Event]) {
             log.index(events.len()).expect("it can be indexed");
             let index = begun.elapsed().as_secs_f64();
             drop(log);
-            let base = append_bare(&Bare::open(other.path()), events, size, flush);
+            let base = append_bare(&Bare::open(other.path(), Keys::Own), events, size, flush);
             if round > 0 {
                 ours.push(events.len() as f64 / seconds);
                 bare.push(events.len() as f64 / base);
@@ -149,7 +149,7 @@ fn replay(log: &Log, query: &Query) -> (f64, usize) {
 
 fn reads(report: &mut Report, events: &[Event]) {
     let (place, other) = (folder(), folder());
-    let (mut log, bare) = (opened(place.path()), Bare::open(other.path()));
+    let (mut log, bare) = (opened(place.path()), Bare::open(other.path(), Keys::Own));
     append(&mut log, events, 1_024, false);
     log.index(events.len()).expect("it can be indexed");
     append_bare(&bare, events, 1_024, false);

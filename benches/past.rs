@@ -3,7 +3,7 @@
 //! The large log has as many events as `KAIRO_BENCH_EVENTS` says; this program writes them with the log's own code, because
 //! how fast that is isn't the question here. Its payload is 300 bytes for each event.
 
-use crate::support::bare::Bare;
+use crate::support::bare::{Bare, Keys};
 use crate::support::bytes_in;
 use crate::support::daemon::Daemon;
 use crate::support::events::{
@@ -30,7 +30,7 @@ pub(crate) fn replay(report: &mut Report) {
     let daemon = Daemon::start(&[]);
     publish(&mut Flow::events(&daemon.socket), &batches(EVENTS, 1_024, "disk"));
     let place = tempfile::tempdir().expect("a temporary folder");
-    let bare = Bare::open(place.path());
+    let bare = Bare::open(place.path(), Keys::Own);
     rate_of_bare(&bare, 1, &records(EVENTS), 1_024, false);
     bare.settle();
     let (mut paged, mut followed, mut base) = (Vec::new(), Vec::new(), Vec::new());

@@ -44,7 +44,11 @@ pub(crate) fn findings() -> Vec<Finding> {
         value: report.system.clone(),
         advice: None,
     };
-    std::iter::once(system).chain(report.findings.into_iter().map(judge)).collect()
+    // What can't be enforced is refused by these names when somebody asks for it.
+    let rung =
+        |judged: Judged| Finding { name: format!("sandbox.{}", judged.name), advice: None, ..judge(judged) };
+    let (guarantees, ladder) = (report.findings.into_iter().map(judge), report.ladder.into_iter().map(rung));
+    std::iter::once(system).chain(guarantees).chain(ladder).collect()
 }
 
 /// The same as the wire has it.
@@ -84,8 +88,8 @@ fn advice(name: &str) -> Option<&'static str> {
         }
         "largePipes" => "raise fs.pipe-user-pages-soft, or run fewer streams with large pipes",
         "descriptors" => "raise the hard limit of open files (ulimit -Hn, systemd: LimitNOFILE=)",
-        "landlock" => "boot a kernel with lsm=landlock; it matters once containment is asked for",
-        "seccomp" => "a kernel with CONFIG_SECCOMP_FILTER has it; it matters once containment is asked for",
+        "landlock" => "boot a kernel with lsm=landlock; containment takes it",
+        "seccomp" => "a kernel with CONFIG_SECCOMP_FILTER has it; containment takes it",
         "userNamespaces" => "allow them (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces)",
         _ => return None,
     })

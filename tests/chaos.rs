@@ -97,6 +97,7 @@ fn every_kind_of_violation_is_found() {
         ("twice", "sleepy"),
         ("told", "sleepy"),
         ("written", "echo"),
+        ("untold", "phoenix"),
         ("orphan", "sleepy"),
         ("file", "sleepy"),
         ("descriptor", "sleepy"),

@@ -19,11 +19,26 @@ pub(crate) fn nonsense(what: impl fmt::Display) -> Lost {
     Lost::Payload(what.to_string().into())
 }
 
-/// An answer: the number of its call, and its result as raw MessagePack.
-pub(crate) fn response(payload: &[u8]) -> Result<(u64, Result<Bytes, Refusal>), Lost> {
+/// An answer: the number of its call, and its result as raw MessagePack, which may be a part of the piece it came in.
+pub(crate) fn response(
+    payload: &[u8],
+    shared: Option<&Bytes>,
+) -> Result<(u64, Result<Bytes, Refusal>), Lost> {
     let response = Response::read(payload).map_err(nonsense)?;
     let call = response.id.decode().map_err(nonsense)?;
-    Ok((call, response.outcome.map(|result| Bytes::copy_from_slice(result.bytes()))))
+    Ok((call, response.outcome.map(|result| kept(result.bytes(), shared))))
+}
+
+/// Bytes up to this many are copied out of the receive buffer; more are shared with it. What is short must not keep a long
+/// buffer alive.
+pub(crate) const COPIED_BYTES_MAX: usize = 4 << 10;
+
+/// A part of a payload, for as long as it is wanted.
+pub(crate) fn kept(part: &[u8], shared: Option<&Bytes>) -> Bytes {
+    match shared {
+        Some(piece) if part.len() > COPIED_BYTES_MAX => piece.slice_ref(part),
+        _ => Bytes::copy_from_slice(part),
+    }
 }
 
 /// A value of a known type.

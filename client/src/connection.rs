@@ -12,7 +12,7 @@ use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Step}
 use crate::replay::{Question, Replay};
 use crate::state::{Link, Opens, Unshared};
 use crate::subscription::Subscription;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::Code;
 use kairo_wire::id::TopicPattern;
@@ -217,7 +217,8 @@ impl Client {
         self.call::<event::PublishBatch>(&event::PublishBatchParams { events, ack })
     }
 
-    /// Reads the log, page by page, in the order that is asked for.
+    /// Reads the log, page by page, in the order that is asked for. Whoever has taken two pages will want a third: from then
+    /// on the next one is asked for while one is worked on, and shows what there was at that time.
     pub fn replay(&self, params: event::ReplayParams) -> Replay {
         Replay::new(self.clone(), Question::Replay(params))
     }
@@ -356,6 +357,12 @@ impl<M: Method> Call<M> {
     /// Waits at most so long.
     pub fn wait_for(self, patience: Duration) -> Result<M::Result, CallError> {
         self.settle(Some(Instant::now() + patience))
+    }
+
+    /// Waits for the result, unread.
+    pub(crate) fn wait_raw(mut self) -> Result<Bytes, CallError> {
+        self.settled = true;
+        self.link.answer(self.number, None)
     }
 
     fn settle(mut self, deadline: Option<Instant>) -> Result<M::Result, CallError> {

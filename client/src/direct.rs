@@ -286,7 +286,7 @@ impl DirectStream {
             Kind::STREAM_CHUNK => chunk(payload, range.start, &mut self.reading)?,
             Kind::EVENT => event(payload, self.process.as_ref(), &mut self.reading)?,
             Kind::RESPONSE => {
-                let (call, outcome) = crate::codec::response(payload)?;
+                let (call, outcome) = crate::codec::response(payload, None)?;
                 inlet.release(range.end);
                 let outcome = outcome.map_err(|refusal| CallError::Kernel(Box::new(refusal)));
                 return self.answered(call, outcome).map(|()| None);

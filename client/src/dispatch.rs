@@ -4,14 +4,13 @@
 //! Runs under the state's lock, on the thread that reads, and sends nothing: what has to be sent because of what came is
 //! left as an errand. Invariant: what comes behind the answer that opened a subscription finds its place.
 
-use crate::codec::Word;
+use crate::codec::{COPIED_BYTES_MAX, Word, kept};
 use crate::error::{CallError, Lost};
 use crate::inlet::Inlet;
 use crate::resume::Errand;
 use crate::state::{CallSlot, EventKinds, Heard, Interest, Opens, State, StreamFrame, Waiting};
 use bytes::Bytes;
 use kairo_wire::chunk::Chunk as WireChunk;
-use kairo_wire::codec::check::check;
 use kairo_wire::envelope::EventFrame;
 use kairo_wire::event::{EventCutRecord, EventGapRecord};
 use kairo_wire::frame::{Header, Kind};
@@ -21,15 +20,11 @@ use kairo_wire::methods::permission::Identify;
 use kairo_wire::methods::stream::SubscribeResult;
 use kairo_wire::request;
 
-/// Data up to this size is copied out of the receive buffer; longer data is shared with it. A short chunk must not
-/// keep a long buffer alive.
-const COPIED_BYTES_MAX: usize = 4 << 10;
-
 impl State {
     /// Puts every whole frame at hand where it belongs.
     pub(crate) fn dispatch(&mut self, inlet: &mut Inlet) -> Result<(), Lost> {
         while let Some((kind, range)) = inlet.ready() {
-            if kind == Kind::STREAM_CHUNK && range.len() > COPIED_BYTES_MAX {
+            if matches!(kind, Kind::STREAM_CHUNK | Kind::RESPONSE) && range.len() > COPIED_BYTES_MAX {
                 let first = range.start;
                 let piece = inlet.share();
                 return self.dispatch_shared(&piece, first);
@@ -54,7 +49,7 @@ impl State {
 
     fn frame(&mut self, kind: Kind, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
         match kind {
-            Kind::RESPONSE => self.response(payload),
+            Kind::RESPONSE => self.response(payload, shared),
             Kind::EVENT => self.event(payload),
             Kind::STREAM_CHUNK => self.chunk(payload, shared),
             // Frames of kinds to come are not for us.
@@ -62,8 +57,8 @@ impl State {
         }
     }
 
-    fn response(&mut self, payload: &[u8]) -> Result<(), Lost> {
-        let (call, answer) = crate::codec::response(payload)?;
+    fn response(&mut self, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
+        let (call, answer) = crate::codec::response(payload, shared)?;
         let answer = answer.map_err(|refusal| CallError::Kernel(Box::new(refusal)));
         if let Some(resuming) = self.resuming.remove(&call) {
             return self.resumed(resuming, answer);
@@ -139,10 +134,7 @@ impl State {
 
     fn chunk(&mut self, payload: &[u8], shared: Option<&Bytes>) -> Result<(), Lost> {
         let chunk = WireChunk::read(payload).map_err(crate::codec::nonsense)?;
-        let data = match shared {
-            Some(piece) if chunk.data.len() > COPIED_BYTES_MAX => piece.slice_ref(chunk.data),
-            _ => Bytes::copy_from_slice(chunk.data),
-        };
+        let data = kept(chunk.data, shared);
         let bytes = data.len();
         let frame = StreamFrame::Chunk {
             stream: chunk.stream,
@@ -169,7 +161,6 @@ impl State {
     }
 
     fn event(&mut self, payload: &[u8]) -> Result<(), Lost> {
-        check(payload).map_err(crate::codec::nonsense)?;
         let found = EventFrame::parse(payload).map_err(crate::codec::nonsense)?;
         if let Some((subscription, frame)) = crate::codec::record(&found)? {
             self.deliver(&subscription, frame, 0);
@@ -183,15 +174,14 @@ impl State {
         if let Some(subscription) = &found.subscription_id {
             // What still comes after an unsubscribe is dropped.
             if let Some(number) = self.names.get(subscription.as_ref()).copied() {
-                self.give(number, copy, None);
-                self.moved(number, found.seq.map(|seq| seq + 1));
+                self.give(number, copy, None, found.seq.map(|seq| seq + 1));
             }
             return Ok(());
         }
         if found.payload.is_none() {
             let topic = found.topic.as_ref();
             for room in self.rooms(|takes| matches!(takes, EventKinds::Notices(name) if *name == topic)) {
-                self.give(room, copy.clone(), None);
+                self.give(room, copy.clone(), None, None);
             }
             return Ok(());
         }
@@ -202,7 +192,7 @@ impl State {
         );
         let fresh = |room: &u64| id.is_none() || self.events[room].last.as_deref() != id;
         if let Some(room) = rooms.into_iter().find(fresh) {
-            self.give(room, copy, id.map(Box::from));
+            self.give(room, copy, id.map(Box::from), None);
         }
         Ok(())
     }
@@ -236,13 +226,6 @@ impl State {
         self.wake(Interest::Events(number));
     }
 
-    /// A subscription to events has got as far as this.
-    fn moved(&mut self, number: u64, next: Option<u64>) {
-        if let Some(room) = self.events.get_mut(&number) {
-            room.next = next.or(room.next);
-        }
-    }
-
     /// Rooms that take something, oldest first.
     fn rooms(&self, takes: impl Fn(&EventKinds) -> bool) -> Vec<u64> {
         let mut found: Vec<u64> =
@@ -251,11 +234,13 @@ impl State {
         found
     }
 
-    fn give(&mut self, number: u64, payload: Bytes, id: Option<Box<str>>) {
+    /// Puts an event where it is waited for. If it has a place in the log, the subscription has got as far as `next`.
+    fn give(&mut self, number: u64, payload: Bytes, id: Option<Box<str>>, next: Option<u64>) {
         if let Some(room) = self.events.get_mut(&number) {
             let bytes = payload.len();
             room.queue.push(Heard::Event(payload), bytes);
             room.last = id;
+            room.next = next.or(room.next);
             self.wake(Interest::Events(number));
         }
     }

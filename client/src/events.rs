@@ -3,6 +3,7 @@
 use crate::connection::Call;
 use crate::error::{CallError, Lost};
 use crate::state::{EventKinds, Heard, Interest, Link, Opens, Unmet};
+use crate::text::Text;
 use bytes::Bytes;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::envelope::EventFrame;
@@ -14,7 +15,6 @@ use kairo_wire::methods::event::{
     Gap, Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeParams,
 };
 use serde::de::DeserializeOwned;
-use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,66 +23,101 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, Default)]
 pub struct BusEvent {
     /// Its name.
-    pub topic: String,
+    pub topic: Text,
     /// What it says.
     pub payload: Raw,
     /// Who published it.
-    pub source: Option<String>,
+    pub source: Option<Text>,
     /// When, ISO 8601.
-    pub time: Option<String>,
+    pub time: Option<Text>,
     /// Its own name.
-    pub id: Option<String>,
+    pub id: Option<Text>,
     /// Ties together what has one cause.
-    pub correlation_id: Option<String>,
+    pub correlation_id: Option<Text>,
     /// The event that caused it.
-    pub causation_id: Option<String>,
+    pub causation_id: Option<Text>,
     /// Of a distributed trace.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<Text>,
     /// Its place in the log; none if the log didn't take it, and from a kernel without the feature `envelope`, as all
     /// that follows.
     pub seq: Option<u64>,
     /// For whom it was published.
-    pub principal: Option<String>,
+    pub principal: Option<Text>,
     /// The intent it belongs to.
-    pub intent_id: Option<String>,
+    pub intent_id: Option<Text>,
     /// Of a distributed trace.
-    pub span_id: Option<String>,
+    pub span_id: Option<Text>,
     /// The key under which it was published once.
-    pub idempotency_key: Option<String>,
+    pub idempotency_key: Option<Text>,
     /// The tool call it is about.
-    pub tool_call_id: Option<String>,
+    pub tool_call_id: Option<Text>,
     /// It comes from the log, not from the moment it happened.
     pub replayed: bool,
     /// The subscription it came for.
-    pub subscription_id: Option<String>,
+    pub subscription_id: Option<Text>,
     /// How often it has been delivered to a durable consumer, this time included.
     pub delivery: Option<u32>,
 }
 
 impl BusEvent {
-    /// Reads an event as a frame or a page of the log carries it; the bytes have been checked.
-    pub(crate) fn read(bytes: &[u8]) -> Result<BusEvent, Lost> {
-        let frame = EventFrame::parse(bytes).map_err(crate::codec::nonsense)?;
-        let text = |field: Option<Cow<'_, str>>| field.map(Cow::into_owned);
-        Ok(BusEvent {
+    /// Its own copy of what was read. `texts` is room to work in.
+    pub(crate) fn of(frame: &EventFrame<'_>, texts: &mut String) -> BusEvent {
+        texts.clear();
+        let mut put = |text: &str| {
+            let from = texts.len() as u32;
+            texts.push_str(text);
+            from..texts.len() as u32
+        };
+        let topic = put(&frame.topic);
+        let ranges = [
+            &frame.source,
+            &frame.time,
+            &frame.id,
+            &frame.correlation_id,
+            &frame.causation_id,
+            &frame.trace_id,
+            &frame.principal,
+            &frame.intent_id,
+            &frame.span_id,
+            &frame.idempotency_key,
+            &frame.tool_call_id,
+            &frame.subscription_id,
+        ]
+        .map(|text| text.as_deref().map(&mut put));
+        let whole: Arc<str> = texts.as_str().into();
+        let [
+            source,
+            time,
+            id,
+            correlation_id,
+            causation_id,
+            trace_id,
+            principal,
+            intent_id,
+            span_id,
+            idempotency_key,
+            tool_call_id,
+            subscription_id,
+        ] = ranges.map(|range| range.map(|range| Text::part(&whole, range)));
+        BusEvent {
+            topic: Text::part(&whole, topic),
             payload: frame.body().unwrap_or(RawRef::ABSENT).to_owned(),
-            topic: frame.topic.into_owned(),
-            source: text(frame.source),
-            time: text(frame.time),
-            id: text(frame.id),
-            correlation_id: text(frame.correlation_id),
-            causation_id: text(frame.causation_id),
-            trace_id: text(frame.trace_id),
+            source,
+            time,
+            id,
+            correlation_id,
+            causation_id,
+            trace_id,
             seq: frame.seq,
-            principal: text(frame.principal),
-            intent_id: text(frame.intent_id),
-            span_id: text(frame.span_id),
-            idempotency_key: text(frame.idempotency_key),
-            tool_call_id: text(frame.tool_call_id),
+            principal,
+            intent_id,
+            span_id,
+            idempotency_key,
+            tool_call_id,
             replayed: frame.replayed,
-            subscription_id: text(frame.subscription_id),
+            subscription_id,
             delivery: frame.delivery,
-        })
+        }
     }
 }
 
@@ -119,15 +154,21 @@ pub struct Events {
     room: u64,
     /// Behind what was handed out here; what was received and waits lies further on.
     position: Option<u64>,
+    /// Room to read an event in.
+    texts: String,
 }
 
 impl Events {
+    fn new(link: &Arc<Link>, room: u64, position: Option<u64>) -> Events {
+        Events { link: Arc::clone(link), room, position, texts: String::new() }
+    }
+
     /// To what a durable consumer is delivered.
     pub(crate) fn attach(link: &Arc<Link>, params: NameParams) -> Result<Events, CallError> {
         let room = link.lock().open_events(EventKinds::Consumer(params.clone()));
         let opens = Some(Opens::Events(room));
         match Call::<Attach>::begin(link, &params, None, opens).and_then(Call::wait) {
-            Ok(_) => Ok(Events { link: Arc::clone(link), room, position: None }),
+            Ok(_) => Ok(Events::new(link, room, None)),
             Err(error) => {
                 link.lock().close_events(room);
                 Err(error)
@@ -141,7 +182,7 @@ impl Events {
         match Call::<Subscribe>::begin(link, &params, None, opens).and_then(Call::wait) {
             Ok(opened) => {
                 let position = begin(&params, &opened);
-                Ok(Events { link: Arc::clone(link), room, position })
+                Ok(Events::new(link, room, position))
             }
             Err(error) => {
                 link.lock().close_events(room);
@@ -166,7 +207,11 @@ impl Events {
     }
 
     fn take(&mut self, deadline: Option<Instant>) -> Result<Option<EventItem<BusEvent>>, Lost> {
-        let item = take(&self.link, self.room, deadline, |payload| BusEvent::read(&payload))?;
+        let texts = &mut self.texts;
+        let item = take(&self.link, self.room, deadline, |payload| {
+            let frame = EventFrame::parse(&payload).map_err(crate::codec::nonsense)?;
+            Ok(BusEvent::of(&frame, texts))
+        })?;
         self.position = match &item {
             Some(EventItem::Event(event)) => event.seq.map(|seq| seq + 1).or(self.position),
             Some(EventItem::Gap(gap)) => Some(gap.to + 1),

@@ -60,6 +60,7 @@ pub mod replay;
 mod resume;
 mod state;
 pub mod subscription;
+pub mod text;
 pub mod topic;
 
 pub use connection::{Call, CallOptions, Client, ConnectOptions};
@@ -69,3 +70,4 @@ pub use events::{BusEvent, Cancels, EventItem, Events, Exits, Notices};
 pub use reconnect::{Change, Reconnect, Watch};
 pub use replay::{Page, Replay};
 pub use subscription::{Chunk, Item, Subscription};
+pub use text::Text;

@@ -207,7 +207,7 @@ impl Greeting {
                 Err(stop) => return Err(CallError::Lost(stop.into())),
             };
             let answer = match kind {
-                Kind::RESPONSE => Some(crate::codec::response(&self.inlet.bytes()[range.clone()])?),
+                Kind::RESPONSE => Some(crate::codec::response(&self.inlet.bytes()[range.clone()], None)?),
                 // Nothing is pushed before the first reply, and after it nothing was asked for.
                 Kind(_) => None,
             };

@@ -583,7 +583,7 @@ fn events_go_to_the_patterns_they_match_and_once_to_each() {
     let mut none = client.events("other").unwrap();
     let topics = |events: &mut kairo_client::Events, count| -> Vec<String> {
         let topic = |item: EventItem<kairo_client::BusEvent>| match item {
-            EventItem::Event(event) => event.topic,
+            EventItem::Event(event) => event.topic.to_string(),
             EventItem::Gap(_) | EventItem::Cut { .. } | EventItem::Resumed { .. } => {
                 panic!("nothing was lost")
             }
@@ -735,6 +735,32 @@ fn the_log_is_read_page_by_page_in_both_directions() {
     let draft = |topic: &str| Draft { topic: topic.to_owned(), ..Draft::default() };
     let published = client.publish_batch(vec![draft("a"), draft("b")], Ack::Disk).unwrap();
     assert_eq!((published.first_seq, published.last_seq), (10, 11));
+    kernel.join().unwrap();
+}
+
+#[test]
+fn whoever_goes_on_has_the_next_page_asked_for_and_may_leave_it() {
+    let (asked_for, asked) = std::sync::mpsc::channel();
+    let (client, kernel) = against(move |mut fake| {
+        for seq in 1..=3 {
+            let asked = fake.expect("event.replay");
+            asked_for.send(seq).unwrap();
+            fake.ok(&asked, &json!({"events": [listed(seq)], "next": seq + 1, "gaps": [], "lastSeq": 9}));
+        }
+        // What comes behind the page nobody takes is read all the same.
+        let asked = fake.expect("kernel.ping");
+        fake.ok(&asked, &json!({ "pong": true, "timestamp": 1 }));
+        assert!(fake.next().is_none(), "no further page is asked for");
+    });
+    let mut pages = client.replay(ReplayParams::default());
+    assert_eq!(pages.next().unwrap().unwrap().items.len(), 1);
+    assert_eq!(asked.iter().next(), Some(1));
+    assert!(asked.try_recv().is_err(), "one page may be all that is wanted");
+    assert_eq!(pages.next().unwrap().unwrap().items.len(), 1);
+    assert_eq!([asked.recv().unwrap(), asked.recv().unwrap()], [2, 3], "without being taken");
+    drop(pages);
+    client.call::<Ping>(&PingParams::default()).unwrap();
+    drop(client);
     kernel.join().unwrap();
 }
 

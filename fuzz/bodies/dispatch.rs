@@ -197,11 +197,13 @@ impl World {
             }
         }
         for question in questions {
-            let Question { ticket, query, raw, .. } = question;
+            let Question { ticket, query, raw, subscription, .. } = question;
             let wanted = |seq: &u64| raw && (query.from..=query.to).contains(seq);
             let records = self.events.iter().filter(|(seq, _)| wanted(seq)).cloned().collect();
             let seen = self.events.last().map_or(0, |(seq, _)| *seq).max(query.from.saturating_sub(1));
-            let bytes = Bytes::new();
+            // A call is answered with a value, a subscription with frames, of which there may be none.
+            let nil = Bytes::from_static(&[0xc0]);
+            let bytes = if raw || subscription.is_some() { Bytes::new() } else { nil };
             let found = Found { bytes, events: 0, seen, more: false, records, gaps: Vec::new() };
             let mut out = Commands::default();
             self.kernel.answered(self.at, Answer { ticket, found: Ok(found), keep: Vec::new() }, &mut out);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest list of a profile.
-pub const ENTRIES_MAX: usize = 4_096;
+pub const ENTRIES_MAX: usize = 1_024;
 /// Longest path, name or value, bytes.
 pub const TEXT_BYTES_MAX: usize = 4_095;
 
@@ -405,6 +405,6 @@ mod tests {
         assert!(complaint(r#"{"environment":{"allow":["A*B"]}}"#).starts_with("environment.allow[0]"));
         assert!(complaint(r#"{"limits":{"pids":0}}"#).starts_with("limits.pids"));
         let many = serde_json::json!({"network": {"bind": vec![1u16; ENTRIES_MAX + 1]}}).to_string();
-        assert!(complaint(&many).starts_with("network.bind: 4097 entries"));
+        assert!(complaint(&many).starts_with("network.bind: 1025 entries"));
     }
 }

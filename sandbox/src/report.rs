@@ -1,6 +1,10 @@
 //! What an ability means for whoever runs Kairo here: one finding per guarantee, for people and for programs.
 
 use crate::ability::{Ability, Answer};
+use crate::plan::{Place, Plan};
+use crate::profile::{Files, Network, ProcessLimit, Profile, Resource, TreeLimits, UnixSockets};
+use crate::protection::Protection;
+use crate::receipt::{Entry, Standing};
 use serde::Serialize;
 use std::fmt;
 
@@ -12,6 +16,8 @@ pub struct Report {
     pub system: String,
     /// One per guarantee.
     pub findings: Vec<Finding>,
+    /// One per protection of a sandbox that somebody asks for in full: what it can be enforced by here.
+    pub ladder: Vec<Finding>,
 }
 
 /// One guarantee.
@@ -54,7 +60,7 @@ impl Report {
             namespaces(ability),
             descriptors(ability),
         ];
-        Report { system: ability.system.clone(), findings }
+        Report { system: ability.system.clone(), findings, ladder: ladder(ability) }
     }
 }
 
@@ -71,6 +77,37 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Everything there is to ask for, and what comes of it where less is accepted too.
+fn ladder(ability: &Ability) -> Vec<Finding> {
+    let inside = || vec!["/a".to_owned()];
+    let profile = Profile {
+        files: Files { read: inside(), deny_read: vec!["/a/b".to_owned()], ..Files::default() },
+        network: Network { connect: vec![443], loopback: vec![80], domains: inside(), ..Network::default() },
+        unix_sockets: UnixSockets { paths: inside(), any: false },
+        limits: TreeLimits { memory_bytes: Some(1), cpu_percent: Some(1), pids: Some(1) },
+        rlimits: vec![ProcessLimit { resource: Resource::Core, value: 0 }],
+        accept_weaker: Protection::ALL.iter().copied().collect(),
+        ..Profile::default()
+    };
+    let plan = Plan::new(&profile, ability, &Place { uid: ability.uid, ..Place::default() });
+    let entries = plan.map(|plan| plan.receipt.entries).unwrap_or_default();
+    let rung = |entry: Entry| {
+        let by: Vec<&str> = entry.by.iter().map(|by| by.name()).collect();
+        let status = match entry.standing {
+            Standing::InForce | Standing::NotAsked => Status::Holds,
+            Standing::Weaker => Status::Partly,
+            Standing::Absent => Status::Missing,
+        };
+        let detail = match (by.is_empty(), entry.reason) {
+            (false, Some(reason)) => format!("{}: {reason}", by.join(", ")),
+            (true, Some(reason)) => reason,
+            (_, None) => by.join(", "),
+        };
+        finding(entry.protection.name(), status, detail)
+    };
+    entries.into_iter().map(rung).collect()
 }
 
 fn finding(name: &'static str, status: Status, detail: impl Into<String>) -> Finding {
@@ -213,6 +250,9 @@ mod tests {
         let ability = Ability::probe();
         let report = Report::new(&ability);
         assert_eq!(report.findings.len(), 11);
+        let rungs: Vec<&str> = report.ladder.iter().map(|rung| rung.name).collect();
+        assert_eq!(rungs, Protection::ALL.iter().map(|protection| protection.name()).collect::<Vec<_>>());
+        assert!(report.ladder.iter().all(|rung| !rung.detail.is_empty()));
         let text = report.to_string();
         assert!(report.findings.iter().all(|finding| text.contains(finding.name)), "{text}");
         assert!(text.starts_with(&ability.system));

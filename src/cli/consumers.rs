@@ -178,7 +178,7 @@ fn given(command: &str, event: &BusEvent, seq: u64) -> Result<bool, Failure> {
     let line = format!("{}\n", versioned(envelope(event)?));
     let mut child = Command::new("sh")
         .args(["-c", command])
-        .env("KAIRO_EVENT_TYPE", &event.topic)
+        .env("KAIRO_EVENT_TYPE", event.topic.as_str())
         .env("KAIRO_EVENT_SEQ", seq.to_string())
         .stdin(Stdio::piped())
         .spawn()?;
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_command_gets_the_event_and_its_success_counts() {
-        let event = BusEvent { topic: "a.b".to_owned(), ..BusEvent::default() };
+        let event = BusEvent { topic: "a.b".into(), ..BusEvent::default() };
         assert!(
             given(
                 "test \"$KAIRO_EVENT_TYPE $KAIRO_EVENT_SEQ\" = 'a.b 7' && grep -q '\"topic\":\"a.b\"'",

@@ -111,7 +111,7 @@ fn subscription(args: &Events, patterns: &[TopicPattern], now_ms: u64) -> Result
 
 /// What a subscription has no words for.
 fn is_wanted(args: &Events, patterns: &[TopicPattern], event: &BusEvent) -> bool {
-    let from = |source: &String| event.source.as_ref() == Some(source);
+    let from = |source: &String| event.source.as_deref() == Some(source);
     let matches = |pattern: &TopicPattern| topic::matches(pattern.as_str(), &event.topic);
     (patterns.len() == 1 || patterns.iter().any(matches))
         && (args.source.is_empty() || args.source.iter().any(from))
@@ -236,10 +236,10 @@ mod tests {
 
     fn event() -> BusEvent {
         BusEvent {
-            topic: "a\x1b[2J".to_owned(),
+            topic: "a\x1b[2J".into(),
             payload: Raw::of(&json!({"x": "\n"})).unwrap(),
-            time: Some("2026-01-01T00:00:00.000Z".to_owned()),
-            source: Some("kernel".to_owned()),
+            time: Some("2026-01-01T00:00:00.000Z".into()),
+            source: Some("kernel".into()),
             seq: Some(17),
             ..BusEvent::default()
         }
@@ -258,7 +258,7 @@ mod tests {
         let two = typed(&["a.*", "b.>", "--from", "1s", "--source", "kernel"]);
         let params = subscription(&two, &patterns(&two), 5_000).unwrap();
         assert_eq!((params.topic.as_str(), params.from_time_ms), (">", Some(4_000)));
-        let of = |topic: &str| BusEvent { topic: topic.to_owned(), ..event() };
+        let of = |topic: &str| BusEvent { topic: topic.into(), ..event() };
         assert!(is_wanted(&two, &patterns(&two), &of("b.c.d")));
         assert!(!is_wanted(&two, &patterns(&two), &of("c")));
         assert!(!is_wanted(&two, &patterns(&two), &BusEvent { source: None, ..of("a.b") }));

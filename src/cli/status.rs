@@ -1,6 +1,7 @@
 //! How a process looks to a person: a line of `kairo ps`, the page of `kairo status`.
 
 use crate::cli::limit::told;
+use crate::cli::program;
 use crate::cli::table::{Edge, Table, bytes, duration, visible};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::SignalName;
@@ -116,6 +117,11 @@ pub(crate) fn describe(id: &ProcessId, process: &ProcessStatus, now_ms: u64) -> 
     }
     for limit in &detail.limits {
         page.row("limit", &format!("{} {} by {}", limit.name, limit.value, limit.mechanism));
+    }
+    if let Some(receipt) = &detail.sandbox {
+        for line in program::receipt(receipt).unwrap_or_default().lines() {
+            page.row("sandbox", line.trim_start());
+        }
     }
     if let Some(restart) = &detail.restart {
         let pending = if restart.pending { ", the next one is on its way" } else { "" };

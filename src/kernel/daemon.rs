@@ -17,7 +17,7 @@ use kairo_dataplane::command::Commands;
 use kairo_dataplane::keeper::link::reap;
 use kairo_dataplane::plane::PlaneHandle;
 use kairo_dataplane::points::{self, Point};
-use kairo_dataplane::sys::clock;
+use kairo_dataplane::sys::{clock, process};
 use nix::sys::signal::{SigSet, Signal};
 use std::io::Write;
 use std::sync::Arc;
@@ -62,6 +62,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let count = reactors(config);
     // Before any thread, and before signals are blocked: the keeper begins as we began.
     let kept = find_keeper(config, count, nofile)?;
+    // It holds every child's strings and streams; what it starts is asked nothing of the kind.
+    process::conceal().context("this process can't be concealed from others of its user")?;
     let (keeper_pid, adopted) = (kept.keeper_pid, kept.heirs.len());
     let signals = block_signals()?;
     let logging = logging::begin(&config.log)?;

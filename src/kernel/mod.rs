@@ -48,15 +48,36 @@ use std::sync::Arc;
 /// What an embedded kernel keeps of its events, bytes: the latest.
 const EMBEDDED_LOG_BYTES_MAX: u64 = 8 << 20;
 
-/// The operating system's random bytes.
-struct SystemEntropy;
+/// The operating system's random bytes, fetched some at a time: every event has some in its name.
+struct SystemEntropy {
+    fetched: [u8; 512],
+    /// What of it is left begins here.
+    at: usize,
+}
+
+impl SystemEntropy {
+    fn new() -> SystemEntropy {
+        let fetched = [0; 512];
+        SystemEntropy { at: fetched.len(), fetched }
+    }
+}
 
 impl Entropy for SystemEntropy {
     fn fill(&mut self, bytes: &mut [u8]) {
-        // getrandom(2) fails only where the system call is missing, which doctor and the start both refuse.
-        if let Err(error) = getrandom::fill(bytes) {
-            tracing::error!(%error, "no randomness");
-            std::process::abort();
+        for piece in bytes.chunks_mut(self.fetched.len()) {
+            if self.fetched.len() - self.at < piece.len() {
+                // getrandom(2) fails only where the system call is missing, which doctor and the start both refuse.
+                if let Err(error) = getrandom::fill(&mut self.fetched) {
+                    tracing::error!(%error, "no randomness");
+                    std::process::abort();
+                }
+                self.at = 0;
+            }
+            let taken = &mut self.fetched[self.at..self.at + piece.len()];
+            piece.copy_from_slice(taken);
+            // What was given out is nowhere else.
+            taken.fill(0);
+            self.at += piece.len();
         }
     }
 }
@@ -194,7 +215,7 @@ fn start_plane(
     let (last_seq, reader) = (log.last_seq(), log.reader());
     let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
     let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
-    let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy), outlet, last_seq);
+    let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy::new()), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));
     let mut out = Commands::default();

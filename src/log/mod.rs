@@ -35,6 +35,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use views::{Caller, Word};
 
+/// So long what nobody waits for is gathered, so that many who come one by one wake the writer once.
+const GATHERED_NS: u64 = 2_000_000;
+
 /// What is put, until it is written.
 #[derive(Default)]
 struct Queue {
@@ -44,16 +47,12 @@ struct Queue {
     /// The views wait for it to be written.
     keeping: bool,
     chores: Vec<Chore>,
-    /// The writer sleeps: whoever puts something wakes it.
-    asleep: bool,
+    /// When that is to be taken, at the latest; none when there is nothing.
+    due_at: Option<u64>,
+    /// The writer sleeps until then: whoever wants something done before wakes it.
+    asleep_until: Option<u64>,
     /// No more will come.
     closed: bool,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.batches.is_empty() && self.checkpoint.is_none()
-    }
 }
 
 #[derive(Default)]
@@ -101,14 +100,21 @@ impl Shared {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds something to the queue, unless nothing is taken any more.
-    fn push(&self, what: impl FnOnce(&mut Queue)) {
+    /// Adds something to the queue, unless nothing is taken any more. Unless it is `urgent` it is gathered for a moment.
+    fn push(&self, urgent: bool, what: impl FnOnce(&mut Queue)) {
         if self.failed.load(Ordering::Acquire) {
             return;
         }
         let mut queue = self.lock();
         what(&mut queue);
-        if std::mem::take(&mut queue.asleep) {
+        self.demand(&mut queue, if urgent { 0 } else { clock::monotonic_ns() + GATHERED_NS });
+    }
+
+    /// Has what is in the queue taken by then.
+    fn demand(&self, queue: &mut Queue, by: u64) {
+        queue.due_at = Some(queue.due_at.map_or(by, |at| at.min(by)));
+        if queue.asleep_until.is_some_and(|until| until > by) {
+            queue.asleep_until = None;
             self.bell.notify_one();
         }
     }
@@ -123,11 +129,11 @@ struct Port {
 
 impl Outlet for Port {
     fn put(&mut self, batch: Batch) {
-        self.shared.push(|queue| queue.batches.push(batch));
+        self.shared.push(batch.awaited, |queue| queue.batches.push(batch));
     }
 
     fn charge(&mut self, chore: Chore) {
-        self.shared.push(|queue| queue.chores.push(chore));
+        self.shared.push(true, |queue| queue.chores.push(chore));
     }
 
     fn figures(&self) -> Figures {
@@ -243,9 +249,8 @@ impl Drop for Running {
         }
         let mut queue = self.shared.lock();
         queue.closed = true;
-        queue.asleep = false;
+        self.shared.demand(&mut queue, 0);
         drop(queue);
-        self.shared.bell.notify_one();
         if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
             tracing::error!(component = "log", "the writer of the log panicked");
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 const BEGIN_AFTER: u64 = 4_096;
 
 /// What is written is folded so long after, with what is written meanwhile; who asks is not kept waiting.
-const GATHERED_FOR: Duration = Duration::from_millis(2);
+const GATHERED_FOR: Duration = Duration::from_millis(10);
 
 /// What the thread is told.
 pub(super) enum Word {
@@ -88,11 +88,9 @@ impl Keeping for Keeper {
         if self.0.failed.load(Ordering::Acquire) {
             return false;
         }
-        queue.checkpoint = Some(Batch { entries, flush: false });
+        queue.checkpoint = Some(Batch { entries, ..Batch::default() });
         queue.keeping = true;
-        if std::mem::take(&mut queue.asleep) {
-            self.0.bell.notify_one();
-        }
+        self.0.demand(&mut queue, 0);
         while queue.keeping && !self.0.failed.load(Ordering::Acquire) {
             queue = self.0.kept.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }

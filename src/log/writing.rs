@@ -52,7 +52,7 @@ impl Hands for Thread<'_> {
     }
 
     fn is_more_put(&self) -> bool {
-        !self.shared.lock().batches.is_empty()
+        self.shared.lock().due_at.is_some_and(|at| at <= clock::monotonic_ns())
     }
 
     fn written(&mut self, entry: u64) {
@@ -146,22 +146,28 @@ impl Writer<'_> {
         }
     }
 
-    /// Everything that is queued, once there is something, or the time to flush has come, or there is something left to do, or
-    /// the end.
+    /// Everything that is queued, once it is due, or the time to flush has come, or there is something left to do, or the
+    /// end.
     fn next(&self) -> Taken {
         let shared = self.thread.shared;
         let mut queue = shared.lock();
-        let at_work = self.writing.is_behind(clock::monotonic_ns()) || self.thread.dropping.is_at_work();
-        while queue.is_empty() && queue.chores.is_empty() && !queue.closed && !at_work {
-            queue.asleep = true;
-            let left = self.writing.due_at().map(|at| at.saturating_sub(clock::monotonic_ns()));
-            queue = match left.map(Duration::from_nanos) {
-                Some(Duration::ZERO) => break,
-                Some(left) => shared.bell.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
-                None => shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+        loop {
+            let now = clock::monotonic_ns();
+            let due_at = queue.due_at.into_iter().chain(self.writing.due_at()).min().unwrap_or(u64::MAX);
+            let at_work = self.writing.is_behind(now) || self.thread.dropping.is_at_work();
+            if queue.closed || at_work || due_at <= now {
+                break;
+            }
+            queue.asleep_until = Some(due_at);
+            queue = match due_at {
+                u64::MAX => shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                at => {
+                    let left = Duration::from_nanos(at - now);
+                    shared.bell.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                }
             };
         }
-        queue.asleep = false;
+        (queue.due_at, queue.asleep_until) = (None, None);
         let queue = &mut *queue;
         Taken {
             batches: std::mem::take(&mut queue.batches),
@@ -177,6 +183,7 @@ fn wait_for_the_end(shared: &Shared) {
     let mut queue = shared.lock();
     while !queue.closed {
         queue.clear();
+        queue.asleep_until = Some(u64::MAX);
         queue = shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
     }
 }

@@ -98,7 +98,12 @@ fn a_log_keeps_within_its_bytes_and_says_what_went_whenever_it_dies() {
             // Up to what may come before the policy has its say again.
             number(&status["bytes"]) < 2 << 20 && status["compacting"] == false
         });
-        let found = raw.ok("event.replay", json!({"types": ["kairo.kernel.compacted"]}));
+        // It is told behind what it tells of, in a batch of its own.
+        let mut found = Json::Null;
+        until("it is told what went", || {
+            found = raw.ok("event.replay", json!({"types": ["kairo.kernel.compacted"]}));
+            found["events"][0].is_object()
+        });
         assert_eq!(found["events"][0]["payload"]["reason"], "policy");
         nothing_is_gone_silently(&mut raw);
         for nth in 1..4 {

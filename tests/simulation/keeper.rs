@@ -130,7 +130,15 @@ impl Keeper {
                 }
             }
             ToKeeper::Acknowledge { .. } | ToKeeper::Annotate { .. } => {}
-            ToKeeper::Bulk { .. } | ToKeeper::Shutdown { .. } | ToKeeper::Leave => panic!("not simulated"),
+            ToKeeper::Several { messages } => {
+                for message in messages {
+                    self.obey(message.0, Vec::new());
+                }
+            }
+            ToKeeper::Bulk { .. }
+            | ToKeeper::Contain { .. }
+            | ToKeeper::Shutdown { .. }
+            | ToKeeper::Leave => panic!("not simulated"),
         }
     }
 

@@ -6,14 +6,15 @@
 //! `error`, `replayed`, `subscriptionId`, `delivery`. Invariant: the
 //! order of the eight is v1's, and a client that negotiated nothing gets nothing else.
 
-use crate::codec::encode::{self, Dialect};
-use crate::codec::raw::RawRef;
+use crate::codec::CodecError;
+use crate::codec::decode::Fields;
+use crate::codec::encode::{self, Dialect, key};
+use crate::codec::raw::{ABSENT, RawRef};
+use crate::codec::time::{iso, iso_digits};
 use crate::codec::transcode::put_raw;
-use crate::codec::{CodecError, decode};
 use crate::event::Event;
 use crate::frame::{self, Kind};
 use bytes::BytesMut;
-use serde::Deserialize;
 use std::borrow::Cow;
 
 /// A bus event that is to be sent.
@@ -82,7 +83,10 @@ pub fn put_bus(
     envelope: &Envelope<'_>,
     extras: Option<&Extras<'_>>,
 ) -> Result<(), CodecError> {
-    framed(buf, |buf| put_envelope(buf, dialect, envelope, extras))
+    framed(buf, |buf| {
+        put_envelope(buf, dialect, envelope, extras);
+        Ok(())
+    })
 }
 
 /// Appends a bus event as a value: what a frame carries, and what a replay lists.
@@ -91,45 +95,50 @@ pub fn put_envelope(
     dialect: Dialect,
     envelope: &Envelope<'_>,
     extras: Option<&Extras<'_>>,
-) -> Result<(), CodecError> {
+) {
     encode::put_map16(buf, 8 + extras.map_or(0, Extras::count));
-    encode::put_str(buf, "topic");
+    buf.extend_from_slice(key!("topic"));
     encode::put_str(buf, envelope.topic);
-    encode::put_str(buf, "payload");
+    buf.extend_from_slice(key!("payload"));
     put_raw(buf, dialect, envelope.payload);
     let texts = [
-        ("correlationId", envelope.correlation_id),
-        ("causationId", envelope.causation_id),
-        ("traceId", envelope.trace_id),
-        ("source", Some(envelope.source)),
+        (key!("correlationId"), envelope.correlation_id),
+        (key!("causationId"), envelope.causation_id),
+        (key!("traceId"), envelope.trace_id),
+        (key!("source"), Some(envelope.source)),
     ];
     for (key, text) in texts {
-        encode::put_str(buf, key);
+        buf.extend_from_slice(key);
         match text {
             Some(text) => encode::put_str(buf, text),
-            None => encode::to_buf(buf, dialect, &text)?,
+            None => buf.extend_from_slice(ABSENT),
         }
     }
-    encode::put_str(buf, "time");
-    encode::put_str(buf, &crate::codec::time::iso(envelope.time_ms as i64));
-    encode::put_str(buf, "id");
+    buf.extend_from_slice(key!("time"));
+    let (year, digits) = iso_digits(envelope.time_ms as i64);
+    if (0..=9_999).contains(&year) {
+        buf.extend_from_slice(&[0xa0 | digits.len() as u8]);
+        buf.extend_from_slice(&digits);
+    } else {
+        encode::put_str(buf, &iso(envelope.time_ms as i64));
+    }
+    buf.extend_from_slice(key!("id"));
     encode::put_str(buf, envelope.id);
     if let Some(extras) = extras {
         extras.put(buf, dialect);
     }
-    Ok(())
 }
 
 impl Extras<'_> {
-    fn texts(&self) -> [(&'static str, Option<&str>); 7] {
+    fn texts(&self) -> [(&'static [u8], Option<&str>); 7] {
         [
-            ("principal", Some(self.principal)),
-            ("intentId", self.intent_id),
-            ("spanId", self.span_id),
-            ("idempotencyKey", self.idempotency_key),
-            ("toolCallId", self.tool_call_id),
-            ("answers", self.answers),
-            ("subscriptionId", self.subscription_id),
+            (key!("principal"), Some(self.principal)),
+            (key!("intentId"), self.intent_id),
+            (key!("spanId"), self.span_id),
+            (key!("idempotencyKey"), self.idempotency_key),
+            (key!("toolCallId"), self.tool_call_id),
+            (key!("answers"), self.answers),
+            (key!("subscriptionId"), self.subscription_id),
         ]
     }
 
@@ -144,25 +153,25 @@ impl Extras<'_> {
 
     fn put(&self, buf: &mut BytesMut, dialect: Dialect) {
         if let Some(seq) = self.seq {
-            encode::put_str(buf, "seq");
+            buf.extend_from_slice(key!("seq"));
             encode::put_uint(buf, dialect, seq);
         }
         for (key, text) in self.texts() {
             if let Some(text) = text {
-                encode::put_str(buf, key);
+                buf.extend_from_slice(key);
                 encode::put_str(buf, text);
             }
         }
         if let Some(error) = self.error {
-            encode::put_str(buf, "error");
+            buf.extend_from_slice(key!("error"));
             put_raw(buf, dialect, error);
         }
         if self.replayed {
-            encode::put_str(buf, "replayed");
+            buf.extend_from_slice(key!("replayed"));
             buf.extend_from_slice(&[0xc3]);
         }
         if let Some(delivery) = self.delivery {
-            encode::put_str(buf, "delivery");
+            buf.extend_from_slice(key!("delivery"));
             encode::put_uint(buf, dialect, delivery.into());
         }
     }
@@ -186,73 +195,110 @@ fn framed(
 }
 
 /// An EVENT payload, as its receiver reads it: either `data` or `payload` is there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct EventFrame<'a> {
     /// Its name.
-    #[serde(borrow)]
     pub topic: Cow<'a, str>,
     /// Of a notice or record.
-    #[serde(borrow)]
     pub data: Option<RawRef<'a>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub payload: Option<RawRef<'a>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub correlation_id: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub causation_id: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub trace_id: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub source: Option<Cow<'a, str>>,
     /// Of a bus event, ISO 8601.
-    #[serde(borrow)]
     pub time: Option<Cow<'a, str>>,
     /// Of a bus event.
-    #[serde(borrow)]
     pub id: Option<Cow<'a, str>>,
     /// With the feature `envelope`, as everything below.
     pub seq: Option<u64>,
     /// For whom it was published.
-    #[serde(borrow)]
     pub principal: Option<Cow<'a, str>>,
     /// The intent it belongs to.
-    #[serde(borrow)]
     pub intent_id: Option<Cow<'a, str>>,
     /// W3C span.
-    #[serde(borrow)]
     pub span_id: Option<Cow<'a, str>>,
     /// The key under which it was published once.
-    #[serde(borrow)]
     pub idempotency_key: Option<Cow<'a, str>>,
     /// The tool call it is about.
-    #[serde(borrow)]
     pub tool_call_id: Option<Cow<'a, str>>,
     /// The request it answers.
-    #[serde(borrow)]
     pub answers: Option<Cow<'a, str>>,
     /// What went wrong, if it answers that.
-    #[serde(borrow)]
     pub error: Option<RawRef<'a>>,
     /// It comes from the log.
-    #[serde(default)]
     pub replayed: bool,
     /// The subscription it is delivered for.
-    #[serde(borrow)]
     pub subscription_id: Option<Cow<'a, str>>,
     /// How often it has been delivered to a durable consumer, this time included.
     pub delivery: Option<u32>,
 }
 
 impl<'a> EventFrame<'a> {
-    /// Reads a payload that has been checked.
+    /// Reads a payload; that it is one value is found out on the way.
     pub fn parse(payload: &'a [u8]) -> Result<EventFrame<'a>, CodecError> {
-        decode::from_slice(payload)
+        let mut fields = Fields::new(payload);
+        let frame = EventFrame::read(&mut fields)?;
+        fields.end()?;
+        Ok(frame)
+    }
+
+    /// Reads the value that is next. By hand, because a page of the past has a thousand of them.
+    pub fn read(fields: &mut Fields<'a>) -> Result<EventFrame<'a>, CodecError> {
+        let mut frame = EventFrame::default();
+        let mut is_named = false;
+        for _ in 0..fields.map()? {
+            let Some(key) = fields.key()? else { continue };
+            let within = |error: CodecError| error.within(&String::from_utf8_lossy(key));
+            is_named |= key == b"topic";
+            frame.field(key, fields).map_err(within)?;
+        }
+        if is_named { Ok(frame) } else { Err(serde::de::Error::missing_field("topic")) }
+    }
+
+    #[inline]
+    fn field(&mut self, key: &[u8], fields: &mut Fields<'a>) -> Result<(), CodecError> {
+        let text = match key {
+            b"topic" => {
+                self.topic = fields.text()?;
+                return Ok(());
+            }
+            b"correlationId" => &mut self.correlation_id,
+            b"causationId" => &mut self.causation_id,
+            b"traceId" => &mut self.trace_id,
+            b"source" => &mut self.source,
+            b"time" => &mut self.time,
+            b"id" => &mut self.id,
+            b"principal" => &mut self.principal,
+            b"intentId" => &mut self.intent_id,
+            b"spanId" => &mut self.span_id,
+            b"idempotencyKey" => &mut self.idempotency_key,
+            b"toolCallId" => &mut self.tool_call_id,
+            b"answers" => &mut self.answers,
+            b"subscriptionId" => &mut self.subscription_id,
+            _ => return self.other(key, fields),
+        };
+        *text = Some(fields.text()?);
+        Ok(())
+    }
+
+    /// What is no text.
+    fn other(&mut self, key: &[u8], fields: &mut Fields<'a>) -> Result<(), CodecError> {
+        match key {
+            b"data" => self.data = Some(fields.value()?),
+            b"payload" => self.payload = Some(fields.value()?),
+            b"error" => self.error = Some(fields.value()?),
+            b"seq" => self.seq = Some(fields.read()?),
+            b"delivery" => self.delivery = Some(fields.read()?),
+            b"replayed" => self.replayed = fields.read()?,
+            _ => fields.skip(1)?,
+        }
+        Ok(())
     }
 
     /// What it says, wherever it is.

@@ -179,16 +179,7 @@ impl EventId {
 
     /// One that was made before.
     pub fn from_bytes(bytes: [u8; 16]) -> EventId {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(36);
-        for (place, byte) in bytes.iter().enumerate() {
-            if matches!(place, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 0xf)]));
-        }
-        EventId(text.into())
+        EventId(EventText::of(bytes).as_str().into())
     }
 
     /// One whose text was told.
@@ -203,13 +194,43 @@ impl EventId {
 
     /// Its 16 bytes; none if it is no UUID.
     pub fn to_bytes(&self) -> Option<[u8; 16]> {
-        let hex: String = self.0.chars().filter(|c| *c != '-').collect();
-        u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32).map(u128::to_be_bytes)
+        let (mut number, mut digits) = (0_u128, 0);
+        for byte in self.0.bytes().filter(|byte| *byte != b'-') {
+            number = number << 4 | u128::from(char::from(byte).to_digit(16)?);
+            digits += 1;
+        }
+        (digits == 32).then(|| number.to_be_bytes())
     }
 
     /// The text on the wire.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The text of an [`EventId`], for whoever only writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct EventText([u8; 36]);
+
+impl EventText {
+    /// Of these 16 bytes.
+    pub fn of(bytes: [u8; 16]) -> EventText {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (place, byte) in bytes.iter().enumerate() {
+            at += usize::from(matches!(place, 4 | 6 | 8 | 10));
+            text[at] = HEX[usize::from(byte >> 4)];
+            text[at + 1] = HEX[usize::from(byte & 0xf)];
+            at += 2;
+        }
+        EventText(text)
+    }
+
+    /// As it is on the wire.
+    pub fn as_str(&self) -> &str {
+        // Hexadecimal digits are text.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 

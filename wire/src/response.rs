@@ -184,10 +184,10 @@ pub enum ResponseError {
 impl<'a> Response<'a> {
     /// Checks and reads a RESPONSE payload.
     pub fn read(payload: &'a [u8]) -> Result<Response<'a>, ResponseError> {
-        check(payload)?;
         let (mut id, mut result, mut error, mut info, mut meta) =
             (RawRef::ABSENT, RawRef::ABSENT, RawRef::ABSENT, None, None);
-        for (key, value) in decode::entries(payload) {
+        let mut entries = decode::entries(payload);
+        for (key, value) in entries.by_ref() {
             let value = RawRef::checked(value);
             match key {
                 b"id" => id = value,
@@ -197,6 +197,10 @@ impl<'a> Response<'a> {
                 b"meta" if !value.is_absent() => meta = Some(value),
                 _ => {}
             }
+        }
+        // To find the entries is to walk over all of it; only what isn't whole is walked over again, for what is wrong.
+        if !entries.is_at_end() {
+            check(payload)?;
         }
         // Nil, undefined and "" are no error; anything else is, a string or not.
         if error.is_absent() || error.bytes() == [0xa0] {

@@ -449,3 +449,27 @@ fn results_are_read_back_as_they_were_written() {
         assert_eq!((options.pty, options.history), (Pty(None), HistoryOption::Default));
     }
 }
+
+#[test]
+fn an_answer_and_an_event_that_are_cut_or_too_long_are_refused() {
+    let value = serde_json::json!({"id": 7, "result": {"a": [1, "x"]}, "error": null});
+    let answer = Raw::of(&value).unwrap();
+    let event = Raw::of(&serde_json::json!({
+        "topic": "a.b", "payload": {"n": 1}, "source": null, "other": [1, 2], "seq": 5, "replayed": true,
+    }))
+    .unwrap();
+    let read = kairo_wire::envelope::EventFrame::parse(event.bytes()).unwrap();
+    assert_eq!((&*read.topic, read.source, read.seq, read.replayed), ("a.b", None, Some(5), true));
+    assert!(Response::read(answer.bytes()).unwrap().outcome.is_ok());
+    for end in 0..answer.bytes().len() {
+        assert!(Response::read(&answer.bytes()[..end]).is_err(), "{end}");
+    }
+    for end in 0..event.bytes().len() {
+        assert!(kairo_wire::envelope::EventFrame::parse(&event.bytes()[..end]).is_err(), "{end}");
+    }
+    let longer = |raw: &Raw| [raw.bytes(), &[0xc0]].concat();
+    assert!(Response::read(&longer(&answer)).is_err());
+    assert!(kairo_wire::envelope::EventFrame::parse(&longer(&event)).is_err());
+    let nameless = Raw::of(&serde_json::json!({"topic": null, "payload": 1})).unwrap();
+    assert!(kairo_wire::envelope::EventFrame::parse(nameless.bytes()).is_err());
+}

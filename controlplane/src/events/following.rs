@@ -21,9 +21,9 @@ use bytes::BytesMut;
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::{ConnectionKey, TimerKey};
-use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
-use kairo_wire::error::{Code, WireError};
+use kairo_wire::error::WireError;
 use kairo_wire::event::{CutReason, EventCutRecord};
 
 /// Most bytes of events a connection may have unread: past it, what follows waits in the log. Below the mark at which
@@ -141,10 +141,7 @@ impl Kernel {
             Some(Pending::Watch { .. }) => return self.watch_begins(turn, call, found),
             Some(_) | None => return,
         }
-        let result = found.and_then(|found| {
-            let raw = RawRef::new(&found.bytes).map(RawRef::to_owned);
-            raw.map_err(|error| WireError::new(Code::Unavailable, error.to_string()))
-        });
+        let result = found.map(|found| Raw::written(found.bytes));
         match (result, &self.journal.broken) {
             (Ok(_), Some(reason)) if kept => {
                 let error = unkept(reason);

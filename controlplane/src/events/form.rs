@@ -9,7 +9,7 @@ use kairo_wire::codec::CodecError;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::RawRef;
 use kairo_wire::envelope::{Envelope, Extras, put_bus, put_envelope};
-use kairo_wire::id::EventId;
+use kairo_wire::id::EventText;
 
 /// How an event is written for one receiver.
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +33,17 @@ pub fn put_frame(
     payload: Option<RawRef<'_>>,
     form: &Form<'_>,
 ) -> Result<(), CodecError> {
-    let id = EventId::from_bytes(record.id);
+    let id = EventText::of(record.id);
     put_bus(buf, form.dialect, &envelope(record, payload, &id), extras(record, form).as_ref())
 }
 
 /// Appends the event as a value.
-pub fn put_value(buf: &mut BytesMut, record: &Record<'_>, form: &Form<'_>) -> Result<(), CodecError> {
-    let id = EventId::from_bytes(record.id);
-    put_envelope(buf, form.dialect, &envelope(record, None, &id), extras(record, form).as_ref())
+pub fn put_value(buf: &mut BytesMut, record: &Record<'_>, form: &Form<'_>) {
+    let id = EventText::of(record.id);
+    put_envelope(buf, form.dialect, &envelope(record, None, &id), extras(record, form).as_ref());
 }
 
-fn envelope<'a>(record: &'a Record<'_>, payload: Option<RawRef<'a>>, id: &'a EventId) -> Envelope<'a> {
+fn envelope<'a>(record: &'a Record<'_>, payload: Option<RawRef<'a>>, id: &'a EventText) -> Envelope<'a> {
     Envelope {
         topic: &record.topic,
         payload: payload.unwrap_or(record.data),

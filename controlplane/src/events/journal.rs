@@ -153,6 +153,8 @@ impl Journal {
 
     /// Has `what` wait until all that was put is written.
     pub(crate) fn when_written(&mut self, what: Awaiting) {
+        // What is let go of later is nobody's loss.
+        self.batch.awaited |= !matches!(what, Awaiting::Letting(_));
         self.writing.push_back((self.put, what));
     }
 
@@ -213,7 +215,10 @@ impl Kernel {
     /// Hands over what was put since the last time. To be called before the lock is let go of.
     pub fn hand_over(&mut self) {
         let journal = &mut self.journal;
-        if journal.held == 0 && (!journal.batch.entries.is_empty() || journal.batch.flush) {
+        let Batch { entries, awaited, flush } = &mut journal.batch;
+        if journal.held == 0 && (!entries.is_empty() || *awaited || *flush) {
+            // Who hears of events may wait for these.
+            *awaited |= *flush || !self.state.matcher.is_empty();
             let batch = std::mem::take(&mut journal.batch);
             journal.outlet.put(batch);
         }

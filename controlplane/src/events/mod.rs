@@ -5,6 +5,7 @@
 //!                                   following ◀══ reading ══ log      what was, for those who come later or are slow
 //! ```
 
+pub mod ahead;
 pub mod batch;
 pub mod compacting;
 pub mod consumers;

@@ -54,12 +54,14 @@ pub struct Life {
 pub struct Batch {
     /// In order.
     pub entries: Vec<Entry>,
+    /// Somebody waits until they are written. Others may be gathered for a moment: many together cost less.
+    pub awaited: bool,
     /// Somebody waits for the disk to have them.
     pub flush: bool,
 }
 
 /// For whom events are written, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hearer {
     /// What it may not hear is left out.
     pub principal: Principal,
@@ -84,6 +86,13 @@ pub struct Question {
     pub subscription: Option<SubscriptionId>,
     /// Neither, but the records.
     pub raw: bool,
+}
+
+impl Question {
+    /// The result of a call is wanted.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.subscription.is_none() && !self.raw
+    }
 }
 
 /// Something asked of the views.

@@ -20,6 +20,8 @@ pub struct Pattern {
     rests: u128,
     /// The bit of the last token.
     last: u128,
+    /// What it begins with, if there is one wildcard and it is the last token: most patterns are such.
+    head: Option<Box<str>>,
 }
 
 /// Why a pattern was not accepted.
@@ -57,11 +59,18 @@ impl Pattern {
         if length == 0 {
             return Err(PatternError::Empty);
         }
-        Ok(Pattern { literals: literals.into_boxed_slice(), stars, rests, last: 1u128 << (length - 1) })
+        let last = 1u128 << (length - 1);
+        let head = (stars | rests == last).then(|| text[..text.len() - 1].into());
+        Ok(Pattern { literals: literals.into_boxed_slice(), stars, rests, last, head })
     }
 
     /// True exactly when the whole of `topic` matches.
     pub fn matches(&self, topic: &str) -> bool {
+        if let Some(head) = &self.head {
+            let not = if self.stars == 0 { b'\n' } else { b'.' };
+            let rest = topic.as_bytes().strip_prefix(head.as_bytes());
+            return rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(&not));
+        }
         let wild = self.stars | self.rests;
         let mut reached: u128 = 0;
         let mut first: u128 = 1;

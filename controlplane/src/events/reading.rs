@@ -20,7 +20,6 @@ use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::event::{Gap, GapCause};
 use kairo_wire::methods::stream::StreamName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// Bytes of records of one page for a subscription: it has to fit what a connection may have unread.
 const FEED_BYTES_MAX: usize = 192 << 10;
@@ -31,7 +30,11 @@ const LOOKED_AT_MAX: usize = 20_000;
 
 /// Reads what was asked for.
 pub fn answer(reader: &Reader, question: &Question) -> Answer {
-    let found = read(reader, question);
+    answer_with(question, read(reader, question))
+}
+
+/// The answer that was found.
+pub(crate) fn answer_with(question: &Question, found: Result<Found, ReadError>) -> Answer {
     let found = found.map_err(|error| WireError::new(Code::Unavailable, error.to_string()));
     Answer { ticket: question.ticket, found, keep: Vec::new() }
 }
@@ -101,7 +104,7 @@ fn milestone(event: &Record<'_>) -> Option<(String, Milestone)> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+pub(crate) enum ReadError {
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("an event can't be sent: {0}")]
@@ -109,28 +112,49 @@ enum ReadError {
 }
 
 fn read(reader: &Reader, question: &Question) -> Result<Found, ReadError> {
-    let bytes = if question.raw || question.subscription.is_some() { FEED_BYTES_MAX } else { PAGE_BYTES_MAX };
-    let limit = PageLimit { events: question.limit, bytes, looked_at: LOOKED_AT_MAX };
-    let page = reader.scan(&question.query, None, limit)?;
-    let seen = page
-        .next
-        .map_or(page.end_seq.max(question.query.from.saturating_sub(1)), |next| next.saturating_sub(1));
-    let events: Vec<Record<'_>> = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes)).collect();
-    let heard: Vec<&Record<'_>> =
-        events.iter().filter(|event| hears(&question.hearer.principal, &event.audience)).collect();
-    if question.raw {
-        let seqs: BTreeSet<u64> = heard.iter().map(|event| event.seq).collect();
-        let records = page.events.iter().filter(|(seq, _)| seqs.contains(seq)).cloned().collect();
-        let gaps = page.gaps.iter().map(told).collect();
-        let (bytes, events, more) = (Bytes::new(), heard.len(), page.next.is_some());
-        return Ok(Found { bytes, events, seen, more, records, gaps });
+    if question.is_replay() {
+        return Ok(Draft::read(reader, question)?.finish(question)?);
     }
-    let bytes = match &question.subscription {
-        Some(subscription) => frames(&page, &heard, &question.hearer, subscription)?,
-        None => result(&page, &heard, &question.hearer)?,
-    };
-    let (events, more) = (heard.len(), page.next.is_some());
-    Ok(Found { bytes, events, seen, more, records: Vec::new(), gaps: Vec::new() })
+    let page = page(reader, question, FEED_BYTES_MAX)?;
+    let found = found(&page, question);
+    if question.raw {
+        let hears = |(seq, bytes): &&(u64, Bytes)| {
+            record(*seq, bytes).is_some_and(|event| hears(&question.hearer.principal, &event.audience))
+        };
+        let records: Vec<(u64, Bytes)> = page.events.iter().filter(hears).cloned().collect();
+        let gaps = page.gaps.iter().map(told).collect();
+        return Ok(Found { events: records.len(), records, gaps, ..found });
+    }
+    let Some(subscription) = &question.subscription else { return Ok(found) };
+    let (bytes, events) = frames(&page, &question.hearer, subscription)?;
+    Ok(Found { bytes, events, ..found })
+}
+
+fn page(reader: &Reader, question: &Question, bytes: usize) -> Result<Page, log::LogError> {
+    let limit = PageLimit { events: question.limit, bytes, looked_at: LOOKED_AT_MAX };
+    reader.scan(&question.query, None, limit)
+}
+
+/// How far a page has looked.
+fn found(page: &Page, question: &Question) -> Found {
+    let end = page.end_seq.max(question.query.from.saturating_sub(1));
+    let seen = page.next.map_or(end, |next| next.saturating_sub(1));
+    Found { seen, more: page.next.is_some(), ..Found::default() }
+}
+
+/// What is written beside an event's record, about.
+const ENVELOPE_BYTES: usize = 384;
+
+/// Room for the events of a page, written.
+fn room(page: &Page) -> BytesMut {
+    let records: usize = page.events.iter().map(|(_, record)| record.len() + ENVELOPE_BYTES).sum();
+    BytesMut::with_capacity(records + ENVELOPE_BYTES)
+}
+
+/// The events of a page that a hearer may hear of.
+fn heard<'p>(page: &'p Page, hearer: &'p Hearer) -> impl Iterator<Item = Record<'p>> {
+    let events = page.events.iter().filter_map(|(seq, bytes)| record(*seq, bytes));
+    events.filter(|event| hears(&hearer.principal, &event.audience))
 }
 
 /// What can't be read as a record is left out: the store has checked it, so a later version wrote it.
@@ -140,13 +164,8 @@ fn record(seq: u64, bytes: &Bytes) -> Option<Record<'_>> {
         .ok()
 }
 
-/// EVENT frames, each gap before what follows it.
-fn frames(
-    page: &Page,
-    heard: &[&Record<'_>],
-    hearer: &Hearer,
-    subscription: &SubscriptionId,
-) -> Result<Bytes, CodecError> {
+/// EVENT frames, each gap before what follows it; and how many events.
+fn frames(page: &Page, hearer: &Hearer, subscription: &SubscriptionId) -> Result<(Bytes, usize), CodecError> {
     let form = Form {
         dialect: hearer.dialect,
         envelope: hearer.envelope,
@@ -154,7 +173,7 @@ fn frames(
         subscription: Some(subscription.as_str()),
         delivery: None,
     };
-    let mut buf = BytesMut::new();
+    let (mut buf, mut events) = (room(page), 0);
     let mut gaps = page.gaps.iter().filter(|_| hearer.envelope).peekable();
     let mut tell = |buf: &mut BytesMut, before: u64| -> Result<(), CodecError> {
         while let Some(gap) = gaps.next_if(|gap| gap.from <= before) {
@@ -163,44 +182,76 @@ fn frames(
         }
         Ok(())
     };
-    for event in heard {
+    for event in heard(page, hearer) {
         tell(&mut buf, event.seq)?;
-        put_frame(&mut buf, event, None, &form)?;
+        put_frame(&mut buf, &event, None, &form)?;
+        events += 1;
     }
     tell(&mut buf, u64::MAX)?;
-    Ok(buf.freeze())
+    Ok((buf.freeze(), events))
 }
 
-/// The result of `event.replay`.
-fn result(page: &Page, heard: &[&Record<'_>], hearer: &Hearer) -> Result<Bytes, CodecError> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Rest {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        next: Option<u64>,
-        gaps: Vec<Gap>,
-        last_seq: u64,
+/// A page of a replay, written as the result of `event.replay` but for its end.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    /// Its events are written, and no longer in it.
+    pub(crate) page: Page,
+    written: BytesMut,
+    events: usize,
+}
+
+impl Draft {
+    pub(crate) fn read(reader: &Reader, question: &Question) -> Result<Draft, log::LogError> {
+        let mut page = page(reader, question, PAGE_BYTES_MAX)?;
+        let hearer = &question.hearer;
+        let form = Form {
+            dialect: hearer.dialect,
+            envelope: hearer.envelope,
+            replayed: true,
+            subscription: None,
+            delivery: None,
+        };
+        let mut written = room(&page);
+        encode::put_map16(&mut written, if page.next.is_some() { 4 } else { 3 });
+        // In front, so that it is found without a look at the events: a client asks for the next page first of all.
+        if let Some(next) = page.next {
+            encode::put_str(&mut written, "next");
+            encode::put_uint(&mut written, hearer.dialect, next);
+        }
+        encode::put_str(&mut written, "events");
+        // Nearly always all are heard.
+        let head = written.len();
+        encode::put_array_header(&mut written, page.events.len());
+        let (first, mut events) = (written.len(), 0);
+        for event in heard(&page, hearer) {
+            put_value(&mut written, &event, &form);
+            events += 1;
+        }
+        if events < page.events.len() {
+            let values = written.split_off(first);
+            written.truncate(head);
+            encode::put_array_header(&mut written, events);
+            written.extend_from_slice(&values);
+        }
+        page.events = Vec::new();
+        Ok(Draft { page, written, events })
     }
-    let form = Form {
-        dialect: hearer.dialect,
-        envelope: hearer.envelope,
-        replayed: true,
-        subscription: None,
-        delivery: None,
-    };
-    let mut buf = BytesMut::new();
-    encode::put_map16(&mut buf, if page.next.is_some() { 4 } else { 3 });
-    encode::put_str(&mut buf, "events");
-    encode::put_array_header(&mut buf, heard.len());
-    for event in heard {
-        put_value(&mut buf, event, &form)?;
+
+    pub(crate) fn finish(self, question: &Question) -> Result<Found, CodecError> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Rest {
+            gaps: Vec<Gap>,
+            last_seq: u64,
+        }
+        let Draft { page, mut written, events } = self;
+        let rest = Rest { gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
+        // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
+        let mut map = BytesMut::new();
+        to_buf(&mut map, question.hearer.dialect, &rest)?;
+        written.extend_from_slice(&map[3..]);
+        Ok(Found { bytes: written.freeze(), events, ..found(&page, question) })
     }
-    let rest = Rest { next: page.next, gaps: page.gaps.iter().map(told).collect(), last_seq: page.end_seq };
-    // The rest is a map of its own to the encoder: what follows its header are the entries that belong here.
-    let mut map = BytesMut::new();
-    to_buf(&mut map, hearer.dialect, &rest)?;
-    buf.extend_from_slice(&map[3..]);
-    Ok(buf.freeze())
 }
 
 fn told(gap: &log::Gap) -> Gap {

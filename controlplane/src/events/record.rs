@@ -7,7 +7,7 @@
 use crate::auth::principal::Creator;
 use bytes::{Bytes, BytesMut};
 use kairo_wire::codec::CodecError;
-use kairo_wire::codec::decode::from_slice;
+use kairo_wire::codec::decode::Fields;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::codec::raw::RawRef;
 use serde::{Deserialize, Serialize};
@@ -101,47 +101,47 @@ impl From<Hearers> for Audience {
 }
 
 /// All of it but the sequence number, as it is stored.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Stored<'a>(
     Id,
     u64,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
+    Cow<'a, str>,
+    Cow<'a, str>,
+    Cow<'a, str>,
     Hearers,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] RawRef<'a>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    RawRef<'a>,
 );
 
 /// An answer: what every event has, and what it answers. Only those have these fields.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Answering<'a>(
     Id,
     u64,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
+    Cow<'a, str>,
+    Cow<'a, str>,
+    Cow<'a, str>,
     Hearers,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] RawRef<'a>,
-    #[serde(borrow)] Option<Cow<'a, str>>,
-    #[serde(borrow)] Option<RawRef<'a>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    Option<Cow<'a, str>>,
+    RawRef<'a>,
+    Option<Cow<'a, str>>,
+    Option<RawRef<'a>>,
 );
 
-/// How the stored form of an event begins that answers nothing: an array of so many.
-const PLAIN: u8 = 0x90 | 14;
+/// So many fields has an event that answers nothing.
+const PLAIN_FIELDS: usize = 14;
 
 impl<'a> Stored<'a> {
     fn with(self, answers: Option<Cow<'a, str>>, error: Option<RawRef<'a>>) -> Answering<'a> {
@@ -150,15 +150,8 @@ impl<'a> Stored<'a> {
     }
 }
 
-impl<'a> Answering<'a> {
-    fn split(self) -> (Stored<'a>, Option<Cow<'a, str>>, Option<RawRef<'a>>) {
-        let Answering(a, b, c, d, e, f, g, h, i, j, k, l, m, n, answers, error) = self;
-        (Stored(a, b, c, d, e, f, g, h, i, j, k, l, m, n), answers, error)
-    }
-}
-
 /// An id as two numbers, which the codec has words for.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Id(u64, u64);
 
 impl<'a> Record<'a> {
@@ -191,47 +184,57 @@ impl<'a> Record<'a> {
 
     /// Reads what is stored under `seq`. Bytes that are no record are an error, whatever they are.
     pub fn parse(seq: u64, bytes: &'a [u8]) -> Result<Record<'a>, CodecError> {
-        let (stored, answers, error) = match bytes.first() {
-            Some(&PLAIN) | None => (from_slice(bytes)?, None, None),
-            Some(_) => from_slice::<Answering<'a>>(bytes)?.split(),
-        };
-        let Stored(
-            id,
-            time_ms,
-            topic,
-            source,
-            principal,
-            audience,
-            correlation,
-            causation,
-            intent,
-            trace,
-            span,
-            key,
-            tool_call,
-            data,
-        ) = stored;
-        let id = (u128::from(id.0) << 64 | u128::from(id.1)).to_be_bytes();
-        Ok(Record {
+        let mut fields = Fields::new(bytes);
+        let count = fields.array()?;
+        fields.array()?;
+        let id = u128::from(fields.number()?) << 64 | u128::from(fields.number()?);
+        let mut record = Record {
             seq,
-            id,
-            time_ms,
-            topic,
-            source,
-            principal,
-            audience: audience.into(),
-            correlation,
-            causation,
-            intent,
-            trace,
-            span,
-            key,
-            tool_call,
-            data,
-            answers,
-            error,
-        })
+            id: id.to_be_bytes(),
+            time_ms: fields.number()?,
+            topic: fields.text()?,
+            source: fields.text()?,
+            principal: fields.text()?,
+            audience: hearers(&mut fields)?,
+            correlation: fields.maybe_text()?,
+            causation: fields.maybe_text()?,
+            intent: fields.maybe_text()?,
+            trace: fields.maybe_text()?,
+            span: fields.maybe_text()?,
+            key: fields.maybe_text()?,
+            tool_call: fields.maybe_text()?,
+            data: fields.value()?,
+            answers: None,
+            error: None,
+        };
+        if count > PLAIN_FIELDS {
+            record.answers = fields.maybe_text()?;
+            record.error = fields.maybe_value()?;
+            fields.skip(count.saturating_sub(PLAIN_FIELDS + 2))?;
+        }
+        fields.end()?;
+        Ok(record)
     }
+
+    /// Of what is stored: the time and the type, which are near its beginning.
+    pub(crate) fn glance(bytes: &'a [u8]) -> Result<(u64, Cow<'a, str>), CodecError> {
+        let mut fields = Fields::new(bytes);
+        fields.array()?;
+        fields.array()?;
+        let _id = (fields.number()?, fields.number()?);
+        Ok((fields.number()?, fields.text()?))
+    }
+}
+
+/// An [`Audience`], read.
+fn hearers(fields: &mut Fields<'_>) -> Result<Audience, CodecError> {
+    let count = fields.array()?;
+    let (kind, uid) = (fields.number()?, fields.number()?);
+    let shared = |text: Option<Cow<'_, str>>| text.map(Arc::from);
+    let (session, name) = (shared(fields.maybe_text()?), shared(fields.maybe_text()?));
+    fields.skip(count.saturating_sub(4))?;
+    let uid = u32::try_from(uid).unwrap_or(u32::MAX);
+    Ok(Hearers(kind.try_into().unwrap_or(u8::MAX), uid, session, name).into())
 }
 
 fn borrowed<'b>(text: &'b Option<Cow<'_, str>>) -> Option<Cow<'b, str>> {

@@ -21,7 +21,7 @@ const FLUSH_AFTER_NS: u64 = 100_000_000;
 /// Events that are indexed between two looks at what is queued.
 const INDEXED_AT_ONCE: usize = 512;
 /// Fewer wait so long for others: who just heard of an event comes first, and many together cost less.
-const INDEX_AFTER_NS: u64 = 2_000_000;
+const INDEX_AFTER_NS: u64 = 20_000_000;
 /// The indexes may be so many events behind while there is always more to write.
 const INDEX_LAG_MAX: u64 = 16_384;
 

@@ -48,6 +48,9 @@ impl Kernel {
         for one in past {
             let session = one.life.session.as_str();
             let adopted = self.state.sessions.get(session).copied();
+            if let Some(serial) = adopted {
+                self.tell_lost_closes(turn, serial, &one);
+            }
             let is_named =
                 |serial: &u64| self.state.processes.get(serial).is_some_and(|process| !process.superseded);
             match adopted.filter(is_named) {
@@ -67,8 +70,7 @@ impl Kernel {
     /// What was adopted and has no record, as its kernel died before it was written, gets one.
     fn record_the_rest(&mut self, turn: &mut Turn<'_>) {
         let has_none = |process: &Process| match process.record {
-            // Another life has followed, so this one was told; there will be no record of it any more.
-            _ if process.superseded => false,
+            // Even if another life has followed: both may have been faster than the log.
             RecordStatus::Failed => true,
             // By wish; whether its birth was told is known since calls have a place.
             RecordStatus::None => process.trace.call_seq.is_some(),
@@ -87,7 +89,10 @@ impl Kernel {
             if !told.born && !told.exited && !told.ended && !told.closed.contains(&true) {
                 // A restart follows from a call that was told with the first life.
                 let is_first = process.follows.is_none();
-                self.record_birth(serial);
+                // A record of one that another life has followed would take that one's place.
+                if !process.superseded {
+                    self.record_birth(serial);
+                }
                 if is_first {
                     self.tell_lost_call(turn, serial, "process.spawn");
                 }
@@ -121,29 +126,24 @@ impl Kernel {
     fn watch_again(&mut self, turn: &mut Turn<'_>, serial: u64, past: &Recollection) {
         let plan = self.next_plan(past);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
-        process.record = RecordStatus::Written;
         if let Some(mut plan) = plan {
             // What follows belongs to the same story.
             plan.trace = process.trace.clone();
             let attempts = past.life.attempts;
             process.renewal = Some(Box::new(Renewal { plan, attempts, pending: None, former: None }));
         }
-        for channel in Channel::ALL {
-            process.told.closed[channel as usize] |= past.ends[channel as usize].is_some();
-        }
-        for channel in Channel::ALL {
-            self.tell_lost_close(turn, serial, channel);
-        }
         self.go_on(turn, serial);
     }
 
-    /// An output had closed, and its kernel died before that was kept.
-    fn tell_lost_close(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel) {
-        let Some(process) = self.state.processes.get(&serial) else { return };
-        let place = channel as usize;
-        if let Some(end) = process.ends[place].filter(|_| !process.told.closed[place] && !process.tree_gone) {
-            self.tell_close(turn, serial, channel, end);
+    /// Outputs of what was adopted had closed, and their kernel died before that was kept. Of two lives under one id the
+    /// older may have such, too.
+    fn tell_lost_closes(&mut self, turn: &mut Turn<'_>, serial: u64, past: &Recollection) {
+        let Some(process) = self.state.processes.get_mut(&serial) else { return };
+        process.record = RecordStatus::Written;
+        for channel in Channel::ALL {
+            process.told.closed[channel as usize] |= past.ends[channel as usize].is_some();
         }
+        self.tell_missing_closes(turn, serial);
     }
 
     /// What ended while there was no kernel is told by the keeper with the rest; nobody says it once more.

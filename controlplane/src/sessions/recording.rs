@@ -96,8 +96,9 @@ impl Kernel {
     /// Writes down how an output ended.
     pub(crate) fn record_close(&mut self, serial: u64, channel: Channel) {
         let Some(process) = self.state.processes.get(&serial) else { return };
-        // Of a tree that is gone nothing is kept, so there is nothing to add to.
-        let Some(end) = process.ends[channel as usize].filter(|_| !process.tree_gone) else { return };
+        // Of a tree that is gone nothing is kept, so there is nothing to add to; unless another life is to follow.
+        let is_kept = !process.tree_gone || process.renewal.is_some();
+        let Some(end) = process.ends[channel as usize].filter(|_| is_kept) else { return };
         let stderr = channel == Channel::Stderr;
         let (total_bytes, cut_bytes) = (end.total_bytes, end.cut_bytes);
         self.note_down(serial, |session| Entry::Closed { session, stderr, total_bytes, cut_bytes });

@@ -169,6 +169,12 @@ fn decode<'a>(
     expect(fds, descriptors_of(&message)).map(|()| message)
 }
 
+/// One of several messages of a packet.
+pub(super) fn decode_one(message: &[u8]) -> Result<ToKeeper<'_>, ProtocolError> {
+    let message = rmp_serde::from_slice(message)?;
+    expect(&[], descriptors_of(&message)).map(|()| message)
+}
+
 fn expect(fds: &[OwnedFd], expected: usize) -> Result<(), ProtocolError> {
     let got = fds.len();
     if got == expected { Ok(()) } else { Err(ProtocolError::Descriptors { expected, got }) }
@@ -180,6 +186,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         ToKeeper::Contain { containment, .. } => usize::from(containment.kernel),
         ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
+        | ToKeeper::Several { .. }
         | ToKeeper::Spawn(_)
         | ToKeeper::Signal { .. }
         | ToKeeper::Acknowledge { .. }

@@ -244,6 +244,14 @@ pub fn encode_leave(packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
     encode(&ToKeeper::Leave, packet)
 }
 
+/// Several encoded messages without descriptors. Only for a keeper that speaks version 4.
+pub fn encode_several<'a>(
+    messages: impl Iterator<Item = &'a [u8]>,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Several { messages: messages.map(Blob).collect() }, packet)
+}
+
 /// Keep this reactor's page, and read end and write end of its output staging pipe and of its input staging pipe: send
 /// them, in this order, with the packet.
 pub fn encode_hold_reactor(packet: &mut Vec<u8>) -> Result<(), ProtocolError> {

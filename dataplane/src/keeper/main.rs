@@ -3,14 +3,14 @@
 //! One thread, one `poll` over its lanes, its signals, the news of its cgroups and, without a kernel, the
 //! handover socket. Nothing here waits anywhere else, but for a child on its way to exec.
 
-use crate::command::Scope;
 use crate::keeper::flags::Flags;
 use crate::keeper::handover::{Handover, Wish};
-use crate::keeper::lane::Lane;
+use crate::keeper::lane::{Lane, decode_one};
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
 use crate::keeper::session::{Ring, Sessions};
+use crate::keeper::signalling::Errand;
 use crate::keeper::spawn::Contained;
 use crate::keeper::testament;
 use crate::key::ProcessKey;
@@ -180,10 +180,12 @@ impl Keeper {
 
     /// Waits for anything, or for the next deadline.
     fn wait(&self, events: &Events) -> io::Result<Vec<Source>> {
-        let mut watched = vec![(Source::Signals, events.as_fd(), PollFlags::IN)];
+        let mut watched = Vec::new();
         for (index, lane) in self.lanes.iter().enumerate() {
             watched.extend(lane.socket().map(|fd| (Source::Lane(index), fd, lane.interest())));
         }
+        // What is asked for goes before the news of it.
+        watched.push((Source::Signals, events.as_fd(), PollFlags::IN));
         if let Some(Some(cgroups)) = &self.cgroups {
             watched.push((Source::Cgroups, cgroups.as_fd(), PollFlags::IN));
         }
@@ -233,6 +235,12 @@ impl Keeper {
             return self.lanes[index].drain(buffer);
         }
         self.lanes[index].flush();
+        let mut errands = Vec::new();
+        self.take_requests(index, buffer, &mut errands);
+        self.end_errands(&mut errands);
+    }
+
+    fn take_requests(&mut self, index: usize, buffer: &mut [u8], errands: &mut Vec<Errand>) {
         let (mut bulk, mut fds) = (Vec::new(), Vec::new());
         for _ in 0..TURN {
             if self.lanes[index].congested() {
@@ -242,8 +250,28 @@ impl Keeper {
                 None => return,
                 // A kernel that can't be understood can't be served: it sees the lane closed.
                 Some(Err(_)) => return self.lanes[index].lose(),
-                Some(Ok(request)) => self.carry_out(index, &request, &mut fds),
+                Some(Ok(ToKeeper::Several { messages })) => {
+                    for message in messages {
+                        match decode_one(message.0) {
+                            Ok(request) => self.take_request(index, &request, &mut fds, errands),
+                            Err(_) => return self.lanes[index].lose(),
+                        }
+                    }
+                }
+                Some(Ok(request)) => self.take_request(index, &request, &mut fds, errands),
             }
+        }
+    }
+
+    fn take_request(
+        &mut self,
+        lane: usize,
+        request: &ToKeeper<'_>,
+        fds: &mut Vec<OwnedFd>,
+        errands: &mut Vec<Errand>,
+    ) {
+        if !self.take_errand(lane, request, errands) {
+            self.carry_out(lane, request, fds);
         }
     }
 
@@ -262,9 +290,10 @@ impl Keeper {
                 let kernel = fds.first().map(AsFd::as_fd);
                 self.spawn(lane, spawn, Some(Contained { containment, kernel }));
             }
-            ToKeeper::Signal { process, signal, scope, ticket } => {
+            // To a tree it is an errand, unless there is none of this name.
+            ToKeeper::Signal { process, signal, scope: _, ticket } => {
                 let index = self.sessions.find(*process);
-                let outcome = index.map_or(Ok(0), |index| self.signal(index, *signal, *scope));
+                let outcome = index.map_or(Ok(0), |index| self.signal_leader(index, *signal));
                 if let Some(ticket) = *ticket {
                     self.tell(lane, &ToKernel::Signalled { ticket, outcome });
                 }
@@ -311,8 +340,8 @@ impl Keeper {
             }
             ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
             ToKeeper::Leave => self.left = true,
-            // Unpacked by the lane; one within another is no message.
-            ToKeeper::Bulk { .. } => self.lanes[lane].lose(),
+            // Unpacked before; one within another is no message.
+            ToKeeper::Bulk { .. } | ToKeeper::Several { .. } => self.lanes[lane].lose(),
         }
     }
 
@@ -413,15 +442,6 @@ impl Keeper {
             }
             Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),
             Stage::Killing(_) | Stage::Leaving(_) => {}
-        }
-    }
-
-    fn signal_all(&mut self, signal: i32) {
-        let alive: Vec<usize> =
-            self.sessions.iter().filter(|(_, session)| !session.ended).map(|(index, _)| index).collect();
-        for index in alive {
-            // Who can't be signalled can't be ended either; nobody is left to be told.
-            let _ = self.signal(index, signal, Scope::Tree);
         }
     }
 

@@ -22,6 +22,7 @@ pub mod main;
 pub mod protocol;
 mod session;
 pub mod settlement;
+mod signalling;
 mod spawn;
 mod stdio;
 pub mod successor;

@@ -28,11 +28,12 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 1: never released; handed over, but served no second kernel.
 /// - 2: adoption: `Lane`, `Adopt`, `Replace`, inboxes.
 /// - 3: notes (`Annotate`) and facts (`Facts`), and leaving in order (`Leave`).
-/// - 4: containment (`Contain`, `Contained`).
-pub const VERSION: u16 = 4;
+/// - 4: several messages in one packet (`Several`).
+/// - 5: containment (`Contain`, `Contained`).
+pub const VERSION: u16 = 5;
 
 /// The first version that contains children.
-pub const VERSION_CONTAINS: u16 = 4;
+pub const VERSION_CONTAINS: u16 = 5;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -45,6 +46,9 @@ pub fn spoken(ours: u16, theirs: u16) -> Option<u16> {
 
 /// Longest packet, bytes. Well under the smallest send buffer a lane may have.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest packet of several messages, bytes: the keeper carries all of it out before it looks at another lane.
+pub const SEVERAL_BYTES_MAX: usize = 8 * 1024;
 
 /// Longest message in a memfd, bytes: more than the longest argv and environment any kernel executes.
 pub const BULK_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -159,13 +163,19 @@ pub enum ToKeeper<'a> {
     /// The kernel goes and means to be followed: there is no reason to wait if nothing is left. Since version 3.
     Leave,
     /// Start a process that is contained; as `Spawn`, but that `Contained` comes before `Spawned`. Beside it: the child's
-    /// end of a connection to the kernel, if the containment says so. Since version 4.
+    /// end of a connection to the kernel, if the containment says so. Since version 5.
     Contain {
         /// What to start.
         #[serde(borrow)]
         spawn: SpawnRequest<'a>,
         /// What it does to itself.
         containment: Containment,
+    },
+    /// Messages without descriptors that had to wait for room, in their order: a lane holds few packets. Since version 4.
+    Several {
+        /// Each as it would have been a packet.
+        #[serde(borrow)]
+        messages: Vec<Blob<'a>>,
     },
 }
 
@@ -253,7 +263,7 @@ pub enum ToKernel {
         /// Per end, in the order of [`End::ALL`]: absent, or its pipe's size in force (0 for a PTY).
         pipe_bytes: [Option<u32>; 3],
     },
-    /// The child that is about to be told of is contained. Since version 4.
+    /// The child that is about to be told of is contained. Since version 5.
     Contained {
         /// Which.
         process: ProcessKey,

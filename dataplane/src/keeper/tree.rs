@@ -1,4 +1,4 @@
-//! Trees: who belongs to which session, who is left of it, and how everybody of it gets a signal.
+//! Trees: who belongs to which session, and who is left of it.
 //!
 //! With a cgroup its folder answers. Without, a tree is the leader and its descendants, found by walking from
 //! parent to children; a descendant whose parent ended has become a child of the keeper (the subreaper) and is
@@ -8,27 +8,25 @@
 //! Invariant: whoever is alive in a tree is a child of the keeper or has a living parent who is in the tree. So a
 //! session whose leader is reaped and that has no orphan among the keeper's children has nobody left.
 
-use crate::command::Scope;
 use crate::keeper::link::MARKER;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::ToKernel;
 use crate::keeper::session::{Exit, Orphan};
 use crate::sys::process::{self, Reaped, Stat};
-use std::collections::HashSet;
-use std::io;
+use std::time::{Duration, Instant};
 
 /// How much of a process's environment is searched for the marker, which the keeper puts first.
 const ENVIRONMENT_BYTES_MAX: u64 = 128 * 1024;
-/// How often a tree is walked again for members that were forked meanwhile.
-const ROUNDS_MAX: usize = 64;
+/// How long an exec that has begun is waited for.
+const EXEC_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Somebody who is to get a signal.
+/// Somebody of a tree.
 #[derive(Clone, Copy, Debug)]
-struct Member {
-    pid: i32,
-    stat: Stat,
+pub(super) struct Member {
+    pub(super) pid: i32,
+    pub(super) stat: Stat,
     /// A child of the keeper that isn't reaped: its pid is its own.
-    ours: bool,
+    pub(super) ours: bool,
 }
 
 impl Keeper {
@@ -104,6 +102,13 @@ impl Keeper {
     fn owner_by_marker(&mut self, pid: i32) -> Option<usize> {
         let mut environment = std::mem::take(&mut self.environment);
         process::environment(pid, ENVIRONMENT_BYTES_MAX, &mut environment);
+        let until = Instant::now() + EXEC_PATIENCE;
+        // In the middle of an exec the old environment is gone and the new one isn't there. Taken for a stray it would be
+        // lost to its tree for good.
+        while environment.is_empty() && process::is_in_exec(pid) && Instant::now() < until {
+            std::thread::yield_now();
+            process::environment(pid, ENVIRONMENT_BYTES_MAX, &mut environment);
+        }
         let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(MARKER));
         let owner = name.and_then(|name| {
             let named =
@@ -177,56 +182,8 @@ impl Keeper {
         }
     }
 
-    /// Sends a signal; how many got it.
-    pub(super) fn signal(&mut self, index: usize, signal: i32, scope: Scope) -> Result<u32, i32> {
-        let Some(session) = self.sessions.get(index) else { return Ok(0) };
-        match scope {
-            Scope::Leader => {
-                let (pid, alive) = (session.pid, session.exit.is_none());
-                let Some(stat) = process::stat(pid).filter(|stat| alive && !stat.dead()) else {
-                    return Ok(0);
-                };
-                deliver(&Member { pid, stat, ours: true }, signal).map(u32::from).map_err(errno)
-            }
-            Scope::Tree if session.ended => Ok(0),
-            Scope::Tree => self.signal_tree(index, signal),
-        }
-    }
-
-    fn signal_tree(&mut self, index: usize, signal: i32) -> Result<u32, i32> {
-        let mut told: HashSet<(i32, u64)> = HashSet::new();
-        let (mut sent, mut refused) = (0, None);
-        for round in 0..ROUNDS_MAX {
-            let mut members = self.members(index);
-            members.retain(|member| told.insert((member.pid, member.stat.start_ticks)));
-            if members.is_empty() {
-                break;
-            }
-            if round == 0 && signal == libc::SIGKILL && self.kill_cgroup(index) {
-                return Ok(members.len() as u32);
-            }
-            for member in &members {
-                match deliver(member, signal) {
-                    Ok(true) => sent += 1,
-                    Ok(false) => {}
-                    Err(error) => refused = Some(errno(error)),
-                }
-            }
-        }
-        match refused {
-            Some(errno) if sent == 0 => Err(errno),
-            _ => Ok(sent),
-        }
-    }
-
-    fn kill_cgroup(&self, index: usize) -> bool {
-        let cgroup = self.sessions.get(index).and_then(|session| session.cgroup.as_ref());
-        matches!((cgroup, &self.cgroups), (Some(cgroup), Some(Some(cgroups))) if cgroups.kill(cgroup).is_ok())
-    }
-
-    /// Everybody of a tree who is alive, parents before children.
-    fn members(&mut self, index: usize) -> Vec<Member> {
-        self.adopt_orphans();
+    /// Everybody of a tree who is alive, parents before children; of those whose parent ended, who is adopted.
+    pub(super) fn members(&mut self, index: usize) -> Vec<Member> {
         let Some(session) = self.sessions.get(index) else { return Vec::new() };
         if let (Some(cgroup), Some(Some(cgroups))) = (&session.cgroup, &self.cgroups) {
             let mut pids = Vec::new();
@@ -265,25 +222,4 @@ impl Keeper {
             let _ = process::signal_child(*pid, libc::SIGKILL);
         }
     }
-}
-
-/// True: sent. False: it is gone.
-fn deliver(member: &Member, signal: i32) -> io::Result<bool> {
-    let send = |signal: i32| match member.ours {
-        true => process::signal_child(member.pid, signal).map(|()| true),
-        false => process::signal_member(member.pid, signal, |now| now.start_ticks == member.stat.start_ticks),
-    };
-    let sent = match send(signal) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-        sent => sent,
-    }?;
-    if sent && signal == libc::SIGTERM && member.stat.stopped() {
-        // A stopped process would never see it.
-        send(libc::SIGCONT)?;
-    }
-    Ok(sent)
-}
-
-fn errno(error: io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
 }

@@ -95,7 +95,7 @@ impl<D: Driver> Reactor<D> {
         if self.lane.is_full() {
             // What is not in the keeper's hands must not leave: it could not be accounted for.
             self.answer_input(answers);
-            return self.later(Turn::Input(place));
+            return self.once_lane_is_free(Turn::Input(place));
         }
         let pushed = self.push_through_staging(place, key, &mut answers);
         let closed = pushed.unwrap_or_else(|error| {

@@ -9,12 +9,15 @@ use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, Spaw
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
-use crate::keeper::protocol::{End, ProtocolError, VERSION, VERSION_CONTAINS};
+use crate::keeper::protocol::{End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS};
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
 use crate::sys::socket;
 use std::collections::VecDeque;
 use std::io;
+
+/// What each of several messages takes beside its own bytes, at most.
+const SEVERAL_OVERHEAD_BYTES: usize = 5;
 
 #[derive(Debug)]
 pub(super) struct Lane<F> {
@@ -25,7 +28,7 @@ pub(super) struct Lane<F> {
     shutdown_sent: bool,
     /// What the keeper understands.
     version: u16,
-    /// True exactly when it has said so.
+    /// It has said so itself.
     greeted: bool,
     /// Spawns that not every keeper understands, until it has.
     waiting: Vec<Spawn>,
@@ -48,6 +51,19 @@ impl<F: Clone> Lane<F> {
     /// True exactly when packets wait: a stream that needs a new ring kept had better wait too.
     pub(super) fn is_full(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// How many of those that wait can be one packet.
+    fn together(&self) -> usize {
+        if !self.greeted || self.version < 4 {
+            return 1;
+        }
+        let mut bytes = 0;
+        let fits = self.queue.iter().take_while(|(packet, fds)| {
+            bytes += packet.len() + SEVERAL_OVERHEAD_BYTES;
+            fds.is_empty() && bytes <= SEVERAL_BYTES_MAX
+        });
+        fits.count()
     }
 
     /// Makes a packet and sends it with its descriptors. An error means that the keeper will never see it.
@@ -92,17 +108,26 @@ impl<D: Driver> Reactor<D> {
         self.lane.armed = false;
         let Some(lane) = self.lane.fd.clone() else { return };
         while let Some((packet, fds)) = self.lane.queue.front() {
-            match self.driver.send_packet(&lane, packet, fds) {
-                Ok(()) => drop(self.lane.queue.pop_front()),
+            let together = self.lane.together();
+            let waiting = self.lane.queue.iter().take(together).map(|(packet, _)| &packet[..]);
+            let sent = match together {
+                2.. if link::encode_several(waiting, &mut self.lane.packet).is_ok() => {
+                    self.driver.send_packet(&lane, &self.lane.packet, &[]).map(|()| together)
+                }
+                _ => self.driver.send_packet(&lane, packet, fds).map(|()| 1),
+            };
+            match sent {
+                Ok(sent) => drop(self.lane.queue.drain(..sent)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.lane.armed = true;
                     self.driver.submit(Kind::LaneWrite.only(), Op::Poll(lane, Interest::Write));
                     return;
                 }
                 // The reading side finds out, and says so.
-                Err(_) => return self.lane.queue.clear(),
+                Err(_) => self.lane.queue.clear(),
             }
         }
+        self.lane_is_free();
     }
 
     pub(super) fn lane_readable(&mut self) {
@@ -255,6 +280,7 @@ impl<D: Driver> Reactor<D> {
     fn keeper_gone(&mut self, error: &io::Error) {
         self.lane.fd = None;
         self.lane.queue.clear();
+        self.lane_is_free();
         if self.post.is_shutting_down() {
             self.stopping = true;
             return;

@@ -181,6 +181,8 @@ pub(crate) struct Reactor<D: Driver> {
     stall_ns: u64,
     timers: Timers,
     turns: VecDeque<Turn>,
+    /// Work that waits until the lane is no longer full.
+    behind_lane: Vec<Turn>,
     notices: VecDeque<Notice>,
     out: Commands,
     at: Moment,
@@ -221,6 +223,7 @@ impl<D: Driver> Reactor<D> {
             stall_ns: parts.stall_ns,
             timers: Timers::default(),
             turns: VecDeque::new(),
+            behind_lane: Vec::new(),
             notices: VecDeque::new(),
             out: Commands::default(),
             at,
@@ -319,8 +322,9 @@ impl<D: Driver> Reactor<D> {
 
     fn bell_rang(&mut self) {
         let Some(ear) = self.ear.clone() else { return };
-        let mut rings = [0; 8];
-        while matches!(self.driver.read(&ear, &mut rings), Ok(8)) {}
+        // All rings there are fit, unless the bell is made of a pipe and was rung very often.
+        let mut rings = [0; 64];
+        while matches!(self.driver.read(&ear, &mut rings), Ok(64)) {}
         self.driver.submit(Kind::Bell.only(), Op::Poll(ear, Interest::Read));
     }
 
@@ -358,6 +362,19 @@ impl<D: Driver> Reactor<D> {
         if !self.turns.contains(&turn) {
             self.turns.push_back(turn);
         }
+    }
+
+    /// Work that can go on only when the keeper has taken what waits for it: looking every round whether it has would take a
+    /// core away from it.
+    fn once_lane_is_free(&mut self, turn: Turn) {
+        if !self.behind_lane.contains(&turn) {
+            self.behind_lane.push(turn);
+        }
+    }
+
+    /// Nothing waits for the keeper any more.
+    fn lane_is_free(&mut self) {
+        self.turns.extend(self.behind_lane.drain(..));
     }
 
     fn ring(&mut self, alarm: Alarm) {

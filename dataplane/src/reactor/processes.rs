@@ -249,7 +249,7 @@ impl<D: Driver> Reactor<D> {
                 self.hold_new_ring(place, channel);
             }
             if self.lane.is_full() {
-                return self.later(Turn::Source(place, channel));
+                return self.once_lane_is_free(Turn::Source(place, channel));
             }
             let Some(process) = self.processes.get_mut(place) else { return };
             let stream = &mut process.streams[channel as usize];

@@ -100,8 +100,8 @@ impl Bell {
     }
 }
 
-/// A bell and the descriptor that hears it: readable once rung, quiet again after a read of 8 bytes or more (to
-/// `EAGAIN`, where the platform makes it of a pipe).
+/// A bell and the descriptor that hears it: readable once rung, quiet again after a read of 8 bytes or more (or,
+/// where the platform makes it of a pipe, after one that doesn't fill its buffer).
 pub fn bell() -> io::Result<(Bell, OwnedFd)> {
     let (hear, ring) = platform::bell()?;
     Ok((Bell(Arc::new(ring)), hear))

@@ -20,9 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use platform::{
-    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, connect_packets, environment,
-    listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat, take_over,
-    threads_children,
+    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, conceal, connect_packets,
+    environment, is_in_exec, listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat,
+    take_over, threads_children,
 };
 
 /// What a child is to be. Strings are NUL-terminated and stand one after the other.

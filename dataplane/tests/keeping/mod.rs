@@ -221,11 +221,35 @@ impl Kernel {
     }
 
     pub(crate) fn signal(&mut self, key: ProcessKey, signal: i32, scope: Scope) -> Result<u32, i32> {
+        let wanted = self.ask_signal(key, signal, scope);
+        self.signalled(wanted)
+    }
+
+    /// Signals to trees that the keeper finds all at once. `meanwhile` is done just before it looks.
+    pub(crate) fn signal_together(
+        &mut self,
+        signals: &[(ProcessKey, i32)],
+        meanwhile: impl FnOnce(),
+    ) -> Vec<Result<u32, i32>> {
+        let keeper = rustix::process::Pid::from_raw(self.keeper_pid()).unwrap();
+        rustix::process::kill_process(keeper, rustix::process::Signal::STOP).unwrap();
+        let asked: Vec<Ticket> =
+            signals.iter().map(|(key, signal)| self.ask_signal(*key, *signal, Scope::Tree)).collect();
+        meanwhile();
+        rustix::process::kill_process(keeper, rustix::process::Signal::CONT).unwrap();
+        asked.into_iter().map(|wanted| self.signalled(wanted)).collect()
+    }
+
+    fn ask_signal(&mut self, key: ProcessKey, signal: i32, scope: Scope) -> Ticket {
         self.serial += 1;
-        let wanted = Ticket(self.serial);
+        let ticket = Ticket(self.serial);
         let mut packet = Vec::new();
-        link::encode_signal(key, signal, scope, Some(wanted), &mut packet).unwrap();
+        link::encode_signal(key, signal, scope, Some(ticket), &mut packet).unwrap();
         self.send(&mut packet);
+        ticket
+    }
+
+    fn signalled(&mut self, wanted: Ticket) -> Result<u32, i32> {
         self.find(
             |message| matches!(message, FromKeeper::Signalled { ticket, .. } if *ticket == wanted),
             |message| match message {

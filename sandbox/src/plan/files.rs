@@ -110,11 +110,7 @@ impl Planner<'_> {
                     inside.push(path.clone());
                     continue;
                 };
-                let granted = |(above, rights): (&Vec<u8>, &u64)| {
-                    let above = String::from_utf8_lossy(above);
-                    rights & right != 0 && (is_within(&path, &above) || is_within(&above, &path))
-                };
-                if self.below.iter().any(granted) {
+                if self.is_granted_around(&path, right) {
                     inside.push(path);
                 }
             }
@@ -137,6 +133,21 @@ impl Planner<'_> {
         let files = &self.profile.files;
         let all: Vec<&str> = files.deny_read.iter().chain(&files.deny_write).map(String::as_str).collect();
         (!all.is_empty()).then(|| all.join(", "))
+    }
+
+    /// Whether any of these rights is granted on a path, above it or below it.
+    fn is_granted_around(&self, path: &str, right: u64) -> bool {
+        let has = |rights: &u64| rights & right != 0;
+        let above = |folder: &str| self.below.get(folder.as_bytes()).is_some_and(has);
+        let mut ends = path.match_indices('/').map(|(end, _)| if end == 0 { "/" } else { &path[..end] });
+        let inside = [path.trim_end_matches('/').as_bytes(), b"/"].concat();
+        above(path)
+            || ends.any(above)
+            || self
+                .below
+                .range(inside.clone()..)
+                .take_while(|(below, _)| below.starts_with(&inside))
+                .any(|(_, rights)| has(rights))
     }
 
     pub(super) fn files_in_words(&self) -> String {

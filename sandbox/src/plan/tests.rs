@@ -150,6 +150,9 @@ fn what_neither_landlock_nor_a_filter_can_say_is_refused_by_name() {
             Protection::DeniedPaths,
         ),
         (serde_json::json!({"files": {"read": ["/a/b"], "denyRead": ["/a"]}}), Protection::DeniedPaths),
+        (serde_json::json!({"files": {"read": ["/"], "denyRead": ["/a/b/c"]}}), Protection::DeniedPaths),
+        (serde_json::json!({"files": {"read": ["/a/b"], "denyRead": ["/"]}}), Protection::DeniedPaths),
+        (serde_json::json!({"files": {"execute": ["/a/b"], "denyRead": ["/a/b"]}}), Protection::DeniedPaths),
     ] {
         assert_eq!(refused(asked.clone(), &machine(8)), protection);
         let mut accepted = asked;

@@ -119,7 +119,7 @@ fn story_of(client: &Client, named: &str) -> Result<String, Failure> {
         }
         None => None,
     };
-    found.and_then(|told| told.event.correlation_id).ok_or_else(|| {
+    found.and_then(|told| told.event.correlation_id).map(String::from).ok_or_else(|| {
         Failure::new(Code::NotFound.name(), format!("the log knows no story, event or process {named}"))
             .advise("`kairo events --reverse --limit 20` shows the latest")
     })
@@ -165,9 +165,9 @@ fn is_an_events_name(text: &str) -> bool {
 fn deed(told: &Told) -> Deed {
     let Told { event, payload, time_ms } = told;
     Deed {
-        id: event.id.clone().unwrap_or_default(),
-        cause: event.causation_id.clone(),
-        topic: event.topic.clone(),
+        id: event.id.clone().unwrap_or_default().into(),
+        cause: event.causation_id.clone().map(String::from),
+        topic: event.topic.clone().into(),
         time_ms: *time_ms,
         life: life(&event.topic, payload),
     }

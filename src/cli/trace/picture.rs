@@ -129,10 +129,10 @@ mod tests {
 
     fn told(id: &str, cause: Option<&str>, topic: &str, time_ms: u64, payload: Value) -> Told {
         let event = BusEvent {
-            id: Some(id.to_owned()),
-            causation_id: cause.map(str::to_owned),
-            topic: topic.to_owned(),
-            time: Some("2026-11-29T10:00:00.000Z".to_owned()),
+            id: Some(id.into()),
+            causation_id: cause.map(Into::into),
+            topic: topic.into(),
+            time: Some("2026-11-29T10:00:00.000Z".into()),
             ..BusEvent::default()
         };
         Told { event, payload, time_ms }

@@ -41,9 +41,16 @@ fn attacker() -> Option<&'static Path> {
     *BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/attack.c");
-        let built = folder.join(format!("attack-{}", std::process::id()));
-        let compiled = Command::new("cc").arg("-O1").arg("-o").arg(&built).arg(source).status();
-        compiled.ok()?.success().then(|| Box::leak(built.into_boxed_path()) as &Path)
+        let changed = fs::metadata(&source).and_then(|found| found.modified()).ok()?;
+        let stamp = changed.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos();
+        let built = folder.join(format!("attack-{stamp:x}"));
+        if !built.exists() {
+            let fresh = folder.join(format!("attack-{}", std::process::id()));
+            let compiled = Command::new("cc").arg("-O1").arg("-o").arg(&fresh).arg(source).status();
+            compiled.ok().filter(std::process::ExitStatus::success)?;
+            fs::rename(&fresh, &built).ok()?;
+        }
+        Some(Box::leak(built.into_boxed_path()) as &Path)
     })
 }
 

@@ -167,10 +167,10 @@ attacks! {
     another_root: ["chroot", "/usr"], off &["systemCalls", "privileges"], by By::Root;
     a_key_in_a_shared_ring: ["keyctl"], off &["systemCalls"];
     a_program_in_the_kernel: ["bpf"], off &["systemCalls", "privileges"], by By::Root;
-    watching_the_machine: ["perf"], off &["systemCalls"];
+    watching_the_machine: ["perf"], off &["systemCalls", "privileges"];
     stopping_the_kernel_in_a_copy: ["userfaultfd"], off &["systemCalls"];
     shared_memory_of_system_v: ["sysv"], off &["systemCalls"];
-    typing_into_its_terminal: ["terminal"], off &["terminal"], options terminal;
+    typing_into_its_terminal: ["terminal"], off &["terminal", "privileges"], options terminal;
     a_loaders_hook_in_its_environment: ["environment", "LD_PRELOAD"], off &["environment"], options hooked;
 }
 

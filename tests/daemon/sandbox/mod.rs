@@ -10,6 +10,7 @@ mod shipped;
 use crate::support::{Daemon, Driver, Options, on_both_drivers};
 use arena::{Arena, can_contain, profile};
 use serde_json::{Value as Json, json};
+use std::os::unix::process::CommandExt;
 
 fn spawn(sandbox: &Json, argv: &[&str]) -> Json {
     json!({"id": "it", "command": argv, "options": {"cwd": "/", "sandbox": sandbox}})
@@ -180,6 +181,24 @@ fn a_grant_does_not_follow_a_link_that_was_left_for_it(daemon: &Daemon) {
     let status = raw.ok("process.status", json!({"id": "it", "detail": true}));
     let missing = status["detail"]["sandbox"]["missing"].as_array().expect("a list").clone();
     assert!(missing.contains(&json!(link)), "{missing:?}");
+}
+
+/// Not even by what is uncontained, as far as the operating system lets it say so.
+#[test]
+fn a_kernel_is_not_looked_into_by_others_of_its_user() {
+    if !crate::support::needs_root("a_kernel_is_not_looked_into_by_others_of_its_user") {
+        return;
+    }
+    let options = Options { uid: Some(arena::NOBODY), ..Options::plain(Driver::Poll) };
+    crate::support::with(&options, |daemon| {
+        let mut look = std::process::Command::new("cat");
+        look.arg(format!("/proc/{}/environ", daemon.pid()))
+            .uid(arena::NOBODY)
+            .gid(arena::NOBODY)
+            .current_dir("/");
+        let seen = look.output().expect("it runs");
+        assert!(!seen.status.success() && seen.stdout.is_empty(), "{seen:?}");
+    });
 }
 
 /// What a kernel that died had contained stays contained, and its successor doesn't know how: it starts nothing for it.

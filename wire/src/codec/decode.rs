@@ -11,6 +11,10 @@
 //!
 //! Text and bytes are borrowed from the input wherever the type allows.
 
+mod fields;
+
+pub use fields::Fields;
+
 use crate::codec::CodecError;
 use crate::codec::check::{CheckError, value_end};
 use crate::codec::raw::RAW;
@@ -50,20 +54,26 @@ impl From<CheckError> for CodecError {
 /// no map. Unlike a struct's fields, a nil value is there.
 pub fn entries(bytes: &[u8]) -> TextEntries<'_> {
     let mut decoder = Decoder { rest: bytes, depth: 0, keeps_nil: false };
-    let left = match decoder.token() {
-        Ok(Token::Map(length)) => length,
-        _ => 0,
+    let (left, is_map) = match decoder.token() {
+        Ok(Token::Map(length)) => (length, true),
+        _ => (0, false),
     };
-    TextEntries { rest: decoder.rest, left }
+    TextEntries { rest: decoder.rest, left, is_map }
 }
 
 /// See [`entries`].
 pub struct TextEntries<'a> {
     rest: &'a [u8],
     left: usize,
+    is_map: bool,
 }
 
 impl<'a> TextEntries<'a> {
+    /// True when it is a map whose entries have all been there, and nothing follows them.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.is_map && self.left == 0 && self.rest.is_empty()
+    }
+
     #[inline]
     fn value(&mut self) -> Option<&'a [u8]> {
         let (value, rest) = self.rest.split_at_checked(value_end(self.rest).ok()?)?;
@@ -78,9 +88,8 @@ impl<'a> Iterator for TextEntries<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         while self.left > 0 {
+            let (key, value) = (self.value()?, self.value()?);
             self.left -= 1;
-            let key = self.value()?;
-            let value = self.value()?;
             if let Some(key) = str_body(key) {
                 return Some((key, value));
             }

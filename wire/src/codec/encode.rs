@@ -42,6 +42,27 @@ pub fn put_str(buf: &mut BytesMut, text: &str) {
     buf.put_slice(text.as_bytes());
 }
 
+/// A text of at most 31 bytes as it is written, `N` being one more than its length: for [`key`](crate::codec::encode::key).
+pub(crate) const fn short_str<const N: usize>(text: &str) -> [u8; N] {
+    assert!(text.len() <= 31 && N == text.len() + 1);
+    let mut written = [0xa0 | text.len() as u8; N];
+    let mut at = 0;
+    while at < text.len() {
+        written[at + 1] = text.as_bytes()[at];
+        at += 1;
+    }
+    written
+}
+
+/// What [`put_str`] writes for a short literal.
+macro_rules! key {
+    ($text:literal) => {{
+        const WRITTEN: [u8; $text.len() + 1] = $crate::codec::encode::short_str($text);
+        &WRITTEN as &'static [u8]
+    }};
+}
+pub(crate) use key;
+
 /// Appends the marker and length of a bin; its bytes follow.
 pub fn put_bin_header(buf: &mut BytesMut, length: usize) {
     match length {

@@ -41,12 +41,34 @@ impl Timestamp {
 
 /// `2026-01-31T12:00:00.000Z` of milliseconds since 1970.
 pub(crate) fn iso(milliseconds: i64) -> String {
-    let days = milliseconds.div_euclid(86_400_000);
-    let in_day = milliseconds.rem_euclid(86_400_000);
-    let (year, month, day) = civil(days);
-    let (hours, minutes) = (in_day / 3_600_000, in_day / 60_000 % 60);
-    let (seconds, millis) = (in_day / 1000 % 60, in_day % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
+    let (year, text) = iso_digits(milliseconds);
+    let text = std::str::from_utf8(&text).unwrap_or_default();
+    match year {
+        0..=9_999 => text.to_owned(),
+        _ => format!("{year:04}{}", text.get(4..).unwrap_or_default()),
+    }
+}
+
+/// The same as bytes, and the year, of which the last four digits are in them.
+pub(crate) fn iso_digits(milliseconds: i64) -> (i64, [u8; 24]) {
+    let (year, month, day) = civil(milliseconds.div_euclid(86_400_000));
+    let in_day = milliseconds.rem_euclid(86_400_000) as u32;
+    let of_year = year.rem_euclid(10_000) as u32;
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut put = |at: usize, number: u32| {
+        text[at] = b'0' + (number / 10 % 10) as u8;
+        text[at + 1] = b'0' + (number % 10) as u8;
+    };
+    put(0, of_year / 100);
+    put(2, of_year);
+    put(5, month as u32);
+    put(8, day as u32);
+    put(11, in_day / 3_600_000);
+    put(14, in_day / 60_000 % 60);
+    put(17, in_day / 1_000 % 60);
+    put(20, in_day / 10);
+    text[22] = b'0' + (in_day % 10) as u8;
+    (year, text)
 }
 
 /// Year, month and day of a day counted from 1970-01-01 (Howard Hinnant's `civil_from_days`).
@@ -122,6 +144,7 @@ mod tests {
         assert_eq!(iso(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(iso(-1), "1969-12-31T23:59:59.999Z");
         assert_eq!(iso(1_795_348_805_123), "2026-11-22T12:00:05.123Z");
+        assert_eq!(iso(253_402_300_800_045), "10000-01-01T00:00:00.045Z");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum Sabotage {
     Cause,
     /// A place of the log is left out.
     Hole,
+    /// The end of the first life is not told.
+    Untold,
     /// A subscriber misses an event.
     Missed,
     /// A subscriber hears an event twice.

@@ -103,10 +103,12 @@ impl Log {
             return Err(LogError::Failed);
         }
         let mut totals = self.totals;
-        let mut ops = Vec::with_capacity(2 * batch.events.len() + batch.lives.len() + batch.values.len() + 1);
+        let mut ops = std::mem::take(&mut self.spare);
+        ops.reserve(2 * batch.events.len() + batch.lives.len() + batch.values.len() + 1);
         for event in &batch.events {
             if event.seq <= totals.last {
-                return Err(LogError::Order { seq: event.seq, last: totals.last });
+                let last = totals.last;
+                return Err(LogError::Order { seq: event.seq, last });
             }
             totals.last = event.seq;
             totals.events += 1;
@@ -134,6 +136,7 @@ impl Log {
         }
         self.totals = totals;
         self.next_life += batch.lives.len() as u64;
+        batch.events.iter().for_each(|event| self.recent.add(event.seq, event.record.clone()));
         self.bound()
     }
 
@@ -158,9 +161,10 @@ impl Log {
     }
 
     /// Reserves numbers up to well behind `last`, before they are used.
-    fn lease(&mut self, last: u64) -> Result<(), LogError> {
+    pub(super) fn lease(&mut self, last: u64) -> Result<(), LogError> {
         let Some(head) = &mut self.head else { return Ok(()) };
-        head.lease(last).inspect_err(|_| self.failed = true)
+        // A lease without a mark would say that something of it was used.
+        head.begin(self.totals.last).and_then(|()| head.lease(last)).inspect_err(|_| self.failed = true)
     }
 }
 

@@ -127,8 +127,10 @@ impl Head {
         }
         // What was leased before is of another run.
         let lease = self.lease.max(last + 1) + STEP;
-        self.write(lease, OPEN, true)?;
+        // The mark goes first: a process killed between the two has left a log that is open and to which nothing was
+        // written, and only the mark says that.
         self.mark(last)?;
+        self.write(lease, OPEN, true)?;
         (self.lease, self.is_begun) = (lease, true);
         Ok(())
     }

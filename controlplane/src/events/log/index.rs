@@ -9,12 +9,14 @@ use super::scan::walk::{Events, Step};
 use super::{Log, LogError};
 use crate::events::record::Record;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The account of how far the indexes are, by name.
 pub(super) const WATERMARK: &[u8] = b"indexed";
 /// Events of one step.
 const STEP: usize = 1_024;
+/// Of the latest events so many bytes are at hand.
+const RECENT_BYTES: usize = 4 << 20;
 
 /// How far the indexes are behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,10 @@ impl Times {
     pub(super) fn parse(bytes: &[u8]) -> Option<Times> {
         let [first, last] = keys::numbers(bytes)?;
         Some(Times { first, last })
+    }
+
+    fn with(self, other: Times) -> Times {
+        Times { first: self.first.min(other.first), last: self.last.max(other.last) }
     }
 
     fn put(self, block: u64) -> Op {
@@ -74,47 +80,107 @@ impl Log {
 
     /// One batch. Returns how many events it looked at, at least 1.
     fn index_step(&mut self, most: usize) -> Result<usize, LogError> {
-        let mut ops = Vec::new();
-        let mut blocks: BTreeMap<u64, Times> = BTreeMap::new();
-        let mut to = self.totals.last;
-        let mut seen = 0;
+        let mut step =
+            Pending { to: self.totals.last, ops: std::mem::take(&mut self.spare), ..Pending::default() };
         let source = self.reader.source.clone();
-        {
+        if let Some(events) = self.recent.behind(self.indexed_to) {
+            let _ = events.take_while(|(seq, bytes)| step.note(*seq, bytes, most)).count();
+        } else {
             let view = source.view();
             let mut events = Events::new(&*view, self.indexed_to + 1, self.totals.last, false);
-            while let Some(step) = events.next_from(0)? {
-                seen += 1;
-                if let Step::Event(seq, bytes) = step {
-                    note(seq, &bytes, &mut ops, &mut blocks);
-                    if seen >= most {
-                        to = seq;
-                        break;
-                    }
+            while let Some(found) = events.next_from(0)? {
+                match found {
+                    Step::Event(seq, bytes) if !step.note(seq, &bytes, most) => break,
+                    Step::Event(..) => {}
+                    Step::Hole(..) => step.seen += 1,
                 }
             }
-            for (block, times) in blocks {
-                let old = match view.get(Space::Index, &keys::numbered(Room::Time, block)) {
-                    Ok(old) => old.and_then(|bytes| Times::parse(&bytes)).unwrap_or(times),
+        }
+        let Pending { mut ops, blocks, to, seen } = step;
+        for (block, times) in blocks {
+            let both = match self.block {
+                Some((known, old)) if known == block => old.with(times),
+                _ => match source.view().get(Space::Index, &keys::numbered(Room::Time, block)) {
+                    Ok(old) => {
+                        old.and_then(|bytes| Times::parse(&bytes)).map_or(times, |old| old.with(times))
+                    }
                     // Nobody knows: then it may be any time.
                     Err(_) => Times { first: 0, last: u64::MAX },
-                };
-                let both = Times { first: old.first.min(times.first), last: old.last.max(times.last) };
-                ops.push(both.put(block));
-            }
+                },
+            };
+            self.block = Some((block, both));
+            ops.push(both.put(block));
         }
         ops.push(Op::Put(Space::State, keys::named(Room::Account, WATERMARK), keys::event(to)));
         self.write(ops)?;
         self.indexed_to = to;
+        self.recent.forget(to);
         Ok(seen.max(1))
     }
 }
 
-/// What the indexes say of one event. Bytes that are no record are in no order but their own.
-fn note(seq: u64, bytes: &[u8], ops: &mut Vec<Op>, blocks: &mut BTreeMap<u64, Times>) {
-    let Ok(record) = Record::parse(seq, bytes) else { return };
-    ops.extend(keys_of(&record).map(|key| Op::Put(Space::Index, key, Bytes::new())));
-    let time = record.time_ms;
-    let times = blocks.entry(seq / BLOCK).or_insert(Times { first: time, last: time });
-    times.first = times.first.min(time);
-    times.last = times.last.max(time);
+/// The latest events, so that what was just written needn't be looked for: their bytes are in memory anyway.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    /// All there are behind this number.
+    after: u64,
+    events: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Of a log whose last number this is.
+    pub(super) fn after(last: u64) -> Recent {
+        Recent { after: last, ..Recent::default() }
+    }
+
+    /// Takes in one that was written.
+    pub(super) fn add(&mut self, seq: u64, record: Bytes) {
+        self.bytes += record.len();
+        self.events.push_back((seq, record));
+        if self.bytes > RECENT_BYTES {
+            *self = Recent::after(seq);
+        }
+    }
+
+    /// All events behind this number, unless some are not here.
+    fn behind(&self, seq: u64) -> Option<impl Iterator<Item = &(u64, Bytes)>> {
+        (self.after <= seq).then_some(self.events.iter().skip_while(move |event| event.0 <= seq))
+    }
+
+    /// Events up to this number are needed no more.
+    fn forget(&mut self, to: u64) {
+        while self.events.front().is_some_and(|event| event.0 <= to) {
+            self.bytes -= self.events.pop_front().map_or(0, |event| event.1.len());
+        }
+        self.after = self.after.max(to);
+    }
+}
+
+/// What a step is to write.
+#[derive(Default)]
+struct Pending {
+    ops: Vec<Op>,
+    blocks: BTreeMap<u64, Times>,
+    /// Events looked at …
+    seen: usize,
+    /// … and up to where that is all there is.
+    to: u64,
+}
+
+impl Pending {
+    /// Adds what the indexes say of one event. Bytes that are no record are in no order but their own. False when those are
+    /// as many as one step takes.
+    fn note(&mut self, seq: u64, bytes: &[u8], most: usize) -> bool {
+        if let Ok(record) = Record::parse(seq, bytes) {
+            self.ops.extend(keys_of(&record).map(|key| Op::Put(Space::Index, key, Bytes::new())));
+            let time = Times { first: record.time_ms, last: record.time_ms };
+            self.blocks.entry(seq / BLOCK).and_modify(|times| *times = times.with(time)).or_insert(time);
+        }
+        self.seen += 1;
+        if self.seen >= most {
+            self.to = seq;
+        }
+        self.seen < most
+    }
 }

@@ -47,6 +47,9 @@ pub struct Options {
     pub boot: String,
 }
 
+/// Room for so many changes is kept from batch to batch.
+const SPARE_OPS_MAX: usize = 4_096;
+
 /// Records of sessions with their order.
 pub type Lives = Vec<(u64, Kind, Bytes)>;
 
@@ -121,9 +124,15 @@ pub struct Log {
     totals: append::Totals,
     next_life: u64,
     indexed_to: u64,
+    /// What is to be indexed …
+    recent: index::Recent,
+    /// … and what the index says of the times of the last block.
+    block: Option<(u64, index::Times)>,
     /// No event lies before this number.
     oldest: u64,
     failed: bool,
+    /// Room for the next batch.
+    spare: Vec<backend::Op>,
     /// Of a log in memory.
     bytes_max: Option<u64>,
     /// Holes that readers came upon and that are not written down yet.
@@ -196,8 +205,11 @@ impl Log {
                 totals,
                 next_life,
                 indexed_to,
+                recent: index::Recent::after(totals.last),
+                block: None,
                 oldest,
                 failed: false,
+                spare: Vec::new(),
                 bytes_max: None,
                 found,
             },
@@ -226,14 +238,17 @@ impl Log {
     }
 
     /// Writes to the backend, unless it ever failed.
-    fn write(&mut self, batch: Vec<backend::Op>) -> Result<(), LogError> {
+    fn write(&mut self, mut batch: Vec<backend::Op>) -> Result<(), LogError> {
         if self.failed {
             return Err(LogError::Failed);
         }
         if let Some(head) = &mut self.head {
             head.begin(self.totals.last).inspect_err(|_| self.failed = true)?;
         }
-        self.backend.write(batch).inspect_err(|_| self.failed = true)?;
+        self.backend.write(&mut batch).inspect_err(|_| self.failed = true)?;
+        if batch.capacity() <= SPARE_OPS_MAX {
+            self.spare = batch;
+        }
         Ok(())
     }
 }

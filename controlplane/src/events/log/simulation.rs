@@ -44,7 +44,7 @@ impl Disk {
         state.mounts += 1;
         let mount = state.mounts;
         for batch in state.synced.iter().chain(&state.unsynced) {
-            memory.write(batch.clone())?;
+            memory.write(&mut batch.clone())?;
         }
         drop(state);
         Ok(Mounted { disk: self.clone(), mount, memory })
@@ -88,7 +88,7 @@ impl State {
 }
 
 impl Backend for Mounted {
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault> {
         let mut state = self.disk.lock();
         state.check(self.mount)?;
         match &mut state.write_fault {

@@ -135,13 +135,13 @@ impl Forker {
             paths: Vec::new(),
             cgroup_procs: Vec::new(),
         };
-        forker.park()?;
+        forker.park(FIRST_FREE)?;
         Ok(forker)
     }
 
-    /// Takes the places of a child's standard descriptors and lets go of what was there.
-    fn park(&self) -> io::Result<()> {
-        (CHILD_STDIO..FIRST_FREE).try_for_each(|number| duplicate_to(self.null.as_fd(), number))
+    /// Takes the places of a child's descriptors below a number, and lets go of what was there.
+    fn park(&self, below: RawFd) -> io::Result<()> {
+        (CHILD_STDIO..below).try_for_each(|number| duplicate_to(self.null.as_fd(), number))
     }
 
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
@@ -157,7 +157,8 @@ impl Forker {
             Err(error) => Err(failure(SpawnStage::Resources, error)),
         };
         // The keeper must not hold the child's ends: the kernel would never see their end of file.
-        match self.park() {
+        let used = if image.containment.is_some() { FIRST_FREE } else { RULESET };
+        match self.park(used) {
             Ok(()) => outcome,
             Err(error) => outcome.and(Err(failure(SpawnStage::Resources, error))),
         }

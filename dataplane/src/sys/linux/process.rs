@@ -10,8 +10,9 @@ use rustix::io::{Errno, FdFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pty::OpenptFlags;
 use std::ffi::c_void;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
@@ -56,6 +57,11 @@ pub fn become_keeper(keep: &[RawFd], embedded: bool) -> io::Result<()> {
         rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
     }
     Ok(())
+}
+
+/// From here on nobody of our user can attach to this process, read its memory or its environment, and it leaves no core.
+pub fn conceal() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
 fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
@@ -168,14 +174,13 @@ pub fn children(file: &mut Option<std::fs::File>, into: &mut Vec<i32>) -> io::Re
     let Some(list) = file else {
         return by_parent(me, into);
     };
-    list.rewind()?;
     numbers_of(list, into)
 }
 
 /// The children of a process, of all its threads. Nothing if it is gone.
 pub fn threads_children(pid: i32, threads: u32, into: &mut Vec<i32>) {
     let list = |thread: i32, into: &mut Vec<i32>| -> io::Result<()> {
-        numbers_of(&mut std::fs::File::open(format!("/proc/{pid}/task/{thread}/children"))?, into)
+        numbers_of(&std::fs::File::open(format!("/proc/{pid}/task/{thread}/children"))?, into)
     };
     if threads <= 1 {
         if let Err(error) = list(pid, into)
@@ -196,11 +201,13 @@ pub fn threads_children(pid: i32, threads: u32, into: &mut Vec<i32>) {
     }
 }
 
-fn numbers_of(list: &mut std::fs::File, into: &mut Vec<i32>) -> io::Result<()> {
-    let mut chunk = [0u8; 1024];
-    let (mut number, mut digits) = (0i32, false);
+fn numbers_of(list: &std::fs::File, into: &mut Vec<i32>) -> io::Result<()> {
+    // As much as the kernel gives at once.
+    let mut chunk = [0u8; 4096];
+    let (mut number, mut digits, mut at) = (0i32, false, 0);
     loop {
-        let read = list.read(&mut chunk)?;
+        let read = list.read_at(&mut chunk, at)?;
+        at += read as u64;
         for byte in &chunk[..read] {
             if byte.is_ascii_digit() {
                 number = number * 10 + i32::from(byte - b'0');
@@ -271,6 +278,12 @@ pub fn environment(pid: i32, bytes_max: u64, into: &mut Vec<u8>) {
     into.clear();
     let file = std::fs::File::open(format!("/proc/{pid}/environ"));
     let _ = file.and_then(|file| file.take(bytes_max).read_to_end(into));
+}
+
+/// True exactly while a process that is alive has neither arguments nor environment, as in the middle of an exec.
+pub fn is_in_exec(pid: i32) -> bool {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline"));
+    arguments.is_ok_and(|arguments| arguments.is_empty()) && stat(pid).is_some_and(|stat| !stat.dead())
 }
 
 /// Signals a process that isn't our child, if `verify` finds it to be the one meant: it is called when the pid

@@ -261,6 +261,11 @@ fn absent(program: &CStr) -> Option<i32> {
     (found.st_mode & libc::S_IFMT != libc::S_IFREG).then_some(libc::EACCES)
 }
 
+/// Nothing to be had here.
+pub fn conceal() -> io::Result<()> {
+    Ok(())
+}
+
 /// Makes this process a keeper: no descriptor but 0, 1, 2 and `keep`, a session of its own, away from the
 /// terminal's signals, and the usual umask, unless it is `embedded` in a command that has its caller's.
 pub fn become_keeper(keep: &[RawFd], embedded: bool) -> io::Result<()> {
@@ -409,6 +414,11 @@ pub fn stat(pid: i32) -> Option<Stat> {
 /// Always empty: it is asked for only of orphans, which never come to us here.
 pub fn environment(_pid: i32, _bytes_max: u64, into: &mut Vec<u8>) {
     into.clear();
+}
+
+/// Nothing tells here whether a process is in the middle of an exec.
+pub fn is_in_exec(_pid: i32) -> bool {
+    false
 }
 
 /// Signals a process that isn't our child, if `verify` finds it to be the one meant. `Ok(false)`: gone, or

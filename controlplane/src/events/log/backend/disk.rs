@@ -94,7 +94,7 @@ impl Disk {
 }
 
 impl Backend for Disk {
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Backend for Late {
         Ok(())
     }
 
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault> {
         self.make()?;
         self.disk.as_mut().map_or(Ok(()), |disk| disk.write(batch))
     }

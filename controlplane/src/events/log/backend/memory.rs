@@ -47,9 +47,9 @@ impl Held {
 }
 
 impl Backend for Memory {
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault> {
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault> {
         let mut held = self.shared.maps.write().unwrap_or_else(PoisonError::into_inner);
-        for op in batch {
+        for op in batch.drain(..) {
             held.apply(op);
         }
         Ok(())

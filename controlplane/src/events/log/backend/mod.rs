@@ -62,8 +62,8 @@ pub trait Backend: Send {
     fn make(&mut self) -> Result<(), Fault> {
         Ok(())
     }
-    /// All of it or nothing; when it returns, a killed process loses none of it.
-    fn write(&mut self, batch: Vec<Op>) -> Result<(), Fault>;
+    /// All of it or nothing; when it returns, a killed process loses none of it, and `batch` is empty.
+    fn write(&mut self, batch: &mut Vec<Op>) -> Result<(), Fault>;
     /// When it returns, a power failure loses nothing written before.
     fn sync(&mut self) -> Result<(), Fault>;
     /// Where it is read.

@@ -152,16 +152,16 @@ impl Trees {
     /// Writes a batch, once `note` has it. Returns the bytes it takes in memory.
     pub(super) fn write(
         &self,
-        batch: Vec<Op>,
+        batch: &mut Vec<Op>,
         note: impl FnOnce(u64, &[Op]) -> Result<(), Fault>,
     ) -> Result<u64, Fault> {
         let _writing = locked(&self.writing);
         let number = self.numbers.next();
-        note(number, &batch)?;
+        note(number, batch)?;
         // Only the writer has them changed, so they can be looked up once.
         let tables = self.trees.each_ref().map(AbstractTree::active_memtable);
         let mut bytes = 0;
-        for op in batch {
+        for op in batch.drain(..) {
             let (space, key, value, what) = match op {
                 Op::Put(space, key, value) => (space, key, value, ValueType::Value),
                 Op::Delete(space, key) => (space, key, Bytes::new(), ValueType::Tombstone),

@@ -135,7 +135,7 @@ impl Salvage {
                 }
                 self.ops.push(Op::Put(Space::Events, key, record));
                 if self.ops.len() >= CHUNK {
-                    self.disk.write(std::mem::take(&mut self.ops))?;
+                    self.disk.write(&mut self.ops)?;
                 }
             }
             (_, value) => {
@@ -164,7 +164,7 @@ impl Salvage {
                 ops.extend(value.map(|value| Op::Put(Space::State, key, value)));
             }
         }
-        self.disk.write(ops)?;
+        self.disk.write(&mut ops)?;
         let (mut events, mut bytes) = (0, 0);
         {
             let source = self.disk.source();
@@ -174,7 +174,7 @@ impl Salvage {
                 bytes += row?.1.len() as u64;
             }
         }
-        self.disk.write(vec![Totals { events, bytes, last: self.last }.put()])?;
+        self.disk.write(&mut vec![Totals { events, bytes, last: self.last }.put()])?;
         self.disk.sync()?;
         Ok(self.last)
     }

@@ -3,6 +3,7 @@
 //! A page is read from one view, so it shows batches whole. Invariant: of the numbers a page has gone through, every one is
 //! either an event that doesn't match, one that is in the page, or in one of the page's gaps.
 
+mod guide;
 mod postings;
 pub(super) mod query;
 pub(super) mod walk;
@@ -15,7 +16,7 @@ use super::keys::{self, Room};
 use super::{Damage, Lives, LogError};
 use crate::events::record::Record;
 use bytes::Bytes;
-use postings::Candidates;
+use guide::Guide;
 use query::{PageLimit, Query};
 use std::sync::{Arc, Mutex, PoisonError};
 use walk::{Events, Step};
@@ -38,6 +39,8 @@ pub struct Page {
     pub next: Option<u64>,
     /// The highest sequence number there was.
     pub end_seq: u64,
+    /// The first and the last number it went through.
+    span: (u64, u64),
 }
 
 /// How much there is.
@@ -103,18 +106,25 @@ impl Reader {
             (Some(next), true) => (next + 1, to),
             (None, _) => (from, to),
         };
-        page.gaps = gaps::between(&*view, first, last)?;
-        page.gaps.retain(|gap| query.minds(gap));
+        page.span = (first, last);
+        page.gaps = gaps_of(&*view, query, page.span)?;
         drop(view);
-        self.report(holes, &mut page.gaps);
-        if query.backward {
-            page.gaps.reverse();
+        if !holes.is_empty() {
+            self.report(holes, &mut page.gaps, query.backward);
         }
         Ok(page)
     }
 
+    /// True if the page, which is not the last one, would be the same if it were read now: whatever went has left a gap. Its
+    /// end is brought up to date.
+    pub fn still_shows(&self, query: &Query, page: &mut Page) -> Result<bool, LogError> {
+        let view = self.source.view();
+        page.end_seq = totals(&*view)?.last;
+        Ok(page.next.is_some() && gaps_of(&*view, query, page.span)? == page.gaps)
+    }
+
     /// Adds holes that are news to the page, and keeps them for the writer.
-    fn report(&self, holes: Vec<(u64, u64)>, gaps: &mut Vec<Gap>) {
+    fn report(&self, holes: Vec<(u64, u64)>, gaps: &mut Vec<Gap>, backward: bool) {
         for (from, to) in holes {
             let known = |gap: &Gap| matches!(gap.why, Reason::Damaged(_)) && gap.from <= from && gap.to >= to;
             if gaps.iter().any(known) {
@@ -129,6 +139,9 @@ impl Reader {
             }
         }
         gaps.sort_by_key(|gap| gap.from);
+        if backward {
+            gaps.reverse();
+        }
     }
 
     /// One value.
@@ -191,6 +204,16 @@ impl Reader {
     }
 }
 
+/// What can't be shown of the numbers a page goes through, in its order.
+fn gaps_of(view: &dyn View, query: &Query, (first, last): (u64, u64)) -> Result<Vec<Gap>, Fault> {
+    let mut gaps = gaps::between(view, first, last)?;
+    gaps.retain(|gap| query.minds(gap));
+    if query.backward {
+        gaps.reverse();
+    }
+    Ok(gaps)
+}
+
 /// Walks through the range and fills the page. Returns where to go on.
 fn fill(
     view: &dyn View,
@@ -200,13 +223,12 @@ fn fill(
     page: &mut Page,
     holes: &mut Vec<(u64, u64)>,
 ) -> Result<Option<u64>, Fault> {
-    let indexed_to = indexed_to(view)?;
-    let mut candidates = Candidates::new(view, query, (from, to), indexed_to)?;
+    let mut guide = Guide::new(view, query, (from, to));
     let mut events = Events::new(view, from, to, query.backward);
     let (mut looked_at, mut bytes) = (0, 0);
     let mut at = if query.backward { to } else { from };
     loop {
-        let Some(next) = candidates.next(at)? else { return Ok(None) };
+        let Some(next) = guide.next(at)? else { return Ok(None) };
         let full = page.events.len() >= limit.events || bytes >= limit.bytes || looked_at >= limit.looked_at;
         if full && looked_at > 0 {
             return Ok(Some(next));
@@ -215,18 +237,22 @@ fn fill(
         let Some(step) = events.next_from(next)? else { return Ok(None) };
         let last = match step {
             Step::Hole(first, last) => {
+                guide.learn(false);
                 holes.push((first, last));
                 if query.backward { first } else { last }
             }
+            // What is there beyond a candidate has to be one itself, which the next round finds out.
+            Step::Event(seq, record) if seq != next && guide.was_asked() => {
+                events.put_back(seq, record);
+                at = seq;
+                continue;
+            }
             Step::Event(seq, record) => {
-                // What is there beyond the candidate has to be one itself, which the next round finds out.
-                if seq == next && is_wanted(query, seq, &record) {
+                let wanted = is_wanted(query, seq, &record);
+                guide.learn(wanted);
+                if wanted {
                     bytes += record.len();
                     page.events.push((seq, record));
-                } else if seq != next {
-                    events.put_back(seq, record);
-                    at = seq;
-                    continue;
                 }
                 seq
             }
@@ -240,7 +266,9 @@ fn fill(
 }
 
 fn is_wanted(query: &Query, seq: u64, record: &[u8]) -> bool {
-    query.is_open() || Record::parse(seq, record).is_ok_and(|record| query.matches(&record))
+    let may_be = || Record::glance(record).is_ok_and(|(time_ms, topic)| query.may_be(time_ms, &topic));
+    let is_one = || Record::parse(seq, record).is_ok_and(|record| query.matches(&record));
+    query.is_open() || (may_be() && (query.is_of_types() || is_one()))
 }
 
 pub(super) fn totals(view: &dyn View) -> Result<Totals, Fault> {

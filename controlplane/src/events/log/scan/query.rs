@@ -5,7 +5,7 @@ use crate::events::pattern::{Pattern, PatternError};
 use crate::events::record::Record;
 
 /// What to look for. Every part that is given has to be met.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Any of these; all when empty.
     pub types: Vec<Types>,
@@ -104,13 +104,19 @@ impl Query {
             && self.wants(&record.topic)
     }
 
+    /// False if an event of this time and type is none, whatever else it says.
+    pub(super) fn may_be(&self, time_ms: u64, topic: &str) -> bool {
+        (self.from_ms..=self.to_ms).contains(&time_ms) && self.wants(topic)
+    }
+
+    /// True if time and type are all that is asked for.
+    pub(super) fn is_of_types(&self) -> bool {
+        self.sources.is_empty() && self.correlation.is_none() && self.intent.is_none()
+    }
+
     /// True if every event is one.
     pub(super) fn is_open(&self) -> bool {
-        self.types.is_empty()
-            && self.sources.is_empty()
-            && self.correlation.is_none()
-            && self.intent.is_none()
-            && !self.is_timed()
+        self.types.is_empty() && self.is_of_types() && !self.is_timed()
     }
 
     pub(super) fn is_timed(&self) -> bool {

@@ -134,6 +134,25 @@ fn a_log_that_was_never_written_to_has_lost_nothing() {
     }
 }
 
+/// Its numbers are leased a moment before the first event is there.
+#[test]
+fn a_process_that_is_killed_before_its_first_event_is_there_has_lost_nothing() {
+    for steps in 0..=2 {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(folder.path(), options("b")).unwrap();
+        log.backend.make().unwrap();
+        let head = log.head.as_mut().unwrap();
+        match steps {
+            0 => {}
+            1 => head.mark(0).unwrap(),
+            _ => log.lease(1).unwrap(),
+        }
+        drop(log);
+        let (_, opened) = Log::open(folder.path(), options("b")).unwrap();
+        assert_eq!((opened.last_seq, opened.damage), (0, Vec::new()), "after {steps} steps");
+    }
+}
+
 #[test]
 fn a_killed_process_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();

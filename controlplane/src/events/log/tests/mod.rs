@@ -1,5 +1,6 @@
 //! The log over memory and over files, against what a look at each event says.
 
+mod ahead;
 mod damage;
 mod faults;
 mod format;
@@ -150,6 +151,31 @@ fn every_query_finds_what_a_look_at_each_event_finds() {
             assert_eq!(all(&reader, &query, limit).0, expected(&kept, &query), "seed {seed}: {query:?}");
         }
     }
+}
+
+#[test]
+fn what_is_no_longer_at_hand_is_indexed_all_the_same() {
+    let mut log = Log::in_memory(u64::MAX).unwrap();
+    let data = Raw::of(&"x".repeat(64 << 10)).unwrap();
+    let kept: Vec<Kept> = (1..=200)
+        .map(|seq| {
+            let mut one = record(seq, "big", &data);
+            one.correlation = Some(if seq % 2 == 0 { "even" } else { "odd" }.into());
+            Kept { seq, topic: "big".to_owned(), bytes: one.encode().unwrap() }
+        })
+        .collect();
+    for few in kept.chunks(7) {
+        log.append(&batch(few)).unwrap();
+        // Far behind at first, close by in the end.
+        if few[0].seq > 100 {
+            log.index(9).unwrap();
+        }
+    }
+    log.index(usize::MAX).unwrap();
+    assert_eq!(log.indexed_to(), 200);
+    let query = Query { correlation: Some("even".to_owned()), ..Query::default() };
+    assert_eq!(all(&log.reader(), &query, BIG).0, (1..=100).map(|half| half * 2).collect::<Vec<_>>());
+    assert_eq!(log.reader().source.view().rows(backend::Space::Index, b"c", b"d", false).count(), 200);
 }
 
 #[test]
