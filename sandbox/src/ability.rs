@@ -21,6 +21,8 @@ pub struct Ability {
     pub landlock_abi: u32,
     /// seccomp filters can be installed.
     pub seccomp_filter: bool,
+    /// Programs can be started in a sandbox of macOS' (sandbox-exec).
+    pub sandbox_exec: bool,
     /// A supervisor can answer for a filtered call (SECCOMP_RET_USER_NOTIF).
     pub seccomp_user_notification: bool,
     /// An ordinary user may create user namespaces, as far as the settings tell.
@@ -127,6 +129,7 @@ impl Ability {
             uid: u32::MAX,
             landlock_abi: 0,
             seccomp_filter: false,
+            sandbox_exec: false,
             seccomp_user_notification: false,
             user_namespaces: absent(),
             no_new_privileges: false,

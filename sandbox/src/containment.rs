@@ -4,6 +4,7 @@
 //! [`Finding`] of what it met: paths that don't exist, the filter's digest, what the probes saw.
 
 use crate::filter::Groups;
+use crate::seatbelt::Belt;
 use serde::{Deserialize, Serialize};
 
 /// What is applied.
@@ -21,6 +22,9 @@ pub struct Containment {
     pub kernel: bool,
     /// What is tried inside, before exec.
     pub probes: Vec<Probe>,
+    /// All of it in one, where that is how the system does it.
+    #[serde(default)]
+    pub belt: Option<Belt>,
 }
 
 /// The number a contained child finds its connection to the kernel at.
@@ -162,4 +166,7 @@ pub struct Finding {
     pub filter: Option<(String, u32)>,
     /// What each probe saw: an errno, or the value read back.
     pub probes: Vec<i32>,
+    /// Digest and length of the `sandbox-exec` profile.
+    #[serde(default)]
+    pub profile: Option<(String, u32)>,
 }

@@ -264,11 +264,16 @@ impl Program {
             digest.update([*if_true, *if_false]);
             digest.update(value.to_le_bytes());
         }
-        digest.finalize().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hexadecimal(&digest.finalize())
     }
+}
+
+/// As digests are shown.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

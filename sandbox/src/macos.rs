@@ -1,8 +1,9 @@
-//! macOS: no cgroup, no Landlock, no seccomp; what there is instead is kqueue and setrlimit(2).
+//! macOS: no cgroup, no Landlock, no seccomp; what there is instead is kqueue, setrlimit(2) and `sandbox-exec`.
 
 use crate::ability::{Ability, Answer, Cgroup, Pipes, Rlimit};
 use crate::profile::Resource;
-use std::path::PathBuf;
+use crate::seatbelt::PROGRAM;
+use std::path::{Path, PathBuf};
 
 /// The largest pipe XNU makes, bytes.
 const PIPE_BYTES_MAX: u64 = 64 * 1024;
@@ -15,6 +16,7 @@ pub(crate) fn probe() -> Ability {
         uid: unsafe { libc::geteuid() },
         landlock_abi: 0,
         seccomp_filter: false,
+        sandbox_exec: Path::new(PROGRAM).exists(),
         seccomp_user_notification: false,
         user_namespaces: absent(),
         no_new_privileges: false,
@@ -66,32 +68,56 @@ fn rlimit(name: &str, number: libc::c_int) -> Rlimit {
     Rlimit { name: name.to_owned(), soft: value(limit.rlim_cur), hard: value(limit.rlim_max) }
 }
 
-/// Nothing can be applied here yet: a containment with anything in it is refused.
+/// A profile for `sandbox-exec`, which applies it to itself and becomes the program.
 pub mod enforce {
     use crate::containment::{Containment, Finding, PROBES_MAX};
+    use crate::links::{wherever_it_leads, without_links};
+    use crate::seatbelt::Belt;
+    use std::ffi::{CStr, CString};
     use std::io;
 
     /// Nothing to remember.
     #[derive(Debug, Default)]
     pub struct Filters(());
 
-    /// Nothing to apply.
+    /// What a child is started with.
     #[derive(Debug)]
-    pub struct Ready(());
+    pub struct Ready {
+        profile: Option<CString>,
+        finding: Finding,
+    }
 
     impl Ready {
-        /// Refuses whatever would have to be enforced.
+        /// Writes the profile, by where its paths lead now. Refuses whatever belongs to another system.
         pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {
-            let Containment { landlock, filter, unprivileged, core_bytes: _, kernel, probes } = containment;
-            match landlock.is_none() && filter.is_empty() && !unprivileged && !kernel && probes.is_empty() {
-                true => Ok(Ready(())),
-                false => Err(io::ErrorKind::Unsupported.into()),
+            let Containment { landlock, filter, unprivileged, core_bytes: _, kernel: _, probes, belt } =
+                containment;
+            if landlock.is_some() || !filter.is_empty() || *unprivileged || !probes.is_empty() {
+                return Err(io::ErrorKind::Unsupported.into());
             }
+            let Some(belt) = belt else {
+                return Ok(Ready { profile: None, finding: Finding::default() });
+            };
+            let mut belt = belt.clone();
+            belt.follow(|path| without_links(path).ok(), |path| Some(wherever_it_leads(path)));
+            let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
+            let text = belt.compile().map_err(invalid)?;
+            let digest = Belt::digest(&text);
+            // Bounded by what is compiled.
+            let bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            let finding = Finding { profile: Some((digest, bytes)), ..Finding::default() };
+            let profile = CString::new(text).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+            Ok(Ready { profile: Some(profile), finding })
         }
 
-        /// Nothing was met.
+        /// What `sandbox-exec` is given; none if nothing is contained by it.
+        pub fn profile(&self) -> Option<&CStr> {
+            self.profile.as_deref()
+        }
+
+        /// What was written. Nothing is tried inside: only `sandbox-exec` is there before the program is.
         pub fn finding(&self, _: &[i32; PROBES_MAX]) -> Finding {
-            Finding::default()
+            self.finding.clone()
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::protection::{Protection, Strength};
 use crate::receipt::{Entry, Mechanism, Receipt, Standing};
 use std::collections::BTreeMap;
 
+mod belt;
 mod files;
 mod network;
 
@@ -94,11 +95,15 @@ impl Plan {
             below: BTreeMap::new(),
         };
         planner.plan.receipt.system = ability.system.clone();
-        planner.privileges()?;
-        planner.files()?;
-        planner.network()?;
-        planner.unix_sockets()?;
-        planner.processes()?;
+        if ability.sandbox_exec {
+            planner.belted()?;
+        } else {
+            planner.privileges()?;
+            planner.files()?;
+            planner.network()?;
+            planner.unix_sockets()?;
+            planner.processes()?;
+        }
         planner.always()?;
         planner.tree_limits()?;
         planner.rlimits()?;

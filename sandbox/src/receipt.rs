@@ -18,6 +18,9 @@ pub struct Receipt {
     /// The filter in force; none if there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub filter: Option<Filter>,
+    /// The `sandbox-exec` profile in force; none if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sandbox_profile: Option<SandboxProfile>,
     /// One per protection.
     pub entries: Vec<Entry>,
     /// What was tried inside, just before exec.
@@ -42,6 +45,16 @@ pub struct Filter {
     pub digest: String,
     /// Its length.
     pub instructions: u32,
+}
+
+/// A profile of `sandbox-exec`'s by its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxProfile {
+    /// SHA-256, hexadecimal.
+    pub digest: String,
+    /// Its length.
+    pub bytes: u32,
 }
 
 /// One protection.
@@ -98,6 +111,8 @@ pub enum Mechanism {
     Cgroup,
     /// setrlimit(2): each process apart.
     Rlimit,
+    /// A profile that macOS' `sandbox-exec` applies.
+    SandboxExec,
 }
 
 /// What a probe saw.
@@ -119,6 +134,8 @@ impl Receipt {
         self.landlock_abi = finding.abi;
         let filter = finding.filter.clone();
         self.filter = filter.map(|(digest, instructions)| Filter { digest, instructions });
+        let profile = finding.profile.clone();
+        self.sandbox_profile = profile.map(|(digest, bytes)| SandboxProfile { digest, bytes });
         let below = containment.landlock.as_ref().map(|rules| rules.below.as_slice()).unwrap_or_default();
         let missing = finding.missing.iter().filter_map(|place| below.get(*place as usize));
         self.missing = missing.map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
@@ -156,6 +173,10 @@ impl fmt::Display for Receipt {
                 &filter.digest[..16.min(filter.digest.len())],
                 filter.instructions
             )?;
+        }
+        if let Some(profile) = &self.sandbox_profile {
+            let digest = &profile.digest[..16.min(profile.digest.len())];
+            write!(f, ", sandbox-exec profile {digest} ({} bytes)", profile.bytes)?;
         }
         writeln!(f)?;
         for entry in &self.entries {
@@ -203,6 +224,7 @@ impl Mechanism {
             Mechanism::OwnSession => "ownSession",
             Mechanism::Cgroup => "cgroup",
             Mechanism::Rlimit => "rlimit",
+            Mechanism::SandboxExec => "sandboxExec",
         }
     }
 }

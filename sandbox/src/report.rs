@@ -91,7 +91,7 @@ fn ladder(ability: &Ability) -> Vec<Finding> {
         accept_weaker: Protection::ALL.iter().copied().collect(),
         ..Profile::default()
     };
-    let plan = Plan::new(&profile, ability, &Place::default());
+    let plan = Plan::new(&profile, ability, &Place { uid: ability.uid, ..Place::default() });
     let entries = plan.map(|plan| plan.receipt.entries).unwrap_or_default();
     let rung = |entry: Entry| {
         let by: Vec<&str> = entry.by.iter().map(|by| by.name()).collect();
@@ -205,6 +205,10 @@ fn pipes(ability: &Ability) -> Finding {
 
 fn files(ability: &Ability) -> Finding {
     match ability.landlock_abi {
+        0 if ability.sandbox_exec => {
+            let detail = "files, sockets and signals are contained by a profile; no system calls";
+            finding("sandboxExec", Status::Partly, detail)
+        }
         0 => finding("landlock", Status::Missing, "file access can't be contained by an ordinary user"),
         abi => finding("landlock", Status::Holds, format!("ABI {abi}")),
     }

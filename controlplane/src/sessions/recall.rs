@@ -203,10 +203,7 @@ impl Kernel {
         if past.life.restart.is_never() {
             return None;
         }
-        let planned = match &past.spec {
-            Some(spec) => self.plan_again(&past.life, spec),
-            None => return None,
-        };
+        let planned = self.plan_again(&past.life, past.spec.as_ref()?);
         match planned {
             Ok(plan) => Some(plan),
             Err(error) => {

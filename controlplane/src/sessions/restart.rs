@@ -181,7 +181,7 @@ impl Kernel {
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         let Some(renewal) = process.renewal.take() else { return };
         let recorded = process.record != RecordStatus::None && process.phase != Phase::Starting;
-        let own = Some(process.session.as_str().to_owned()).filter(|_| recorded);
+        let own = recorded.then(|| process.session.as_str().to_owned());
         let entry = match (own, renewal.former) {
             (Some(session), _) if !process.tree_gone => Some(Entry::Renounced { session }),
             (Some(session), _) | (None, Some(session)) => Some(Entry::Forgotten { session }),

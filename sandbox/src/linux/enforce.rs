@@ -107,6 +107,9 @@ pub struct Ready {
 impl Ready {
     /// Makes a containment ready. Opens what its paths name and lets go of it again; keeps one descriptor at most.
     pub fn new(containment: &Containment, filters: &mut Filters) -> io::Result<Ready> {
+        if containment.belt.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let mut finding = Finding { abi: super::landlock_abi(), ..Finding::default() };
         let ruleset =
             containment.landlock.as_ref().map(|rules| ruleset(rules, &mut finding.missing)).transpose()?;
@@ -352,5 +355,19 @@ fn install(instructions: &[Instruction]) -> Result<(), i32> {
     match unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program)) } {
         0 => Ok(()),
         _ => Err(errno()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seatbelt::Belt;
+
+    #[test]
+    fn what_another_system_would_have_to_apply_is_refused() {
+        let belted = Containment { belt: Some(Belt::default()), ..Containment::default() };
+        let refused = Ready::new(&belted, &mut Filters::default()).map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        assert!(Ready::new(&Containment::default(), &mut Filters::default()).is_ok());
     }
 }

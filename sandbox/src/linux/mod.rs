@@ -25,6 +25,7 @@ pub(crate) fn probe() -> Ability {
         uid: effective_user(),
         landlock_abi: landlock_abi(),
         seccomp_filter: !actions.is_empty(),
+        sandbox_exec: false,
         seccomp_user_notification: actions.split(' ').any(|action| action == "user_notif"),
         user_namespaces: user_namespaces(),
         no_new_privileges: true,

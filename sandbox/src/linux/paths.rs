@@ -5,16 +5,14 @@
 //! is root's: systems are full of those (`/bin`, `/lib64`). Anything else grants nothing and is listed as missing.
 
 use super::owned;
+use crate::links::without_links;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 
-/// Links followed on the way to one path.
-const LINKS_MAX: usize = 32;
 /// linux/openat2.h
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 
@@ -47,43 +45,10 @@ fn open_plain(path: &Path) -> io::Result<OwnedFd> {
     })
 }
 
-/// The same place by a path without links, if all on the way are root's. Opened plainly, so that what changes meanwhile
-/// is not followed.
-fn without_links(path: &Path) -> io::Result<PathBuf> {
-    let mut left: Vec<PathBuf> =
-        path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect();
-    let (mut walked, mut links) = (PathBuf::from("/"), 0);
-    while let Some(part) = left.pop() {
-        match part.components().next() {
-            None | Some(Component::RootDir | Component::CurDir | Component::Prefix(_)) => continue,
-            Some(Component::ParentDir) => {
-                walked.pop();
-                continue;
-            }
-            Some(Component::Normal(name)) => walked.push(name),
-        }
-        let found = std::fs::symlink_metadata(&walked)?;
-        if !found.is_symlink() {
-            continue;
-        }
-        links += 1;
-        if found.uid() != 0 || links > LINKS_MAX {
-            return Err(io::Error::from_raw_os_error(libc::ELOOP));
-        }
-        let target = std::fs::read_link(&walked)?;
-        walked.pop();
-        if target.is_absolute() {
-            walked = PathBuf::from("/");
-        }
-        left.extend(target.components().rev().map(|part| PathBuf::from(part.as_os_str())));
-    }
-    Ok(walked)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{lchown, symlink};
+    use std::os::unix::fs::{MetadataExt, lchown, symlink};
 
     fn is_root() -> bool {
         std::fs::metadata("/proc/self").unwrap().uid() == 0

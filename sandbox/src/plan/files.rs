@@ -115,8 +115,8 @@ impl Planner<'_> {
                 }
             }
         }
-        let all: Vec<&str> = files.deny_read.iter().chain(&files.deny_write).map(String::as_str).collect();
-        let outcome = match (all.is_empty(), inside.as_slice()) {
+        let asked = self.denied_in_words();
+        let outcome = match (asked.is_none(), inside.as_slice()) {
             (true, _) => Outcome::NotAsked,
             (false, []) if self.holds(Protection::Files) => Outcome::by(Mechanism::Landlock),
             (false, []) => Outcome::Nothing("files aren't protected at all".to_owned()),
@@ -125,8 +125,14 @@ impl Planner<'_> {
                 inside.join(", ")
             )),
         };
-        let asked = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
-        self.settle(Protection::DeniedPaths, asked, outcome)
+        self.settle(Protection::DeniedPaths, asked.unwrap_or("none".to_owned()), outcome)
+    }
+
+    /// Nothing if nothing is denied.
+    pub(super) fn denied_in_words(&self) -> Option<String> {
+        let files = &self.profile.files;
+        let all: Vec<&str> = files.deny_read.iter().chain(&files.deny_write).map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join(", "))
     }
 
     /// Whether any of these rights is granted on a path, above it or below it.
@@ -144,7 +150,7 @@ impl Planner<'_> {
                 .any(|(_, rights)| has(rights))
     }
 
-    fn files_in_words(&self) -> String {
+    pub(super) fn files_in_words(&self) -> String {
         let lists = self.profile.files.lists();
         let words: Vec<String> = (lists.iter().take(5))
             .filter(|(_, paths)| !paths.is_empty())

@@ -6,22 +6,16 @@ use super::files::resolve;
 use super::{Outcome, Planner, Refusal};
 use crate::containment::rights;
 use crate::filter::Group;
+use crate::profile::{Network, UnixSockets};
 use crate::protection::Protection;
 use crate::receipt::Mechanism;
 
 impl Planner<'_> {
     pub(super) fn network(&mut self) -> Result<(), Refusal> {
         let network = &self.profile.network;
-        let tcp = [&network.connect, &network.bind, &network.loopback].iter().any(|ports| !ports.is_empty());
-        let any = tcp || network.udp;
-        let asked = match (tcp, network.udp) {
-            (false, false) => "none",
-            (true, false) => "TCP",
-            (false, true) => "UDP",
-            (true, true) => "TCP and UDP",
-        };
+        let any = network.tcp() || network.udp;
         let outcome = self.filtered();
-        self.settle(Protection::Network, asked, outcome)?;
+        self.settle(Protection::Network, network.in_words(), outcome)?;
         let filtered = self.holds(Protection::Network);
         if filtered {
             self.filter(Group::Families);
@@ -41,6 +35,12 @@ impl Planner<'_> {
             ),
         };
         self.settle(Protection::Loopback, ports_in_words(&network.loopback), outcome)?;
+        self.domains()
+    }
+
+    /// On no machine yet.
+    pub(super) fn domains(&mut self) -> Result<(), Refusal> {
+        let network = &self.profile.network;
         let outcome = match network.domains.is_empty() {
             true => Outcome::NotAsked,
             false => Outcome::Nothing(
@@ -54,8 +54,7 @@ impl Planner<'_> {
     /// `none` says that there are no sockets to reach a port with.
     fn ports(&mut self, none: bool) -> Result<(), Refusal> {
         let network = &self.profile.network;
-        let asked =
-            format!("connect {}; listen {}", ports_in_words(&network.connect), ports_in_words(&network.bind));
+        let asked = network.ports_in_words();
         let outcome = match none {
             true => Outcome::by(Mechanism::Seccomp),
             false => match self.landlocked(4) {
@@ -103,11 +102,6 @@ impl Planner<'_> {
 
     pub(super) fn unix_sockets(&mut self) -> Result<(), Refusal> {
         let unix = &self.profile.unix_sockets;
-        let asked = match (unix.any, unix.paths.as_slice()) {
-            (true, _) => "any".to_owned(),
-            (false, []) => "none".to_owned(),
-            (false, paths) => paths.join(" "),
-        };
         let none = !unix.any && unix.paths.is_empty();
         let outcome = match () {
             () if unix.any => Outcome::NotAsked,
@@ -116,7 +110,7 @@ impl Planner<'_> {
             () if !self.holds(Protection::Files) => Outcome::Nothing("files aren't protected".to_owned()),
             () => self.landlocked(9),
         };
-        self.settle(Protection::UnixSockets, asked, outcome)?;
+        self.settle(Protection::UnixSockets, unix.in_words(), outcome)?;
         let holds = self.holds(Protection::UnixSockets);
         if holds && none {
             self.filter(Group::NoUnixSockets);
@@ -140,7 +134,37 @@ impl Planner<'_> {
     }
 }
 
-fn ports_in_words(ports: &[u16]) -> String {
+impl Network {
+    /// Whether there is any port of TCP.
+    pub(super) fn tcp(&self) -> bool {
+        [&self.connect, &self.bind, &self.loopback].iter().any(|ports| !ports.is_empty())
+    }
+
+    pub(super) fn in_words(&self) -> &'static str {
+        match (self.tcp(), self.udp) {
+            (false, false) => "none",
+            (true, false) => "TCP",
+            (false, true) => "UDP",
+            (true, true) => "TCP and UDP",
+        }
+    }
+
+    pub(super) fn ports_in_words(&self) -> String {
+        format!("connect {}; listen {}", ports_in_words(&self.connect), ports_in_words(&self.bind))
+    }
+}
+
+impl UnixSockets {
+    pub(super) fn in_words(&self) -> String {
+        match (self.any, self.paths.as_slice()) {
+            (true, _) => "any".to_owned(),
+            (false, []) => "none".to_owned(),
+            (false, paths) => paths.join(" "),
+        }
+    }
+}
+
+pub(super) fn ports_in_words(ports: &[u16]) -> String {
     match ports {
         [] => "none".to_owned(),
         ports => ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" "),

@@ -10,6 +10,7 @@ fn machine(abi: u32) -> Ability {
         uid: 1000,
         landlock_abi: abi,
         seccomp_filter: true,
+        sandbox_exec: false,
         seccomp_user_notification: false,
         user_namespaces: Answer::Allowed,
         no_new_privileges: true,
@@ -267,3 +268,5 @@ fn a_system_with_nothing_refuses_by_name_and_starts_nothing_uncontained() {
     let bare = Ability { landlock_abi: 0, seccomp_filter: false, no_new_privileges: false, ..machine(0) };
     assert_eq!(refused(serde_json::json!({}), &bare), Protection::Privileges);
 }
+
+mod belt;

@@ -2,10 +2,14 @@
 //!
 //! There is no subreaper: an orphan goes to launchd, and a tree is the leader, its descendants and nobody else.
 //! There is no handle on a process either: a descendant's start time is checked just before a signal goes out.
+//! A contained child becomes `sandbox-exec`, which becomes the program. That it did is not known here: what it can't
+//! do it says on its standard error, and exits.
 
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image, Stat};
-use kairo_sandbox::containment::PROBES_MAX;
+use kairo_sandbox::containment::{KERNEL_DESCRIPTOR, PROBES_MAX};
+use kairo_sandbox::enforce::Ready;
+use kairo_sandbox::seatbelt::PROGRAM;
 use rustix::event::kqueue::{self, Event, EventFilter, EventFlags};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, FdFlags};
@@ -37,10 +41,22 @@ pub struct Forker(());
 struct Brief<'a> {
     image: &'a Image<'a>,
     argv: Vec<*const libc::c_char>,
+    /// Where in `argv` the program stands for whoever contains it; none if nobody does.
+    contained: Option<Named>,
     env: Vec<*const libc::c_char>,
     candidates: Vec<CString>,
     cwd: Option<CString>,
     groups: Vec<libc::gid_t>,
+}
+
+/// A program among the arguments of another.
+struct Named {
+    /// Which argument it is.
+    place: usize,
+    /// It stays as it is: the other one looks where we do.
+    as_given: bool,
+    /// The other one.
+    by: CString,
 }
 
 impl Forker {
@@ -52,24 +68,27 @@ impl Forker {
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
     pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let resources = |error: io::Error| failure(SpawnStage::Resources, error);
-        let brief = Brief {
+        let (argv, contained) = arguments(image).map_err(|error| failure(SpawnStage::Containment, error))?;
+        let mut brief = Brief {
             image,
-            argv: pointers(image.argv),
+            argv,
+            contained,
             env: pointers(image.env),
             candidates: candidates(image),
             cwd: image.cwd.map(CString::new).transpose().map_err(|error| resources(error.into()))?,
             groups: image.credentials.map(|who| who.groups.clone()).unwrap_or_default(),
         };
         let (report, told) = rustix::pipe::pipe().map_err(|error| resources(error.into()))?;
-        for end in [&report, &told] {
-            rustix::io::fcntl_setfd(end, FdFlags::CLOEXEC).map_err(|error| resources(error.into()))?;
-        }
+        rustix::io::fcntl_setfd(&report, FdFlags::CLOEXEC).map_err(|error| resources(error.into()))?;
+        // Not by the number the child finds its kernel at.
+        let told = rustix::io::fcntl_dupfd_cloexec(&told, KERNEL_DESCRIPTOR + 1)
+            .map_err(|error| resources(error.into()))?;
         // SAFETY: the keeper has one thread, so the child may do what it likes until exec; it allocates nothing
         // all the same.
         let pid = unsafe { libc::fork() };
         match pid {
             0 => {
-                let (stage, errno) = prepare_and_execute(&brief);
+                let (stage, errno) = prepare_and_execute(&mut brief);
                 let _ = rustix::io::write(&told, &[stage as u8, errno as u8]);
                 // SAFETY: ends the child without running what the keeper would run at its end.
                 unsafe { libc::_exit(127) }
@@ -107,6 +126,19 @@ fn pointers(strings: &[u8]) -> Vec<*const libc::c_char> {
     split.map(|string| string.as_ptr().cast()).chain([ptr::null()]).collect()
 }
 
+/// The program's arguments, after those of `sandbox-exec` if it is contained by that. It finds the program as
+/// execvp(3) does, so the name stays as it was given if the child's `PATH` is where we look.
+fn arguments(image: &Image<'_>) -> io::Result<(Vec<*const libc::c_char>, Option<Named>)> {
+    let own = pointers(image.argv);
+    let Some(profile) = image.containment.and_then(Ready::profile) else { return Ok((own, None)) };
+    let before = [c"sandbox-exec", c"-p", profile, c"--"].map(CStr::as_ptr);
+    let name = image.argv.split(|byte| *byte == 0).next().unwrap_or_default();
+    let path = image.env.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"PATH="));
+    let as_given = name.contains(&b'/') || path == Some(image.search_path);
+    let named = Named { place: before.len(), as_given, by: CString::new(PROGRAM)? };
+    Ok((before.into_iter().chain(own).collect(), Some(named)))
+}
+
 /// The paths to try, as execvpe(3) would.
 fn candidates(image: &Image<'_>) -> Vec<CString> {
     let program = image.argv.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -126,7 +158,7 @@ fn last_errno() -> i32 {
 }
 
 /// Returns only what failed. Runs in the forked child.
-fn prepare_and_execute(brief: &Brief<'_>) -> (SpawnStage, i32) {
+fn prepare_and_execute(brief: &mut Brief<'_>) -> (SpawnStage, i32) {
     // SAFETY: every pointer is into `brief`, which this process has a copy of and which lives until exec; the
     // descriptors are open; all calls are async-signal-safe system calls but setgroups, which has no lock there.
     unsafe {
@@ -140,6 +172,12 @@ fn prepare_and_execute(brief: &Brief<'_>) -> (SpawnStage, i32) {
             if source < 0 || libc::dup2(source, standard) < 0 {
                 return (SpawnStage::Stdio, last_errno());
             }
+        }
+        if let Some(kernel) = brief.image.kernel
+            && (libc::dup2(kernel.as_raw_fd(), KERNEL_DESCRIPTOR) < 0
+                || libc::fcntl(KERNEL_DESCRIPTOR, libc::F_SETFD, 0) < 0)
+        {
+            return (SpawnStage::KernelSocket, last_errno());
         }
         if brief.image.terminal && libc::ioctl(0, libc::TIOCSCTTY.into(), 0) < 0 {
             return (SpawnStage::Stdio, last_errno());
@@ -171,13 +209,22 @@ fn prepare_and_execute(brief: &Brief<'_>) -> (SpawnStage, i32) {
     (SpawnStage::Exec, execute(brief))
 }
 
-fn execute(brief: &Brief<'_>) -> i32 {
+fn execute(brief: &mut Brief<'_>) -> i32 {
     let mut denied = false;
     let mut last = libc::ENOENT;
     for candidate in &brief.candidates {
-        // SAFETY: a C string and two NULL-terminated arrays of C strings, all of them in `brief`.
-        unsafe { libc::execve(candidate.as_ptr(), brief.argv.as_ptr(), brief.env.as_ptr()) };
-        last = last_errno();
+        last = match &brief.contained {
+            None => run(candidate, &brief.argv, &brief.env),
+            Some(named) => match absent(candidate) {
+                Some(errno) => errno,
+                None => {
+                    if !named.as_given {
+                        brief.argv[named.place] = candidate.as_ptr();
+                    }
+                    return run(&named.by, &brief.argv, &brief.env);
+                }
+            },
+        };
         match last {
             libc::EACCES => denied = true,
             libc::ENOENT
@@ -190,6 +237,28 @@ fn execute(brief: &Brief<'_>) -> i32 {
         }
     }
     if denied { libc::EACCES } else { last }
+}
+
+/// Returns only why it didn't.
+fn run(program: &CStr, argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> i32 {
+    // SAFETY: a C string and two NULL-terminated arrays of C strings, all of them in the child's brief.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    last_errno()
+}
+
+/// Why a file can't be run, as execve(2) would say it.
+fn absent(program: &CStr) -> Option<i32> {
+    // SAFETY: plain numbers, for which all zeroes is a value.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: a C string and an out-pointer to a local, both of which outlive the calls.
+    unsafe {
+        if libc::stat(program.as_ptr(), &mut found) < 0
+            || libc::faccessat(libc::AT_FDCWD, program.as_ptr(), libc::X_OK, libc::AT_EACCESS) < 0
+        {
+            return Some(last_errno());
+        }
+    }
+    (found.st_mode & libc::S_IFMT != libc::S_IFREG).then_some(libc::EACCES)
 }
 
 /// Nothing to be had here.
