@@ -4,8 +4,9 @@
 use crate::harness::{OWNER, World, code, config};
 use kairo_controlplane::config::Config;
 use kairo_controlplane::records::{Entry, Ledger, Recollection, Spec};
-use kairo_dataplane::command::Commands;
-use kairo_dataplane::control::{ExitStatus, Notice, SpawnFailure, SpawnStage};
+use kairo_dataplane::command::{Commands, Spawn};
+use kairo_dataplane::control::{ExitStatus, Notice, SpawnFailure, SpawnStage, Usage};
+use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::event::LossCause;
 use serde_json::{Value, json};
@@ -443,4 +444,69 @@ fn a_life_that_lasted_until_the_reboot_makes_the_count_begin_anew() {
     let owner = world.owner();
     let detail = world.ok(owner, "process.status", json!({ "id": "p", "detail": true }))["detail"].clone();
     assert_eq!((&detail["phase"], &detail["restart"]["attempts"]), (&json!("lost"), &json!(1)));
+}
+
+/// What a keeper holds of a life whose outputs have closed. `over`: the dead kernel had told its ends.
+fn held(spawn: &Spawn, over: bool) -> Heir {
+    let mut heir = Heir::of_nothing(spawn.process, &spawn.session, 7, 1);
+    heir.session.record = spawn.record.to_vec();
+    heir.session.ended = over;
+    heir.session.exit = over.then(|| (ExitStatus::Code(1), Usage::default()));
+    heir
+}
+
+/// A life and the one behind it: the first has exited and ended, and its outputs have closed after that.
+fn two_lives(world: &mut World) -> [Box<Spawn>; 2] {
+    let owner = world.owner();
+    let restart = json!({ "policy": "always", "backoffMs": 10 });
+    let wish = json!({ "id": "p", "command": ["a"], "options": { "restart": restart } });
+    world.start(owner, "process.spawn", wish);
+    let first = world.take_spawn().expect("it is under way");
+    let process = world.bear(&first).0;
+    world.exits(process, ExitStatus::Code(1));
+    world.notice(Notice::Ended { process });
+    world.advance(10);
+    [first, world.take_spawn().expect("the next one is under way")]
+}
+
+/// What the next kernel tells of both: topics and sessions.
+fn told_of(
+    lives: &[Box<Spawn>; 2],
+    over: bool,
+    past: Vec<Recollection>,
+    before: &World,
+) -> Vec<(String, usize)> {
+    let mut world = World::new();
+    world.at = before.at;
+    let owner = world.owner();
+    world.ok(owner, "subscribe", json!({ "topic": "kairo.>" }));
+    let heirs = vec![held(&lives[0], over), held(&lives[1], false)];
+    let (at, mut out) = (world.at, Commands::default());
+    world.kernel.adopt(at, heirs, &mut out);
+    world.kernel.recall(at, past, LossCause::Keeper, &mut out);
+    world.kernel.settle_adopted(at, &mut out);
+    world.carry_out(None, out);
+    let life = |data: &Value| lives.iter().position(|life| data["session"] == life.session.as_str());
+    world.events(owner).into_iter().filter_map(|(topic, data)| Some((topic, life(&data)?))).collect()
+}
+
+#[test]
+fn of_two_lives_under_one_id_the_older_is_told_its_closes() {
+    let mut before = World::new();
+    let lives = two_lives(&mut before);
+    let told = told_of(&lives, true, past(&before), &before);
+    let count = |topic: &str, life| told.iter().filter(|told| **told == (topic.to_owned(), life)).count();
+    assert_eq!((count("kairo.stream.closed", 0), count("kairo.process.spawned", 0)), (2, 0), "{told:?}");
+    assert_eq!((count("kairo.stream.closed", 1), count("kairo.process.spawned", 1)), (2, 1), "{told:?}");
+}
+
+#[test]
+fn of_two_lives_that_were_faster_than_the_log_both_are_told_in_their_order() {
+    let mut before = World::new();
+    let lives = two_lives(&mut before);
+    let told = told_of(&lives, false, Vec::new(), &before);
+    let births: Vec<usize> =
+        told.iter().filter(|told| told.0 == "kairo.process.spawned").map(|told| told.1).collect();
+    assert_eq!(births, [0, 1], "{told:?}");
+    assert_eq!(told.iter().filter(|told| told.0 == "kairo.stream.closed").count(), 4, "{told:?}");
 }
