@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
 lives_on_both_drivers!(
+    who_asks_is_shown_all_that_happened_before,
     calls_with_a_key_happen_once_whenever_the_kernel_dies,
     a_consumer_loses_nothing_and_gets_nothing_answered_again,
     an_answer_that_was_given_outlives_the_kernel_and_a_question_does_not,
@@ -24,6 +25,23 @@ fn all_of(raw: &mut Raw, topic: &str) -> Vec<Json> {
             None => return events,
         }
     }
+}
+
+/// Nobody waits for these events to be written, so the log's writer takes its time.
+fn who_asks_is_shown_all_that_happened_before(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    for number in 0..50 {
+        let draft = json!({"type": "test.now", "data": {"number": number}, "ack": "memory"});
+        let seq = raw.ok("event.publish", draft)["seq"].clone();
+        let page = raw.ok("event.replay", json!({"fromSeq": seq}));
+        assert_eq!((&page["events"][0]["seq"], &page["lastSeq"]), (&seq, &seq), "{page}");
+    }
+    let rows = raw.ok("view.get", json!({"name": "sessions"}));
+    raw.ok("process.spawn", json!({"id": "p", "command": ["sleep", "1000"]}));
+    let more = raw.ok("view.get", json!({"name": "sessions"}));
+    let count = |rows: &Json| rows["rows"].as_array().map_or(0, Vec::len);
+    assert_eq!(count(&more), count(&rows) + 1, "{more}");
+    raw.ok("process.kill", json!({"id": "p", "graceMs": 0}));
 }
 
 fn calls_with_a_key_happen_once_whenever_the_kernel_dies(daemon: &mut Daemon) {

@@ -65,6 +65,10 @@ pub(crate) enum Awaiting {
     Receipt(u64),
     /// The spawn of a process that insists on its record.
     Birth(u64),
+    /// A caller who asks about the past, or the views: it is shown all that has happened before.
+    Question(Box<Question>),
+    /// The same of the views, and what follows an inquiry.
+    Inquiry(Box<Inquiry>),
     /// The data plane and the keeper, which hold what was of a process, or tell an end of it again: neither may let go of
     /// more than the log has.
     Letting(Command),
@@ -199,9 +203,25 @@ impl Journal {
         self.outlet.ask(question);
     }
 
-    /// Asks the views.
+    /// The same for somebody who may have seen what is not written yet: once it is.
+    pub(crate) fn ask_for_all(&mut self, question: Question) {
+        match self.is_told() {
+            true => self.outlet.ask(question),
+            false => self.when_written(Awaiting::Question(Box::new(question))),
+        }
+    }
+
+    /// Asks the views, likewise.
     pub(crate) fn inquire(&mut self, inquiry: Inquiry) {
-        self.outlet.inquire(inquiry);
+        match self.is_told() {
+            true => self.outlet.inquire(inquiry),
+            false => self.when_written(Awaiting::Inquiry(Box::new(inquiry))),
+        }
+    }
+
+    /// True when nothing is to be waited for, and nobody waits who would be overtaken.
+    fn is_told(&self) -> bool {
+        self.broken.is_some() || (self.is_settled() && self.writing.is_empty())
     }
 
     fn next_news(&mut self, entry: u64) -> Option<News> {
@@ -280,7 +300,7 @@ impl Kernel {
                 Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
-                Awaiting::Letting(command) => turn.out.push(command),
+                Awaiting::Question(_) | Awaiting::Inquiry(_) | Awaiting::Letting(_) => self.kept(turn, what),
             }
         }
         self.give_compactions_up(turn, reason);
@@ -306,6 +326,8 @@ impl Kernel {
             Awaiting::Receipt(call) => self.answer_with_receipt(turn, call),
             Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
+            Awaiting::Question(question) => self.journal.outlet.ask(*question),
+            Awaiting::Inquiry(inquiry) => self.journal.outlet.inquire(*inquiry),
             Awaiting::Letting(command) => turn.out.push(command),
         }
     }

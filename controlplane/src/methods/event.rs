@@ -199,7 +199,7 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
     let ticket = kernel.park(turn, asking, Pending::Replay);
-    kernel.journal.ask(Question { ticket, query, limit, hearer, subscription: None, raw: false });
+    kernel.journal.ask_for_all(Question { ticket, query, limit, hearer, subscription: None, raw: false });
     Ok(())
 }
 
