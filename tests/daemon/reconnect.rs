@@ -154,16 +154,11 @@ fn attach_goes_on_both_ways(daemon: &mut Daemon) {
 fn wait_has_its_answer_from_the_next_daemon(daemon: &mut Daemon) {
     let mut raw = daemon.connect();
     raw.spawn("code", &["sh", "-c", "read line; exit 7"], json!({}));
-    // Sockets only: of a process that has just been started other descriptors go.
-    let sockets = || {
-        processes::descriptor_targets(daemon.pid())
-            .iter()
-            .filter(|of| of.to_string_lossy().starts_with("socket:"))
-            .count()
-    };
-    let before = sockets();
     let waiting = Command::start(daemon, &["wait", "code", "--json"]);
-    until("it has connected", || sockets() > before);
+    // The daemon's own descriptors are nobody's to see but root's.
+    let client = waiting.child.id() as i32;
+    let is_socket = |of: &std::path::PathBuf| of.to_string_lossy().starts_with("socket:");
+    until("it has connected", || processes::descriptor_targets(client).iter().any(is_socket));
     daemon.kill_and_succeed();
     daemon.connect().ok("process.stdin.write", json!({"id": "code", "data": "go\n"}));
     let (status, stderr) = waiting.finish();
