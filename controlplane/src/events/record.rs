@@ -10,7 +10,8 @@ use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::Fields;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::codec::raw::RawRef;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeTupleStruct;
+use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -100,53 +101,34 @@ impl From<Hearers> for Audience {
     }
 }
 
-/// All of it but the sequence number, as it is stored.
-#[derive(Serialize)]
-struct Stored<'a>(
-    Id,
-    u64,
-    Cow<'a, str>,
-    Cow<'a, str>,
-    Cow<'a, str>,
-    Hearers,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    RawRef<'a>,
-);
-
-/// An answer: what every event has, and what it answers. Only those have these fields.
-#[derive(Serialize)]
-struct Answering<'a>(
-    Id,
-    u64,
-    Cow<'a, str>,
-    Cow<'a, str>,
-    Cow<'a, str>,
-    Hearers,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    Option<Cow<'a, str>>,
-    RawRef<'a>,
-    Option<Cow<'a, str>>,
-    Option<RawRef<'a>>,
-);
-
-/// So many fields has an event that answers nothing.
+/// So many fields has an event that answers nothing; an answer has two more.
 const PLAIN_FIELDS: usize = 14;
 
-impl<'a> Stored<'a> {
-    fn with(self, answers: Option<Cow<'a, str>>, error: Option<RawRef<'a>>) -> Answering<'a> {
-        let Stored(a, b, c, d, e, f, g, h, i, j, k, l, m, n) = self;
-        Answering(a, b, c, d, e, f, g, h, i, j, k, l, m, n, answers, error)
+/// All of it but the sequence number, as it is stored: a row without names.
+struct Stored<'r, 'a>(&'r Record<'a>);
+
+impl Serialize for Stored<'_, '_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Stored(record) = self;
+        let bits = u128::from_be_bytes(record.id);
+        let fields = PLAIN_FIELDS + if record.answers.is_some() { 2 } else { 0 };
+        let mut row = serializer.serialize_tuple_struct("Stored", fields)?;
+        row.serialize_field(&Id((bits >> 64) as u64, bits as u64))?;
+        row.serialize_field(&record.time_ms)?;
+        for text in [&record.topic, &record.source, &record.principal] {
+            row.serialize_field(text)?;
+        }
+        row.serialize_field(&Hearers::from(&record.audience))?;
+        let Record { correlation, causation, intent, trace, span, key, tool_call, .. } = record;
+        for text in [correlation, causation, intent, trace, span, key, tool_call] {
+            row.serialize_field(text)?;
+        }
+        row.serialize_field(&record.data)?;
+        if record.answers.is_some() {
+            row.serialize_field(&record.answers)?;
+            row.serialize_field(&record.error)?;
+        }
+        row.end()
     }
 }
 
@@ -157,28 +139,8 @@ struct Id(u64, u64);
 impl<'a> Record<'a> {
     /// As it is stored.
     pub fn encode(&self) -> Result<Bytes, CodecError> {
-        let bits = u128::from_be_bytes(self.id);
-        let stored = Stored(
-            Id((bits >> 64) as u64, bits as u64),
-            self.time_ms,
-            Cow::Borrowed(&self.topic),
-            Cow::Borrowed(&self.source),
-            Cow::Borrowed(&self.principal),
-            Hearers::from(&self.audience),
-            borrowed(&self.correlation),
-            borrowed(&self.causation),
-            borrowed(&self.intent),
-            borrowed(&self.trace),
-            borrowed(&self.span),
-            borrowed(&self.key),
-            borrowed(&self.tool_call),
-            self.data,
-        );
         let mut buf = BytesMut::with_capacity(128 + self.data.bytes().len());
-        match &self.answers {
-            None => to_buf(&mut buf, Dialect::Int64, &stored)?,
-            Some(_) => to_buf(&mut buf, Dialect::Int64, &stored.with(borrowed(&self.answers), self.error))?,
-        }
+        to_buf(&mut buf, Dialect::Int64, &Stored(self))?;
         Ok(buf.freeze())
     }
 
@@ -235,10 +197,6 @@ fn hearers(fields: &mut Fields<'_>) -> Result<Audience, CodecError> {
     fields.skip(count.saturating_sub(4))?;
     let uid = u32::try_from(uid).unwrap_or(u32::MAX);
     Ok(Hearers(kind.try_into().unwrap_or(u8::MAX), uid, session, name).into())
-}
-
-fn borrowed<'b>(text: &'b Option<Cow<'_, str>>) -> Option<Cow<'b, str>> {
-    text.as_deref().map(Cow::Borrowed)
 }
 
 #[cfg(test)]
