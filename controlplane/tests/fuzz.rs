@@ -8,29 +8,18 @@ mod dispatch;
 #[path = "../../fuzz/bodies/seed.rs"]
 mod seed;
 
-use seed::Seed;
+use seed::each_seed;
 
 const SCRIPTS: u64 = 1500;
 
 #[test]
 fn no_script_breaks_the_tables_or_the_order_of_answers() {
-    /// Names the seed of a script that fails.
-    struct Name(u64);
-    impl Drop for Name {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("seed {}", self.0);
-            }
-        }
-    }
     let methods: Vec<&str> = METHODS.iter().map(|row| row.name).collect();
     let mut seen = BTreeSet::new();
-    for number in 0..SCRIPTS {
-        let _name = Name(number);
-        let seed = &mut Seed::new(number);
+    each_seed(SCRIPTS, |seed| {
         let script = seed::script(seed, &methods);
         seen.append(&mut dispatch::dispatch(&script));
-    }
+    });
     // Scripts that go nowhere would break nothing.
     let everything = [
         "abandon write",
@@ -55,9 +44,8 @@ fn no_script_breaks_the_tables_or_the_order_of_answers() {
 
 #[test]
 fn noise_is_no_script_that_breaks_anything() {
-    for number in 0..SCRIPTS {
-        let seed = &mut Seed::new(number);
+    each_seed(SCRIPTS, |seed| {
         let noise: Vec<u8> = (0..seed.below(200)).map(|_| seed.draw() as u8).collect();
         dispatch::dispatch(&noise);
-    }
+    });
 }

@@ -35,6 +35,22 @@ impl Seed {
     }
 }
 
+/// So many inputs, one after the other. Names the seed of one that fails.
+pub(crate) fn each_seed(inputs: u64, mut body: impl FnMut(&mut Seed)) {
+    struct Name(u64);
+    impl Drop for Name {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("seed {}", self.0);
+            }
+        }
+    }
+    for number in 0..inputs {
+        let _name = Name(number);
+        body(&mut Seed::new(number));
+    }
+}
+
 /// Keys that mean something somewhere.
 const KEYS: &[&str] = &[
     "id",

@@ -5,7 +5,7 @@ mod manifest;
 #[path = "../../fuzz/bodies/seed.rs"]
 mod seed;
 
-use seed::Seed;
+use seed::{Seed, each_seed};
 
 const INPUTS: u64 = 1500;
 
@@ -64,25 +64,9 @@ const PIECES: &[&str] = &[
     ",",
 ];
 
-/// Names the seed of an input that fails.
-fn each_seed(body: impl Fn(&mut Seed)) {
-    struct Name(u64);
-    impl Drop for Name {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("seed {}", self.0);
-            }
-        }
-    }
-    for number in 0..INPUTS {
-        let _name = Name(number);
-        body(&mut Seed::new(number));
-    }
-}
-
 #[test]
 fn spoiled_manifests_are_refused_or_read_but_never_panic() {
-    each_seed(|seed| {
+    each_seed(INPUTS, |seed| {
         let mut bytes = seed.pick(&SHIPPED).as_bytes().to_vec();
         for _ in 0..seed.below(4) {
             let at = seed.below(bytes.len());
@@ -97,7 +81,7 @@ fn spoiled_manifests_are_refused_or_read_but_never_panic() {
 
 #[test]
 fn pieces_in_any_order_are_refused_or_read_but_never_panic() {
-    each_seed(|seed| {
+    each_seed(INPUTS, |seed| {
         let text: String = (0..seed.below(40)).map(|_| seed.pick(PIECES)).collect();
         manifest::manifest(text.as_bytes());
     });

@@ -9,25 +9,9 @@ mod frame;
 #[path = "../../fuzz/bodies/seed.rs"]
 mod seed;
 
-use seed::Seed;
+use seed::each_seed;
 
 const INPUTS: u64 = 4000;
-
-/// Names the seed of an input that fails.
-fn each_seed(body: impl Fn(&mut Seed)) {
-    struct Name(u64);
-    impl Drop for Name {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("seed {}", self.0);
-            }
-        }
-    }
-    for number in 0..INPUTS {
-        let _name = Name(number);
-        body(&mut Seed::new(number));
-    }
-}
 
 fn methods() -> Vec<&'static str> {
     METHODS.iter().map(|row| row.name).chain(["process.explode"]).collect()
@@ -35,7 +19,7 @@ fn methods() -> Vec<&'static str> {
 
 #[test]
 fn spoiled_streams_of_frames_are_cut_the_same_way_everywhere() {
-    each_seed(|seed| {
+    each_seed(INPUTS, |seed| {
         let mut stream = Vec::new();
         for _ in 0..seed.below(5) {
             let payload = vec![seed.draw() as u8; seed.below(300)];
@@ -51,7 +35,7 @@ fn spoiled_streams_of_frames_are_cut_the_same_way_everywhere() {
 #[test]
 fn spoiled_calls_neither_panic_nor_change_on_the_way() {
     let methods = methods();
-    each_seed(|seed| {
+    each_seed(INPUTS, |seed| {
         let mut payload = seed::call(seed, &methods);
         codec::codec(&payload);
         seed::spoil(seed, &mut payload);
@@ -61,7 +45,7 @@ fn spoiled_calls_neither_panic_nor_change_on_the_way() {
 
 #[test]
 fn any_value_is_read_written_and_read_the_same() {
-    each_seed(|seed| {
+    each_seed(INPUTS, |seed| {
         let mut payload = Vec::new();
         seed::value(seed, &mut payload, 6);
         codec::codec(&payload);
@@ -70,7 +54,7 @@ fn any_value_is_read_written_and_read_the_same() {
 
 #[test]
 fn noise_is_refused_or_read_but_never_panics() {
-    each_seed(|seed| {
+    each_seed(INPUTS, |seed| {
         let noise: Vec<u8> = (0..seed.below(60)).map(|_| seed.draw() as u8).collect();
         codec::codec(&noise);
         frame::frame(&noise);
