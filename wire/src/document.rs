@@ -80,11 +80,14 @@ fn permissions(out: &mut String, description: &Value) {
     put!(
         out,
         "\n## Permissions\n\nChecked against: *everybody*, nothing; *caller*, the caller alone; *process*, the caller and \
-         the process it names;\n*filtered*, each thing the caller would be told; *administrator*, the daemon's owner.\n\n\
-         | permission | allows to | checked against |\n|---|---|---|"
+         the process it names;\n*filtered*, each thing the caller would be told; *administrator*, the daemon's owner;\n*principal*, whom the \
+         caller decides about; *granted*, what was granted, and nothing before. A grant names resources of the form in the fourth \
+         column;\nthe fifth says who keeps to it: the kernel at each call, or a protection of containment.\n\n\
+         | permission | allows to | checked against | resource | guard |\n|---|---|---|---|---|"
     );
     for row in rows(description, "permissions") {
-        put!(out, "| `{}` | {} | {} |", text(row, "name"), cell(text(row, "doc")), text(row, "scope"));
+        let (name, doc, scope) = (text(row, "name"), cell(text(row, "doc")), text(row, "scope"));
+        put!(out, "| `{name}` | {doc} | {scope} | {} | {} |", text(row, "resource"), text(row, "guard"));
     }
 }
 

@@ -7,6 +7,7 @@
 mod bus;
 mod intent;
 mod kernel;
+mod permission;
 mod process;
 mod stream;
 
@@ -15,6 +16,10 @@ pub use intent::{IntentCancelNotice, IntentCancelled, IntentCancelling, IntentEn
 pub use kernel::{
     DeadReason, KernelCallFailed, KernelCalled, KernelCompacted, KernelDeadLetter, KernelLogDamaged,
     KernelReady, KernelRecordsFailed, KernelStopping, SecurityDenied,
+};
+pub use permission::{
+    AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionRequested, PermissionRevoked,
+    SessionCreated, SessionEnded,
 };
 pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,
@@ -100,7 +105,7 @@ macro_rules! events {
 use events;
 
 /// All of them, by room.
-pub const EVENTS: &[&[&EventRow]] = &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS];
+pub const EVENTS: &[&[&EventRow]] = &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS];
 
 fn is_zero(number: &u64) -> bool {
     *number == 0

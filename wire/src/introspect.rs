@@ -51,7 +51,10 @@ pub fn description() -> Value {
         .collect();
     let permissions: Vec<Value> = PERMISSIONS
         .iter()
-        .map(|row| json!({ "name": row.name, "doc": text(row.doc), "scope": row.scope.name() }))
+        .map(|row| json!({
+            "name": row.name, "doc": text(row.doc), "scope": row.scope.name(),
+            "resource": row.resource.name(), "guard": row.guard.name(),
+        }))
         .collect();
     let features: Vec<Value> =
         FEATURES.iter().map(|row| json!({ "name": row.name, "doc": row.doc })).collect();

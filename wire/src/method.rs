@@ -8,7 +8,7 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{consumer, device, event, intent, log, permission, process, stream, system, view};
+use crate::methods::{agent, consumer, device, event, intent, log, permission, process, stream, system, view};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -209,6 +209,19 @@ pub const METHODS: &[&MethodRow] = &[
     permission::Identify::ROW,
     permission::VaultGet::ROW,
     device::List::ROW,
+    permission::Request::ROW,
+    permission::Pending::ROW,
+    permission::Approve::ROW,
+    permission::Deny::ROW,
+    permission::Give::ROW,
+    permission::Grants::ROW,
+    permission::Revoke::ROW,
+    permission::Can::ROW,
+    agent::Create::ROW,
+    agent::Remove::ROW,
+    agent::List::ROW,
+    agent::SessionCreate::ROW,
+    agent::SessionEnd::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

@@ -8,8 +8,8 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{consumer, device, event, intent, log, permission, process, stream, system, view};
-use kairo_wire::permission::PERMISSIONS;
+use kairo_wire::methods::{agent, consumer, device, event, intent, log, permission, process, stream, system, view};
+use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;
 
@@ -117,6 +117,19 @@ fn every_example_is_a_call_that_makes_sense() {
         (permission::Identify::ROW, example::<permission::Identify>),
         (permission::VaultGet::ROW, example::<permission::VaultGet>),
         (device::List::ROW, example::<device::List>),
+        (permission::Request::ROW, example::<permission::Request>),
+        (permission::Pending::ROW, example::<permission::Pending>),
+        (permission::Approve::ROW, example::<permission::Approve>),
+        (permission::Deny::ROW, example::<permission::Deny>),
+        (permission::Give::ROW, example::<permission::Give>),
+        (permission::Grants::ROW, example::<permission::Grants>),
+        (permission::Revoke::ROW, example::<permission::Revoke>),
+        (permission::Can::ROW, example::<permission::Can>),
+        (agent::Create::ROW, example::<agent::Create>),
+        (agent::Remove::ROW, example::<agent::Remove>),
+        (agent::List::ROW, example::<agent::List>),
+        (agent::SessionCreate::ROW, example::<agent::SessionCreate>),
+        (agent::SessionEnd::ROW, example::<agent::SessionEnd>),
     ];
     let names: Vec<&str> = checked.iter().map(|(row, _)| row.name).collect();
     assert_eq!(names, METHODS.iter().map(|row| row.name).collect::<Vec<_>>(), "this table follows METHODS");
@@ -173,8 +186,12 @@ fn every_row_says_something() {
 }
 
 #[test]
-fn every_permission_is_needed_by_some_method() {
+fn every_permission_is_needed_by_some_method_or_granted() {
     for permission in PERMISSIONS {
+        if permission.scope == PermissionScope::Granted {
+            assert!(METHODS.iter().all(|row| row.permission != permission.permission), "{}", permission.name);
+            continue;
+        }
         assert!(METHODS.iter().any(|row| row.permission == permission.permission), "{}", permission.name);
     }
 }

@@ -34,6 +34,9 @@ super::events! {
         /// On what, as far as it has a name.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub target: Option<String>,
+        /// The grant it was allowed by; none if the caller may anyway.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub grant: Option<String>,
     }
 
     /// A call that changes something came to nothing.
@@ -105,6 +108,15 @@ super::events! {
         pub target: Option<String>,
         /// What was lacking.
         pub reason: String,
+        /// The permission it takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub permission: Option<String>,
+        /// For what.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub resource: Option<String>,
+        /// The grant that forbids it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub grant: Option<String>,
     }
 }
 

@@ -45,6 +45,12 @@ pub struct SpawnOptions {
     /// can't enforce is refused with `E_UNSUPPORTED` and the protection's name, unless `acceptWeaker` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Raw>,
+    /// The skill it is: it runs under what was approved of that skill's manifest, contained by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skill: Option<SkillOption>,
+    /// The session of an agent it runs in: it is that agent, for all it calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_session: Option<String>,
     /// A terminal instead of pipes.
     #[serde(skip_serializing_if = "Pty::is_absent")]
     pub pty: Pty,
@@ -83,6 +89,17 @@ pub struct SpawnOptions {
     /// or `auto` for the one that suits the program, if any does. It may put words between the program and its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+}
+
+/// Which skill, and which manifest of it the caller means.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SkillOption {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the manifest's meaning, hexadecimal: an approval of another one doesn't count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
 }
 
 fn is_false(value: &bool) -> bool {

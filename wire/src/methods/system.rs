@@ -175,6 +175,9 @@ pub struct Principal {
     /// Of a skill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skill: Option<String>,
+    /// Of an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
 }
 
 crate::methods::words! {
@@ -184,6 +187,8 @@ crate::methods::words! {
         Owner = "owner",
         /// Another user.
         User = "user",
+        /// An agent: a connection lowered to it, or a process in one of its sessions.
+        Agent = "agent",
         /// A process the kernel started, or a connection lowered by `identify`.
         Skill = "skill",
         /// A peer whose place among processes could not be told: it may talk, and touch nothing.
