@@ -136,6 +136,7 @@ fn control_config(
         accounts: Box::new(accounts::Passwd::read()),
         adapters: Box::new(Desk(adapters)),
         ability: Ability::probe(),
+        policy: Arc::default(),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
