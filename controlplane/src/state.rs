@@ -30,6 +30,7 @@ use crate::events::requesting::Requests;
 use crate::intents::Intents;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::measuring::Measured;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
@@ -400,6 +401,8 @@ pub(crate) struct Process {
     pub limits: Vec<LimitInForce>,
     /// What it is kept from.
     pub contained: Containing,
+    /// What it executes.
+    pub measured: Measured,
     /// When it ran.
     pub started: Moment,
     /// When its leader ended.
