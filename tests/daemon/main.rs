@@ -18,6 +18,7 @@ mod library;
 mod limits;
 mod principals;
 mod processes;
+mod programs;
 mod pty;
 mod reconnect;
 mod retention;
