@@ -104,8 +104,8 @@ fn every_method(input: &[u8]) {
         method::<stream::Subscribe>,
         method::<stream::Unsubscribe>,
         method::<event::Subscribe>,
-        method::<permission::Identify>,
-        method::<permission::VaultGet>,
+        method::<identity::Identify>,
+        method::<identity::VaultGet>,
         method::<device::List>,
     ];
     for check in all {
