@@ -17,6 +17,8 @@ use crate::events::outlet::Outlet;
 use crate::events::record::Audience;
 use crate::histogram::Histogram;
 use crate::methods;
+use crate::quotas::Welcome;
+use crate::quotas::ledger::Ledger;
 use crate::receipts::Receipts;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::readers::Departure;
@@ -62,6 +64,8 @@ pub struct Kernel {
     pub(crate) receipts: Receipts,
     /// The contract's description has been built.
     pub(crate) described: bool,
+    /// What each principal has.
+    pub(crate) quotas: Ledger,
     /// A batch that was called for in this moment, on its way to its caller.
     pub(crate) in_hand: Option<Box<Batch>>,
 }
@@ -112,6 +116,7 @@ impl Kernel {
         let digester = Keyed::new(&mut *entropy);
         let table = Table::of(methods::all());
         Kernel {
+            quotas: Ledger::new(config.quotas.clone()),
             config,
             entropy,
             state,
@@ -205,8 +210,10 @@ impl Kernel {
     }
 
     /// A peer connected.
-    pub fn connected(&mut self, _: Moment, key: ConnectionKey, peer: Peer, _: &mut Commands) {
+    pub fn connected(&mut self, at: Moment, key: ConnectionKey, peer: Peer, out: &mut Commands) {
         let principal = self.recognize(&peer);
+        let turn = &mut Turn { at, here: None, out };
+        let (account, welcome) = self.bill_connection(turn, &principal);
         tracing::debug!(
             component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
         );
@@ -214,6 +221,8 @@ impl Kernel {
             key,
             peer,
             principal,
+            account,
+            welcome,
             dialect: Dialect::V1,
             records: false,
             envelope: false,
@@ -222,7 +231,7 @@ impl Kernel {
             chunk_bytes_max: CHUNK_V1_BYTES_MAX as u32,
             greeted: false,
             half_closed: false,
-            closing: false,
+            closing: welcome == Welcome::Closed,
             calls: Vec::new(),
             streams: BTreeSet::new(),
             following: BTreeSet::new(),
@@ -236,6 +245,9 @@ impl Kernel {
             intents: BTreeSet::new(),
             registered: BTreeSet::new(),
         });
+        if welcome == Welcome::Closed {
+            out.push(Command::Close { connection: key });
+        }
     }
 
     /// Who a peer is, by what the operating system says about it.
@@ -277,7 +289,13 @@ impl Kernel {
         out: &mut Commands,
     ) -> Errand {
         match self.state.connections.get(connection) {
-            Some(peer) if !peer.closing => {}
+            Some(peer) if !peer.closing && peer.welcome == Welcome::Counted => {}
+            Some(peer) if !peer.closing && Kind(frame.kind) == Kind::REQUEST => {
+                let turn = &mut Turn { at, here: Some(connection), out };
+                if self.turn_away(turn, connection, frame.payload) {
+                    return Errand::None;
+                }
+            }
             Some(_) | None => return Errand::None,
         }
         if Kind(frame.kind) == Kind::REQUEST && self.shortcut(connection, frame.payload, &mut out.replies) {
@@ -389,7 +407,13 @@ impl Kernel {
         Ok(())
     }
 
-    fn refuse(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: RawRef<'_>, error: &WireError) {
+    pub(crate) fn refuse(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        id: RawRef<'_>,
+        error: &WireError,
+    ) {
         self.send(turn, connection, |buf, dialect| response::put_err(buf, dialect, id, error));
     }
 
@@ -491,7 +515,9 @@ impl Kernel {
         self.end_wards(turn, wards, key);
         self.end_intents(turn, key);
         self.state.audience.remove(&key);
-        self.state.connections.remove(key);
+        if let Some(peer) = self.state.connections.remove(key) {
+            self.unbill_connection(turn.at.monotonic_ns, &peer);
+        }
     }
 }
 

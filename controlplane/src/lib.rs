@@ -23,6 +23,7 @@ pub mod intents;
 mod invariants;
 pub mod kernel;
 mod methods;
+pub mod quotas;
 pub mod receipts;
 pub mod records;
 pub mod sessions;

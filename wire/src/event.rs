@@ -8,6 +8,7 @@ mod bus;
 mod intent;
 mod kernel;
 mod process;
+mod quota;
 mod stream;
 
 pub use bus::{CutReason, EventCutRecord, EventGapRecord, ResetReason, ViewChangedRecord, ViewResetRecord};
@@ -20,6 +21,7 @@ pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,
     ProcessRestarted, ProcessRestartsSpent, ProcessSpawned, ProcessWritten, RestartCause,
 };
+pub use quota::QuotaExceeded;
 pub use stream::{
     StreamClosed, StreamEndReason, StreamEndRecord, StreamGap, StreamGapRecord, StreamOverflowNotice,
     StreamResumed, StreamSpoolFailed, StreamSpoolResumed, StreamStalled, StreamStore, StreamThrottled,
@@ -100,7 +102,8 @@ macro_rules! events {
 use events;
 
 /// All of them, by room.
-pub const EVENTS: &[&[&EventRow]] = &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS];
+pub const EVENTS: &[&[&EventRow]] =
+    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, quota::ROWS];
 
 fn is_zero(number: &u64) -> bool {
     *number == 0

@@ -118,4 +118,6 @@ permissions! {
     DeviceList = "device.list", Caller;
     /// Read secrets.
     VaultRead = "vault.read", Caller;
+    /// See how much one has of what there is a quota of; of others the caller may not know they are left out.
+    QuotaRead = "quota.read", Filtered;
 }

@@ -8,7 +8,9 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{consumer, device, event, intent, log, permission, process, stream, system, view};
+use kairo_wire::methods::{
+    consumer, device, event, intent, log, permission, process, quota, stream, system, view,
+};
 use kairo_wire::permission::PERMISSIONS;
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;
@@ -117,6 +119,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (permission::Identify::ROW, example::<permission::Identify>),
         (permission::VaultGet::ROW, example::<permission::VaultGet>),
         (device::List::ROW, example::<device::List>),
+        (quota::Status::ROW, example::<quota::Status>),
     ];
     let names: Vec<&str> = checked.iter().map(|(row, _)| row.name).collect();
     assert_eq!(names, METHODS.iter().map(|row| row.name).collect::<Vec<_>>(), "this table follows METHODS");

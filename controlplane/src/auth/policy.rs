@@ -38,7 +38,8 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::IntentControl
         | Permission::IntentList
         | Permission::DeviceList
-        | Permission::VaultRead => [true, true, true, false],
+        | Permission::VaultRead
+        | Permission::QuotaRead => [true, true, true, false],
     }
 }
 

@@ -92,7 +92,8 @@ impl Kernel {
                     return None;
                 }
                 Stage::Checking { params, checked, answered } => {
-                    let (stage, used) = self.check_slice(batch.connection, params, checked, answered, budget);
+                    let (stage, used) =
+                        self.check_slice(turn, batch.connection, params, checked, answered, budget);
                     budget -= used;
                     stage
                 }
@@ -121,6 +122,7 @@ impl Kernel {
     /// Checks some. Returns what is to be done next, and how many were looked at.
     fn check_slice(
         &mut self,
+        turn: &mut Turn<'_>,
         connection: ConnectionKey,
         params: PublishBatchParams,
         checked: usize,
@@ -144,6 +146,9 @@ impl Kernel {
         }
         if let Some(reason) = &self.journal.broken {
             return (Stage::Wrong(unkept(reason)), to - checked);
+        }
+        if let Err(error) = self.within_rate(turn, connection, count) {
+            return (Stage::Wrong(error), to - checked);
         }
         self.journal.hold();
         let ack = params.ack;

@@ -22,7 +22,7 @@ use kairo_wire::method::Method;
 use kairo_wire::methods::event::{Draft, Publish, Reach};
 
 /// Types of the kernel begin so.
-const RESERVED: [&str; 9] = [
+const RESERVED: [&str; 10] = [
     "kairo.process.",
     "kairo.stream.",
     "kairo.kernel.",
@@ -32,6 +32,7 @@ const RESERVED: [&str; 9] = [
     "kairo.system.",
     "kairo.view.",
     "kairo.event.",
+    "kairo.quota.",
 ];
 /// … or are one of these.
 const NOTICES: [&str; 10] = [
@@ -169,6 +170,7 @@ impl Kernel {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
             self.check_draft(connection, &draft).map_err(|error| *error)?;
+            self.within_rate(turn, connection, 1)?;
             Ok(draft)
         });
         match outcome {

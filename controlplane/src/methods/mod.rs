@@ -13,6 +13,7 @@ pub(crate) mod intent;
 pub(crate) mod log;
 pub(crate) mod permission;
 pub(crate) mod process;
+pub(crate) mod quota;
 pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod view;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         view::METHODS,
         permission::METHODS,
         device::METHODS,
+        quota::METHODS,
     ]
     .into_iter()
     .flatten()

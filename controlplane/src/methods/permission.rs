@@ -29,9 +29,7 @@ fn identify(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Re
             let message = format!("the connection acts as {before} already, for all its life");
             return Err(WireError::new(Code::Conflict, message));
         };
-        if let Some(peer) = kernel.state.connections.get_mut(asking.connection) {
-            peer.principal = after;
-        }
+        kernel.act_as(turn, asking.connection, after)?;
         end_unseen(kernel, turn, asking.connection);
     }
     kernel.answer(turn, asking, &IdentifyResult { status: IdentifyStatus::Identified });
