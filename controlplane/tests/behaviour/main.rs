@@ -12,6 +12,7 @@ mod harness;
 mod intents;
 mod limits;
 mod principals;
+mod quotas;
 mod receipts;
 mod records;
 mod requests;
