@@ -19,6 +19,7 @@ mod limits;
 mod principals;
 mod processes;
 mod pty;
+mod quotas;
 mod reconnect;
 mod retention;
 mod sandbox;
