@@ -29,16 +29,14 @@ use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
 use kairo_wire::codec::check::{CheckError, check};
-use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
-use kairo_wire::limits::{CALL_ID_BYTES_MAX, CHUNK_V1_BYTES_MAX, META_BYTES_MAX};
+use kairo_wire::limits::{CALL_ID_BYTES_MAX, META_BYTES_MAX};
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::request::{self, Meta, Refused, Request};
 use kairo_wire::{introspect, response};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
@@ -217,34 +215,7 @@ impl Kernel {
         tracing::debug!(
             component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
         );
-        self.state.connections.insert(Connection {
-            key,
-            peer,
-            principal,
-            account,
-            welcome,
-            dialect: Dialect::V1,
-            records: false,
-            envelope: false,
-            news_unsent: 0,
-            news_read: 0,
-            chunk_bytes_max: CHUNK_V1_BYTES_MAX as u32,
-            greeted: false,
-            half_closed: false,
-            closing: welcome == Welcome::Closed,
-            calls: Vec::new(),
-            streams: BTreeSet::new(),
-            following: BTreeSet::new(),
-            waiting: 0,
-            topics: BTreeSet::new(),
-            attached: BTreeSet::new(),
-            cpu: None,
-            parked_bytes: 0,
-            wards: BTreeSet::new(),
-            token: None,
-            intents: BTreeSet::new(),
-            registered: BTreeSet::new(),
-        });
+        self.state.connections.insert(Connection::new(key, peer, principal, account, welcome));
         if welcome == Welcome::Closed {
             out.push(Command::Close { connection: key });
         }

@@ -228,6 +228,9 @@ impl Kernel {
         self.quotas.add(account, QuotaName::Processes, u64::from(lives));
         self.quotas.add(account, QuotaName::SpoolBytes, spool_bytes);
         self.quotas.bills.insert(serial, Bill { account, lives, spool_bytes });
+        if spool_bytes > 0 {
+            self.quotas.spooling.insert(serial);
+        }
     }
 
     /// Something has happened to a process.
@@ -246,6 +249,7 @@ impl Kernel {
     /// A process is forgotten.
     pub(crate) fn unbill_process(&mut self, now_ns: u64, serial: u64) {
         let Some(Bill { account, lives, spool_bytes }) = self.quotas.bills.remove(&serial) else { return };
+        self.quotas.spooling.remove(&serial);
         self.quotas.sub(account, QuotaName::Processes, u64::from(lives));
         self.quotas.sub(account, QuotaName::SpoolBytes, spool_bytes);
         self.quotas.release(account, now_ns);
@@ -253,11 +257,13 @@ impl Kernel {
 
     /// Counts spools that are not written any more as what they are.
     pub(crate) fn measure_spools(&mut self) {
-        for (serial, process) in &self.state.processes {
-            let Some(bill) = self.quotas.bills.get_mut(serial) else { continue };
-            let Some(bytes) = process.spooled().filter(|bytes| *bytes < bill.spool_bytes) else { continue };
-            let (account, less) = (bill.account, bill.spool_bytes - bytes);
-            bill.spool_bytes = bytes;
+        let size = |serial: &u64| Some((*serial, self.state.processes.get(serial)?.spooled()?));
+        let over: Vec<(u64, u64)> = self.quotas.spooling.iter().filter_map(size).collect();
+        for (serial, bytes) in over {
+            self.quotas.spooling.remove(&serial);
+            let Some(bill) = self.quotas.bills.get_mut(&serial) else { continue };
+            let (account, less) = (bill.account, bill.spool_bytes.saturating_sub(bytes));
+            bill.spool_bytes -= less;
             self.quotas.sub(account, QuotaName::SpoolBytes, less);
         }
     }
@@ -297,11 +303,9 @@ impl Kernel {
                 (QuotaName::SpoolBytes, bill.spool_bytes),
             ];
             count(bill.account, &loads, false);
-            hold(
-                bill.spool_bytes <= process.spool_bytes(),
-                "a spool counts for more than it may be",
-                *serial,
-            );
+            let whole = bill.spool_bytes > 0 && bill.spool_bytes >= process.spool_bytes();
+            let counts = whole || !self.quotas.spooling.contains(serial);
+            hold(counts, "a spool counts for less than it may be", *serial);
             let own = self.quotas.get(bill.account).map(|account| &account.holder);
             let is_own = own == Some(&Holder::of_creator(&process.creator, owner_uid));
             hold(is_own, "a process counts for somebody else", *serial);

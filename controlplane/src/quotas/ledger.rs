@@ -9,7 +9,7 @@ use super::bucket::{Bucket, SECOND, Second};
 use super::holder::Holder;
 use crate::state::SerialMap;
 use kairo_wire::methods::quota::QuotaName;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Accounts above one at most: what is deeper counts for the one that many above, and not for those between.
 pub(crate) const DEPTH_MAX: u8 = 16;
@@ -93,6 +93,8 @@ pub(crate) struct Ledger {
     idle: VecDeque<(u64, AccountId)>,
     /// What is counted for each process, by serial.
     pub bills: SerialMap<Bill>,
+    /// Processes whose spools count for what they may be, by serial.
+    pub spooling: BTreeSet<u64>,
     /// Connections of others than the owner.
     pub strangers: u64,
 }
@@ -232,6 +234,15 @@ impl Ledger {
             next = account.above;
         }
         Ok(())
+    }
+
+    /// True when what one has counts for the other.
+    pub(crate) fn is_under(&self, id: AccountId, other: AccountId) -> bool {
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| *id != other) {
+            next = self.get(id).and_then(|account| account.above);
+        }
+        next.is_some()
     }
 
     /// The narrowest bound there is; none if there is none.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What somebody has is counted in its *account* and in those above it, so that starting children, or taking other names,
-//! is no way around a bound. [`holder`] says whose an account is, [`bounds`] how much it may have, [`ledger`] counts,
+//! is no way around a bound. `holder` says whose an account is, [`bounds`] how much it may have, `ledger` counts,
 //! `billing` says what counts for whom, `refusing` what is refused and how that is told. Invariant: each number is what a
 //! walk over the tables would count, after every step; `Kernel::broken` walks them.
 

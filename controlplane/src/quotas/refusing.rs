@@ -62,7 +62,11 @@ impl Kernel {
     pub(crate) fn may_launch(&mut self, turn: &mut Turn<'_>, plan: &mut Plan) -> Result<(), WireError> {
         self.bound_spool(turn, plan);
         let account = self.hold_creators(&plan.creator);
-        let room = self.quotas.room(account, QuotaName::Processes, 1);
+        // One that would have been started again, and whose place it takes, leaves room.
+        let holder = self.state.named(&plan.id).map(|holder| holder.key.serial);
+        let bill = holder.and_then(|serial| self.quotas.bills.get(&serial));
+        let replaces = bill.is_some_and(|bill| bill.lives && self.quotas.is_under(bill.account, account));
+        let room = self.quotas.room(account, QuotaName::Processes, u64::from(!replaces));
         let room = room.and_then(|()| self.room_for_spool(account, plan.spool_bytes()));
         self.quotas.release(account, turn.at.monotonic_ns);
         room.map_err(|over| self.exceeded(turn, over))

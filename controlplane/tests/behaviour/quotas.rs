@@ -116,6 +116,12 @@ fn what_will_be_started_again_is_no_room_for_others() {
     world.finish(process, 1);
     assert_eq!(used(&mut world, "skill:x", PROCESSES), 1);
     refused(&mut world, x, "process.spawn", spawn("q"));
+    // But for another life of its own.
+    let again = json!({ "id": "p", "command": ["a"], "options": { "restart": restart } });
+    let (process, _) = world.run_with(x, again);
+    assert_eq!(used(&mut world, "skill:x", PROCESSES), 1);
+    world.finish(process, 1);
+    refused(&mut world, x, "process.spawn", spawn("q"));
     world.advance(100);
     let (process, _) = world.born();
     assert_eq!(used(&mut world, "skill:x", PROCESSES), 1);

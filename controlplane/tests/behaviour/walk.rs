@@ -174,7 +174,10 @@ impl Walk {
             0..=3 => {
                 let options = match self.dice.below(8) {
                     5 => json!({ "durable": true }),
-                    6 => json!({ "restart": { "policy": "always", "limit": 3, "backoffMs": 100 } }),
+                    6 => json!({
+                        "restart": { "policy": "always", "limit": 3, "backoffMs": 100 },
+                        "spool": self.dice.below(2) == 0,
+                    }),
                     7 => {
                         json!({ "restart": { "policy": "on_failure", "reach": "kernel" }, "durable": false })
                     }
