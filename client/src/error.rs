@@ -189,6 +189,9 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::WouldBlock => "the program does not read its stdin: wait until it does, then try again",
         Code::TooManyCalls => "wait for answers before calling again",
         Code::TooLarge => "ask for less at a time",
+        Code::QuotaExceeded => {
+            "`kairo quotas` tells who has how much; end something, or wait, then try again"
+        }
         Code::ExecutableNotFound => "check the name, and the PATH the program is started with: --env PATH=…",
         Code::NotExecutable => "check its permissions and its first line: `chmod +x`, `file`",
         Code::Cwd => "check that the working folder exists and may be entered: --cwd",

@@ -25,6 +25,7 @@ mod invariants;
 pub mod kernel;
 mod methods;
 pub mod permissions;
+pub mod quotas;
 pub mod receipts;
 pub mod records;
 pub mod sessions;

@@ -92,6 +92,7 @@ impl World {
             facts: Vec::new(),
             budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
             limits: Limits::default(),
+            quotas: Default::default(),
             numbers: Numbers::LINUX,
         };
         let shelf = Shelf::default();

@@ -28,6 +28,7 @@ mod output;
 mod processes;
 mod program;
 mod progress;
+mod quotas;
 mod run;
 mod status;
 mod streams;
@@ -108,6 +109,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Call(args) => describe::call(&context, args),
         Command::Introspect(args) => describe::introspect(&context, args),
         Command::Doctor(_) => local::doctor(&context),
+        Command::Quotas(args) => quotas::quotas(&context, args),
         Command::Config(args) => match &args.command {
             ConfigSubcommand::Check(args) => local::config_check(&context, args),
         },

@@ -151,6 +151,7 @@ fn control_config(
             parked_bytes_max: limits.stdin_parked_bytes_max as usize,
             ..Limits::default()
         },
+        quotas: config.quotas.clone(),
         budget,
         numbers: Numbers::LINUX,
     }

@@ -20,6 +20,7 @@ mod principals;
 mod processes;
 mod programs;
 mod pty;
+mod quotas;
 mod reconnect;
 mod retention;
 mod sandbox;

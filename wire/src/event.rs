@@ -9,6 +9,7 @@ mod intent;
 mod kernel;
 mod permission;
 mod process;
+mod quota;
 mod stream;
 
 pub use bus::{CutReason, EventCutRecord, EventGapRecord, ResetReason, ViewChangedRecord, ViewResetRecord};
@@ -25,6 +26,7 @@ pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,
     ProcessRestarted, ProcessRestartsSpent, ProcessSpawned, ProcessWritten, RestartCause,
 };
+pub use quota::QuotaExceeded;
 pub use stream::{
     StreamClosed, StreamEndReason, StreamEndRecord, StreamGap, StreamGapRecord, StreamOverflowNotice,
     StreamResumed, StreamSpoolFailed, StreamSpoolResumed, StreamStalled, StreamStore, StreamThrottled,
@@ -106,7 +108,7 @@ use events;
 
 /// All of them, by room.
 pub const EVENTS: &[&[&EventRow]] =
-    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS];
+    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS, quota::ROWS];
 
 fn is_zero(number: &u64) -> bool {
     *number == 0

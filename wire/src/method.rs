@@ -9,7 +9,7 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, consumer, device, event, identity, intent, log, permission, process, stream, system, view,
+    agent, consumer, device, event, identity, intent, log, permission, process, quota, stream, system, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -47,8 +47,8 @@ pub struct MethodRow {
     pub changes: bool,
     /// Since when it has been there.
     pub since: Since,
-    /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT` and `E_CANCELLED`, which
-    /// any method may, and `E_CONFLICT`, which any that changes something may.
+    /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT`, `E_CANCELLED` and
+    /// `E_QUOTA_EXCEEDED`, which any method may, and `E_CONFLICT`, which any that changes something may.
     pub errors: &'static [Code],
     /// Parameters of a call that makes sense, JSON.
     pub example: &'static str,
@@ -224,6 +224,7 @@ pub const METHODS: &[&MethodRow] = &[
     agent::List::ROW,
     agent::SessionCreate::ROW,
     agent::SessionEnd::ROW,
+    quota::Status::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

@@ -13,6 +13,7 @@ pub mod log;
 pub mod options;
 pub mod permission;
 pub mod process;
+pub mod quota;
 pub mod restart;
 pub mod rows;
 pub mod spool;

@@ -9,7 +9,7 @@ use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
 use kairo_wire::methods::{
-    agent, consumer, device, event, identity, intent, log, permission, process, stream, system, view,
+    agent, consumer, device, event, identity, intent, log, permission, process, quota, stream, system, view,
 };
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
@@ -132,6 +132,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (agent::List::ROW, example::<agent::List>),
         (agent::SessionCreate::ROW, example::<agent::SessionCreate>),
         (agent::SessionEnd::ROW, example::<agent::SessionEnd>),
+        (quota::Status::ROW, example::<quota::Status>),
     ];
     let names: Vec<&str> = checked.iter().map(|(row, _)| row.name).collect();
     assert_eq!(names, METHODS.iter().map(|row| row.name).collect::<Vec<_>>(), "this table follows METHODS");

@@ -40,6 +40,7 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::IntentList
         | Permission::DeviceList
         | Permission::VaultRead
+        | Permission::QuotaRead
         | Permission::PermissionRequest
         | Permission::PermissionRead => [true, true, true, false],
         // A program only if it was granted that.

@@ -15,6 +15,7 @@ pub(crate) mod intent;
 pub(crate) mod log;
 pub(crate) mod permission;
 pub(crate) mod process;
+pub(crate) mod quota;
 pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod view;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         permission::METHODS,
         device::METHODS,
         agent::METHODS,
+        quota::METHODS,
     ]
     .into_iter()
     .flatten()

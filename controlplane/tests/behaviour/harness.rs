@@ -13,6 +13,7 @@ use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::permissions;
+use kairo_controlplane::quotas::bounds::Rules;
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -123,6 +124,7 @@ pub(crate) fn config() -> Config {
         facts: Vec::new(),
         budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),
+        quotas: Rules::default(),
         numbers: Numbers::LINUX,
     }
 }

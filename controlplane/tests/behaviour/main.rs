@@ -13,6 +13,7 @@ mod intents;
 mod limits;
 mod permissions;
 mod principals;
+mod quotas;
 mod receipts;
 mod records;
 mod requests;

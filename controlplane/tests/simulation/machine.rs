@@ -314,6 +314,7 @@ fn config() -> Config {
         facts: Vec::new(),
         budget: Arc::new(Budget::new(1 << 30)),
         limits: Limits::default(),
+        quotas: Default::default(),
         numbers: Numbers::LINUX,
     }
 }

@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Call(Call),
     Introspect(Introspect),
     Doctor(Doctor),
+    Quotas(Quotas),
     Config(ConfigCommand),
     Manifest(ManifestCommand),
     Completions(Completions),
@@ -209,6 +210,19 @@ pub(crate) struct Introspect {
     after_help = "Examples:\n  kairo doctor\n  kairo doctor --json | jq '.facts[] | select(.standing != \"holds\")'"
 )]
 pub(crate) struct Doctor {}
+
+/// Show how much each principal has of what there is a quota of, and may have
+///
+/// What a principal has counts for those it is under as well: a session for whoever started it, a skill for its user.
+/// Without --principal only what somebody has had, or was refused, is shown. Bounds are set in config.toml (quotas).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo quotas\n  kairo quotas --principal skill:render\n  \
+    kairo quotas --json | jq '.accounts[] | select(.quotas[].refused > 0) | .principal'")]
+pub(crate) struct Quotas {
+    /// Only of this one: owner, user:UID, skill:NAME, session:ID
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub(crate) principal: Option<String>,
+}
 
 /// Look at the configuration
 #[derive(Debug, Args)]
