@@ -158,6 +158,9 @@ impl Printer<'_> {
                 eprintln!("kairo: what this belongs to was cancelled");
             }
             EventItem::Cut { reason: CutReason::Deleted, .. } => eprintln!("kairo: the consumer was deleted"),
+            EventItem::Cut { reason: CutReason::Revoked, .. } => {
+                eprintln!("kairo: what allowed this was taken back")
+            }
             EventItem::Cut { reason: CutReason::Log, .. } => {
                 eprintln!("kairo: the daemon's log has failed; only what happens from now on is shown");
             }

@@ -20,7 +20,7 @@ pub(super) const NOBODY: u32 = 65_534;
 const SYSTEM: [&str; 5] = ["/usr", "/lib", "/lib64", "/bin", "/sbin"];
 
 /// Whether this kernel can contain as the tests ask for; says which test is skipped otherwise.
-pub(super) fn can_contain(test: &str) -> bool {
+pub(crate) fn can_contain(test: &str) -> bool {
     static ABILITY: OnceLock<Ability> = OnceLock::new();
     let ability = ABILITY.get_or_init(Ability::probe);
     let can = ability.landlock_abi >= 6 && ability.filters();
