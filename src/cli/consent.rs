@@ -51,13 +51,12 @@ impl Asker<'_> {
 
     /// Asks until it is decided; what is approved is in force then.
     pub(crate) fn settle(&self) -> Result<Grant, Failure> {
-        let lacks = lacks(self.context, &self.skill.manifest, Some(self.skill.folder.display().to_string()));
         let mut asked = self.request(Duration::ZERO)?;
         loop {
             match asked.status {
                 RequestStatus::Approved => return granted(asked),
                 RequestStatus::Denied => return Err(self.denied(&asked)),
-                RequestStatus::Pending if self.can_ask()? => match self.ask(&asked, &lacks)? {
+                RequestStatus::Pending if self.can_ask()? => match self.ask(&asked)? {
                     Answer::Yes(scope) => {
                         if let Some(grant) = self.approve(&asked, scope)? {
                             return Ok(grant);
@@ -115,7 +114,9 @@ impl Asker<'_> {
         Ok(self.client.call::<Can>(&params)?.allowed)
     }
 
-    fn ask(&self, asked: &RequestResult, lacks: &[Lack]) -> Result<Answer, Failure> {
+    fn ask(&self, asked: &RequestResult) -> Result<Answer, Failure> {
+        let folder = self.skill.folder.display().to_string();
+        let lacks = lacks(self.context, &self.skill.manifest, Some(folder));
         let stopping: Vec<String> =
             lacks.iter().filter(|lack| !lack.accepted).map(ToString::to_string).collect();
         if !stopping.is_empty() {
@@ -125,7 +126,7 @@ impl Asker<'_> {
                 .advise("`kairo doctor` tells what it can; a manifest accepts less by name (acceptWeaker)"));
         }
         let mut err = io::stderr().lock();
-        err.write_all(self.question(asked, lacks).as_bytes())?;
+        err.write_all(self.question(asked, &lacks).as_bytes())?;
         loop {
             err.write_all(if self.lasts { CHOICES } else { CHOICES_ONCE }.as_bytes())?;
             err.flush()?;

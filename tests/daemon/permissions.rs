@@ -8,7 +8,7 @@ use crate::support::raw::PATIENCE;
 use crate::support::{Daemon, Driver, Options, on_both_drivers, processes, program, until, with};
 use serde_json::{Value as Json, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -216,6 +216,19 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
     assert!(ran(&done(skill.run(daemon, &[]))), "always is for everybody who may start it");
 }
 
+fn what_could_not_be_contained_is_not_asked_about(daemon: &Daemon) {
+    let skill = Skill::new();
+    let manifest = json!({
+        "manifest": 1, "name": "tester", "version": "1.0.0",
+        "permissions": {"connect": [{"host": "example.org", "ports": [443], "purpose": "news"}]},
+    });
+    fs::write(skill.manifest(), manifest.to_string()).expect("written");
+    let mut terminal = Terminal::of(daemon);
+    terminal.start(&skill, &[]);
+    let said = terminal.until("ended 125.");
+    assert!(said.contains("this machine can't enforce for tester 1.0.0: domains"), "{said}");
+}
+
 fn what_has_changed_is_asked_about_again(daemon: &Daemon) {
     if !can_contain("what_has_changed_is_asked_about_again") {
         return;
@@ -254,6 +267,12 @@ fn a_run_without_a_terminal_waits_for_somebody_elsewhere(daemon: &Daemon) {
     assert!(shown.contains("file.read /usr — to run at all"), "{shown}");
     let mut command = skill.run(daemon, &["--wait", "1m"]);
     let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let mut watch = daemon.cli(&["--json", "approvals", "--watch"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().expect("the program runs");
+    let mut watched = BufReader::new(watch.stdout.take().expect("piped")).lines();
+    let mut next =
+        || json_of(&watched.next().expect("a line").expect("text"))["request"]["requestId"].clone();
+    assert_eq!(next(), request.as_str());
     assert_eq!(pending(daemon).len(), 1, "asked twice is one request");
     good(daemon, &["approve", &request, "--scope", "once"]);
     assert!(ran(&waiting.wait_with_output().expect("it ends")));
@@ -261,6 +280,9 @@ fn a_run_without_a_terminal_waits_for_somebody_elsewhere(daemon: &Daemon) {
     let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     until("it asks", || !pending(daemon).is_empty());
     let request = pending(daemon)[0]["requestId"].as_str().expect("an id").to_owned();
+    assert_eq!(next(), request.as_str());
+    watch.kill().expect("ours");
+    watch.wait().expect("ours");
     good(daemon, &["deny", &request, "--reason", "not today"]);
     let output = waiting.wait_with_output().expect("it ends");
     let said = text(&output.stderr);
@@ -412,6 +434,7 @@ fn a_refusal_names_the_grant_that_would_allow_it(daemon: &Daemon) {
 
 on_both_drivers!(
     a_person_is_asked_and_what_they_say_is_done,
+    what_could_not_be_contained_is_not_asked_about,
     what_has_changed_is_asked_about_again,
     a_run_without_a_terminal_waits_for_somebody_elsewhere,
     a_spawned_skill_is_asked_for_and_ended_with_its_grant,
