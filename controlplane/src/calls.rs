@@ -15,6 +15,7 @@ use crate::digest::IdempotencyKey;
 use crate::events::outlet::Inquiry;
 use crate::intents::members::Member;
 use crate::kernel::Kernel;
+use crate::permissions::Grant;
 use crate::receipts::Claim;
 use crate::state::{Call, Deed, Pending, Timer, Trace};
 use bytes::{Bytes, BytesMut};
@@ -31,6 +32,7 @@ use kairo_wire::methods::status::EndCause;
 use kairo_wire::request::Meta;
 use kairo_wire::response;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// One call into the control plane: its time, where its replies go, what it decides.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub(crate) struct Asking<'a> {
     pub key: Option<IdempotencyKey>,
     /// The receipt it is answered with, if there is to be one.
     pub claim: Option<Claim>,
+    /// The grant it is allowed by, if the caller may not anyway.
+    pub grant: Option<Arc<Grant>>,
 }
 
 impl Asking<'_> {
@@ -270,6 +274,11 @@ impl Kernel {
                 None
             }
             Pending::Request { event, timer } => self.close_request(event, *timer),
+            Pending::Decision { request, timer } => {
+                let request = request.as_ref().and_then(|id| self.permissions.requests.get_mut(id));
+                unlist(request.map(|request| &mut request.waiting), ticket);
+                *timer
+            }
             Pending::Repeat { name } => {
                 self.receipts.unwait(*name, ticket);
                 None
@@ -315,6 +324,7 @@ impl Kernel {
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Request { .. }
+            | Pending::Decision { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay

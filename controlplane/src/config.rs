@@ -3,6 +3,7 @@
 //! Nothing in this crate reads the environment, a file or the user database: whoever starts a kernel reads them
 //! and hands them in here. Invariant: a configuration never changes while its kernel lives.
 
+use crate::auth::rules::Policy;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Credentials, HistorySize};
 use kairo_dataplane::limits::{HISTORY_BYTES_MAX, HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
@@ -35,6 +36,8 @@ pub struct Config {
     pub adapters: Box<dyn Adapters>,
     /// What this machine can enforce.
     pub ability: Ability,
+    /// What is approved and forbidden without asking.
+    pub policy: Arc<Policy>,
     /// What `kernel.doctor` answers.
     pub facts: Vec<Fact>,
     /// How long and how many.

@@ -100,6 +100,10 @@ impl Kernel {
                 Pending::Request { event, .. } => {
                     state.requests.get(event).is_some_and(|request| request.call == *ticket)
                 }
+                Pending::Decision { request: None, .. } => true,
+                Pending::Decision { request: Some(id), .. } => {
+                    self.permissions.requests.get(id).is_some_and(|request| request.waiting.contains(ticket))
+                }
                 Pending::Repeat { name } => {
                     self.receipts.flight(*name).is_some_and(|flight| flight.waiting.contains(ticket))
                 }
@@ -289,11 +293,13 @@ impl Kernel {
                 Pending::Reuse { timer, .. }
                 | Pending::Changes { timer: Some(timer), .. }
                 | Pending::Wait { timer: Some(timer), .. }
+                | Pending::Decision { timer: Some(timer), .. }
                 | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
                 | Pending::Request { timer: None, .. }
+                | Pending::Decision { timer: None, .. }
                 | Pending::Spawn { .. }
                 | Pending::Deed { .. }
                 | Pending::Metrics
@@ -306,6 +312,8 @@ impl Kernel {
                 | Pending::Watch { .. } => {}
             }
         }
+        wanted.extend(self.permissions.expiry.map(|(timer, _)| (timer.serial, "grants")));
+        wanted.extend(self.agents.expiry.map(|(timer, _)| (timer.serial, "agents")));
         self.intent_timers(&mut wanted);
         for process in state.processes.values() {
             let timer = process.killing.as_ref().and_then(|killing| killing.timer);

@@ -6,8 +6,10 @@
 //!
 //! Invariant: for equal configuration, entropy and sequence of calls the commands are equal.
 
-use crate::auth::policy::holds;
-use crate::auth::principal::{Principal, Skill};
+use crate::agents::Agents;
+use crate::auth::decision::Rights;
+use crate::auth::principal::{AGENT, Principal, Skill};
+use crate::auth::subject::{Party, parties};
 use crate::calls::{Asking, Turn};
 use crate::config::Config;
 use crate::entropy::{Entropy, Keyed};
@@ -17,11 +19,13 @@ use crate::events::outlet::Outlet;
 use crate::events::record::Audience;
 use crate::histogram::Histogram;
 use crate::methods;
+use crate::permissions::asking::Asked;
+use crate::permissions::{Grant, Permissions};
 use crate::receipts::Receipts;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::readers::Departure;
 use crate::sessions::report;
-use crate::state::{Connection, Phase, Process, State, Timer, Trace};
+use crate::state::{ActsAs, Connection, Phase, Process, State, Timer, Trace};
 use crate::table::{Answers, Route, Table};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer};
@@ -33,12 +37,13 @@ use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
 use kairo_wire::limits::{CALL_ID_BYTES_MAX, CHUNK_V1_BYTES_MAX, META_BYTES_MAX};
+use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::request::{self, Meta, Refused, Request};
 use kairo_wire::{introspect, response};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What decides.
 pub struct Kernel {
@@ -62,8 +67,12 @@ pub struct Kernel {
     pub(crate) receipts: Receipts,
     /// The contract's description has been built.
     pub(crate) described: bool,
-    /// A batch that was called for in this moment, on its way to its caller.
-    pub(crate) in_hand: Option<Box<Batch>>,
+    /// What was called for in this moment and its caller has to do first.
+    pub(crate) in_hand: Option<Errand>,
+    /// Who was granted what.
+    pub(crate) permissions: Permissions,
+    /// Agents and their sessions.
+    pub(crate) agents: Agents,
 }
 
 impl fmt::Debug for Kernel {
@@ -85,6 +94,8 @@ pub enum Errand {
     Describe,
     /// Read a batch, and hand it in until it is published.
     Publish(Box<Batch>),
+    /// Read a manifest.
+    Declare(Box<Asked>),
 }
 
 impl Errand {
@@ -95,6 +106,7 @@ impl Errand {
             Errand::None => return false,
             Errand::Describe => drop(introspect::all()),
             Errand::Publish(batch) => batch.read(payload),
+            Errand::Declare(asked) => asked.read(),
         }
         true
     }
@@ -111,6 +123,7 @@ impl Kernel {
         let state = State::new(&mut *entropy);
         let digester = Keyed::new(&mut *entropy);
         let table = Table::of(methods::all());
+        let permissions = Permissions::new(Arc::clone(&config.policy));
         Kernel {
             config,
             entropy,
@@ -125,6 +138,8 @@ impl Kernel {
             receipts: Receipts::default(),
             described: false,
             in_hand: None,
+            permissions,
+            agents: Agents::default(),
         }
     }
 
@@ -146,6 +161,10 @@ impl Kernel {
             Errand::Publish(batch) => {
                 let turn = &mut Turn { at, here: Some(connection), out };
                 self.slice(turn, batch).map_or(Errand::None, Errand::Publish)
+            }
+            Errand::Declare(asked) => {
+                self.declared(&mut Turn { at, here: Some(connection), out }, asked);
+                Errand::None
             }
         }
     }
@@ -206,7 +225,7 @@ impl Kernel {
 
     /// A peer connected.
     pub fn connected(&mut self, _: Moment, key: ConnectionKey, peer: Peer, _: &mut Commands) {
-        let principal = self.recognize(&peer);
+        let Recognized { principal, life, agent_session, party } = self.recognize(&peer);
         tracing::debug!(
             component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
         );
@@ -235,24 +254,40 @@ impl Kernel {
             token: None,
             intents: BTreeSet::new(),
             registered: BTreeSet::new(),
+            life,
+            agent_session,
+            party,
+            rights: Rights::default(),
         });
     }
 
     /// Who a peer is, by what the operating system says about it.
-    fn recognize(&self, peer: &Peer) -> Principal {
-        match &peer.lineage {
-            Lineage::Unknown => Principal::Nobody { uid: peer.uid },
-            Lineage::Outside if peer.uid == self.config.owner_uid => Principal::Owner,
-            Lineage::Outside => Principal::User { uid: peer.uid },
-            Lineage::Child { ancestors, session } => {
-                match self.session_of(ancestors, session.as_deref(), peer.uid) {
-                    Some(session) => {
-                        Principal::Skill(Skill { uid: peer.uid, session: Some(session.into()), name: None })
-                    }
-                    None => Principal::Nobody { uid: peer.uid },
-                }
-            }
+    fn recognize(&self, peer: &Peer) -> Recognized {
+        let uid = peer.uid;
+        let (ancestors, session) = match &peer.lineage {
+            Lineage::Unknown => return Recognized::plain(Principal::Nobody { uid }),
+            Lineage::Outside if uid == self.config.owner_uid => return Recognized::plain(Principal::Owner),
+            Lineage::Outside => return Recognized::plain(Principal::User { uid }),
+            Lineage::Child { ancestors, session } => (ancestors, session),
+        };
+        let Some(session) = self.session_of(ancestors, session.as_deref(), uid) else {
+            return Recognized::plain(Principal::Nobody { uid });
+        };
+        let life: Arc<str> = session.into();
+        let acts_as = self.of_life(&life).and_then(|process| process.acts_as.clone());
+        let Some(ActsAs { uid: of, name, session }) = acts_as else {
+            let skill = Skill { uid, session: Some(Arc::clone(&life)), name: None };
+            return Recognized { life: Some(life), ..Recognized::plain(Principal::Skill(skill)) };
+        };
+        // An agent that is no more, and a session that is over, are nobody.
+        let over = session.as_deref().is_some_and(|session| !self.agents.sessions.contains_key(session));
+        let agent = name.strip_prefix(AGENT);
+        if over || agent.is_some_and(|agent| !self.agents.agents.contains_key(&(of, agent.into()))) {
+            return Recognized::plain(Principal::Nobody { uid });
         }
+        let principal = Principal::Skill(Skill { uid, session: None, name: Some(name) });
+        let party = parties(&principal).pop().map(|party| Party { uid: of, ..party });
+        Recognized { principal, life: Some(life), agent_session: session, party }
     }
 
     /// The session a descendant of the keeper belongs to: that of the nearest ancestor that leads one. The marker of
@@ -280,7 +315,8 @@ impl Kernel {
             Some(peer) if !peer.closing => {}
             Some(_) | None => return Errand::None,
         }
-        if Kind(frame.kind) == Kind::REQUEST && self.shortcut(connection, frame.payload, &mut out.replies) {
+        if Kind(frame.kind) == Kind::REQUEST && self.shortcut(at, connection, frame.payload, &mut out.replies)
+        {
             return Errand::None;
         }
         let mut turn = Turn { at, here: Some(connection), out };
@@ -321,6 +357,7 @@ impl Kernel {
             trace: Trace::default(),
             key: None,
             claim: None,
+            grant: None,
         };
         if request.has_meta() {
             match request.meta().and_then(bounded) {
@@ -339,9 +376,9 @@ impl Kernel {
         if !self.described && asking.method == "kernel.introspect" {
             return Errand::Describe;
         }
-        let outcome = self.permit(&asking, route);
+        let outcome = self.permit(turn.at, &asking, route);
         let mut told = false;
-        let outcome = outcome.and_then(|()| {
+        let outcome = outcome.and_then(|grant| {
             let named = asking.meta.as_ref().and_then(|meta| meta.intent_id.as_ref());
             if let Some(id) = named.filter(|id| !id.is_empty()) {
                 self.may_belong(&asking, id)?;
@@ -352,11 +389,24 @@ impl Kernel {
                 }
                 asking.trace = self.trace_of(connection, asking.meta.as_ref());
             }
+            asking.grant = grant;
             if route.told {
                 self.tell_call(turn, &mut asking);
                 told = true;
             }
-            (route.handler)(self, turn, &asking)
+            (route.handler)(self, turn, &asking)?;
+            // What is for one use has been used. What is for a manifest's program is used by that.
+            match asking
+                .grant
+                .take()
+                .filter(|grant| grant.scope == GrantScope::Once && grant.declared.is_none())
+            {
+                Some(grant) if !route.permission.resource().is_known_to_methods() => {
+                    self.use_up(turn, &grant)
+                }
+                _ => {}
+            }
+            Ok(())
         });
         if let Err(error) = outcome {
             if let Some(claim) = asking.claim {
@@ -365,19 +415,21 @@ impl Kernel {
             self.tell_refusal(turn, &asking, &error, told);
             self.refuse(turn, connection, request.id, &error);
         }
-        self.in_hand.take().map_or(Errand::None, Errand::Publish)
+        self.in_hand.take().unwrap_or(Errand::None)
     }
 
-    /// Whether the caller may make such a call at all, and has room for it.
-    fn permit(&self, asking: &Asking<'_>, route: Route) -> Result<(), WireError> {
+    /// Whether the caller may make such a call at all, and has room for it. Returns the grant that allows it.
+    fn permit(
+        &mut self,
+        at: Moment,
+        asking: &Asking<'_>,
+        route: Route,
+    ) -> Result<Option<Arc<Grant>>, WireError> {
         let connection = asking.connection;
-        if !holds(self.principal(connection).kind(), route.permission) {
-            let lacking = format!("it takes the permission {}", route.permission.name());
-            return Err(WireError::denied(asking.method, &lacking));
-        }
+        let grant = self.may_call(at, asking, route.permission)?;
         let keyed = asking.meta.as_ref().is_some_and(|meta| meta.idempotency_key.is_some());
         if route.answers == Answers::AtOnce && !(keyed && route.keeps_receipt) {
-            return Ok(());
+            return Ok(grant);
         }
         if !self.has_room(connection) {
             return Err(WireError::too_many_calls());
@@ -386,7 +438,7 @@ impl Kernel {
             let message = format!("an id has at most {CALL_ID_BYTES_MAX} bytes");
             return Err(WireError::too_large("callIdBytesMax", message));
         }
-        Ok(())
+        Ok(grant)
     }
 
     fn refuse(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: RawRef<'_>, error: &WireError) {
@@ -464,6 +516,8 @@ impl Kernel {
             Timer::CancelHold { cancel } => self.hold_over(turn, cancel),
             Timer::CancelPatience { cancel } => self.patience_with_cancel_over(turn, cancel),
             Timer::CancelWalk => self.walk_on(turn),
+            Timer::Grants => self.grants_rang(turn),
+            Timer::Agents => self.agents_rang(turn),
             Timer::Written { process } => self.tell_written(turn, process),
         }
     }
@@ -492,6 +546,20 @@ impl Kernel {
         self.end_intents(turn, key);
         self.state.audience.remove(&key);
         self.state.connections.remove(key);
+    }
+}
+
+/// Who a peer is.
+struct Recognized {
+    principal: Principal,
+    life: Option<Arc<str>>,
+    agent_session: Option<Arc<str>>,
+    party: Option<Party>,
+}
+
+impl Recognized {
+    fn plain(principal: Principal) -> Recognized {
+        Recognized { principal, life: None, agent_session: None, party: None }
     }
 }
 

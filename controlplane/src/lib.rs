@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agents;
 pub mod auth;
 mod calls;
 mod clock;
@@ -23,6 +24,7 @@ pub mod intents;
 mod invariants;
 pub mod kernel;
 mod methods;
+pub mod permissions;
 pub mod receipts;
 pub mod records;
 pub mod sessions;

@@ -21,7 +21,9 @@ pub(crate) use subscriptions::{
     Place, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
 };
 
+use crate::auth::decision::Rights;
 use crate::auth::principal::{Creator, Principal};
+use crate::auth::subject::Party;
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::consumers::Consumers;
@@ -224,6 +226,14 @@ pub(crate) struct Connection {
     pub intents: BTreeSet<u64>,
     /// Intents of whose cancel it is told.
     pub registered: BTreeSet<u64>,
+    /// The life it is part of, if the kernel has started it.
+    pub life: Option<Arc<str>>,
+    /// The session of an agent it acts in.
+    pub agent_session: Option<Arc<str>>,
+    /// Whom it was started as, if that has another user than it runs as, or a session.
+    pub party: Option<Party>,
+    /// What it remembers of what it may.
+    pub rights: Rights,
 }
 
 /// What a timer is for.
@@ -300,6 +310,10 @@ pub(crate) enum Timer {
     },
     /// More is to be stopped.
     CancelWalk,
+    /// A grant expires.
+    Grants,
+    /// An agent or a session of one expires.
+    Agents,
 }
 
 impl Timer {
@@ -320,6 +334,8 @@ impl Timer {
             Timer::CancelHold { .. } => "hold",
             Timer::CancelPatience { .. } => "patience with a cancel",
             Timer::CancelWalk => "walk",
+            Timer::Grants => "grants",
+            Timer::Agents => "agents",
             Timer::Consumer { .. } => "consumer",
         }
     }
@@ -336,6 +352,17 @@ pub(crate) enum Named {
     Attached(u64),
     /// Of a view.
     Watch(u64),
+}
+
+/// Whom a process is for the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ActsAs {
+    /// The user that name is of; not always the one it runs as.
+    pub uid: u32,
+    /// A skill, or an agent with what agents begin with.
+    pub name: Arc<str>,
+    /// The session of an agent.
+    pub session: Option<Arc<str>>,
 }
 
 /// How far a process's life has gone.
@@ -400,6 +427,10 @@ pub(crate) struct Process {
     pub limits: Vec<LimitInForce>,
     /// What it is kept from.
     pub contained: Containing,
+    /// Whom it is for the kernel, if somebody with a name.
+    pub acts_as: Option<ActsAs>,
+    /// The grant it runs under.
+    pub under: Option<Arc<str>>,
     /// When it ran.
     pub started: Moment,
     /// When its leader ended.

@@ -88,6 +88,7 @@ impl World {
             accounts: Box::new(NoAccounts),
             adapters: Box::new(NoAdapters),
             ability: kairo_sandbox::ability::Ability::none(),
+            policy: std::sync::Arc::default(),
             facts: Vec::new(),
             budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
             limits: Limits::default(),

@@ -26,7 +26,7 @@ pub mod ask;
 mod full;
 mod host;
 mod original;
-mod pattern;
+pub mod pattern;
 pub mod ports;
 pub mod refusal;
 mod sense;

@@ -139,6 +139,7 @@ fn control_config(
         adapters: Box::new(Desk(adapters)),
         policy,
         ability: Ability::probe(),
+        policy: Arc::default(),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),

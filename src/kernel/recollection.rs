@@ -1,18 +1,20 @@
 //! What a kernel has to know before anybody connects: from its keeper, from the session records, from the log.
 //!
 //! ```text
-//!   adopted (keeper) ─▶ reminded of what the log has told ─▶ recalled (records) ─▶ receipts, intents, consumers (values)
+//!   agents, grants (values) ─▶ adopted (keeper) ─▶ reminded of what the log has told ─▶ recalled (records) ─▶ receipts, intents, consumers (values)
 //! ```
 //!
 //! The order matters: only what the keeper has not handed over is recalled, and what is told of it must not have been told.
 
 use crate::state::Past;
 use anyhow::{Context, Result};
+use kairo_controlplane::agents;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
 use kairo_controlplane::events::log::{Damage, Reader};
 use kairo_controlplane::events::reading::{Milestone, births_told, ends_told};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::ControlPlane;
+use kairo_controlplane::permissions;
 use kairo_controlplane::receipts;
 use kairo_controlplane::sessions::adoption::births_from;
 use kairo_dataplane::command::Commands;
@@ -44,7 +46,12 @@ pub(super) fn recall(
     let receipts = values(receipts::PREFIX)?;
     let sessions: BTreeSet<String> = heirs.iter().map(|heir| heir.session.session.clone()).collect();
     let over = past.as_mut().map(Past::over).unwrap_or_default();
+    let (agents, agent_sessions) = (values(agents::AGENT_PREFIX)?, values(agents::SESSION_VALUE_PREFIX)?);
+    let (declared, grants) = (values(permissions::DECLARED_PREFIX)?, values(permissions::GRANT_PREFIX)?);
     let mut adopted = control.with(|kernel| {
+        // Whoever is started again may need them.
+        kernel.recall_agents(agents, agent_sessions);
+        kernel.recall_grants(clock::now(), declared, grants);
         kernel.recall_receipts(receipts);
         let adopted = kernel.adopt(clock::now(), heirs, out);
         kernel.remind(clock::now(), &told, &over, out);
@@ -60,6 +67,8 @@ pub(super) fn recall(
     control.with(|kernel| {
         kernel.recall_intents(clock::now(), intents, out);
         kernel.recall_consumers(descriptions, standings);
+        kernel.settle_agents(clock::now(), out);
+        kernel.settle_grants(clock::now(), out);
     });
     let damage = past.as_mut().map(Past::damage).unwrap_or_default();
     Ok(Recalled { adopted, damage })

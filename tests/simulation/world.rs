@@ -37,6 +37,7 @@ fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
         accounts: Box::new(NoAccounts),
         adapters: Box::new(NoAdapters),
         ability: kairo_sandbox::ability::Ability::none(),
+        policy: std::sync::Arc::default(),
         facts: Vec::new(),
         budget,
         limits: Limits::default(),

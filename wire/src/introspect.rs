@@ -51,10 +51,12 @@ pub fn description() -> Value {
         .collect();
     let permissions: Vec<Value> = PERMISSIONS
         .iter()
-        .map(|row| json!({
-            "name": row.name, "doc": text(row.doc), "scope": row.scope.name(),
-            "resource": row.resource.name(), "guard": row.guard.name(),
-        }))
+        .map(|row| {
+            json!({
+                "name": row.name, "doc": text(row.doc), "scope": row.scope.name(),
+                "resource": row.resource.name(), "guard": row.guard.name(),
+            })
+        })
         .collect();
     let features: Vec<Value> =
         FEATURES.iter().map(|row| json!({ "name": row.name, "doc": row.doc })).collect();

@@ -8,7 +8,9 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{agent, consumer, device, event, intent, log, permission, process, stream, system, view};
+use crate::methods::{
+    agent, consumer, device, event, intent, log, permission, process, stream, system, view,
+};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;

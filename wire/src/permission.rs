@@ -117,6 +117,11 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// True if only the method that is called knows which resource is meant, so that it is the method that asks.
+    pub fn is_known_to_methods(self) -> bool {
+        matches!(self, Resource::Topic | Resource::Process | Resource::Principal)
+    }
+
     /// How documentation calls it.
     pub fn name(self) -> &'static str {
         match self {

@@ -8,7 +8,9 @@ use kairo_wire::error::{Code, ERRORS};
 use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
-use kairo_wire::methods::{agent, consumer, device, event, intent, log, permission, process, stream, system, view};
+use kairo_wire::methods::{
+    agent, consumer, device, event, intent, log, permission, process, stream, system, view,
+};
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
 use std::collections::BTreeSet;

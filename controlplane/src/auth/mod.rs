@@ -1,8 +1,19 @@
 //! Who asks, and what they may do.
 //!
-//! [`principal`] names the asker from what the operating system says about the peer, [`policy`] says which kinds
-//! of deed each kind of principal may do at all, [`grant`] whether this principal may do it to that process.
+//! ```text
+//!   principal (what the operating system says about the peer) ─▶ subject (the names it goes by)
+//!                                                                    │
+//!   policy (what its kind may) · snapshot (what was granted) · rules (what the owner wrote down)
+//!                                                                    ▼
+//!                                                     decision ─▶ yes, by which grant; or no, and why
+//!   grant: whether it may touch that process · resource: when what was granted has all of what is asked for
+//! ```
 
+pub mod decision;
 pub mod grant;
 pub mod policy;
 pub mod principal;
+pub(crate) mod resource;
+pub mod rules;
+pub mod snapshot;
+pub mod subject;

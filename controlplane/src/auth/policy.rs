@@ -12,12 +12,13 @@ pub fn holds(kind: PrincipalKind, permission: Permission) -> bool {
     match kind {
         PrincipalKind::Owner => owner,
         PrincipalKind::User => user,
-        PrincipalKind::Skill => skill,
+        // Until somebody says what exactly an agent or a skill may.
+        PrincipalKind::Agent | PrincipalKind::Skill => skill,
         PrincipalKind::Nobody => nobody,
     }
 }
 
-/// Owner, user, skill, nobody.
+/// Owner, user, skill or agent, nobody.
 fn row(permission: Permission) -> [bool; 4] {
     match permission {
         Permission::KernelTalk | Permission::IdentityLower => [true, true, true, true],
@@ -38,7 +39,31 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::IntentControl
         | Permission::IntentList
         | Permission::DeviceList
-        | Permission::VaultRead => [true, true, true, false],
+        | Permission::VaultRead
+        | Permission::PermissionRequest
+        | Permission::PermissionRead => [true, true, true, false],
+        // A program only if it was granted that.
+        Permission::PermissionDecide
+        | Permission::AgentManage
+        | Permission::KernelCall
+        | Permission::DeviceClaim => [true, true, false, false],
+        // Whoever runs under no manifest is kept from nothing by it; its sandbox, if it has one, is in its receipt.
+        Permission::FileRead
+        | Permission::FileWrite
+        | Permission::FileExecute
+        | Permission::FileCreate
+        | Permission::FileDelete
+        | Permission::FileMetadata
+        | Permission::NetworkConnect
+        | Permission::NetworkBind
+        | Permission::NetworkLoopback
+        | Permission::NetworkUdp
+        | Permission::UnixConnect
+        | Permission::DeviceOpen
+        | Permission::SignalSend
+        | Permission::ProcessTrace
+        | Permission::EnvironmentRead
+        | Permission::LimitUse => [true, true, true, false],
     }
 }
 
@@ -47,8 +72,13 @@ mod tests {
     use super::*;
     use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 
-    const KINDS: [PrincipalKind; 4] =
-        [PrincipalKind::Owner, PrincipalKind::User, PrincipalKind::Skill, PrincipalKind::Nobody];
+    const KINDS: [PrincipalKind; 5] = [
+        PrincipalKind::Owner,
+        PrincipalKind::User,
+        PrincipalKind::Agent,
+        PrincipalKind::Skill,
+        PrincipalKind::Nobody,
+    ];
 
     #[test]
     fn the_table_keeps_what_each_permission_promises() {
@@ -63,6 +93,8 @@ mod tests {
                 PermissionScope::Caller
                 | PermissionScope::Process
                 | PermissionScope::Intent
+                | PermissionScope::Principal
+                | PermissionScope::Granted
                 | PermissionScope::Filtered => {
                     assert!(!held(PrincipalKind::Nobody), "{}", row.name);
                 }

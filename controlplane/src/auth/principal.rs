@@ -14,6 +14,9 @@ use kairo_wire::methods::system::PrincipalKind;
 use std::fmt;
 use std::sync::Arc;
 
+/// What the name of an agent begins with where skills and agents stand in one field.
+pub const AGENT: &str = "agent:";
+
 /// The asker behind a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
@@ -24,7 +27,7 @@ pub enum Principal {
         /// Who.
         uid: u32,
     },
-    /// A program with the rights of what it started itself.
+    /// A program with the rights of what it started itself: an agent, a skill, or a process the kernel has started.
     Skill(Skill),
     /// A peer whose place could not be told: it may talk, and touch nothing.
     Nobody {
@@ -40,7 +43,7 @@ pub struct Skill {
     pub uid: u32,
     /// The session it is part of; none when it was lowered from outside.
     pub session: Option<Arc<str>>,
-    /// What `identify` lowered it to.
+    /// What `identify` lowered it to, or what it was started as; that of an agent begins with [`AGENT`].
     pub name: Option<Arc<str>>,
 }
 
@@ -55,12 +58,20 @@ pub struct Creator {
     pub name: Option<Arc<str>>,
 }
 
+impl Skill {
+    /// The agent it is.
+    pub fn agent(&self) -> Option<&str> {
+        self.name.as_deref().filter(|_| self.session.is_none())?.strip_prefix(AGENT)
+    }
+}
+
 impl Principal {
     /// Its kind.
     pub fn kind(&self) -> PrincipalKind {
         match self {
             Principal::Owner => PrincipalKind::Owner,
             Principal::User { .. } => PrincipalKind::User,
+            Principal::Skill(skill) if skill.agent().is_some() => PrincipalKind::Agent,
             Principal::Skill(_) => PrincipalKind::Skill,
             Principal::Nobody { .. } => PrincipalKind::Nobody,
         }
@@ -123,7 +134,9 @@ impl fmt::Display for Principal {
             Principal::Nobody { .. } => f.write_str("nobody"),
             Principal::Skill(skill) => match (&skill.session, &skill.name) {
                 (Some(session), Some(name)) => write!(f, "skill:{session}/{name}"),
-                (None, Some(text)) | (Some(text), None) => write!(f, "skill:{text}"),
+                (None, Some(name)) if name.starts_with(AGENT) => f.write_str(name),
+                (None, Some(name)) => write!(f, "skill:{name}"),
+                (Some(session), None) => write!(f, "skill:{session}"),
                 (None, None) => f.write_str("skill"),
             },
         }

@@ -13,6 +13,7 @@ use crate::events::journal::unkept;
 use crate::kernel::Kernel;
 use crate::methods::event::acknowledge_parked;
 use crate::state::Trace;
+use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::limits::EVENTS_IN_BATCH_MAX;
@@ -92,7 +93,8 @@ impl Kernel {
                     return None;
                 }
                 Stage::Checking { params, checked, answered } => {
-                    let (stage, used) = self.check_slice(batch.connection, params, checked, answered, budget);
+                    let (stage, used) =
+                        self.check_slice(turn.at, batch.connection, params, checked, answered, budget);
                     budget -= used;
                     stage
                 }
@@ -121,6 +123,7 @@ impl Kernel {
     /// Checks some. Returns what is to be done next, and how many were looked at.
     fn check_slice(
         &mut self,
+        at: Moment,
         connection: ConnectionKey,
         params: PublishBatchParams,
         checked: usize,
@@ -130,7 +133,7 @@ impl Kernel {
         let count = params.events.len();
         let to = count.min(checked + budget);
         for (place, draft) in params.events.iter().enumerate().take(to).skip(checked) {
-            if let Err(error) = self.check_draft(connection, draft) {
+            if let Err(error) = self.check_draft(at, connection, draft) {
                 return (Stage::Wrong(error.with("event", place)), place - checked);
             }
             if draft.answers.as_ref().is_some_and(|answers| !answered.insert(answers.clone())) {

@@ -10,6 +10,7 @@ use crate::events::record::Audience;
 use crate::intents::requests;
 use crate::kernel::Kernel;
 use crate::state::Trace;
+use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::decode::entries;
 use kairo_wire::codec::encode::{put_map16, put_str};
@@ -20,9 +21,11 @@ use kairo_wire::id::EventId;
 use kairo_wire::limits::{EVENT_DATA_BYTES_MAX, META_BYTES_MAX, TOPIC_BYTES_MAX};
 use kairo_wire::method::Method;
 use kairo_wire::methods::event::{Draft, Publish, Reach};
+use kairo_wire::methods::permission::GrantScope;
+use kairo_wire::permission::Permission;
 
 /// Types of the kernel begin so.
-const RESERVED: [&str; 9] = [
+const RESERVED: [&str; 13] = [
     "kairo.process.",
     "kairo.stream.",
     "kairo.kernel.",
@@ -32,6 +35,10 @@ const RESERVED: [&str; 9] = [
     "kairo.system.",
     "kairo.view.",
     "kairo.event.",
+    "kairo.permission.",
+    "kairo.agent.",
+    "kairo.session.",
+    "kairo.audit.",
 ];
 /// … or are one of these.
 const NOTICES: [&str; 10] = [
@@ -75,7 +82,13 @@ impl Kernel {
     }
 
     /// Whether a client may publish this.
-    pub(crate) fn check_draft(&self, connection: ConnectionKey, draft: &Draft) -> Result<(), Box<WireError>> {
+    pub(crate) fn check_draft(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        draft: &Draft,
+    ) -> Result<(), Box<WireError>> {
+        self.may_be(at, connection, PUBLISH, Permission::EventPublish, &draft.topic)?;
         if let Some(id) = &draft.intent_id {
             self.may_be_under(connection, PUBLISH, "intentId", id)?;
         }
@@ -131,6 +144,12 @@ impl Kernel {
         said(&mut trace.causation, draft.causation_id);
         said(&mut trace.intent, draft.intent_id);
         said(&mut trace.tool_call, draft.tool_call_id);
+        if let Ok(Some(grant)) =
+            self.may_be(turn.at, connection, PUBLISH, Permission::EventPublish, &draft.topic)
+            && grant.scope == GrantScope::Once
+        {
+            self.use_up(turn, &grant);
+        }
         let principal = self.principal(connection);
         let own = principal.to_string();
         let source = draft.source.map_or_else(|| own.clone(), |part| format!("{own}/{part}"));
@@ -168,7 +187,7 @@ impl Kernel {
     pub(crate) fn overheard(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, payload: &[u8]) {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
-            self.check_draft(connection, &draft).map_err(|error| *error)?;
+            self.check_draft(turn.at, connection, &draft).map_err(|error| *error)?;
             Ok(draft)
         });
         match outcome {

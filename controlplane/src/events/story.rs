@@ -8,7 +8,6 @@
 //!
 //! Invariant: a cause is given its name before anything that follows from it.
 
-use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::digest::trace_of;
 use crate::events::record::Audience;
@@ -58,14 +57,9 @@ impl Kernel {
     /// The place of a call in a larger story.
     pub(crate) fn trace_of(&self, connection: ConnectionKey, meta: Option<&Meta<'_>>) -> Trace {
         let principal = self.principal(connection);
-        let mut trace = match principal {
-            Principal::Skill(skill) => {
-                let serial = skill.session.as_deref().and_then(|session| self.state.sessions.get(session));
-                serial.and_then(|serial| self.state.processes.get(serial)).map(|process| process.story())
-            }
-            Principal::Owner | Principal::User { .. } | Principal::Nobody { .. } => None,
-        }
-        .unwrap_or_default();
+        let life = self.state.connections.get(connection).and_then(|peer| peer.life.as_deref());
+        let process = life.and_then(|life| self.of_life(life));
+        let mut trace = process.map(Process::story).unwrap_or_default();
         trace.principal = Some(principal.to_string().into());
         trace.tool_call = None;
         let inherited = trace.intent.clone();
@@ -99,7 +93,8 @@ impl Kernel {
     /// Tells that a call is made; what it does follows from that.
     pub(crate) fn tell_call(&mut self, turn: &mut Turn<'_>, asking: &mut Asking<'_>) {
         let creator = self.principal(asking.connection).creator(self.config.owner_uid);
-        let event = KernelCalled { method: asking.method.to_owned(), target: target(asking.params) };
+        let grant = asking.grant.as_ref().map(|grant| grant.id.as_ref().to_owned());
+        let event = KernelCalled { method: asking.method.to_owned(), target: target(asking.params), grant };
         let id = self.publish(turn, Audience::Of(creator), &asking.trace, &event);
         asking.trace.correlation.get_or_insert_with(|| id.as_str().to_owned());
         asking.trace.causation = Some(id.as_str().to_owned());
@@ -116,7 +111,8 @@ impl Kernel {
             return;
         };
         let (creator, trace) = (process.creator.clone(), Trace { causation: None, ..trace.clone() });
-        let event = KernelCalled { method: method.to_owned(), target: Some(process.id.to_string()) };
+        let target = Some(process.id.to_string());
+        let event = KernelCalled { method: method.to_owned(), target, grant: None };
         self.publish_as(turn, id, Audience::Of(creator), &trace, &event);
     }
 
@@ -168,14 +164,17 @@ impl Kernel {
     ) {
         let principal = self.principal_told(connection);
         let uid = principal.uid;
-        let target =
-            error.details.as_ref().and_then(|details| details.get("id")?.as_str().map(str::to_owned));
+        let fact = |name: &str| {
+            error.details.as_ref().and_then(|details| details.get(name)?.as_str().map(str::to_owned))
+        };
+        let target = fact("id");
+        let (permission, resource, grant) = (fact("permission"), fact("resource"), fact("grant"));
         tracing::warn!(
             component = "controlplane", connectionId = ?connection, method,
             target = target.as_deref().unwrap_or(""), reason = %error.message, "a call was refused"
         );
         let (method, reason) = (method.to_owned(), error.message.clone().into_owned());
-        let event = SecurityDenied { principal, method, target, reason };
+        let event = SecurityDenied { principal, method, target, reason, permission, resource, grant };
         self.publish(turn, Audience::Administration(uid), trace, &event);
     }
 }

@@ -171,6 +171,9 @@ impl Kernel {
         }
         self.release_intent(turn, serial);
         self.state.intents.conclude(serial, stage);
+        if let Some(id) = self.state.intents.all.get(&serial).map(|intent| intent.id.clone()) {
+            self.intent_over(turn, id.as_str());
+        }
         self.keep_intent(serial);
         self.forget_intents();
         if let Some(parent) = parent {

@@ -4,7 +4,6 @@
 //! names, from when it is there until it is gone.
 
 use crate::auth::grant::may_touch;
-use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::entropy::KeyedMap;
 use crate::intents::{Intent, Stage};
@@ -72,7 +71,7 @@ impl Kernel {
             return Under::of(&asking.trace);
         }
         let of_process =
-            matches!(self.principal(asking.connection), Principal::Skill(skill) if skill.session.is_some());
+            self.state.connections.get(asking.connection).is_some_and(|peer| peer.life.is_some());
         if asking.meta.is_none() && !of_process {
             return None;
         }
@@ -145,9 +144,8 @@ impl Kernel {
 
     /// The intent a caller's own process belongs to.
     fn inherited(&self, connection: ConnectionKey) -> Option<&str> {
-        let Principal::Skill(skill) = self.principal(connection) else { return None };
-        let serial = self.state.sessions.get(skill.session.as_deref()?)?;
-        self.state.processes.get(serial)?.trace.intent.as_deref()
+        let life = self.state.connections.get(connection)?.life.as_deref()?;
+        self.of_life(life)?.trace.intent.as_deref()
     }
 
     /// An intent the caller names in `field`, if it may work under it: its own, or the one its process belongs to.

@@ -5,14 +5,13 @@ use crate::auth::grant::may_touch;
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
 use crate::events::consumers::{Attachment, Consumer};
-use crate::events::journal::{Awaiting, unkept};
+use crate::events::journal::unkept;
 use crate::events::pattern::Pattern;
 use crate::events::publishing::check_topic;
 use crate::kernel::Kernel;
 use crate::state::{Named, Pending};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::key::ConnectionKey;
-use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::DeadReason;
 use kairo_wire::id::SubscriptionId;
@@ -22,7 +21,7 @@ use kairo_wire::methods::consumer::{
     Nak, Settings, Status,
 };
 use kairo_wire::methods::event::UnsubscribeResult;
-use serde::Serialize;
+use kairo_wire::permission::Permission;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -85,19 +84,6 @@ fn check(name: &str, settings: &Settings) -> Result<(), WireError> {
     }
 }
 
-/// Answers when the log has what was just handed to it.
-fn answer_when_written<R: Serialize>(
-    kernel: &mut Kernel,
-    turn: &mut Turn<'_>,
-    asking: &Asking<'_>,
-    result: &R,
-) -> Result<(), WireError> {
-    let result = Raw::of(result).map_err(WireError::from)?;
-    let call = kernel.park(turn, asking, Pending::Published);
-    kernel.journal.when_written(Awaiting::Call(call, result));
-    Ok(())
-}
-
 fn create(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Create>()?;
     works(kernel)?;
@@ -106,6 +92,7 @@ fn create(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     Pattern::new(params.topic.as_str()).map_err(|error| WireError::invalid("topic", error))?;
     let principal = kernel.principal(asking.connection);
     let creator = principal.creator(kernel.config.owner_uid);
+    kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, params.topic.as_str())?;
     let told = kernel.journal.told_seq;
     if let Some((_, there)) = kernel.state.consumers.named(creator.uid, &params.name) {
         let same = there.topic == params.topic && there.settings == settings && there.creator == creator;
@@ -133,7 +120,8 @@ fn create(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let serial = kernel.state.next_serial();
     kernel.state.consumers.insert(serial, consumer);
     kernel.describe_consumer(serial);
-    answer_when_written(kernel, turn, asking, &status)
+    kernel.answer_when_written(turn, asking, &status);
+    Ok(())
 }
 
 fn attach(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
@@ -248,5 +236,6 @@ fn delete(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let serial = named(kernel, asking, &params.name)?;
     works(kernel)?;
     kernel.drop_consumer(turn, serial);
-    answer_when_written(kernel, turn, asking, &DeleteResult { ok: true })
+    kernel.answer_when_written(turn, asking, &DeleteResult { ok: true });
+    Ok(())
 }

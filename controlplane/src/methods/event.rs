@@ -10,7 +10,7 @@ use crate::events::outlet::{Hearer, Question};
 use crate::events::pattern::Pattern;
 use crate::events::requesting;
 use crate::intents::members::Member;
-use crate::kernel::Kernel;
+use crate::kernel::{Errand, Kernel};
 use crate::methods::consumer::detach;
 use crate::state::{Named, Pending, TopicPlace, TopicSubscription, Trace};
 use crate::table::{Answers, Entry};
@@ -23,6 +23,7 @@ use kairo_wire::methods::event::{
     Ack, Draft, Order, Publish, PublishBatch, PublishResult, Replay, ReplayParams, Request, RequestParams,
     Subscribe, SubscribeParams, SubscribeResult, Unsubscribe, UnsubscribeResult,
 };
+use kairo_wire::permission::Permission;
 use serde::Serialize;
 
 /// The behaviours of this room's rows.
@@ -47,6 +48,7 @@ fn pattern(field: &str, text: &TopicPattern) -> Result<Pattern, WireError> {
 fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Subscribe>()?;
     let pattern = pattern("topic", &params.topic)?;
+    kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, params.topic.as_str())?;
     let past = params.from_seq.is_some() || params.from_time_ms.is_some();
     if let Some(reason) = kernel.journal.broken.as_deref().filter(|_| past) {
         return Err(unkept(reason));
@@ -116,7 +118,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let draft = asking.read::<Publish>()?;
     kernel.takes_events()?;
-    kernel.check_draft(asking.connection, &draft).map_err(|error| *error)?;
+    kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
     let ack = draft.ack;
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
@@ -128,7 +130,8 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
 fn publish_batch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     kernel.takes_events()?;
     let call = kernel.park(turn, asking, Pending::Published);
-    kernel.in_hand = Some(Box::new(Batch::new(call, asking.connection, asking.trace.clone())));
+    let batch = Batch::new(call, asking.connection, asking.trace.clone());
+    kernel.in_hand = Some(Errand::Publish(Box::new(batch)));
     Ok(())
 }
 
@@ -136,7 +139,7 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let RequestParams { topic, data, timeout_ms, reply_type, source, reach } = asking.read::<Request>()?;
     kernel.takes_events()?;
     let draft = Draft { topic, data, source, reach, ..Draft::default() };
-    kernel.check_draft(asking.connection, &draft).map_err(|error| *error)?;
+    kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
     if reply_type.as_ref().is_some_and(|of| of.len() > TOPIC_BYTES_MAX) {
         return Err(WireError::invalid("replyType", format!("a type has 1 to {TOPIC_BYTES_MAX} bytes")));
     }
@@ -193,6 +196,12 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let params = asking.read::<Replay>()?;
     if let Some(reason) = &kernel.journal.broken {
         return Err(unkept(reason));
+    }
+    // Without a condition all types are meant.
+    let all = TopicPattern::from_text(">");
+    let types = params.types.iter().chain(all.iter().filter(|_| params.types.is_empty()));
+    for types in types {
+        kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, types.as_str())?;
     }
     let limit = params.limit.map_or(REPLAY_EVENTS_MAX, |limit| limit as usize).clamp(1, REPLAY_EVENTS_MAX);
     let query = query(params)?;

@@ -3,7 +3,9 @@
 //! Every method that names a process goes through [`Kernel::target`]: what the caller may not touch it is refused,
 //! in the original's words.
 
+use crate::auth::decision::Denial;
 use crate::auth::grant::may_touch;
+use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
 use crate::digest::IdempotencyKey;
@@ -19,12 +21,14 @@ use kairo_dataplane::control::Failure;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::method::Method;
+use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::process::{
     self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
     ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
 };
 use kairo_wire::methods::status::ProcessStatus;
 use kairo_wire::methods::view::ViewChangesResult;
+use kairo_wire::permission::Permission;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -42,15 +46,44 @@ pub(crate) const METHODS: &[Entry] = &[
 ];
 
 impl Kernel {
-    /// The process an id names, if there is one and the caller may touch it.
-    pub(crate) fn target(&self, asking: &Asking<'_>, id: &ProcessId) -> Result<Option<&Process>, WireError> {
-        match self.state.exactly(id) {
-            Some(process) if !may_touch(self.principal(asking.connection), &process.creator) => {
-                let id = id.to_string();
-                Err(WireError::denied_process(asking.method, &id).with("id", id))
+    /// The process an id names, if there is one and the caller may do that to it: because it is its own and that is not
+    /// forbidden, or because it was granted that.
+    pub(crate) fn target(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        id: &ProcessId,
+    ) -> Result<Option<&Process>, WireError> {
+        let Some(process) = self.state.exactly(id) else { return Ok(None) };
+        let (principal, connection) = (self.principal(asking.connection), asking.connection);
+        if *principal != Principal::Owner {
+            let own = may_touch(principal, &process.creator);
+            let (uid, text) = (process.creator.uid, id.to_string());
+            let permission =
+                self.table.get(asking.method).map_or(Permission::ProcessControl, |route| route.permission);
+            let denied = |denial: Option<&Denial>| {
+                let error = WireError::denied_process(asking.method, &text)
+                    .with("id", text.as_str())
+                    .with("permission", permission.name())
+                    .with("resource", text.as_str());
+                match denial {
+                    Some(Denial::Forbidden(grant)) => error.with("grant", grant.as_ref()),
+                    _ => error,
+                }
+            };
+            if own {
+                if let Some(denial) = self.forbidden(turn.at, connection, permission, &text) {
+                    return Err(denied(Some(&denial)));
+                }
+            } else {
+                let grant = self.by_grant(turn.at, connection, permission, uid, &text);
+                let grant = grant.map_err(|denial| denied(Some(&denial)))?;
+                if grant.scope == GrantScope::Once {
+                    self.use_up(turn, &grant);
+                }
             }
-            found => Ok(found),
         }
+        Ok(self.state.exactly(id))
     }
 
     /// The error of what is asked of a process that is lost.
@@ -82,6 +115,10 @@ impl Kernel {
             }
             Pending::Request { .. } => {
                 WireError::new(Code::Timeout, "nobody has answered the request within timeoutMs")
+            }
+            Pending::Decision { request, .. } => {
+                let id = request.clone().unwrap_or_default();
+                return self.answer_pending(turn, ticket, &id);
             }
             Pending::Spawn { .. }
             | Pending::Deed { .. }
@@ -121,8 +158,14 @@ fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     let params = asking.read::<Spawn>()?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     kernel.may_begin_under(asking.trace.intent.as_deref())?;
-    let within = kernel.within(&peer.principal);
-    let mut plan = plan::check(&kernel.config, &Asker::behind(peer, within), params)?;
+    let identity = kernel.identity(
+        turn.at,
+        asking.connection,
+        params.options.as_deref(),
+        asking.trace.intent.as_deref(),
+    )?;
+    let within = kernel.within(asking.connection);
+    let mut plan = plan::check(&kernel.config, &Asker::behind(peer, within, identity), params)?;
     plan.trace = asking.trace.clone();
     plan.given_key = asking.key;
     kernel.spawn(turn, asking, plan)
@@ -130,7 +173,7 @@ fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
 
 fn kill(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Kill>()?;
-    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let process = kernel.target(turn, asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     let (serial, scope) = (process.key.serial, scope(params.scope));
     if process.phase == Phase::Lost && !process.awaits_another() {
         return Err(kernel.lost(&params.id));
@@ -149,7 +192,7 @@ fn kill(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
 
 fn signal(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Signal>()?;
-    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let process = kernel.target(turn, asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     let (serial, scope) = (process.key.serial, scope(params.scope));
     if process.phase == Phase::Lost {
         return Err(kernel.lost(&params.id));
@@ -164,7 +207,7 @@ fn signal(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
 
 fn pause(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Pause>()?;
-    match kernel.target(asking, &params.id)?.filter(|process| is_reachable(process, Scope::Tree)) {
+    match kernel.target(turn, asking, &params.id)?.filter(|process| is_reachable(process, Scope::Tree)) {
         Some(process) => {
             let serial = process.key.serial;
             kernel.undertake(turn, asking, serial, Deed::Pause);
@@ -176,7 +219,7 @@ fn pause(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
 
 fn resume(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Resume>()?;
-    match kernel.target(asking, &params.id)?.filter(|process| is_reachable(process, Scope::Tree)) {
+    match kernel.target(turn, asking, &params.id)?.filter(|process| is_reachable(process, Scope::Tree)) {
         Some(process) => {
             let serial = process.key.serial;
             kernel.undertake(turn, asking, serial, Deed::Resume);
@@ -187,8 +230,13 @@ fn resume(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
 }
 
 /// The process whose stdin is meant, by serial.
-fn with_stdin(kernel: &Kernel, asking: &Asking<'_>, id: &ProcessId) -> Result<u64, WireError> {
-    match kernel.target(asking, id)? {
+fn with_stdin(
+    kernel: &mut Kernel,
+    turn: &mut Turn<'_>,
+    asking: &Asking<'_>,
+    id: &ProcessId,
+) -> Result<u64, WireError> {
+    match kernel.target(turn, asking, id)? {
         None => {
             let mut error = not_found(id);
             error.text = stdin_closed(id).text;
@@ -201,7 +249,7 @@ fn with_stdin(kernel: &Kernel, asking: &Asking<'_>, id: &ProcessId) -> Result<u6
 
 fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<StdinWrite>()?;
-    let serial = with_stdin(kernel, asking, &params.id)?;
+    let serial = with_stdin(kernel, turn, asking, &params.id)?;
     let data = params.data.0;
     let key = asking.key.map(IdempotencyKey::write_key);
     let parked = kernel.state.connections.get(asking.connection).map_or(0, |peer| peer.parked_bytes);
@@ -214,14 +262,14 @@ fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 
 fn stdin_close(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<StdinClose>()?;
-    let serial = with_stdin(kernel, asking, &params.id)?;
+    let serial = with_stdin(kernel, turn, asking, &params.id)?;
     kernel.undertake(turn, asking, serial, Deed::CloseStdin);
     Ok(())
 }
 
 fn resize(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Resize>()?;
-    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let process = kernel.target(turn, asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     if process.terminal.is_none() {
         let message = format!("process {} has no terminal", params.id);
         return Err(WireError::new(Code::NoTerminal, message).with("id", params.id.to_string()));
@@ -236,7 +284,7 @@ fn resize(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
 
 fn wait(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Wait>()?;
-    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let process = kernel.target(turn, asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     let serial = process.key.serial;
     match (process.phase, report::exit(process)) {
         (_, Some(exit)) => {
@@ -263,28 +311,30 @@ fn wait(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
 
 fn status(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Status>()?;
-    match kernel.target(asking, &params.id)? {
-        None => kernel.answer(turn, asking, &ProcessStatus::UNKNOWN),
-        Some(process) if params.detail => {
+    let Some(process) = kernel.target(turn, asking, &params.id)? else {
+        kernel.answer(turn, asking, &ProcessStatus::UNKNOWN);
+        return Ok(());
+    };
+    let (serial, status) = (process.key.serial, process.status.clone());
+    match kernel.state.processes.get(&serial).filter(|_| params.detail) {
+        Some(process) => {
             let status = kernel.detail(process, asking.connection);
             kernel.answer(turn, asking, &status);
         }
-        Some(process) => {
-            let status = process.status.clone();
-            kernel.answer(turn, asking, &status);
-        }
+        None => kernel.answer(turn, asking, &status),
     }
     Ok(())
 }
 
 fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     asking.read::<List>()?;
-    let principal = kernel.principal(asking.connection);
+    let seen =
+        |process: &Process| kernel.may_see(turn.at, asking.connection, Permission::ProcessObserve, process);
     let mut seen: Vec<&Process> = kernel
         .state
         .processes
         .values()
-        .filter(|process| !process.superseded && may_touch(principal, &process.creator))
+        .filter(|process| !process.superseded && seen(process))
         .map(|process| &**process)
         .collect();
     seen.sort_unstable_by_key(|process| process.key.serial);

@@ -1,6 +1,5 @@
 //! Subscribing to what a process writes. Where a reader stands is in [`readers`](crate::sessions::readers).
 
-use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
@@ -33,13 +32,8 @@ pub(crate) const METHODS: &[Entry] = &[
 fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Subscribe>()?;
     let target = params.process()?.clone();
+    kernel.target(turn, asking, &target)?;
     let principal = kernel.principal(asking.connection);
-    if let Some(process) = kernel.state.exactly(&target)
-        && !may_touch(principal, &process.creator)
-    {
-        let id = target.to_string();
-        return Err(WireError::denied_process(asking.method, &id).with("id", id));
-    }
     if params.resumes.is_some() && kernel.state.exactly(&target).is_none() {
         return Err(WireError::process_not_found(&target.to_string()));
     }
@@ -119,7 +113,7 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 
 fn configure(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Configure>()?;
-    let process = kernel.target(asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
+    let process = kernel.target(turn, asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
     let serial = process.key.serial;
     let tuning = pacing::tuning(&kernel.config, &params)?;
     kernel.undertake(turn, asking, serial, Deed::Tune { tuning });

@@ -43,6 +43,7 @@ impl Kernel {
             | Pending::Published
             | Pending::Request { .. }
             | Pending::Repeat { .. }
+            | Pending::Decision { .. }
             | Pending::Replay
             | Pending::Changes { .. }
             | Pending::Watch { .. } => false,

@@ -184,6 +184,8 @@ impl Kernel {
             tree: held.tree,
             limits: held.limits.clone(),
             contained: Containing::recorded(record),
+            acts_as: record.and_then(Record::acts_as),
+            under: record.and_then(|record| record.under.as_deref().map(Into::into)),
             started: record.map_or(at, Record::started),
             exited: held.exit.map(|_| moment_of(at, held.exited_ns)),
             exit: held.exit,

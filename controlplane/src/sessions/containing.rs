@@ -5,16 +5,16 @@
 //! and how is the sandbox crate's; a plan of it travels with the spawn's own, so a process that is started again is
 //! contained again.
 
-use crate::auth::principal::{Principal, Skill};
 use crate::config::{Account, Config};
 use crate::kernel::Kernel;
 use crate::sessions::environment::Variables;
 use crate::sessions::record::Record;
 use crate::state::Process;
 use kairo_dataplane::command::CgroupLimits;
+use kairo_dataplane::key::ConnectionKey;
 use kairo_sandbox::containment::{Containment, Finding};
 use kairo_sandbox::plan::{Place, Plan, Refusal};
-use kairo_sandbox::profile::{Complaint, Environment, TreeLimits};
+use kairo_sandbox::profile::{Complaint, Environment, Profile, TreeLimits};
 use kairo_sandbox::protection::Protection;
 use kairo_sandbox::receipt::{Receipt, Standing};
 use kairo_sandbox::wish;
@@ -84,30 +84,36 @@ pub(crate) struct Narrowed {
 pub(crate) fn narrow(
     config: &Config,
     within: Within<'_>,
-    asked: &SpawnOptions,
+    (asked, approved): (&SpawnOptions, Option<&Profile>),
     place: (Option<&Account>, Option<&[u8]>),
     given: &mut Variables,
     (rlimits, cgroup): (Vec<(u32, u64)>, CgroupLimits),
 ) -> Result<Narrowed, WireError> {
     let contained = match (within, &asked.sandbox) {
-        (Within::Nothing, None) => return Ok(Narrowed { contained: None, rlimits, cgroup }),
-        (Within::Nothing, Some(wish)) => contain(config, wish, place)?,
+        (Within::Nothing, None) => match approved {
+            None => return Ok(Narrowed { contained: None, rlimits, cgroup }),
+            Some(profile) => contain(config, profile, place)?,
+        },
+        (Within::Nothing, Some(_)) if approved.is_some() => {
+            return Err(WireError::invalid(FIELD, "a skill runs in the sandbox of its manifest"));
+        }
+        (Within::Nothing, Some(wish)) => contain(config, &wished(wish)?, place)?,
         (Within::Forgotten, _) => {
             let why = "it is contained by a kernel that is gone: by what exactly is not known any more";
             return Err(WireError::denied("process.spawn", why));
         }
-        (Within::Sandbox(_), Some(_)) => {
+        (Within::Sandbox(_), wish) if wish.is_some() || approved.is_some() => {
             let why =
                 "a contained process starts others in its own sandbox, and can't ask for another one yet";
             return Err(WireError::unsupported(FIELD, why));
         }
-        (Within::Sandbox(_), None)
+        (Within::Sandbox(_), _)
             if asked.restart.reach == RestartReach::Records && !asked.restart.is_never() =>
         {
             let why = "what a contained process starts is contained as long as this kernel lives; ask for reach: kernel";
             return Err(WireError::unsupported("options.restart", why));
         }
-        (Within::Sandbox(own), None) => Box::new(own.clone()),
+        (Within::Sandbox(own), _) => Box::new(own.clone()),
     };
     let mut contained = contained;
     let rules = contained.environment.as_ref();
@@ -124,15 +130,19 @@ pub(crate) fn narrow(
     Ok(Narrowed { contained: Some(contained), rlimits, cgroup })
 }
 
-/// Holds a wish against this machine.
-fn contain(
-    config: &Config,
-    wish: &Raw,
-    (account, cwd): (Option<&Account>, Option<&[u8]>),
-) -> Result<Box<Contained>, WireError> {
+/// Reads a wish.
+fn wished(wish: &Raw) -> Result<Profile, WireError> {
     let wish: serde_json::Value =
         wish.decode().map_err(|error| WireError::invalid(FIELD, error.to_string()))?;
-    let profile = wish::read(wish).map_err(|complaint| complained(&complaint))?;
+    wish::read(wish).map_err(|complaint| complained(&complaint))
+}
+
+/// Holds a profile against this machine.
+fn contain(
+    config: &Config,
+    profile: &Profile,
+    (account, cwd): (Option<&Account>, Option<&[u8]>),
+) -> Result<Box<Contained>, WireError> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
     let own_home = || config.environment.iter().find(|(name, _)| name == b"HOME").map(|(_, home)| home);
     let home = account.map(|account| &account.home).or_else(own_home);
@@ -141,7 +151,7 @@ fn contain(
         home: home.and_then(|home| text(home)),
         folder: cwd.and_then(text),
     };
-    let plan = Plan::new(&profile, &config.ability, &place).map_err(|refusal| match refusal {
+    let plan = Plan::new(profile, &config.ability, &place).map_err(|refusal| match refusal {
         Refusal::Complaint(complaint) => complained(&complaint),
         Refusal::Protection { protection, .. } => {
             let message = format!("{refusal}; acceptWeaker takes its name");
@@ -151,7 +161,7 @@ fn contain(
     let Plan { tree, rlimits, containment, receipt } = plan;
     let guarded =
         |protection| receipt.of(protection).is_some_and(|entry| entry.standing != Standing::NotAsked);
-    let environment = guarded(Protection::Environment).then_some(profile.environment);
+    let environment = guarded(Protection::Environment).then(|| profile.environment.clone());
     Ok(Box::new(Contained {
         containment,
         environment,
@@ -186,13 +196,11 @@ fn complained(complaint: &Complaint) -> WireError {
 }
 
 impl Kernel {
-    /// What a principal is in.
-    pub(crate) fn within(&self, principal: &Principal) -> Within<'_> {
-        let Principal::Skill(Skill { session: Some(session), .. }) = principal else {
-            return Within::Nothing;
-        };
-        let serial = self.state.sessions.get(&**session);
-        match serial.and_then(|serial| self.state.processes.get(serial)) {
+    /// What a connection's peer is in.
+    pub(crate) fn within(&self, connection: ConnectionKey) -> Within<'_> {
+        let peer = self.state.connections.get(connection);
+        let Some(life) = peer.and_then(|peer| peer.life.as_deref()) else { return Within::Nothing };
+        match self.of_life(life) {
             None => Within::Forgotten,
             Some(process) => match &process.contained {
                 Containing::Not => Within::Nothing,

@@ -25,7 +25,7 @@ use kairo_wire::methods::process::{
     SignalResult, SignalStatus, StdinCloseResult, StdinCloseStatus, StdinWriteResult, StdinWriteStatus,
 };
 use kairo_wire::methods::status::{EndCause, EndedBy};
-use kairo_wire::methods::system;
+use kairo_wire::methods::system::{self, PrincipalKind};
 
 /// SIGKILL (POSIX).
 pub(crate) const SIGKILL: i32 = 9;
@@ -250,6 +250,7 @@ impl Kernel {
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
+            | Pending::Decision { .. }
             | Pending::Replay
             | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
@@ -360,12 +361,16 @@ pub(crate) fn stdin_closed(id: &ProcessId) -> WireError {
 }
 
 impl Skill {
-    /// What a skill is called: its session, its name, or both.
-    pub(crate) fn label(&self) -> Option<String> {
-        match (&self.session, &self.name) {
+    /// As it is told to clients: what a skill is called is its session, its name, or both.
+    pub(crate) fn told(&self, kind: PrincipalKind, uid: u32) -> system::Principal {
+        if let Some(agent) = self.agent() {
+            return system::Principal { kind, uid, skill: None, agent: Some(agent.to_owned()) };
+        }
+        let skill = match (&self.session, &self.name) {
             (Some(session), Some(name)) => Some(format!("{session}/{name}")),
             (Some(text), None) | (None, Some(text)) => Some(text.to_string()),
             (None, None) => None,
-        }
+        };
+        system::Principal { kind, uid, skill, agent: None }
     }
 }

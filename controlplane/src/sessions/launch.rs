@@ -204,6 +204,7 @@ impl Kernel {
         if plan.guarded {
             self.entrust(connection, serial);
         }
+        self.occupy(plan.under.as_ref(), session.as_str());
         let mut process =
             open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
         if self.config.embedded {
@@ -269,6 +270,8 @@ pub(crate) fn open_record(
         tree: Tree::BestEffort,
         limits: Vec::new(),
         contained: plan.contained.map_or(Containing::Not, Containing::By),
+        acts_as: plan.acts_as,
+        under: plan.under,
         started: at,
         exited: None,
         exit: None,

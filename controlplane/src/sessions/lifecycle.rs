@@ -291,6 +291,7 @@ impl Kernel {
             // Somebody else wants the id, and asked for it.
             self.note_down(key.serial, |session| Entry::Ended { session, due: false });
         }
+        self.life_over(turn, key.serial);
         self.settle(turn, key.serial);
         self.inherit(turn, heirs);
     }

@@ -7,13 +7,14 @@
 use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::digest::IdempotencyKey;
+use crate::permissions::starting::Identity;
 use crate::records::Life;
 use crate::sessions::adapting;
 use crate::sessions::containing::{self, Contained, Narrowed, Within};
 use crate::sessions::environment::Variables;
 use crate::sessions::pacing;
 use crate::sessions::spool;
-use crate::state::{Connection, Trace};
+use crate::state::{ActsAs, Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, Rate, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
 };
@@ -27,6 +28,7 @@ use kairo_wire::methods::options::{
 };
 use kairo_wire::methods::process::SpawnParams;
 use kairo_wire::methods::restart::{Restart, RestartReach};
+use std::sync::Arc;
 
 /// Longest single argument or variable, bytes, its NUL not counted (execve(2), MAX_ARG_STRLEN).
 const STRING_BYTES_MAX: usize = 131_071;
@@ -86,6 +88,10 @@ pub(crate) struct Plan {
     pub follows: Option<String>,
     /// What reads its output.
     pub adapter: Option<String>,
+    /// As whom it is started.
+    pub acts_as: Option<ActsAs>,
+    /// The grant it runs under.
+    pub under: Option<Arc<str>>,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -99,13 +105,15 @@ pub(crate) struct Asker<'a> {
     pub groups: &'a [u32],
     /// What it is in itself.
     pub within: Within<'a>,
+    /// As whom it starts something.
+    pub identity: Identity,
 }
 
 impl<'a> Asker<'a> {
     /// The peer behind a connection.
-    pub(crate) fn behind(connection: &'a Connection, within: Within<'a>) -> Asker<'a> {
+    pub(crate) fn behind(connection: &'a Connection, within: Within<'a>, identity: Identity) -> Asker<'a> {
         let Connection { principal, peer, .. } = connection;
-        Asker { principal, gid: peer.gid, groups: &peer.groups, within }
+        Asker { principal, gid: peer.gid, groups: &peer.groups, within, identity }
     }
 }
 
@@ -147,6 +155,8 @@ impl Plan {
             follows: None,
             request: None,
             adapter: None,
+            acts_as: None,
+            under: None,
         }
     }
 }
@@ -172,8 +182,12 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
     let cgroup = cgroup(&limits, asked.allow_weaker)?;
     let place = (account.as_ref(), cwd.as_deref());
+    let Identity { acts_as, under } = asker.identity.clone();
+    let declared = under.as_deref().and_then(|grant| grant.declared.as_deref());
+    // What a skill's process starts in the skill's name is contained as that process is.
+    let approved = declared.filter(|_| asked.skill.is_some()).map(|declared| &declared.profile);
     let Narrowed { contained, rlimits, cgroup } =
-        containing::narrow(config, asker.within, &asked, place, &mut given, (rlimits, cgroup))?;
+        containing::narrow(config, asker.within, (&asked, approved), place, &mut given, (rlimits, cgroup))?;
     Ok(Plan {
         adapter: adapting::choose(config, asked.adapter.as_deref(), &argv[0], &stdio, account.is_some())?,
         id: params.id,
@@ -199,6 +213,8 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         request,
         follows: None,
         argv,
+        acts_as,
+        under: under.map(|grant| Arc::clone(&grant.id)),
     })
 }
 

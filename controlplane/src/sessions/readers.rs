@@ -8,7 +8,6 @@
 //! Invariant: a reader is in `waiting` under its target's id exactly while it waits or follows, and in its process's
 //! `readers` exactly while it reads. The bytes themselves, and who waits for whom, are the data plane's.
 
-use crate::auth::grant::may_touch;
 use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::intents::members::{Member, Under};
@@ -25,6 +24,7 @@ use kairo_wire::event::{StreamEndReason, StreamEndRecord, StreamGapRecord};
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::limits::{CHUNK_V1_BYTES_MAX, WAITING_SUBSCRIPTION_MS, WAITING_SUBSCRIPTIONS_MAX};
 use kairo_wire::methods::stream::StreamName;
+use kairo_wire::permission::Permission;
 use std::sync::Arc;
 
 /// Readers of one connection that follow ids without reading; the oldest goes when there is one more.
@@ -183,7 +183,9 @@ impl Kernel {
             Place::Following { creator } => there.creator == *creator,
             Place::Reading { .. } => false,
         };
-        if !fits || there.id != stream.target || !may_touch(self.principal(stream.connection), &there.creator)
+        if !fits
+            || there.id != stream.target
+            || !self.may_see(turn.at, stream.connection, Permission::ProcessRead, there)
         {
             return;
         }

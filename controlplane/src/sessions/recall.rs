@@ -14,13 +14,14 @@ use crate::calls::Turn;
 use crate::clock::MS;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
+use crate::permissions::starting::{Identity, Occasion};
 use crate::records::{Entry, Life, Recollection, Spec};
 use crate::sessions::containing::Within;
 use crate::sessions::launch::open_record;
 use crate::sessions::plan::{self, Asker, Plan};
 use crate::sessions::report;
 use crate::sessions::restart::Renewal;
-use crate::state::{Phase, Process};
+use crate::state::{ActsAs, Phase, Process};
 use kairo_dataplane::command::{Commands, TerminalSize};
 use kairo_dataplane::control::{Moment, Usage};
 use kairo_dataplane::keeper::settlement::Heir;
@@ -111,7 +112,7 @@ impl Kernel {
 
     /// It goes on under the record of the life before it, until a next one has its own.
     fn watch_follower(&mut self, turn: &mut Turn<'_>, past: &Recollection) {
-        let (serial, plan) = (self.follower(past), self.next_plan(past));
+        let (serial, plan) = (self.follower(past), self.next_plan(turn.at, past));
         let Some(process) = serial.and_then(|serial| self.state.processes.get_mut(&serial)) else { return };
         if let Some(mut plan) = plan {
             plan.trace = process.trace.clone();
@@ -124,7 +125,7 @@ impl Kernel {
 
     /// An adopted process: its record is there, and so is what its next life needs.
     fn watch_again(&mut self, turn: &mut Turn<'_>, serial: u64, past: &Recollection) {
-        let plan = self.next_plan(past);
+        let plan = self.next_plan(turn.at, past);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         if let Some(mut plan) = plan {
             // What follows belongs to the same story.
@@ -165,7 +166,7 @@ impl Kernel {
         let serial = self.state.next_serial();
         let session = past.life.session.clone();
         // On another machine it may run still.
-        let plan = self.next_plan(&past).filter(|_| cause != LossCause::Moved);
+        let plan = self.next_plan(turn.at, &past).filter(|_| cause != LossCause::Moved);
         let mut process = as_it_was(turn.at, serial, self.name_event(), &past);
         let attempts = past.life.attempts;
         process.renewal = plan.map(|plan| Box::new(Renewal { plan, attempts, pending: None, former: None }));
@@ -199,11 +200,11 @@ impl Kernel {
     }
 
     /// What is carried out again, if the life asked for it and that can be had.
-    fn next_plan(&self, past: &Recollection) -> Option<Plan> {
+    fn next_plan(&self, at: Moment, past: &Recollection) -> Option<Plan> {
         if past.life.restart.is_never() {
             return None;
         }
-        let planned = self.plan_again(&past.life, past.spec.as_ref()?);
+        let planned = self.plan_again(at, &past.life, past.spec.as_ref()?);
         match planned {
             Ok(plan) => Some(plan),
             Err(error) => {
@@ -214,11 +215,22 @@ impl Kernel {
     }
 
     /// The plan of a request that was carried out before, by whoever made it.
-    fn plan_again(&self, life: &Life, spec: &Spec) -> Result<Plan, WireError> {
+    fn plan_again(&self, at: Moment, life: &Life, spec: &Spec) -> Result<Plan, WireError> {
         let creator = life.creator();
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
-        let asker =
-            Asker { principal: &principal, gid: spec.gid, groups: &spec.groups, within: Within::Nothing };
+        let skill = spec.params.options.as_deref().and_then(|options| options.skill.as_ref());
+        let identity = match skill {
+            None => Identity::default(),
+            Some(skill) => {
+                let uid = principal.uid(self.config.owner_uid);
+                let occasion = Occasion { uid, session: None, intent: None, after: Some(&life.session) };
+                let under = self.approval_of(at, skill, &occasion)?;
+                let acts_as = ActsAs { uid, name: skill.name.as_str().into(), session: None };
+                Identity { acts_as: Some(acts_as), under: Some(under) }
+            }
+        };
+        let (gid, groups, within) = (spec.gid, &spec.groups, Within::Nothing);
+        let asker = Asker { principal: &principal, gid, groups, within, identity };
         let mut plan = plan::check(&self.config, &asker, spec.params.clone())?;
         // The connection it would have died with is gone.
         plan.guarded = false;

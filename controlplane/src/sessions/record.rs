@@ -11,7 +11,7 @@ use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
-use crate::state::{Process, Trace};
+use crate::state::{ActsAs, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
@@ -93,6 +93,12 @@ pub(crate) struct Record {
     /// It was started contained.
     #[serde(default)]
     pub contained: bool,
+    /// Whom it is for the kernel: of which user, by which name, in which session of an agent.
+    #[serde(default)]
+    acts_as: Option<(u32, String, Option<String>)>,
+    /// The grant it runs under.
+    #[serde(default)]
+    pub under: Option<String>,
 }
 
 /// Decided since.
@@ -170,6 +176,10 @@ impl Record {
             unrecorded: process.record == RecordStatus::None,
             adapter: process.adapter.clone(),
             contained: !matches!(process.contained, Containing::Not),
+            acts_as: process.acts_as.as_ref().map(|ActsAs { uid, name, session }| {
+                (*uid, name.as_ref().to_owned(), session.as_deref().map(str::to_owned))
+            }),
+            under: owned(&process.under),
         }
     }
 
@@ -186,6 +196,12 @@ impl Record {
     /// Reads one back; a version below 2 had no promises to keep.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
         from_slice(bytes)
+    }
+
+    /// Whom it is for the kernel.
+    pub(crate) fn acts_as(&self) -> Option<ActsAs> {
+        let (uid, name, session) = self.acts_as.clone()?;
+        Some(ActsAs { uid, name: name.into(), session: session.map(Into::into) })
     }
 
     pub(crate) fn creator(&self) -> Creator {

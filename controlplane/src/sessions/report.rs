@@ -3,7 +3,7 @@
 //! The numbers of streams and readers come from meters the reactors keep; each is whole, all together are not of one
 //! instant. Invariant: nothing of other principals' subscriptions is told but that they are there.
 
-use crate::auth::principal::{Creator, Principal, Skill};
+use crate::auth::principal::{Creator, Principal};
 use crate::kernel::Kernel;
 use crate::sessions::pacing;
 use crate::sessions::restart::Renewal;
@@ -22,7 +22,7 @@ use kairo_wire::methods::status::{
     ReaderStatus, RecordStatus, State, StdinStatus, StreamStatus, TreeKnowledge, Waiting,
 };
 use kairo_wire::methods::stream::{self, StreamName};
-use kairo_wire::methods::system::{self, PrincipalKind};
+use kairo_wire::methods::system;
 use std::sync::atomic::Ordering;
 
 fn encoded(status: &ProcessStatus) -> Raw {
@@ -105,25 +105,20 @@ pub(crate) fn exit(process: &Process) -> Option<Exit> {
 impl Principal {
     /// As it is told to clients.
     pub(crate) fn told(&self, owner_uid: u32) -> system::Principal {
-        let skill = match self {
-            Principal::Skill(skill) => skill.label(),
-            Principal::Owner | Principal::User { .. } | Principal::Nobody { .. } => None,
-        };
-        system::Principal { kind: self.kind(), uid: self.uid(owner_uid), skill }
+        let (kind, uid) = (self.kind(), self.uid(owner_uid));
+        match self {
+            Principal::Skill(skill) => skill.told(kind, uid),
+            Principal::Owner | Principal::User { .. } | Principal::Nobody { .. } => {
+                system::Principal { kind, uid, skill: None, agent: None }
+            }
+        }
     }
 }
 
 impl Creator {
     /// As it is told to clients.
     pub(crate) fn told(&self, owner_uid: u32) -> system::Principal {
-        let Creator { uid, session, name } = self.clone();
-        let skill = Skill { uid, session, name }.label();
-        let kind = match skill {
-            Some(_) => PrincipalKind::Skill,
-            None if uid == owner_uid => PrincipalKind::Owner,
-            None => PrincipalKind::User,
-        };
-        system::Principal { kind, uid, skill }
+        Principal::of_creator(self, owner_uid).told(owner_uid)
     }
 }
 

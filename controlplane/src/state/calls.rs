@@ -46,6 +46,7 @@ impl Call {
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay
+            | Pending::Decision { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => 0,
         }
@@ -106,6 +107,13 @@ pub(crate) enum Pending {
         /// The name in their key.
         name: u128,
     },
+    /// Somebody to decide what it asked for.
+    Decision {
+        /// Which request; none while its manifest is read.
+        request: Option<Box<str>>,
+        /// Rings after `waitMs`.
+        timer: Option<TimerKey>,
+    },
     /// A page of the log, or an answer of the views.
     Replay,
     /// Rows of a view to change.
@@ -150,6 +158,7 @@ impl Pending {
             Pending::Changes { .. } => "view.changes",
             Pending::Watch { .. } => "view.watch",
             Pending::Request { .. } => "event.request",
+            Pending::Decision { .. } => "permission.request",
             Pending::Cancelling { .. } => "intent.cancel",
         }
     }

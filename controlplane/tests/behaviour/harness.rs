@@ -117,6 +117,7 @@ pub(crate) fn config() -> Config {
         accounts: Box::new(NoAccounts),
         adapters: Box::new(NoAdapters),
         ability: kairo_sandbox::ability::Ability::none(),
+        policy: std::sync::Arc::default(),
         facts: Vec::new(),
         budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),

@@ -310,6 +310,7 @@ fn config() -> Config {
         accounts: Box::new(NoAccounts),
         adapters: Box::new(NoAdapters),
         ability: kairo_sandbox::ability::Ability::none(),
+        policy: std::sync::Arc::default(),
         facts: Vec::new(),
         budget: Arc::new(Budget::new(1 << 30)),
         limits: Limits::default(),

@@ -31,13 +31,13 @@ pub(super) fn path(written: &str) -> Result<String, Refusal> {
 }
 
 /// Whether a path is this one or below it. What begins at another base can't be told, but for the root, which has all.
-pub(super) fn is_within(path: &str, folder: &str) -> bool {
+pub fn is_within(path: &str, folder: &str) -> bool {
     let start = folder.trim_end_matches('/');
     folder == "/" || path == folder || path.strip_prefix(start).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether two paths may have something in common.
-pub(super) fn may_meet(one: &str, other: &str) -> bool {
+pub fn may_meet(one: &str, other: &str) -> bool {
     let base = |path: &str| path.as_bytes().first().copied();
     base(one) != base(other) || is_within(one, other) || is_within(other, one)
 }
@@ -50,7 +50,7 @@ pub(super) fn variable(name: &str) -> Result<(), Refusal> {
 }
 
 /// Whether a pattern lets in all another does. Hooks and secrets are let in by their whole name only.
-pub(super) fn variable_covers(wide: &str, narrow: &str) -> bool {
+pub fn variable_covers(wide: &str, narrow: &str) -> bool {
     match wide.strip_suffix('*') {
         _ if wide == narrow => true,
         None => false,
@@ -76,7 +76,7 @@ pub(super) fn topic(pattern: &str) -> Result<(), Refusal> {
 
 /// Whether a pattern of topics matches all another does: the wide one is run over the narrow one, whose wildcards only
 /// wildcards as wide may take.
-pub(super) fn topic_covers(wide: &str, narrow: &str) -> bool {
+pub fn topic_covers(wide: &str, narrow: &str) -> bool {
     let wide: Vec<char> = wide.chars().collect();
     let takes = |token: char, with: char| match with {
         '>' => token == '>',
@@ -114,7 +114,7 @@ pub(super) fn call(method: &str) -> Result<(), Refusal> {
 }
 
 /// Whether one has all methods of another.
-pub(super) fn call_covers(wide: &str, narrow: &str) -> bool {
+pub fn call_covers(wide: &str, narrow: &str) -> bool {
     wide == narrow || wide.strip_suffix('*').is_some_and(|room| narrow.starts_with(room))
 }
 

@@ -75,5 +75,7 @@ crate::methods::words! {
         Cancelled = "cancelled",
         /// Its consumer was deleted.
         Deleted = "deleted",
+        /// What allowed it was taken back.
+        Revoked = "revoked",
     }
 }

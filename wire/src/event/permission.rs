@@ -1,7 +1,7 @@
 //! What is asked for, granted, denied and taken back, and the agents it is for.
 
 use crate::id::ProcessId;
-use crate::methods::permission::{Grant, KeptProcess, PendingRequest, RevokeCause};
+use crate::methods::permission::{Grant, KeptProcess, PendingRequest, RevokeCause, RunningOption};
 use crate::methods::system::Principal;
 
 super::events! {
@@ -38,6 +38,8 @@ super::events! {
         /// By whom, if by somebody.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub by: Option<Principal>,
+        /// What was decided for what runs under it.
+        pub running: RunningOption,
         /// Processes that are ended for it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub ended: Vec<ProcessId>,

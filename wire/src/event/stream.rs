@@ -204,5 +204,7 @@ crate::methods::words! {
         Cancelled = "cancelled",
         /// It was to be read with the policy `spool`, and the process it waited for has none.
         Unspooled = "unspooled",
+        /// What allowed it was taken back.
+        Revoked = "revoked",
     }
 }

@@ -170,9 +170,6 @@ pub struct SessionCreateParams {
     /// How long it lasts, milliseconds; as long as its agent if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime_ms: Option<u64>,
-    /// It ends when this connection closes, and what runs in it is ended.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub end_with_connection: bool,
 }
 
 /// Begun.

@@ -1,0 +1,370 @@
+//! Asking for permissions: what is asked for becomes a request, and the policy decides it, or somebody has to.
+//!
+//! A manifest is read while nobody holds the lock. Invariant: one thing asked for twice is one request.
+
+use crate::auth::rules::{Effect, Question};
+use crate::auth::subject::{Party, Subject};
+use crate::calls::{Asking, Turn};
+use crate::clock::{after_ms, wall_ms};
+use crate::entropy::bits;
+use crate::events::record::Audience;
+use crate::kernel::{Errand, Kernel};
+use crate::permissions::deciding::Terms;
+use crate::permissions::declared::Declared;
+use crate::permissions::{
+    Clause, Grant, PENDING_MAX, PENDING_OF_ONE_MAX, PURPOSE_BYTES_MAX, RESOURCE_BYTES_MAX, Request,
+};
+use crate::state::{Pending, Timer, Trace};
+use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::event::{PermissionDenied, PermissionRequested};
+use kairo_wire::methods::permission::{GrantScope, RequestParams, RequestResult, RequestStatus};
+use kairo_wire::permission::{Permission, PermissionScope};
+use std::sync::Arc;
+
+/// A manifest that its caller holds while nobody holds the lock.
+#[derive(Debug)]
+pub struct Asked {
+    call: u64,
+    connection: ConnectionKey,
+    trace: Trace,
+    params: RequestParams,
+    declared: Option<Result<Declared, WireError>>,
+}
+
+impl Asked {
+    /// Reads the manifest, which takes longer than the lock may be held.
+    pub(crate) fn read(&mut self) {
+        let params = &mut self.params;
+        let text = params.manifest.take().unwrap_or_default();
+        let (program, digest) = (params.program.take(), params.program_digest.take());
+        self.declared = Some(Declared::read(&text, params.syntax, program, digest));
+    }
+}
+
+impl Kernel {
+    /// `permission.request`.
+    pub(crate) fn ask(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        params: RequestParams,
+    ) -> Result<(), WireError> {
+        self.takes_events()?;
+        let wrong = |field: &str, why: &str| Err(WireError::invalid(field, why));
+        if params.purpose.as_ref().is_some_and(|text| text.len() > PURPOSE_BYTES_MAX) {
+            return wrong("purpose", &format!("at most {PURPOSE_BYTES_MAX} bytes"));
+        }
+        let clause = match (&params.manifest, &params.permission) {
+            (Some(_), Some(_)) => return wrong("permission", "a manifest is asked for, or one permission"),
+            (None, None) => return wrong("manifest", "a manifest is asked for, or one permission"),
+            (Some(_), None) => None,
+            (None, Some(permission)) => {
+                Some(clause(permission, params.resource.as_deref(), params.purpose.as_deref())?)
+            }
+        };
+        if let Some(digest) = &params.program_digest
+            && (digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        {
+            return wrong("programDigest", "64 hexadecimal digits");
+        }
+        if clause.is_some() && (params.program.is_some() || params.program_digest.is_some()) {
+            return wrong("program", "it goes with a manifest");
+        }
+        let call = self.park(turn, asking, Pending::Decision { request: None, timer: None });
+        let asked = Box::new(Asked {
+            call,
+            connection: asking.connection,
+            trace: asking.trace.clone(),
+            params,
+            declared: None,
+        });
+        match clause {
+            None => self.in_hand = Some(Errand::Declare(asked)),
+            Some(clause) => self.asked_for(turn, *asked, vec![clause], None),
+        }
+        Ok(())
+    }
+
+    /// A manifest has been read.
+    pub(crate) fn declared(&mut self, turn: &mut Turn<'_>, mut asked: Box<Asked>) {
+        match asked.declared.take() {
+            Some(Ok(declared)) => {
+                let clauses = declared.clauses();
+                self.asked_for(turn, *asked, clauses, Some(Arc::new(declared)));
+            }
+            Some(Err(error)) => self.reject(turn, asked.call, &error),
+            None => {}
+        }
+    }
+
+    fn asked_for(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asked: Asked,
+        rules: Vec<Clause>,
+        declared: Option<Arc<Declared>>,
+    ) {
+        // Nobody waits for it any more.
+        if !self.state.calls.contains_key(&asked.call) {
+            return;
+        }
+        let request = match self.request_of(turn, &asked, rules, declared) {
+            Ok(request) => request,
+            Err(error) => return self.reject(turn, asked.call, &error),
+        };
+        if let Some(grant) = self.approval_for(&request, wall_ms(turn.at)) {
+            let id = grant.request.as_deref().unwrap_or(&grant.id).to_owned();
+            let result = approved(id, &grant, request.newly);
+            return self.resolve(turn, asked.call, &result);
+        }
+        let like = self.permissions.requests.iter().find(|(_, other)| other.is_like(&request));
+        if let Some(id) = like.map(|(id, _)| id.clone()) {
+            return self.await_decision(turn, &asked, &id);
+        }
+        self.consider(turn, &asked, request);
+    }
+
+    /// What is asked for, for whom.
+    fn request_of(
+        &self,
+        turn: &Turn<'_>,
+        asked: &Asked,
+        rules: Vec<Clause>,
+        declared: Option<Arc<Declared>>,
+    ) -> Result<Request, WireError> {
+        let principal = self.principal(asked.connection);
+        let uid = principal.uid(self.config.owner_uid);
+        let standing = self.standing(asked.connection);
+        let party = match &declared {
+            Some(declared) => Party { uid, subject: Subject::Skill(declared.summary.name.as_str().into()) },
+            None => match standing.parties.into_iter().find(|party| party.subject != Subject::User) {
+                Some(party) => party,
+                None => {
+                    let why = "the kernel's users ask for skills, by their manifests; permission.grant gives one to somebody";
+                    return Err(WireError::invalid("permission", why));
+                }
+            },
+        };
+        let peer = self.state.connections.get(asked.connection);
+        let own = peer.and_then(|peer| peer.agent_session.clone().or_else(|| peer.life.clone()));
+        // Whoever is in a session can't have one decided about for another.
+        let session = own.or_else(|| asked.params.session.as_deref().map(Arc::from));
+        let newly = declared.as_ref().and_then(|declared| self.newly(&party, declared));
+        Ok(Request {
+            party,
+            by: principal.to_string().into(),
+            rules,
+            declared,
+            scope: asked.params.scope,
+            session,
+            intent: asked.trace.intent.as_deref().map(Into::into),
+            at_ms: wall_ms(turn.at),
+            newly,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// What a manifest reaches that the last one of its skill that was approved doesn't.
+    fn newly(&self, party: &Party, declared: &Declared) -> Option<Vec<String>> {
+        let former = self.permissions.approvals(party).max_by_key(|grant| grant.at_ms)?;
+        let older = former.declared.as_deref()?;
+        let lines = declared.manifest.beyond(&older.manifest);
+        Some(lines.into_iter().map(|line| format!("{}: {}", line.group.name(), line.text)).collect())
+    }
+
+    /// The grant that has been given for exactly this already.
+    fn approval_for(&self, request: &Request, now_ms: u64) -> Option<Arc<Grant>> {
+        let declared = request.declared.as_deref()?;
+        let good = |grant: &&Arc<Grant>| {
+            let same = grant.declared.as_deref().is_some_and(|of| of.summary == declared.summary);
+            same && grant.is_live(now_ms)
+                && self.is_good_in(grant, request.session.as_deref(), request.intent.as_deref())
+        };
+        self.permissions.approvals(&request.party).find(good).cloned()
+    }
+
+    /// Whether a grant counts in a session and an intent.
+    pub(crate) fn is_good_in(&self, grant: &Grant, session: Option<&str>, intent: Option<&str>) -> bool {
+        match grant.scope {
+            // One that is in use is that life's.
+            GrantScope::Once => grant.session.is_none(),
+            GrantScope::Always => true,
+            GrantScope::Session => grant.session.as_deref().is_some_and(|of| session == Some(of)),
+            GrantScope::Intent => grant
+                .intent
+                .as_deref()
+                .zip(intent)
+                .is_some_and(|(of, intent)| of == intent || self.is_below(intent, of)),
+        }
+    }
+
+    /// Whether an intent is part of another.
+    fn is_below(&self, intent: &str, above: &str) -> bool {
+        let mut next = self.state.intents.named(intent);
+        while let Some(one) = next {
+            let Some(parent) = one.parent_id.as_ref() else { return false };
+            if parent.as_str() == above {
+                return true;
+            }
+            next = self.state.intents.named(parent.as_str());
+        }
+        false
+    }
+
+    /// Lets the policy decide, or puts a request before somebody.
+    fn consider(&mut self, turn: &mut Turn<'_>, asked: &Asked, request: Request) {
+        let name = request.party.to_string();
+        let rules: Vec<(Permission, Option<&str>)> =
+            request.rules.iter().map(|clause| (clause.permission, clause.resource.as_deref())).collect();
+        let summary = request.declared.as_deref().map(|declared| &declared.summary);
+        let question = Question {
+            principal: &name,
+            asked: &rules,
+            manifest: summary.map(|summary| summary.digest.as_str()),
+            program: summary.and_then(|summary| summary.program_digest.as_deref()),
+        };
+        let policy = self.permissions.snapshot.policy();
+        let decision = policy.decide(&question).map(|decision| decision.rule.clone());
+        let id: Box<str> = format!("rq_{:032x}", bits(&mut *self.entropy)).into();
+        match decision {
+            Some(rule) if rule.effect == Effect::Forbid => {
+                let reason = format!("rule {} of the policy forbids it", rule.name);
+                let by = format!("policy:{}", rule.name);
+                self.tell_denied_request(turn, &asked.trace, &id, &request, &by, Some(&reason));
+                let result = RequestResult {
+                    request_id: id.into_string(),
+                    status: RequestStatus::Denied,
+                    grant: None,
+                    by: Some(by),
+                    reason: Some(reason),
+                    newly: request.newly,
+                };
+                self.resolve(turn, asked.call, &result);
+            }
+            Some(rule) => {
+                let terms = Terms {
+                    scope: rule.scope.unwrap_or(GrantScope::Always),
+                    expires_ms: rule
+                        .expires_seconds
+                        .map(|s| wall_ms(turn.at).saturating_add(s.saturating_mul(1_000))),
+                    by: format!("policy:{}", rule.name),
+                };
+                let newly = request.newly.clone();
+                match self.grant_request(turn, &asked.trace, &id, request, terms) {
+                    Ok(grant) => {
+                        let result = approved(id.into_string(), &grant, newly);
+                        self.resolve_when_written(turn, asked.call, &result);
+                    }
+                    Err(error) => self.reject(turn, asked.call, &error),
+                }
+            }
+            None => self.put_before_somebody(turn, asked, id, request),
+        }
+    }
+
+    fn put_before_somebody(&mut self, turn: &mut Turn<'_>, asked: &Asked, id: Box<str>, request: Request) {
+        let of_one = self.permissions.requests.values().filter(|other| other.party == request.party).count();
+        if self.permissions.requests.len() >= PENDING_MAX || of_one >= PENDING_OF_ONE_MAX {
+            let message = format!(
+                "{PENDING_OF_ONE_MAX} requests of one principal, or {PENDING_MAX} of all, wait to be decided"
+            );
+            let error = WireError::new(Code::Busy, message).with("limit", "requestsPendingMax");
+            return self.reject(turn, asked.call, &error);
+        }
+        let event = PermissionRequested { request: request.told(&id) };
+        let audience = Audience::Administration(request.party.uid);
+        self.publish(turn, audience, &asked.trace, &event);
+        self.permissions.requests.insert(id.clone(), request);
+        self.await_decision(turn, asked, &id);
+    }
+
+    /// Answers a call that it is pending, or lets it wait for the decision.
+    fn await_decision(&mut self, turn: &mut Turn<'_>, asked: &Asked, id: &str) {
+        let Some(wait_ms) = asked.params.wait_ms.filter(|wait_ms| *wait_ms > 0) else {
+            return self.answer_pending(turn, asked.call, id);
+        };
+        let timer = self.arm(turn, asked.connection.reactor, after_ms(turn.at, wait_ms.into()));
+        self.state.timers.insert(timer.serial, Timer::Patience { call: asked.call });
+        if let Some(call) = self.state.calls.get_mut(&asked.call) {
+            call.pending = Pending::Decision { request: Some(id.into()), timer: Some(timer) };
+        }
+        if let Some(request) = self.permissions.requests.get_mut(id) {
+            request.waiting.push(asked.call);
+        }
+    }
+
+    /// Answers a call that nobody has decided.
+    pub(crate) fn answer_pending(&mut self, turn: &mut Turn<'_>, call: u64, id: &str) {
+        let newly = self.permissions.requests.get(id).and_then(|request| request.newly.clone());
+        let result = RequestResult {
+            request_id: id.to_owned(),
+            status: RequestStatus::Pending,
+            grant: None,
+            by: None,
+            reason: None,
+            newly,
+        };
+        self.resolve(turn, call, &result);
+    }
+
+    /// Tells that what was asked for was denied.
+    pub(crate) fn tell_denied_request(
+        &mut self,
+        turn: &mut Turn<'_>,
+        trace: &Trace,
+        id: &str,
+        request: &Request,
+        by: &str,
+        reason: Option<&str>,
+    ) {
+        let event = PermissionDenied {
+            request: request.told(id),
+            by: by.to_owned(),
+            reason: reason.map(str::to_owned),
+        };
+        self.publish(turn, Audience::Administration(request.party.uid), trace, &event);
+    }
+}
+
+/// The answer of what was approved.
+pub(crate) fn approved(request_id: String, grant: &Grant, newly: Option<Vec<String>>) -> RequestResult {
+    RequestResult {
+        request_id,
+        status: RequestStatus::Approved,
+        grant: Some(Box::new(grant.told())),
+        by: Some(grant.by.as_ref().to_owned()),
+        reason: None,
+        newly,
+    }
+}
+
+/// One permission, as it is named on the wire.
+pub(crate) fn clause(
+    permission: &str,
+    resource: Option<&str>,
+    purpose: Option<&str>,
+) -> Result<Clause, WireError> {
+    let Some(permission) = Permission::from_name(permission) else {
+        return Err(WireError::invalid("permission", format!("there is no permission {permission:?}")));
+    };
+    let form = permission.resource();
+    if permission.scope() == PermissionScope::Everybody {
+        return Err(WireError::invalid("permission", "everybody has it"));
+    }
+    if let Some(resource) = resource {
+        let why = match resource {
+            "" => Some("it is not empty"),
+            text if text.len() > RESOURCE_BYTES_MAX => Some("at most 4,096 bytes"),
+            text if text.chars().any(char::is_control) => Some("it has no control characters"),
+            text if form.name().is_empty() && text != "*" => {
+                Some("this permission is for nothing in particular")
+            }
+            _ => None,
+        };
+        if let Some(why) = why {
+            return Err(WireError::invalid("resource", why));
+        }
+    }
+    Ok(Clause { permission, resource: resource.map(Arc::from), purpose: purpose.map(Box::from) })
+}

@@ -1,0 +1,186 @@
+//! What is written down of grants, and of who was declared; requests nobody has decided are asked again.
+//!
+//! Invariant: a later kernel has the grants this one had, but those that were for one use and whose use the log has; a manifest is
+//! read again from its text, and a grant whose manifest no longer reads is none.
+
+use crate::auth::subject::{Party, Subject};
+use crate::clock::wall_ms;
+use crate::kernel::Kernel;
+use crate::permissions::declared::Declared;
+use crate::permissions::{Clause, Declaration, Grant};
+use bytes::Bytes;
+use kairo_dataplane::control::Moment;
+use kairo_wire::codec::decode::from_slice;
+use kairo_wire::codec::raw::Raw;
+use kairo_wire::codec::text::OsText;
+use kairo_wire::methods::permission::{GrantEffect, GrantScope, GrantedPermission, ManifestSyntax};
+use kairo_wire::permission::Permission;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What names of grants begin with.
+pub const GRANT_PREFIX: &[u8] = b"grant/";
+/// What names of those who were declared begin with.
+pub const DECLARED_PREFIX: &[u8] = b"declared/";
+
+/// A grant, as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    id: Arc<str>,
+    party: Party,
+    effect: GrantEffect,
+    rules: Vec<GrantedPermission>,
+    scope: GrantScope,
+    #[serde(default)]
+    session: Option<Arc<str>>,
+    #[serde(default)]
+    intent: Option<Box<str>>,
+    #[serde(default)]
+    expires_ms: Option<u64>,
+    #[serde(default)]
+    manifest: Option<Manifest>,
+    #[serde(default)]
+    request: Option<Box<str>>,
+    by: Box<str>,
+    at_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    text: Box<str>,
+    syntax: ManifestSyntax,
+    digest: String,
+    #[serde(default)]
+    program: Option<OsText>,
+    #[serde(default)]
+    program_digest: Option<String>,
+}
+
+impl Grant {
+    fn written(&self) -> Option<Bytes> {
+        let manifest = self.declared.as_deref().map(|declared| Manifest {
+            text: declared.text.clone(),
+            syntax: declared.syntax,
+            digest: declared.summary.digest.clone(),
+            program: declared.summary.program.clone(),
+            program_digest: declared.summary.program_digest.clone(),
+        });
+        let written = Written {
+            id: Arc::clone(&self.id),
+            party: self.party.clone(),
+            effect: self.effect,
+            rules: self.rules.iter().map(Clause::told).collect(),
+            scope: self.scope,
+            session: self.session.clone(),
+            intent: self.intent.clone(),
+            expires_ms: self.expires_ms,
+            manifest,
+            request: self.request.clone(),
+            by: self.by.clone(),
+            at_ms: self.at_ms,
+        };
+        Raw::of(&written).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
+    }
+
+    fn recalled(bytes: &[u8]) -> Result<Grant, String> {
+        let written: Written = from_slice(bytes).map_err(|error| error.to_string())?;
+        let clause = |told: GrantedPermission| {
+            let unknown = || format!("there is no permission {}", told.permission);
+            Ok(Clause {
+                permission: Permission::from_name(&told.permission).ok_or_else(unknown)?,
+                resource: told.resource.map(Arc::from),
+                purpose: told.purpose.map(Box::from),
+            })
+        };
+        let read = |of: Manifest| {
+            let declared = Declared::read(&of.text, of.syntax, of.program, of.program_digest)
+                .map_err(|error| error.to_string())?;
+            // What it means may have changed with this program: it is not what was approved then.
+            match declared.summary.digest == of.digest {
+                true => Ok(Arc::new(declared)),
+                false => Err("its manifest has another meaning to this version".to_owned()),
+            }
+        };
+        Ok(Grant {
+            id: written.id,
+            party: written.party,
+            effect: written.effect,
+            rules: written.rules.into_iter().map(clause).collect::<Result<_, String>>()?,
+            scope: written.scope,
+            session: written.session,
+            intent: written.intent,
+            expires_ms: written.expires_ms,
+            declared: written.manifest.map(read).transpose()?,
+            request: written.request,
+            by: written.by,
+            at_ms: written.at_ms,
+        })
+    }
+}
+
+impl Kernel {
+    /// Writes a grant down, or that there is none of this name any more.
+    pub(crate) fn keep_grant(&mut self, id: &str) {
+        let written = self.permissions.grants.get(id).and_then(|grant| grant.written());
+        self.journal.value(Bytes::from([GRANT_PREFIX, id.as_bytes()].concat()), written);
+    }
+
+    /// From now on this party may nothing but what is granted.
+    pub(crate) fn declare(&mut self, party: &Party) {
+        if self.permissions.snapshot.is_declared(party) {
+            return;
+        }
+        self.permissions.snapshot = Arc::new(self.permissions.snapshot.declaring(party.clone()));
+        let declaration = Raw::of(&Declaration { party: party.clone() }).ok();
+        let value = declaration.map(|raw| Bytes::copy_from_slice(raw.bytes()));
+        self.journal.value(declared_key(party), value);
+    }
+
+    /// This party is no more.
+    pub(crate) fn undeclare(&mut self, party: &Party) {
+        if self.permissions.snapshot.is_declared(party) {
+            self.permissions.snapshot = Arc::new(self.permissions.snapshot.forgetting(party));
+            self.journal.value(declared_key(party), None);
+        }
+    }
+
+    /// What former kernels had granted. For the start, before anybody connects.
+    pub fn recall_grants(
+        &mut self,
+        at: Moment,
+        declared: impl IntoIterator<Item = (Bytes, Bytes)>,
+        grants: impl IntoIterator<Item = (Bytes, Bytes)>,
+    ) {
+        for (_, value) in declared {
+            match from_slice::<Declaration>(&value) {
+                Ok(Declaration { party }) => {
+                    self.permissions.snapshot = Arc::new(self.permissions.snapshot.declaring(party));
+                }
+                Err(error) => {
+                    tracing::error!(component = "controlplane", %error, "a declaration can't be read")
+                }
+            }
+        }
+        let now_ms = wall_ms(at);
+        for (key, value) in grants {
+            match Grant::recalled(&value) {
+                Ok(grant) if grant.is_live(now_ms) => self.permissions.insert(Arc::new(grant)),
+                Ok(_) => drop(self.journal.value(key, None)),
+                // It stays written: a version that can read it may come.
+                Err(error) => tracing::error!(component = "controlplane", error, "a grant is not in force"),
+            }
+        }
+    }
+}
+
+fn declared_key(party: &Party) -> Bytes {
+    let (kind, name) = match &party.subject {
+        Subject::User => ("user", ""),
+        Subject::Agent(name) => ("agent", &**name),
+        Subject::Skill(name) => ("skill", &**name),
+        Subject::Session(name) => ("session", &**name),
+    };
+    Bytes::from([DECLARED_PREFIX, &party.uid.to_be_bytes(), kind.as_bytes(), b"/", name.as_bytes()].concat())
+}

@@ -1,0 +1,246 @@
+//! Permissions on their way: asked for, pending, granted, in force, gone.
+//!
+//! ```text
+//!   asking (a manifest is read off the lock) ─▶ policy ─┬─ approves, forbids ─────────────▶ decided
+//!                                                      └─ silent ─▶ pending ─▶ deciding ─▶ decided
+//!   decided ─▶ Grant ─▶ snapshot (in force) ─▶ revoking: taken back, expired, used, its session or intent over
+//! ```
+//!
+//! What a decision is made from is in [`auth`](crate::auth). Invariant: the snapshot holds exactly the grants of the table, and
+//! the log has each of them before its call is answered.
+
+pub(crate) mod asking;
+pub(crate) mod deciding;
+pub(crate) mod declared;
+pub(crate) mod keeping;
+pub(crate) mod revoking;
+pub(crate) mod standing;
+pub(crate) mod starting;
+
+pub use keeping::{DECLARED_PREFIX, GRANT_PREFIX};
+
+use crate::auth::rules::Policy;
+use crate::auth::snapshot::Snapshot;
+use crate::auth::subject::Party;
+use declared::Declared;
+use kairo_dataplane::key::TimerKey;
+use kairo_wire::methods::permission::{
+    self as wire, GrantEffect, GrantScope, GrantedPermission, PendingRequest,
+};
+use kairo_wire::permission::Permission;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Requests that may wait for a decision, of all and of one party.
+pub(crate) const PENDING_MAX: usize = 1_024;
+pub(crate) const PENDING_OF_ONE_MAX: usize = 64;
+/// Grants there may be: an index of so many is some tens of megabytes.
+pub(crate) const GRANTS_MAX: usize = 100_000;
+/// What a text of a request may have, bytes: a resource, and a purpose.
+pub(crate) const RESOURCE_BYTES_MAX: usize = 4_096;
+pub(crate) const PURPOSE_BYTES_MAX: usize = 500;
+
+/// One permission, for what, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clause {
+    /// Which.
+    pub permission: Permission,
+    /// For what; none for all.
+    pub resource: Option<Arc<str>>,
+    /// In words.
+    pub purpose: Option<Box<str>>,
+}
+
+impl Clause {
+    /// As it is told.
+    pub(crate) fn told(&self) -> GrantedPermission {
+        GrantedPermission {
+            permission: self.permission.name().to_owned(),
+            resource: self.resource.as_deref().map(str::to_owned),
+            purpose: self.purpose.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+/// Something granted, or forbidden.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Its name.
+    pub id: Arc<str>,
+    /// To whom.
+    pub party: Party,
+    /// Whether it allows.
+    pub effect: GrantEffect,
+    /// What.
+    pub rules: Vec<Clause>,
+    /// How long.
+    pub scope: GrantScope,
+    /// Until this session ends.
+    pub session: Option<Arc<str>>,
+    /// Until this intent ends.
+    pub intent: Option<Box<str>>,
+    /// At latest until then, milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+    /// The manifest it is for.
+    pub(crate) declared: Option<Arc<Declared>>,
+    /// The request it came of.
+    pub request: Option<Box<str>>,
+    /// Who granted it.
+    pub by: Box<str>,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl Grant {
+    /// Whether its time is not over.
+    pub(crate) fn is_live(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_none_or(|until| now_ms < until)
+    }
+
+    /// Whether it may be used for this: the manifest it is for may deny itself a path below one it is allowed.
+    pub(crate) fn reaches(&self, permission: Permission, resource: &str) -> bool {
+        !self.declared.as_deref().is_some_and(|declared| declared.denies(permission, resource))
+    }
+
+    /// As it is told.
+    pub(crate) fn told(&self) -> wire::Grant {
+        wire::Grant {
+            id: self.id.as_ref().to_owned(),
+            principal: self.party.to_string(),
+            uid: self.party.uid,
+            effect: self.effect,
+            permissions: self.rules.iter().map(Clause::told).collect(),
+            scope: self.scope,
+            session: self.session.as_deref().map(str::to_owned),
+            intent: self.intent.as_deref().map(str::to_owned),
+            expires_ms: self.expires_ms,
+            manifest: self.declared.as_deref().map(|declared| declared.summary.clone()),
+            request_id: self.request.as_deref().map(str::to_owned),
+            by: self.by.as_ref().to_owned(),
+            at_ms: self.at_ms,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn blank() -> Grant {
+        Grant {
+            id: "".into(),
+            party: Party { uid: 0, subject: crate::auth::subject::Subject::User },
+            effect: GrantEffect::Allow,
+            rules: Vec::new(),
+            scope: GrantScope::Always,
+            session: None,
+            intent: None,
+            expires_ms: None,
+            declared: None,
+            request: None,
+            by: "".into(),
+            at_ms: 0,
+        }
+    }
+}
+
+/// Something asked for that nobody has decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// For whom.
+    pub party: Party,
+    /// Who asked.
+    pub by: Box<str>,
+    /// What.
+    pub rules: Vec<Clause>,
+    /// By which manifest.
+    pub declared: Option<Arc<Declared>>,
+    /// How long it would be wanted.
+    pub scope: Option<GrantScope>,
+    /// The session a `session` scope would mean.
+    pub session: Option<Arc<str>>,
+    /// The intent an `intent` scope would mean.
+    pub intent: Option<Box<str>>,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+    /// What the approved manifest of this name doesn't reach.
+    pub newly: Option<Vec<String>>,
+    /// Calls that wait for the decision.
+    pub waiting: Vec<u64>,
+}
+
+impl Request {
+    /// As it is told.
+    pub(crate) fn told(&self, id: &str) -> PendingRequest {
+        PendingRequest {
+            request_id: id.to_owned(),
+            principal: self.party.to_string(),
+            uid: self.party.uid,
+            by: self.by.as_ref().to_owned(),
+            at_ms: self.at_ms,
+            permissions: self.rules.iter().map(Clause::told).collect(),
+            manifest: self.declared.as_deref().map(|declared| declared.summary.clone()),
+            scope: self.scope,
+            newly: self.newly.clone(),
+        }
+    }
+
+    /// True if the same is asked for.
+    pub(crate) fn is_like(&self, other: &Request) -> bool {
+        let manifest =
+            |request: &Request| request.declared.as_deref().map(|declared| declared.summary.clone());
+        self.party == other.party
+            && self.by == other.by
+            && self.session == other.session
+            && self.intent == other.intent
+            && manifest(self) == manifest(other)
+            && self.rules == other.rules
+    }
+}
+
+/// All there are.
+#[derive(Debug)]
+pub(crate) struct Permissions {
+    /// In force.
+    pub snapshot: Arc<Snapshot>,
+    /// By id.
+    pub grants: BTreeMap<Arc<str>, Arc<Grant>>,
+    /// Nobody has decided, by id.
+    pub requests: BTreeMap<Box<str>, Request>,
+    /// Rings when the next grant expires, and at which time of the clock that is.
+    pub expiry: Option<(TimerKey, u64)>,
+}
+
+impl Permissions {
+    /// None but what the policy says.
+    pub(crate) fn new(policy: Arc<Policy>) -> Permissions {
+        Permissions {
+            snapshot: Arc::new(Snapshot::new(policy)),
+            grants: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            expiry: None,
+        }
+    }
+
+    /// Puts a grant in force.
+    pub(crate) fn insert(&mut self, grant: Arc<Grant>) {
+        self.snapshot = Arc::new(self.snapshot.with(&grant));
+        self.grants.insert(Arc::clone(&grant.id), grant);
+    }
+
+    /// Takes one out of force.
+    pub(crate) fn remove(&mut self, id: &str) -> Option<Arc<Grant>> {
+        let grant = self.grants.remove(id)?;
+        self.snapshot = Arc::new(self.snapshot.without(&grant));
+        Some(grant)
+    }
+
+    /// The approval of a skill's manifest that is in force.
+    pub(crate) fn approvals<'a>(&'a self, party: &'a Party) -> impl Iterator<Item = &'a Arc<Grant>> {
+        // Few grants are approvals, and a spawn is rare beside a call.
+        self.grants.values().filter(move |grant| grant.declared.is_some() && grant.party == *party)
+    }
+}
+
+/// A party and what it is written down as.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Declaration {
+    pub party: Party,
+}

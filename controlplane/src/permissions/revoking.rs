@@ -1,0 +1,321 @@
+//! Taking back: at once for whatever the kernel guards, and named for what it can't take from a running process.
+//!
+//! Invariant: when a grant is gone no call is allowed by it, nothing is read by it, and what ran under it is being ended or is
+//! named with what it keeps.
+
+use crate::auth::decision::{Deed, Verdict};
+use crate::auth::principal::Principal;
+use crate::auth::subject::{Party, Subject};
+use crate::calls::{Asking, Turn};
+use crate::clock::wall_ms;
+use crate::events::record::Audience;
+use crate::kernel::Kernel;
+use crate::permissions::Grant;
+use crate::state::{Place, StreamSubscription, Trace};
+use kairo_dataplane::control::Moment;
+use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::event::{CutReason, DeadReason, PermissionRevoked, StreamEndReason};
+use kairo_wire::id::ProcessId;
+use kairo_wire::methods::permission::{
+    GrantScope, GrantedPermission, KeptProcess, RevokeCause, RevokeParams, RevokeResult, RunningOption,
+};
+use kairo_wire::methods::status::{EndCause, EndedBy};
+use kairo_wire::methods::system;
+use kairo_wire::permission::{Guard, PERMISSIONS, Permission};
+use std::sync::Arc;
+
+/// How something is taken back.
+#[derive(Clone, Debug)]
+pub(crate) struct Taking {
+    /// Why.
+    pub cause: RevokeCause,
+    /// What becomes of what runs under it.
+    pub running: RunningOption,
+    /// By whom, if by somebody.
+    pub by: Option<system::Principal>,
+}
+
+impl Kernel {
+    /// `permission.revoke`.
+    pub(crate) fn revoke(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        params: &RevokeParams,
+    ) -> Result<(), WireError> {
+        self.takes_events()?;
+        let not_found = |what: &str| WireError::new(Code::NotFound, format!("there is no grant {what}"));
+        let ids: Vec<Arc<str>> = match (&params.grant, &params.principal) {
+            (Some(id), None) => {
+                let grant = self.permissions.grants.get(id.as_str());
+                let grant = grant.ok_or_else(|| not_found(id).with("grant", id.as_str()))?;
+                self.may_decide(turn, asking, Permission::PermissionDecide, &grant.party)?;
+                vec![Arc::clone(&grant.id)]
+            }
+            (None, Some(text)) => {
+                let uid = self.principal(asking.connection).uid(self.config.owner_uid);
+                let party = self.party_named("principal", text, uid)?;
+                self.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
+                self.grants_of(&party)
+            }
+            _ => return Err(WireError::invalid("grant", "one grant is named, or a principal")),
+        };
+        if ids.is_empty() {
+            return Err(not_found(&format!("of {}", params.principal.as_deref().unwrap_or_default())));
+        }
+        let by = Some(self.principal_told(asking.connection));
+        let taking = Taking { cause: RevokeCause::Revoked, running: params.running, by };
+        let mut result = RevokeResult::default();
+        for id in ids {
+            let RevokeResult { revoked, ended, kept, closed } = self.take_back(turn, &id, &taking);
+            result.revoked.extend(revoked);
+            result.ended.extend(ended);
+            result.kept.extend(kept);
+            result.closed += closed;
+        }
+        self.answer_when_written(turn, asking, &result);
+        Ok(())
+    }
+
+    /// All grants of a party.
+    pub(crate) fn grants_of(&self, party: &Party) -> Vec<Arc<str>> {
+        let of = |grant: &&Arc<Grant>| grant.party == *party;
+        self.permissions.grants.values().filter(of).map(|grant| Arc::clone(&grant.id)).collect()
+    }
+
+    /// Takes a grant out of force.
+    pub(crate) fn take_back(&mut self, turn: &mut Turn<'_>, id: &str, taking: &Taking) -> RevokeResult {
+        let mut result = RevokeResult::default();
+        let Some(grant) = self.permissions.remove(id) else { return result };
+        self.keep_grant(id);
+        result.revoked.push(id.to_owned());
+        for (serial, process) in self.running_under(id) {
+            match taking.running {
+                RunningOption::End => {
+                    self.doom(turn, serial, EndedBy { cause: EndCause::Kill, principal: taking.by.clone() });
+                    result.ended.push(process);
+                }
+                RunningOption::Keep => {
+                    result.kept.push(KeptProcess { id: process, permissions: kept(&grant) })
+                }
+            }
+        }
+        result.closed = self.close_unheld(turn, &grant.party);
+        let event = PermissionRevoked {
+            grant: grant.told(),
+            cause: taking.cause,
+            by: taking.by.clone(),
+            running: taking.running,
+            ended: result.ended.clone(),
+            kept: result.kept.clone(),
+        };
+        self.publish(turn, Audience::Administration(grant.party.uid), &Trace::default(), &event);
+        self.await_expiry(turn);
+        result
+    }
+
+    /// What was started under a grant and is not over.
+    fn running_under(&self, id: &str) -> Vec<(u64, ProcessId)> {
+        let under = self.state.processes.iter().filter(|(_, process)| {
+            process.under.as_deref() == Some(id) && (!process.tree_gone || process.awaits_another())
+        });
+        let mut under: Vec<(u64, ProcessId)> =
+            under.map(|(serial, process)| (*serial, process.id.clone())).collect();
+        under.sort_unstable_by_key(|(serial, _)| *serial);
+        under
+    }
+
+    /// The next grant has expired.
+    pub(crate) fn grants_rang(&mut self, turn: &mut Turn<'_>) {
+        self.permissions.expiry = None;
+        let now_ms = wall_ms(turn.at);
+        let over = self.permissions.grants.values().filter(|grant| !grant.is_live(now_ms));
+        let over: Vec<Arc<str>> = over.map(|grant| Arc::clone(&grant.id)).collect();
+        let taking = Taking { cause: RevokeCause::Expired, running: RunningOption::End, by: None };
+        for id in over {
+            self.take_back(turn, &id, &taking);
+        }
+        self.await_expiry(turn);
+    }
+
+    /// A session is over, and with it what was granted for it. Returns those grants.
+    pub(crate) fn session_over(
+        &mut self,
+        turn: &mut Turn<'_>,
+        session: &str,
+        running: RunningOption,
+    ) -> Vec<String> {
+        let of = |grant: &&Arc<Grant>| {
+            let own = matches!(&grant.party.subject, Subject::Session(of) if **of == *session);
+            own || grant.session.as_deref() == Some(session)
+        };
+        let over = self.permissions.grants.values().filter(of);
+        let over: Vec<(Arc<str>, GrantScope)> =
+            over.map(|grant| (Arc::clone(&grant.id), grant.scope)).collect();
+        for (id, scope) in &over {
+            let cause = if *scope == GrantScope::Once { RevokeCause::Used } else { RevokeCause::Session };
+            self.take_back(turn, id, &Taking { cause, running, by: None });
+        }
+        over.into_iter().map(|(id, _)| id.as_ref().to_owned()).collect()
+    }
+
+    /// A life is over, and no other follows it under the same grant.
+    pub(crate) fn life_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        if !process.awaits_another() {
+            let session = process.session.clone();
+            self.session_over(turn, session.as_str(), RunningOption::End);
+        }
+    }
+
+    /// An intent is over, and with it what was granted for it.
+    pub(crate) fn intent_over(&mut self, turn: &mut Turn<'_>, intent: &str) {
+        let over = self.permissions.grants.values().filter(|grant| grant.intent.as_deref() == Some(intent));
+        let over: Vec<Arc<str>> = over.map(|grant| Arc::clone(&grant.id)).collect();
+        let taking = Taking { cause: RevokeCause::Intent, running: RunningOption::End, by: None };
+        for id in over {
+            self.take_back(turn, &id, &taking);
+        }
+    }
+
+    /// Grants of sessions that ended while there was no kernel are over.
+    pub fn settle_grants(&mut self, at: Moment, out: &mut kairo_dataplane::command::Commands) {
+        let turn = &mut Turn { at, here: None, out };
+        let sessions: Vec<Arc<str>> = self
+            .permissions
+            .grants
+            .values()
+            .flat_map(|grant| {
+                let own = match &grant.party.subject {
+                    Subject::Session(session) => Some(Arc::clone(session)),
+                    _ => None,
+                };
+                own.into_iter().chain(grant.session.clone())
+            })
+            .filter(|session| self.session_ends(session) == Some(true))
+            .collect();
+        for session in sessions {
+            self.session_over(turn, &session, RunningOption::End);
+        }
+        let intents = self.permissions.grants.values().filter_map(|grant| grant.intent.clone());
+        let over = |id: &Box<str>| self.state.intents.named(id).is_none_or(|intent| intent.is_over());
+        let intents: Vec<Box<str>> = intents.filter(over).collect();
+        for intent in intents {
+            self.intent_over(turn, &intent);
+        }
+        self.await_expiry(turn);
+    }
+
+    /// Whether a session of ours is over; none if it is not for the kernel to know.
+    pub(crate) fn session_ends(&self, session: &str) -> Option<bool> {
+        if session.starts_with(crate::agents::SESSION_PREFIX) {
+            return Some(!self.agents.sessions.contains_key(session));
+        }
+        let is_life = session.len() == 16 && session.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_life.then(|| {
+            self.of_life(session).is_none_or(|process| process.tree_gone && !process.awaits_another())
+        })
+    }
+
+    /// Closes what connections read that may no longer, of those that are known as this party. Returns how many.
+    fn close_unheld(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
+        let known = |kernel: &Kernel, key| {
+            let standing = kernel.standing(key);
+            standing.parties.iter().chain(&standing.bound).any(|of| of == party)
+        };
+        let keys: Vec<ConnectionKey> =
+            self.state.connections.keys().filter(|key| known(self, *key)).collect();
+        keys.into_iter().map(|key| self.close_unallowed(turn, key)).sum()
+    }
+
+    /// Closes what anybody reads that is forbidden now.
+    pub(crate) fn close_forbidden(&mut self, turn: &mut Turn<'_>) {
+        let keys: Vec<ConnectionKey> = self.state.connections.keys().collect();
+        for key in keys {
+            self.close_unallowed(turn, key);
+        }
+    }
+
+    /// Closes what a connection reads that it may not.
+    fn close_unallowed(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) -> u32 {
+        if matches!(self.principal(key), Principal::Owner) {
+            return 0;
+        }
+        let Some(peer) = self.state.connections.get(key) else { return 0 };
+        let (topics, attached) = (peer.topics.clone(), peer.attached.clone());
+        let streams: Vec<u64> = peer.streams.iter().copied().collect();
+        let mut closed = 0;
+        for serial in streams {
+            let Some(stream) = self.state.streams.get(&serial) else { continue };
+            if !self.reads(turn.at, key, stream) {
+                self.end_with_record(turn, serial, StreamEndReason::Revoked);
+                closed += 1;
+            }
+        }
+        for serial in topics {
+            let hears = match self.state.topics.get(&serial) {
+                Some(topic) => self.may_now(turn.at, key, Permission::EventSubscribe, Some(&topic.text)),
+                None => self.may_now(turn.at, key, Permission::ViewRead, None),
+            };
+            if !hears {
+                self.end_watch(serial);
+                self.cut(turn, serial, CutReason::Revoked);
+                closed += 1;
+            }
+        }
+        for attachment in attached {
+            let of = self.state.consumers.attachments.get(&attachment).map(|of| of.consumer);
+            let consumer = of.and_then(|consumer| self.state.consumers.all.get(&consumer));
+            let Some(topic) = consumer.map(|consumer| consumer.topic.clone()) else { continue };
+            if !self.may_now(turn.at, key, Permission::EventSubscribe, Some(topic.as_str())) {
+                self.end_attachment(turn, attachment, DeadReason::Gone);
+                closed += 1;
+            }
+        }
+        self.close_if_over(turn, key);
+        closed
+    }
+
+    fn reads(&self, at: Moment, key: ConnectionKey, stream: &StreamSubscription) -> bool {
+        let process = match &stream.place {
+            Place::Reading { process, .. } => self.state.processes.get(process),
+            Place::Following { .. } | Place::Waiting { .. } => None,
+        };
+        let seen = process.is_none_or(|process| self.may_see(at, key, Permission::ProcessRead, process));
+        seen && self.may_now(at, key, Permission::ProcessRead, None)
+    }
+
+    /// Whether a connection may this, as it stands now.
+    fn may_now(
+        &self,
+        at: Moment,
+        key: ConnectionKey,
+        permission: Permission,
+        resource: Option<&str>,
+    ) -> bool {
+        let deed = Deed { permission, method: any_method_of(permission), resource };
+        let (snapshot, standing) = (&self.permissions.snapshot, self.standing(key));
+        let verdict = match resource {
+            Some(_) => standing.decide(snapshot, &deed, wall_ms(at)),
+            None => standing.decide_call(snapshot, &deed, wall_ms(at)).0,
+        };
+        !matches!(verdict, Verdict::Denied(_))
+    }
+}
+
+/// A method that takes a permission, so that what was granted by method counts.
+fn any_method_of(permission: Permission) -> Option<&'static str> {
+    let first = kairo_wire::method::METHODS.iter().find(|row| row.permission == permission);
+    first.map(|row| row.name)
+}
+
+/// What a running process keeps of a grant: what only its containment guards.
+fn kept(grant: &Grant) -> Vec<GrantedPermission> {
+    let contained = |permission: Permission| {
+        PERMISSIONS
+            .iter()
+            .any(|row| row.permission == permission && matches!(row.guard, Guard::Containment(_)))
+    };
+    grant.rules.iter().filter(|clause| contained(clause.permission)).map(|clause| clause.told()).collect()
+}

@@ -1,0 +1,229 @@
+//! As what a connection stands, and the question every call asks.
+
+use crate::auth::decision::{Deed, Denial, Standing, Verdict};
+use crate::auth::grant::may_touch;
+use crate::auth::principal::Principal;
+use crate::auth::subject::{Party, Subject, claimed, parties};
+use crate::calls::{Asking, Turn};
+use crate::clock::wall_ms;
+use crate::kernel::Kernel;
+use crate::permissions::Grant;
+use crate::permissions::revoking::Taking;
+use crate::state::Process;
+use kairo_dataplane::control::Moment;
+use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::error::WireError;
+use kairo_wire::methods::permission::{GrantScope, RevokeCause, RunningOption};
+use kairo_wire::permission::Permission;
+use std::sync::Arc;
+
+/// How far up it is looked who started whom.
+const ANCESTORS_MAX: usize = 16;
+
+impl Kernel {
+    /// As what a connection stands.
+    pub(crate) fn standing(&self, connection: ConnectionKey) -> Standing {
+        let principal = self.principal(connection);
+        let peer = self.state.connections.get(connection);
+        let life = peer.and_then(|peer| peer.life.as_ref());
+        let session = peer.and_then(|peer| peer.agent_session.as_ref());
+        let mut of = self.standing_of(principal);
+        let uid = principal.uid(self.config.owner_uid);
+        for session in session.into_iter().chain(life) {
+            let party = Party { uid, subject: Subject::Session(Arc::clone(session)) };
+            if !of.parties.contains(&party) {
+                of.parties.push(party);
+            }
+        }
+        if let Some(process) = life.and_then(|life| self.of_life(life)) {
+            self.bind_by_ancestors(&mut of, process);
+        }
+        of
+    }
+
+    /// As what a principal stands that is nothing else.
+    pub(crate) fn standing_of(&self, principal: &Principal) -> Standing {
+        let parties = parties(principal);
+        let creator = principal.creator(self.config.owner_uid);
+        let bound = claimed(&creator).into_iter().filter(|party| !parties.contains(party)).collect();
+        Standing { kind: principal.kind(), parties, bound }
+    }
+
+    /// The process whose life this is.
+    pub(crate) fn of_life(&self, life: &str) -> Option<&Process> {
+        let serial = self.state.sessions.get(life)?;
+        self.state.processes.get(serial).map(|process| &**process)
+    }
+
+    /// What is forbidden to whoever started it is forbidden to a process: else it would only have to be started.
+    fn bind_by_ancestors(&self, of: &mut Standing, process: &Process) {
+        let mut next = Some(process);
+        for _ in 0..ANCESTORS_MAX {
+            let Some(process) = next else { return };
+            for party in claimed(&process.creator) {
+                if !of.parties.contains(&party) && !of.bound.contains(&party) {
+                    of.bound.push(party);
+                }
+            }
+            next = process.creator.session.as_deref().and_then(|life| self.of_life(life));
+        }
+    }
+
+    /// Whether the caller may make such a call, as far as that is known before its method looks. Returns the grant it is
+    /// allowed by.
+    pub(crate) fn may_call(
+        &mut self,
+        at: Moment,
+        asking: &Asking<'_>,
+        permission: Permission,
+    ) -> Result<Option<Arc<Grant>>, WireError> {
+        let now_ms = wall_ms(at);
+        let snapshot = Arc::clone(&self.permissions.snapshot);
+        let connection = asking.connection;
+        let known = self
+            .state
+            .connections
+            .get(connection)
+            .and_then(|peer| peer.rights.recall(&snapshot, permission, now_ms));
+        let verdict = match known {
+            Some(verdict) => verdict,
+            None => {
+                let deed = Deed { permission, method: Some(asking.method), resource: None };
+                let (verdict, until_ms) = self.standing(connection).decide_call(&snapshot, &deed, now_ms);
+                if let Some((peer, until_ms)) = self.state.connections.get_mut(connection).zip(until_ms) {
+                    peer.rights.learn(&snapshot, permission, &verdict, (now_ms, until_ms));
+                }
+                verdict
+            }
+        };
+        match verdict {
+            Verdict::Anyway => Ok(None),
+            Verdict::Granted(grant) => Ok(Some(grant)),
+            Verdict::Denied(denial) => Err(refused(asking.method, &denial, permission, None)),
+        }
+    }
+
+    /// Whether the caller may do this to that, now that the method knows to what.
+    pub(crate) fn may(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        method: &str,
+        permission: Permission,
+        resource: &str,
+    ) -> Result<(), WireError> {
+        match self.may_be(turn.at, connection, method, permission, resource)? {
+            Some(grant) if grant.scope == GrantScope::Once => {
+                self.use_up(turn, &grant);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, without using anything up. Returns the grant it is allowed by.
+    pub(crate) fn may_be(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        method: &str,
+        permission: Permission,
+        resource: &str,
+    ) -> Result<Option<Arc<Grant>>, WireError> {
+        let Some(peer) = self.state.connections.get(connection) else { return Ok(None) };
+        // What is remembered to need no second thought holds for all resources.
+        let known = peer.rights.recall(&self.permissions.snapshot, permission, wall_ms(at));
+        if matches!(peer.principal, Principal::Owner) || matches!(known, Some(Verdict::Anyway)) {
+            return Ok(None);
+        }
+        let deed = Deed { permission, method: Some(method), resource: Some(resource) };
+        let verdict = self.standing(connection).decide(&self.permissions.snapshot, &deed, wall_ms(at));
+        match verdict {
+            Verdict::Anyway => Ok(None),
+            Verdict::Granted(grant) => Ok(Some(grant)),
+            Verdict::Denied(denial) => Err(refused(method, &denial, permission, Some(resource))),
+        }
+    }
+
+    /// What forbids a connection to do this to that, if anything does.
+    pub(crate) fn forbidden(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        permission: Permission,
+        resource: &str,
+    ) -> Option<Denial> {
+        let deed = Deed { permission, method: None, resource: Some(resource) };
+        match self.standing(connection).decide(&self.permissions.snapshot, &deed, wall_ms(at)) {
+            Verdict::Denied(denial @ (Denial::Forbidden(_) | Denial::Policy(_))) => Some(denial),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection may look at a process: its own, if that is not forbidden, or one it was granted to look at.
+    pub(crate) fn may_see(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        permission: Permission,
+        process: &Process,
+    ) -> bool {
+        let principal = self.principal(connection);
+        if *principal == Principal::Owner {
+            return true;
+        }
+        match (may_touch(principal, &process.creator), self.permissions.snapshot.is_empty()) {
+            (own, true) => own,
+            (true, false) => self.forbidden(at, connection, permission, &process.id.to_string()).is_none(),
+            (false, false) => self
+                .by_grant(at, connection, permission, process.creator.uid, &process.id.to_string())
+                .is_ok(),
+        }
+    }
+
+    /// The grant by which a connection may do this to a process of its user that it hasn't started.
+    pub(crate) fn by_grant(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        permission: Permission,
+        uid: u32,
+        id: &str,
+    ) -> Result<Arc<Grant>, Denial> {
+        if let Some(denial) = self.forbidden(at, connection, permission, id) {
+            return Err(denial);
+        }
+        let standing = self.standing(connection);
+        let granted = |party: &Party| {
+            let of_user = party.uid == uid;
+            self.permissions.snapshot.allowing(party, permission, Some(id), wall_ms(at)).filter(|_| of_user)
+        };
+        standing.parties.iter().find_map(granted).cloned().ok_or(Denial::Nothing)
+    }
+
+    /// A grant that was for one use has had it.
+    pub(crate) fn use_up(&mut self, turn: &mut Turn<'_>, grant: &Arc<Grant>) {
+        let taking = Taking { cause: RevokeCause::Used, running: RunningOption::Keep, by: None };
+        self.take_back(turn, &grant.id, &taking);
+    }
+}
+
+/// The error of a call that is refused for want of a permission.
+pub(crate) fn refused(
+    method: &str,
+    denial: &Denial,
+    permission: Permission,
+    resource: Option<&str>,
+) -> WireError {
+    let error =
+        WireError::denied(method, &denial.reason(permission, resource)).with("permission", permission.name());
+    let error = match resource {
+        Some(resource) => error.with("resource", resource),
+        None => error,
+    };
+    match denial {
+        Denial::Forbidden(grant) => error.with("grant", grant.as_ref()),
+        Denial::Policy(rule) => error.with("rule", rule.as_str()),
+        Denial::Nothing => error,
+    }
+}

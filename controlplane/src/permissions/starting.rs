@@ -1,0 +1,175 @@
+//! Starting programs as somebody: as a skill whose manifest was approved, in a session of an agent, or as whoever starts them.
+//!
+//! Invariant: what a named principal starts has that name, unless it is given another that it may have; so nobody gets rid of what
+//! is said of it by starting itself again.
+
+use crate::auth::decision::{Deed, Denial, Standing, Verdict};
+use crate::auth::principal::{Principal, Skill};
+use crate::auth::subject::{Party, Subject, parties};
+use crate::clock::wall_ms;
+use crate::kernel::Kernel;
+use crate::permissions::Grant;
+use crate::permissions::standing::refused;
+use crate::state::ActsAs;
+use kairo_dataplane::control::Moment;
+use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::error::WireError;
+use kairo_wire::methods::options::{SkillOption, SpawnOptions};
+use kairo_wire::methods::permission::GrantScope;
+use kairo_wire::methods::system::PrincipalKind;
+use std::sync::Arc;
+
+const METHOD: &str = "process.spawn";
+
+/// As whom something is started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    /// Whom it is for the kernel.
+    pub acts_as: Option<ActsAs>,
+    /// The grant it runs under.
+    pub under: Option<Arc<Grant>>,
+}
+
+/// For what an approval has to be good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occasion<'a> {
+    /// The user whose skill it is.
+    pub uid: u32,
+    /// The session it is wanted in.
+    pub session: Option<&'a str>,
+    /// The intent it is wanted for.
+    pub intent: Option<&'a str>,
+    /// The life that ran under it before, if it is a restart.
+    pub after: Option<&'a str>,
+}
+
+impl Kernel {
+    /// As whom a spawn of this connection starts its program.
+    pub(crate) fn identity(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        options: Option<&SpawnOptions>,
+        intent: Option<&str>,
+    ) -> Result<Identity, WireError> {
+        let principal = self.principal(connection);
+        let peer = self.state.connections.get(connection);
+        let own = peer.and_then(|peer| peer.party.as_ref());
+        let uid = own.map_or_else(|| principal.uid(self.config.owner_uid), |party| party.uid);
+        let inherited = peer.and_then(|peer| peer.agent_session.clone());
+        let asked = options.and_then(|options| options.agent_session.as_deref());
+        let session = match asked {
+            Some(id) => Some(self.session_for(connection, uid, id)?),
+            None => inherited.map(|session| (session, None)),
+        };
+        let id = session.as_ref().map(|(id, _)| Arc::clone(id));
+        if let Some(skill) = options.and_then(|options| options.skill.as_ref()) {
+            let life = peer.and_then(|peer| peer.life.as_deref());
+            let occasion = Occasion { uid, session: id.as_deref().or(life), intent, after: None };
+            let under = self.approval_of(at, skill, &occasion)?;
+            self.forbids_none(at, &self.standing(connection), &under)?;
+            let name = skill.name.as_str().into();
+            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: id }), under: Some(under) });
+        }
+        if let Some((id, Some(agent))) = session {
+            let name = Kernel::agent_text(&agent).into();
+            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: Some(id) }), under: None });
+        }
+        let Principal::Skill(Skill { session: None, name: Some(name), .. }) = principal else {
+            return Ok(Identity::default());
+        };
+        let party = own.cloned().or_else(|| parties(principal).pop());
+        let said = |party: &Party| {
+            matches!(party.subject, Subject::Agent(_)) || self.permissions.snapshot.is_known(party)
+        };
+        if !party.as_ref().is_some_and(said) {
+            return Ok(Identity::default());
+        }
+        let process = peer.and_then(|peer| peer.life.as_deref()).and_then(|life| self.of_life(life));
+        let under = process.and_then(|process| process.under.as_ref());
+        let under = under.and_then(|id| self.permissions.grants.get(id)).cloned();
+        Ok(Identity { acts_as: Some(ActsAs { uid, name: Arc::clone(name), session: id }), under })
+    }
+
+    /// The session a caller wants something started in: its users', or one of its own agent.
+    fn session_for(
+        &self,
+        connection: ConnectionKey,
+        uid: u32,
+        id: &str,
+    ) -> Result<(Arc<str>, Option<Arc<str>>), WireError> {
+        let (id, session) = self.agent_session(id)?;
+        let principal = self.principal(connection);
+        let may = match principal {
+            Principal::Owner => true,
+            Principal::User { uid } => *uid == session.uid,
+            Principal::Skill(skill) => skill.agent() == Some(&*session.agent) && uid == session.uid,
+            Principal::Nobody { .. } => false,
+        };
+        match may {
+            true if uid == session.uid => Ok((id, Some(session.agent))),
+            _ => Err(WireError::denied(METHOD, "options.agentSession: it is somebody else's")
+                .with("sessionId", id.as_ref())),
+        }
+    }
+
+    /// The approval a skill is started under.
+    pub(crate) fn approval_of(
+        &self,
+        at: Moment,
+        skill: &SkillOption,
+        occasion: &Occasion<'_>,
+    ) -> Result<Arc<Grant>, WireError> {
+        let party = Party { uid: occasion.uid, subject: Subject::Skill(skill.name.as_str().into()) };
+        let now_ms = wall_ms(at);
+        let meant = |grant: &Grant| {
+            let digest = grant.declared.as_deref().map(|declared| declared.summary.digest.as_str());
+            skill.manifest_digest.as_deref().is_none_or(|wanted| digest == Some(wanted))
+        };
+        let bound = |grant: &Grant| occasion.after.is_some() && grant.session.as_deref() == occasion.after;
+        let good = |grant: &&Arc<Grant>| {
+            let here = self.is_good_in(grant, occasion.session, occasion.intent);
+            meant(grant) && grant.is_live(now_ms) && (here || bound(grant))
+        };
+        if let Some(grant) = self.permissions.approvals(&party).filter(good).max_by_key(|grant| grant.at_ms) {
+            return Ok(Arc::clone(grant));
+        }
+        let why = match self.permissions.approvals(&party).any(|grant| meant(grant)) {
+            true => "its approval is used up, expired, or for another session or intent",
+            false if self.permissions.approvals(&party).next().is_some() => {
+                "another manifest of it was approved"
+            }
+            false => "no manifest of it was approved",
+        };
+        let message = format!("options.skill: {}: {why}; permission.request asks for it", skill.name);
+        Err(WireError::denied(METHOD, &message).with("skill", skill.name.as_str()))
+    }
+
+    /// What was approved may have been forbidden since, to the skill or to whoever starts it.
+    fn forbids_none(&self, at: Moment, starter: &Standing, under: &Grant) -> Result<(), WireError> {
+        let bound = starter.parties.iter().chain(&starter.bound).cloned().collect();
+        let skill = Standing { kind: PrincipalKind::Skill, parties: vec![under.party.clone()], bound };
+        for clause in &under.rules {
+            let resource = Some(clause.resource.as_deref().unwrap_or("*"));
+            let deed = Deed { permission: clause.permission, method: None, resource };
+            let verdict = skill.decide(&self.permissions.snapshot, &deed, wall_ms(at));
+            if let Verdict::Denied(denial @ (Denial::Forbidden(_) | Denial::Policy(_))) = verdict {
+                return Err(refused(METHOD, &denial, clause.permission, resource));
+            }
+        }
+        Ok(())
+    }
+
+    /// A life begins under an approval that was for one use: it is this life's.
+    pub(crate) fn occupy(&mut self, under: Option<&Arc<str>>, life: &str) {
+        let Some(grant) = under.and_then(|id| self.permissions.grants.get(id)) else { return };
+        if grant.scope != GrantScope::Once || grant.declared.is_none() {
+            return;
+        }
+        let grant = Arc::new(Grant { session: Some(life.into()), ..Grant::clone(grant) });
+        let id = Arc::clone(&grant.id);
+        self.permissions.remove(&id);
+        self.permissions.insert(grant);
+        self.keep_grant(&id);
+    }
+}
