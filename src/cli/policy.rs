@@ -107,7 +107,7 @@ fn verdict(policy: &Policy, args: &PolicyCheck) -> Result<Verdict, Failure> {
     let program = args.program.as_deref().map(digest).transpose()?;
     let asked = asked_by(&manifest);
     let asked: Vec<(Permission, Option<&str>)> =
-        asked.iter().map(|(permission, resource)| (*permission, resource.as_deref())).collect();
+        asked.iter().map(|clause| (clause.permission, clause.resource.as_deref())).collect();
     let digest = manifest.digest();
     let decide = |asked: &[(Permission, Option<&str>)]| {
         let (manifest, program) = (Some(digest.as_str()), program.as_deref());

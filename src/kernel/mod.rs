@@ -137,9 +137,8 @@ fn control_config(
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
         adapters: Box::new(Desk(adapters)),
-        policy,
+        policy: Arc::new(policy),
         ability: Ability::probe(),
-        policy: Arc::default(),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
