@@ -10,7 +10,8 @@ use kairo_client::{CallError, Client, EventItem};
 use kairo_wire::error::Code;
 use kairo_wire::event::{Event, PermissionRequested};
 use kairo_wire::methods::permission::{
-    self, ApproveParams, DenyParams, ManifestSummary, Pending, PendingParams, PendingRequest,
+    self, ApproveParams, DenyParams, GrantedPermission, ManifestSummary, Pending, PendingParams,
+    PendingRequest,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -129,7 +130,7 @@ fn page(request: &PendingRequest, now_ms: u64) -> String {
         let _ = writeln!(page, "wanted for: {}", scope(wanted));
     }
     page.push_str("\nit would be allowed\n");
-    for permission in &request.permissions {
+    for permission in &merged(&request.permissions) {
         let _ = writeln!(page, "  {}", shown(permission));
     }
     match request.newly.as_deref() {
@@ -143,6 +144,21 @@ fn page(request: &PendingRequest, now_ms: u64) -> String {
         None => {}
     }
     page
+}
+
+/// What is asked for of one thing for one purpose is one line.
+fn merged(permissions: &[GrantedPermission]) -> Vec<GrantedPermission> {
+    let mut lines: Vec<GrantedPermission> = Vec::new();
+    for next in permissions {
+        let same = |line: &&mut GrantedPermission| {
+            next.resource.is_some() && line.resource == next.resource && line.purpose == next.purpose
+        };
+        match lines.iter_mut().find(same) {
+            Some(line) => line.permission = format!("{}, {}", line.permission, next.permission),
+            None => lines.push(next.clone()),
+        }
+    }
+    lines
 }
 
 pub(crate) fn approve(context: &Context, args: &Approve) -> Outcome {
@@ -180,7 +196,6 @@ fn unknown(id: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kairo_wire::methods::permission::GrantedPermission;
 
     fn request() -> PendingRequest {
         let permission = |permission: &str, resource: &str| GrantedPermission {
@@ -225,6 +240,11 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said}\n{text}");
         }
+        let mut more = request();
+        let read = more.permissions[0].clone();
+        more.permissions.push(GrantedPermission { permission: "file.execute".to_owned(), ..read });
+        let text = page(&more, 6_000);
+        assert!(text.contains("  file.read, file.execute /usr — the"), "{text}");
         let one = PendingRequest { manifest: None, newly: None, ..request() };
         assert!(what(&one).starts_with("file.read /usr, event.publish photo.>"), "{}", what(&one));
     }

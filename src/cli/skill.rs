@@ -116,7 +116,7 @@ impl Skill {
 fn find(args: &Program, folder: &Path) -> Result<PathBuf, Failure> {
     let name = &args.command[0];
     if name.as_bytes().contains(&b'/') {
-        let path = folder.join(name);
+        let path: PathBuf = folder.join(name).components().collect();
         let found = path.metadata().map_err(|error| missing(name, Some(&error)))?;
         return if can_run(&found) { Ok(path) } else { Err(forbidden(&path)) };
     }
@@ -125,7 +125,7 @@ fn find(args: &Program, folder: &Path) -> Result<PathBuf, Failure> {
     let search = given.or_else(|| environment::inherited("PATH")).unwrap_or_default();
     let mut refused = None;
     for place in std::env::split_paths(&search) {
-        let path = folder.join(place).join(name);
+        let path: PathBuf = folder.join(place).join(name).components().collect();
         match path.metadata() {
             Ok(found) if can_run(&found) => return Ok(path),
             Ok(found) if found.is_file() => refused = refused.or(Some(path)),
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(find(&args, folder.path()).unwrap_err().exit(), 126);
         put(&two.join("tool"), 0o755);
         assert_eq!(find(&args, folder.path()).unwrap(), two.join("tool"));
-        assert_eq!(find(&typed(&["two/tool"]), folder.path()).unwrap(), folder.path().join("two/tool"));
+        assert_eq!(find(&typed(&["./two/./tool"]), folder.path()).unwrap(), folder.path().join("two/tool"));
         assert_eq!(find(&typed(&["./one/tool"]), folder.path()).unwrap_err().exit(), 126);
         assert_eq!(find(&typed(&["one"]), folder.path()).unwrap_err().exit(), 127);
         assert_eq!(find(&typed(&["one/none"]), folder.path()).unwrap_err().exit(), 127);

@@ -15,6 +15,7 @@ use kairo_wire::event::{Event, PermissionDenied, SecurityDenied};
 use kairo_wire::id::TopicPattern;
 use kairo_wire::methods::event::ReplayParams;
 use kairo_wire::methods::permission::{Can, CanParams, CanResult};
+use kairo_wire::permission::{Permission, Resource};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -92,12 +93,16 @@ impl Denial {
                 method: None,
             };
         }
+        let permission = text("/permission");
+        // What a call is for is what its permission is for, if that is for something in particular.
+        let is_for_some = permission.as_deref().and_then(Permission::from_name);
+        let is_for_some = is_for_some.is_some_and(|permission| permission.resource() != Resource::None);
         Denial {
             principal: named(&said["principal"]),
             uid: uid("/principal/uid").or_else(|| uid("/uid")),
             method: text("/method"),
-            permission: text("/permission"),
-            resource: text("/resource").or_else(|| text("/target")),
+            permission,
+            resource: text("/resource").or_else(|| text("/target")).filter(|_| is_for_some),
             reason: text("/reason").or_else(|| text("/hint")),
             by: text("/grant"),
         }
@@ -106,10 +111,11 @@ impl Denial {
     /// Whether it would be allowed now, if that can be asked.
     fn question(&self) -> Option<CanParams> {
         self.permission.as_ref().or(self.method.as_ref())?;
+        // The right to one method is less than one to all that take its permission.
         Some(CanParams {
-            permission: self.permission.clone(),
-            method: self.method.clone().filter(|_| self.permission.is_none()),
-            resource: self.resource.clone().filter(|_| self.permission.is_some()),
+            permission: self.permission.clone().filter(|_| self.method.is_none()),
+            method: self.method.clone(),
+            resource: self.resource.clone(),
             principal: self.principal.clone(),
             uid: self.uid,
         })
@@ -199,10 +205,10 @@ mod tests {
         let denial = Denial::of(&told);
         let asked = denial.question().unwrap();
         assert_eq!(
-            (asked.principal.as_deref(), asked.permission.as_deref(), asked.resource.as_deref(), asked.uid),
+            (asked.principal.as_deref(), asked.method.as_deref(), asked.resource.as_deref(), asked.uid),
             (Some("skill:x"), Some("event.publish"), Some("a.b"), Some(7))
         );
-        assert_eq!(asked.method, None);
+        assert_eq!(asked.permission, None);
         let text = page(&told, &denial, None);
         assert!(
             text.contains(
