@@ -5,12 +5,11 @@
 //! somebody with more rights, or was started as it.
 
 use crate::auth::principal::{AGENT, Creator, Principal, Skill};
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
 /// Somebody, of a user.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Party {
     /// The user it runs as.
     pub uid: u32,
@@ -19,8 +18,7 @@ pub struct Party {
 }
 
 /// Who.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     /// The user, outside of everything the kernel has started.
     User,

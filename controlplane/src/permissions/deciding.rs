@@ -20,6 +20,7 @@ use kairo_dataplane::key::ReactorId;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::PermissionApproved;
+use kairo_wire::method::row;
 use kairo_wire::methods::permission::{
     ApproveParams, ApproveResult, DenyParams, GrantEffect, GrantParams, GrantScope, RequestResult,
     RequestStatus, RevokeCause, RunningOption,
@@ -86,6 +87,7 @@ impl Kernel {
     ) -> Result<(), WireError> {
         self.takes_events()?;
         let request = self.pending_request(turn, asking, &params.request_id)?.clone();
+        request.rules.iter().try_for_each(|clause| self.may_give(turn, asking, clause))?;
         let scope = params.scope.or(request.scope).unwrap_or(GrantScope::Session);
         let terms = Terms {
             scope,
@@ -177,7 +179,12 @@ impl Kernel {
     fn may_give(&self, turn: &Turn<'_>, asking: &Asking<'_>, clause: &Clause) -> Result<(), WireError> {
         let standing = self.standing(asking.connection);
         let resource = Some(clause.resource.as_deref().unwrap_or("*"));
-        let deed = Deed { permission: clause.permission, method: None, resource };
+        // A method by its whole name is as much as the permission it takes.
+        let method = resource.filter(|_| clause.permission == Permission::KernelCall).and_then(row);
+        let deed = match method {
+            Some(row) => Deed { permission: row.permission, method: Some(row.name), resource: None },
+            None => Deed { permission: clause.permission, method: None, resource },
+        };
         match standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at)) {
             crate::auth::decision::Verdict::Denied(_) => {
                 let why = format!("nobody gives what it hasn't got: {}", clause.permission.name());

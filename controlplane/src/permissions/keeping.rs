@@ -3,11 +3,11 @@
 //! Invariant: a later kernel has the grants this one had, but those that were for one use and whose use the log has; a manifest is
 //! read again from its text, and a grant whose manifest no longer reads is none.
 
-use crate::auth::subject::{Party, Subject};
+use crate::auth::subject::Party;
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::declared::Declared;
-use crate::permissions::{Clause, Declaration, Grant};
+use crate::permissions::{Clause, Grant};
 use bytes::Bytes;
 use kairo_dataplane::control::Moment;
 use kairo_wire::codec::decode::from_slice;
@@ -23,12 +23,20 @@ pub const GRANT_PREFIX: &[u8] = b"grant/";
 /// What names of those who were declared begin with.
 pub const DECLARED_PREFIX: &[u8] = b"declared/";
 
+/// Somebody who may nothing but what is granted.
+#[derive(Serialize, Deserialize)]
+struct Declaration {
+    uid: u32,
+    principal: String,
+}
+
 /// A grant, as it is written.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
     id: Arc<str>,
-    party: Party,
+    uid: u32,
+    principal: String,
     effect: GrantEffect,
     rules: Vec<GrantedPermission>,
     scope: GrantScope,
@@ -69,7 +77,8 @@ impl Grant {
         });
         let written = Written {
             id: Arc::clone(&self.id),
-            party: self.party.clone(),
+            uid: self.party.uid,
+            principal: self.party.to_string(),
             effect: self.effect,
             rules: self.rules.iter().map(Clause::told).collect(),
             scope: self.scope,
@@ -105,7 +114,8 @@ impl Grant {
         };
         Ok(Grant {
             id: written.id,
-            party: written.party,
+            party: Party::from_text(&written.principal, written.uid)
+                .ok_or_else(|| format!("nobody is {}", written.principal))?,
             effect: written.effect,
             rules: written.rules.into_iter().map(clause).collect::<Result<_, String>>()?,
             scope: written.scope,
@@ -133,7 +143,7 @@ impl Kernel {
             return;
         }
         self.permissions.snapshot = Arc::new(self.permissions.snapshot.declaring(party.clone()));
-        let declaration = Raw::of(&Declaration { party: party.clone() }).ok();
+        let declaration = Raw::of(&Declaration { uid: party.uid, principal: party.to_string() }).ok();
         let value = declaration.map(|raw| Bytes::copy_from_slice(raw.bytes()));
         self.journal.value(declared_key(party), value);
     }
@@ -154,13 +164,12 @@ impl Kernel {
         grants: impl IntoIterator<Item = (Bytes, Bytes)>,
     ) {
         for (_, value) in declared {
-            match from_slice::<Declaration>(&value) {
-                Ok(Declaration { party }) => {
+            let read = from_slice::<Declaration>(&value).ok();
+            match read.and_then(|declaration| Party::from_text(&declaration.principal, declaration.uid)) {
+                Some(party) => {
                     self.permissions.snapshot = Arc::new(self.permissions.snapshot.declaring(party));
                 }
-                Err(error) => {
-                    tracing::error!(component = "controlplane", %error, "a declaration can't be read")
-                }
+                None => tracing::error!(component = "controlplane", "a declaration can't be read"),
             }
         }
         let now_ms = wall_ms(at);
@@ -176,11 +185,6 @@ impl Kernel {
 }
 
 fn declared_key(party: &Party) -> Bytes {
-    let (kind, name) = match &party.subject {
-        Subject::User => ("user", ""),
-        Subject::Agent(name) => ("agent", &**name),
-        Subject::Skill(name) => ("skill", &**name),
-        Subject::Session(name) => ("session", &**name),
-    };
-    Bytes::from([DECLARED_PREFIX, &party.uid.to_be_bytes(), kind.as_bytes(), b"/", name.as_bytes()].concat())
+    let text = party.to_string();
+    Bytes::from([DECLARED_PREFIX, &party.uid.to_be_bytes(), text.as_bytes()].concat())
 }

@@ -29,7 +29,6 @@ use kairo_wire::methods::permission::{
     self as wire, GrantEffect, GrantScope, GrantedPermission, PendingRequest,
 };
 use kairo_wire::permission::Permission;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -238,10 +237,4 @@ impl Permissions {
         // Few grants are approvals, and a spawn is rare beside a call.
         self.grants.values().filter(move |grant| grant.declared.is_some() && grant.party == *party)
     }
-}
-
-/// A party and what it is written down as.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Declaration {
-    pub party: Party,
 }

@@ -1,6 +1,7 @@
 //! A kernel, and a world around it that does what its commands say: connections with inboxes, timers, a log.
 
 use bytes::{Bytes, BytesMut};
+use kairo_controlplane::agents;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::compacting::Compaction;
@@ -11,6 +12,7 @@ use kairo_controlplane::events::reading::answer;
 use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::Kernel;
+use kairo_controlplane::permissions;
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -164,6 +166,9 @@ impl World {
         let values = |prefix| kept.reader().values(prefix).expect("they are read");
         kernel.recall_receipts(values(receipts::PREFIX));
         kernel.recall_consumers(values(consumers::CONFIG_PREFIX), values(consumers::STATE_PREFIX));
+        let at = Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 };
+        kernel.recall_agents(values(agents::AGENT_PREFIX), values(agents::SESSION_VALUE_PREFIX));
+        kernel.recall_grants(at, values(permissions::DECLARED_PREFIX), values(permissions::GRANT_PREFIX));
         World {
             kernel,
             shelf,
@@ -177,7 +182,7 @@ impl World {
             holes: BTreeSet::new(),
             keeps: true,
             meta: None,
-            at: Moment { monotonic_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 },
+            at,
             inboxes: BTreeMap::new(),
             closed: BTreeSet::new(),
             greeted: BTreeSet::new(),

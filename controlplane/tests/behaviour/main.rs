@@ -11,6 +11,7 @@ mod ends;
 mod harness;
 mod intents;
 mod limits;
+mod permissions;
 mod principals;
 mod receipts;
 mod records;

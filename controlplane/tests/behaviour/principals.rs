@@ -121,36 +121,116 @@ fn every_method_that_names_a_process_checks_whose_it_is() {
     }
 }
 
+/// Everybody there can be before the kernel, with what the only denial is for: want of the permission.
+const EVERYBODY: [&str; 9] = [
+    "owner",
+    "user",
+    "agent",
+    "agent that may nothing",
+    "agent that may list",
+    "skill by name",
+    "skill whose manifest was approved",
+    "child",
+    "nobody",
+];
+
+/// A root kernel and a connection of this kind.
+fn somebody(kind: &str) -> (World, ConnectionKey) {
+    let mut world = World::of_root();
+    let root = world.user(0);
+    let (_, pid) = world.run(root, "leader");
+    let caller = match kind {
+        "owner" => root,
+        "user" => world.user(2_000),
+        "child" => world.connect(0, Lineage::Child { ancestors: vec![pid], session: None }),
+        "nobody" => world.connect(0, Lineage::Unknown),
+        named => {
+            let caller = world.user(0);
+            match named {
+                "agent" => drop(world.ok(root, "agent.create", json!({ "name": "a" }))),
+                "agent that may nothing" => {
+                    drop(world.ok(root, "agent.create", json!({ "name": "a", "permissions": [] })));
+                }
+                "agent that may list" => {
+                    let permissions = json!([
+                        { "permission": "process.list" },
+                        { "permission": "kernel.call", "resource": "event.log_status" },
+                        { "permission": "kernel.call", "resource": "kernel.*" },
+                        { "permission": "kernel.call", "resource": "kernel.shutdown" },
+                    ]);
+                    drop(world.ok(root, "agent.create", json!({ "name": "a", "permissions": permissions })));
+                }
+                "skill whose manifest was approved" => {
+                    let manifest = json!({ "manifest": 1, "name": "s", "version": "1" }).to_string();
+                    let asked = world.ok(root, "permission.request", json!({ "manifest": manifest }));
+                    let approval = json!({ "requestId": asked["requestId"], "scope": "always" });
+                    drop(world.ok(root, "permission.approve", approval));
+                }
+                _ => {}
+            }
+            let identity = if named.starts_with("agent") { "agentId" } else { "skillId" };
+            let name = if named.starts_with("agent") { "a" } else { "s" };
+            world.ok(caller, "identify", json!({ identity: name }));
+            caller
+        }
+    };
+    (world, caller)
+}
+
 #[test]
-fn every_method_asks_for_its_permission_of_every_kind_of_principal() {
+fn every_method_asks_for_its_permission_of_every_principal() {
     // Who holds what, written down a second time, by hand.
     let open_to_nobody = ["kernel.hello", "kernel.ping", "kernel.introspect", "kernel.cancel", "identify"];
+    let of_the_administrator = ["kernel.shutdown", "event.compact"];
+    let of_users = [
+        "permission.approve",
+        "permission.deny",
+        "permission.grant",
+        "permission.revoke",
+        "agent.create",
+        "agent.remove",
+        "session.create",
+        "session.end",
+    ];
+    // Even whoever may nothing can ask for more.
+    let always =
+        ["permission.request", "permission.can", "permission.pending", "permission.grants", "agent.list"];
     for row in METHODS {
-        for kind in ["owner", "user", "skill", "nobody"] {
-            let mut world = World::of_root();
-            let root = world.user(0);
-            let (_, pid) = world.run(root, "leader");
-            let caller = match kind {
-                "owner" => root,
-                "user" => world.user(2_000),
-                "skill" => world.connect(0, Lineage::Child { ancestors: vec![pid], session: None }),
-                _ => world.connect(0, Lineage::Unknown),
-            };
-            let may = match row.name {
-                "kernel.shutdown" | "event.compact" => kind == "owner",
-                name => kind != "nobody" || open_to_nobody.contains(&name),
+        for kind in EVERYBODY {
+            let (mut world, caller) = somebody(kind);
+            let name = row.name;
+            let usual = !of_the_administrator.contains(&name) && !of_users.contains(&name);
+            let declared = open_to_nobody.contains(&name) || always.contains(&name);
+            let may = match kind {
+                "owner" => true,
+                "user" => !of_the_administrator.contains(&name),
+                "nobody" => open_to_nobody.contains(&name),
+                "agent that may nothing" | "skill whose manifest was approved" => declared,
+                // What only the administrator may is reached by its whole name, and by no pattern.
+                "agent that may list" => {
+                    declared
+                        || ["process.list", "kernel.shutdown", "event.log_status", "kernel.doctor"]
+                            .contains(&name)
+                }
+                _ => usual,
             };
             // With parameters that name nothing there is, the only denial is for want of the permission.
-            let params = json!({
+            let mut params = json!({
                 "id": "none", "pid": "none", "command": ["a"], "signal": 1, "data": "x", "rows": 9, "cols": 9,
-                "topic": ">", "subscriptionId": "none", "token": "t", "handle": "h", "client": "c",
+                "topic": ">", "subscriptionId": "none", "token": "t", "handle": "h", "client": "c", "name": "n",
+                "permission": "process.list", "requestId": "none", "grant": "none", "principal": "skill:other",
+                "agent": "n", "sessionId": "none",
             });
-            let call = world.start(caller, row.name, params);
+            if name == "permission.can" {
+                // About somebody else it takes more.
+                params["principal"] = Value::Null;
+            }
+            let call = world.start(caller, name, params);
             let denied = match world.answer(caller, &call) {
                 Some(Err(error)) => error.info.unwrap().code == "E_PERMISSION_DENIED",
                 Some(Ok(_)) | None => false,
             };
-            assert_eq!(denied, !may, "{} by {kind}", row.name);
+            assert_eq!(denied, !may, "{name} by {kind}");
         }
     }
 }
