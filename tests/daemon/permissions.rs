@@ -5,7 +5,7 @@
 
 use crate::sandbox::can_contain;
 use crate::support::raw::PATIENCE;
-use crate::support::{Daemon, Driver, Options, on_both_drivers, processes, program, until, with};
+use crate::support::{Daemon, Driver, Options, on_both_drivers, program, until, with};
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -170,6 +170,15 @@ fn grants(daemon: &Daemon) -> Vec<Json> {
 
 fn pending(daemon: &Daemon) -> Vec<Json> {
     json_of(&good(daemon, &["--json", "approvals"]))["requests"].as_array().cloned().expect("requests")
+}
+
+/// A run that has said `begun`.
+fn begun(skill: &Skill, daemon: &Daemon) -> Child {
+    let mut command = skill.run(daemon, &["--receipt"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut said = [0; 6];
+    child.stdout.as_mut().expect("piped").read_exact(&mut said).expect("it has begun");
+    child
 }
 
 /// The one request that waits.
@@ -351,13 +360,7 @@ fn what_runs_under_a_daemons_grant_ends_when_that_is_taken_back(daemon: &Daemon)
     let skill = Skill::new();
     skill.program("echo begun; exec sleep 1000");
     assert_eq!(done(skill.run(daemon, &[])).status.code(), Some(126));
-    let start = || {
-        let mut command = skill.run(daemon, &["--receipt"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let mut begun = [0; 6];
-        child.stdout.as_mut().expect("piped").read_exact(&mut begun).expect("it has begun");
-        child
-    };
+    let start = || begun(&skill, daemon);
     let approve = || {
         let request = asked(daemon);
         good(daemon, &["approve", &request, "--scope", "always"]).trim().to_owned()
@@ -572,10 +575,22 @@ fn a_daemon_that_is_killed_knows_what_was_granted() {
     let skill = Skill::new();
     let mut daemon = Daemon::start(&Options::plain(Driver::Poll));
     assert_eq!(done(skill.run(&daemon, &[])).status.code(), Some(126));
-    let request = asked(&daemon);
-    good(&daemon, &["approve", &request, "--scope", "always"]);
+    let grant = good(&daemon, &["approve", &asked(&daemon), "--scope", "always"]).trim().to_owned();
     daemon.kill_and_succeed();
     assert!(ran(&done(skill.run(&daemon, &[]))));
-    assert!(processes::descendants(daemon.pid()).len() <= 1);
+    // What runs meanwhile is ended by the next daemon's word.
+    skill.program("echo begun; exec sleep 1000");
+    assert_eq!(done(skill.run(&daemon, &[])).status.code(), Some(126));
+    assert!(
+        grants(&daemon).iter().any(|one| one["id"] == grant.as_str()),
+        "another program voids nothing yet"
+    );
+    let grant = good(&daemon, &["approve", &asked(&daemon), "--scope", "always"]).trim().to_owned();
+    let mut running = begun(&skill, &daemon);
+    daemon.kill_and_succeed();
+    assert!(running.try_wait().expect("ours").is_none(), "it goes on without a daemon");
+    good(&daemon, &["revoke", &grant]);
+    let output = running.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
     daemon.finish();
 }
