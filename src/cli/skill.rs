@@ -163,7 +163,9 @@ pub(crate) fn digest(path: &Path) -> Result<String, Failure> {
 
 /// Names the session of our terminal: its leader, and since when that is there, for numbers come again.
 fn session_of_terminal() -> String {
-    let leader = rustix::process::getsid(None).map_or(0, rustix::process::Pid::as_raw_pid);
+    let own = std::process::id() as i32;
+    // Without a leader that can be seen from here, this command is all there is of a session.
+    let leader = stat(own).map(|own| own.session).filter(|leader| *leader > 0).unwrap_or(own);
     let since = stat(leader).map_or(0, |found| found.start_ticks);
     format!("terminal:{leader}:{since}")
 }
