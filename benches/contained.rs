@@ -120,6 +120,7 @@ pub(crate) fn play() {
             containment: Some(&ready),
             kernel: None,
             cgroup: None,
+            held: false,
         };
         forker.spawn(&image).expect("it starts");
     };

@@ -457,6 +457,11 @@ impl Kernel {
                     process.is_contained(&finding);
                 }
             }
+            Notice::Measured { process, program } => {
+                if let Some(process) = self.state.processes.get_mut(&process.serial) {
+                    process.measured.found = Some(program);
+                }
+            }
             Notice::SpawnFailed { process, failure } => self.spawn_failed(turn, process, &failure),
             Notice::Exited { process, status, usage, at_ns } => {
                 self.exited(turn, process, status, usage, at_ns);

@@ -32,6 +32,7 @@ use crate::events::requesting::Requests;
 use crate::intents::Intents;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::measuring::Measured;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
@@ -431,6 +432,8 @@ pub(crate) struct Process {
     pub acts_as: Option<ActsAs>,
     /// The grant it runs under.
     pub under: Option<Arc<str>>,
+    /// What it executes.
+    pub measured: Measured,
     /// When it ran.
     pub started: Moment,
     /// When its leader ended.

@@ -260,6 +260,8 @@ pub struct Spawn {
     pub cgroup: CgroupLimits,
     /// What it does to itself before it runs; none for an uncontained child.
     pub containment: Option<Box<Containment>>,
+    /// What is executed is looked at before it runs; none to run it as it is.
+    pub program: Option<ProgramCheck>,
     /// How much output is kept.
     pub history: HistorySize,
     /// How fast it may write, per output (`Channel as usize`); none for as fast as it can.
@@ -272,6 +274,16 @@ pub struct Spawn {
     pub record: Bytes,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ProcessMeter>,
+}
+
+/// How what is executed is looked at: it stands still at exec, is read to its end while nobody can write to it, and told
+/// with [`Notice::Measured`](crate::control::Notice::Measured) before it runs its first instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramCheck {
+    /// The SHA-256 it must have, else it never runs; none for any.
+    pub wanted: Option<[u8; 32]>,
+    /// Run it also where what runs in the end may differ from what was read ([`Weakness`](crate::control::Weakness)).
+    pub accept_weaker: bool,
 }
 
 /// A child's descriptors 0, 1 and 2.

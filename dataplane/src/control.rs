@@ -97,6 +97,14 @@ pub enum Notice {
         /// What was met, and seen inside.
         finding: Box<Finding>,
     },
+    /// What is executed, as it was asked for ([`ProgramCheck`](crate::command::ProgramCheck)): `Spawned` follows, or
+    /// `SpawnFailed` if it may not be.
+    Measured {
+        /// Which.
+        process: ProcessKey,
+        /// What.
+        program: Box<Program>,
+    },
     /// There is no child.
     SpawnFailed {
         /// Which.
@@ -409,6 +417,28 @@ pub struct StreamEnd {
     pub cut_bytes: u64,
 }
 
+/// What was found when a child stood still at exec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The file, as the operating system names it there.
+    pub path: Vec<u8>,
+    /// SHA-256 of all of it.
+    pub digest: [u8; 32],
+    /// Why what runs may differ from what was read; none if it can't.
+    pub weakness: Option<Weakness>,
+}
+
+/// Why a digest binds less than it seems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Weakness {
+    /// It is a script, or another program's input: that one reads it again, when it may have been changed.
+    Script,
+    /// It lies where others than this machine can write to it while it runs.
+    Remote,
+    /// This kernel lets the file of a running program be written to (Linux 6.11 to 6.12.1).
+    Unguarded,
+}
+
 /// What kept a child from running.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{stage:?} failed with errno {errno}")]
@@ -453,11 +483,17 @@ pub enum SpawnStage {
     Filter = 14,
     /// What was tried inside did not fail as it should have: `errno` is what was seen.
     Probe = 15,
+    /// Stopping it at exec, or reading what it executes.
+    Measure = 16,
+    /// What it executes may be changed after it was read, and that wasn't accepted.
+    Weaker = 17,
+    /// What it executes isn't what it must be.
+    Program = 18,
 }
 
 impl SpawnStage {
     /// All.
-    pub const ALL: [SpawnStage; 15] = {
+    pub const ALL: [SpawnStage; 18] = {
         use SpawnStage::*;
         [
             Resources,
@@ -475,6 +511,9 @@ impl SpawnStage {
             Landlock,
             Filter,
             Probe,
+            Measure,
+            Weaker,
+            Program,
         ]
     };
 

@@ -31,6 +31,8 @@ pub struct Ability {
     pub no_new_privileges: bool,
     /// Cores go to a program, whatever the limit says, unless it is 1 (core(5)).
     pub cores_are_piped: bool,
+    /// A child can be stopped between exec and its first instruction, so that what it executes can be read.
+    pub exec_stop: Answer,
     /// Our cgroup.
     pub cgroup: Cgroup,
     /// Processes have handles that survive pid reuse (pidfd_open).
@@ -134,6 +136,7 @@ impl Ability {
             user_namespaces: absent(),
             no_new_privileges: false,
             cores_are_piped: false,
+            exec_stop: absent(),
             cgroup: Cgroup::default(),
             pidfd: false,
             peer_pidfd: false,

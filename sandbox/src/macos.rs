@@ -21,6 +21,9 @@ pub(crate) fn probe() -> Ability {
         user_namespaces: absent(),
         no_new_privileges: false,
         cores_are_piped: false,
+        exec_stop: Answer::Refused(
+            "macOS has nothing that stops a program at exec for its parent".to_owned(),
+        ),
         cgroup: Cgroup::default(),
         pidfd: false,
         peer_pidfd: false,

@@ -59,6 +59,7 @@ impl Report {
             calls(ability),
             namespaces(ability),
             descriptors(ability),
+            programs(ability),
         ];
         Report { system: ability.system.clone(), findings, ladder: ladder(ability) }
     }
@@ -229,6 +230,17 @@ fn namespaces(ability: &Ability) -> Finding {
     }
 }
 
+fn programs(ability: &Ability) -> Finding {
+    match &ability.exec_stop {
+        Answer::Allowed => {
+            finding("programDigests", Status::Holds, "a program is read and compared before it runs")
+        }
+        Answer::Refused(why) => {
+            finding("programDigests", Status::Missing, format!("a wish for one is refused: {why}"))
+        }
+    }
+}
+
 fn descriptors(ability: &Ability) -> Finding {
     let limit = ability.rlimits.iter().find(|limit| limit.name == "descriptors").and_then(|limit| limit.hard);
     match limit {
@@ -249,7 +261,7 @@ mod tests {
     fn this_machine_is_reported_whole() {
         let ability = Ability::probe();
         let report = Report::new(&ability);
-        assert_eq!(report.findings.len(), 11);
+        assert_eq!(report.findings.len(), 12);
         let rungs: Vec<&str> = report.ladder.iter().map(|rung| rung.name).collect();
         assert_eq!(rungs, Protection::ALL.iter().map(|protection| protection.name()).collect::<Vec<_>>());
         assert!(report.ladder.iter().all(|rung| !rung.detail.is_empty()));

@@ -123,6 +123,10 @@ pub(crate) fn describe(id: &ProcessId, process: &ProcessStatus, now_ms: u64) -> 
             page.row("sandbox", line.trim_start());
         }
     }
+    if let Some(program) = &detail.program {
+        let weaker = program.weaker.map(|weaker| format!(" ({})", weaker.word())).unwrap_or_default();
+        page.row("program", &format!("{} sha256 {}{weaker}", program.path.to_text(), program.digest));
+    }
     if let Some(restart) = &detail.restart {
         let pending = if restart.pending { ", the next one is on its way" } else { "" };
         let (attempts, limit) = (restart.attempts, restart.limit);

@@ -19,6 +19,7 @@ mod limits;
 mod permissions;
 mod principals;
 mod processes;
+mod programs;
 mod pty;
 mod reconnect;
 mod retention;

@@ -137,6 +137,7 @@ impl Keeper {
             }
             ToKeeper::Bulk { .. }
             | ToKeeper::Contain { .. }
+            | ToKeeper::Measure { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),
         }

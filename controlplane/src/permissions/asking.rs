@@ -68,6 +68,9 @@ impl Kernel {
         {
             return wrong("programDigest", "64 hexadecimal digits");
         }
+        if params.program.is_some() != params.program_digest.is_some() {
+            return wrong("programDigest", "a program goes with its digest, and a digest with its program");
+        }
         if clause.is_some() && (params.program.is_some() || params.program_digest.is_some()) {
             return wrong("program", "it goes with a manifest");
         }

@@ -2,7 +2,7 @@
 //!
 //! Reading one takes longer than the lock may be held, so it is done in between, on what the frame holds.
 
-use crate::permissions::{Clause, PURPOSE_BYTES_MAX};
+use crate::permissions::Clause;
 use kairo_sandbox::manifest::ask::{Ask, Denial, Right};
 use kairo_sandbox::manifest::pattern::is_within;
 use kairo_sandbox::manifest::syntax::Syntax;
@@ -88,8 +88,7 @@ impl Declared {
 /// What a manifest asks for.
 pub fn asked_by(manifest: &Manifest) -> Vec<Clause> {
     let asked = manifest.permissions.iter().flat_map(|permission| {
-        let purpose = permission.purpose.as_deref();
-        let purpose = purpose.map(|text| Box::from(&text[..text.floor_char_boundary(PURPOSE_BYTES_MAX)]));
+        let purpose: Option<Box<str>> = permission.purpose.as_deref().map(Box::from);
         let clause = move |(permission, resource): (Permission, Option<String>)| Clause {
             permission,
             resource: resource.map(Arc::from),

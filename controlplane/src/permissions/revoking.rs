@@ -199,8 +199,8 @@ impl Kernel {
             self.session_over(turn, &session, RunningOption::End);
         }
         let intents = self.permissions.grants.values().filter_map(|grant| grant.intent.clone());
-        let over = |id: &Box<str>| self.state.intents.named(id).is_none_or(|intent| intent.is_over());
-        let intents: Vec<Box<str>> = intents.filter(over).collect();
+        let over = |id: &str| self.state.intents.named(id).is_none_or(|intent| intent.is_over());
+        let intents: Vec<Box<str>> = intents.filter(|id| over(id)).collect();
         for intent in intents {
             self.intent_over(turn, &intent);
         }

@@ -154,15 +154,13 @@ impl Kernel {
         note: &Note,
         meter: Arc<ProcessMeter>,
     ) -> Process {
-        // Whose record can't be read is nobody's but the owner's, under its session's name.
-        let unnamed = || ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()));
-        let history = [self.config.limits.history; 2];
-        let usual = Output { history, rate: [None; 2], unread: Unread::Drop };
+        let usual =
+            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
         let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
         let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
             key: held.process,
-            id: record.map_or_else(unnamed, |record| record.id.clone()),
+            id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),
             creator: record.map_or_else(owner, Record::creator),
             run_uid: record.and_then(|record| record.run_uid),
@@ -186,6 +184,7 @@ impl Kernel {
             contained: Containing::recorded(record),
             acts_as: record.and_then(Record::acts_as),
             under: record.and_then(|record| record.under.as_deref().map(Into::into)),
+            measured: Default::default(),
             started: record.map_or(at, Record::started),
             exited: held.exit.map(|_| moment_of(at, held.exited_ns)),
             exit: held.exit,
@@ -273,6 +272,11 @@ impl Kernel {
         }
         self.state.processes.values().filter(|process| !process.tree_gone).count()
     }
+}
+
+/// Whose record can't be read is nobody's but the owner's, under its session's name.
+fn unnamed(held: &HeldSession) -> ProcessId {
+    ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()))
 }
 
 /// Its status without detail.

@@ -12,6 +12,7 @@ use crate::entropy::bits;
 use crate::kernel::Kernel;
 use crate::sessions::containing::Containing;
 use crate::sessions::environment::{self, Ingredients, Variables};
+use crate::sessions::measuring::Measured;
 use crate::sessions::plan::Plan;
 use crate::sessions::record::Record;
 use crate::sessions::restart::Renewal;
@@ -190,6 +191,7 @@ impl Kernel {
             rlimits: plan.rlimits.clone(),
             cgroup: plan.cgroup,
             containment: plan.contained.as_ref().map(|contained| Box::new(contained.containment.clone())),
+            program: plan.program,
             history: plan.history,
             rate: [plan.rate; 2],
             unread: plan.unread,
@@ -272,6 +274,7 @@ pub(crate) fn open_record(
         contained: plan.contained.map_or(Containing::Not, Containing::By),
         acts_as: plan.acts_as,
         under: plan.under,
+        measured: Measured { wanted: plan.program.and_then(|check| check.wanted), found: None },
         started: at,
         exited: None,
         exit: None,
@@ -391,6 +394,9 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
                 format!("{program} was not started: {what} failed in its sandbox: {}", errno_words(errno));
             WireError::new(Code::SpawnFailed, message).with("field", "options.sandbox")
         }
+        SpawnStage::Measure | SpawnStage::Weaker | SpawnStage::Program => {
+            process.not_let_run(&program, failure, &errno_words(errno))
+        }
         SpawnStage::Resources
         | SpawnStage::Fork
         | SpawnStage::Rlimit
@@ -422,6 +428,9 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Landlock => "landlock",
         SpawnStage::Filter => "filter",
         SpawnStage::Probe => "probe",
+        SpawnStage::Measure => "measure",
+        SpawnStage::Weaker => "weaker",
+        SpawnStage::Program => "program",
     }
 }
 

@@ -102,6 +102,7 @@ impl Kernel {
             tree: report::tree(process.tree),
             streams: outputs.map(report::stream_name).collect(),
             sandbox: process.receipt(),
+            program: process.program(),
         };
         let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
         self.publish_as(turn, born, Audience::Of(creator), &trace, &event);
@@ -415,6 +416,7 @@ pub(crate) fn receipt(process: &Process) -> SpawnResult {
         id: process.id.clone(),
         pid: process.pid,
         sandbox: process.receipt(),
+        program: process.program(),
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! What is written down of a life is in `recording`, what follows on its end in `restart`, what a former kernel
 //! has left in `recall`, and what is done for those who read progress out of its output in `adapting`. What a child is kept from is in
-//! `containing`.
+//! `containing`, what it executes in `measuring`.
 //!
 //! Invariant: an id names at most one process that is not over. The methods that ask for all this are in
 //! `methods/process`, readers of the output in `readers`; [`adoption`] takes over from a kernel that died.
@@ -20,6 +20,7 @@ pub(crate) mod ending;
 pub(crate) mod environment;
 pub(crate) mod launch;
 pub(crate) mod lifecycle;
+pub(crate) mod measuring;
 pub(crate) mod pacing;
 pub(crate) mod plan;
 pub(crate) mod readers;

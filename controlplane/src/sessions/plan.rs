@@ -12,11 +12,13 @@ use crate::records::Life;
 use crate::sessions::adapting;
 use crate::sessions::containing::{self, Contained, Narrowed, Within};
 use crate::sessions::environment::Variables;
+use crate::sessions::measuring;
 use crate::sessions::pacing;
 use crate::sessions::spool;
 use crate::state::{ActsAs, Connection, Trace};
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, Rate, StderrTarget, StdinSource, Stdio, TerminalSize, Unread,
+    CgroupLimits, Credentials, HistorySize, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
+    TerminalSize, Unread,
 };
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::text::OsText;
@@ -64,6 +66,8 @@ pub(crate) struct Plan {
     pub cgroup: CgroupLimits,
     /// What it is kept from.
     pub contained: Option<Box<Contained>>,
+    /// How what it executes is looked at.
+    pub program: Option<ProgramCheck>,
     /// How much is kept.
     pub history: HistorySize,
     /// How fast each output may go.
@@ -143,6 +147,7 @@ impl Plan {
             rlimits: Vec::new(),
             cgroup: CgroupLimits::default(),
             contained: None,
+            program: None,
             history: HistorySize { head_bytes: life.history.0, tail_bytes: life.history.1 },
             unread: Unread::Drop,
             guarded: false,
@@ -201,6 +206,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         rlimits,
         cgroup,
         contained,
+        program: measuring::asked(config, &asked, declared.filter(|_| asked.skill.is_some()))?,
         history: history(config, asked.history)?,
         rate: pacing::rate(asked.rate, "options.rate")?,
         unread: pacing::unread(asked.when_unread),

@@ -168,6 +168,7 @@ impl Kernel {
                 })
                 .collect(),
             sandbox: process.receipt(),
+            program: process.program(),
             history_head_bytes: process.history[0].head_bytes,
             history_tail_bytes: process.history[0].tail_bytes,
             when_unread: match process.unread {

@@ -184,6 +184,9 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
     match message {
         ToKeeper::HoldReactor => 5,
         ToKeeper::Contain { containment, .. } => usize::from(containment.kernel),
+        ToKeeper::Measure { containment, .. } => {
+            usize::from(containment.as_ref().is_some_and(|containment| containment.kernel))
+        }
         ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }

@@ -6,14 +6,14 @@
 //! [`pack`], which moves a message that is too long for a packet into a memfd.
 
 use crate::command::{Scope, Spawn};
-use crate::control::{ExitStatus, LimitInForce, SpawnFailure, Tree, Usage};
+use crate::control::{ExitStatus, LimitInForce, Program, SpawnFailure, Tree, Usage};
 use crate::keeper::protocol::{
     BULK_BYTES_MAX, Blob, End, Limit, NOTE_BYTES_MAX, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX,
     SpawnRequest, ToKeeper, ToKernel, VERSION, spoken,
 };
 use crate::key::{ProcessKey, Ticket};
 use crate::sys::process;
-use kairo_sandbox::containment::{Containment, Finding};
+use kairo_sandbox::containment::Finding;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io;
@@ -38,6 +38,13 @@ pub enum FromKeeper<F> {
         process: ProcessKey,
         /// What was met, and seen inside.
         finding: Box<Finding>,
+    },
+    /// The child that is about to be told of, one way or the other, executes this.
+    Measured {
+        /// Which.
+        process: ProcessKey,
+        /// What.
+        program: Box<Program>,
     },
     /// There is no child.
     SpawnFailed {
@@ -163,13 +170,13 @@ pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolE
         cgroup: spawn.cgroup,
         record: Blob(&spawn.record),
     };
-    match &spawn.containment {
-        None => encode(&ToKeeper::Spawn(request), packet)?,
-        Some(containment) => {
-            let containment = Containment::clone(containment);
-            encode(&ToKeeper::Contain { spawn: request, containment }, packet)?;
-        }
-    }
+    let containment = spawn.containment.as_deref().cloned();
+    let message = match (containment, spawn.program) {
+        (None, None) => ToKeeper::Spawn(request),
+        (Some(containment), None) => ToKeeper::Contain { spawn: request, containment },
+        (containment, Some(check)) => ToKeeper::Measure { spawn: request, containment, check },
+    };
+    encode(&message, packet)?;
     if packet.len() > BULK_BYTES_MAX {
         return Err(ProtocolError::TooLong { what: "message", bytes: packet.len() });
     }
@@ -301,6 +308,9 @@ pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolEr
         }
         ToKernel::Contained { process, finding } => {
             without(FromKeeper::Contained { process, finding: Box::new(finding) })
+        }
+        ToKernel::Measured { process, program } => {
+            without(FromKeeper::Measured { process, program: Box::new(program) })
         }
         ToKernel::SpawnFailed { process, failure } => without(FromKeeper::SpawnFailed { process, failure }),
         ToKernel::Exited { process, status, usage, at_ns } => {

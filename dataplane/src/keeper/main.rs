@@ -3,6 +3,7 @@
 //! One thread, one `poll` over its lanes, its signals, the news of its cgroups and, without a kernel, the
 //! handover socket. Nothing here waits anywhere else, but for a child on its way to exec.
 
+use crate::keeper::checking::Checks;
 use crate::keeper::flags::Flags;
 use crate::keeper::handover::{Handover, Wish};
 use crate::keeper::lane::{Lane, decode_one};
@@ -11,7 +12,6 @@ use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
 use crate::keeper::session::{Ring, Sessions};
 use crate::keeper::signalling::Errand;
-use crate::keeper::spawn::Contained;
 use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
@@ -74,6 +74,8 @@ pub(super) struct Keeper {
     pub(super) children: Option<std::fs::File>,
     pub(super) pids: Vec<i32>,
     pub(super) environment: Vec<u8>,
+    /// Children that stand still at exec.
+    pub(super) checks: Checks,
     handover: Option<Handover>,
     kernel_pid: Option<i32>,
     alone_since: Option<Instant>,
@@ -134,6 +136,7 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
         children: None,
         pids: Vec::new(),
         environment: Vec::new(),
+        checks: Checks::default(),
         handover,
         kernel_pid: None,
         alone_since,
@@ -170,6 +173,7 @@ impl Keeper {
                     Source::Listener | Source::Successor => {}
                 }
             }
+            self.read_programs();
             self.notice_loss();
             self.hand_over();
             if self.over() {
@@ -211,6 +215,9 @@ impl Keeper {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if !self.checks.is_empty() {
+            return Some(Instant::now());
+        }
         match self.stage {
             Stage::Grace(until) | Stage::Leaving(until) => Some(until),
             Stage::Killing(until) => Some(until.min(Instant::now() + KILL_AGAIN)),
@@ -285,10 +292,8 @@ impl Keeper {
                     self.lanes[lane].lose();
                 }
             }
-            ToKeeper::Spawn(request) => self.spawn(lane, request, None),
-            ToKeeper::Contain { spawn, containment } => {
-                let kernel = fds.first().map(AsFd::as_fd);
-                self.spawn(lane, spawn, Some(Contained { containment, kernel }));
+            ToKeeper::Spawn(_) | ToKeeper::Contain { .. } | ToKeeper::Measure { .. } => {
+                self.start(lane, request, fds);
             }
             // To a tree it is an errand, unless there is none of this name.
             ToKeeper::Signal { process, signal, scope: _, ticket } => {
@@ -368,6 +373,7 @@ impl Keeper {
             return;
         }
         self.alone_since = Some(Instant::now());
+        self.drop_all_held();
         if self.handover.is_none() && !self.ending() {
             self.begin_end(GRACE);
         }

@@ -14,6 +14,7 @@
 //! A kernel needs [`link`]; whoever comes after a dead one [`successor`] and [`settlement`]. What a child may do is decided
 //! elsewhere.
 
+mod checking;
 mod flags;
 mod handover;
 mod lane;

@@ -9,6 +9,7 @@
 //! ```text
 //!  Hello ▶ ◀ Hello      Spawn ▶ ◀ Spawned+fds | SpawnFailed      Signal ▶ ◀ Signalled
 //!                       Contain ▶ ◀ Contained, Spawned+fds | SpawnFailed
+//!                       Measure ▶ ◀ Measured, (as above)
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
 //! ```
@@ -16,8 +17,8 @@
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
 //! the keeper's lanes for the other.
 
-use crate::command::{CgroupLimits, Credentials, Scope, Stdio};
-use crate::control::{ExitStatus, SpawnFailure, Tree, Usage};
+use crate::command::{CgroupLimits, Credentials, ProgramCheck, Scope, Stdio};
+use crate::control::{ExitStatus, Program, SpawnFailure, Tree, Usage};
 use crate::key::{Channel, ProcessKey, Ticket};
 use kairo_sandbox::containment::{Containment, Finding};
 use serde::de::{Deserializer, Visitor};
@@ -30,10 +31,14 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 3: notes (`Annotate`) and facts (`Facts`), and leaving in order (`Leave`).
 /// - 4: several messages in one packet (`Several`).
 /// - 5: containment (`Contain`, `Contained`).
-pub const VERSION: u16 = 5;
+/// - 6: what is executed (`Measure`, `Measured`).
+pub const VERSION: u16 = 6;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
+
+/// The first version that looks at what is executed.
+pub const VERSION_MEASURES: u16 = 6;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -177,6 +182,17 @@ pub enum ToKeeper<'a> {
         #[serde(borrow)]
         messages: Vec<Blob<'a>>,
     },
+    /// Start a process once what it executes was looked at; as `Spawn` or `Contain`, but that `Measured` comes before
+    /// `Spawned` and `SpawnFailed`, if it came so far. Since version 6.
+    Measure {
+        /// What to start.
+        #[serde(borrow)]
+        spawn: SpawnRequest<'a>,
+        /// What it does to itself.
+        containment: Option<Containment>,
+        /// How what it executes is looked at.
+        check: ProgramCheck,
+    },
 }
 
 /// All of a spawn command that a fork needs.
@@ -269,6 +285,13 @@ pub enum ToKernel {
         process: ProcessKey,
         /// What was met, and seen inside.
         finding: Finding,
+    },
+    /// The child that is about to be told of, one way or the other, executes this. Since version 6.
+    Measured {
+        /// Which.
+        process: ProcessKey,
+        /// What.
+        program: Program,
     },
     /// There is no child.
     SpawnFailed {

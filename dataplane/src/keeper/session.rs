@@ -74,6 +74,8 @@ pub(super) struct Session {
     pub(super) ended: bool,
     pub(super) orphans: Vec<Orphan>,
     pub(super) cgroup: Option<Cgroup>,
+    /// True exactly while its leader stands still at exec: no kernel knows of it yet.
+    pub(super) held: bool,
 }
 
 /// All sessions, by name and by the pids that are ours to reap.

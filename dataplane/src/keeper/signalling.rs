@@ -59,6 +59,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Bulk { .. }
         | ToKeeper::Leave
         | ToKeeper::Several { .. }
+        | ToKeeper::Measure { .. }
         | ToKeeper::Shutdown { .. } => false,
     }
 }

@@ -1,9 +1,10 @@
 //! From a spawn request to a running child and its answer, or to a failure that leaves nothing behind.
 
+use crate::command::ProgramCheck;
 use crate::control::{SpawnFailure, SpawnStage, Tree};
 use crate::keeper::link::CgroupUse;
 use crate::keeper::main::Keeper;
-use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKernel};
+use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKeeper, ToKernel};
 use crate::keeper::session::Session;
 use crate::keeper::stdio::Prepared;
 use crate::sys::process::{self, Child, Image};
@@ -36,15 +37,32 @@ impl Contained<'_> {
 }
 
 impl Keeper {
+    /// Carries out a request to start something; `fds` came with it.
+    pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &[OwnedFd]) {
+        let kernel = fds.first().map(AsFd::as_fd);
+        let contained = |containment| Contained { containment, kernel };
+        match request {
+            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, None, None),
+            ToKeeper::Contain { spawn, containment } => {
+                self.spawn(lane, spawn, Some(contained(containment)), None);
+            }
+            ToKeeper::Measure { spawn, containment, check } => {
+                self.spawn(lane, spawn, containment.as_ref().map(contained), Some(*check));
+            }
+            _ => {}
+        }
+    }
+
     /// Starts the process and answers on its lane, one way or the other.
-    pub(super) fn spawn(
+    fn spawn(
         &mut self,
         lane: usize,
         request: &SpawnRequest<'_>,
         contained: Option<Contained<'_>>,
+        check: Option<ProgramCheck>,
     ) {
         self.childless = false;
-        if let Err(failure) = self.try_spawn(lane, request, contained) {
+        if let Err(failure) = self.try_spawn(lane, request, contained, check) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
     }
@@ -54,6 +72,7 @@ impl Keeper {
         lane: usize,
         request: &SpawnRequest<'_>,
         contained: Option<Contained<'_>>,
+        check: Option<ProgramCheck>,
     ) -> Result<(), SpawnFailure> {
         let refused = |errno| Err(SpawnFailure { stage: SpawnStage::Keeper, errno });
         if self.ending() {
@@ -80,6 +99,7 @@ impl Keeper {
             containment: ready.as_ref(),
             kernel: contained.and_then(|contained| contained.kernel),
             cgroup: cgroup.as_ref().map(|(_, folder)| folder.as_fd()),
+            held: check.is_some(),
         };
         let spawned = self.forker.spawn(&image);
         let cgroup = cgroup.map(|(cgroup, _)| cgroup);
@@ -90,18 +110,22 @@ impl Keeper {
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
                     self.flags.cgroups = CgroupUse::Limits;
-                    return self.try_spawn(lane, request, contained);
+                    return self.try_spawn(lane, request, contained, check);
                 }
                 return Err(failure);
             }
         };
         let session = session(lane, request, &child, prepared, in_force, cgroup);
-        if let Some(ready) = ready {
-            let finding = ready.finding(&child.seen);
+        let finding = ready.map(|ready| ready.finding(&child.seen));
+        if let Some(check) = check {
+            self.hold(session, finding, check, request.argv.0);
+            return Ok(());
+        }
+        if let Some(finding) = finding {
             self.tell(lane, &ToKernel::Contained { process: request.process, finding });
         }
-        self.announce(&session);
-        self.sessions.insert(session);
+        let index = self.sessions.insert(session);
+        self.announce(index);
         Ok(())
     }
 
@@ -110,7 +134,9 @@ impl Keeper {
         ready.transpose().map_err(|error| failed(SpawnStage::Containment, &error))
     }
 
-    fn announce(&mut self, session: &Session) {
+    /// Tells that a child runs.
+    pub(super) fn announce(&mut self, index: usize) {
+        let Some(session) = self.sessions.get(index) else { return };
         let message = ToKernel::Spawned {
             process: session.process,
             pid: session.pid,
@@ -212,6 +238,7 @@ fn session(
         ended: false,
         orphans: Vec::new(),
         cgroup,
+        held: false,
     }
 }
 

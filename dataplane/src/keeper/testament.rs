@@ -219,6 +219,7 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
         ended: true,
         orphans: Vec::new(),
         cgroup: None,
+        held: false,
     })
 }
 

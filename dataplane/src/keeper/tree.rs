@@ -140,6 +140,9 @@ impl Keeper {
     /// True exactly when it has ended.
     fn end_if_empty(&mut self, index: usize) -> bool {
         let Some(session) = self.sessions.get_mut(index) else { return true };
+        if session.held {
+            return false;
+        }
         let occupied = match (&mut session.cgroup, &self.cgroups) {
             (Some(cgroup), Some(Some(cgroups))) => {
                 cgroups.populated(cgroup)
@@ -166,7 +169,7 @@ impl Keeper {
     pub(super) fn tell_exit(&mut self, index: usize) {
         let Some(session) = self.sessions.get(index) else { return };
         if let Some(Exit { status, usage, at_ns }) = session.exit
-            && !(session.forgotten || session.acknowledged)
+            && !(session.forgotten || session.acknowledged || session.held)
         {
             let (lane, process) = (session.lane, session.process);
             self.tell(lane, &ToKernel::Exited { process, status, usage, at_ns });

@@ -9,7 +9,9 @@ use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, Spaw
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
-use crate::keeper::protocol::{End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS};
+use crate::keeper::protocol::{
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_MEASURES,
+};
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
 use crate::sys::socket;
@@ -167,6 +169,9 @@ impl<D: Driver> Reactor<D> {
             FromKeeper::Contained { process, finding } => {
                 self.notices.push_back(Notice::Contained { process, finding });
             }
+            FromKeeper::Measured { process, program } => {
+                self.notices.push_back(Notice::Measured { process, program });
+            }
             FromKeeper::SpawnFailed { process, failure } => self.spawn_failed(process, failure),
             FromKeeper::Exited { process, status, usage, at_ns } => {
                 self.exited(process, status, usage, at_ns);
@@ -185,16 +190,19 @@ impl<D: Driver> Reactor<D> {
         self.settle();
     }
 
-    /// Has the keeper start a process; one that is contained only by a keeper that can.
+    /// Has the keeper start a process; one that is contained or looked at only by a keeper that can.
     pub(super) fn send_spawn(&mut self, spawn: Spawn) {
         let key = spawn.process;
-        if spawn.containment.is_some() {
+        let needs = [
+            (spawn.containment.is_some(), VERSION_CONTAINS, SpawnStage::Containment),
+            (spawn.program.is_some(), VERSION_MEASURES, SpawnStage::Measure),
+        ];
+        for (_, version, stage) in needs.into_iter().filter(|(needed, ..)| *needed) {
             if !self.lane.greeted && self.lane.fd.is_some() {
                 return self.lane.waiting.push(spawn);
             }
-            if self.lane.version < VERSION_CONTAINS {
-                let failure = SpawnFailure { stage: SpawnStage::Containment, errno: libc::ENOSYS };
-                return self.spawn_failed(key, failure);
+            if self.lane.version < version {
+                return self.spawn_failed(key, SpawnFailure { stage, errno: libc::ENOSYS });
             }
         }
         let kernel = match spawn.containment.as_ref().filter(|containment| containment.kernel) {

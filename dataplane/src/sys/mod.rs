@@ -10,6 +10,7 @@ pub mod pipe;
 pub mod process;
 pub mod pty;
 pub mod socket;
+pub(crate) use platform::stopped;
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -20,6 +21,7 @@ mod linux {
     mod fork;
     pub(super) mod io;
     pub(super) mod process;
+    pub(crate) mod stopped;
 }
 #[cfg(target_os = "macos")]
 mod macos {
@@ -28,6 +30,7 @@ mod macos {
     pub(super) mod file;
     pub(super) mod io;
     pub(super) mod process;
+    pub(crate) mod stopped;
 }
 
 #[cfg(target_os = "linux")]

@@ -50,6 +50,8 @@ pub struct Image<'a> {
     pub kernel: Option<BorrowedFd<'a>>,
     /// Folder of the cgroup to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// Before its program's first instruction it stands still, until it is let go or killed.
+    pub held: bool,
 }
 
 /// A child that runs.

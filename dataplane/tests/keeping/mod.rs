@@ -69,6 +69,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         rlimits: Vec::new(),
         cgroup: CgroupLimits::default(),
         containment: None,
+        program: None,
         history: HistorySize { head_bytes: 0, tail_bytes: 0 },
         rate: [None; 2],
         unread: Unread::Drop,

@@ -30,6 +30,7 @@ pub(crate) fn probe() -> Ability {
         user_namespaces: user_namespaces(),
         no_new_privileges: true,
         cores_are_piped: read("/proc/sys/kernel/core_pattern").starts_with('|'),
+        exec_stop: exec_stop(),
         cgroup: cgroup(),
         pidfd: pidfd(),
         peer_pidfd: peer_pidfd(),
@@ -116,6 +117,19 @@ fn landlock_abi() -> u32 {
         )
     };
     u32::try_from(abi).unwrap_or(0)
+}
+
+/// As far as the settings tell: a container may forbid what the kernel allows, which then is found out at the spawn.
+fn exec_stop() -> Answer {
+    match read("/proc/sys/kernel/yama/ptrace_scope").as_str() {
+        "3" => {
+            Answer::Refused("no program may be stopped at exec (kernel.yama.ptrace_scope is 3)".to_owned())
+        }
+        "2" if effective_user() != 0 => {
+            Answer::Refused("only root may stop a program at exec (kernel.yama.ptrace_scope is 2)".to_owned())
+        }
+        _ => Answer::Allowed,
+    }
 }
 
 fn user_namespaces() -> Answer {

@@ -15,6 +15,7 @@ fn machine(abi: u32) -> Ability {
         user_namespaces: Answer::Allowed,
         no_new_privileges: true,
         cores_are_piped: false,
+        exec_stop: Answer::Allowed,
         cgroup: Cgroup::default(),
         pidfd: true,
         peer_pidfd: false,

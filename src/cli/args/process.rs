@@ -82,6 +82,9 @@ pub(crate) struct Program {
     /// Say what of its profile is in force, and by what
     #[arg(long, requires = "contained")]
     pub(crate) receipt: bool,
+    /// Run it only if its SHA-256 is this, up to the moment it is executed; not for scripts
+    #[arg(long, value_name = "HEX")]
+    pub(crate) program_digest: Option<String>,
     /// Read its output for how far it is, with this adapter (`kairo adapters` lists them), or auto for the one that suits
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,

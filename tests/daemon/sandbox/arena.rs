@@ -31,7 +31,7 @@ pub(crate) fn can_contain(test: &str) -> bool {
 }
 
 /// A profile with which ordinary programs run and reach nothing else.
-pub(super) fn profile() -> Json {
+pub(crate) fn profile() -> Json {
     json!({"files": {"read": SYSTEM, "execute": SYSTEM}})
 }
 

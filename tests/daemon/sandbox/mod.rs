@@ -3,7 +3,7 @@
 //! What a contained program tries from inside is in `battery`, real programs under the profiles that are shipped in
 //! `examples`. Each needs Landlock and seccomp, and is skipped by name where this kernel has less than it asks for.
 
-mod arena;
+pub(crate) mod arena;
 mod battery;
 mod shipped;
 

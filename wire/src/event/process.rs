@@ -3,7 +3,7 @@
 use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::id::ProcessId;
-use crate::methods::status::{EndedBy, ProcessUsage, StreamTotal, TreeKnowledge};
+use crate::methods::status::{EndedBy, ProcessUsage, ProgramRead, StreamTotal, TreeKnowledge};
 use crate::methods::stream::StreamName;
 use crate::methods::system::Principal;
 use std::collections::BTreeMap;
@@ -41,6 +41,9 @@ super::events! {
         /// The receipt of its sandbox, if it asked for one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub sandbox: Option<Raw>,
+        /// What it executes, if that was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub program: Option<ProgramRead>,
     }
 
     /// A process's leader exited.

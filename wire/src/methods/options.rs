@@ -89,6 +89,17 @@ pub struct SpawnOptions {
     /// or `auto` for the one that suits the program, if any does. It may put words between the program and its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// The SHA-256 of the program, hexadecimal: one that has another is not run, whatever was put in its place up to the
+    /// moment it is executed (`E_PERMISSION_DENIED`, with both digests). `E_UNSUPPORTED` where that can't be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program_digest: Option<String>,
+    /// Tell what is executed, with its digest, in the answer, in `kairo.process.spawned` and in the status.
+    #[serde(skip_serializing_if = "is_false")]
+    pub measure_program: bool,
+    /// Take `programDigest` as met also where the program can be changed after it was read: a script, or a file that
+    /// others than this machine write to. Otherwise that is refused with `E_UNSUPPORTED`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub accept_weaker_program: bool,
 }
 
 /// Which skill, and which manifest of it the caller means.

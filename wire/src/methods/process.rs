@@ -8,7 +8,7 @@ use crate::codec::text::OsText;
 use crate::id::ProcessId;
 use crate::method::{Since, methods, need, need_any};
 use crate::methods::options::{SignalName, SpawnOptions, TerminalSize};
-use crate::methods::status::{Exit, ProcessStatus};
+use crate::methods::status::{Exit, ProcessStatus, ProgramRead};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +161,9 @@ pub struct SpawnResult {
     /// The receipt of its sandbox, if it asked for one: asked for beside in force, protection by protection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Raw>,
+    /// What it executes, if that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramRead>,
 }
 
 crate::methods::words! {

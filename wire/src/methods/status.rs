@@ -111,6 +111,9 @@ pub struct Detail {
     /// The receipt of its sandbox; absent after its kernel has gone (the log has it), and if it asked for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Raw>,
+    /// What it executes; absent after its kernel has gone (the log has it), and if nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramRead>,
     /// Bytes of the beginning of each output that are kept.
     pub history_head_bytes: u32,
     /// Bytes of the end of each output that are kept.
@@ -128,6 +131,31 @@ pub struct Detail {
     /// What became of its record in the state folder.
     #[serde(default)]
     pub record: RecordStatus,
+}
+
+/// What a process executes, read between exec and its first instruction. What it loads and reads then is not in it: its
+/// loader, its libraries, a script's interpreter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProgramRead {
+    /// The file.
+    pub path: OsText,
+    /// SHA-256 of it, hexadecimal.
+    pub digest: String,
+    /// Why what runs may differ from what was read; absent if it can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weaker: Option<ProgramWeakness>,
+}
+
+crate::methods::words! {
+    /// Why a digest binds less than it seems.
+    ProgramWeakness {
+        /// A script is read again by its interpreter, and may have been changed by then.
+        Script = "script",
+        /// It lies on a file system that other machines or programs serve, and they may change it.
+        Remote = "remote",
+        /// This kernel lets the file of a running program be written to (Linux 6.11 to 6.12.1).
+        Unguarded = "unguarded",
+    }
 }
 
 crate::methods::words! {

@@ -13,6 +13,7 @@
 
 use super::clone::{Stack, clone, clone3};
 use super::process::start_ticks;
+use super::stopped;
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image};
 use kairo_sandbox::containment::PROBES_MAX;
@@ -100,6 +101,7 @@ pub(super) struct Brief {
     change_user: bool,
     containment: *const Ready,
     terminal: bool,
+    held: bool,
     pub(super) share_files: bool,
     /// Where failures are told by a child that shares no memory; -1 for one that does.
     pub(super) report: RawFd,
@@ -185,6 +187,7 @@ impl Forker {
             change_user: image.credentials.is_some(),
             containment: image.containment.map_or(ptr::null(), ptr::from_ref),
             terminal: image.terminal,
+            held: image.held,
             share_files: self.share_files,
             report: -1,
             born_ns: 0,
@@ -192,6 +195,7 @@ impl Forker {
         };
         let before_ns = boottime_ns();
         let outcome = match image.credentials {
+            _ if image.held => self.clone_held(&mut brief, image.cgroup),
             None => self.clone_and_wait(&mut brief, image.cgroup),
             Some(_) => self.clone_apart(&mut brief, image.cgroup),
         };
@@ -258,6 +262,36 @@ impl Forker {
                     }
                 },
             }
+        }
+    }
+
+    /// A child that stands still at exec. With memory of its own: while it borrowed ours a signal that stops it, for us to
+    /// look at, would stop us as well.
+    fn clone_held(
+        &mut self,
+        brief: &mut Brief,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(i32, Seen), SpawnFailure> {
+        let (told, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| failure(SpawnStage::Resources, error.into()))?;
+        brief.share_files = false;
+        brief.report = report.as_raw_fd();
+        let pid = self.clone(brief, cgroup)?;
+        drop(report);
+        let stopped = stopped::await_exec(pid, PATIENCE);
+        let mut seen = NOTHING.seen;
+        let mut words = [0u8; TOLD_BYTES];
+        // Whoever could write is gone, or has closed it by exec.
+        while rustix::io::read(&told, &mut words).is_ok_and(|read| read == TOLD_BYTES) {
+            let told = Told::of(&words);
+            if told.stage != 0 {
+                return Err(SpawnFailure { stage: stage_of(told.stage), errno: told.errno });
+            }
+            seen = told.seen;
+        }
+        match stopped {
+            Ok(()) => Ok((pid, seen)),
+            Err(errno) => Err(SpawnFailure { stage: SpawnStage::Measure, errno }),
         }
     }
 
@@ -437,6 +471,12 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
     // SAFETY: a C string the keeper made for this spawn.
     if !brief.cwd.is_null() && unsafe { libc::syscall(libc::SYS_chdir, brief.cwd) } < 0 {
         return (SpawnStage::Cwd, errno());
+    }
+    // What is contained may not ask for it.
+    if brief.held
+        && let Err(errno) = stopped::submit()
+    {
+        return (SpawnStage::Measure, errno);
     }
     if let Err(failed) = contain(brief) {
         return failed;

@@ -68,6 +68,9 @@ impl Forker {
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
     pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let resources = |error: io::Error| failure(SpawnStage::Resources, error);
+        if image.held {
+            return Err(failure(SpawnStage::Measure, io::Error::from_raw_os_error(libc::ENOTSUP)));
+        }
         let (argv, contained) = arguments(image).map_err(|error| failure(SpawnStage::Containment, error))?;
         let mut brief = Brief {
             image,
