@@ -144,6 +144,9 @@ impl Asker<'_> {
         let mut text = format!("\nkairo: the skill {} asks for permissions\n", skill.title());
         let _ = writeln!(text, "program {} (sha256 {})", path(&skill.program), skill.program_digest);
         let _ = writeln!(text, "working in {}, started by {}", path(&skill.folder), user());
+        if skill.is_script {
+            text.push_str("note: it is a script: it may be changed after it was looked at, before it is read to be run\n");
+        }
         let new = asked
             .newly
             .as_ref()

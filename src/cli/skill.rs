@@ -12,8 +12,8 @@ use crate::cli::program;
 use crate::cli::table::visible;
 use crate::config::environment;
 use kairo_dataplane::sys::process::stat;
-use kairo_sandbox::manifest::Manifest;
 use kairo_sandbox::manifest::syntax::Syntax;
+use kairo_sandbox::manifest::{Kind, Manifest};
 use kairo_wire::codec::text::OsText;
 use kairo_wire::error::Code;
 use kairo_wire::methods::options::{SkillOption, SpawnOptions};
@@ -21,6 +21,7 @@ use kairo_wire::methods::permission::{ManifestSyntax, RequestParams};
 use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub(crate) struct Skill {
     syntax: ManifestSyntax,
     /// Absolute.
     pub(crate) program: PathBuf,
+    /// It is read by another program, after it was looked at.
+    pub(crate) is_script: bool,
     /// SHA-256 of its contents.
     pub(crate) program_digest: String,
     /// Where it will work.
@@ -57,6 +60,13 @@ impl Skill {
         let mut folder = std::env::current_dir()?;
         folder.extend(args.cwd.as_ref());
         let program = find(args, &folder)?;
+        let is_script = is_script(&program)?;
+        if is_script && manifest.identity.kind != Some(Kind::Script) {
+            let why = format!("{} is a script, and its manifest doesn't say so", shown(&program));
+            return Err(Failure::new("E_MANIFEST", why).advise(
+                "write `type: script` into it: what runs may be another script than the one that was looked at",
+            ));
+        }
         let program_digest = digest(&program)?;
         Ok(Some(Skill {
             digest: manifest.digest(),
@@ -68,6 +78,7 @@ impl Skill {
                 Syntax::Toml => ManifestSyntax::Toml,
             },
             program,
+            is_script,
             program_digest,
             folder,
             session: args.session.clone().unwrap_or_else(session_of_terminal),
@@ -104,6 +115,7 @@ impl Skill {
     pub(crate) fn enter(&self, options: &mut SpawnOptions, command: &mut [OsText]) {
         let name = self.manifest.identity.name.clone();
         options.skill = Some(SkillOption { name, manifest_digest: Some(self.digest.clone()) });
+        options.program_digest.get_or_insert_with(|| self.program_digest.clone());
         // What was approved is this file, whatever the kernel would find by its name.
         let program = OsText::new(self.program.clone().into_os_string().into_vec());
         if let (Some(first), Some(program)) = (command.first_mut(), program) {
@@ -146,7 +158,7 @@ fn missing(name: &OsStr, error: Option<&std::io::Error>) -> Failure {
 }
 
 fn forbidden(path: &Path) -> Failure {
-    let why = format!("{}: it can't be executed", visible(&path.display().to_string()));
+    let why = format!("{}: it can't be executed", shown(path));
     Failure::new(Code::NotExecutable.name(), why).ending_with(NOT_EXECUTABLE)
 }
 
@@ -154,11 +166,25 @@ fn forbidden(path: &Path) -> Failure {
 pub(crate) fn digest(path: &Path) -> Result<String, Failure> {
     let mut hasher = Sha256::new();
     let copied = File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
-    copied.map_err(|error| {
-        let shown = visible(&path.display().to_string());
-        Failure::new("E_IO", format!("{shown}: {error}: what can't be read can't be told by its digest"))
-    })?;
+    copied.map_err(|error| unreadable(path, &error))?;
     Ok(format!("{:x}", hasher.finalize()))
+}
+
+/// Whether the kernel would have another program read it.
+fn is_script(path: &Path) -> Result<bool, Failure> {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(2).read_to_end(&mut start));
+    read.map_err(|error| unreadable(path, &error))?;
+    Ok(start == b"#!")
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let why = format!("{}: {error}: what can't be read can't be told by its digest", shown(path));
+    Failure::new("E_IO", why)
+}
+
+fn shown(path: &Path) -> String {
+    visible(&path.display().to_string())
 }
 
 /// Names the session of our terminal: its leader, and since when that is there, for numbers come again.
@@ -211,17 +237,19 @@ mod tests {
     fn a_skill_names_its_manifest_and_its_program_by_their_digests() {
         let folder = tempfile::tempdir().unwrap();
         let tool = folder.path().join("tool");
-        put(&tool, 0o755);
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/manifests/ffmpeg.yaml");
+        std::fs::write(&tool, "program\n").unwrap();
+        std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+        let of = |name: &str| format!("{}/examples/manifests/{name}", env!("CARGO_MANIFEST_DIR"));
+        let (manifest, script) = (&of("ffmpeg.yaml"), of("git-helper.toml"));
         let tool = tool.to_str().unwrap();
         let skill =
             Skill::of(&typed(&["--manifest", manifest, "--wait", "2m", "--", tool, "x"])).unwrap().unwrap();
         let asked = skill.request(skill.wait);
         assert_eq!((asked.wait_ms, asked.syntax), (Some(120_000), ManifestSyntax::Yaml));
         assert!(asked.session.unwrap().starts_with("terminal:"));
-        // Of "#!/bin/sh\n".
+        // Of "program\n".
         assert_eq!(asked.program_digest.as_deref(), Some(skill.program_digest.as_str()));
-        assert_eq!(skill.program_digest, "a8076d3d28d21e02012b20eaf7dbf75409a6277134439025f282e368e3305abf");
+        assert_eq!(skill.program_digest, "fba13a37a73d657dc0f1e671f0dc714f9891dd4da15ec45bd2a6f83e0434648e");
         assert_eq!(skill.request(Duration::ZERO).wait_ms, None);
         let mut options = SpawnOptions::default();
         let mut command = vec![OsText::from("tool"), OsText::from("x")];
@@ -229,6 +257,11 @@ mod tests {
         assert_eq!(command[0].as_bytes(), tool.as_bytes());
         assert_eq!(options.skill.unwrap().manifest_digest, Some(skill.digest));
         assert!(Skill::of(&typed(&["true"])).unwrap().is_none());
+        put(&folder.path().join("tool"), 0o755);
+        let undeclared = Skill::of(&typed(&["--manifest", manifest, "--", tool])).unwrap_err();
+        assert!(undeclared.text(false).unwrap().contains("type: script"));
+        let declared = Skill::of(&typed(&["--manifest", &script, "--", tool])).unwrap().unwrap();
+        assert!(declared.is_script && declared.manifest.identity.name == "git-helper");
     }
 
     #[test]

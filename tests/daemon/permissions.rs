@@ -53,7 +53,7 @@ impl Skill {
             system.iter().map(|path| file(path, &["read", "execute"], "to run at all")).collect();
         files.extend(reads.iter().map(|path| file(path, &["read"], "to look around")));
         let manifest = json!({
-            "manifest": 1, "name": "tester", "version": version, "permissions": {"files": files},
+            "manifest": 1, "name": "tester", "version": version, "type": "script", "permissions": {"files": files},
         });
         fs::write(self.manifest(), manifest.to_string()).expect("written");
     }
@@ -203,8 +203,13 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
     let skill = Skill::new();
     let mut terminal = Terminal::of(daemon);
     let asked = terminal.run_and_answer(&skill, "");
-    for said in ["the skill tester 1.0.0 asks", &skill.tool(), "read, run /usr — to run at all", "[s]ession"]
-    {
+    for said in [
+        "the skill tester 1.0.0 asks",
+        "it is a script",
+        &skill.tool(),
+        "read, run /usr — to run at all",
+        "[s]ession",
+    ] {
         assert!(asked.contains(said), "{said}: {asked}");
     }
     terminal.until("answered no");
@@ -235,7 +240,7 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
 fn what_could_not_be_contained_is_not_asked_about(daemon: &Daemon) {
     let skill = Skill::new();
     let manifest = json!({
-        "manifest": 1, "name": "tester", "version": "1.0.0",
+        "manifest": 1, "name": "tester", "version": "1.0.0", "type": "script",
         "permissions": {"connect": [{"host": "example.org", "ports": [443], "purpose": "news"}]},
     });
     fs::write(skill.manifest(), manifest.to_string()).expect("written");
@@ -265,9 +270,36 @@ fn what_has_changed_is_asked_about_again(daemon: &Daemon) {
     let asked = terminal.run_and_answer(&skill, "n");
     assert!(asked.contains("reaches nothing new"), "{asked}");
     terminal.until("ended 126.");
-    // Not even its old name helps: what was approved is the file's contents.
+    // Its old name doesn't help: what was approved is the file's contents.
     let output = done(skill.run(daemon, &[]));
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(126), String::new()));
+}
+
+fn a_binary_is_approved_by_its_contents(daemon: &Daemon) {
+    if !can_contain("a_binary_is_approved_by_its_contents") {
+        return;
+    }
+    let skill = Skill::new();
+    let manifest = fs::read_to_string(skill.manifest()).expect("a manifest");
+    let undeclared = manifest.replace("\"type\":\"script\",", "");
+    fs::write(skill.manifest(), undeclared).expect("written");
+    let output = done(skill.run(daemon, &[]));
+    assert!(text(&output.stderr).contains("`type: script`"), "{}", text(&output.stderr));
+    assert!(pending(daemon).is_empty(), "nobody is asked about it");
+    let become_copy_of = |program: &str| {
+        fs::remove_file(skill.tool()).expect("ours");
+        fs::copy(program, skill.tool()).expect("copied");
+    };
+    become_copy_of("/bin/uname");
+    assert_eq!(done(skill.run(daemon, &[])).status.code(), Some(126));
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    let output = done(skill.run(daemon, &["--receipt"]));
+    assert_eq!(text(&output.stdout), "Linux\n", "{}", text(&output.stderr));
+    let (manifest, tool) = (skill.manifest(), skill.tool());
+    good(daemon, &["spawn", "--id", "one", "--manifest", &manifest, "--", &tool]);
+    assert_eq!(done(daemon.cli(&["wait", "one"])).status.code(), Some(0));
+    become_copy_of("/bin/true");
+    assert_eq!(done(skill.run(daemon, &[])).status.code(), Some(126));
 }
 
 fn a_run_without_a_terminal_waits_for_somebody_elsewhere(daemon: &Daemon) {
@@ -474,6 +506,7 @@ on_both_drivers!(
     a_person_is_asked_and_what_they_say_is_done,
     what_could_not_be_contained_is_not_asked_about,
     what_has_changed_is_asked_about_again,
+    a_binary_is_approved_by_its_contents,
     a_run_without_a_terminal_waits_for_somebody_elsewhere,
     a_spawned_skill_is_asked_for_and_ended_with_its_grant,
     what_runs_under_a_daemons_grant_ends_when_that_is_taken_back,
