@@ -16,7 +16,7 @@ use kairo_wire::event::{EventCutRecord, EventGapRecord};
 use kairo_wire::frame::{Header, Kind};
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::method::Method;
-use kairo_wire::methods::permission::Identify;
+use kairo_wire::methods::identity::Identify;
 use kairo_wire::methods::stream::SubscribeResult;
 use kairo_wire::request;
 

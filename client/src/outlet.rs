@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{consumer, device, event, intent, permission, stream, view};
+use kairo_wire::methods::{consumer, device, event, identity, intent, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -85,7 +85,7 @@ const HARMLESS: &[&str] = &[
     intent::Release::NAME,
     intent::Status::NAME,
     intent::Timeline::NAME,
-    permission::Identify::NAME,
+    identity::Identify::NAME,
     Introspect::NAME,
     List::NAME,
     Ping::NAME,

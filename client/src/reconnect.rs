@@ -20,7 +20,7 @@ use bytes::BytesMut;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::frame::Kind;
 use kairo_wire::method::Method;
-use kairo_wire::methods::permission::Identify;
+use kairo_wire::methods::identity::Identify;
 use kairo_wire::methods::system::{Hello, HelloParams, HelloResult};
 use std::fmt;
 use std::io::Write;

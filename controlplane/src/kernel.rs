@@ -8,8 +8,6 @@
 
 use crate::agents::Agents;
 use crate::auth::decision::Rights;
-use crate::auth::principal::{AGENT, Principal, Skill};
-use crate::auth::subject::{Party, parties};
 use crate::calls::{Asking, Turn};
 use crate::config::Config;
 use crate::entropy::{Entropy, Keyed};
@@ -20,15 +18,16 @@ use crate::events::record::Audience;
 use crate::histogram::Histogram;
 use crate::methods;
 use crate::permissions::asking::Asked;
+use crate::permissions::recognizing::Recognized;
 use crate::permissions::{Grant, Permissions};
 use crate::receipts::Receipts;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::readers::Departure;
 use crate::sessions::report;
-use crate::state::{ActsAs, Connection, Phase, Process, State, Timer, Trace};
+use crate::state::{Connection, Phase, State, Timer, Trace};
 use crate::table::{Answers, Route, Table};
 use kairo_dataplane::command::{Command, Commands};
-use kairo_dataplane::control::{Control, Inbound, Lineage, Moment, Notice, Peer};
+use kairo_dataplane::control::{Control, Inbound, Moment, Notice, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
 use kairo_wire::codec::check::{CheckError, check};
 use kairo_wire::codec::encode::Dialect;
@@ -259,48 +258,6 @@ impl Kernel {
             party,
             rights: Rights::default(),
         });
-    }
-
-    /// Who a peer is, by what the operating system says about it.
-    fn recognize(&self, peer: &Peer) -> Recognized {
-        let uid = peer.uid;
-        let (ancestors, session) = match &peer.lineage {
-            Lineage::Unknown => return Recognized::plain(Principal::Nobody { uid }),
-            Lineage::Outside if uid == self.config.owner_uid => return Recognized::plain(Principal::Owner),
-            Lineage::Outside => return Recognized::plain(Principal::User { uid }),
-            Lineage::Child { ancestors, session } => (ancestors, session),
-        };
-        let Some(session) = self.session_of(ancestors, session.as_deref(), uid) else {
-            return Recognized::plain(Principal::Nobody { uid });
-        };
-        let life: Arc<str> = session.into();
-        let acts_as = self.of_life(&life).and_then(|process| process.acts_as.clone());
-        let Some(ActsAs { uid: of, name, session }) = acts_as else {
-            let skill = Skill { uid, session: Some(Arc::clone(&life)), name: None };
-            return Recognized { life: Some(life), ..Recognized::plain(Principal::Skill(skill)) };
-        };
-        // An agent that is no more, and a session that is over, are nobody.
-        let over = session.as_deref().is_some_and(|session| !self.agents.sessions.contains_key(session));
-        let agent = name.strip_prefix(AGENT);
-        if over || agent.is_some_and(|agent| !self.agents.agents.contains_key(&(of, agent.into()))) {
-            return Recognized::plain(Principal::Nobody { uid });
-        }
-        let principal = Principal::Skill(Skill { uid, session: None, name: Some(name) });
-        let party = parties(&principal).pop().map(|party| Party { uid: of, ..party });
-        Recognized { principal, life: Some(life), agent_session: session, party }
-    }
-
-    /// The session a descendant of the keeper belongs to: that of the nearest ancestor that leads one. The marker of
-    /// its environment is only heard when no ancestor does, and only if that session's tree still is there and runs
-    /// as the same user: an orphan.
-    fn session_of(&self, ancestors: &[i32], marker: Option<&str>, uid: u32) -> Option<String> {
-        let runs_as = |process: &Process| process.run_uid.unwrap_or(self.config.owner_uid);
-        let leader = ancestors.iter().find_map(|pid| self.state.leaders.get(&(*pid as u64)));
-        if let Some(process) = leader.and_then(|serial| self.state.processes.get(serial)) {
-            return Some(process.session.as_str().to_owned());
-        }
-        let process = self.state.processes.get(self.state.sessions.get(marker?)?)?;
-        (!process.tree_gone && runs_as(process) == uid).then(|| process.session.as_str().to_owned())
     }
 
     /// A whole frame arrived.
@@ -551,20 +508,6 @@ impl Kernel {
         self.end_intents(turn, key);
         self.state.audience.remove(&key);
         self.state.connections.remove(key);
-    }
-}
-
-/// Who a peer is.
-struct Recognized {
-    principal: Principal,
-    life: Option<Arc<str>>,
-    agent_session: Option<Arc<str>>,
-    party: Option<Party>,
-}
-
-impl Recognized {
-    fn plain(principal: Principal) -> Recognized {
-        Recognized { principal, life: None, agent_session: None, party: None }
     }
 }
 

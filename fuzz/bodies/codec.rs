@@ -11,7 +11,7 @@ use kairo_wire::envelope::EventFrame;
 use kairo_wire::json;
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::method::{Method, params};
-use kairo_wire::methods::{device, event, permission, process, stream, system};
+use kairo_wire::methods::{device, event, identity, process, stream, system};
 use kairo_wire::request::{self, Refused};
 use kairo_wire::response::{Response, put_err, put_ok};
 use serde::Serialize;
@@ -104,8 +104,8 @@ fn every_method(input: &[u8]) {
         method::<stream::Subscribe>,
         method::<stream::Unsubscribe>,
         method::<event::Subscribe>,
-        method::<permission::Identify>,
-        method::<permission::VaultGet>,
+        method::<identity::Identify>,
+        method::<identity::VaultGet>,
         method::<device::List>,
     ];
     for check in all {

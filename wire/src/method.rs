@@ -9,7 +9,7 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, consumer, device, event, intent, log, permission, process, stream, system, view,
+    agent, consumer, device, event, identity, intent, log, permission, process, stream, system, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -208,8 +208,8 @@ pub const METHODS: &[&MethodRow] = &[
     view::Get::ROW,
     view::Changes::ROW,
     view::Watch::ROW,
-    permission::Identify::ROW,
-    permission::VaultGet::ROW,
+    identity::Identify::ROW,
+    identity::VaultGet::ROW,
     device::List::ROW,
     permission::Request::ROW,
     permission::Pending::ROW,

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod consumer;
 pub mod device;
 pub mod event;
+pub mod identity;
 pub mod intent;
 pub mod log;
 pub mod options;

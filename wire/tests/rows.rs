@@ -9,7 +9,7 @@ use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
 use kairo_wire::methods::{
-    agent, consumer, device, event, intent, log, permission, process, stream, system, view,
+    agent, consumer, device, event, identity, intent, log, permission, process, stream, system, view,
 };
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
@@ -116,8 +116,8 @@ fn every_example_is_a_call_that_makes_sense() {
         (view::Get::ROW, example::<view::Get>),
         (view::Changes::ROW, example::<view::Changes>),
         (view::Watch::ROW, example::<view::Watch>),
-        (permission::Identify::ROW, example::<permission::Identify>),
-        (permission::VaultGet::ROW, example::<permission::VaultGet>),
+        (identity::Identify::ROW, example::<identity::Identify>),
+        (identity::VaultGet::ROW, example::<identity::VaultGet>),
         (device::List::ROW, example::<device::List>),
         (permission::Request::ROW, example::<permission::Request>),
         (permission::Pending::ROW, example::<permission::Pending>),

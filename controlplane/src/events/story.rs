@@ -181,11 +181,15 @@ impl Kernel {
 
 /// What a call is about: its `id` or `pid`, or the subscription or intent it names.
 fn target(params: RawRef<'_>) -> Option<String> {
+    named(params, &[b"id", b"pid", b"subscriptionId", b"intentId"])
+}
+
+/// The first of these parameters that is there, as far as it is a name.
+pub(crate) fn named(params: RawRef<'_>, names: &[&[u8]]) -> Option<String> {
     if !params.is_map() {
         return None;
     }
     const LONGEST: usize = 255;
-    let names: [&[u8]; 4] = [b"id", b"pid", b"subscriptionId", b"intentId"];
     let value = names.iter().find_map(|name| entries(params.bytes()).find(|(key, _)| key == name))?.1;
     match str_body(value) {
         Some(text) => Some(String::from_utf8_lossy(text).chars().take(LONGEST).collect()),

@@ -10,6 +10,7 @@ pub(crate) mod agent;
 pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
+pub(crate) mod identity;
 pub(crate) mod intent;
 pub(crate) mod log;
 pub(crate) mod permission;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         log::METHODS,
         consumer::METHODS,
         view::METHODS,
+        identity::METHODS,
         permission::METHODS,
         device::METHODS,
         agent::METHODS,

@@ -266,7 +266,24 @@ impl Kernel {
         }
     }
 
+    /// What was asked for of another manifest or program of the same skill, for the same session, is no longer wanted.
+    fn supersede_request(&mut self, turn: &mut Turn<'_>, asked: &Asked, by: &Request) {
+        let is_older = |other: &Request| {
+            other.declared.is_some()
+                && (&other.party, &other.by, &other.session) == (&by.party, &by.by, &by.session)
+                && other.intent == by.intent
+        };
+        let older =
+            self.permissions.requests.iter().filter(|(_, other)| by.declared.is_some() && is_older(other));
+        let older: Vec<Box<str>> = older.map(|(id, _)| id.clone()).collect();
+        for id in older {
+            let reason = "another manifest, or another program, was asked for instead";
+            self.deny_request(turn, &asked.trace, &id, &by.by, Some(reason));
+        }
+    }
+
     fn put_before_somebody(&mut self, turn: &mut Turn<'_>, asked: &Asked, id: Box<str>, request: Request) {
+        self.supersede_request(turn, asked, &request);
         let of_one = self.permissions.requests.values().filter(|other| other.party == request.party).count();
         if self.permissions.requests.len() >= PENDING_MAX || of_one >= PENDING_OF_ONE_MAX {
             let message = format!(

@@ -112,23 +112,35 @@ impl Kernel {
         asking: &Asking<'_>,
         params: &DenyParams,
     ) -> Result<(), WireError> {
-        let request = self.pending_request(turn, asking, &params.request_id)?.clone();
+        self.pending_request(turn, asking, &params.request_id)?;
         let by = self.principal(asking.connection).to_string();
-        let id = params.request_id.as_str();
-        self.tell_denied_request(turn, &asking.trace, id, &request, &by, params.reason.as_deref());
-        let waiting = self.permissions.requests.remove(id).map(|request| request.waiting);
+        self.deny_request(turn, &asking.trace, &params.request_id, &by, params.reason.as_deref());
+        Ok(())
+    }
+
+    /// Denies what waits for a decision, and tells whoever waits for that.
+    pub(crate) fn deny_request(
+        &mut self,
+        turn: &mut Turn<'_>,
+        trace: &Trace,
+        id: &str,
+        by: &str,
+        reason: Option<&str>,
+    ) {
+        let Some(mut request) = self.permissions.requests.remove(id) else { return };
+        let waiting = std::mem::take(&mut request.waiting);
+        self.tell_denied_request(turn, trace, id, &request, by, reason);
         let result = RequestResult {
             request_id: id.to_owned(),
             status: RequestStatus::Denied,
             grant: None,
-            by: Some(by),
-            reason: params.reason.clone(),
+            by: Some(by.to_owned()),
+            reason: reason.map(str::to_owned),
             newly: request.newly,
         };
-        for call in waiting.into_iter().flatten() {
+        for call in waiting {
             self.resolve(turn, call, &result);
         }
-        Ok(())
     }
 
     fn pending_request(&self, turn: &Turn<'_>, asking: &Asking<'_>, id: &str) -> Result<&Request, WireError> {

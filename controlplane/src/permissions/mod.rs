@@ -13,6 +13,7 @@ pub(crate) mod asking;
 pub(crate) mod deciding;
 pub(crate) mod declared;
 pub(crate) mod keeping;
+pub(crate) mod recognizing;
 pub(crate) mod revoking;
 pub(crate) mod standing;
 pub(crate) mod starting;

@@ -12,9 +12,10 @@ use crate::permissions::revoking::Taking;
 use crate::state::Process;
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::codec::raw::RawRef;
 use kairo_wire::error::WireError;
 use kairo_wire::methods::permission::{GrantScope, RevokeCause, RunningOption};
-use kairo_wire::permission::Permission;
+use kairo_wire::permission::{Permission, Resource};
 use std::sync::Arc;
 
 /// How far up it is looked who started whom.
@@ -99,7 +100,10 @@ impl Kernel {
         match verdict {
             Verdict::Anyway => Ok(None),
             Verdict::Granted(grant) => Ok(Some(grant)),
-            Verdict::Denied(denial) => Err(refused(asking.method, &denial, permission, None)),
+            Verdict::Denied(denial) => {
+                let resource = resource_in(asking.params, permission.resource());
+                Err(refused(asking.method, &denial, permission, resource.as_deref()))
+            }
         }
     }
 
@@ -206,6 +210,16 @@ impl Kernel {
         let taking = Taking { cause: RevokeCause::Used, running: RunningOption::Keep, by: None };
         self.take_back(turn, &grant.id, &taking);
     }
+}
+
+/// What a call is about, as far as its parameters say: for the record, when it is refused before its method looks.
+fn resource_in(params: RawRef<'_>, form: Resource) -> Option<String> {
+    let names: &[&[u8]] = match form {
+        Resource::Topic => &[b"type", b"topic"],
+        Resource::Process => &[b"id", b"pid"],
+        _ => return None,
+    };
+    crate::events::story::named(params, names)
 }
 
 /// The error of a call that is refused for want of a permission.

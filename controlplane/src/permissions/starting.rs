@@ -65,7 +65,8 @@ impl Kernel {
         let id = session.as_ref().map(|(id, _)| Arc::clone(id));
         if let Some(skill) = options.and_then(|options| options.skill.as_ref()) {
             let life = peer.and_then(|peer| peer.life.as_deref());
-            let occasion = Occasion { uid, session: id.as_deref().or(life), intent, after: None };
+            let session = id.as_deref().or(life).or(skill.session.as_deref());
+            let occasion = Occasion { uid, session, intent, after: None };
             let under = self.approval_of(at, skill, &occasion)?;
             self.forbids_none(at, &self.standing(connection), &under)?;
             let name = skill.name.as_str().into();
@@ -123,8 +124,14 @@ impl Kernel {
         let party = Party { uid: occasion.uid, subject: Subject::Skill(skill.name.as_str().into()) };
         let now_ms = wall_ms(at);
         let meant = |grant: &Grant| {
-            let digest = grant.declared.as_deref().map(|declared| declared.summary.digest.as_str());
-            skill.manifest_digest.as_deref().is_none_or(|wanted| digest == Some(wanted))
+            let summary = grant.declared.as_deref().map(|declared| &declared.summary);
+            let is = |wanted: &Option<String>, digest: Option<&str>| {
+                wanted
+                    .as_deref()
+                    .is_none_or(|wanted| digest.is_some_and(|digest| digest.eq_ignore_ascii_case(wanted)))
+            };
+            is(&skill.manifest_digest, summary.map(|summary| summary.digest.as_str()))
+                && is(&skill.program_digest, summary.and_then(|summary| summary.program_digest.as_deref()))
         };
         let bound = |grant: &Grant| occasion.after.is_some() && grant.session.as_deref() == occasion.after;
         let good = |grant: &&Arc<Grant>| {
@@ -137,7 +144,7 @@ impl Kernel {
         let why = match self.permissions.approvals(&party).any(|grant| meant(grant)) {
             true => "its approval is used up, expired, or for another session or intent",
             false if self.permissions.approvals(&party).next().is_some() => {
-                "another manifest of it was approved"
+                "another manifest of it, or another program, was approved"
             }
             false => "no manifest of it was approved",
         };
