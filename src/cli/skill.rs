@@ -113,9 +113,12 @@ impl Skill {
 
     /// Has a spawn start it as this.
     pub(crate) fn enter(&self, options: &mut SpawnOptions, command: &mut [OsText]) {
-        let name = self.manifest.identity.name.clone();
-        options.skill = Some(SkillOption { name, manifest_digest: Some(self.digest.clone()) });
-        options.program_digest.get_or_insert_with(|| self.program_digest.clone());
+        options.skill = Some(SkillOption {
+            name: self.manifest.identity.name.clone(),
+            manifest_digest: Some(self.digest.clone()),
+            program_digest: Some(self.program_digest.clone()),
+            session: Some(self.session.clone()),
+        });
         // What was approved is this file, whatever the kernel would find by its name.
         let program = OsText::new(self.program.clone().into_os_string().into_vec());
         if let (Some(first), Some(program)) = (command.first_mut(), program) {
@@ -246,7 +249,7 @@ mod tests {
             Skill::of(&typed(&["--manifest", manifest, "--wait", "2m", "--", tool, "x"])).unwrap().unwrap();
         let asked = skill.request(skill.wait);
         assert_eq!((asked.wait_ms, asked.syntax), (Some(120_000), ManifestSyntax::Yaml));
-        assert!(asked.session.unwrap().starts_with("terminal:"));
+        assert!(asked.session.is_some_and(|session| session.starts_with("terminal:")));
         // Of "program\n".
         assert_eq!(asked.program_digest.as_deref(), Some(skill.program_digest.as_str()));
         assert_eq!(skill.program_digest, "fba13a37a73d657dc0f1e671f0dc714f9891dd4da15ec45bd2a6f83e0434648e");
@@ -255,7 +258,9 @@ mod tests {
         let mut command = vec![OsText::from("tool"), OsText::from("x")];
         skill.enter(&mut options, &mut command);
         assert_eq!(command[0].as_bytes(), tool.as_bytes());
-        assert_eq!(options.skill.unwrap().manifest_digest, Some(skill.digest));
+        let meant = options.skill.unwrap();
+        assert_eq!((meant.manifest_digest, meant.program_digest), (Some(skill.digest), asked.program_digest));
+        assert!(meant.session.is_some_and(|session| session.starts_with("terminal:")));
         assert!(Skill::of(&typed(&["true"])).unwrap().is_none());
         put(&folder.path().join("tool"), 0o755);
         let undeclared = Skill::of(&typed(&["--manifest", manifest, "--", tool])).unwrap_err();

@@ -230,6 +230,13 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
     let without_question = terminal.until("ended 0.");
     assert!(without_question.contains("said 42") && !without_question.contains("[N]o"), "{without_question}");
     assert_eq!(grants(daemon)[0]["scope"], "session");
+    let (manifest, tool) = (skill.manifest(), skill.tool());
+    terminal.type_line(&format!(
+        "{} spawn --id in --manifest {manifest} -- {tool}; echo ended $?.",
+        program().display()
+    ));
+    let without_question = terminal.until("ended 0.");
+    assert!(!without_question.contains("[N]o"), "{without_question}");
     let mut other = Terminal::of(daemon);
     other.run_and_answer(&skill, "always");
     other.until("said 42");
@@ -299,6 +306,11 @@ fn a_binary_is_approved_by_its_contents(daemon: &Daemon) {
     good(daemon, &["spawn", "--id", "one", "--manifest", &manifest, "--", &tool]);
     assert_eq!(done(daemon.cli(&["wait", "one"])).status.code(), Some(0));
     become_copy_of("/bin/true");
+    assert_eq!(done(skill.run(daemon, &[])).status.code(), Some(126));
+    // Approved in its place, it runs, and what was there before is asked about again.
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    assert!(done(skill.run(daemon, &[])).status.success());
+    become_copy_of("/bin/uname");
     assert_eq!(done(skill.run(daemon, &[])).status.code(), Some(126));
 }
 
@@ -490,10 +502,14 @@ fn a_refusal_names_the_grant_that_would_allow_it(daemon: &Daemon) {
     // What was refused to somebody is told to the owner, with the line to type.
     let mut raw = daemon.connect();
     raw.ok("identify", json!({"agentId": "narrow"}));
-    assert_eq!(raw.refused("process.kill", json!({"id": "x"})).code, "E_PERMISSION_DENIED");
+    good(daemon, &["spawn", "--id", "theirs", "--", "sleep", "1000"]);
+    assert_eq!(raw.refused("process.kill", json!({"id": "theirs"})).code, "E_PERMISSION_DENIED");
     let why = good(daemon, &["why"]);
-    assert!(why.contains("agent:narrow wanted process.control"), "{why}");
-    assert!(why.contains("it would be allowed by: kairo grant agent:narrow "), "{why}");
+    assert!(why.contains("agent:narrow wanted process.control for theirs by process.kill"), "{why}");
+    assert!(why.contains("it would be allowed by: kairo grant agent:narrow process.control theirs"), "{why}");
+    assert_eq!(raw.refused("event.publish", json!({"type": "secret.x"})).code, "E_PERMISSION_DENIED");
+    let why = good(daemon, &["why"]);
+    assert!(why.contains("kairo grant agent:narrow event.publish secret.x"), "{why}");
     let told = json_of(&good(daemon, &["--json", "why", "last"]));
     let (seq, id) =
         (told["event"]["seq"].to_string(), told["event"]["id"].as_str().expect("an id").to_owned());
