@@ -179,7 +179,9 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::InvalidParams => "`kairo introspect METHOD` shows what the method takes",
         Code::UnknownMethod => "`kairo introspect` lists the methods",
         Code::NotFound => "`kairo ps --all` lists what there is",
-        Code::PermissionDenied => "only who started a process, and the daemon's owner, may do that",
+        Code::PermissionDenied => {
+            "`kairo why` tells the daemon's owner what was lacking, and which grant would allow it"
+        }
         Code::Timeout => "give it more time, or see who waits for whom: `kairo status ID`",
         Code::Busy => "try again in a moment",
         Code::AlreadyExists => "choose another id, or end the one that has it: `kairo kill ID`",

@@ -5,7 +5,7 @@ use crate::cli::failure::Failure;
 use crate::cli::terminal;
 use crate::config::environment::Environment;
 use crate::config::{self, Config, Flags};
-use kairo_client::{CallOptions, Client, ConnectOptions};
+use kairo_client::{CallOptions, Client, ConnectError, ConnectOptions};
 use kairo_dataplane::sys::process;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::ProcessId;
@@ -49,11 +49,11 @@ impl Context {
     /// A connection to the daemon, for as long as that is there. What goes on for long has one that comes back
     /// ([`Context::lasting`]).
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        self.connected(&ConnectOptions { reconnect: None, ..ConnectOptions::default() })
+        Ok(self.connected(&ConnectOptions { reconnect: None, ..ConnectOptions::default() })?)
     }
 
     /// The same with options: over the connection we were given, if we were; what is lost of that doesn't come back.
-    pub(crate) fn connected(&self, options: &ConnectOptions) -> Result<Client, Failure> {
+    pub(crate) fn connected(&self, options: &ConnectOptions) -> Result<Client, ConnectError> {
         let given = self.given.lock().ok().and_then(|mut given| given.take());
         Ok(match given {
             Some(given) => Client::over(given.into(), options)?,

@@ -6,7 +6,7 @@ use crate::cli::context::{Context, Outcome, json_of};
 use crate::cli::failure::Failure;
 use crate::cli::table::visible;
 use crate::config::environment::VARIABLES;
-use crate::config::{self, Flags};
+use crate::config::{self, Flags, policy};
 use crate::doctor::{self, Standing};
 use crate::kernel::daemon;
 use crate::socket_guard::GuardError;
@@ -15,6 +15,7 @@ use clap::CommandFactory;
 use clap_complete::aot::{Shell, generate};
 use serde_json::json;
 use std::fmt::Write as _;
+use std::path::Path;
 
 pub(crate) fn serve(context: &Context, args: &Serve) -> Outcome {
     let options = daemon::Options {
@@ -23,6 +24,7 @@ pub(crate) fn serve(context: &Context, args: &Serve) -> Outcome {
         adopt_foreign_state: args.adopt_foreign_state,
         environment: context.environment.clone(),
         adapters: Registry::load(&context.config, &context.environment)?,
+        policy: policy::load(&context.config)?,
     };
     let error = match daemon::serve(&context.config, &options) {
         Ok(()) => return Ok(0),
@@ -76,12 +78,15 @@ pub(crate) fn config_check(context: &Context, args: &ConfigCheck) -> Outcome {
     };
     // The files beside it are part of what a daemon starts with.
     let adapters = Registry::load(&config, &context.environment)?;
-    let files = adapters.files();
+    policy::load(&config)?;
+    let files = adapters.files().into_iter().chain(config.policy.as_deref());
+    let files: Vec<&Path> = files.collect();
     if context.json {
         let variables: Vec<_> =
             VARIABLES.iter().map(|(name, use_)| json!({ "name": name, "use": use_ })).collect();
-        context
-            .object(json!({ "config": json_of(&config)?, "adapterFiles": files, "variables": variables }))?;
+        context.object(
+            json!({ "config": json_of(&config)?, "adapterFiles": adapters.files(), "variables": variables }),
+        )?;
         return Ok(0);
     }
     match &config.file {

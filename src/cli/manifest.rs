@@ -17,7 +17,7 @@ use kairo_sandbox::protection::Protection;
 use kairo_sandbox::receipt::Standing;
 use serde::Serialize;
 use serde_json::json;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -85,20 +85,37 @@ fn schema(context: &Context) -> Outcome {
 
 /// A protection that wouldn't be in force as asked for.
 #[derive(Debug, Serialize)]
-struct Lack {
+pub(crate) struct Lack {
     #[serde(skip_serializing_if = "Option::is_none")]
     protection: Option<Protection>,
     asked: String,
     reason: String,
     /// The manifest accepts that by name.
-    accepted: bool,
+    pub(crate) accepted: bool,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.protection.map_or(String::new(), |protection| format!("{protection} "));
+        write!(f, "{what}({}): {}", visible(&self.asked), visible(&self.reason))
+    }
+}
+
+/// What a manifest reaches that an older one didn't.
+#[derive(Debug)]
+pub(crate) struct New {
+    /// In words.
+    pub(crate) lines: Vec<String>,
+    /// Since what.
+    pub(crate) since: String,
 }
 
 fn check(context: &Context, args: &Check) -> Outcome {
     let manifest = read(&args.file)?;
     let older = args.against.as_deref().map(read).transpose()?;
     let new = older.as_ref().map(|older| manifest.beyond(older));
-    let lacks = lacks(context, &manifest);
+    let folder = std::env::current_dir().ok().map(|folder| folder.display().to_string());
+    let lacks = lacks(context, &manifest, folder);
     let exit = if lacks.iter().all(|lack| lack.accepted) { 0 } else { REFUSED };
     if context.json {
         context.object(json!({
@@ -113,12 +130,31 @@ fn check(context: &Context, args: &Check) -> Outcome {
         }))?;
         return Ok(exit);
     }
-    let older = older.as_ref().map(|older| older.identity.version.as_str());
-    context.text(&page(&manifest, &lacks, new.as_deref().zip(older)))?;
+    let new = older
+        .zip(new)
+        .map(|(older, lines)| New { lines: lines.iter().map(told).collect(), since: older.identity.version });
+    let identity = &manifest.identity;
+    let mut text = format!("{} {}\n", visible(&identity.name), visible(&identity.version));
+    text.push_str(&page(&manifest, &lacks, new.as_ref()));
+    context.text(&text)?;
     Ok(exit)
 }
 
-fn read(file: &Path) -> Result<Manifest, Failure> {
+/// Reads a file.
+pub(crate) fn read(file: &Path) -> Result<Manifest, Failure> {
+    load(file, BYTES_MAX).map(|loaded| loaded.manifest)
+}
+
+/// A manifest and how it is written.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) manifest: Manifest,
+    pub(crate) text: String,
+    pub(crate) syntax: Syntax,
+}
+
+/// Reads a file of at most so many bytes.
+pub(crate) fn load(file: &Path, bytes_max: usize) -> Result<Loaded, Failure> {
     let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let shown = visible(&file.display().to_string());
     let syntax = Syntax::of_extension(extension).ok_or_else(|| {
@@ -128,21 +164,27 @@ fn read(file: &Path) -> Result<Manifest, Failure> {
     let mut bytes = Vec::new();
     // One more than is taken, so that what is longer is seen to be.
     let open = File::open(file).map_err(unreadable)?;
-    open.take(BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    manifest::read(&bytes, syntax).map_err(|refusal: Refusal| {
+    open.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > bytes_max && bytes_max < BYTES_MAX {
+        let why = format!("{shown}: to be decided about, a manifest has at most {} KiB", bytes_max >> 10);
+        return Err(Failure::new("E_MANIFEST", why).ending_with(REFUSED));
+    }
+    let manifest = manifest::read(&bytes, syntax).map_err(|refusal: Refusal| {
         Failure::new("E_MANIFEST", format!("{shown}: {}", visible(&refusal.to_string())))
             .advise("docs/MANIFEST.md tells what may stand there; `kairo manifest schema` for programs")
             .detail(json!({ "field": refusal.field, "reason": refusal.reason, "why": refusal.why }))
             .ending_with(REFUSED)
-    })
+    })?;
+    // What isn't UTF-8 was refused.
+    Ok(Loaded { manifest, text: String::from_utf8_lossy(&bytes).into_owned(), syntax })
 }
 
 /// What this machine wouldn't enforce: planned as if everything weaker were accepted, then held against what is.
-fn lacks(context: &Context, manifest: &Manifest) -> Vec<Lack> {
+/// `folder` is where it would work.
+pub(crate) fn lacks(context: &Context, manifest: &Manifest, folder: Option<String>) -> Vec<Lack> {
     let profile = manifest.profile();
     let mut lenient = profile.clone();
     lenient.accept_weaker.extend(Protection::ALL);
-    let folder = std::env::current_dir().ok().map(|folder| folder.display().to_string());
     let place =
         Place { uid: rustix::process::geteuid().as_raw(), home: context.environment.text("HOME"), folder };
     let plan = match Plan::new(&lenient, &Ability::probe(), &place) {
@@ -164,12 +206,11 @@ fn lacks(context: &Context, manifest: &Manifest) -> Vec<Lack> {
     weaker.collect()
 }
 
-/// Everything, for a person.
-fn page(manifest: &Manifest, lacks: &[Lack], new: Option<(&[Line], &str)>) -> String {
-    let identity = &manifest.identity;
-    let mut page = format!("{} {}\n", visible(&identity.name), visible(&identity.version));
+/// Everything but its name, for a person.
+pub(crate) fn page(manifest: &Manifest, lacks: &[Lack], new: Option<&New>) -> String {
+    let mut page = String::new();
     // Writing to a String does not fail.
-    if let Some(description) = &identity.description {
+    if let Some(description) = &manifest.identity.description {
         let _ = writeln!(page, "{}", visible(description));
     }
     let _ = writeln!(page, "digest {}\n\nit would be allowed to", manifest.digest());
@@ -181,21 +222,20 @@ fn page(manifest: &Manifest, lacks: &[Lack], new: Option<(&[Line], &str)>) -> St
             continue;
         }
         let _ = writeln!(page, "  {}", group.name());
-        of_group.into_iter().for_each(|line| tell(&mut page, line));
+        of_group.into_iter().for_each(|line| tell(&mut page, &told(line)));
     }
     for note in manifest.notes() {
         let _ = writeln!(page, "note: {note}");
     }
-    if let Some((new, version)) = new {
-        match new {
-            [] => {
-                let _ = writeln!(page, "\nit reaches nothing new since {}", visible(version));
-            }
-            new => {
-                let _ = writeln!(page, "\nit newly reaches, since {}", visible(version));
-                new.iter().for_each(|line| tell(&mut page, line));
-            }
+    match new {
+        Some(New { lines, since }) if lines.is_empty() => {
+            let _ = writeln!(page, "\nit reaches nothing new since {}", visible(since));
         }
+        Some(New { lines, since }) => {
+            let _ = writeln!(page, "\nit newly reaches, since {}", visible(since));
+            lines.iter().for_each(|line| tell(&mut page, line));
+        }
+        None => {}
     }
     if lacks.is_empty() {
         page.push_str("\nthis machine enforces all of it\n");
@@ -203,9 +243,8 @@ fn page(manifest: &Manifest, lacks: &[Lack], new: Option<(&[Line], &str)>) -> St
     }
     page.push_str("\nthis machine can't enforce\n");
     for lack in lacks {
-        let what = lack.protection.map_or(String::new(), |protection| format!("{protection} "));
         let then = if lack.accepted { "accepted weaker" } else { "so it would be refused" };
-        let _ = writeln!(page, "    {what}({}): {}; {then}", visible(&lack.asked), visible(&lack.reason));
+        let _ = writeln!(page, "    {lack}; {then}");
     }
     page
 }
@@ -223,9 +262,16 @@ fn nothing(group: Group) -> &'static str {
     }
 }
 
-fn tell(page: &mut String, line: &Line) {
-    let purpose = line.purpose.as_ref().map_or(String::new(), |purpose| format!(" — {}", visible(purpose)));
-    let _ = writeln!(page, "    {}{purpose}", visible(&line.text));
+/// A line with what it is for.
+fn told(line: &Line) -> String {
+    match &line.purpose {
+        Some(purpose) => format!("{} — {purpose}", line.text),
+        None => line.text.clone(),
+    }
+}
+
+fn tell(page: &mut String, line: &str) {
+    let _ = writeln!(page, "    {}", visible(line));
 }
 
 #[cfg(test)]
@@ -245,10 +291,12 @@ mod tests {
             reason: "no cgroup".to_owned(),
             accepted,
         };
-        let new = newer.beyond(&older);
-        let text = page(&newer, &[lack(false), lack(true)], Some((&new, "1.0.0")));
+        let new = |newer: &Manifest| New {
+            lines: newer.beyond(&older).iter().map(told).collect(),
+            since: "1.0.0".to_owned(),
+        };
+        let text = page(&newer, &[lack(false), lack(true)], Some(&new(&newer)));
         for said in [
-            "git-helper 0.3.1\n",
             &format!("digest {}\n", newer.digest()),
             "    connect to git.example.org on ports 443 — fetching\n",
             "  calls: none\n",
@@ -259,7 +307,7 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said}\n{text}");
         }
-        let text = page(&older, &[], Some((&older.beyond(&older), "1.0.0")));
+        let text = page(&older, &[], Some(&new(&older)));
         assert!(text.contains("it reaches nothing new since 1.0.0") && text.contains("enforces all of it"));
     }
 

@@ -5,8 +5,11 @@
 //! kernel) like any other: nothing here reaches into a kernel.
 
 mod adapters;
+mod agents;
+mod approvals;
 pub(crate) mod args;
 mod attach;
+mod consent;
 mod consumers;
 mod context;
 mod describe;
@@ -15,6 +18,7 @@ mod escape;
 mod events;
 mod failure;
 mod gist;
+mod grants;
 mod intents;
 mod limit;
 mod local;
@@ -25,17 +29,21 @@ mod member;
 mod moment;
 mod notice;
 mod output;
+mod permit;
+mod policy;
 mod processes;
 mod program;
 mod progress;
 mod quotas;
 mod run;
+mod skill;
 mod status;
 mod streams;
 mod table;
 mod terminal;
 mod trace;
 mod views;
+mod why;
 
 use crate::config::Flags;
 use crate::config::environment::Environment;
@@ -106,6 +114,18 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Consume(args) => consumers::consume(&context, args),
         Command::Views(_) => views::views(&context),
         Command::View(args) => views::view(&context, args),
+        Command::Approvals(args) => approvals::approvals(&context, args),
+        Command::Approve(args) => approvals::approve(&context, args),
+        Command::Deny(args) => approvals::deny(&context, args),
+        Command::Grants(args) => grants::grants(&context, args),
+        Command::Grant(args) => grants::grant(&context, args),
+        Command::Revoke(args) => grants::revoke(&context, args),
+        Command::Can(args) => grants::can(&context, args),
+        Command::Why(args) => why::why(&context, args),
+        Command::Agents(_) => agents::agents(&context),
+        Command::Agent(args) => agents::agent(&context, args),
+        Command::Session(args) => agents::session(&context, args),
+        Command::Policy(args) => policy::policy(&context, args),
         Command::Call(args) => describe::call(&context, args),
         Command::Introspect(args) => describe::introspect(&context, args),
         Command::Doctor(_) => local::doctor(&context),
@@ -130,6 +150,7 @@ fn all_flags(cli: &Cli) -> Flags {
             driver: args.driver.clone(),
             cores: args.cores.clone(),
             group: args.group.clone(),
+            policy: args.policy.clone(),
             ..with_log(common, &args.log, None)
         },
         // A program that is run has our stderr: only what is wrong is said there.

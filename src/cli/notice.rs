@@ -7,7 +7,7 @@
 use crate::cli::context::{Context, versioned};
 use crate::cli::failure::Failure;
 use crate::cli::terminal;
-use kairo_client::{Change, Client, ConnectOptions, Reconnect, Watch};
+use kairo_client::{Change, Client, ConnectError, ConnectOptions, Reconnect, Watch};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -24,20 +24,29 @@ impl Context {
     pub(crate) fn lasting(&self, no_reconnect: bool) -> Result<Client, Failure> {
         let voice =
             Voice { json: self.json, dim: self.environment.allows_colour() && io::stderr().is_terminal() };
-        self.connect(no_reconnect, Some(Watch::new(move |change| say(voice, change))))
+        let watch = Watch::new(move |change| say(voice, change));
+        Ok(self.connected(&self.options(no_reconnect, Some(watch))?)?)
     }
 
     /// The same beside one that tells.
     pub(crate) fn lasting_silently(&self, no_reconnect: bool) -> Result<Client, Failure> {
-        self.connect(no_reconnect, None)
+        Ok(self.connected(&self.options(no_reconnect, None)?)?)
     }
 
-    fn connect(&self, no_reconnect: bool, watch: Option<Watch>) -> Result<Client, Failure> {
+    /// The same, or none if no daemon of ours is there.
+    pub(crate) fn lasting_if_there(&self) -> Result<Option<Client>, Failure> {
+        match self.connected(&self.options(false, None)?) {
+            Ok(client) => Ok(Some(client)),
+            Err(ConnectError::NobodyThere { .. } | ConnectError::Forbidden { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn options(&self, no_reconnect: bool, watch: Option<Watch>) -> Result<ConnectOptions, Failure> {
         let patience = patience(self.environment.text("KAIRO_RECONNECT").as_deref())?;
         let patience = patience.filter(|_| !no_reconnect);
         let reconnect = patience.map(|patience| Reconnect { patience, watch, ..Reconnect::default() });
-        let options = ConnectOptions { reconnect, ..ConnectOptions::default() };
-        self.connected(&options)
+        Ok(ConnectOptions { reconnect, ..ConnectOptions::default() })
     }
 }
 

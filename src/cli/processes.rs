@@ -2,10 +2,12 @@
 
 use crate::cli::args::Shutdown;
 use crate::cli::args::process::{Kill, Ps, Resize, Signal, Spawn, SpawnStdin, SpoolSize, Target, Wait};
+use crate::cli::consent::Asker;
 use crate::cli::context::{Context, Outcome, accompanied, json_of, milliseconds, process_id, seconds};
 use crate::cli::failure::{Failure, exit_of};
 use crate::cli::moment::now_ms;
 use crate::cli::program::{RestartChoice, YesNo};
+use crate::cli::skill::Skill;
 use crate::cli::status;
 use crate::cli::{program, terminal};
 use kairo_client::{CallError, Client};
@@ -52,13 +54,20 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     if let Some(SpoolSize(bytes_max)) = args.spool {
         options.spool = SpoolOption(Some(SpoolSizes { bytes_max, ..SpoolSizes::default() }));
     }
+    options.agent_session.clone_from(&args.agent_session);
     let id = match &args.id {
         Some(id) => process_id(id)?,
         None => process_id(&random_id()?)?,
     };
-    let command = program::command(&args.program)?;
+    let mut command = program::command(&args.program)?;
+    let skill = Skill::of(&args.program)?;
+    let client = context.client()?;
+    if let Some(skill) = &skill {
+        Asker::of_daemon(context, skill, &client).settle()?;
+        skill.enter(&mut options, &mut command);
+    }
     let params = SpawnParams { id, command, options: Some(Box::new(options)) };
-    let spawned = context.client()?.call_with::<process::Spawn>(&params, &accompanied(&args.story))?;
+    let spawned = client.call_with::<process::Spawn>(&params, &accompanied(&args.story))?;
     if context.json {
         context.object(json_of(&spawned)?)?;
     } else {

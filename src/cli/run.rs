@@ -15,9 +15,12 @@ use crate::cli::context::{Context, Outcome, json_of, process_id, versioned};
 use crate::cli::detach::DetachKeys;
 use crate::cli::failure::Failure;
 use crate::cli::member::Member;
+use crate::cli::permit::Permit;
 use crate::cli::processes::exit_code;
 use crate::cli::progress::{Bar, Output};
+use crate::cli::skill::Skill;
 use crate::cli::{program, terminal};
+use crate::config::policy;
 use crate::kernel::embedded::Embedded;
 use crate::logging;
 use kairo_client::{CallOptions, Client, ConnectOptions, Item};
@@ -39,12 +42,18 @@ const ID: &str = "run";
 
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let adapter = adapter(context, args)?;
+    let skill = Skill::of(&args.program)?;
     let adapters = adapter.as_ref().map(|(registry, _)| registry.clone());
-    let (kernel, connection) = Embedded::start(&context.config, adapters)?;
+    let policy = policy::load(&context.config)?;
+    let (kernel, connection) = Embedded::start(&context.config, adapters, policy)?;
     let _logging =
         logging::begin(&context.config.log).map_err(|error| Failure::new("E_LOG", error.to_string()))?;
     let client = Client::over(connection, &ConnectOptions::default())?;
-    let outcome = supervise(context, args, &client, adapter.map(|(_, declaration)| declaration).as_deref());
+    let permit = skill.as_ref().map(|skill| Permit::obtain(context, skill, &client)).transpose();
+    let outcome = permit.and_then(|permit| {
+        let started = Started { skill: skill.as_ref(), permit: permit.flatten() };
+        supervise(context, args, &client, adapter.map(|(_, declaration)| declaration).as_deref(), started)
+    });
     drop(client);
     kernel.end()?;
     outcome
@@ -58,7 +67,19 @@ fn adapter(context: &Context, args: &Run) -> Result<Option<(Registry, Arc<Declar
     Ok(found.map(|declaration| (registry, declaration)))
 }
 
-fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&Declaration>) -> Outcome {
+/// As what it is started, and by whose leave.
+struct Started<'a> {
+    skill: Option<&'a Skill>,
+    permit: Option<Permit>,
+}
+
+fn supervise(
+    context: &Context,
+    args: &Run,
+    client: &Client,
+    adapter: Option<&Declaration>,
+    Started { skill, permit }: Started<'_>,
+) -> Outcome {
     let id = process_id(ID)?;
     // Before the spawn: what is asked of us from here on is asked of the program.
     let signals = Signals::new(FORWARDED)?;
@@ -75,11 +96,11 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
             outputs.push(Output::to(client, &id, StreamName::Stderr, None, bar.as_ref())?);
         }
     }
-    let params = SpawnParams {
-        id: id.clone(),
-        command: program::command(&args.program)?,
-        options: Some(Box::new(options)),
-    };
+    let mut command = program::command(&args.program)?;
+    if let Some(skill) = skill {
+        skill.enter(&mut options, &mut command);
+    }
+    let params = SpawnParams { id: id.clone(), command, options: Some(Box::new(options)) };
     let correlation_id = args.correlation.clone();
     let mut member = match &args.intent {
         Some(intent) => {
@@ -92,6 +113,9 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
         .call_with::<process::Spawn>(&params, &CallOptions { correlation_id, ..CallOptions::default() })?;
     if let Some(receipt) = spawned.sandbox.as_ref().filter(|_| args.program.receipt) {
         io::stderr().lock().write_all(program::receipt(receipt)?.as_bytes())?;
+    }
+    if let Some(permit) = permit {
+        permit.stand_for(client.clone(), id.clone())?;
     }
     if let Some(member) = &mut member {
         member.stand_for(client.clone(), id.clone())?;

@@ -129,10 +129,19 @@ impl Environment {
 
     /// Configuration files in the order they are looked for; the first that exists counts.
     pub(crate) fn config_candidates(&self) -> Vec<PathBuf> {
+        self.candidates("config.toml")
+    }
+
+    /// The same of the policy.
+    pub(crate) fn policy_candidates(&self) -> Vec<PathBuf> {
+        self.candidates("policy.toml")
+    }
+
+    fn candidates(&self, name: &str) -> Vec<PathBuf> {
         let user = self.base("XDG_CONFIG_HOME").or_else(|| self.home(".config"));
         let mut found: Vec<PathBuf> =
-            user.map(|parent| parent.join("kairo/config.toml")).into_iter().collect();
-        found.push(Path::new("/etc/kairo/config.toml").to_path_buf());
+            user.map(|parent| parent.join("kairo").join(name)).into_iter().collect();
+        found.push(Path::new("/etc/kairo").join(name));
         found
     }
 

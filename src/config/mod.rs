@@ -7,6 +7,7 @@
 
 pub(crate) mod environment;
 pub(crate) mod events;
+pub(crate) mod policy;
 mod quotas;
 pub(crate) mod raw;
 
@@ -29,6 +30,7 @@ pub(crate) struct Flags {
     pub(crate) driver: Option<String>,
     pub(crate) cores: Option<String>,
     pub(crate) group: Option<String>,
+    pub(crate) policy: Option<String>,
     pub(crate) log_level: Option<String>,
     pub(crate) log_format: Option<String>,
     pub(crate) log_file: Option<String>,
@@ -49,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) cores: Option<u16>,
     /// Who may connect besides the owner.
     pub(crate) group: Option<Group>,
+    /// The file with the policy, if there is one.
+    pub(crate) policy: Option<PathBuf>,
     /// What is logged, and where to.
     pub(crate) log: LogConfig,
     /// How much of everything.
@@ -186,6 +190,9 @@ pub(crate) enum ConfigError {
     /// It isn't TOML, or has a key or a type that doesn't exist.
     #[error("{}:{line}: {}{message}", path.display(), field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
     Syntax { path: PathBuf, line: usize, field: Option<String>, message: String },
+    /// What decides for its reader can be written by others.
+    #[error("{}: {why}: a policy is its kernel's owner's alone to write", path.display())]
+    Exposed { path: PathBuf, why: String },
     /// It reads well and means nothing.
     #[error("{origin}: {field}: {message}")]
     Value { origin: Origin, field: &'static str, message: String },
@@ -239,10 +246,13 @@ pub(crate) fn load(flags: &Flags, environment: &Environment) -> Result<Config, C
             None => None,
         },
     };
-    match found {
-        Some((path, text)) => decide(flags, environment, Some((&path, &text))),
-        None => decide(flags, environment, None),
+    let file = found.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+    let mut config = decide(flags, environment, file)?;
+    // One that nobody has named counts if it is there.
+    if config.policy.is_none() {
+        config.policy = environment.policy_candidates().into_iter().find(|path| path.exists());
     }
+    Ok(config)
 }
 
 /// File < environment < flags, checked.
@@ -268,6 +278,7 @@ pub(crate) fn decide(
     let state = pick((&flags.state, "--state"), "KAIRO_STATE", from.said(raw.state));
     let driver = pick((&flags.driver, "--driver"), "KAIRO_DRIVER", from.said(raw.driver));
     let group = pick((&flags.group, "--group"), "KAIRO_GROUP", from.said(raw.group));
+    let policy = flags.policy.clone().map(|value| Said { value, origin: Origin::Flag("--policy") });
     let level = pick((&flags.log_level, "--log"), "KAIRO_LOG", from.said(raw.log.level));
     let format = pick((&flags.log_format, "--log-format"), "KAIRO_LOG_FORMAT", from.said(raw.log.format));
     let log_file = pick((&flags.log_file, "--log-file"), "KAIRO_LOG_FILE", from.said(raw.log.file));
@@ -278,6 +289,7 @@ pub(crate) fn decide(
         driver: checked("driver", driver, |text| text.parse())?.unwrap_or(DriverChoice::Auto),
         cores: checked("cores", cores, |text| parse_cores(&text))?.flatten(),
         group: checked("group", group, |text| find_group(&text))?,
+        policy: checked("policy", policy.or(from.said(raw.policy)), |text| check_path(&text))?,
         log: LogConfig {
             level: checked("log.level", level, check_filter)?.unwrap_or_else(|| "info".to_owned()),
             format: checked("log.format", format, |text| text.parse())?.unwrap_or(LogFormat::Text),

@@ -21,6 +21,7 @@ pub(crate) struct RawConfig {
     pub(crate) driver: Option<Spanned<String>>,
     pub(crate) cores: Option<Spanned<i64>>,
     pub(crate) group: Option<Spanned<String>>,
+    pub(crate) policy: Option<Spanned<String>>,
     pub(crate) log: RawLog,
     pub(crate) limits: RawLimits,
     pub(crate) events: RawEvents,

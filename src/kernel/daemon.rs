@@ -12,6 +12,7 @@ use crate::service::watchdog::watch;
 use crate::socket_guard::Claim;
 use crate::state;
 use anyhow::{Context, Result};
+use kairo_controlplane::auth::rules::Policy;
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::command::Commands;
 use kairo_dataplane::keeper::link::reap;
@@ -35,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) environment: Environment,
     /// The adapters there are.
     pub(crate) adapters: Registry,
+    /// What is decided while nobody is there.
+    pub(crate) policy: Policy,
 }
 
 impl Options {
@@ -69,7 +72,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
     let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
-    let (plane, control, log) = start_plane(config, adapters, kept, claim.listener(), Some(state))?;
+    let (plane, control, log) =
+        start_plane(config, (adapters, options.policy.clone()), kept, claim.listener(), Some(state))?;
     points::reach(Point::AdoptServed);
     watch(&service, plane.handle(), &control)?;
     leave_on_signal(signals, plane.handle(), control.clone(), Arc::clone(&service))?;

@@ -6,6 +6,7 @@ use crate::adapters::registry::Registry;
 use crate::config::Config;
 use crate::log::Running;
 use anyhow::{Context, Result};
+use kairo_controlplane::auth::rules::Policy;
 use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
 use kairo_dataplane::keeper::protocol;
@@ -29,7 +30,11 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Starts it, before this process has threads, and returns the client's end of the one connection. There are no
     /// adapters unless they are wanted.
-    pub(crate) fn start(config: &Config, adapters: Option<Registry>) -> Result<(Embedded, UnixStream)> {
+    pub(crate) fn start(
+        config: &Config,
+        adapters: Option<Registry>,
+        policy: Policy,
+    ) -> Result<(Embedded, UnixStream)> {
         let nofile = raise_nofile()?;
         let keeper = launch(&Launch {
             program: None,
@@ -46,7 +51,7 @@ impl Embedded {
         let keeper_pid = keeper.pid;
         let sides = adapters.is_some().then(private_folder).transpose()?;
         let adapters = Catalogue::new(adapters.unwrap_or_default(), sides.clone());
-        let (plane, control, log) = start_plane(config, adapters, keeper.into(), None, None)?;
+        let (plane, control, log) = start_plane(config, (adapters, policy), keeper.into(), None, None)?;
         let connection = connect_ourselves(&plane.handle()).context("no socket pair")?;
         Ok((Embedded { plane, control, log, keeper_pid, sides }, connection))
     }

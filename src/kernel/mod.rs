@@ -24,6 +24,7 @@ use crate::state::State;
 use crate::state::records::Sealer;
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
+use kairo_controlplane::auth::rules::Policy;
 use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::{Log, Retention, Rule};
@@ -123,6 +124,7 @@ fn control_config(
     embedded: bool,
     budget: Arc<Budget>,
     adapters: Arc<Catalogue>,
+    policy: Policy,
 ) -> ControlConfig {
     let limits = &config.limits;
     ControlConfig {
@@ -135,8 +137,8 @@ fn control_config(
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
         adapters: Box::new(Desk(adapters)),
+        policy: Arc::new(policy),
         ability: Ability::probe(),
-        policy: Arc::default(),
         facts: crate::doctor::facts(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
@@ -200,7 +202,7 @@ impl From<Inheritance> for Kept {
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
-    adapters: Arc<Catalogue>,
+    (adapters, policy): (Arc<Catalogue>, Policy),
     keeper: Kept,
     listener: Option<OwnedFd>,
     state: Option<State>,
@@ -216,7 +218,7 @@ fn start_plane(
     };
     let (last_seq, reader) = (log.last_seq(), log.reader());
     let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
-    let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
+    let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters), policy);
     let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy::new()), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));

@@ -16,6 +16,7 @@ mod events;
 mod intents;
 mod library;
 mod limits;
+mod permissions;
 mod principals;
 mod processes;
 mod programs;

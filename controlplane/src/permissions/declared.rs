@@ -70,34 +70,7 @@ impl Declared {
 
     /// What it asks for.
     pub(crate) fn clauses(&self) -> Vec<Clause> {
-        let asked = self.manifest.permissions.iter().flat_map(|permission| {
-            let purpose: Option<Box<str>> = permission.purpose.as_deref().map(Box::from);
-            let clause = move |(permission, resource): (Permission, Option<String>)| Clause {
-                permission,
-                resource: resource.map(Arc::from),
-                purpose: purpose.clone(),
-            };
-            wanted(&permission.ask).into_iter().map(clause)
-        });
-        asked.chain(self.limits()).collect()
-    }
-
-    fn limits(&self) -> Vec<Clause> {
-        let settings = &self.manifest.settings;
-        let tree = settings.limits;
-        let tree = [
-            ("memoryBytes", tree.memory_bytes),
-            ("cpuPercent", tree.cpu_percent.map(u64::from)),
-            ("pids", tree.pids),
-        ];
-        let tree = tree.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
-        let own = settings.rlimits.iter().map(|limit| format!("{}={}", limit.resource.name(), limit.value));
-        let clause = |text: String| Clause {
-            permission: Permission::LimitUse,
-            resource: Some(text.into()),
-            purpose: None,
-        };
-        tree.chain(own).map(clause).collect()
+        asked_by(&self.manifest)
     }
 
     /// Whether it denies itself this path, though a folder above is allowed.
@@ -110,6 +83,38 @@ impl Declared {
         let takes = |ask: &Ask| matches!(ask, Ask::NoFile { denial, path: of } if *denial == denied && is_within(path, of));
         self.manifest.asks().any(takes)
     }
+}
+
+/// What a manifest asks for.
+pub fn asked_by(manifest: &Manifest) -> Vec<Clause> {
+    let asked = manifest.permissions.iter().flat_map(|permission| {
+        let purpose: Option<Box<str>> = permission.purpose.as_deref().map(Box::from);
+        let clause = move |(permission, resource): (Permission, Option<String>)| Clause {
+            permission,
+            resource: resource.map(Arc::from),
+            purpose: purpose.clone(),
+        };
+        wanted(&permission.ask).into_iter().map(clause)
+    });
+    asked.chain(limits(manifest)).collect()
+}
+
+fn limits(manifest: &Manifest) -> Vec<Clause> {
+    let settings = &manifest.settings;
+    let tree = settings.limits;
+    let tree = [
+        ("memoryBytes", tree.memory_bytes),
+        ("cpuPercent", tree.cpu_percent.map(u64::from)),
+        ("pids", tree.pids),
+    ];
+    let tree = tree.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let own = settings.rlimits.iter().map(|limit| format!("{}={}", limit.resource.name(), limit.value));
+    let clause = |text: String| Clause {
+        permission: Permission::LimitUse,
+        resource: Some(text.into()),
+        purpose: None,
+    };
+    tree.chain(own).map(clause).collect()
 }
 
 /// What an ask is as permissions and resources.

@@ -18,6 +18,7 @@ pub(crate) mod revoking;
 pub(crate) mod standing;
 pub(crate) mod starting;
 
+pub use declared::asked_by;
 pub use keeping::{DECLARED_PREFIX, GRANT_PREFIX};
 
 use crate::auth::rules::Policy;

@@ -415,7 +415,7 @@ pub(crate) struct LogCompact {
     pub(crate) dry_run: bool,
 }
 
-fn parse_span(text: &str) -> Result<Span, String> {
+pub(super) fn parse_span(text: &str) -> Result<Span, String> {
     Span::parse(text).ok_or_else(|| format!("{text:?}: write 90m or 7d"))
 }
 

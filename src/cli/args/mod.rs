@@ -5,6 +5,7 @@
 //! what concerns the daemon as a whole; the rest is by rooms.
 
 pub(crate) mod events;
+pub(crate) mod permission;
 pub(crate) mod process;
 
 use crate::cli::adapters::Adapters;
@@ -17,9 +18,11 @@ use std::path::PathBuf;
 /// Runs programs, streams them both ways, keeps count of every byte.
 #[derive(Debug, Parser)]
 #[command(name = "kairo", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: the child's own; 125 Kairo failed; 126 not executable; 127 not found; \
+#[command(
+    after_help = "Exit codes: the child's own; 125 Kairo failed; 126 not executable, or not approved; 127 not found; \
     128+n ended by signal n.\n\nExamples:\n  kairo run -- sh -c 'echo hello; exit 3'\n  \
-    kairo serve &\n  kairo spawn --id repl --pty python3\n  kairo attach repl")]
+    kairo serve &\n  kairo spawn --id repl --pty python3\n  kairo attach repl"
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -70,6 +73,18 @@ pub(crate) enum Command {
     Consume(events::Consume),
     Views(events::Views),
     View(events::View),
+    Approvals(permission::Approvals),
+    Approve(permission::Approve),
+    Deny(permission::Deny),
+    Grants(permission::Grants),
+    Grant(permission::Grant),
+    Revoke(permission::Revoke),
+    Can(permission::Can),
+    Why(permission::Why),
+    Agents(permission::Agents),
+    Agent(permission::Agent),
+    Session(permission::Session),
+    Policy(permission::PolicyCommand),
     Adapters(Adapters),
     Call(Call),
     Introspect(Introspect),
@@ -111,6 +126,10 @@ pub(crate) struct Serve {
     /// Let members of this group connect, as users with processes of their own [env: KAIRO_GROUP]
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
+    /// What is approved and forbidden while nobody is there to be asked [default: $XDG_CONFIG_HOME/kairo/policy.toml, else
+    /// /etc/kairo/policy.toml, if there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
     /// Take a state folder that another machine or user has written; the processes it tells of are lost

@@ -1,10 +1,12 @@
 //! Commands about processes and their streams.
 
+use crate::cli::args::events::parse_span;
 use crate::cli::args::{Lasting, LogFlags, Story};
 use crate::cli::detach::DetachKeys;
 use crate::cli::logs::Amount;
 use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::terminal::Size;
+use crate::config::raw::Span;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
     kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
     kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --adapter ffmpeg -- ffmpeg -i in.mkv out.mp4    # with a progress bar\n  \
-    kairo run --intent \"$INTENT\" -- make\n  kairo run --json -- true    # numbers on stderr at the end"
+    kairo run --manifest skill.yaml --receipt -- ./tool    # asks, unless it is approved\n  kairo run --intent \"$INTENT\" -- make\n  kairo run --json -- true    # numbers on stderr at the end"
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -65,10 +67,20 @@ pub(crate) struct Program {
     #[arg(long)]
     pub(crate) allow_weaker: bool,
     /// Contain it by this profile (TOML or JSON): what it asks for is in force, or nothing is started
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "contained")]
     pub(crate) sandbox: Option<PathBuf>,
+    /// It is the skill of this manifest (.json, .yaml, .yml or .toml): asks for what that lists, and runs contained by it
+    /// once it is approved, by somebody or by the policy
+    #[arg(long, value_name = "FILE", group = "contained")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Where nobody can be asked here, wait so long for somebody to decide elsewhere: 90s, 5m (s m h d w)
+    #[arg(long, value_name = "DURATION", requires = "manifest", value_parser = parse_span)]
+    pub(crate) wait: Option<Span>,
+    /// What `session` means when it is asked or approved [default: the session of this terminal]
+    #[arg(long, value_name = "ID", requires = "manifest")]
+    pub(crate) session: Option<String>,
     /// Say what of its profile is in force, and by what
-    #[arg(long, requires = "sandbox")]
+    #[arg(long, requires = "contained")]
     pub(crate) receipt: bool,
     /// Run it only if its SHA-256 is this, up to the moment it is executed; not for scripts
     #[arg(long, value_name = "HEX")]
@@ -90,7 +102,8 @@ pub(crate) struct Program {
     kairo spawn --id build --cwd /src --env CC=clang --limit memory=2GiB -- make -j4\n  \
     kairo spawn --id encoder --spool=10GiB -- ffmpeg -i in.mp4 -f rawvideo -\n  \
     kairo spawn --stdin null -- sh -c 'sleep 1; echo done'    # prints the id it was given\n  \
-    kairo spawn --id server --durable --restart on-failure -- ./server")]
+    kairo spawn --id server --durable --restart on-failure -- ./server\n  \
+    kairo spawn --manifest skill.yaml --wait 5m -- ./tool")]
 pub(crate) struct Spawn {
     /// Its name; a random one if absent
     #[arg(long)]
@@ -122,6 +135,9 @@ pub(crate) struct Spawn {
     /// How many times, since it last ran for a minute
     #[arg(long, value_name = "N", requires = "restart")]
     pub(crate) restart_limit: Option<u32>,
+    /// Start it in this session of an agent: it is that agent, for all it calls
+    #[arg(long, value_name = "ID")]
+    pub(crate) agent_session: Option<String>,
     #[command(flatten)]
     pub(crate) story: Story,
     #[command(flatten)]

@@ -125,7 +125,7 @@ fn story_of(client: &Client, named: &str) -> Result<String, Failure> {
     })
 }
 
-fn newest() -> ReplayParams {
+pub(crate) fn newest() -> ReplayParams {
     ReplayParams { order: Order::Backward, limit: Some(1), ..ReplayParams::default() }
 }
 
@@ -140,7 +140,7 @@ fn of_process(client: &Client, named: &str) -> Result<Option<Told>, Failure> {
 }
 
 /// The first event in the order asked for that is the one.
-fn first(
+pub(crate) fn first(
     client: &Client,
     params: ReplayParams,
     is_it: impl Fn(&Told) -> bool,
@@ -158,7 +158,7 @@ fn first(
 }
 
 /// A UUID, which an event's name is.
-fn is_an_events_name(text: &str) -> bool {
+pub(crate) fn is_an_events_name(text: &str) -> bool {
     text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 

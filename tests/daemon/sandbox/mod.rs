@@ -8,7 +8,8 @@ mod battery;
 mod shipped;
 
 use crate::support::{Daemon, Driver, Options, on_both_drivers};
-use arena::{Arena, can_contain, profile};
+pub(crate) use arena::can_contain;
+use arena::{Arena, profile};
 use serde_json::{Value as Json, json};
 use std::os::unix::process::CommandExt;
 

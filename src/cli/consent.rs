@@ -1,0 +1,288 @@
+//! The loop, seen from where a skill is started: what it asks for is asked of the kernel, and if that has no answer, of
+//! whoever sits at this terminal.
+//!
+//! Invariant: nothing is started on a word that was not given: an end of input, an answer that means nothing and a
+//! terminal that isn't one are no approval. Nobody is asked about what would be refused anyway.
+
+use crate::cli::context::Context;
+use crate::cli::failure::{Failure, NOT_EXECUTABLE};
+use crate::cli::manifest::{Lack, New, lacks, page};
+use crate::cli::skill::Skill;
+use crate::cli::table::visible;
+use kairo_client::{CallError, Client};
+use kairo_wire::error::Code;
+use kairo_wire::methods::permission::{
+    Approve, ApproveParams, Can, CanParams, Deny, DenyParams, Grant, GrantScope, Request, RequestResult,
+    RequestStatus,
+};
+use kairo_wire::permission::Permission;
+use serde_json::json;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+/// Asks one kernel about one skill.
+#[derive(Debug)]
+pub(crate) struct Asker<'a> {
+    context: &'a Context,
+    skill: &'a Skill,
+    client: &'a Client,
+    /// The kernel outlives this command: it can remember, and others can decide.
+    lasts: bool,
+}
+
+/// What somebody answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Yes(GrantScope),
+    No,
+}
+
+impl Asker<'_> {
+    /// For a daemon.
+    pub(crate) fn of_daemon<'a>(context: &'a Context, skill: &'a Skill, client: &'a Client) -> Asker<'a> {
+        Asker { context, skill, client, lasts: true }
+    }
+
+    /// For a kernel in this process.
+    pub(crate) fn of_own<'a>(context: &'a Context, skill: &'a Skill, client: &'a Client) -> Asker<'a> {
+        Asker { context, skill, client, lasts: false }
+    }
+
+    /// Asks until it is decided; what is approved is in force then.
+    pub(crate) fn settle(&self) -> Result<Grant, Failure> {
+        let mut asked = self.request(Duration::ZERO)?;
+        loop {
+            match asked.status {
+                RequestStatus::Approved => return granted(asked),
+                RequestStatus::Denied => return Err(self.denied(&asked)),
+                RequestStatus::Pending if self.can_ask()? => match self.ask(&asked)? {
+                    Answer::Yes(scope) => {
+                        if let Some(grant) = self.approve(&asked, scope)? {
+                            return Ok(grant);
+                        }
+                    }
+                    Answer::No => {
+                        self.deny(&asked)?;
+                        let why = format!("{} is not approved: it was answered no", self.skill.title());
+                        return Err(self.unapproved(why, &asked));
+                    }
+                },
+                RequestStatus::Pending if self.lasts && !self.skill.wait.is_zero() => {
+                    self.say_waiting(&asked);
+                    let answered = self.request(self.skill.wait)?;
+                    if answered.status == RequestStatus::Pending {
+                        return Err(self.undecided(&answered));
+                    }
+                    asked = answered;
+                    continue;
+                }
+                RequestStatus::Pending => return Err(self.undecided(&asked)),
+            }
+            // Somebody else has decided while we were asking.
+            asked = self.request(Duration::ZERO)?;
+        }
+    }
+
+    /// What another kernel was told is approved here as well, for this one start, unless the policy forbids it.
+    pub(crate) fn follow(&self) -> Result<Grant, Failure> {
+        let asked = self.request(Duration::ZERO)?;
+        match asked.status {
+            RequestStatus::Approved => granted(asked),
+            RequestStatus::Denied => Err(self.denied(&asked)),
+            RequestStatus::Pending => {
+                let grant = self.approve(&asked, GrantScope::Once)?;
+                grant.ok_or_else(|| self.undecided(&asked))
+            }
+        }
+    }
+
+    fn request(&self, wait: Duration) -> Result<RequestResult, Failure> {
+        Ok(self.client.call::<Request>(&self.skill.request(wait))?)
+    }
+
+    /// Somebody is here who may decide.
+    fn can_ask(&self) -> Result<bool, Failure> {
+        if self.context.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(false);
+        }
+        let params = CanParams {
+            permission: Some(Permission::PermissionDecide.name().to_owned()),
+            resource: Some(self.skill.principal()),
+            ..CanParams::default()
+        };
+        Ok(self.client.call::<Can>(&params)?.allowed)
+    }
+
+    fn ask(&self, asked: &RequestResult) -> Result<Answer, Failure> {
+        let folder = self.skill.folder.display().to_string();
+        let lacks = lacks(self.context, &self.skill.manifest, Some(folder));
+        let stopping: Vec<String> =
+            lacks.iter().filter(|lack| !lack.accepted).map(ToString::to_string).collect();
+        if !stopping.is_empty() {
+            let why =
+                format!("this machine can't enforce for {}: {}", self.skill.title(), stopping.join("; "));
+            return Err(Failure::new(Code::Unsupported.name(), why)
+                .advise("`kairo doctor` tells what it can; a manifest accepts less by name (acceptWeaker)"));
+        }
+        let mut err = io::stderr().lock();
+        err.write_all(self.question(asked, &lacks).as_bytes())?;
+        loop {
+            err.write_all(if self.lasts { CHOICES } else { CHOICES_ONCE }.as_bytes())?;
+            err.flush()?;
+            if let Some(answer) = answer(&typed()?, self.lasts) {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Who asks for what.
+    fn question(&self, asked: &RequestResult, lacks: &[Lack]) -> String {
+        let skill = self.skill;
+        let path = |path: &std::path::Path| visible(&path.display().to_string());
+        // Writing to a String does not fail.
+        let mut text = format!("\nkairo: the skill {} asks for permissions\n", skill.title());
+        let _ = writeln!(text, "program {} (sha256 {})", path(&skill.program), skill.program_digest);
+        let _ = writeln!(text, "working in {}, started by {}", path(&skill.folder), user());
+        if skill.is_script {
+            text.push_str("note: it is a script: it may be changed after it was looked at, before it is read to be run\n");
+        }
+        let new = asked
+            .newly
+            .as_ref()
+            .map(|lines| New { lines: lines.clone(), since: "what was approved of it before".to_owned() });
+        text.push_str(&page(&skill.manifest, lacks, new.as_ref()));
+        text.push('\n');
+        text
+    }
+
+    /// None if somebody else has decided meanwhile.
+    fn approve(&self, asked: &RequestResult, scope: GrantScope) -> Result<Option<Grant>, Failure> {
+        let params =
+            ApproveParams { request_id: asked.request_id.clone(), scope: Some(scope), expires_in_ms: None };
+        unless_decided(self.client.call::<Approve>(&params)).map(|done| done.map(|done| done.grant))
+    }
+
+    fn deny(&self, asked: &RequestResult) -> Result<(), Failure> {
+        let reason = Some("answered no where it was started".to_owned());
+        let params = DenyParams { request_id: asked.request_id.clone(), reason };
+        unless_decided(self.client.call::<Deny>(&params)).map(drop)
+    }
+
+    fn say_waiting(&self, asked: &RequestResult) {
+        let (title, id) = (self.skill.title(), &asked.request_id);
+        eprintln!("kairo: {title} waits for a decision: kairo approve {id}, or kairo deny {id}");
+    }
+
+    fn denied(&self, asked: &RequestResult) -> Failure {
+        let by = asked.by.as_deref().map(|by| format!(" by {}", visible(by))).unwrap_or_default();
+        let why = asked.reason.as_deref().map(|why| format!(": {}", visible(why))).unwrap_or_default();
+        let failure = self.unapproved(format!("{} is denied{by}{why}", self.skill.title()), asked);
+        match asked.by.as_deref().is_some_and(|by| by.starts_with("policy:")) {
+            true => failure.advise("`kairo policy check --manifest FILE` tells what the policy says of it"),
+            false => failure,
+        }
+    }
+
+    fn undecided(&self, asked: &RequestResult) -> Failure {
+        let (title, id) = (self.skill.title(), &asked.request_id);
+        if !self.lasts {
+            let why = format!("{title} is not approved, and nobody can be asked here");
+            return self.unapproved(why, asked).advise(
+                "run it on a terminal, have a policy approve it (docs/PERMISSIONS.md), or start `kairo serve`, which \
+                 keeps requests for `kairo approve`",
+            );
+        }
+        let why = format!("{title} is not approved: request {id} waits for a decision");
+        self.unapproved(why, asked).advise(format!(
+            "decide it with `kairo approve {id}` and start it again, or have it wait for that with --wait 5m"
+        ))
+    }
+
+    fn unapproved(&self, why: String, asked: &RequestResult) -> Failure {
+        let code = match asked.status {
+            RequestStatus::Denied => Code::PermissionDenied.name(),
+            RequestStatus::Pending | RequestStatus::Approved => "E_NOT_APPROVED",
+        };
+        Failure::new(code, why).ending_with(NOT_EXECUTABLE).detail(json!({
+            "requestId": asked.request_id,
+            "principal": self.skill.principal(),
+            "manifestDigest": self.skill.digest,
+            "programDigest": self.skill.program_digest,
+        }))
+    }
+}
+
+fn granted(asked: RequestResult) -> Result<Grant, Failure> {
+    let grant = asked.grant.map(|grant| *grant);
+    grant.ok_or_else(|| Failure::new("E_SHAPE", "it is approved, and the kernel names no grant"))
+}
+
+/// None if there is nothing left to decide.
+pub(crate) fn unless_decided<T>(called: Result<T, CallError>) -> Result<Option<T>, Failure> {
+    match called {
+        Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
+        called => Ok(Some(called?)),
+    }
+}
+
+const CHOICES: &str = "allow it? [o]nce / for this [s]ession / [a]lways / [N]o ";
+const CHOICES_ONCE: &str = "allow it? [o]nce / [N]o   (with `kairo serve` running it could be remembered) ";
+
+/// What a line means; none if it means nothing.
+fn answer(line: &str, lasts: bool) -> Option<Answer> {
+    match line.trim().to_ascii_lowercase().as_str() {
+        "" | "n" | "no" => Some(Answer::No),
+        "o" | "once" => Some(Answer::Yes(GrantScope::Once)),
+        "s" | "session" if lasts => Some(Answer::Yes(GrantScope::Session)),
+        "a" | "always" if lasts => Some(Answer::Yes(GrantScope::Always)),
+        _ => None,
+    }
+}
+
+/// A line of the terminal, and not a byte more: what comes behind it is the program's. Nothing at its end.
+fn typed() -> Result<String, Failure> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < 256 {
+        match rustix::io::read(io::stdin(), &mut byte) {
+            Ok(0) => break,
+            Ok(_) if byte == *b"\n" => break,
+            Ok(_) => line.extend(byte),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        }
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Who we are, for people.
+fn user() -> String {
+    let uid = nix::unistd::getuid();
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => visible(&user.name),
+        Ok(None) | Err(_) => format!("user {uid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_word_that_means_yes_is_one() {
+        let yes = |scope| Some(Answer::Yes(scope));
+        for (line, lasting, alone) in [
+            ("o", yes(GrantScope::Once), yes(GrantScope::Once)),
+            (" Once\r", yes(GrantScope::Once), yes(GrantScope::Once)),
+            ("s", yes(GrantScope::Session), None),
+            ("always", yes(GrantScope::Always), None),
+            ("", Some(Answer::No), Some(Answer::No)),
+            ("N", Some(Answer::No), Some(Answer::No)),
+            ("y", None, None),
+            ("oo", None, None),
+        ] {
+            assert_eq!((answer(line, true), answer(line, false)), (lasting, alone), "{line:?}");
+        }
+    }
+}

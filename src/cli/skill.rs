@@ -1,0 +1,280 @@
+//! `--manifest`: a skill, and the program that is started as it.
+//!
+//! What is approved is approved for exactly this manifest and this program, so the program is found here as it will be
+//! started, by a path that means the same to the kernel, and named with its digest. That what is executed has that digest is
+//! the kernel's to see to.
+
+use crate::cli::args::process::Program;
+use crate::cli::context::milliseconds;
+use crate::cli::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
+use crate::cli::manifest::{Loaded, load};
+use crate::cli::program;
+use crate::cli::table::visible;
+use crate::config::environment;
+use kairo_dataplane::sys::process::stat;
+use kairo_sandbox::manifest::syntax::Syntax;
+use kairo_sandbox::manifest::{Kind, Manifest};
+use kairo_wire::codec::text::OsText;
+use kairo_wire::error::Code;
+use kairo_wire::methods::options::{SkillOption, SpawnOptions};
+use kairo_wire::methods::permission::{ManifestSyntax, RequestParams};
+use sha2::{Digest, Sha256};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A request has a manifest of at most so many bytes.
+const MANIFEST_BYTES_MAX: usize = 256 << 10;
+
+/// A skill that is to be started.
+#[derive(Debug)]
+pub(crate) struct Skill {
+    pub(crate) manifest: Manifest,
+    /// SHA-256 of what the manifest means.
+    pub(crate) digest: String,
+    text: String,
+    syntax: ManifestSyntax,
+    /// Absolute.
+    pub(crate) program: PathBuf,
+    /// It is read by another program, after it was looked at.
+    pub(crate) is_script: bool,
+    /// SHA-256 of its contents.
+    pub(crate) program_digest: String,
+    /// Where it will work.
+    pub(crate) folder: PathBuf,
+    /// What a grant for the session is bound to.
+    session: String,
+    /// How long somebody who decides elsewhere is waited for.
+    pub(crate) wait: Duration,
+}
+
+impl Skill {
+    /// What `--manifest` and its company say, if it was given.
+    pub(crate) fn of(args: &Program) -> Result<Option<Skill>, Failure> {
+        let Some(file) = &args.manifest else { return Ok(None) };
+        let Loaded { manifest, text, syntax } = load(file, MANIFEST_BYTES_MAX)?;
+        let mut folder = std::env::current_dir()?;
+        folder.extend(args.cwd.as_ref());
+        let program = find(args, &folder)?;
+        let is_script = is_script(&program)?;
+        if is_script && manifest.identity.kind != Some(Kind::Script) {
+            let why = format!("{} is a script, and its manifest doesn't say so", shown(&program));
+            return Err(Failure::new("E_MANIFEST", why).advise(
+                "write `type: script` into it: what runs may be another script than the one that was looked at",
+            ));
+        }
+        let program_digest = digest(&program)?;
+        Ok(Some(Skill {
+            digest: manifest.digest(),
+            manifest,
+            text,
+            syntax: match syntax {
+                Syntax::Json => ManifestSyntax::Json,
+                Syntax::Yaml => ManifestSyntax::Yaml,
+                Syntax::Toml => ManifestSyntax::Toml,
+            },
+            program,
+            is_script,
+            program_digest,
+            folder,
+            session: args.session.clone().unwrap_or_else(session_of_terminal),
+            wait: Duration::from_millis(args.wait.map_or(0, |wait| wait.0)),
+        }))
+    }
+
+    /// `photo-index 1.4.0`, to be shown.
+    pub(crate) fn title(&self) -> String {
+        let identity = &self.manifest.identity;
+        format!("{} {}", visible(&identity.name), visible(&identity.version))
+    }
+
+    /// Who it is.
+    pub(crate) fn principal(&self) -> String {
+        format!("skill:{}", self.manifest.identity.name)
+    }
+
+    /// Asks for what it lists.
+    pub(crate) fn request(&self, wait: Duration) -> RequestParams {
+        let wait_ms = Some(milliseconds(wait)).filter(|wait| *wait > 0);
+        RequestParams {
+            manifest: Some(self.text.clone()),
+            syntax: self.syntax,
+            program: OsText::new(self.program.clone().into_os_string().into_vec()),
+            program_digest: Some(self.program_digest.clone()),
+            session: Some(self.session.clone()),
+            wait_ms: wait_ms.map(|wait| wait.try_into().unwrap_or(u32::MAX)),
+            ..RequestParams::default()
+        }
+    }
+
+    /// Has a spawn start it as this.
+    pub(crate) fn enter(&self, options: &mut SpawnOptions, command: &mut [OsText]) {
+        options.skill = Some(SkillOption {
+            name: self.manifest.identity.name.clone(),
+            manifest_digest: Some(self.digest.clone()),
+            program_digest: Some(self.program_digest.clone()),
+            session: Some(self.session.clone()),
+        });
+        // What was approved is this file, whatever the kernel would find by its name.
+        let program = OsText::new(self.program.clone().into_os_string().into_vec());
+        if let (Some(first), Some(program)) = (command.first_mut(), program) {
+            *first = program;
+        }
+    }
+}
+
+/// The program as it will be started: as the shell does, but that a path is one in the folder it will work in.
+fn find(args: &Program, folder: &Path) -> Result<PathBuf, Failure> {
+    let name = &args.command[0];
+    if name.as_bytes().contains(&b'/') {
+        let path: PathBuf = folder.join(name).components().collect();
+        let found = path.metadata().map_err(|error| missing(name, Some(&error)))?;
+        return if can_run(&found) { Ok(path) } else { Err(forbidden(&path)) };
+    }
+    let given =
+        program::options(args)?.env.get("PATH").map(|path| OsString::from_vec(path.as_bytes().to_vec()));
+    let search = given.or_else(|| environment::inherited("PATH")).unwrap_or_default();
+    let mut refused = None;
+    for place in std::env::split_paths(&search) {
+        let path: PathBuf = folder.join(place).join(name).components().collect();
+        match path.metadata() {
+            Ok(found) if can_run(&found) => return Ok(path),
+            Ok(found) if found.is_file() => refused = refused.or(Some(path)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Err(refused.map_or_else(|| missing(name, None), |path| forbidden(&path)))
+}
+
+fn can_run(found: &Metadata) -> bool {
+    found.is_file() && found.permissions().mode() & 0o111 != 0
+}
+
+fn missing(name: &OsStr, error: Option<&std::io::Error>) -> Failure {
+    let name = visible(&name.to_string_lossy());
+    let why = error.map_or_else(|| "it is in no folder of PATH".to_owned(), ToString::to_string);
+    Failure::new(Code::ExecutableNotFound.name(), format!("{name}: {why}")).ending_with(NOT_FOUND)
+}
+
+fn forbidden(path: &Path) -> Failure {
+    let why = format!("{}: it can't be executed", shown(path));
+    Failure::new(Code::NotExecutable.name(), why).ending_with(NOT_EXECUTABLE)
+}
+
+/// SHA-256 of a file, hexadecimal.
+pub(crate) fn digest(path: &Path) -> Result<String, Failure> {
+    let mut hasher = Sha256::new();
+    let copied = File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
+    copied.map_err(|error| unreadable(path, &error))?;
+    Ok(format!("{:x}", hasher.finalize()))
+}
+
+/// Whether the kernel would have another program read it.
+fn is_script(path: &Path) -> Result<bool, Failure> {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(2).read_to_end(&mut start));
+    read.map_err(|error| unreadable(path, &error))?;
+    Ok(start == b"#!")
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let why = format!("{}: {error}: what can't be read can't be told by its digest", shown(path));
+    Failure::new("E_IO", why)
+}
+
+fn shown(path: &Path) -> String {
+    visible(&path.display().to_string())
+}
+
+/// Names the session of our terminal: its leader, and since when that is there, for numbers come again.
+fn session_of_terminal() -> String {
+    let own = std::process::id() as i32;
+    // Without a leader that can be seen from here, this command is all there is of a session.
+    let leader = stat(own).map(|own| own.session).filter(|leader| *leader > 0).unwrap_or(own);
+    let since = stat(leader).map_or(0, |found| found.start_ticks);
+    format!("terminal:{leader}:{since}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use clap::Parser;
+
+    fn typed(words: &[&str]) -> Program {
+        match Cli::try_parse_from([&["kairo", "run"], words].concat()).unwrap().command {
+            Command::Run(run) => run.program,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn put(path: &Path, mode: u32) {
+        std::fs::write(path, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_program_is_found_where_the_kernel_will_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::create_dir(&two).unwrap();
+        put(&one.join("tool"), 0o644);
+        let path = format!("PATH={}:{}", one.display(), two.display());
+        let args = typed(&["--env", &path, "--", "tool"]);
+        assert_eq!(find(&args, folder.path()).unwrap_err().exit(), 126);
+        put(&two.join("tool"), 0o755);
+        assert_eq!(find(&args, folder.path()).unwrap(), two.join("tool"));
+        assert_eq!(find(&typed(&["./two/./tool"]), folder.path()).unwrap(), folder.path().join("two/tool"));
+        assert_eq!(find(&typed(&["./one/tool"]), folder.path()).unwrap_err().exit(), 126);
+        assert_eq!(find(&typed(&["one"]), folder.path()).unwrap_err().exit(), 127);
+        assert_eq!(find(&typed(&["one/none"]), folder.path()).unwrap_err().exit(), 127);
+        assert_eq!(find(&typed(&["./one"]), folder.path()).unwrap_err().exit(), 126);
+    }
+
+    #[test]
+    fn a_skill_names_its_manifest_and_its_program_by_their_digests() {
+        let folder = tempfile::tempdir().unwrap();
+        let tool = folder.path().join("tool");
+        std::fs::write(&tool, "program\n").unwrap();
+        std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+        let of = |name: &str| format!("{}/examples/manifests/{name}", env!("CARGO_MANIFEST_DIR"));
+        let (manifest, script) = (&of("ffmpeg.yaml"), of("git-helper.toml"));
+        let tool = tool.to_str().unwrap();
+        let skill =
+            Skill::of(&typed(&["--manifest", manifest, "--wait", "2m", "--", tool, "x"])).unwrap().unwrap();
+        let asked = skill.request(skill.wait);
+        assert_eq!((asked.wait_ms, asked.syntax), (Some(120_000), ManifestSyntax::Yaml));
+        assert!(asked.session.is_some_and(|session| session.starts_with("terminal:")));
+        // Of "program\n".
+        assert_eq!(asked.program_digest.as_deref(), Some(skill.program_digest.as_str()));
+        assert_eq!(skill.program_digest, "fba13a37a73d657dc0f1e671f0dc714f9891dd4da15ec45bd2a6f83e0434648e");
+        assert_eq!(skill.request(Duration::ZERO).wait_ms, None);
+        let mut options = SpawnOptions::default();
+        let mut command = vec![OsText::from("tool"), OsText::from("x")];
+        skill.enter(&mut options, &mut command);
+        assert_eq!(command[0].as_bytes(), tool.as_bytes());
+        let meant = options.skill.unwrap();
+        assert_eq!((meant.manifest_digest, meant.program_digest), (Some(skill.digest), asked.program_digest));
+        assert!(meant.session.is_some_and(|session| session.starts_with("terminal:")));
+        assert!(Skill::of(&typed(&["true"])).unwrap().is_none());
+        put(&folder.path().join("tool"), 0o755);
+        let undeclared = Skill::of(&typed(&["--manifest", manifest, "--", tool])).unwrap_err();
+        assert!(undeclared.text(false).unwrap().contains("type: script"));
+        let declared = Skill::of(&typed(&["--manifest", &script, "--", tool])).unwrap().unwrap();
+        assert!(declared.is_script && declared.manifest.identity.name == "git-helper");
+    }
+
+    #[test]
+    fn a_manifest_that_nobody_would_read_is_not_asked_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("long.yaml");
+        std::fs::write(&file, vec![b'#'; MANIFEST_BYTES_MAX + 1]).unwrap();
+        let failure = Skill::of(&typed(&["--manifest", file.to_str().unwrap(), "true"])).unwrap_err();
+        assert!(failure.text(false).unwrap().contains("256 KiB"));
+    }
+}
