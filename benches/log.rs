@@ -57,7 +57,7 @@ pub(crate) fn run(report: &mut Report) {
 }
 
 fn opened(folder: &Path) -> Log {
-    Log::open(folder, Options { boot: "bench".to_owned() }).expect("the log opens").0
+    Log::open(folder, Options { boot: "bench".to_owned(), audit: None }).expect("the log opens").0
 }
 
 /// Seconds it takes.

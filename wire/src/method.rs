@@ -8,7 +8,9 @@
 use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
-use crate::methods::{consumer, device, event, intent, log, permission, process, stream, system, view};
+use crate::methods::{
+    audit, consumer, device, event, intent, log, permission, process, stream, system, view,
+};
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -58,6 +60,28 @@ impl MethodRow {
     pub fn is_told(&self) -> bool {
         let tells_itself = ["event.", "intent.", "consumer.ack", "consumer.nak", "process.stdin.write"];
         self.changes && !tells_itself.iter().any(|name| self.name.starts_with(name))
+    }
+}
+
+impl MethodRow {
+    /// True when a call of it belongs in the audit, as far as it is told: it starts or ends what acts for somebody, changes who
+    /// may do what, or takes away what was kept.
+    pub fn is_sensitive(&self) -> bool {
+        const ROOMS: [&str; 4] = ["permission.", "agent.", "session.", "vault."];
+        const METHODS: [&str; 11] = [
+            "process.spawn",
+            "process.kill",
+            "process.signal",
+            "kernel.shutdown",
+            "event.compact",
+            "consumer.delete",
+            "view.drop",
+            "intent.cancel",
+            "identify",
+            "audit.prune",
+            "view.define",
+        ];
+        ROOMS.iter().any(|room| self.name.starts_with(room)) || METHODS.contains(&self.name)
     }
 }
 
@@ -209,6 +233,12 @@ pub const METHODS: &[&MethodRow] = &[
     permission::Identify::ROW,
     permission::VaultGet::ROW,
     device::List::ROW,
+    audit::AuditQuery::ROW,
+    audit::AuditStatus::ROW,
+    audit::AuditVerify::ROW,
+    audit::AuditExport::ROW,
+    audit::AuditCheckpoint::ROW,
+    audit::AuditPrune::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

@@ -3,6 +3,7 @@
 //! Shapes only: parameters, results, rows. v1 fields keep their names and order, because byte-scanning clients
 //! depend on it; new fields come after them.
 
+pub mod audit;
 pub mod consumer;
 pub mod device;
 pub mod event;

@@ -118,4 +118,6 @@ permissions! {
     DeviceList = "device.list", Caller;
     /// Read secrets.
     VaultRead = "vault.read", Caller;
+    /// Read the audit, and have it signed and verified.
+    AuditRead = "audit.read", Administrator;
 }

@@ -22,7 +22,7 @@ use kairo_wire::method::Method;
 use kairo_wire::methods::event::{Draft, Publish, Reach};
 
 /// Types of the kernel begin so.
-const RESERVED: [&str; 9] = [
+const RESERVED: [&str; 13] = [
     "kairo.process.",
     "kairo.stream.",
     "kairo.kernel.",
@@ -32,6 +32,10 @@ const RESERVED: [&str; 9] = [
     "kairo.system.",
     "kairo.view.",
     "kairo.event.",
+    "kairo.permission.",
+    "kairo.agent.",
+    "kairo.session.",
+    "kairo.quota.",
 ];
 /// … or are one of these.
 const NOTICES: [&str; 10] = [

@@ -6,6 +6,7 @@
 
 use crate::table::Entry;
 
+pub(crate) mod audit;
 pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         view::METHODS,
         permission::METHODS,
         device::METHODS,
+        audit::METHODS,
     ]
     .into_iter()
     .flatten()

@@ -1,6 +1,7 @@
 //! The machine of a history: a disk, a clock, and the kernel that lives on it until it is killed.
 
 use bytes::BytesMut;
+use kairo_controlplane::audit::checkpoint::Key;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::{Entropy, Seeded};
 use kairo_controlplane::events::consumers;
@@ -206,6 +207,10 @@ fn end(disk: &Disk, crash: Crash, chance: u64) {
 impl Hands for Work<'_> {
     fn now_ns(&self) -> u64 {
         self.at.monotonic_ns
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.at.wall_ns / 1_000_000
     }
 
     fn is_more_put(&self) -> bool {
@@ -562,7 +567,8 @@ fn open(
         Some(Plant::SyncsNothing) => Box::new(Crooked { disk: mounted, loses: None, syncs: false }),
         _ => Box::new(mounted),
     };
-    let options = Options { boot: boots.to_string() };
+    let key = Key::new(&[9; 32]);
+    let options = Options { boot: boots.to_string(), audit: Some(key) };
     let (log, opened) = match plant {
         Some(Plant::ReusesPlaces) => Log::over_backend(backend),
         _ => Log::over_backend_in(backend, folder.path(), options),

@@ -8,7 +8,7 @@ use std::fs;
 const ROUNDS: usize = 1;
 
 fn options(boot: &str) -> Options {
-    Options { boot: boot.to_owned() }
+    Options { boot: boot.to_owned(), audit: None }
 }
 
 /// All files under `folder` but those in quarantine.
