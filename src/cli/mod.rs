@@ -7,6 +7,7 @@
 mod adapters;
 pub(crate) mod args;
 mod attach;
+mod audit;
 mod consumers;
 mod context;
 mod describe;
@@ -96,6 +97,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
         Command::Log(args) => log::log(&context, args),
+        Command::Audit(args) => audit::audit(&context, args),
         Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
         Command::Intent(args) => intents::intent(&context, args),

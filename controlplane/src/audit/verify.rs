@@ -121,6 +121,16 @@ impl Checker {
             // What it says is nobody's word.
             return self.tell(n, n, "the checkpoint behind it is not signed with the key it names");
         }
+        let signed = self.signed_to();
+        if n < signed || n < self.head.n {
+            let at = self.head.n;
+            return self.tell(n, n, format!("the checkpoint behind it stands behind record {at}"));
+        }
+        if n > self.head.n {
+            self.miss(n + 1);
+        } else if one.hash != self.head.hash {
+            self.tell(signed + 1, n, "changed: the hash that was signed behind them is another");
+        }
         if self.key.is_some_and(|key| key != one.key) {
             self.tell(
                 n,
@@ -128,27 +138,14 @@ impl Checker {
                 format!("the checkpoint behind it is signed with another key: {}", hex(&one.key)),
             );
         }
-        let before = self.last.as_ref();
-        let signed = before.map_or(0, |last| last.n);
-        let follows = match before {
-            Some(last) => one.previous == last.digest() && one.count == n.saturating_sub(last.n),
+        let follows = match &self.last {
+            Some(last) => one.previous == last.digest() && one.count == n - signed,
             None => self.is_part || (one.previous == [0; 32] && one.count == n),
         };
-        if n < signed || n < self.head.n {
-            let at = self.head.n;
-            return self.tell(n, n, format!("the checkpoint behind it stands behind record {at}"));
-        }
         if !follows {
-            self.tell(
-                n,
-                n,
-                "the checkpoint behind it follows another one than is there: one is missing, or was put in",
-            );
-        }
-        if n > self.head.n {
-            self.miss(n + 1);
-        } else if one.hash != self.head.hash {
-            self.tell(signed + 1, n, "changed: the hash that was signed behind them is another");
+            let what =
+                "the checkpoint behind it follows another one than is there: one is missing, or was put in";
+            self.tell(n, n, what);
         }
         self.head = one.head();
         self.last = Some(one);
