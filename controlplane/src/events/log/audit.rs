@@ -32,6 +32,9 @@ const SIGNED_TOGETHER: u64 = 1_024;
 /// … or those of so long.
 pub(crate) const SIGNED_WITHIN_MS: u64 = 300_000;
 
+/// So many records in a row that can't be read are taken for the end.
+const BLIND_MAX: u64 = SIGNED_TOGETHER;
+
 /// What a log with an audit is known to have, for its readers.
 #[derive(Debug)]
 pub(super) struct Auditor {
@@ -146,8 +149,16 @@ fn last_link(view: &dyn View, base: u64) -> Result<u64, Fault> {
         Ok(row) => Ok(row.and_then(|(key, _)| keys::number(&key)).unwrap_or_default()),
         // Then one by one: what can't be read is there.
         Err(fault) if fault.is_damage() => {
-            let is_there = |n: &u64| !matches!(view.get(Space::Audit, &link_key(*n)), Ok(None));
-            Ok((base + 1..).take_while(is_there).last().unwrap_or(base))
+            let (mut n, mut blind) = (base, 0);
+            while blind < BLIND_MAX {
+                match view.get(Space::Audit, &link_key(n + 1)) {
+                    Ok(None) => break,
+                    Ok(Some(_)) => blind = 0,
+                    Err(_) => blind += 1,
+                }
+                n += 1;
+            }
+            Ok(n)
         }
         Err(fault) => Err(fault),
     }
