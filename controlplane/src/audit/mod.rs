@@ -56,7 +56,7 @@ pub fn is_audited(topic: &str, record: &[u8]) -> bool {
 /// What can't be read is kept: better one too many.
 fn is_of_sensitive_call(record: &[u8]) -> bool {
     let Ok(record) = Record::parse(0, record) else { return true };
-    let called = text(&record, "method").and_then(|name| method::row(name));
+    let called = text(&record, "method").and_then(method::row);
     called.is_none_or(method::MethodRow::is_sensitive)
 }
 

@@ -9,7 +9,7 @@
 //! goes on behind that, so that what is missing stays missing. Invariant: a record is in the store exactly when its event's
 //! batch is; records go only up to a checkpoint, which stays.
 
-use super::backend::{Fault, Op, Space, View};
+use super::backend::{Fault, Op, Source, Space, View};
 use super::keys::{self, Room};
 use super::scan::query::PageLimit;
 use super::{Batch, Damage, Log, LogError, Reader, file};
@@ -255,8 +255,9 @@ impl Audit {
     }
 
     /// Adds what a batch has to say, and signs if it is time.
-    fn take(&mut self, batch: &Batch<'_>, view: &dyn View, ops: &mut Vec<Op>) -> Result<(), Fault> {
-        let mut time_ms = 0;
+    fn take(&mut self, batch: &Batch<'_>, source: &dyn Source, ops: &mut Vec<Op>) -> Result<(), Fault> {
+        // What is dropped was signed before this batch: that it is dropped is a record of it, which stays.
+        let (mut time_ms, before) = (0, self.last.clone());
         for event in batch.events.iter().filter(|event| is_audited(event.topic, &event.record)) {
             let stored = self.head.add(event.seq, &event.record);
             ops.push(Op::Put(Space::Audit, link_key(self.head.n), stored));
@@ -266,7 +267,7 @@ impl Audit {
             let (Order::Sign { at_ms } | Order::Prune { at_ms, .. }) = order;
             self.sign(*at_ms, ops);
             if let Order::Prune { before_ms, .. } = order {
-                self.prune(*before_ms, view, ops)?;
+                self.prune(*before_ms, before.as_ref(), &*source.view(), ops)?;
             }
         }
         let last_ms = self.last.as_ref().map_or(0, |last| last.time_ms);
@@ -297,8 +298,14 @@ impl Audit {
     }
 
     /// Has what was signed before a time dropped.
-    fn prune(&mut self, before_ms: u64, view: &dyn View, ops: &mut Vec<Op>) -> Result<(), Fault> {
-        let mut to = self.last.clone().filter(|last| last.time_ms < before_ms);
+    fn prune(
+        &mut self,
+        before_ms: u64,
+        last: Option<&Checkpoint>,
+        view: &dyn View,
+        ops: &mut Vec<Op>,
+    ) -> Result<(), Fault> {
+        let mut to = last.filter(|last| last.time_ms < before_ms).cloned();
         let rows = view.rows(Space::Audit, &checkpoint_key(0), &checkpoint_key(u64::MAX), true);
         for row in if to.is_none() { Some(rows) } else { None }.into_iter().flatten() {
             let one = Checkpoint::parse(&row?.1).filter(|one| one.time_ms < before_ms);
@@ -362,8 +369,7 @@ impl Log {
     /// Adds to a batch what is to be audited of it.
     pub(super) fn audit(&mut self, batch: &Batch<'_>, ops: &mut Vec<Op>) -> Result<(), LogError> {
         let Some(audit) = &mut self.audit else { return Ok(()) };
-        let source = self.reader.source.clone();
-        audit.take(batch, &*source.view(), ops).inspect_err(|_| self.failed = true)?;
+        audit.take(batch, &*self.reader.source, ops).inspect_err(|_| self.failed = true)?;
         Ok(())
     }
 
