@@ -9,6 +9,7 @@ mod agents;
 mod approvals;
 pub(crate) mod args;
 mod attach;
+mod audit;
 mod consent;
 mod consumers;
 mod context;
@@ -105,6 +106,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
         Command::Log(args) => log::log(&context, args),
+        Command::Audit(args) => audit::audit(&context, args),
         Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
         Command::Intent(args) => intents::intent(&context, args),

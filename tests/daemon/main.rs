@@ -8,6 +8,7 @@
 
 mod adapters;
 mod adoption;
+mod audit;
 mod bad_input;
 mod bus;
 mod cli;

@@ -15,8 +15,9 @@ mod stream;
 pub use bus::{CutReason, EventCutRecord, EventGapRecord, ResetReason, ViewChangedRecord, ViewResetRecord};
 pub use intent::{IntentCancelNotice, IntentCancelled, IntentCancelling, IntentEnded, IntentStarted};
 pub use kernel::{
-    DeadReason, KernelCallFailed, KernelCalled, KernelCompacted, KernelDeadLetter, KernelLogDamaged,
-    KernelReady, KernelRecordsFailed, KernelStopping, SecurityDenied,
+    DeadReason, KernelAuditBegun, KernelAuditDamaged, KernelAuditPruned, KernelCallFailed, KernelCalled,
+    KernelCompacted, KernelDeadLetter, KernelLogDamaged, KernelReady, KernelRecordsFailed, KernelStopping,
+    SecurityDenied,
 };
 pub use permission::{
     AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionRequested, PermissionRevoked,

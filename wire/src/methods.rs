@@ -4,6 +4,7 @@
 //! depend on it; new fields come after them.
 
 pub mod agent;
+pub mod audit;
 pub mod consumer;
 pub mod device;
 pub mod event;

@@ -7,6 +7,7 @@
 use crate::table::Entry;
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
@@ -36,6 +37,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         device::METHODS,
         agent::METHODS,
         quota::METHODS,
+        audit::METHODS,
     ]
     .into_iter()
     .flatten()

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use kairo_controlplane::agents;
+use kairo_controlplane::audit::inspecting::inspect;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::compacting::Compaction;
@@ -443,8 +444,9 @@ impl World {
         if !self.keeps {
             return;
         }
-        let Shelved { batches, questions, inquiries, chores } = self.shelf.take();
-        if batches.is_empty() && questions.is_empty() && inquiries.is_empty() && chores.is_empty() {
+        let Shelved { batches, questions, inspections, inquiries, chores } = self.shelf.take();
+        let asked = questions.len() + inspections.len() + inquiries.len() + chores.len();
+        if batches.is_empty() && asked == 0 {
             return;
         }
         let mut flush = false;
@@ -461,6 +463,7 @@ impl World {
                     Entry::Value { key, value } => {
                         whole.values.push(log::Value { key: key.clone(), bytes: value.clone() });
                     }
+                    Entry::Audit(order) => whole.orders.push(*order),
                 }
             }
             self.kept.append(&whole).expect("it is written");
@@ -486,6 +489,11 @@ impl World {
                     found.gaps.push(Gap { from: *hole, to: *hole, cause: GapCause::Damaged, summary: None });
                 }
             }
+            self.answered(answer);
+        }
+        for inspection in inspections {
+            let (answer, damage) = inspect(&self.kept.reader(), &inspection);
+            assert_eq!(damage, []);
             self.answered(answer);
         }
         self.view(inquiries);

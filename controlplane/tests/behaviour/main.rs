@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing where something must be has failed")]
 
 mod adapting;
+mod audit;
 mod bus;
 mod calls;
 mod causality;

@@ -4,6 +4,7 @@
 //! line is a change somebody meant. What is typed is judged in [`crate::config`] and in each command's own file. Here is
 //! what concerns the daemon as a whole; the rest is by rooms.
 
+pub(crate) mod audit;
 pub(crate) mod events;
 pub(crate) mod permission;
 pub(crate) mod process;
@@ -65,6 +66,7 @@ pub(crate) enum Command {
     Events(events::Events),
     Publish(events::Publish),
     Log(events::Log),
+    Audit(audit::Audit),
     Trace(events::Trace),
     Intent(events::Intent),
     Intents(events::Intents),
