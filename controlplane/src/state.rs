@@ -44,7 +44,7 @@ use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{EventId, ProcessId, SessionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -86,6 +86,8 @@ pub(crate) struct State {
     pub sessions: KeyedMap<Box<str>, u64>,
     /// Running leaders by pid.
     pub leaders: SerialMap<u64>,
+    /// Watched leaders that exited last, by pid, oldest first.
+    pub recent: VecDeque<(i32, u64)>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
     /// Readers.
@@ -132,6 +134,7 @@ impl State {
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
             leaders: SerialMap::default(),
+            recent: VecDeque::new(),
             orphans: BTreeSet::new(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
@@ -449,7 +452,7 @@ pub(crate) struct Process {
     pub trace: Trace,
     /// The event of its birth, named before it happens.
     pub birth: EventId,
-    /// What a former kernel has told of its end.
+    /// What has been told of its end.
     pub told: Told,
     /// Its spawn is answered when the disk has its record.
     pub durable: bool,
@@ -472,6 +475,8 @@ pub(crate) struct Told {
     pub born: bool,
     /// That its leader exited.
     pub exited: bool,
+    /// That its sandbox's filter ended the leader.
+    pub killed: bool,
     /// That its tree is gone.
     pub ended: bool,
     /// That an output closed, by channel.

@@ -314,6 +314,7 @@ impl World {
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Adapt(_)
+                | Command::Watch
                 | Command::Shutdown { .. }
                 | Command::Leave => {}
             }
@@ -491,6 +492,7 @@ fn name(command: &Command) -> &'static str {
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
         Command::Adapt(_) => "adapt",
+        Command::Watch => "watch",
         Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",

@@ -24,6 +24,8 @@ pub(crate) fn probe() -> Ability {
         exec_stop: Answer::Refused(
             "macOS has nothing that stops a program at exec for its parent".to_owned(),
         ),
+        denied_calls: absent(),
+        denied_files: absent(),
         cgroup: Cgroup::default(),
         pidfd: false,
         peer_pidfd: false,
@@ -69,6 +71,34 @@ fn rlimit(name: &str, number: libc::c_int) -> Rlimit {
     unsafe { libc::getrlimit(number, &mut limit) };
     let value = |raw: libc::rlim_t| (raw != libc::RLIM_INFINITY).then_some(raw);
     Rlimit { name: name.to_owned(), soft: value(limit.rlim_cur), hard: value(limit.rlim_max) }
+}
+
+/// Nobody tells here what a program is denied.
+pub mod denials {
+    use crate::violation::Denied;
+    use std::io;
+    use std::os::fd::BorrowedFd;
+
+    /// There are none to be heard of.
+    #[derive(Debug)]
+    pub enum Denials {}
+
+    impl Denials {
+        /// Begins to listen, which can't be done.
+        pub fn open() -> io::Result<Denials> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        /// Readable while there is something to take.
+        pub fn descriptor(&self) -> BorrowedFd<'_> {
+            match *self {}
+        }
+
+        /// The next refusal.
+        pub fn take(&mut self) -> io::Result<Option<Denied>> {
+            match *self {}
+        }
+    }
 }
 
 /// A profile for `sandbox-exec`, which applies it to itself and becomes the program.

@@ -35,6 +35,7 @@ mod table;
 mod terminal;
 mod trace;
 mod views;
+mod violations;
 
 use crate::config::Flags;
 use crate::config::environment::Environment;

@@ -17,6 +17,7 @@ use crate::cli::failure::Failure;
 use crate::cli::member::Member;
 use crate::cli::processes::exit_code;
 use crate::cli::progress::{Bar, Output};
+use crate::cli::violations::Violations;
 use crate::cli::{program, terminal};
 use crate::kernel::embedded::Embedded;
 use crate::logging;
@@ -75,6 +76,8 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
             outputs.push(Output::to(client, &id, StreamName::Stderr, None, bar.as_ref())?);
         }
     }
+    let violations =
+        args.program.sandbox.as_ref().map(|_| Violations::begin(context, client, &id)).transpose()?;
     let params = SpawnParams {
         id: id.clone(),
         command: program::command(&args.program)?,
@@ -105,6 +108,10 @@ fn supervise(context: &Context, args: &Run, client: &Client, adapter: Option<&De
         ended
     };
     drop(bar);
+    // Of what went well nothing need be waited for.
+    if let Some(violations) = violations.filter(|_| ended.exit_code != 0) {
+        violations.drain();
+    }
     if let Some(member) = member {
         member.over(&ended)?;
     }

@@ -14,7 +14,7 @@ pub use bus::{CutReason, EventCutRecord, EventGapRecord, ResetReason, ViewChange
 pub use intent::{IntentCancelNotice, IntentCancelled, IntentCancelling, IntentEnded, IntentStarted};
 pub use kernel::{
     DeadReason, KernelCallFailed, KernelCalled, KernelCompacted, KernelDeadLetter, KernelLogDamaged,
-    KernelReady, KernelRecordsFailed, KernelStopping, SecurityDenied,
+    KernelReady, KernelRecordsFailed, KernelStopping, SecurityDenied, SecurityViolation, ViolationMechanism,
 };
 pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,

@@ -182,6 +182,7 @@ impl Kernel {
             usage: exit.usage,
             duration_ms: exit.duration_ms,
         };
+        self.leader_denied(turn, serial, status);
         if only_leader {
             self.stop_killing(turn, serial);
         }

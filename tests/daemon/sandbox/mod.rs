@@ -6,6 +6,7 @@
 pub(crate) mod arena;
 mod battery;
 mod shipped;
+mod violations;
 
 use crate::support::{Daemon, Driver, Options, on_both_drivers};
 use arena::{Arena, can_contain, profile};
