@@ -200,12 +200,13 @@ pub fn describe(what: &What, groups: Groups) -> Violation {
     }
 }
 
-/// Of a process that was ended by SIGSYS, when nothing more is known: the filter ends nobody for another reason.
+/// Of a process that was ended by SIGSYS, when nothing more is known: the filter ends nobody for another reason, but
+/// somebody may have sent it that.
 pub fn killed() -> Violation {
     Violation {
         mechanism: Mechanism::Seccomp,
         rule: "architecture".to_owned(),
-        subject: "a system call of another architecture".to_owned(),
+        subject: "a system call of another architecture (it ended by SIGSYS)".to_owned(),
         hint: "a sandbox runs this machine's own programs only, no 32-bit ones: build it for this machine"
             .to_owned(),
     }
@@ -225,7 +226,7 @@ fn described_call(groups: Groups, architecture: u32, number: u32, was_killed: bo
                 all.push(one);
             }
         }
-        all.join(" or ")
+        all
     };
     let subject =
         found.first().map_or_else(|| format!("system call {number}"), |refused| refused.call.clone());
@@ -238,9 +239,9 @@ fn described_call(groups: Groups, architecture: u32, number: u32, was_killed: bo
         },
         false => Violation {
             mechanism: Mechanism::Seccomp,
-            rule: list(&|refused| refused.group.name()),
+            rule: list(&|refused| refused.group.name()).join(" or "),
             subject,
-            hint: list(&|refused| refused.group.hint()),
+            hint: list(&|refused| refused.group.hint()).join("; or "),
         },
     }
 }

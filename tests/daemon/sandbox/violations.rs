@@ -10,6 +10,8 @@ use crate::support::raw::Raw;
 use crate::support::{Daemon, on_both_drivers, program, python, until};
 use kairo_sandbox::ability::{Ability, Answer};
 use serde_json::{Value as Json, json};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 const TOPIC: &str = "kairo.security.violation";
 /// Asks for what no sandbox gives.
@@ -73,10 +75,7 @@ fn what_is_denied_again_and_again_is_counted(daemon: &Daemon) {
     }
     let mut raw = daemon.connect_modern();
     raw.ok("subscribe", json!({"topic": TOPIC}));
-    let many = format!(
-        "for _ in range(50):\n{}",
-        PACKET.replace("try", " try").replace("except", " except").replace("import", " import")
-    );
+    let many = format!("for _ in range(50):\n{}", indented(PACKET));
     raw.ok("process.spawn", watched("many", &profile(), &[python(), "-c", &many]));
     let (mut events, mut count) = (0, 0);
     // The kernel's log, which is all an ordinary user may read, drops what comes too fast.
@@ -140,7 +139,7 @@ fn the_command_line_says_what_was_denied() {
     let failing = "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)";
     let run = |json: bool| {
         let mut command = std::process::Command::new(program());
-        command.env("XDG_CONFIG_HOME", "/nonexistent").stdin(std::process::Stdio::null()).current_dir("/");
+        command.env("XDG_CONFIG_HOME", "/nonexistent").stdin(Stdio::null()).current_dir("/");
         if json {
             command.arg("--json");
         }
@@ -160,7 +159,34 @@ fn the_command_line_says_what_was_denied() {
     assert_eq!(told.map(|told| told["subject"].clone()), Some(json!("socket")), "{said}");
 }
 
+/// Whoever follows a process is told what it is denied, as whoever reads its log does.
+fn a_follower_is_told_too(daemon: &Daemon) {
+    if !heard(&Ability::probe().denied_calls, "a_follower_is_told_too") {
+        return;
+    }
+    let mut raw = daemon.connect_modern();
+    let again = format!(
+        "import time\nprint('begun', flush=True)\nwhile True:\n{}\n time.sleep(0.05)",
+        indented(PACKET)
+    );
+    raw.ok("process.spawn", watched("it", &profile(), &[python(), "-c", &again]));
+    for verb in [&["logs", "--follow"], &["attach", "--read-only"]] {
+        let mut command = daemon.cli(&[verb, &["it"][..]].concat());
+        let mut follower = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
+        let said = BufReader::new(follower.stderr.take().expect("piped")).lines();
+        let told =
+            said.map_while(Result::ok).find(|line| line.contains("kairo: denied by seccomp: socket, "));
+        follower.kill().and_then(|()| follower.wait()).expect("it ends");
+        assert!(told.is_some(), "{verb:?}");
+    }
+}
+
+fn indented(script: &str) -> String {
+    script.lines().map(|line| format!(" {line}\n")).collect()
+}
+
 on_both_drivers!(
+    a_follower_is_told_too,
     a_denied_call_is_told_with_its_rule_and_a_hint,
     what_is_denied_again_and_again_is_counted,
     a_program_its_filter_ended_is_told_of,
