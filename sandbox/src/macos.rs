@@ -123,8 +123,16 @@ pub mod enforce {
     impl Ready {
         /// Writes the profile, by where its paths lead now. Refuses whatever belongs to another system.
         pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {
-            let Containment { landlock, filter, unprivileged, core_bytes: _, kernel: _, probes, belt } =
-                containment;
+            let Containment {
+                landlock,
+                filter,
+                unprivileged,
+                core_bytes: _,
+                kernel: _,
+                probes,
+                belt,
+                log: _,
+            } = containment;
             if landlock.is_some() || !filter.is_empty() || *unprivileged || !probes.is_empty() {
                 return Err(io::ErrorKind::Unsupported.into());
             }
