@@ -21,3 +21,4 @@ mod streams;
 mod views;
 mod walk;
 mod wards;
+mod watching;
