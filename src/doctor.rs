@@ -88,6 +88,9 @@ fn advice(name: &str) -> Option<&'static str> {
         }
         "largePipes" => "raise fs.pipe-user-pages-soft, or run fewer streams with large pipes",
         "descriptors" => "raise the hard limit of open files (ulimit -Hn, systemd: LimitNOFILE=)",
+        "sandboxViolations" => {
+            "run the daemon as root, or with CAP_AUDIT_READ; for accesses turn the audit on (auditctl -e 1; Linux 6.15)"
+        }
         "landlock" => "boot a kernel with lsm=landlock; containment takes it",
         "seccomp" => "a kernel with CONFIG_SECCOMP_FILTER has it; containment takes it",
         "userNamespaces" => "allow them (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces)",

@@ -16,6 +16,7 @@ mod logging;
 mod service;
 mod socket_guard;
 mod state;
+mod violations;
 mod worker;
 
 use std::process::ExitCode;

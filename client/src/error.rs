@@ -161,6 +161,9 @@ impl CallError {
     /// What to try next, where there is something to try.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
+            CallError::Kernel(error) if is_another_program(error) => {
+                Some("see what has become of it; if it is as it should be, allow its new digest")
+            }
             CallError::Kernel(error) => error.code().and_then(advice),
             CallError::Lost(_) => Some("see whether the daemon still runs: `kairo doctor`, or its log"),
             CallError::Interrupted { .. } => Some("see what came of it, then call again: `kairo status ID`"),
@@ -171,6 +174,16 @@ impl CallError {
             CallError::TooLarge { .. } => Some("send less at a time"),
         }
     }
+}
+
+/// Whether a program wasn't started for what it is, and not for who asked.
+fn is_another_program(error: &Refusal) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Details {
+        stage: Option<String>,
+    }
+    let details = error.info.as_ref().and_then(|info| info.details.as_ref()?.decode::<Details>().ok());
+    details.and_then(|details| details.stage).is_some_and(|stage| stage == "program")
 }
 
 /// What to do about a code.

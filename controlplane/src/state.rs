@@ -23,7 +23,7 @@ pub(crate) use subscriptions::{
 
 use crate::auth::decision::Rights;
 use crate::auth::principal::{Creator, Principal};
-use crate::auth::subject::Party;
+use crate::auth::subject::{Party, Subject};
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::consumers::Consumers;
@@ -48,7 +48,7 @@ use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::{EventId, ProcessId, SessionId};
 use kairo_wire::methods::status::{EndedBy, RecordStatus};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -90,6 +90,8 @@ pub(crate) struct State {
     pub sessions: KeyedMap<Box<str>, u64>,
     /// Running leaders by pid.
     pub leaders: SerialMap<u64>,
+    /// Watched leaders that exited last, by pid, oldest first.
+    pub recent: VecDeque<(i32, u64)>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
     /// Readers.
@@ -136,6 +138,7 @@ impl State {
             names: KeyedMap::with_hasher(keyed),
             sessions: KeyedMap::with_hasher(keyed),
             leaders: SerialMap::default(),
+            recent: VecDeque::new(),
             orphans: BTreeSet::new(),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
@@ -372,6 +375,13 @@ pub(crate) struct ActsAs {
     pub session: Option<Arc<str>>,
 }
 
+impl ActsAs {
+    /// The party that is.
+    pub(crate) fn party(&self) -> Party {
+        Party { uid: self.uid, subject: Subject::of_name(&self.name) }
+    }
+}
+
 /// How far a process's life has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -486,7 +496,7 @@ pub(crate) struct Process {
     pub trace: Trace,
     /// The event of its birth, named before it happens.
     pub birth: EventId,
-    /// What a former kernel has told of its end.
+    /// What has been told of its end.
     pub told: Told,
     /// Its spawn is answered when the disk has its record.
     pub durable: bool,
@@ -509,6 +519,8 @@ pub(crate) struct Told {
     pub born: bool,
     /// That its leader exited.
     pub exited: bool,
+    /// That its sandbox's filter ended the leader.
+    pub killed: bool,
     /// That its tree is gone.
     pub ended: bool,
     /// That an output closed, by channel.

@@ -173,6 +173,8 @@ pub enum Command {
     },
     /// Tell whoever reads outputs for how far programs are.
     Adapt(Adapt),
+    /// Have what contained processes are denied be heard, from now on; told what it is told already, nothing happens.
+    Watch,
     /// End every tree, then the keeper, then the reactors.
     Shutdown {
         /// Between SIGTERM and SIGKILL, nanoseconds.

@@ -8,7 +8,8 @@
 mod keeping;
 
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, Scope, StderrTarget, StdinSource, Stdio, TerminalSize,
+    CgroupLimits, Credentials, HistorySize, ProgramCheck, Scope, Spawn, StderrTarget, StdinSource, Stdio,
+    TerminalSize,
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
@@ -35,7 +36,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 45] = tests![
+const TESTS: [(&str, fn()); 48] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -81,6 +82,9 @@ const TESTS: [(&str, fn()); 45] = tests![
     limits_without_a_cgroup_are_refused_or_weakened,
     a_cgroup_holds_a_tree_exactly,
     limits_are_enforced_by_a_cgroup_where_controllers_are_delegated,
+    what_was_looked_at_starts_like_any_other,
+    what_stands_still_takes_signals_like_any_other,
+    a_keeper_that_ends_takes_along_what_stands_still,
 ];
 
 fn an_exit_code_is_told() {
@@ -966,4 +970,93 @@ fn limits_are_enforced_by_a_cgroup_where_controllers_are_delegated() {
 fn read_until_end_of_leader(kernel: &mut Kernel, spawned: &link::Spawned<OwnedFd>) -> Vec<u8> {
     kernel.exited(spawned.process);
     keeping::read_until(spawned.stderr.as_ref().unwrap().fd.as_fd(), b"\n")
+}
+
+fn looked_at(mut spawn: Spawn) -> Spawn {
+    spawn.program = Some(ProgramCheck::default());
+    spawn
+}
+
+fn what_was_looked_at_starts_like_any_other() {
+    let mut kernel = Kernel::start();
+    let script = "ls /proc/self/fd; exec grep -E 'SigBlk|SigIgn|SigPnd|TracerPid' /proc/self/status";
+    let mut said = |spawn: Spawn| {
+        let spawned = kernel.spawn(spawn).unwrap();
+        let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+        let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
+        assert_eq!(kernel.exited(spawned.process).0, ExitStatus::Code(0), "{said}");
+        kernel.ended(spawned.process);
+        said
+    };
+    assert_eq!(said(looked_at(sh(script))), said(sh(script)));
+    // What can't be executed fails where it always does.
+    let failure = kernel.spawn(looked_at(command(&["/no/such/program"]))).unwrap_err();
+    assert_eq!(failure, SpawnFailure { stage: SpawnStage::Exec, errno: libc::ENOENT });
+    let mut wanted = looked_at(command(&["true"]));
+    wanted.program = Some(ProgramCheck { wanted: Some([7; 32]), accept_weaker: false });
+    let failure = kernel.spawn(wanted).unwrap_err();
+    assert_eq!(failure, SpawnFailure { stage: SpawnStage::Program, errno: 0 });
+}
+
+/// A program that takes long to read, with whoever stands still for it.
+fn long(
+    kernel: &mut Kernel,
+    folder: &tempfile::TempDir,
+    bytes: u64,
+) -> (kairo_dataplane::key::ProcessKey, i32) {
+    let program = folder.path().join("long");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    std::fs::File::options().write(true).open(&program).unwrap().set_len(bytes).unwrap();
+    let key = kernel.ask(looked_at(command(&[program.to_str().unwrap(), "1000"])));
+    let keeper = kernel.keeper_pid();
+    let children = || std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    let traced = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("TracerPid:\t{keeper}"))
+    };
+    eventually("it stands still", || children().split_whitespace().any(traced));
+    let pid = children().split_whitespace().find(|pid| traced(pid)).and_then(|pid| pid.parse().ok());
+    (key, pid.unwrap_or_default())
+}
+
+fn what_stands_still_takes_signals_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kernel = Kernel::start();
+    let (key, pid) = long(&mut kernel, &folder, 16 << 30);
+    // Others don't wait for it.
+    let other = kernel.spawn(sh("exit 3")).unwrap();
+    assert_eq!(kernel.exited(other.process).0, ExitStatus::Code(3));
+    kernel.ended(other.process);
+    assert_eq!(kernel.signal(key, libc::SIGKILL, Scope::Leader), Ok(1));
+    let gone = SpawnFailure { stage: SpawnStage::Measure, errno: libc::ESRCH };
+    assert_eq!(kernel.spawned(key).unwrap_err(), gone);
+    eventually("it is gone", || pid_is_gone(pid));
+    // One that doesn't end it there is waiting for it when it runs.
+    let (key, _) = long(&mut kernel, &folder, 64 << 20);
+    assert_eq!(kernel.signal(key, libc::SIGTERM, Scope::Tree), Ok(1));
+    if kernel.spawned(key).is_ok() {
+        let signal = ExitStatus::Signal { signal: libc::SIGTERM, core: false };
+        assert_eq!(kernel.exited(key).0, signal);
+        kernel.ended(key);
+    }
+}
+
+fn a_keeper_that_ends_takes_along_what_stands_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kernel = Kernel::start();
+    let (_, pid) = long(&mut kernel, &folder, 16 << 30);
+    let keeper = kernel.lose_lanes();
+    assert_eq!(link::reap(keeper).unwrap(), 0);
+    eventually("it is gone", || pid_is_gone(pid));
+    // Not even a keeper that is killed leaves it running.
+    let mut kernel = Kernel::start();
+    let (_, pid) = long(&mut kernel, &folder, 16 << 30);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(kernel.keeper_pid()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    eventually("it is gone", || pid_is_gone(pid));
+    let keeper = kernel.lose_lanes();
+    assert_eq!(link::reap(keeper).unwrap(), 128 + 9);
 }

@@ -323,6 +323,7 @@ impl World {
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
                 | Command::Adapt(_)
+                | Command::Watch
                 | Command::Shutdown { .. }
                 | Command::Leave => {}
             }
@@ -500,6 +501,7 @@ fn name(command: &Command) -> &'static str {
         Command::Work { .. } => "work",
         Command::News { .. } => "news",
         Command::Adapt(_) => "adapt",
+        Command::Watch => "watch",
         Command::Acknowledge { .. } => "acknowledge",
         Command::Shutdown { .. } => "shutdown",
         Command::Leave => "leave",

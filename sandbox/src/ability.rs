@@ -33,6 +33,10 @@ pub struct Ability {
     pub cores_are_piped: bool,
     /// A child can be stopped between exec and its first instruction, so that what it executes can be read.
     pub exec_stop: Answer,
+    /// System calls that a filter denies can be heard of.
+    pub denied_calls: Answer,
+    /// Accesses that Landlock denies can be heard of.
+    pub denied_files: Answer,
     /// Our cgroup.
     pub cgroup: Cgroup,
     /// Processes have handles that survive pid reuse (pidfd_open).
@@ -137,6 +141,8 @@ impl Ability {
             no_new_privileges: false,
             cores_are_piped: false,
             exec_stop: absent(),
+            denied_calls: absent(),
+            denied_files: absent(),
             cgroup: Cgroup::default(),
             pidfd: false,
             peer_pidfd: false,

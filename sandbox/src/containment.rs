@@ -25,6 +25,9 @@ pub struct Containment {
     /// All of it in one, where that is how the system does it.
     #[serde(default)]
     pub belt: Option<Belt>,
+    /// What it is denied is recorded by the operating system, for whoever may hear that.
+    #[serde(default)]
+    pub log: bool,
 }
 
 /// The number a contained child finds its connection to the kernel at.

@@ -24,6 +24,11 @@ macro_rules! groups {
             /// All.
             pub const ALL: &[Group] = &[$(Group::$variant,)+];
 
+            /// As its file is called.
+            pub fn name(self) -> &'static str {
+                match self { $(Group::$variant => $file,)+ }
+            }
+
             fn text(self) -> &'static str {
                 match self { $(Group::$variant => include_str!(concat!("filters/", $file, ".json")),)+ }
             }
@@ -54,6 +59,24 @@ groups! {
     NoMetadata = 9, "no-metadata";
 }
 
+impl Group {
+    /// What would let through what it refuses.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Group::SystemCalls => "no grant: the protection systemCalls would have to be off",
+            Group::Ptrace => "processes.ptrace: \"inside\"",
+            Group::Families => "no grant: the protections network and unixSockets would have to be off",
+            Group::NoNetwork => "network.connect: [PORT]",
+            Group::NoUdp => "network.udp: true",
+            Group::NoUnixSockets => "unixSockets.any: true",
+            Group::Ports => "no grant: the protection ports would have to be off",
+            Group::NoListening => "network.bind: [PORT]",
+            Group::Terminal => "no grant: the protection terminal would have to be off",
+            Group::NoMetadata => "files.metadata: true",
+        }
+    }
+}
+
 /// Some groups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -68,6 +91,13 @@ impl Groups {
     /// Whether these are in.
     pub fn has(self, group: Group) -> bool {
         self.0 & group as u32 != 0
+    }
+
+    /// Every one there is.
+    pub fn all() -> Groups {
+        let mut all = Groups::default();
+        Group::ALL.iter().for_each(|group| all.insert(*group));
+        all
     }
 
     /// True exactly when there is nothing to filter.
@@ -98,7 +128,7 @@ impl Architecture {
     }
 
     /// AUDIT_ARCH_* of linux/audit.h.
-    fn audit(self) -> u32 {
+    pub(crate) fn audit(self) -> u32 {
         match self {
             Architecture::X86_64 => 0xC000_003E,
             Architecture::Aarch64 => 0xC000_00B7,
@@ -130,7 +160,7 @@ pub const INSTRUCTIONS_MAX: usize = 4_096;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
-    #[expect(dead_code, reason = "for whoever reads the file; the numbers count")]
+    /// For people; the number counts.
     call: String,
     x86_64: Option<u32>,
     aarch64: Option<u32>,
@@ -152,7 +182,7 @@ struct Test {
     is_not: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 enum Errno {
     #[serde(rename = "EPERM")]
     Perm = 1,
@@ -193,14 +223,25 @@ fn jump(code: u16, value: u32, if_true: usize, if_false: usize) -> Instruction {
 
 /// A filter of some groups. Fails only if a rule file of ours is broken, which its tests rule out.
 pub fn compile(groups: Groups, architecture: Architecture) -> Result<Program, serde_json::Error> {
+    compile_some(groups, architecture, |_| true)
+}
+
+/// The same without what every program asks for and is told doesn't exist, so that nobody is told of that: what is refused
+/// by both filters is refused, and logged, by the one that was installed last.
+pub fn compile_loud(groups: Groups, architecture: Architecture) -> Result<Program, serde_json::Error> {
+    compile_some(groups, architecture, |rule| rule.errno != Errno::Nosys)
+}
+
+fn compile_some(
+    groups: Groups,
+    architecture: Architecture,
+    wanted: impl Fn(&Rule) -> bool,
+) -> Result<Program, serde_json::Error> {
     let mut calls: BTreeMap<u32, Vec<Instruction>> = BTreeMap::new();
     for group in Group::ALL.iter().filter(|group| groups.has(**group)) {
         let rules: Vec<Rule> = serde_json::from_str(group.text())?;
-        for rule in rules {
-            let number = match architecture {
-                Architecture::X86_64 => rule.x86_64,
-                Architecture::Aarch64 => rule.aarch64,
-            };
+        for rule in rules.into_iter().filter(&wanted) {
+            let number = rule.number(architecture);
             if let Some(number) = number {
                 calls.entry(number).or_default().extend(tested(&rule));
             }
@@ -219,6 +260,35 @@ pub fn compile(groups: Groups, architecture: Architecture) -> Result<Program, se
     }
     instructions.extend(search(&blocks));
     Ok(Program { instructions })
+}
+
+/// A rule that refuses a call, at least with some arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The call's name.
+    pub call: String,
+    /// The rule's group.
+    pub group: Group,
+}
+
+/// Every rule of some groups that refuses the call of this number.
+pub fn refusals(groups: Groups, architecture: Architecture, number: u32) -> Vec<Refused> {
+    let of_group = |group: &Group| {
+        let rules: Vec<Rule> = serde_json::from_str(group.text()).unwrap_or_default();
+        let meant = rules.into_iter().filter(move |rule| rule.number(architecture) == Some(number));
+        let group = *group;
+        meant.map(move |rule| Refused { call: rule.call, group })
+    };
+    Group::ALL.iter().filter(|group| groups.has(**group)).flat_map(of_group).collect()
+}
+
+impl Rule {
+    fn number(&self, architecture: Architecture) -> Option<u32> {
+        match architecture {
+            Architecture::X86_64 => self.x86_64,
+            Architecture::Aarch64 => self.aarch64,
+        }
+    }
 }
 
 /// Finds the call by halving; expects its number in the accumulator.

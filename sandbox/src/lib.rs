@@ -19,7 +19,7 @@ use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
 
-pub use platform::enforce;
+pub use platform::{denials, enforce};
 
 pub mod ability;
 pub mod containment;
@@ -33,4 +33,5 @@ pub mod protection;
 pub mod receipt;
 pub mod report;
 pub mod seatbelt;
+pub mod violation;
 pub mod wish;

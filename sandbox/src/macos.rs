@@ -24,6 +24,8 @@ pub(crate) fn probe() -> Ability {
         exec_stop: Answer::Refused(
             "macOS has nothing that stops a program at exec for its parent".to_owned(),
         ),
+        denied_calls: absent(),
+        denied_files: absent(),
         cgroup: Cgroup::default(),
         pidfd: false,
         peer_pidfd: false,
@@ -71,6 +73,34 @@ fn rlimit(name: &str, number: libc::c_int) -> Rlimit {
     Rlimit { name: name.to_owned(), soft: value(limit.rlim_cur), hard: value(limit.rlim_max) }
 }
 
+/// Nobody tells here what a program is denied.
+pub mod denials {
+    use crate::violation::Denied;
+    use std::io;
+    use std::os::fd::BorrowedFd;
+
+    /// There are none to be heard of.
+    #[derive(Debug)]
+    pub enum Denials {}
+
+    impl Denials {
+        /// Begins to listen, which can't be done.
+        pub fn open() -> io::Result<Denials> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        /// Readable while there is something to take.
+        pub fn descriptor(&self) -> BorrowedFd<'_> {
+            match *self {}
+        }
+
+        /// The next refusal.
+        pub fn take(&mut self) -> io::Result<Option<Denied>> {
+            match *self {}
+        }
+    }
+}
+
 /// A profile for `sandbox-exec`, which applies it to itself and becomes the program.
 pub mod enforce {
     use crate::containment::{Containment, Finding, PROBES_MAX};
@@ -93,8 +123,16 @@ pub mod enforce {
     impl Ready {
         /// Writes the profile, by where its paths lead now. Refuses whatever belongs to another system.
         pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {
-            let Containment { landlock, filter, unprivileged, core_bytes: _, kernel: _, probes, belt } =
-                containment;
+            let Containment {
+                landlock,
+                filter,
+                unprivileged,
+                core_bytes: _,
+                kernel: _,
+                probes,
+                belt,
+                log: _,
+            } = containment;
             if landlock.is_some() || !filter.is_empty() || *unprivileged || !probes.is_empty() {
                 return Err(io::ErrorKind::Unsupported.into());
             }

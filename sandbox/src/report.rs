@@ -60,6 +60,7 @@ impl Report {
             namespaces(ability),
             descriptors(ability),
             programs(ability),
+            violations(ability),
         ];
         Report { system: ability.system.clone(), findings, ladder: ladder(ability) }
     }
@@ -241,6 +242,21 @@ fn programs(ability: &Ability) -> Finding {
     }
 }
 
+fn violations(ability: &Ability) -> Finding {
+    let name = "sandboxViolations";
+    match (&ability.denied_calls, &ability.denied_files) {
+        (Answer::Allowed, Answer::Allowed) => {
+            finding(name, Status::Holds, "denied calls and accesses are told")
+        }
+        (Answer::Allowed, Answer::Refused(files)) => {
+            finding(name, Status::Partly, format!("denied calls are told, accesses aren't: {files}"))
+        }
+        (Answer::Refused(calls), _) => {
+            finding(name, Status::Missing, format!("only that the filter ended a program is told: {calls}"))
+        }
+    }
+}
+
 fn descriptors(ability: &Ability) -> Finding {
     let limit = ability.rlimits.iter().find(|limit| limit.name == "descriptors").and_then(|limit| limit.hard);
     match limit {
@@ -261,7 +277,7 @@ mod tests {
     fn this_machine_is_reported_whole() {
         let ability = Ability::probe();
         let report = Report::new(&ability);
-        assert_eq!(report.findings.len(), 12);
+        assert_eq!(report.findings.len(), 13);
         let rungs: Vec<&str> = report.ladder.iter().map(|rung| rung.name).collect();
         assert_eq!(rungs, Protection::ALL.iter().map(|protection| protection.name()).collect::<Vec<_>>());
         assert!(report.ladder.iter().all(|rung| !rung.detail.is_empty()));

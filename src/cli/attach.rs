@@ -12,6 +12,7 @@ use crate::cli::output::Printer;
 use crate::cli::processes::{exit_code, known_status};
 use crate::cli::streams::close_stdin;
 use crate::cli::terminal::{self, Raw, Size};
+use crate::cli::violations::Violations;
 use bytes::Bytes;
 use kairo_client::{CallError, Client, DirectItem, DirectStream};
 use kairo_wire::codec::data::Data;
@@ -43,6 +44,8 @@ pub(crate) fn attach(context: &Context, args: &Attach) -> Outcome {
         from: if args.replay { Start::Oldest } else { Start::Now },
         ..SubscribeParams::default()
     };
+    let _violations =
+        detail.sandbox.is_some().then(|| Violations::begin(context, &client, &id)).transpose()?;
     let stream = context.lasting(args.lasting.no_reconnect)?.into_stream(&params)?;
     let session = Session { client, id, name: args.id.clone() };
     let raw = take_over(&session, &detail, args)?;

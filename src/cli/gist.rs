@@ -102,7 +102,7 @@ impl Tone {
             || payload["error"].is_string()
             || payload["error"].is_object();
         match last {
-            "denied" | "lost" | "cancelled" | "exceeded" => Tone::Bad,
+            "denied" | "violation" | "lost" | "cancelled" | "exceeded" => Tone::Bad,
             _ if last.ends_with("failed") || last.ends_with("damaged") || failed => Tone::Bad,
             "spawned" | "started" | "restarted" | "ready" | "resumed" => Tone::Begun,
             "exited" | "ended" | "finished" | "done" => Tone::Good,
@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(Tone::of("kairo.process.exited", &json!({"code": 3})), Tone::Bad);
         assert_eq!(Tone::of("kairo.process.exited", &json!({"signal": 9})), Tone::Bad);
         assert_eq!(Tone::of("kairo.security.denied", &json!({})), Tone::Bad);
+        assert_eq!(Tone::of("kairo.security.violation", &json!({})), Tone::Bad);
         assert_eq!(Tone::of("kairo.stream.spool_failed", &json!({})), Tone::Bad);
         assert_eq!(Tone::of("a", &json!(null)), Tone::Plain);
         assert_eq!(Paint(false).tone("x", Tone::Bad), "x");

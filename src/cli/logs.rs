@@ -11,6 +11,7 @@ use crate::cli::args::process::{FromChoice, Logs, StreamChoice};
 use crate::cli::context::{Context, Outcome, process_id, versioned};
 use crate::cli::failure::Failure;
 use crate::cli::output::Printer;
+use crate::cli::violations::Violations;
 use kairo_client::{DirectItem, DirectStream};
 use kairo_wire::codec::data::Data;
 use kairo_wire::id::ProcessId;
@@ -69,6 +70,12 @@ pub(crate) fn logs(context: &Context, args: &Logs) -> Outcome {
     let start = match args.tail {
         Some(amount) => Start::from(tail(context, &wish, &found, args.from, amount)?),
         None => start(args.from),
+    };
+    let _violations = match args.follow {
+        true => {
+            Some(Violations::begin(context, &context.lasting_silently(args.lasting.no_reconnect)?, &wish.id)?)
+        }
+        false => None,
     };
     let mut stream = client.into_stream(&wish.from(start))?;
     pass(&mut stream, &mut sink, &mut Head::new(args.head, selector), targets, start)?;

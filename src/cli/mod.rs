@@ -44,6 +44,7 @@ mod table;
 mod terminal;
 mod trace;
 mod views;
+mod violations;
 mod why;
 
 use crate::config::Flags;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How what is said looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Voice {
+pub(crate) struct Voice {
     json: bool,
     dim: bool,
 }
@@ -22,10 +22,14 @@ struct Voice {
 impl Context {
     /// A connection that comes back when the daemon does, and tells the user.
     pub(crate) fn lasting(&self, no_reconnect: bool) -> Result<Client, Failure> {
-        let voice =
-            Voice { json: self.json, dim: self.environment.allows_colour() && io::stderr().is_terminal() };
+        let voice = self.voice();
         let watch = Watch::new(move |change| say(voice, change));
         Ok(self.connected(&self.options(no_reconnect, Some(watch))?)?)
+    }
+
+    /// How this command says things beside its output.
+    pub(crate) fn voice(&self) -> Voice {
+        Voice { json: self.json, dim: self.environment.allows_colour() && io::stderr().is_terminal() }
     }
 
     /// The same beside one that tells.
@@ -59,12 +63,18 @@ fn patience(typed: Option<&str>) -> Result<Option<Duration>, Failure> {
 }
 
 fn say(voice: Voice, change: &Change) {
-    let Some(words) = words(change) else { return };
+    if let Some(words) = words(change) {
+        put(voice, &words, object(change));
+    }
+}
+
+/// Says something on stderr: a line, or an object.
+pub(crate) fn put(voice: Voice, words: &str, object: Value) {
     let line = match (voice.json, terminal::is_raw()) {
-        (true, _) => format!("{}\n", versioned(object(change))),
+        (true, _) => format!("{}\n", versioned(object)),
         // A raw terminal takes a line's end as it is, and the cursor may be anywhere.
-        (false, true) => format!("\r\n{}\r\n", dimmed(voice, &words)),
-        (false, false) => format!("{}\n", dimmed(voice, &words)),
+        (false, true) => format!("\r\n{}\r\n", dimmed(voice, words)),
+        (false, false) => format!("{}\n", dimmed(voice, words)),
     };
     // Nobody may be there to read it.
     let _ = io::stderr().lock().write_all(line.as_bytes());

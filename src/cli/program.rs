@@ -51,7 +51,9 @@ pub(crate) fn options(program: &Program) -> Result<SpawnOptions, Failure> {
         allow_weaker: program.allow_weaker,
         adapter: program.adapter.clone(),
         sandbox: program.sandbox.as_deref().map(profile).transpose()?,
+        watch: program.sandbox.is_some(),
         program_digest: program.program_digest.clone(),
+        accept_weaker_program: program.allow_weaker && program.program_digest.is_some(),
         ..SpawnOptions::default()
     })
 }

@@ -19,6 +19,7 @@ use crate::cli::permit::Permit;
 use crate::cli::processes::exit_code;
 use crate::cli::progress::{Bar, Output};
 use crate::cli::skill::Skill;
+use crate::cli::violations::Violations;
 use crate::cli::{program, terminal};
 use crate::config::policy;
 use crate::kernel::embedded::Embedded;
@@ -97,9 +98,11 @@ fn supervise(
         }
     }
     let mut command = program::command(&args.program)?;
+    let contained = args.program.sandbox.is_some() || skill.is_some();
     if let Some(skill) = skill {
         skill.enter(&mut options, &mut command);
     }
+    let violations = contained.then(|| Violations::begin(context, client, &id)).transpose()?;
     let params = SpawnParams { id: id.clone(), command, options: Some(Box::new(options)) };
     let correlation_id = args.correlation.clone();
     let mut member = match &args.intent {
@@ -129,6 +132,10 @@ fn supervise(
         ended
     };
     drop(bar);
+    // Of what went well nothing need be waited for.
+    if let Some(violations) = violations.filter(|_| ended.exit_code != 0) {
+        violations.drain();
+    }
     if let Some(member) = member {
         member.over(&ended)?;
     }

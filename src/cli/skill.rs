@@ -119,6 +119,7 @@ impl Skill {
             program_digest: Some(self.program_digest.clone()),
             session: Some(self.session.clone()),
         });
+        options.watch = true;
         // What was approved is this file, whatever the kernel would find by its name.
         let program = OsText::new(self.program.clone().into_os_string().into_vec());
         if let (Some(first), Some(program)) = (command.first_mut(), program) {

@@ -22,6 +22,7 @@ use crate::config::{Config, DriverChoice, environment};
 use crate::log::{self, Running};
 use crate::state::State;
 use crate::state::records::Sealer;
+use crate::violations::Watcher;
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::auth::rules::Policy;
@@ -83,8 +84,8 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The worker, and whoever reads for adapters, as the data plane sees them.
-struct Slow(Worker, Arc<Host>);
+/// The worker, whoever reads for adapters and who listens for violations, as the data plane sees them.
+struct Slow(Worker, Arc<Host>, Arc<Watcher>);
 
 impl kairo_dataplane::reactor::Worker for Slow {
     fn submit(&self, job: Job, done: Done) {
@@ -93,6 +94,10 @@ impl kairo_dataplane::reactor::Worker for Slow {
 
     fn adapt(&self, news: Adapt) {
         self.1.take(news);
+    }
+
+    fn watch(&self) {
+        self.2.begin();
     }
 }
 
@@ -229,11 +234,12 @@ fn start_plane(
         side::prepare(folder, &living).with_context(|| format!("preparing {}", folder.display()))?;
     }
     let host = Host::new(adapters);
+    let watcher = Watcher::new(keeper.keeper_pid);
     let recalled = recollection::recall(&control, &reader, keeper.heirs, past, &spools, &mut out)?;
     tell_adopted(&host, &mut out);
     let plane = Plane::start(Start {
         control: control.clone(),
-        worker: Arc::new(Slow(Worker::new(), Arc::clone(&host))),
+        worker: Arc::new(Slow(Worker::new(), Arc::clone(&host), Arc::clone(&watcher))),
         lanes: keeper.lanes,
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
@@ -251,6 +257,7 @@ fn start_plane(
     })
     .context("the reactors could not be started (--driver poll needs nothing special)")?;
     host.attach(Arc::clone(&control), plane.handle());
+    watcher.attach(Arc::clone(&control), plane.handle());
     let of_views = views::Limits { defined_bytes: config.limits.view_bytes_max, ..views::Limits::default() };
     let log = log.begin(&control, plane.handle(), (rustix::process::geteuid().as_raw(), of_views))?;
     control.with(|kernel| {

@@ -17,7 +17,7 @@ pub use intent::{IntentCancelNotice, IntentCancelled, IntentCancelling, IntentEn
 pub use kernel::{
     DeadReason, KernelAuditBegun, KernelAuditDamaged, KernelAuditPruned, KernelCallFailed, KernelCalled,
     KernelCompacted, KernelDeadLetter, KernelLogDamaged, KernelReady, KernelRecordsFailed, KernelStopping,
-    SecurityDenied,
+    SecurityDenied, SecurityViolation, ViolationMechanism,
 };
 pub use permission::{
     AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionRequested, PermissionRevoked,

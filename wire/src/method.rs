@@ -82,7 +82,8 @@ impl MethodRow {
             "audit.prune",
             "view.define",
         ];
-        ROOMS.iter().any(|room| self.name.starts_with(room)) || METHODS.contains(&self.name)
+        let in_room = || ROOMS.iter().any(|room| self.name.starts_with(room));
+        METHODS.contains(&self.name) || (in_room() && (self.changes || self.name == "vault.get"))
     }
 }
 

@@ -105,7 +105,7 @@ impl Link {
             correlation_id: owned(&record.correlation),
             causation_id: owned(&record.causation),
             tool_call_id: owned(&record.tool_call),
-            grant: super::text(&record, "grant").map(str::to_owned),
+            grant: super::grant_of(&record).map(str::to_owned),
             data: record.data.to_owned(),
         })
     }

@@ -5,8 +5,8 @@
 use super::chain::Head;
 use super::checkpoint::Checkpoint;
 use super::export;
-use super::text;
 use super::verify::Checker;
+use super::{about, grant_of, text};
 use crate::events::log::audit::{Piece, check};
 use crate::events::log::{Damage, LogError, PageLimit, Reader, Standing, Types};
 use crate::events::outlet::{Answer, Found};
@@ -83,9 +83,11 @@ impl Filter {
         };
         (self.from_ms..=self.to_ms).contains(&record.time_ms)
             && self.types.as_ref().is_none_or(|types| types.matches(&record.topic))
-            && self.principal.as_ref().is_none_or(|wanted| is_of(&record.principal, wanted))
+            && self.principal.as_ref().is_none_or(|wanted| {
+                is_of(&record.principal, wanted) || about(record).contains(&Some(wanted.as_str()))
+            })
             && same(&self.intent, record.intent.as_deref())
-            && (self.grant.is_none() || same(&self.grant, text(record, "grant")))
+            && (self.grant.is_none() || same(&self.grant, grant_of(record)))
             && self
                 .target
                 .as_deref()

@@ -18,6 +18,7 @@ pub mod verify;
 
 use crate::events::record::Record;
 use kairo_wire::codec::decode::{entries, str_body};
+use kairo_wire::codec::raw::RawRef;
 use kairo_wire::event::{
     Event, IntentCancelling, KernelAuditBegun, KernelAuditDamaged, KernelAuditPruned, KernelCallFailed,
     KernelCalled, KernelCompacted, KernelLogDamaged, KernelReady, KernelRecordsFailed, KernelStopping,
@@ -67,6 +68,34 @@ fn text<'a>(record: &Record<'a>, field: &str) -> Option<&'a str> {
     }
     let (_, value) = entries(record.data.bytes()).find(|(key, _)| *key == field.as_bytes())?;
     std::str::from_utf8(str_body(value)?).ok()
+}
+
+/// Text in a map in what an event says.
+fn inner<'a>(record: &Record<'a>, field: &str, name: &str) -> Option<&'a str> {
+    let within = |map: &'a [u8], name: &str| {
+        entries(map).find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
+    };
+    if !record.data.is_map() {
+        return None;
+    }
+    let map = within(record.data.bytes(), field)?;
+    let is_map = RawRef::new(map).is_ok_and(|map| map.is_map());
+    std::str::from_utf8(str_body(within(map, name).filter(|_| is_map)?)?).ok()
+}
+
+/// The grant an event is about, or what it tells was done under.
+fn grant_of<'a>(record: &Record<'a>) -> Option<&'a str> {
+    text(record, "grant").or_else(|| inner(record, "grant", "id"))
+}
+
+/// Whom an event is about, besides who caused it: to whom something was granted, who asks, as whom something is started.
+fn about<'a>(record: &Record<'a>) -> [Option<&'a str>; 4] {
+    [
+        text(record, "principal"),
+        text(record, "actsAs"),
+        inner(record, "grant", "principal"),
+        inner(record, "request", "principal"),
+    ]
 }
 
 /// Something to be done to the chain, at its place among the entries.

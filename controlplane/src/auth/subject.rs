@@ -30,6 +30,16 @@ pub enum Subject {
     Session(Arc<str>),
 }
 
+impl Subject {
+    /// Whom the name of a skill or an agent means, as principals have it.
+    pub(crate) fn of_name(name: &Arc<str>) -> Subject {
+        match name.strip_prefix(AGENT) {
+            Some(agent) => Subject::Agent(agent.into()),
+            None => Subject::Skill(Arc::clone(name)),
+        }
+    }
+}
+
 impl Party {
     /// What a text means, for somebody of this user.
     pub fn from_text(text: &str, uid: u32) -> Option<Party> {
@@ -79,7 +89,7 @@ pub(crate) fn parties(principal: &Principal) -> Vec<Party> {
         Principal::Skill(Skill { uid, session: Some(session), .. }) => {
             of(*uid, Subject::Session(Arc::clone(session)))
         }
-        Principal::Skill(Skill { uid, session: None, name: Some(name) }) => of(*uid, named(name)),
+        Principal::Skill(Skill { uid, session: None, name: Some(name) }) => of(*uid, Subject::of_name(name)),
         Principal::Skill(Skill { session: None, name: None, .. }) => Vec::new(),
     }
 }
@@ -88,15 +98,8 @@ pub(crate) fn parties(principal: &Principal) -> Vec<Party> {
 pub(crate) fn claimed(creator: &Creator) -> Vec<Party> {
     let uid = creator.uid;
     let session = creator.session.clone().map(|session| Party { uid, subject: Subject::Session(session) });
-    let name = creator.name.as_ref().map(|name| Party { uid, subject: named(name) });
+    let name = creator.name.as_ref().map(|name| Party { uid, subject: Subject::of_name(name) });
     session.into_iter().chain(name).collect()
-}
-
-fn named(name: &Arc<str>) -> Subject {
-    match name.strip_prefix(AGENT) {
-        Some(agent) => Subject::Agent(agent.into()),
-        None => Subject::Skill(Arc::clone(name)),
-    }
 }
 
 /// Whether a pattern of a policy means somebody: a whole text, or its beginning and `*`.

@@ -3,7 +3,7 @@
 //! Invariant: whose session can't be told has the least rights, and nothing a peer says of itself gives it any.
 
 use crate::auth::principal::{AGENT, Principal, Skill};
-use crate::auth::subject::{Party, parties};
+use crate::auth::subject::Party;
 use crate::kernel::Kernel;
 use crate::state::{ActsAs, Process};
 use kairo_dataplane::control::{Lineage, Peer};
@@ -42,10 +42,12 @@ impl Kernel {
         };
         let life: Arc<str> = session.into();
         let acts_as = self.of_life(&life).and_then(|process| process.acts_as.clone());
-        let Some(ActsAs { uid: of, name, session }) = acts_as else {
+        let Some(acts_as) = acts_as else {
             let skill = Skill { uid, session: Some(Arc::clone(&life)), name: None };
             return Recognized { life: Some(life), ..Recognized::plain(Principal::Skill(skill)) };
         };
+        let party = acts_as.party();
+        let ActsAs { uid: of, name, session } = acts_as;
         // An agent that is no more, and a session that is over, are nobody.
         let over = session.as_deref().is_some_and(|session| !self.agents.sessions.contains_key(session));
         let agent = name.strip_prefix(AGENT);
@@ -53,8 +55,7 @@ impl Kernel {
             return Recognized::plain(Principal::Nobody { uid });
         }
         let principal = Principal::Skill(Skill { uid, session: None, name: Some(name) });
-        let party = parties(&principal).pop().map(|party| Party { uid: of, ..party });
-        Recognized { principal, life: Some(life), agent_session: session, party }
+        Recognized { principal, life: Some(life), agent_session: session, party: Some(party) }
     }
 
     /// The session a descendant of the keeper belongs to: that of the nearest ancestor that leads one. The marker of

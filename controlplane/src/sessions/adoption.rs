@@ -137,6 +137,9 @@ impl Kernel {
         self.state.sessions.insert(process.session.as_str().into(), serial);
         if process.phase == Phase::Running {
             self.state.leaders.insert(process.pid as u64, serial);
+            if let Containing::Before = process.contained {
+                turn.out.push(Command::Watch);
+            }
         }
         self.state.processes.insert(serial, Box::new(process));
         self.enroll_process(serial);

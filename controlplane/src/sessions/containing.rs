@@ -12,6 +12,7 @@ use crate::sessions::record::Record;
 use crate::state::Process;
 use kairo_dataplane::command::CgroupLimits;
 use kairo_dataplane::key::ConnectionKey;
+use kairo_sandbox::ability::Answer;
 use kairo_sandbox::containment::{Containment, Finding};
 use kairo_sandbox::plan::{Place, Plan, Refusal};
 use kairo_sandbox::profile::{Complaint, Environment, Profile, TreeLimits};
@@ -116,6 +117,9 @@ pub(crate) fn narrow(
         (Within::Sandbox(own), _) => Box::new(own.clone()),
     };
     let mut contained = contained;
+    if asked.watch && matches!(within, Within::Nothing) {
+        watched(config, &mut contained);
+    }
     let rules = contained.environment.as_ref();
     contained.receipt.withheld = rules.map(|rules| rules.clean(given)).unwrap_or_default();
     let tree = contained.tree;
@@ -128,6 +132,14 @@ pub(crate) fn narrow(
     };
     let rlimits = merged(rlimits, &contained.rlimits);
     Ok(Narrowed { contained: Some(contained), rlimits, cgroup })
+}
+
+/// What it is denied is to be told, as far as this machine tells it.
+fn watched(config: &Config, contained: &mut Contained) {
+    contained.containment.log = config.ability.denied_calls.allowed();
+    if let Answer::Refused(why) = &config.ability.denied_calls {
+        contained.receipt.warnings.push(format!("what it is denied is not told: {why}"));
+    }
 }
 
 /// Reads a wish.

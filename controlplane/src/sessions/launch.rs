@@ -16,6 +16,7 @@ use crate::sessions::measuring::Measured;
 use crate::sessions::plan::Plan;
 use crate::sessions::record::Record;
 use crate::sessions::restart::Renewal;
+use crate::sessions::violating::have_watched;
 use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
 use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
@@ -204,6 +205,7 @@ impl Kernel {
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
         });
+        have_watched(turn, &spawn);
         let spawned_at = turn.out.list.len();
         self.supersede(turn, &plan.id);
         self.state.names.insert(plan.id.key().into(), serial);

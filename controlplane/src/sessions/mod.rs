@@ -8,7 +8,8 @@
 //!
 //! What is written down of a life is in `recording`, what follows on its end in `restart`, what a former kernel
 //! has left in `recall`, and what is done for those who read progress out of its output in `adapting`. What a child is kept from is in
-//! `containing`, what it executes in `measuring`.
+//! `containing`, what it executes in `measuring`, what it was denied in
+//! `violating`.
 //!
 //! Invariant: an id names at most one process that is not over. The methods that ask for all this are in
 //! `methods/process`, readers of the output in `readers`; [`adoption`] takes over from a kernel that died.
@@ -31,5 +32,6 @@ pub(crate) mod report;
 pub(crate) mod restart;
 pub(crate) mod retention;
 pub(crate) mod spool;
+pub(crate) mod violating;
 pub(crate) mod wards;
 pub(crate) mod writing;

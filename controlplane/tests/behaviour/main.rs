@@ -24,3 +24,4 @@ mod streams;
 mod views;
 mod walk;
 mod wards;
+mod watching;

@@ -60,6 +60,9 @@ pub trait Worker: Send + Sync + 'static {
     fn adapt(&self, news: Adapt) {
         drop(news);
     }
+
+    /// What contained processes are denied is to be heard from when this returns. Where nobody can there is nothing to do.
+    fn watch(&self) {}
 }
 
 /// Which table a token's place is in.
@@ -445,6 +448,7 @@ impl<D: Driver> Reactor<D> {
             Command::Disarm { timer } => self.timers.disarm(Alarm::Control(timer)),
             Command::Work { ticket, job } => self.work(ticket, job),
             Command::Adapt(news) => self.worker.adapt(news),
+            Command::Watch => self.worker.watch(),
             Command::Shutdown { grace_ns } => self.shut_down(grace_ns),
             Command::Leave => self.leave(),
         }
@@ -500,6 +504,6 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
         Command::Adapt(Adapt::Begun(adapted)) => Some(adapted.process.home),
         Command::Adapt(Adapt::Over(process)) => Some(process.home),
-        Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
+        Command::Watch | Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }

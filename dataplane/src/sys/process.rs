@@ -248,6 +248,12 @@ pub fn signal_child(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Where a process stands below the keeper, by its parents as they are now, dead ones that aren't reaped included. What
+/// was said of a pid a moment ago may be of another one: good for telling, not for trusting.
+pub fn ancestry(pid: i32, keeper_pid: i32) -> crate::control::Lineage {
+    crate::sys::platform::io::ancestry(pid, keeper_pid)
+}
+
 /// RLIMIT_NOFILE, soft and hard.
 pub fn descriptor_limit() -> (u64, u64) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -11,7 +11,7 @@
 
 use super::{owned, paths};
 use crate::containment::{Containment, Finding, KERNEL_DESCRIPTOR, PROBES_MAX, Probe, Ruleset, rights};
-use crate::filter::{Architecture, Groups, Instruction, Program, compile};
+use crate::filter::{Architecture, Groups, Instruction, Program, compile, compile_loud};
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -25,6 +25,10 @@ use std::rc::Rc;
 const RULE_PATH_BENEATH: libc::c_int = 1;
 const RULE_NET_PORT: libc::c_int = 2;
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+const SECCOMP_FILTER_FLAG_LOG: libc::c_uint = 1 << 1;
+/// Denials after exec are recorded too, and the ABI that knows it.
+const LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON: u32 = 1 << 1;
+const ABI_LOGS: u32 = 7;
 /// linux/capability.h, _LINUX_CAPABILITY_VERSION_3.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// One more than the highest capability there can be.
@@ -72,7 +76,7 @@ pub enum Step {
 
 /// Filters compiled so far; there are few that differ.
 #[derive(Debug, Default)]
-pub struct Filters(HashMap<Groups, Rc<Compiled>>);
+pub struct Filters(HashMap<(Groups, bool), Rc<Compiled>>);
 
 #[derive(Debug)]
 struct Compiled {
@@ -81,14 +85,15 @@ struct Compiled {
 }
 
 impl Filters {
-    fn of(&mut self, groups: Groups) -> io::Result<Rc<Compiled>> {
-        if let Some(known) = self.0.get(&groups) {
+    fn of(&mut self, groups: Groups, loud: bool) -> io::Result<Rc<Compiled>> {
+        if let Some(known) = self.0.get(&(groups, loud)) {
             return Ok(Rc::clone(known));
         }
         let architecture = Architecture::own().ok_or(io::ErrorKind::Unsupported)?;
-        let program = compile(groups, architecture).map_err(io::Error::other)?;
+        let program = if loud { compile_loud(groups, architecture) } else { compile(groups, architecture) };
+        let program = program.map_err(io::Error::other)?;
         let compiled = Rc::new(Compiled { digest: program.digest(), program });
-        self.0.insert(groups, Rc::clone(&compiled));
+        self.0.insert((groups, loud), Rc::clone(&compiled));
         Ok(compiled)
     }
 }
@@ -98,6 +103,9 @@ impl Filters {
 pub struct Ready {
     ruleset: Option<OwnedFd>,
     filter: Option<Rc<Compiled>>,
+    /// Installed over it after the probes, which nobody wants to hear of.
+    loud: Option<Rc<Compiled>>,
+    log: bool,
     unprivileged: bool,
     kernel: bool,
     probes: Vec<(Probe, CString)>,
@@ -113,7 +121,10 @@ impl Ready {
         let mut finding = Finding { abi: super::landlock_abi(), ..Finding::default() };
         let ruleset =
             containment.landlock.as_ref().map(|rules| ruleset(rules, &mut finding.missing)).transpose()?;
-        let filter = (!containment.filter.is_empty()).then(|| filters.of(containment.filter)).transpose()?;
+        let filter =
+            (!containment.filter.is_empty()).then(|| filters.of(containment.filter, false)).transpose()?;
+        let loud = filter.is_some() && containment.log;
+        let loud = loud.then(|| filters.of(containment.filter, true)).transpose()?;
         finding.filter =
             filter.as_ref().map(|filter| (filter.digest.clone(), filter.program.instructions.len() as u32));
         let with_path = |probe: &Probe| match probe {
@@ -126,6 +137,8 @@ impl Ready {
         Ok(Ready {
             ruleset,
             filter,
+            loud,
+            log: containment.log && finding.abi >= ABI_LOGS,
             unprivileged: containment.unprivileged,
             kernel: containment.kernel,
             probes: containment.probes.iter().map(with_path).collect::<io::Result<_>>()?,
@@ -164,8 +177,9 @@ impl Ready {
             return Err((Step::Privileges, errno()));
         }
         if self.ruleset.is_some() {
+            let flags = if self.log { LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON } else { 0 };
             // SAFETY: integers only; a task's credentials are its own, whatever memory it shares.
-            let entered = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) };
+            let entered = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, flags) };
             if entered != 0 {
                 return Err((Step::Landlock, errno()));
             }
@@ -175,9 +189,14 @@ impl Ready {
         }
         self.probe(seen, false)?;
         if let Some(filter) = &self.filter {
-            install(&filter.program.instructions).map_err(|errno| (Step::Filter, errno))?;
+            install(&filter.program.instructions, 0).map_err(|errno| (Step::Filter, errno))?;
         }
-        self.probe(seen, true)
+        self.probe(seen, true)?;
+        if let Some(loud) = &self.loud {
+            let flags = SECCOMP_FILTER_FLAG_LOG;
+            install(&loud.program.instructions, flags).map_err(|errno| (Step::Filter, errno))?;
+        }
+        Ok(())
     }
 
     fn probe(&self, seen: &mut [i32; PROBES_MAX], filtered: bool) -> Result<(), (Step, i32)> {
@@ -349,10 +368,12 @@ struct FilterProgram {
     instructions: *const Instruction,
 }
 
-fn install(instructions: &[Instruction]) -> Result<(), i32> {
+fn install(instructions: &[Instruction], flags: libc::c_uint) -> Result<(), i32> {
     let program = FilterProgram { len: instructions.len() as u16, instructions: instructions.as_ptr() };
     // SAFETY: both structures outlive the call, and an `Instruction` is laid out as a `sock_filter`.
-    match unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program)) } {
+    let installed =
+        unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, ptr::from_ref(&program)) };
+    match installed {
         0 => Ok(()),
         _ => Err(errno()),
     }

@@ -1,5 +1,6 @@
 //! Linux: asks the kernel, `/proc` and the cgroup hierarchy; what is enforced is in `enforce`.
 
+pub mod denials;
 pub mod enforce;
 mod paths;
 
@@ -31,6 +32,8 @@ pub(crate) fn probe() -> Ability {
         no_new_privileges: true,
         cores_are_piped: read("/proc/sys/kernel/core_pattern").starts_with('|'),
         exec_stop: exec_stop(),
+        denied_calls: denials::of_calls(),
+        denied_files: denials::of_files(landlock_abi()),
         cgroup: cgroup(),
         pidfd: pidfd(),
         peer_pidfd: peer_pidfd(),

@@ -16,6 +16,8 @@ fn machine(abi: u32) -> Ability {
         no_new_privileges: true,
         cores_are_piped: false,
         exec_stop: Answer::Allowed,
+        denied_calls: Answer::Allowed,
+        denied_files: Answer::Allowed,
         cgroup: Cgroup::default(),
         pidfd: true,
         peer_pidfd: false,

@@ -63,7 +63,7 @@ pub(crate) struct Program {
     /// rate=20M,burst=1M; memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit such as nofile=1024
     #[arg(long, value_name = "RATE|NAME=VALUE")]
     pub(crate) limit: Vec<String>,
-    /// Accept a weaker limit where this machine can't enforce the one asked for
+    /// Accept a weaker limit, or a weaker check of its digest, where this machine can't enforce what is asked for
     #[arg(long)]
     pub(crate) allow_weaker: bool,
     /// Contain it by this profile (TOML or JSON): what it asks for is in force, or nothing is started
@@ -82,7 +82,8 @@ pub(crate) struct Program {
     /// Say what of its profile is in force, and by what
     #[arg(long, requires = "contained")]
     pub(crate) receipt: bool,
-    /// Run it only if its SHA-256 is this, up to the moment it is executed; not for scripts
+    /// Run it only if its SHA-256 is this, up to the moment it is executed; scripts, which are read again later, only with
+    /// --allow-weaker
     #[arg(long, value_name = "HEX")]
     pub(crate) program_digest: Option<String>,
     /// Read its output for how far it is, with this adapter (`kairo adapters` lists them), or auto for the one that suits

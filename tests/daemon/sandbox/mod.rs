@@ -6,6 +6,7 @@
 pub(crate) mod arena;
 mod battery;
 mod shipped;
+mod violations;
 
 use crate::support::{Daemon, Driver, Options, on_both_drivers};
 pub(crate) use arena::can_contain;

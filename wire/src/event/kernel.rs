@@ -1,6 +1,7 @@
 //! What happens to the kernel and its log, what it is asked to do, and what it refuses.
 
 use super::is_zero;
+use crate::id::ProcessId;
 use crate::methods::log::CompactionCause;
 use crate::methods::system::Principal;
 use std::collections::BTreeMap;
@@ -140,6 +141,40 @@ super::events! {
     KernelAuditPruned = "kairo.kernel.audit_pruned", Bus {
         /// That time, milliseconds since 1970.
         pub before_ms: u64,
+    }
+
+    /// A process was denied something by its sandbox, or ended for it. The first time is told at once; what is the same
+    /// within a second after is told once more, with its count.
+    SecurityViolation = "kairo.security.violation", Bus {
+        /// As its client named it.
+        pub id: ProcessId,
+        /// This life's name.
+        pub session: String,
+        /// Who of its tree, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub pid: Option<i32>,
+        /// What it is.
+        pub principal: Principal,
+        /// What denied it.
+        pub mechanism: ViolationMechanism,
+        /// By which rule: a group of system calls, a right. Several where it can't be told which.
+        pub rule: String,
+        /// A system call, a path, a port.
+        pub subject: String,
+        /// What would have to be granted.
+        pub hint: String,
+        /// How often.
+        pub count: u64,
+    }
+}
+
+crate::methods::words! {
+    /// What denied something.
+    ViolationMechanism {
+        /// The filter of system calls.
+        Seccomp = "seccomp",
+        /// The ruleset of files and ports.
+        Landlock = "landlock",
     }
 }
 

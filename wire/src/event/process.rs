@@ -44,6 +44,12 @@ super::events! {
         /// What it executes, if that was asked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub program: Option<ProgramRead>,
+        /// Whom it is for the kernel, if somebody with a name: `skill:NAME` or `agent:NAME`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub acts_as: Option<String>,
+        /// The grant it runs under.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub grant: Option<String>,
     }
 
     /// A process's leader exited.

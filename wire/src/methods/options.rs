@@ -100,6 +100,10 @@ pub struct SpawnOptions {
     /// others than this machine write to. Otherwise that is refused with `E_UNSUPPORTED`.
     #[serde(skip_serializing_if = "is_false")]
     pub accept_weaker_program: bool,
+    /// Tell what its sandbox denies it, as `kairo.security.violation`, as far as this machine lets that be heard (`kairo
+    /// doctor`, `sandboxViolations`). It costs the start of the program a second filter, and what is denied a record.
+    #[serde(skip_serializing_if = "is_false")]
+    pub watch: bool,
 }
 
 /// Which skill, and which manifest of it the caller means.

@@ -271,6 +271,11 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
+/// Where a process stands, told of a pid alone.
+pub(crate) fn ancestry(pid: i32, keeper_pid: i32) -> Lineage {
+    if pid <= 0 || keeper_pid <= 0 || pid == keeper_pid { Lineage::Unknown } else { walk(pid, keeper_pid) }
+}
+
 /// Follows parents from `pid` up to the keeper or to the first process.
 ///
 /// A parent that dies gives its children away before its number can be used again. So a link is believed when the

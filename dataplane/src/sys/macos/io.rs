@@ -249,6 +249,11 @@ pub(crate) fn groups(_socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 
 /// Where the peer stands: parents by libproc(3). The session marker can't be read.
 pub(crate) fn lineage(_socket: BorrowedFd<'_>, pid: i32, keeper_pid: i32) -> Lineage {
+    ancestry(pid, keeper_pid)
+}
+
+/// Where a process stands, told of a pid alone.
+pub(crate) fn ancestry(pid: i32, keeper_pid: i32) -> Lineage {
     if keeper_pid <= 0 || pid == std::process::id().cast_signed() {
         return Lineage::Outside;
     }
