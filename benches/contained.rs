@@ -107,7 +107,7 @@ pub(crate) fn play() {
     let null = File::options().read(true).write(true).open("/dev/null").expect("it is there");
     let mut filters = Filters::default();
     let mut start = || {
-        let ready = Ready::new(&containment, &mut filters).expect("the rules are made");
+        let ready = Ready::new(&containment, None, &mut filters).expect("the rules are made");
         let image = Image {
             argv: b"/bin/true\0",
             env: b"",

@@ -453,11 +453,15 @@ pub enum SpawnStage {
     Filter = 14,
     /// What was tried inside did not fail as it should have: `errno` is what was seen.
     Probe = 15,
+    /// Namespaces, and mounting in them.
+    Namespaces = 16,
+    /// A denied path isn't there and can't be kept from being made, or a link leads to it that could be replaced.
+    DeniedPaths = 17,
 }
 
 impl SpawnStage {
     /// All.
-    pub const ALL: [SpawnStage; 15] = {
+    pub const ALL: [SpawnStage; 17] = {
         use SpawnStage::*;
         [
             Resources,
@@ -475,6 +479,8 @@ impl SpawnStage {
             Landlock,
             Filter,
             Probe,
+            Namespaces,
+            DeniedPaths,
         ]
     };
 

@@ -377,11 +377,20 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             "options.sandbox",
             "the keeper is older than this kernel and can't contain; end it first",
         ),
+        SpawnStage::DeniedPaths => {
+            let message = format!(
+                "deniedPaths: one that isn't there can't be kept from being made, or is behind a link that could be replaced ({}); \
+                 acceptWeaker takes its name",
+                errno_words(errno)
+            );
+            WireError::unsupported("options.sandbox", &message).with("protection", "deniedPaths")
+        }
         SpawnStage::Containment
         | SpawnStage::KernelSocket
         | SpawnStage::Privileges
         | SpawnStage::Landlock
         | SpawnStage::Filter
+        | SpawnStage::Namespaces
         | SpawnStage::Probe => {
             let what = stage(failure.stage);
             let message =
@@ -419,6 +428,8 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Landlock => "landlock",
         SpawnStage::Filter => "filter",
         SpawnStage::Probe => "probe",
+        SpawnStage::Namespaces => "namespaces",
+        SpawnStage::DeniedPaths => "deniedPaths",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
 use crate::sys::process::{self, Events, Forker};
-use kairo_sandbox::enforce::Filters;
+use kairo_sandbox::enforce::{self, Filters};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -85,6 +85,10 @@ pub(super) struct Keeper {
 /// Runs a keeper to its end; `arguments` are its flags, without the program and its subcommand. To be called
 /// first thing in a process, before a thread, a log or any descriptor is opened. The exit code.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_some_and(|first| first == enforce::MAKE) {
+        return enforce::hold_user_namespace();
+    }
     let flags = match Flags::parse(arguments) {
         Ok(flags) => flags,
         Err(error) => {

@@ -30,10 +30,14 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 3: notes (`Annotate`) and facts (`Facts`), and leaving in order (`Leave`).
 /// - 4: several messages in one packet (`Several`).
 /// - 5: containment (`Contain`, `Contained`).
-pub const VERSION: u16 = 5;
+/// - 6: namespaces in a containment.
+pub const VERSION: u16 = 6;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
+
+/// The first version that gives children namespaces of their own.
+pub const VERSION_DIVIDES: u16 = 6;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;

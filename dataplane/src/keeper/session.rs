@@ -7,6 +7,7 @@ use crate::control::{ExitStatus, Usage};
 use crate::keeper::protocol::{End, Limit};
 use crate::key::{ProcessKey, ReactorId};
 use crate::sys::Cgroup;
+use kairo_sandbox::enforce::Placeholders;
 use slab::Slab;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -74,6 +75,8 @@ pub(super) struct Session {
     pub(super) ended: bool,
     pub(super) orphans: Vec<Orphan>,
     pub(super) cgroup: Option<Cgroup>,
+    /// What stands where its tree may make nothing.
+    pub(super) placeholders: Placeholders,
 }
 
 /// All sessions, by name and by the pids that are ours to reap.

@@ -8,8 +8,8 @@ use crate::keeper::session::Session;
 use crate::keeper::stdio::Prepared;
 use crate::sys::process::{self, Child, Image};
 use crate::sys::{Cgroup, Cgroups};
-use kairo_sandbox::containment::Containment;
-use kairo_sandbox::enforce::Ready;
+use kairo_sandbox::containment::{Containment, Owner, Unready};
+use kairo_sandbox::enforce::{Placeholders, Ready};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -65,7 +65,8 @@ impl Keeper {
         let owner = request.credentials.as_ref().map(|who| who.uid);
         let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
-        let ready = self.make_ready(contained)?;
+        let mut ready = self.make_ready(request, contained)?;
+        let placeholders = ready.as_mut().map(Ready::placeholders).unwrap_or_default();
         let Limits { cgroup, mut rlimits, in_force } = self.limits(request)?;
         rlimits.extend(contained.and_then(|contained| contained.core_limit()));
         let image = Image {
@@ -95,7 +96,8 @@ impl Keeper {
                 return Err(failure);
             }
         };
-        let session = session(lane, request, &child, prepared, in_force, cgroup);
+        let mut session = session(lane, request, &child, prepared, in_force, cgroup);
+        session.placeholders = placeholders;
         if let Some(ready) = ready {
             let finding = ready.finding(&child.seen);
             self.tell(lane, &ToKernel::Contained { process: request.process, finding });
@@ -105,9 +107,18 @@ impl Keeper {
         Ok(())
     }
 
-    fn make_ready(&mut self, contained: Option<Contained<'_>>) -> Result<Option<Ready>, SpawnFailure> {
-        let ready = contained.map(|contained| Ready::new(contained.containment, &mut self.filters));
-        ready.transpose().map_err(|error| failed(SpawnStage::Containment, &error))
+    fn make_ready(
+        &mut self,
+        request: &SpawnRequest<'_>,
+        contained: Option<Contained<'_>>,
+    ) -> Result<Option<Ready>, SpawnFailure> {
+        let who = request.credentials.as_ref();
+        let owner = who.map(|who| Owner { uid: who.uid, gid: who.gid, groups: &who.groups });
+        let ready = contained.map(|contained| Ready::new(contained.containment, owner, &mut self.filters));
+        ready.transpose().map_err(|unready| match unready {
+            Unready::Denied(error) => failed(SpawnStage::DeniedPaths, &error),
+            Unready::Other(error) => failed(SpawnStage::Containment, &error),
+        })
     }
 
     fn announce(&mut self, session: &Session) {
@@ -212,6 +223,7 @@ fn session(
         ended: false,
         orphans: Vec::new(),
         cgroup,
+        placeholders: Placeholders::default(),
     }
 }
 

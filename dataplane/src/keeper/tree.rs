@@ -13,6 +13,7 @@ use crate::keeper::main::Keeper;
 use crate::keeper::protocol::ToKernel;
 use crate::keeper::session::{Exit, Orphan};
 use crate::sys::process::{self, Reaped, Stat};
+use kairo_sandbox::enforce::Placeholders;
 use std::time::{Duration, Instant};
 
 /// How much of a process's environment is searched for the marker, which the keeper puts first.
@@ -155,6 +156,7 @@ impl Keeper {
             return false;
         }
         session.ended = true;
+        session.placeholders = Placeholders::default();
         let cgroup = session.cgroup.take();
         self.remove_cgroup(cgroup);
         self.tell_end(index);

@@ -9,7 +9,9 @@ use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, Spaw
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
-use crate::keeper::protocol::{End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS};
+use crate::keeper::protocol::{
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES,
+};
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
 use crate::sys::socket;
@@ -188,11 +190,12 @@ impl<D: Driver> Reactor<D> {
     /// Has the keeper start a process; one that is contained only by a keeper that can.
     pub(super) fn send_spawn(&mut self, spawn: Spawn) {
         let key = spawn.process;
-        if spawn.containment.is_some() {
+        if let Some(containment) = &spawn.containment {
             if !self.lane.greeted && self.lane.fd.is_some() {
                 return self.lane.waiting.push(spawn);
             }
-            if self.lane.version < VERSION_CONTAINS {
+            let takes = if containment.namespaces.is_some() { VERSION_DIVIDES } else { VERSION_CONTAINS };
+            if self.lane.version < takes {
                 let failure = SpawnFailure { stage: SpawnStage::Containment, errno: libc::ENOSYS };
                 return self.spawn_failed(key, failure);
             }

@@ -1,9 +1,11 @@
 //! Linux: asks the kernel, `/proc` and the cgroup hierarchy; what is enforced is in `enforce`.
 
 pub mod enforce;
+mod namespaces;
 mod paths;
+mod placeholder;
 
-use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit, is_managed};
+use crate::ability::{Ability, Answer, Cgroup, LEAF, Namespaces, Pipes, Rlimit, is_managed};
 use crate::profile::Resource;
 use std::fs;
 use std::io;
@@ -20,6 +22,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 pub(crate) fn probe() -> Ability {
     let actions = read("/proc/sys/kernel/seccomp/actions_avail");
+    let user_namespaces = user_namespaces();
     Ability {
         system: format!("Linux {}", read("/proc/sys/kernel/osrelease")),
         uid: effective_user(),
@@ -27,7 +30,8 @@ pub(crate) fn probe() -> Ability {
         seccomp_filter: !actions.is_empty(),
         sandbox_exec: false,
         seccomp_user_notification: actions.split(' ').any(|action| action == "user_notif"),
-        user_namespaces: user_namespaces(),
+        namespaces: tried_namespaces(&user_namespaces),
+        user_namespaces,
         no_new_privileges: true,
         cores_are_piped: read("/proc/sys/kernel/core_pattern").starts_with('|'),
         cgroup: cgroup(),
@@ -134,6 +138,20 @@ fn user_namespaces() -> Answer {
             refused(path, &is("1"), "AppArmor restricts them")
         })
         .unwrap_or(Answer::Allowed)
+}
+
+/// Settings tell half of it: containers and security modules refuse by call, so each is tried.
+fn tried_namespaces(settings: &Answer) -> Namespaces {
+    let (user, (mount, network)) = match namespaces::try_out(false) {
+        tried @ (0, _) => (false, tried),
+        _ => (true, namespaces::try_out(true)),
+    };
+    let answer = |errno: i32| match (errno, settings) {
+        (0, _) => Answer::Allowed,
+        (_, Answer::Refused(reason)) => Answer::Refused(reason.clone()),
+        (errno, _) => Answer::Refused(format!("making one fails: {}", io::Error::from_raw_os_error(errno))),
+    };
+    Namespaces { mount: answer(mount), network: answer(network), user }
 }
 
 fn cgroup() -> Cgroup {

@@ -1,10 +1,10 @@
 //! Files: lists of a profile to rights of Landlock's, and what they can't say.
 //!
 //! A right holds below a path, whatever is below it later; Landlock has no exceptions, so a path denied inside an
-//! allowed folder is beyond it.
+//! allowed folder is beyond it: there it takes a mount namespace.
 
 use super::{Outcome, Place, Planner, Refusal};
-use crate::containment::rights;
+use crate::containment::{Denied, rights};
 use crate::filter::Group;
 use crate::profile::Complaint;
 use crate::protection::Protection;
@@ -98,34 +98,59 @@ impl Planner<'_> {
 
     fn denied_paths(&mut self) -> Result<(), Refusal> {
         let files = &self.profile.files;
-        let mut inside = Vec::new();
+        let (mut inside, mut unknown) = (Vec::new(), Vec::new());
         let changes = WRITE | CREATE | DELETE;
-        for (name, denied, right) in [
-            ("denyRead", &files.deny_read, READ | rights::EXECUTE),
-            ("denyWrite", &files.deny_write, changes & !rights::REFER),
+        for (name, denied, right, what) in [
+            ("denyRead", &files.deny_read, READ | rights::EXECUTE, Denied::Read),
+            ("denyWrite", &files.deny_write, changes & !rights::REFER, Denied::Write),
         ] {
             for (at, path) in denied.iter().enumerate() {
-                // Where it can't be told which path is meant, it may be one that is allowed.
-                let Ok(path) = resolve(path, self.place, || format!("files.{name}[{at}]")) else {
-                    inside.push(path.clone());
-                    continue;
-                };
-                if self.is_granted_around(&path, right) {
-                    inside.push(path);
+                match resolve(path, self.place, || format!("files.{name}[{at}]")) {
+                    Ok(path) if path == "/" && self.is_granted_around(&path, right) => unknown.push(path),
+                    Ok(path) if self.is_granted_around(&path, right) => {
+                        inside.push((path.into_bytes(), what))
+                    }
+                    Ok(_) => {}
+                    // Where it can't be told which path is meant, it may be one that is allowed.
+                    Err(_) => unknown.push(path.clone()),
                 }
             }
         }
         let asked = self.denied_in_words();
-        let outcome = match (asked.is_none(), inside.as_slice()) {
-            (true, _) => Outcome::NotAsked,
-            (false, []) if self.holds(Protection::Files) => Outcome::by(Mechanism::Landlock),
-            (false, []) => Outcome::Nothing("files aren't protected at all".to_owned()),
-            (false, inside) => Outcome::Nothing(format!(
-                "Landlock can't take back what is allowed above: {}. Allow less, or accept it by name",
-                inside.join(", ")
+        let outcome = match (asked.is_none(), inside.is_empty(), unknown.is_empty()) {
+            (true, _, _) => Outcome::NotAsked,
+            _ if !self.holds(Protection::Files) => {
+                Outcome::Nothing("files aren't protected at all".to_owned())
+            }
+            (false, true, true) => Outcome::by(Mechanism::Landlock),
+            (false, _, false) => Outcome::Nothing(format!(
+                "it is all there is, or there is no folder to tell which is meant: {}",
+                unknown.join(", ")
             )),
+            (false, false, true) => self.denied_apart(&inside),
         };
-        self.settle(Protection::DeniedPaths, asked.unwrap_or("none".to_owned()), outcome)
+        self.settle(Protection::DeniedPaths, asked.unwrap_or("none".to_owned()), outcome)?;
+        if !inside.is_empty() && self.holds(Protection::DeniedPaths) {
+            let placeholders = !self.profile.accepts_weaker(Protection::DeniedPaths);
+            let namespaces = self.namespaces();
+            namespaces.denied = inside;
+            namespaces.placeholders = placeholders;
+        }
+        Ok(())
+    }
+
+    /// Landlock keeps from what is denied being uncovered, so that it takes both.
+    fn denied_apart(&self, inside: &[(Vec<u8>, Denied)]) -> Outcome {
+        match self.apart(&self.ability.namespaces.mount, Mechanism::MountNamespace) {
+            Outcome::Nothing(reason) => {
+                let inside: Vec<_> = inside.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
+                Outcome::Nothing(format!(
+                    "Landlock can't take back what is allowed above: {}; {reason}. Allow less, or accept it by name",
+                    inside.join(", ")
+                ))
+            }
+            _ => Outcome::InForce(vec![Mechanism::MountNamespace, Mechanism::Landlock]),
+        }
     }
 
     /// Nothing if nothing is denied.

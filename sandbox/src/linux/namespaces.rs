@@ -1,0 +1,435 @@
+//! Namespaces of a child's own: what to mount is settled in the keeper, mounted in the child.
+//!
+//! ```text
+//!  keeper   settle(): denied paths ─links followed─▶ there: a mount │ not there: a placeholder, or left alone
+//!  child    enter(): user namespace ▶ mount, network namespace ▶ mounts, top down ▶ loopback up
+//! ```
+//!
+//! What may not be changed is mounted over itself, read-only; what may not be seen is mounted over by something nobody
+//! may open. A folder above what may not be changed, in a folder where things may be moved, is mounted over itself as
+//! well: a mount point can't be moved, so nothing else comes to stand under the denied name.
+//!
+//! Invariant: every denied path that isn't listed as left is a mount point when `enter` returns `Ok`, found by a path
+//! without links in the child's own namespace. Whoever mounts has to be kept from unmounting by others: by Landlock,
+//! and by having no capability.
+
+use super::paths;
+use super::placeholder::Placeholders;
+use crate::containment::{Denied, Mounted, Namespaces, Owner, Ruleset, rights};
+use crate::links::follow;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::rc::Rc;
+
+// linux/mount.h
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+const AT_EMPTY_PATH: libc::c_uint = libc::AT_EMPTY_PATH as libc::c_uint;
+/// Both ends of a move are descriptors.
+const MOVE_MOUNT_EMPTY_PATHS: libc::c_uint = 0x04 | 0x40;
+const ATTR_READ_ONLY: u64 = 0x01;
+const ATTR_NO_DEVICES: u64 = 0x04;
+/// Nothing runs from it, gives rights or is a device.
+const ATTR_INERT: u64 = 0x02 | 0x04 | 0x08;
+/// Where what is no folder is hidden: a device, where devices are none, can't be opened.
+const NOTHING: &CStr = c"/dev/null";
+/// Rights that let things under a folder be moved, or others be put in their place.
+const MOVES: u64 = rights::REMOVE_DIR
+    | rights::REMOVE_FILE
+    | rights::MAKE_DIR
+    | rights::MAKE_REG
+    | rights::MAKE_SYM
+    | rights::MAKE_SOCK
+    | rights::MAKE_FIFO
+    | rights::REFER;
+
+/// `struct mount_attr`.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user: u64,
+}
+
+/// What is mounted over a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cover {
+    /// Itself, so that it can't be moved.
+    Itself,
+    /// Itself, read-only.
+    ReadOnly,
+    /// An empty folder nobody may open.
+    EmptyFolder,
+    /// What is no folder and can't be opened.
+    Nothing,
+}
+
+/// Namespaces that are settled.
+#[derive(Debug)]
+pub(super) struct Settled {
+    user: Option<Rc<OwnedFd>>,
+    network: bool,
+    /// Sorted, so that what is above comes first.
+    mounts: Vec<(CString, Cover)>,
+    mounted: Mounted,
+    placeholders: Placeholders,
+}
+
+impl Settled {
+    /// Finds out where denied paths lead, and takes the places of those that aren't there.
+    pub(super) fn new(
+        namespaces: &Namespaces,
+        rules: Option<&Ruleset>,
+        owner: Option<Owner<'_>>,
+        user: Option<Rc<OwnedFd>>,
+    ) -> io::Result<Settled> {
+        let below = rules.map(|rules| rules.below.as_slice()).unwrap_or_default();
+        let mut covers = BTreeMap::new();
+        let mut left = Vec::new();
+        let mut placeholders = Placeholders::new(owner);
+        for (place, (path, denied)) in (0u32..).zip(&namespaces.denied) {
+            let path = Path::new(OsStr::from_bytes(path));
+            let taken = namespaces.placeholders.then_some(&mut placeholders);
+            match cover(path, *denied, below, taken) {
+                Ok(Some((path, over))) => {
+                    if *denied == Denied::Write {
+                        pin(&path, below, &mut covers);
+                    }
+                    let at: &mut Cover = covers.entry(path).or_insert(over);
+                    *at = over.max(*at);
+                }
+                Ok(None) => {}
+                Err(_) if !namespaces.placeholders => left.push(place),
+                Err(error) => return Err(error),
+            }
+        }
+        let text = |path: PathBuf| CString::new(path.into_os_string().into_encoded_bytes());
+        let mounts: Result<Vec<_>, _> =
+            visible(covers).into_iter().map(|(path, over)| Ok((text(path)?, over))).collect();
+        Ok(Settled {
+            user,
+            network: namespaces.network,
+            mounts: mounts.map_err(|error: std::ffi::NulError| error)?,
+            mounted: Mounted { left, placeholders: placeholders.paths() },
+            placeholders,
+        })
+    }
+
+    pub(super) fn mounted(&self) -> Mounted {
+        self.mounted.clone()
+    }
+
+    pub(super) fn placeholders(&mut self) -> Placeholders {
+        std::mem::take(&mut self.placeholders)
+    }
+
+    pub(super) fn takes_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    pub(super) fn user(&self) -> Option<BorrowedFd<'_>> {
+        self.user.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Enters them. `user` is the number the user namespace has there. System calls only.
+    ///
+    /// # Safety
+    /// For a process that was just cloned and is about to exec, the only thread of its descriptor table, credentials,
+    /// root and working folder.
+    pub(super) unsafe fn enter(&self, user: RawFd) -> Result<(), i32> {
+        // SAFETY: integers and null or static strings only, for this task alone: namespaces, credentials and working
+        // folder are not shared (see above), and last as long as it.
+        unsafe {
+            if self.user.is_some() {
+                done(libc::syscall(libc::SYS_setns, user, libc::CLONE_NEWUSER))?;
+            }
+            let mounts = if self.mounts.is_empty() { 0 } else { libc::CLONE_NEWNS };
+            let network = if self.network { libc::CLONE_NEWNET } else { 0 };
+            done(libc::syscall(libc::SYS_unshare, mounts | network))?;
+            if mounts != 0 {
+                apart()?;
+            }
+        }
+        self.mounts.iter().try_for_each(|(path, over)| mount(path, *over))?;
+        if self.network { raise_loopback() } else { Ok(()) }
+    }
+}
+
+/// What to mount over a denied path, and where; nothing if nothing is there and nothing can come to be there. Without
+/// `placeholders`, what isn't there is an error.
+fn cover(
+    path: &Path,
+    denied: Denied,
+    below: &[(Vec<u8>, u64)],
+    placeholders: Option<&mut Placeholders>,
+) -> io::Result<Option<(PathBuf, Cover)>> {
+    // A link that could be replaced inside would lead elsewhere afterwards.
+    let (there, rest) = follow(path, |folder, _| !is_granted(folder, below, MOVES))?;
+    let kind = std::fs::symlink_metadata(&there)?.file_type();
+    let mut components = rest.components();
+    if let (Some(first), true) = (components.next(), kind.is_dir()) {
+        if denied == Denied::Write && !is_granted(&there, below, MOVES) {
+            return Ok(None);
+        }
+        if std::fs::symlink_metadata(there.join(first)).is_err_and(|error| is_barred(&error)) {
+            // Whoever can't look into it has no way through it either.
+            let over = if denied == Denied::Read { Cover::EmptyFolder } else { Cover::ReadOnly };
+            return Ok(Some((there, over)));
+        }
+        let placeholders = placeholders.ok_or(io::ErrorKind::NotFound)?;
+        let path = there.join(first);
+        placeholders.take(&path)?;
+        let over = if denied == Denied::Read { Cover::EmptyFolder } else { Cover::ReadOnly };
+        return Ok(Some((path, over)));
+    }
+    if let Some(placeholders) = placeholders {
+        placeholders.join(&there)?;
+    }
+    let special = kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device();
+    let over = match denied {
+        // Below what is no folder nothing is, as long as it stays.
+        Denied::Read if !rest.as_os_str().is_empty() => Cover::ReadOnly,
+        Denied::Read if kind.is_dir() => Cover::EmptyFolder,
+        Denied::Read => Cover::Nothing,
+        // Read-only is said of files and folders.
+        Denied::Write if special => Cover::Nothing,
+        Denied::Write => Cover::ReadOnly,
+    };
+    Ok(Some((there, over)))
+}
+
+/// Without what is below what is hidden.
+fn visible(covers: BTreeMap<PathBuf, Cover>) -> Vec<(PathBuf, Cover)> {
+    let mut hidden: Option<PathBuf> = None;
+    let mut visible = Vec::new();
+    for (path, over) in covers {
+        if hidden.as_ref().is_some_and(|hidden| path.starts_with(hidden)) {
+            continue;
+        }
+        if over == Cover::EmptyFolder {
+            hidden = Some(path.clone());
+        }
+        visible.push((path, over));
+    }
+    visible
+}
+
+fn is_barred(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// Holds the folders above a path in their places, where they could be moved.
+fn pin(path: &Path, below: &[(Vec<u8>, u64)], covers: &mut BTreeMap<PathBuf, Cover>) {
+    let above = path.ancestors().skip(1);
+    let movable =
+        above.filter(|folder| folder.parent().is_some_and(|parent| is_granted(parent, below, MOVES)));
+    for folder in movable {
+        covers.entry(folder.to_owned()).or_insert(Cover::Itself);
+    }
+}
+
+/// Whether any of these rights is granted in a folder.
+fn is_granted(folder: &Path, below: &[(Vec<u8>, u64)], right: u64) -> bool {
+    let above = |granted: &[u8]| folder.starts_with(OsStr::from_bytes(granted));
+    below.iter().any(|(path, rights)| rights & right != 0 && above(path))
+}
+
+fn done(result: libc::c_long) -> Result<libc::c_long, i32> {
+    // SAFETY: errno of the only thread that runs in this memory, whose call has just failed.
+    if result < 0 { Err(unsafe { *libc::__errno_location() }) } else { Ok(result) }
+}
+
+/// A descriptor a call has just opened, closed when it is let go of: close(2) and nothing else.
+fn opened(result: libc::c_long) -> Result<OwnedFd, i32> {
+    // SAFETY: opened for this child in a table of its own, whose number nobody else knows, until it is dropped.
+    done(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// What is mounted here from now on is nobody else's; what others unmount is unmounted here too.
+unsafe fn apart() -> Result<(), i32> {
+    let none = ptr::null::<u8>();
+    // SAFETY: a static string and null pointers, which the call takes for absent; nobody else's memory is read.
+    done(unsafe {
+        libc::syscall(libc::SYS_mount, none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_SLAVE, none)
+    })
+    .map(drop)
+}
+
+/// Mounts over a path that has no links.
+fn mount(path: &CStr, over: Cover) -> Result<(), i32> {
+    let at = opened(paths::open_without_links(path))?;
+    let tree = match over {
+        Cover::Itself => copy(&at, 0)?,
+        Cover::ReadOnly => copy(&at, ATTR_READ_ONLY | ATTR_NO_DEVICES)?,
+        Cover::Nothing => {
+            let nothing = opened(paths::open_without_links(NOTHING))?;
+            copy(&nothing, ATTR_READ_ONLY | ATTR_INERT)?
+        }
+        Cover::EmptyFolder => empty_folder()?,
+    };
+    move_to(&tree, &at)
+}
+
+fn move_to(tree: &OwnedFd, at: &OwnedFd) -> Result<(), i32> {
+    // SAFETY: both descriptors are open until the end of the call, and the paths are static and empty.
+    done(unsafe {
+        let (from, to, empty) = (tree.as_raw_fd(), at.as_raw_fd(), c"".as_ptr());
+        libc::syscall(libc::SYS_move_mount, from, empty, to, empty, MOVE_MOUNT_EMPTY_PATHS)
+    })
+    .map(drop)
+}
+
+/// What a descriptor names, with all that is mounted below it, to be mounted once more.
+fn copy(at: &OwnedFd, attributes: u64) -> Result<OwnedFd, i32> {
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH;
+    // SAFETY: the descriptor is open until the end of the call, the path is static and empty; nothing is written.
+    let tree = opened(unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) })?;
+    if attributes != 0 {
+        let set = MountAttributes { set: attributes, clear: 0, propagation: 0, user: 0 };
+        // SAFETY: the structure outlives the call, the size is its own, and it is only read.
+        done(unsafe {
+            let (set, size) = (ptr::from_ref(&set), size_of::<MountAttributes>());
+            let flags = AT_RECURSIVE | AT_EMPTY_PATH;
+            libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, set, size)
+        })?;
+    }
+    Ok(tree)
+}
+
+fn empty_folder() -> Result<OwnedFd, i32> {
+    let (text, none) = (FSCONFIG_SET_STRING, ptr::null::<u8>());
+    // SAFETY: static strings and null pointers, read by the call at most; the descriptor is open until it is dropped.
+    unsafe {
+        let made = opened(libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC))?;
+        for (key, value) in [(c"mode", c"0"), (c"nr_inodes", c"1"), (c"size", c"4k")] {
+            let fd = made.as_raw_fd();
+            done(libc::syscall(libc::SYS_fsconfig, fd, text, key.as_ptr(), value.as_ptr(), 0))?;
+        }
+        done(libc::syscall(libc::SYS_fsconfig, made.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0))?;
+        let attributes = ATTR_READ_ONLY | ATTR_INERT;
+        opened(libc::syscall(libc::SYS_fsmount, made.as_raw_fd(), FSMOUNT_CLOEXEC, attributes))
+    }
+}
+
+/// `struct ifreq`, as far as flags of an interface go.
+#[repr(C)]
+struct InterfaceFlags {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+/// The loopback of a new network is there, and down.
+fn raise_loopback() -> Result<(), i32> {
+    let mut wish =
+        InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: libc::IFF_UP as libc::c_short, rest: [0; 22] };
+    wish.name[..2].copy_from_slice(b"lo");
+    // SAFETY: the structure is as long as the kernel's, outlives the call and is this stack's alone.
+    unsafe {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        let socket = opened(libc::syscall(libc::SYS_socket, libc::AF_INET, kind, 0))?;
+        done(libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, ptr::from_mut(&mut wish)))
+            .map(drop)
+    }
+}
+
+/// What a trial has met: errnos.
+struct Trial {
+    mount: i32,
+    network: i32,
+}
+
+const TRIAL_STACK: usize = 32 * 1024;
+
+/// Tries to make both, as what we are or by way of a user namespace, in a process that ends at once. Errnos, 0 for none.
+pub(super) fn try_out(user: bool) -> (i32, i32) {
+    let mut trial = Trial { mount: libc::EPERM, network: libc::EPERM };
+    let mut stack = vec![0u128; TRIAL_STACK / size_of::<u128>()];
+    // No signal tells of its end, and nobody else's wait finds it.
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | if user { libc::CLONE_NEWUSER } else { 0 };
+    // SAFETY: the stack is this call's, 16-aligned at its top and large enough for a few system calls; clone returns only
+    // when the child, which is all that uses it and `trial`, has ended (CLONE_VFORK).
+    let pid = unsafe {
+        let (top, trial) = (stack.as_mut_ptr_range().end, ptr::from_mut(&mut trial));
+        libc::clone(run_trial, top.cast(), flags, trial.cast())
+    };
+    if pid < 0 {
+        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
+        return (errno, errno);
+    }
+    // SAFETY: a child of ours, and no status is asked for. Volatile, because the compiler saw nobody write to `trial`.
+    unsafe {
+        libc::waitpid(pid, ptr::null_mut(), libc::__WALL);
+        (ptr::read_volatile(&trial.mount), ptr::read_volatile(&trial.network))
+    }
+}
+
+extern "C" fn run_trial(trial: *mut libc::c_void) -> libc::c_int {
+    let errno = |outcome: Result<(), i32>| outcome.err().unwrap_or(0);
+    // SAFETY: `try_out` holds it and stands still until this process, with namespaces of its own, has ended.
+    unsafe {
+        let trial = trial.cast::<Trial>();
+        let made = |flag: libc::c_int| done(libc::syscall(libc::SYS_unshare, flag));
+        let mounted = made(libc::CLONE_NEWNS).and_then(|_| apart()).and_then(|()| {
+            mount(NOTHING, Cover::Nothing)?;
+            empty_folder().map(drop)
+        });
+        ptr::write_volatile(&raw mut (*trial).mount, errno(mounted));
+        let network = made(libc::CLONE_NEWNET).and_then(|_| raise_loopback());
+        ptr::write_volatile(&raw mut (*trial).network, errno(network));
+        libc::syscall(libc::SYS_exit, 0);
+    }
+    0
+}
+
+/// A user namespace, which can be entered by others of this user as long as it is held. It takes a process to make one that
+/// may be looked into for a moment, so it is made by one that has nothing to see: this program, started anew with [`MAKE`].
+pub(super) fn make_user_namespace() -> io::Result<OwnedFd> {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    let is_flag = |word: &OsStr| word.as_bytes().starts_with(b"--");
+    let words = std::env::args_os().skip(1).take_while(|word| !is_flag(word));
+    let mut maker = Command::new("/proc/self/exe");
+    maker.args(words).arg(MAKE).env_clear();
+    let mut maker = maker.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut made = [0];
+    let told = maker.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?.read_exact(&mut made);
+    let namespace = told.and_then(|()| std::fs::File::open(format!("/proc/{}/ns/user", maker.id())));
+    drop(maker.stdin.take());
+    maker.wait()?;
+    namespace.map(OwnedFd::from)
+}
+
+/// What a keeper is started with to be [`hold_user_namespace`].
+pub const MAKE: &str = "--make-user-namespace";
+
+/// Makes a user namespace of this process's user, says so on stdout and waits for the end of stdin. The exit code.
+pub fn hold_user_namespace() -> i32 {
+    use std::io::{Read, Write};
+    // SAFETY: these take nothing and can't fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let make = || {
+        // SAFETY: an integer, for this process, which has one thread yet.
+        done(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER) })
+            .map_err(io::Error::from_raw_os_error)?;
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+        std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+        io::stdout().write_all(b"1")?;
+        io::stdout().flush()?;
+        io::stdin().read_to_end(&mut Vec::new())
+    };
+    i32::from(make().is_err())
+}
