@@ -164,6 +164,14 @@ impl Ability {
 
     /// Asks this machine.
     pub fn probe() -> Ability {
+        let ability = Ability::at_a_glance();
+        let namespaces = platform::try_namespaces(&ability.user_namespaces);
+        Ability { namespaces, ..ability }
+    }
+
+    /// The same without what takes a process, for who has hardly use for it. Namespaces are there as far as the settings
+    /// tell: what turns out not to be had fails the spawn that takes it.
+    pub fn at_a_glance() -> Ability {
         platform::probe()
     }
 }

@@ -41,6 +41,11 @@ pub(crate) fn probe() -> Ability {
     }
 }
 
+/// There are none.
+pub(crate) fn try_namespaces(settings: &Answer) -> Namespaces {
+    Namespaces { mount: settings.clone(), network: settings.clone(), user: false }
+}
+
 /// RLIMIT_* of a resource.
 pub(crate) fn rlimit_number(resource: Resource) -> Option<u32> {
     let number = match resource {

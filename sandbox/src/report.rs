@@ -58,6 +58,13 @@ impl Report {
             files(ability),
             calls(ability),
             namespaces(ability),
+            divided(
+                "mountNamespaces",
+                &ability.namespaces.mount,
+                "paths denied inside allowed folders",
+                ability,
+            ),
+            divided("networkNamespaces", &ability.namespaces.network, "a loopback of its own", ability),
             descriptors(ability),
         ];
         Report { system: ability.system.clone(), findings, ladder: ladder(ability) }
@@ -229,6 +236,14 @@ fn namespaces(ability: &Ability) -> Finding {
     }
 }
 
+fn divided(name: &'static str, answer: &Answer, what_for: &str, ability: &Ability) -> Finding {
+    let by = if ability.namespaces.user { "by way of a user namespace, for its own user" } else { "as root" };
+    match answer {
+        Answer::Allowed => finding(name, Status::Holds, format!("{what_for}; {by}")),
+        Answer::Refused(reason) => finding(name, Status::Missing, format!("no {what_for}: {reason}")),
+    }
+}
+
 fn descriptors(ability: &Ability) -> Finding {
     let limit = ability.rlimits.iter().find(|limit| limit.name == "descriptors").and_then(|limit| limit.hard);
     match limit {
@@ -249,7 +264,7 @@ mod tests {
     fn this_machine_is_reported_whole() {
         let ability = Ability::probe();
         let report = Report::new(&ability);
-        assert_eq!(report.findings.len(), 11);
+        assert_eq!(report.findings.len(), 13);
         let rungs: Vec<&str> = report.ladder.iter().map(|rung| rung.name).collect();
         assert_eq!(rungs, Protection::ALL.iter().map(|protection| protection.name()).collect::<Vec<_>>());
         assert!(report.ladder.iter().all(|rung| !rung.detail.is_empty()));

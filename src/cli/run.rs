@@ -40,7 +40,7 @@ const ID: &str = "run";
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let adapter = adapter(context, args)?;
     let adapters = adapter.as_ref().map(|(registry, _)| registry.clone());
-    let (kernel, connection) = Embedded::start(&context.config, adapters)?;
+    let (kernel, connection) = Embedded::start(&context.config, adapters, args.program.sandbox.is_some())?;
     let _logging =
         logging::begin(&context.config.log).map_err(|error| Failure::new("E_LOG", error.to_string()))?;
     let client = Client::over(connection, &ConnectOptions::default())?;

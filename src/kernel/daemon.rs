@@ -18,6 +18,7 @@ use kairo_dataplane::keeper::link::reap;
 use kairo_dataplane::plane::PlaneHandle;
 use kairo_dataplane::points::{self, Point};
 use kairo_dataplane::sys::{clock, process};
+use kairo_sandbox::ability::Ability;
 use nix::sys::signal::{SigSet, Signal};
 use std::io::Write;
 use std::sync::Arc;
@@ -69,7 +70,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
     let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
-    let (plane, control, log) = start_plane(config, adapters, kept, claim.listener(), Some(state))?;
+    let (plane, control, log) =
+        start_plane(config, adapters, kept, claim.listener(), Some(state), Ability::probe())?;
     points::reach(Point::AdoptServed);
     watch(&service, plane.handle(), &control)?;
     leave_on_signal(signals, plane.handle(), control.clone(), Arc::clone(&service))?;

@@ -10,6 +10,7 @@ use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
 use kairo_dataplane::keeper::protocol;
 use kairo_dataplane::plane::Plane;
+use kairo_sandbox::ability::Ability;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
@@ -28,8 +29,12 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     /// Starts it, before this process has threads, and returns the client's end of the one connection. There are no
-    /// adapters unless they are wanted.
-    pub(crate) fn start(config: &Config, adapters: Option<Registry>) -> Result<(Embedded, UnixStream)> {
+    /// adapters unless they are wanted, and it isn't tried what can be enforced unless something `contains` a program.
+    pub(crate) fn start(
+        config: &Config,
+        adapters: Option<Registry>,
+        contains: bool,
+    ) -> Result<(Embedded, UnixStream)> {
         let nofile = raise_nofile()?;
         let keeper = launch(&Launch {
             program: None,
@@ -46,7 +51,8 @@ impl Embedded {
         let keeper_pid = keeper.pid;
         let sides = adapters.is_some().then(private_folder).transpose()?;
         let adapters = Catalogue::new(adapters.unwrap_or_default(), sides.clone());
-        let (plane, control, log) = start_plane(config, adapters, keeper.into(), None, None)?;
+        let ability = if contains { Ability::probe() } else { Ability::at_a_glance() };
+        let (plane, control, log) = start_plane(config, adapters, keeper.into(), None, None, ability)?;
         let connection = connect_ourselves(&plane.handle()).context("no socket pair")?;
         Ok((Embedded { plane, control, log, keeper_pid, sides }, connection))
     }

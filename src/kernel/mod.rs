@@ -123,6 +123,7 @@ fn control_config(
     embedded: bool,
     budget: Arc<Budget>,
     adapters: Arc<Catalogue>,
+    ability: Ability,
 ) -> ControlConfig {
     let limits = &config.limits;
     ControlConfig {
@@ -135,8 +136,8 @@ fn control_config(
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
         adapters: Box::new(Desk(adapters)),
-        ability: Ability::probe(),
-        facts: crate::doctor::facts(),
+        facts: crate::doctor::facts(&ability),
+        ability,
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
             retention_ms: u64::from(limits.ended_seconds_max) * 1000,
@@ -202,6 +203,7 @@ fn start_plane(
     keeper: Kept,
     listener: Option<OwnedFd>,
     state: Option<State>,
+    ability: Ability,
 ) -> Result<(Plane, Arc<ControlPlane>, Running)> {
     let embedded = listener.is_none();
     let budget = Arc::new(Budget::new(config.limits.history_memory_max));
@@ -214,7 +216,7 @@ fn start_plane(
     };
     let (last_seq, reader) = (log.last_seq(), log.reader());
     let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
-    let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters));
+    let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters), ability);
     let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy::new()), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));

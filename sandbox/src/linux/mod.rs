@@ -30,7 +30,11 @@ pub(crate) fn probe() -> Ability {
         seccomp_filter: !actions.is_empty(),
         sandbox_exec: false,
         seccomp_user_notification: actions.split(' ').any(|action| action == "user_notif"),
-        namespaces: tried_namespaces(&user_namespaces),
+        namespaces: Namespaces {
+            mount: user_namespaces.clone(),
+            network: user_namespaces.clone(),
+            user: true,
+        },
         user_namespaces,
         no_new_privileges: true,
         cores_are_piped: read("/proc/sys/kernel/core_pattern").starts_with('|'),
@@ -141,7 +145,7 @@ fn user_namespaces() -> Answer {
 }
 
 /// Settings tell half of it: containers and security modules refuse by call, so each is tried.
-fn tried_namespaces(settings: &Answer) -> Namespaces {
+pub(crate) fn try_namespaces(settings: &Answer) -> Namespaces {
     let (user, (mount, network)) = match namespaces::try_out(false) {
         tried @ (0, _) => (false, tried),
         _ => (true, namespaces::try_out(true)),

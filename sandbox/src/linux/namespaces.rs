@@ -163,6 +163,9 @@ impl Settled {
             }
         }
         self.mounts.iter().try_for_each(|(path, over)| mount(path, *over))?;
+        if !self.mounts.is_empty() {
+            find_folder_anew()?;
+        }
         if self.network { raise_loopback() } else { Ok(()) }
     }
 }
@@ -280,6 +283,21 @@ fn mount(path: &CStr, over: Cover) -> Result<(), i32> {
         Cover::EmptyFolder => empty_folder()?,
     };
     move_to(&tree, &at)
+}
+
+/// Goes to the working folder once more: what was mounted over it or above it isn't seen from where it stood.
+fn find_folder_anew() -> Result<(), i32> {
+    let mut path = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: the buffer is this stack's, as long as is said and outlives both calls. What the first one leaves there ends in
+    // NUL, and is empty if it fails.
+    unsafe {
+        let found = libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len());
+        // One that is gone, or not below the root, is nowhere here either.
+        let path = if found > 0 && path[0] == b'/' { path.as_ptr().cast() } else { c"/".as_ptr() };
+        done(libc::syscall(libc::SYS_chdir, path))
+            .or_else(|_| done(libc::syscall(libc::SYS_chdir, c"/".as_ptr())))
+    }
+    .map(drop)
 }
 
 fn move_to(tree: &OwnedFd, at: &OwnedFd) -> Result<(), i32> {

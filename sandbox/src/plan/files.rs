@@ -139,8 +139,12 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Landlock keeps from what is denied being uncovered, so that it takes both.
+    /// Landlock keeps from mounting and unmounting, and nothing but the want of capabilities from copying a mount without
+    /// what is mounted in it: it takes all three. Who has made a user namespace gives up its capabilities anyway.
     fn denied_apart(&self, inside: &[(Vec<u8>, Denied)]) -> Outcome {
+        if !self.holds(Protection::Privileges) && !self.ability.namespaces.user {
+            return Outcome::Nothing("with root's capabilities what is denied can be uncovered".to_owned());
+        }
         match self.apart(&self.ability.namespaces.mount, Mechanism::MountNamespace) {
             Outcome::Nothing(reason) => {
                 let inside: Vec<_> = inside.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
