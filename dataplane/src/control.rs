@@ -455,7 +455,8 @@ pub enum SpawnStage {
     Probe = 15,
     /// Namespaces, and mounting in them.
     Namespaces = 16,
-    /// A denied path isn't there and can't be kept from being made, or a link leads to it that could be replaced.
+    /// A denied path isn't there and can't be kept from being made, a link leads to it that could be replaced, or it has
+    /// another name.
     DeniedPaths = 17,
 }
 

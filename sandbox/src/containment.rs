@@ -248,7 +248,8 @@ pub struct Finding {
 /// What became of denied paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mounted {
-    /// Which of [`Namespaces::denied`] are left alone: they aren't there, or a link on the way could be replaced inside.
+    /// Which of [`Namespaces::denied`] aren't kept as asked for: they aren't there, a link on the way could be replaced
+    /// inside, or another name leads there too.
     pub left: Vec<u32>,
     /// Empty folders that stand in the place of what isn't there.
     pub placeholders: Vec<Vec<u8>>,

@@ -165,7 +165,7 @@ impl Receipt {
         if let (Some(entry), false) = (entry, left.is_empty()) {
             entry.standing = Standing::Weaker;
             entry.reason = Some(format!(
-                "not there, or behind a link that could be replaced, and so left alone: {}",
+                "not there, behind a link that could be replaced, or there by another name too: {}",
                 left.join(", ")
             ));
         }

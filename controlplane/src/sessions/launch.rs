@@ -379,8 +379,8 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
         ),
         SpawnStage::DeniedPaths => {
             let message = format!(
-                "deniedPaths: one that isn't there can't be kept from being made, or is behind a link that could be replaced ({}); \
-                 acceptWeaker takes its name",
+                "deniedPaths: one isn't there and can't be kept from being made, is behind a link that could be replaced, or has \
+                 another name ({}); acceptWeaker takes its name",
                 errno_words(errno)
             );
             WireError::unsupported("options.sandbox", &message).with("protection", "deniedPaths")

@@ -1,6 +1,7 @@
 //! Linux: asks the kernel, `/proc` and the cgroup hierarchy; what is enforced is in `enforce`.
 
 pub mod enforce;
+mod mounts;
 mod namespaces;
 mod paths;
 mod placeholder;
@@ -79,17 +80,9 @@ pub(crate) fn rlimit_number(resource: Resource) -> Option<u32> {
 pub(crate) fn own_cgroup() -> Option<PathBuf> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|mount| {
-        // … root mountpoint options [optional…] - type source …
-        let (left, right) = mount.split_once(" - ")?;
-        let mut fields = left.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        if !right.starts_with("cgroup2 ") {
-            return None;
-        }
-        let below = own.strip_prefix(root.trim_end_matches('/'))?;
-        let mut folder = Path::new(point).join(below.trim_start_matches('/'));
+    let mounts = mounts::mounts().ok()?;
+    mounts.iter().filter(|mount| mount.kind == "cgroup2").find_map(|mount| {
+        let mut folder = mount.point.join(Path::new(own).strip_prefix(&mount.root).ok()?);
         if folder.ends_with(LEAF) {
             folder.pop();
         }

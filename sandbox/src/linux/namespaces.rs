@@ -13,6 +13,7 @@
 //! without links in the child's own namespace. Whoever mounts has to be kept from unmounting by others: by Landlock,
 //! and by having no capability.
 
+use super::mounts::{elsewhere, mounts};
 use super::paths;
 use super::placeholder::Placeholders;
 use crate::containment::{Denied, Mounted, Namespaces, Owner, Ruleset, rights};
@@ -22,7 +23,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::rc::Rc;
@@ -99,16 +100,25 @@ impl Settled {
         let mut covers = BTreeMap::new();
         let mut left = Vec::new();
         let mut placeholders = Placeholders::new(owner);
+        let all = if namespaces.denied.is_empty() { Vec::new() } else { mounts()? };
         for (place, (path, denied)) in (0u32..).zip(&namespaces.denied) {
             let path = Path::new(OsStr::from_bytes(path));
             let taken = namespaces.placeholders.then_some(&mut placeholders);
             match cover(path, *denied, below, taken) {
                 Ok(Some((path, over))) => {
-                    if *denied == Denied::Write {
-                        pin(&path, below, &mut covers);
+                    if has_other_names(&path) {
+                        if namespaces.placeholders {
+                            return Err(io::Error::from_raw_os_error(libc::EMLINK));
+                        }
+                        left.push(place);
                     }
-                    let at: &mut Cover = covers.entry(path).or_insert(over);
-                    *at = over.max(*at);
+                    for path in std::iter::once(path.clone()).chain(elsewhere(&all, &path)) {
+                        if *denied == Denied::Write {
+                            pin(&path, below, &mut covers);
+                        }
+                        let at: &mut Cover = covers.entry(path).or_insert(over);
+                        *at = over.max(*at);
+                    }
                 }
                 Ok(None) => {}
                 Err(_) if !namespaces.placeholders => left.push(place),
@@ -162,8 +172,10 @@ impl Settled {
                 apart()?;
             }
         }
-        self.mounts.iter().try_for_each(|(path, over)| mount(path, *over))?;
         if !self.mounts.is_empty() {
+            // As long as it can be found.
+            let nothing = opened(paths::open_without_links(NOTHING))?;
+            self.mounts.iter().try_for_each(|(path, over)| mount(path, *over, &nothing))?;
             find_folder_anew()?;
         }
         if self.network { raise_loopback() } else { Ok(()) }
@@ -186,16 +198,25 @@ fn cover(
         if denied == Denied::Write && !is_granted(&there, below, MOVES) {
             return Ok(None);
         }
-        if std::fs::symlink_metadata(there.join(first)).is_err_and(|error| is_barred(&error)) {
+        let over = if denied == Denied::Read { Cover::EmptyFolder } else { Cover::ReadOnly };
+        let path = there.join(first);
+        if std::fs::symlink_metadata(&path).is_err_and(|error| is_barred(&error)) {
             // Whoever can't look into it has no way through it either.
-            let over = if denied == Denied::Read { Cover::EmptyFolder } else { Cover::ReadOnly };
             return Ok(Some((there, over)));
         }
         let placeholders = placeholders.ok_or(io::ErrorKind::NotFound)?;
-        let path = there.join(first);
-        placeholders.take(&path)?;
-        let over = if denied == Denied::Read { Cover::EmptyFolder } else { Cover::ReadOnly };
-        return Ok(Some((path, over)));
+        placeholders.join(&there)?;
+        if placeholders.has(&there) {
+            // Nothing is put into what is ours.
+            return Ok(Some((there, over)));
+        }
+        return match placeholders.take(&path) {
+            Ok(()) => Ok(Some((path, over))),
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(None),
+            // As its user it couldn't either.
+            Err(error) if is_barred(&error) && denied == Denied::Write => Ok(None),
+            Err(error) => Err(error),
+        };
     }
     if let Some(placeholders) = placeholders {
         placeholders.join(&there)?;
@@ -211,6 +232,11 @@ fn cover(
         Denied::Write => Cover::ReadOnly,
     };
     Ok(Some((there, over)))
+}
+
+/// Whether it can be reached by a name that isn't denied.
+fn has_other_names(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir() && found.nlink() > 1)
 }
 
 /// Without what is below what is hidden.
@@ -271,15 +297,12 @@ unsafe fn apart() -> Result<(), i32> {
 }
 
 /// Mounts over a path that has no links.
-fn mount(path: &CStr, over: Cover) -> Result<(), i32> {
+fn mount(path: &CStr, over: Cover, nothing: &OwnedFd) -> Result<(), i32> {
     let at = opened(paths::open_without_links(path))?;
     let tree = match over {
         Cover::Itself => copy(&at, 0)?,
         Cover::ReadOnly => copy(&at, ATTR_READ_ONLY | ATTR_NO_DEVICES)?,
-        Cover::Nothing => {
-            let nothing = opened(paths::open_without_links(NOTHING))?;
-            copy(&nothing, ATTR_READ_ONLY | ATTR_INERT)?
-        }
+        Cover::Nothing => copy(nothing, ATTR_READ_ONLY | ATTR_INERT)?,
         Cover::EmptyFolder => empty_folder()?,
     };
     move_to(&tree, &at)
@@ -315,7 +338,8 @@ fn copy(at: &OwnedFd, attributes: u64) -> Result<OwnedFd, i32> {
     // SAFETY: the descriptor is open until the end of the call, the path is static and empty; nothing is written.
     let tree = opened(unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) })?;
     if attributes != 0 {
-        let set = MountAttributes { set: attributes, clear: 0, propagation: 0, user: 0 };
+        // What others mount below it later doesn't appear in it: it would be as it is there.
+        let set = MountAttributes { set: attributes, clear: 0, propagation: libc::MS_PRIVATE, user: 0 };
         // SAFETY: the structure outlives the call, the size is its own, and it is only read.
         done(unsafe {
             let (set, size) = (ptr::from_ref(&set), size_of::<MountAttributes>());
@@ -401,7 +425,7 @@ extern "C" fn run_trial(trial: *mut libc::c_void) -> libc::c_int {
         let trial = trial.cast::<Trial>();
         let made = |flag: libc::c_int| done(libc::syscall(libc::SYS_unshare, flag));
         let mounted = made(libc::CLONE_NEWNS).and_then(|_| apart()).and_then(|()| {
-            mount(NOTHING, Cover::Nothing)?;
+            mount(NOTHING, Cover::Nothing, &opened(paths::open_without_links(NOTHING))?)?;
             empty_folder().map(drop)
         });
         ptr::write_volatile(&raw mut (*trial).mount, errno(mounted));

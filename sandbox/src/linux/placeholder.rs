@@ -18,6 +18,8 @@ use std::ptr;
 
 /// When ours were changed last: a moment in 2001 that no folder of today was changed at by chance.
 const MARK: libc::time_t = 1_000_000_000;
+/// Most of one tree: each is a descriptor of its keeper.
+const HELD_MAX: usize = 64;
 /// Tries to get hold of one that others make and remove meanwhile.
 const TRIES: usize = 1_000;
 
@@ -39,8 +41,15 @@ impl Placeholders {
         self.held.iter().map(|(path, _)| path.as_os_str().as_bytes().to_vec()).collect()
     }
 
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.held.iter().any(|(held, _)| held == path)
+    }
+
     /// Sees to it that something is there, by a path whose folder is there and has no links.
     pub(super) fn take(&mut self, path: &Path) -> io::Result<()> {
+        if self.held.len() == HELD_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let _assumed = self.assume()?;
         for _ in 0..TRIES {
             let (folder, name) = entry(path)?;
@@ -67,7 +76,7 @@ impl Placeholders {
 
     /// Holds what is there already, if it is one.
     pub(super) fn join(&mut self, path: &Path) -> io::Result<()> {
-        if self.held.iter().any(|(held, _)| held == path) || !is_marked(&std::fs::symlink_metadata(path)?) {
+        if self.has(path) || !is_marked(&std::fs::symlink_metadata(path)?) {
             return Ok(());
         }
         self.take(path)

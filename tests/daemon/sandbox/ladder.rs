@@ -155,7 +155,13 @@ fn what_stands_for_a_name_is_gone_with_the_last_who_may_not_make_it(daemon: &Dae
             raw.ok("process.spawn", json!({"id": id, "command": ["sleep", "1000"], "options": options}));
         assert!(told["sandbox"]["warnings"].to_string().contains(&placeholder), "{told}");
     }
-    assert!(is_there());
+    // Two in one that isn't there.
+    let nested = ["a", "b"].map(|part| format!("{placeholder}/{part}"));
+    let below = arena.profile(&json!({"files": {"denyWrite": nested, "denyRead": [arena.path("inside/x/y"), arena.path("inside/x")]}}));
+    let output = raw.run("nested", &["ls", "-A", &arena.inside()], json!({"cwd": "/", "sandbox": below}));
+    assert!(output.text().contains("absent\n") && output.text().contains("x\n"), "{}", output.text());
+    raw.wait_until_ended(&["nested"]);
+    assert!(is_there() && !Path::new(&arena.path("inside/x")).exists());
     for (id, left) in [("one", true), ("two", false)] {
         raw.ok("process.kill", json!({"id": id, "signal": "KILL"}));
         raw.wait_until_ended(&[id]);
@@ -222,6 +228,12 @@ fn a_link_that_could_be_replaced_keeps_a_denial_from_being_promised(daemon: &Dae
     wish["acceptWeaker"] = json!(["deniedPaths"]);
     let told = raw.ok("process.spawn", spawn(arena.profile(&wish)));
     assert!(told["sandbox"].to_string().contains("link/below"), "{told}");
+    // Another name of a file is a way past its denial.
+    fs::write(arena.path("inside/one"), "x").expect("a file");
+    fs::hard_link(arena.path("inside/one"), arena.path("inside/other")).expect("a link");
+    let wish = json!({"files": {"denyRead": [arena.path("inside/one")]}});
+    let refusal = raw.refused("process.spawn", spawn(arena.profile(&wish)));
+    assert_eq!(refusal.info["details"]["protection"], "deniedPaths", "{refusal:?}");
     // A link that nobody inside can replace is followed.
     symlink(arena.path("inside/real"), arena.path("fixed")).expect("a link");
     fs::write(arena.path("inside/real/file"), "x").expect("a file");
