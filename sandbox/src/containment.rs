@@ -40,6 +40,10 @@ pub struct Namespaces {
     pub denied: Vec<(Vec<u8>, Denied)>,
     /// A denied path that isn't there is taken by an empty folder as long as it runs; else it is left alone.
     pub placeholders: bool,
+    /// Nothing can be changed, modes and owners included, but below what the ruleset lets be changed.
+    pub read_only: bool,
+    /// No device can be opened but those the ruleset names.
+    pub no_devices: bool,
     /// A network with a loopback and nothing else.
     pub network: bool,
 }

@@ -370,6 +370,13 @@ fn probes(containment: &Containment) -> Vec<Probe> {
         let hidden = first(Denied::Read).filter(|_| containment.unprivileged);
         probes.extend(hidden.map(|(path, _)| Probe::Hidden(path.clone())));
         probes.extend(first(Denied::Write).map(|(path, _)| Probe::Unchanged(path.clone())));
+        let granted = |path: &&str| {
+            let rules = containment.landlock.iter().flat_map(|rules| &rules.below);
+            let mut changes = rules.filter(|(_, rights)| rights & rights::CHANGES != 0);
+            changes.any(|(above, _)| files::is_within(path, &String::from_utf8_lossy(above)))
+        };
+        let outside = OUTSIDE.iter().find(|path| namespaces.read_only && !granted(path));
+        probes.extend(outside.map(|path| Probe::Unchanged(path.as_bytes().into())));
         probes.extend(namespaces.network.then_some(Probe::NoRoute));
     }
     let filter = containment.filter;

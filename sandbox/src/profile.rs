@@ -77,7 +77,8 @@ pub struct Files {
     pub create: Vec<String>,
     /// Remove files and folders; move things from here to another folder.
     pub delete: Vec<String>,
-    /// Change modes, owners and attributes, of whatever its user may: no machine of ours can say where.
+    /// Change modes, owners and attributes of what may be changed. Where no mount namespace can be had, nobody can say of
+    /// what: then it is of whatever its user may, and has to be accepted.
     pub metadata: bool,
     /// Not to be read, though a folder above may be.
     pub deny_read: Vec<String>,

@@ -43,6 +43,8 @@ const ATTR_READ_ONLY: u64 = 0x01;
 const ATTR_NO_DEVICES: u64 = 0x04;
 /// Nothing runs from it, gives rights or is a device.
 const ATTR_INERT: u64 = 0x02 | 0x04 | 0x08;
+/// Most paths that are excepted where everything else is limited.
+const EXCEPTED_MAX: usize = 256;
 /// Where what is no folder is hidden: a device, where devices are none, can't be opened.
 const NOTHING: &CStr = c"/dev/null";
 /// Rights that let things under a folder be moved, or others be put in their place.
@@ -82,6 +84,10 @@ enum Cover {
 pub(super) struct Settled {
     user: Option<Rc<OwnedFd>>,
     network: bool,
+    /// What everything is but [`Settled::excepted`]: attributes of mounts.
+    everything: u64,
+    /// What is limited less, and to what.
+    excepted: Vec<(CString, u64)>,
     /// Sorted, so that what is above comes first.
     mounts: Vec<(CString, Cover)>,
     mounted: Mounted,
@@ -128,9 +134,15 @@ impl Settled {
         let text = |path: PathBuf| CString::new(path.into_os_string().into_encoded_bytes());
         let mounts: Result<Vec<_>, _> =
             visible(covers).into_iter().map(|(path, over)| Ok((text(path)?, over))).collect();
+        let read_only = if namespaces.read_only { ATTR_READ_ONLY } else { 0 };
+        let no_devices = if namespaces.no_devices { ATTR_NO_DEVICES } else { 0 };
+        let mut everything = read_only | no_devices;
+        let excepted = excepted(&mut everything, below)?;
         Ok(Settled {
             user,
             network: namespaces.network,
+            everything,
+            excepted,
             mounts: mounts.map_err(|error: std::ffi::NulError| error)?,
             mounted: Mounted { left, placeholders: placeholders.paths() },
             placeholders,
@@ -165,21 +177,70 @@ impl Settled {
             if self.user.is_some() {
                 done(libc::syscall(libc::SYS_setns, user, libc::CLONE_NEWUSER))?;
             }
-            let mounts = if self.mounts.is_empty() { 0 } else { libc::CLONE_NEWNS };
+            let mounts = if self.changes_mounts() { libc::CLONE_NEWNS } else { 0 };
             let network = if self.network { libc::CLONE_NEWNET } else { 0 };
             done(libc::syscall(libc::SYS_unshare, mounts | network))?;
             if mounts != 0 {
                 apart()?;
             }
         }
-        if !self.mounts.is_empty() {
-            // As long as it can be found.
+        if self.changes_mounts() {
+            // As long as it can be found, and opened.
             let nothing = opened(paths::open_without_links(NOTHING))?;
+            self.limit_everything()?;
             self.mounts.iter().try_for_each(|(path, over)| mount(path, *over, &nothing))?;
             find_folder_anew()?;
         }
         if self.network { raise_loopback() } else { Ok(()) }
     }
+
+    fn changes_mounts(&self) -> bool {
+        self.everything != 0 || !self.mounts.is_empty()
+    }
+
+    /// What is excepted is copied first, everything is limited, and the copies are put over it.
+    fn limit_everything(&self) -> Result<(), i32> {
+        if self.everything == 0 {
+            return Ok(());
+        }
+        let mut copies = [const { None }; EXCEPTED_MAX];
+        for ((path, attributes), place) in self.excepted.iter().zip(&mut copies) {
+            *place = Some(copy(&opened(paths::open_without_links(path))?, *attributes)?);
+        }
+        limit(&opened(paths::open_without_links(c"/"))?, self.everything, libc::MS_PRIVATE)?;
+        for ((path, _), tree) in self.excepted.iter().zip(copies.iter().flatten()) {
+            move_to(tree, &opened(paths::open_without_links(path))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is excepted where everything else is limited: what may be changed is not read-only, and a listed device is one.
+fn excepted(everything: &mut u64, below: &[(Vec<u8>, u64)]) -> io::Result<Vec<(CString, u64)>> {
+    let mut excepted: Vec<(&Path, u64)> = Vec::new();
+    let mut granted: Vec<_> = below.iter().map(|(path, rights)| (OsStr::from_bytes(path), rights)).collect();
+    granted.sort();
+    for (path, rights) in granted {
+        let path = Path::new(path);
+        // What isn't there grants nothing, nor does a link.
+        let Ok(found) = std::fs::symlink_metadata(path) else { continue };
+        let device = found.file_type().is_char_device() || found.file_type().is_block_device();
+        let inside = excepted.iter().any(|(above, _)| path.starts_with(above));
+        let changed = rights & rights::CHANGES != 0 && *everything & ATTR_READ_ONLY != 0;
+        if device && *everything & ATTR_NO_DEVICES != 0 {
+            excepted.push((path, 0));
+        } else if changed && path == Path::new("/") {
+            *everything &= !ATTR_READ_ONLY;
+        } else if changed && !inside && paths::open(path, false).is_ok() {
+            excepted.push((path, *everything & !ATTR_READ_ONLY));
+        }
+    }
+    if excepted.len() > EXCEPTED_MAX {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    let text =
+        |(path, attributes): (&Path, u64)| Ok((CString::new(path.as_os_str().as_bytes())?, attributes));
+    excepted.into_iter().map(text).collect()
 }
 
 /// What to mount over a denied path, and where; nothing if nothing is there and nothing can come to be there. Without
@@ -338,16 +399,22 @@ fn copy(at: &OwnedFd, attributes: u64) -> Result<OwnedFd, i32> {
     // SAFETY: the descriptor is open until the end of the call, the path is static and empty; nothing is written.
     let tree = opened(unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) })?;
     if attributes != 0 {
-        // What others mount below it later doesn't appear in it: it would be as it is there.
-        let set = MountAttributes { set: attributes, clear: 0, propagation: libc::MS_PRIVATE, user: 0 };
-        // SAFETY: the structure outlives the call, the size is its own, and it is only read.
-        done(unsafe {
-            let (set, size) = (ptr::from_ref(&set), size_of::<MountAttributes>());
-            let flags = AT_RECURSIVE | AT_EMPTY_PATH;
-            libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, set, size)
-        })?;
+        limit(&tree, attributes, libc::MS_PRIVATE)?;
     }
     Ok(tree)
+}
+
+/// Sets attributes of a mount and of all below it. What others mount there later would be without them, so where that matters
+/// it has to be private.
+fn limit(mount: &OwnedFd, attributes: u64, propagation: u64) -> Result<(), i32> {
+    let set = MountAttributes { set: attributes, clear: 0, propagation, user: 0 };
+    // SAFETY: the structure outlives the call, the size is its own, and it is only read; the descriptor is open until then.
+    done(unsafe {
+        let (set, size) = (ptr::from_ref(&set), size_of::<MountAttributes>());
+        let flags = AT_RECURSIVE | AT_EMPTY_PATH;
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, set, size)
+    })
+    .map(drop)
 }
 
 fn empty_folder() -> Result<OwnedFd, i32> {

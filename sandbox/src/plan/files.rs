@@ -47,23 +47,20 @@ impl Planner<'_> {
         for (protection, abi, right) in
             [(Protection::Truncate, 3, rights::TRUNCATE), (Protection::DeviceCommands, 5, rights::IOCTL_DEV)]
         {
-            let outcome = with_files(self, abi);
+            let outcome = match with_files(self, abi) {
+                Outcome::Nothing(reason) => self.or_by_mounts(reason, protection),
+                outcome => outcome,
+            };
             let asked = if right == rights::TRUNCATE { "what may be written" } else { "what is listed" };
             self.settle(protection, asked, outcome)?;
-            if self.holds(protection) {
-                self.rules.files |= right;
+            match (self.is_by_mounts(protection), right) {
+                (true, rights::TRUNCATE) => self.namespaces().read_only = true,
+                (true, _) => self.namespaces().no_devices = true,
+                (false, right) if self.holds(protection) => self.rules.files |= right,
+                (false, _) => {}
             }
         }
-        let outcome = match profile.files.metadata {
-            false => self.filtered(),
-            true => Outcome::Nothing(
-                "it can't be told where: modes of files outside can be changed too".to_owned(),
-            ),
-        };
-        self.settle(Protection::Metadata, if profile.files.metadata { "any" } else { "none" }, outcome)?;
-        if self.holds(Protection::Metadata) {
-            self.filter(Group::NoMetadata);
-        }
+        self.metadata()?;
         let lists = [
             ("read", &profile.files.read, READ),
             ("write", &profile.files.write, WRITE),
@@ -86,6 +83,43 @@ impl Planner<'_> {
             BASIC.into_iter().for_each(|(path, right)| self.grant(path, right));
         }
         self.denied_paths()
+    }
+
+    fn metadata(&mut self) -> Result<(), Refusal> {
+        let (asked, outcome) = match self.profile.files.metadata {
+            false => ("none", self.filtered()),
+            true => {
+                let nowhere =
+                    "Landlock can't tell where: modes of files outside can be changed too".to_owned();
+                ("of what may be changed", self.or_by_mounts(nowhere, Protection::Metadata))
+            }
+        };
+        self.settle(Protection::Metadata, asked, outcome)?;
+        match self.is_by_mounts(Protection::Metadata) {
+            true => self.namespaces().read_only = true,
+            false if self.holds(Protection::Metadata) => self.filter(Group::NoMetadata),
+            false => {}
+        }
+        Ok(())
+    }
+
+    /// What Landlock can't do for this reason, by mounting everything anew that may be changed or is listed, and having the
+    /// rest read-only or without devices.
+    fn or_by_mounts(&self, reason: String, protection: Protection) -> Outcome {
+        let files = &self.profile.files;
+        let written = |path: &String| files.write.contains(path);
+        if protection == Protection::Truncate && !files.create.iter().chain(&files.delete).all(written) {
+            return Outcome::Nothing(format!("{reason}, and what is made isn't what may be written"));
+        }
+        match self.by_mounts() {
+            Outcome::Nothing(also) => Outcome::Nothing(format!("{reason}; {also}")),
+            outcome => outcome,
+        }
+    }
+
+    fn is_by_mounts(&self, protection: Protection) -> bool {
+        let entry = self.plan.receipt.of(protection);
+        entry.is_some_and(|entry| entry.by.contains(&Mechanism::MountNamespace))
     }
 
     /// Grants what of a right is denied otherwise.
@@ -141,11 +175,21 @@ impl Planner<'_> {
 
     /// Landlock keeps from mounting and unmounting, and nothing but the want of capabilities from copying a mount without
     /// what is mounted in it: it takes all three. Who has made a user namespace gives up its capabilities anyway.
-    fn denied_apart(&self, inside: &[(Vec<u8>, Denied)]) -> Outcome {
+    fn by_mounts(&self) -> Outcome {
+        if !self.holds(Protection::Files) {
+            return Outcome::Nothing("files aren't protected at all".to_owned());
+        }
         if !self.holds(Protection::Privileges) && !self.ability.namespaces.user {
-            return Outcome::Nothing("with root's capabilities what is denied can be uncovered".to_owned());
+            return Outcome::Nothing("with root's capabilities mounts can be undone".to_owned());
         }
         match self.apart(&self.ability.namespaces.mount, Mechanism::MountNamespace) {
+            Outcome::InForce(_) => Outcome::InForce(vec![Mechanism::MountNamespace, Mechanism::Landlock]),
+            outcome => outcome,
+        }
+    }
+
+    fn denied_apart(&self, inside: &[(Vec<u8>, Denied)]) -> Outcome {
+        match self.by_mounts() {
             Outcome::Nothing(reason) => {
                 let inside: Vec<_> = inside.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
                 Outcome::Nothing(format!(
@@ -153,7 +197,7 @@ impl Planner<'_> {
                     inside.join(", ")
                 ))
             }
-            _ => Outcome::InForce(vec![Mechanism::MountNamespace, Mechanism::Landlock]),
+            outcome => outcome,
         }
     }
 

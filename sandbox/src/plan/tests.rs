@@ -203,6 +203,38 @@ fn paths_denied_inside_what_is_allowed_are_a_mount_namespaces() {
 }
 
 #[test]
+fn where_modes_may_be_changed_is_a_mount_namespaces_to_say() {
+    let asked = || serde_json::json!({"files": {"metadata": true, "write": ["./"]}});
+    let plan = plan(asked(), &dividing(7, true)).unwrap();
+    let entry = plan.receipt.of(Protection::Metadata).unwrap();
+    assert_eq!((entry.standing, entry.by[0]), (Standing::InForce, Mechanism::MountNamespace));
+    let containment = plan.containment;
+    assert!(containment.namespaces.unwrap().read_only && !containment.filter.has(Group::NoMetadata));
+    assert!(containment.probes.contains(&Probe::Unchanged(b"/etc/passwd".to_vec())));
+    assert_eq!(refused(asked(), &machine(9)), Protection::Metadata);
+}
+
+#[test]
+fn what_an_older_landlock_lacks_a_mount_namespace_has_but_for_signals() {
+    let accepted = || serde_json::json!({"acceptWeaker": ["signals"]});
+    let old = plan(accepted(), &dividing(2, true)).unwrap();
+    for protection in [Protection::Truncate, Protection::DeviceCommands] {
+        let entry = old.receipt.of(protection).unwrap();
+        assert_eq!((entry.standing, entry.by[0]), (Standing::InForce, Mechanism::MountNamespace));
+    }
+    assert_eq!(old.containment.landlock.unwrap().files, rights::ABI_1 | rights::REFER);
+    let namespaces = old.containment.namespaces.unwrap();
+    assert!(namespaces.read_only && namespaces.no_devices);
+    assert_eq!(refused(serde_json::json!({}), &dividing(2, true)), Protection::Signals);
+    // What may be made and not written could be shortened.
+    let mut made = accepted();
+    made["files"] = serde_json::json!({"create": ["/tmp"]});
+    assert_eq!(refused(made, &dividing(2, true)), Protection::Truncate);
+    // What Landlock has is left to it.
+    assert_eq!(plan(accepted(), &dividing(5, true)).unwrap().containment.namespaces, None);
+}
+
+#[test]
 fn nothing_that_is_asked_for_without_namespaces_takes_one() {
     for asked in [
         serde_json::json!({}),

@@ -59,6 +59,10 @@ fn private() -> Json {
     json!({"network": {"private": true}})
 }
 
+fn modes() -> Json {
+    json!({"files": {"metadata": true}})
+}
+
 const DENIED: &[&str] = &["deniedPaths"];
 /// For what a domain of Landlock's keeps from as well.
 const DENIED_AND_LANDLOCK: &[&str] =
@@ -107,6 +111,11 @@ attacks! {
     mounting_again_in_a_namespace_within: ["nested-remount", "{denied}", "{within}"], off DENIED, with unwritten_with_calls, if can_divide;
     joining_the_mounts_of_others: ["join", "{victim}", "{within}"], off DENIED, with unread_by_others, if can_divide;
 
+    changing_the_mode_of_what_may_not_be_changed: ["chmod", "{secret}"], off &["metadata"], with modes, if can_divide;
+    changing_the_owner_of_what_may_not_be_changed: ["chown", "{secret}"], off &["metadata"], with modes, if can_divide;
+    changing_times_of_what_may_not_be_changed: ["touch", "{secret}"], off &["metadata"], with modes, if can_divide;
+    changing_attributes_of_what_may_not_be_changed: ["attribute", "{secret}"], off &["metadata"], with modes, if can_divide;
+
     this_machines_loopback_from_another_network: ["connect", "{tcp}"], off NETWORK, with private, if can_divide;
 }
 
@@ -135,6 +144,10 @@ fn what_is_not_denied_goes_on_beside_it(daemon: &Daemon) {
         won(&["rename", "{own}", "{inside}"], unwritten);
         won(&["make", "{absent}"], unwritten);
         won(&["own-loopback"], private);
+        won(&["chmod", "{own}"], modes);
+        won(&["touch", "{own}"], modes);
+        won(&["rename", "{own}", "{inside}"], modes);
+        won(&["make", "{fresh}"], modes);
     }
 }
 

@@ -442,11 +442,12 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
     if !brief.cgroup_procs.is_null() && !join_cgroup(brief.cgroup_procs) {
         return (SpawnStage::Cgroup, errno());
     }
-    if !set_rlimits(brief) {
-        return (SpawnStage::Rlimit, errno());
-    }
+    // Which takes more descriptors than its limits may leave.
     if let Err(failed) = divide(brief) {
         return failed;
+    }
+    if !set_rlimits(brief) {
+        return (SpawnStage::Rlimit, errno());
     }
     if brief.change_user && !become_user(brief) {
         return (SpawnStage::Credentials, errno());
