@@ -241,6 +241,7 @@ fn a_link_that_could_be_replaced_keeps_a_denial_from_being_promised(daemon: &Dae
     wish["acceptWeaker"] = json!(["deniedPaths"]);
     let told = raw.ok("process.spawn", spawn(arena.profile(&wish)));
     assert!(told["sandbox"].to_string().contains("link/below"), "{told}");
+    raw.wait_until_ended(&["it"]);
     // Another name of a file is a way past its denial.
     fs::write(arena.path("inside/one"), "x").expect("a file");
     fs::hard_link(arena.path("inside/one"), arena.path("inside/other")).expect("a link");
