@@ -849,7 +849,8 @@ fn mounts_hide_nothing_from_where_a_child_stands_already() {
         let mut kernel = Kernel::start();
         std::env::set_current_dir(&before).unwrap();
         let script = "exec 2>&1; cat secret; cat hidden/secret; echo x > kept/x; ls kept";
-        let said = said_by(&mut kernel, Spawn { containment: Some(Box::new(containment.clone())), ..sh(script) });
+        let said =
+            said_by(&mut kernel, Spawn { containment: Some(Box::new(containment.clone())), ..sh(script) });
         assert!(!said.contains("secret\n") && !said.starts_with("secret") && !said.contains("x\n"), "{said}");
     }
     assert!(!above.join("kept").exists());

@@ -173,7 +173,7 @@ pub enum ToKeeper<'a> {
         #[serde(borrow)]
         spawn: SpawnRequest<'a>,
         /// What it does to itself.
-        containment: Containment,
+        containment: Box<Containment>,
     },
     /// Messages without descriptors that had to wait for room, in their order: a lane holds few packets. Since version 4.
     Several {

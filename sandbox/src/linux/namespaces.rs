@@ -542,3 +542,101 @@ pub fn hold_user_namespace() -> i32 {
     };
     i32::from(make().is_err())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(path: &Path) -> Vec<u8> {
+        path.as_os_str().as_bytes().to_vec()
+    }
+
+    fn settled(namespaces: &Namespaces, granted: &[&Path]) -> io::Result<Settled> {
+        let below = granted.iter().map(|path| (bytes(path), MOVES | rights::WRITE_FILE)).collect();
+        let rules = Ruleset { below, ..Ruleset::default() };
+        Settled::new(namespaces, Some(&rules), None, None)
+    }
+
+    fn denying(placeholders: bool, denied: &[(PathBuf, Denied)]) -> Namespaces {
+        let denied = denied.iter().map(|(path, what)| (bytes(path), *what)).collect();
+        Namespaces { denied, placeholders, ..Namespaces::default() }
+    }
+
+    fn mounts_of(settled: &Settled, folder: &Path) -> Vec<(PathBuf, Cover)> {
+        let path = |path: &CString| PathBuf::from(OsStr::from_bytes(path.as_bytes()));
+        let below = |at: PathBuf| at.strip_prefix(folder).map(Path::to_owned).ok();
+        settled.mounts.iter().filter_map(|(at, over)| Some((below(path(at))?, *over))).collect()
+    }
+
+    #[test]
+    fn what_is_denied_is_covered_and_what_is_above_it_is_held_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let at = |path: &str| folder.join(path);
+        std::fs::create_dir_all(at("g/.git/hooks")).unwrap();
+        std::fs::create_dir_all(at("g/seen/not")).unwrap();
+        std::fs::write(at("g/key"), "").unwrap();
+        let denied = [
+            (at("g/.git/hooks"), Denied::Write),
+            (at("g/key"), Denied::Read),
+            (at("g/key"), Denied::Write),
+            (at("g/seen"), Denied::Read),
+            (at("g/seen/not"), Denied::Write),
+        ];
+        let settled = settled(&denying(true, &denied), &[&at("g")]).unwrap();
+        let expected = [
+            ("g/.git", Cover::Itself),
+            ("g/.git/hooks", Cover::ReadOnly),
+            ("g/key", Cover::Nothing),
+            ("g/seen", Cover::EmptyFolder),
+        ];
+        assert_eq!(mounts_of(&settled, &folder), expected.map(|(path, over)| (path.into(), over)));
+        assert_eq!(settled.mounted(), Mounted::default());
+    }
+
+    #[test]
+    fn what_is_not_there_is_taken_left_or_nothing_to_care_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let at = |path: &str| folder.join(path);
+        std::fs::create_dir(at("g")).unwrap();
+        let denied = [(at("g/a/b"), Denied::Write), (at("else/where"), Denied::Write)];
+        let left = settled(&denying(false, &denied), &[&at("g")]).unwrap();
+        assert_eq!((left.mounts.len(), left.mounted().left), (0, vec![0]));
+        let mut taken = settled(&denying(true, &denied), &[&at("g")]).unwrap();
+        assert_eq!(mounts_of(&taken, &folder), [(PathBuf::from("g/a"), Cover::ReadOnly)]);
+        assert_eq!(taken.mounted().placeholders, [bytes(&at("g/a"))]);
+        let held = taken.placeholders();
+        drop(taken);
+        assert!(at("g/a").exists() && !at("else").exists());
+        drop(held);
+        assert!(!at("g/a").exists());
+        let many: Vec<_> = (0..65).map(|number| (at(&format!("g/{number}")), Denied::Write)).collect();
+        let refused = settled(&denying(true, &many), &[&at("g")]).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+        assert_eq!(std::fs::read_dir(at("g")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_may_be_changed_is_excepted_once_and_so_are_listed_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let at = |path: &str| folder.join(path);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        let limits = Namespaces { read_only: true, no_devices: true, ..Namespaces::default() };
+        let null = Path::new("/dev/null");
+        let settled_for = |granted: &[&Path]| settled(&limits, granted).unwrap();
+        let both = settled_for(&[&at("a/b"), &at("a"), &at("none"), null]);
+        let paths: Vec<_> = both.excepted.iter().map(|(path, less)| (path.as_bytes(), *less)).collect();
+        let (a, null_bytes) = (bytes(&at("a")), bytes(null));
+        let mut expected = [(a.as_slice(), ATTR_NO_DEVICES), (null_bytes.as_slice(), 0)];
+        expected.sort();
+        assert_eq!(paths, expected);
+        // Whoever may change all there is has no part that is read-only.
+        assert_eq!(settled_for(&[Path::new("/")]).everything, ATTR_NO_DEVICES);
+        let many: Vec<_> = (0..=EXCEPTED_MAX).map(|number| at(&format!("c{number}"))).collect();
+        many.iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        let many: Vec<&Path> = many.iter().map(PathBuf::as_path).collect();
+        assert_eq!(settled(&limits, &many).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    }
+}
