@@ -18,6 +18,8 @@ use std::ptr;
 const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
 /// Linux 6.5, newer than some libcs.
 const SO_PEERPIDFD: libc::c_int = 77;
+/// What root takes to be root in a user namespace of its own, too (user_namespaces(7)).
+const CAP_SETFCAP: u32 = 31;
 /// What limits can be made of.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
@@ -143,12 +145,21 @@ pub(crate) fn try_namespaces(settings: &Answer) -> Namespaces {
         tried @ (0, _) => (false, tried),
         _ => (true, namespaces::try_out(true)),
     };
+    let maps_itself = !user || effective_user() != 0 || holds_capability(CAP_SETFCAP);
     let answer = |errno: i32| match (errno, settings) {
-        (0, _) => Answer::Allowed,
+        (0, _) if maps_itself => Answer::Allowed,
+        (0, _) => Answer::Refused("root without CAP_SETFCAP isn't known in a user namespace".to_owned()),
         (_, Answer::Refused(reason)) => Answer::Refused(reason.clone()),
         (errno, _) => Answer::Refused(format!("making one fails: {}", io::Error::from_raw_os_error(errno))),
     };
     Namespaces { mount: answer(mount), network: answer(network), user }
+}
+
+fn holds_capability(number: u32) -> bool {
+    let status = read("/proc/self/status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set >> number & 1 == 1)
 }
 
 fn cgroup() -> Cgroup {
