@@ -94,6 +94,13 @@ pub mod enforce {
     #[derive(Debug, Default)]
     pub struct Placeholders(());
 
+    impl Placeholders {
+        /// There is none.
+        pub fn is_empty(&self) -> bool {
+            true
+        }
+    }
+
     /// Nothing to remember.
     #[derive(Debug, Default)]
     pub struct Filters(());

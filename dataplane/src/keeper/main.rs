@@ -6,6 +6,7 @@
 use crate::keeper::flags::Flags;
 use crate::keeper::handover::{Handover, Wish};
 use crate::keeper::lane::{Lane, decode_one};
+use crate::keeper::lingering::Lingering;
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
@@ -74,6 +75,7 @@ pub(super) struct Keeper {
     pub(super) children: Option<std::fs::File>,
     pub(super) pids: Vec<i32>,
     pub(super) environment: Vec<u8>,
+    pub(super) lingering: Vec<Lingering>,
     handover: Option<Handover>,
     kernel_pid: Option<i32>,
     alone_since: Option<Instant>,
@@ -138,6 +140,7 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
         children: None,
         pids: Vec::new(),
         environment: Vec::new(),
+        lingering: Vec::new(),
         handover,
         kernel_pid: None,
         alone_since,

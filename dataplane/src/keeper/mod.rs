@@ -17,6 +17,7 @@
 mod flags;
 mod handover;
 mod lane;
+mod lingering;
 pub mod link;
 pub mod main;
 pub mod protocol;

@@ -77,6 +77,8 @@ pub(super) struct Session {
     pub(super) cgroup: Option<Cgroup>,
     /// What stands where its tree may make nothing.
     pub(super) placeholders: Placeholders,
+    /// Its mount namespace, if that matters.
+    pub(super) mounts: Option<u64>,
 }
 
 /// All sessions, by name and by the pids that are ours to reap.

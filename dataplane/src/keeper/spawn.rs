@@ -97,7 +97,10 @@ impl Keeper {
             }
         };
         let mut session = session(lane, request, &child, prepared, in_force, cgroup);
-        session.placeholders = placeholders;
+        if !placeholders.is_empty() {
+            session.mounts = process::mount_namespace(session.pid);
+            session.placeholders = placeholders;
+        }
         if let Some(ready) = ready {
             let finding = ready.finding(&child.seen);
             self.tell(lane, &ToKernel::Contained { process: request.process, finding });
@@ -224,6 +227,7 @@ fn session(
         orphans: Vec::new(),
         cgroup,
         placeholders: Placeholders::default(),
+        mounts: None,
     }
 }
 

@@ -221,6 +221,7 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
         orphans: Vec::new(),
         cgroup: None,
         placeholders: Placeholders::default(),
+        mounts: None,
     })
 }
 

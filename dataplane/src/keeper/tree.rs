@@ -13,7 +13,6 @@ use crate::keeper::main::Keeper;
 use crate::keeper::protocol::ToKernel;
 use crate::keeper::session::{Exit, Orphan};
 use crate::sys::process::{self, Reaped, Stat};
-use kairo_sandbox::enforce::Placeholders;
 use std::time::{Duration, Instant};
 
 /// How much of a process's environment is searched for the marker, which the keeper puts first.
@@ -63,6 +62,7 @@ impl Keeper {
         if any {
             self.adopt_orphans();
             self.tell_ended();
+            self.give_up_placeholders();
         }
     }
 
@@ -156,8 +156,9 @@ impl Keeper {
             return false;
         }
         session.ended = true;
-        session.placeholders = Placeholders::default();
+        let (placeholders, mounts) = (std::mem::take(&mut session.placeholders), session.mounts.take());
         let cgroup = session.cgroup.take();
+        self.take_placeholders(placeholders, mounts);
         self.remove_cgroup(cgroup);
         self.tell_end(index);
         self.sessions.remove_if_done(index);

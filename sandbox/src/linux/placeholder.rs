@@ -37,6 +37,11 @@ impl Placeholders {
         Placeholders { held: Vec::new(), owner }
     }
 
+    /// True exactly when nothing stands anywhere.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     pub(super) fn paths(&self) -> Vec<Vec<u8>> {
         self.held.iter().map(|(path, _)| path.as_os_str().as_bytes().to_vec()).collect()
     }

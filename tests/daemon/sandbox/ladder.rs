@@ -191,6 +191,28 @@ fn what_stands_for_a_name_is_gone_with_the_last_who_may_not_make_it(daemon: &Dae
     assert!(Path::new(&format!("{placeholder}/theirs")).exists());
 }
 
+/// Its tree has ended without it, and it is denied what it was.
+fn who_leaves_its_tree_makes_nothing_that_is_denied_either(daemon: &Daemon) {
+    let name = "who_leaves_its_tree_makes_nothing_that_is_denied_either";
+    if !can_divide(name) {
+        return;
+    }
+    let Some(arena) = Arena::new(daemon, None, name) else { return };
+    let mut raw = daemon.connect_modern();
+    let placeholder = arena.path("inside/absent");
+    let sandbox = arena.profile(&json!({"files": {"denyWrite": [placeholder]}}));
+    let attack = arena.path("attack");
+    let argv = [attack.as_str(), "outlive", &arena.inside(), "now", &placeholder];
+    raw.run("it", &argv, json!({"cwd": "/", "sandbox": sandbox}));
+    raw.wait_until_ended(&["it"]);
+    assert!(Path::new(&placeholder).exists());
+    fs::write(arena.path("inside/go"), "").expect("a file");
+    let result = arena.path("inside/result");
+    until("it has tried", || fs::read_to_string(&result).is_ok_and(|said| said.ends_with('\n')));
+    assert_eq!(fs::read_to_string(&result).expect("a file"), "LOST\n");
+    until("nothing stands there any more", || !Path::new(&placeholder).exists());
+}
+
 fn what_is_denied_weaker_by_name_leaves_the_host_alone_and_says_so(daemon: &Daemon) {
     let name = "what_is_denied_weaker_by_name_leaves_the_host_alone_and_says_so";
     if !can_divide(name) {
@@ -340,6 +362,7 @@ mod also {
         what_is_denied_weaker_by_name_leaves_the_host_alone_and_says_so,
         what_is_not_denied_goes_on_beside_it,
         what_stands_for_a_name_is_gone_with_the_last_who_may_not_make_it,
+        who_leaves_its_tree_makes_nothing_that_is_denied_either,
     };
     crate::support::on_both_drivers!(
         a_link_that_could_be_replaced_keeps_a_denial_from_being_promised,
@@ -347,5 +370,6 @@ mod also {
         what_is_denied_weaker_by_name_leaves_the_host_alone_and_says_so,
         what_is_not_denied_goes_on_beside_it,
         what_stands_for_a_name_is_gone_with_the_last_who_may_not_make_it,
+        who_leaves_its_tree_makes_nothing_that_is_denied_either,
     );
 }
