@@ -6,8 +6,10 @@
 //! Invariant: a placeholder is given up only when nobody below this keeper is in the namespace it was made for.
 
 use crate::keeper::main::Keeper;
+use crate::keeper::tree::EXEC_PATIENCE;
 use crate::sys::process;
 use kairo_sandbox::enforce::Placeholders;
+use std::time::Instant;
 
 /// Placeholders of a tree that has ended.
 #[derive(Debug)]
@@ -16,6 +18,22 @@ pub(super) struct Lingering {
     placeholders: Placeholders,
     /// None if the leader was gone before it could be asked.
     namespace: Option<u64>,
+}
+
+/// Which mount namespace a child is in. In the middle of an exec it can't be asked, so that is waited for.
+pub(super) fn namespace_of(pid: i32) -> Option<u64> {
+    let until = Instant::now() + EXEC_PATIENCE;
+    loop {
+        let namespace = process::mount_namespace(pid);
+        if namespace.is_some() || !process::is_in_exec(pid) || Instant::now() >= until {
+            return namespace;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    process::stat(pid).is_some_and(|stat| !stat.dead())
 }
 
 impl Keeper {
@@ -47,11 +65,11 @@ impl Keeper {
         while let Some(pid) = pids.get(next).copied() {
             next += 1;
             let Some(stat) = process::stat(pid).filter(|stat| !stat.dead()) else { continue };
-            let is_there = match (process::mount_namespace(pid), namespace) {
+            let is_there = match (namespace_of(pid), namespace) {
                 (Some(its), Some(wanted)) => its == wanted,
                 (Some(its), None) => !known.contains(&its),
                 // Who can't be asked may be, if it is still there.
-                (None, _) => process::stat(pid).is_some_and(|stat| !stat.dead()),
+                (None, _) => is_alive(pid),
             };
             if is_there {
                 return true;

@@ -1,6 +1,7 @@
 //! From a spawn request to a running child and its answer, or to a failure that leaves nothing behind.
 
 use crate::control::{SpawnFailure, SpawnStage, Tree};
+use crate::keeper::lingering::namespace_of;
 use crate::keeper::link::CgroupUse;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKernel};
@@ -98,7 +99,7 @@ impl Keeper {
         };
         let mut session = session(lane, request, &child, prepared, in_force, cgroup);
         if !placeholders.is_empty() {
-            session.mounts = process::mount_namespace(session.pid);
+            session.mounts = namespace_of(session.pid);
             session.placeholders = placeholders;
         }
         if let Some(ready) = ready {

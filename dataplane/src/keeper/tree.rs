@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// How much of a process's environment is searched for the marker, which the keeper puts first.
 const ENVIRONMENT_BYTES_MAX: u64 = 128 * 1024;
 /// How long an exec that has begun is waited for.
-const EXEC_PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const EXEC_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Somebody of a tree.
 #[derive(Clone, Copy, Debug)]
