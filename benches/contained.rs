@@ -3,6 +3,7 @@
 //! The bare contender is a process of its own that does for each child what the keeper does, and nothing else: it makes the
 //! ruleset, clones as vfork does, applies the same containment with its probes, executes. Bubblewrap is given no network and a
 //! read-only root, which is less than the profile denies; it is one more program for each child, as its users have it.
+//! With namespaces both make a mount and a network namespace, mount one folder read-only and hide another.
 
 use crate::support::daemon::Daemon;
 use crate::support::raw::{EVENT, Raw, value};
@@ -18,11 +19,14 @@ use nix::sys::wait::wait;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const CHILDREN: usize = 1_000;
 const IN_FLIGHT: usize = 8;
+/// What bubblewrap is asked for beside the plain profile.
+const PLAIN: [&str; 4] = ["--unshare-net", "--ro-bind", "/", "/"];
 
 /// What a program needs to run at all, and no more.
 fn profile() -> Value {
@@ -31,18 +35,29 @@ fn profile() -> Value {
     json!({"files": {"read": read, "execute": system}})
 }
 
+/// The same with a folder that is kept as it is, one that isn't seen, and a network of its own.
+fn divided(folder: &Path) -> Value {
+    let mut wish = profile();
+    wish["files"]["write"] = json!([folder]);
+    wish["files"]["denyWrite"] = json!([folder.join("kept")]);
+    wish["files"]["denyRead"] = json!([folder.join("hidden")]);
+    wish["files"]["read"].as_array_mut().expect("a list").push(json!(folder));
+    wish["network"] = json!({"private": true});
+    wish
+}
+
 pub(crate) fn run(report: &mut Report) {
     let daemon = Daemon::start(&[]);
-    if let Err(error) = daemon.connect().call("process.spawn", params("first")) {
+    if let Err(error) = daemon.connect().call("process.spawn", params("first", Some(&profile()))) {
         return println!("  this machine can't contain it: {error:?}");
     }
-    let has_bwrap = bwrap().is_some();
+    let has_bwrap = bwrap(&PLAIN).is_some();
     let (mut free, mut ours, mut bare, mut wrapped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        free.push(spawned(&daemon, round, false));
-        ours.push(spawned(&daemon, round, true));
+        free.push(spawned(&daemon, &format!("free.{round}"), None));
+        ours.push(spawned(&daemon, &format!("ours.{round}"), Some(&profile())));
         bare.push(by_a_role());
-        wrapped.extend(if has_bwrap { bwrap() } else { None });
+        wrapped.extend(if has_bwrap { bwrap(&PLAIN) } else { None });
     }
     report.row("vfork, the same rules, exec", "/s", &bare, Bar::None);
     report.row("kairo, contained", "/s", &ours, Bar::None);
@@ -55,22 +70,47 @@ pub(crate) fn run(report: &mut Report) {
         report.row("bwrap --unshare-net --ro-bind / /", "/s", &wrapped, Bar::None);
         report.ratio("  kairo beside bwrap", &ours, &wrapped, Bar::AtLeast(3.5));
     }
+    with_namespaces(report, &daemon);
 }
 
-fn params(id: &str) -> Value {
-    json!({"id": id, "command": ["/bin/true"], "sandbox": profile()})
+fn with_namespaces(report: &mut Report, daemon: &Daemon) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for part in ["kept", "hidden"] {
+        std::fs::create_dir(folder.path().join(part)).expect("a folder");
+    }
+    let wish = divided(folder.path());
+    if let Err(error) = daemon.connect().call("process.spawn", params("divided", Some(&wish))) {
+        return println!("  this machine can't make namespaces: {error:?}");
+    }
+    let part = |name: &str| folder.path().join(name).display().to_string();
+    let (kept, hidden) = (part("kept"), part("hidden"));
+    let same = ["--unshare-net", "--bind", "/", "/", "--ro-bind", &kept, &kept, "--tmpfs", &hidden];
+    let (mut ours, mut wrapped) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        ours.push(spawned(daemon, &format!("divided.{round}"), Some(&wish)));
+        wrapped.extend(bwrap(&same));
+    }
+    report.row("kairo, with namespaces", "/s", &ours, Bar::None);
+    if !wrapped.is_empty() {
+        report.row("bwrap with the same", "/s", &wrapped, Bar::None);
+        report.ratio("  kairo with namespaces beside bwrap", &ours, &wrapped, Bar::AtLeast(1.3));
+    }
+}
+
+fn params(id: &str, sandbox: Option<&Value>) -> Value {
+    let mut params = json!({"id": id, "command": ["/bin/true"]});
+    if let Some(sandbox) = sandbox {
+        params["sandbox"] = sandbox.clone();
+    }
+    params
 }
 
 /// Children a second through the daemon, counted by their exit notices.
-fn spawned(daemon: &Daemon, round: usize, contained: bool) -> f64 {
+fn spawned(daemon: &Daemon, name: &str, sandbox: Option<&Value>) -> f64 {
     let mut raw = daemon.connect();
     raw.ok("kernel.ping", json!({}));
-    let requests: Vec<Value> = (0..CHILDREN)
-        .map(|number| {
-            let id = format!("{round}.{contained}.{number}");
-            if contained { params(&id) } else { json!({"id": id, "command": ["/bin/true"]}) }
-        })
-        .collect();
+    let requests: Vec<Value> =
+        (0..CHILDREN).map(|number| params(&format!("{name}.{number}"), sandbox)).collect();
     let mut requests = requests.iter().map(value);
     let begun = Instant::now();
     let mut start = |raw: &mut Raw| {
@@ -107,7 +147,7 @@ pub(crate) fn play() {
     let null = File::options().read(true).write(true).open("/dev/null").expect("it is there");
     let mut filters = Filters::default();
     let mut start = || {
-        let ready = Ready::new(&containment, &mut filters).expect("the rules are made");
+        let ready = Ready::new(&containment, None, &mut filters).expect("the rules are made");
         let image = Image {
             argv: b"/bin/true\0",
             env: b"",
@@ -136,13 +176,13 @@ pub(crate) fn play() {
 }
 
 /// Children a second, eight in flight; none if it can't be had.
-fn bwrap() -> Option<f64> {
+fn bwrap(arguments: &[&str]) -> Option<f64> {
     let start = || {
         let mut command = Command::new("bwrap");
-        command.args(["--unshare-net", "--ro-bind", "/", "/", "/bin/true"]);
+        command.args(arguments).arg("/bin/true");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok().map(drop)
     };
-    let works = Command::new("bwrap").args(["--unshare-net", "--ro-bind", "/", "/", "/bin/true"]).status();
+    let works = Command::new("bwrap").args(arguments).arg("/bin/true").status();
     works.ok().filter(std::process::ExitStatus::success)?;
     let count = CHILDREN / 4;
     let begun = Instant::now();

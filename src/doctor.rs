@@ -37,7 +37,11 @@ pub(crate) enum Standing {
 
 /// Asks the machine.
 pub(crate) fn findings() -> Vec<Finding> {
-    let report = Report::new(&Ability::probe());
+    told(&Ability::probe())
+}
+
+fn told(ability: &Ability) -> Vec<Finding> {
+    let report = Report::new(ability);
     let system = Finding {
         name: "system".to_owned(),
         standing: Standing::Holds,
@@ -52,14 +56,14 @@ pub(crate) fn findings() -> Vec<Finding> {
 }
 
 /// The same as the wire has it.
-pub(crate) fn facts() -> Vec<Fact> {
+pub(crate) fn facts(ability: &Ability) -> Vec<Fact> {
     let fact = |finding: Finding| Fact {
         holds: finding.standing == Standing::Holds,
         name: finding.name,
         value: finding.value,
         advice: finding.advice,
     };
-    findings().into_iter().map(fact).collect()
+    told(ability).into_iter().map(fact).collect()
 }
 
 fn judge(judged: Judged) -> Finding {
@@ -93,6 +97,9 @@ fn advice(name: &str) -> Option<&'static str> {
         }
         "landlock" => "boot a kernel with lsm=landlock; containment takes it",
         "seccomp" => "a kernel with CONFIG_SECCOMP_FILTER has it; containment takes it",
+        "mountNamespaces" | "networkNamespaces" => {
+            "allow user namespaces, or run the daemon as root with CAP_SYS_ADMIN"
+        }
         "userNamespaces" => "allow them (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces)",
         _ => return None,
     })
@@ -109,7 +116,7 @@ mod tests {
         for finding in &findings {
             assert!(!finding.name.is_empty() && !finding.value.is_empty(), "{finding:?}");
         }
-        assert_eq!(facts().len(), findings.len());
+        assert_eq!(facts(&Ability::probe()).len(), findings.len());
     }
 
     #[test]

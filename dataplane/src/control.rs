@@ -489,11 +489,16 @@ pub enum SpawnStage {
     Weaker = 17,
     /// What it executes isn't what it must be.
     Program = 18,
+    /// Namespaces, and mounting in them.
+    Namespaces = 19,
+    /// A denied path isn't there and can't be kept from being made, a link leads to it that could be replaced, or it has
+    /// another name.
+    DeniedPaths = 20,
 }
 
 impl SpawnStage {
     /// All.
-    pub const ALL: [SpawnStage; 18] = {
+    pub const ALL: [SpawnStage; 20] = {
         use SpawnStage::*;
         [
             Resources,
@@ -514,6 +519,8 @@ impl SpawnStage {
             Measure,
             Weaker,
             Program,
+            Namespaces,
+            DeniedPaths,
         ]
     };
 

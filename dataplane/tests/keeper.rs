@@ -16,6 +16,10 @@ use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Outpu
 use kairo_dataplane::keeper::protocol::{End, ProtocolError, VERSION_MIN};
 use kairo_dataplane::keeper::settlement::{Inheritance, settle};
 use kairo_dataplane::keeper::successor::Estate;
+use kairo_sandbox::ability::Ability;
+use kairo_sandbox::containment::Containment;
+use kairo_sandbox::plan::{Place, Plan};
+use kairo_sandbox::profile::Profile;
 use kairo_shm::layout::Geometry;
 use kairo_shm::writer::Writer;
 use keeping::{Kernel, command, eventually, pid_is_gone, read_to_end, sh, shell_pid};
@@ -36,7 +40,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 48] = tests![
+const TESTS: [(&str, fn()); 50] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -79,6 +83,8 @@ const TESTS: [(&str, fn()); 48] = tests![
     what_nobody_came_for_is_left_in_a_file_and_begun_from,
     a_file_that_is_bent_or_newer_is_not_begun_from,
     another_user_is_become_or_refused,
+    what_an_old_landlock_lacks_is_mounted_instead,
+    mounts_hide_nothing_from_where_a_child_stands_already,
     limits_without_a_cgroup_are_refused_or_weakened,
     a_cgroup_holds_a_tree_exactly,
     limits_are_enforced_by_a_cgroup_where_controllers_are_delegated,
@@ -601,9 +607,9 @@ fn nothing_leaks_over_hundreds_of_processes() {
     // Behind the last `forget`, which has no answer of its own.
     assert!(kernel.nothing_more());
     if let Ok(folder) = std::fs::read_dir(format!("/proc/{}/fd", kernel.keeper_pid())) {
-        // 0, 1, 2; 3 to 7 and null of the forker; null, lane, signals, list of children.
+        // 0, 1, 2; 3 to 8 and null of the forker; null, lane, signals, list of children.
         let count = folder.count();
-        assert!(count <= 14, "{count}");
+        assert!(count <= 15, "{count}");
     }
 }
 
@@ -773,6 +779,85 @@ fn a_successor_becomes_the_kernel_and_is_told_what_nobody_was() {
     assert_eq!(kernel.exited(next).0, ExitStatus::Code(5));
     assert_eq!(kernel.signal(cat, libc::SIGKILL, Scope::Tree), Ok(1));
     kernel.ended(cat);
+}
+
+/// What a profile is on this machine, were its Landlock this old; none if it can't be divided or contained here.
+fn contained_by(abi: u32, wish: &str) -> Option<Containment> {
+    let ability = Ability::probe();
+    if !ability.namespaces.mount.allowed() || ability.landlock_abi < 6 || !ability.filters() {
+        eprint!("skipped, this machine can't: ");
+        return None;
+    }
+    let profile: Profile = serde_json::from_str(wish).unwrap();
+    let place = Place { uid: ability.uid, ..Place::default() };
+    Some(Plan::new(&profile, &Ability { landlock_abi: abi, ..ability }, &place).unwrap().containment)
+}
+
+fn said_by(kernel: &mut Kernel, spawn: Spawn) -> String {
+    let spawned = kernel.spawn(spawn).unwrap();
+    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
+    kernel.ended(spawned.process);
+    said
+}
+
+/// Landlock of ABI 2 knows neither truncate(2) nor devices' commands.
+fn what_an_old_landlock_lacks_is_mounted_instead() {
+    let folder = tempfile::tempdir().unwrap();
+    let (inside, outside) = (folder.path().join("inside"), folder.path().join("outside"));
+    std::fs::create_dir(&inside).unwrap();
+    std::fs::write(&outside, "as it was").unwrap();
+    let system = r#""/usr", "/lib", "/lib64", "/bin", "/dev""#;
+    let wish = |more: &str| {
+        format!(
+            r#"{{"kernel": false, "files": {{"read": [{system}], "execute": [{system}], "write": [{inside:?}], "create": [{inside:?}],
+            "delete": [{inside:?}]}}, "devices": {{"basic": false, "allow": ["/dev/null"]}}, "acceptWeaker": ["signals"{more}]}}"#
+        )
+    };
+    let Some(containment) = contained_by(2, &wish("")) else { return };
+    let mut kernel = Kernel::start();
+    let script = format!(
+        "exec 2>&1; cd {inside:?}; echo x > f; : > f; mv f g; cat < /dev/null; cat < /dev/zero | head -c 1; \
+        perl -e 'truncate $ARGV[0], 0 or print \"no: $!\\n\"' {outside:?}; test -e g && echo g"
+    );
+    let said = said_by(&mut kernel, Spawn { containment: Some(Box::new(containment)), ..sh(&script) });
+    assert!(said.contains("/dev/zero: Permission denied") && said.ends_with("g\n"), "{said}");
+    assert!(!said.contains("/dev/null"), "{said}");
+    assert_eq!(std::fs::read_to_string(&outside).unwrap(), "as it was");
+    // Without, it is as Landlock has it.
+    let mut without = contained_by(2, &wish("")).unwrap();
+    without.namespaces = None;
+    without.probes.clear();
+    let said = said_by(&mut kernel, Spawn { containment: Some(Box::new(without)), ..sh(&script) });
+    assert!(!said.contains("/dev/zero"), "{said}");
+    assert_eq!(std::fs::read_to_string(&outside).unwrap(), "");
+}
+
+/// A child that is given no folder stands where its keeper does.
+fn mounts_hide_nothing_from_where_a_child_stands_already() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let (above, hidden) = (folder.join("above"), folder.join("above/hidden"));
+    std::fs::create_dir_all(&hidden).unwrap();
+    std::fs::write(hidden.join("secret"), "secret").unwrap();
+    let system = r#""/usr", "/lib", "/lib64", "/bin""#;
+    let wish = format!(
+        r#"{{"kernel": false, "files": {{"read": [{system}, {folder:?}], "execute": [{system}], "denyRead": [{hidden:?}],
+        "write": [{folder:?}], "create": [{folder:?}], "delete": [{folder:?}], "denyWrite": [{:?}]}}}}"#,
+        above.join("kept")
+    );
+    let Some(containment) = contained_by(6, &wish) else { return };
+    let before = std::env::current_dir().unwrap();
+    for stands in [&above, &hidden] {
+        std::env::set_current_dir(stands).unwrap();
+        let mut kernel = Kernel::start();
+        std::env::set_current_dir(&before).unwrap();
+        let script = "exec 2>&1; cat secret; cat hidden/secret; echo x > kept/x; ls kept";
+        let said =
+            said_by(&mut kernel, Spawn { containment: Some(Box::new(containment.clone())), ..sh(script) });
+        assert!(!said.contains("secret\n") && !said.starts_with("secret") && !said.contains("x\n"), "{said}");
+    }
+    assert!(!above.join("kept").exists());
 }
 
 fn a_keeper_of_the_version_before_is_taken_over_too() {

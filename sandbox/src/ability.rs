@@ -1,7 +1,7 @@
 //! What this machine can enforce, found by asking it.
 //!
-//! Probing changes nothing: descriptors opened for it are closed, no process is started, no file is written. The
-//! result is plain data; a test makes up any machine it likes. What a finding means for a user is said in
+//! Probing changes nothing: descriptors opened for it are closed, no file is written, and the one process it takes (for
+//! namespaces) is gone before it returns. The result is plain data; a test makes up any machine it likes. What a finding means for a user is said in
 //! [`report`](crate::report).
 
 use super::platform;
@@ -27,6 +27,8 @@ pub struct Ability {
     pub seccomp_user_notification: bool,
     /// An ordinary user may create user namespaces, as far as the settings tell.
     pub user_namespaces: Answer,
+    /// Namespaces a child can be given.
+    pub namespaces: Namespaces,
     /// The right to gain rights can be taken away (PR_SET_NO_NEW_PRIVS).
     pub no_new_privileges: bool,
     /// Cores go to a program, whatever the limit says, unless it is 1 (core(5)).
@@ -74,6 +76,18 @@ impl Answer {
     pub fn allowed(&self) -> bool {
         *self == Answer::Allowed
     }
+}
+
+/// Which namespaces can be made, tried out in a process that ends at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Namespaces {
+    /// What paths lead to can be changed for a child alone.
+    pub mount: Answer,
+    /// A child can have a network of its own.
+    pub network: Answer,
+    /// It takes a user namespace around them.
+    pub user: bool,
 }
 
 /// Where this process stands in the cgroup v2 hierarchy, and what it may do there.
@@ -138,6 +152,7 @@ impl Ability {
             sandbox_exec: false,
             seccomp_user_notification: false,
             user_namespaces: absent(),
+            namespaces: Namespaces { mount: absent(), network: absent(), user: false },
             no_new_privileges: false,
             cores_are_piped: false,
             exec_stop: absent(),
@@ -158,6 +173,14 @@ impl Ability {
 
     /// Asks this machine.
     pub fn probe() -> Ability {
+        let ability = Ability::at_a_glance();
+        let namespaces = platform::try_namespaces(&ability.user_namespaces);
+        Ability { namespaces, ..ability }
+    }
+
+    /// The same without what takes a process, for who has hardly use for it. Namespaces are there as far as the settings
+    /// tell: what turns out not to be had fails the spawn that takes it.
+    pub fn at_a_glance() -> Ability {
         platform::probe()
     }
 }

@@ -6,6 +6,7 @@
 use crate::filter::Groups;
 use crate::seatbelt::Belt;
 use serde::{Deserialize, Serialize};
+use std::io;
 
 /// What is applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,61 @@ pub struct Containment {
     /// What it is denied is recorded by the operating system, for whoever may hear that.
     #[serde(default)]
     pub log: bool,
+    /// What it sees of the machine, where that differs from what others see. A keeper that knows of none is told of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<Namespaces>,
+}
+
+/// Namespaces of its own (namespaces(7)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// They are had by way of a user namespace, which gives its user the right to make the others.
+    pub user: bool,
+    /// Paths that aren't what the grants around them make of them.
+    pub denied: Vec<(Vec<u8>, Denied)>,
+    /// A denied path that isn't there is taken by an empty folder as long as it runs; else it is left alone.
+    pub placeholders: bool,
+    /// Nothing can be changed, modes and owners included, but below what the ruleset lets be changed.
+    pub read_only: bool,
+    /// No device can be opened but those the ruleset names.
+    pub no_devices: bool,
+    /// A network with a loopback and nothing else.
+    pub network: bool,
+}
+
+/// What a denied path is denied for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Denied {
+    /// Nothing of it can be seen.
+    Read,
+    /// It stays as it is.
+    Write,
+}
+
+/// As whom a child runs that isn't who its keeper is.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Its other groups.
+    pub groups: &'a [u32],
+}
+
+/// Why a containment can't be made ready.
+#[derive(Debug)]
+pub enum Unready {
+    /// A denied path can't be kept as it is asked for.
+    Denied(io::Error),
+    /// Anything else.
+    Other(io::Error),
+}
+
+impl From<io::Error> for Unready {
+    fn from(error: io::Error) -> Unready {
+        Unready::Other(error)
+    }
 }
 
 /// The number a contained child finds its connection to the kernel at.
@@ -134,6 +190,12 @@ pub enum Probe {
     TerminalInput,
     /// Tracing is denied before anybody asks whom.
     Trace,
+    /// What is there can't be opened.
+    Hidden(Vec<u8>),
+    /// What is there can't be written.
+    Unchanged(Vec<u8>),
+    /// No way leads to another machine.
+    NoRoute,
 }
 
 impl Probe {
@@ -151,6 +213,19 @@ impl Probe {
             Probe::Ring => "ioUring",
             Probe::TerminalInput => "terminalInput",
             Probe::Trace => "trace",
+            Probe::Hidden(_) => "readDenied",
+            Probe::Unchanged(_) => "writeDenied",
+            Probe::NoRoute => "otherMachine",
+        }
+    }
+
+    /// What it is about.
+    pub fn path(&self) -> Option<&[u8]> {
+        match self {
+            Probe::Read(path) | Probe::Write(path) | Probe::Hidden(path) | Probe::Unchanged(path) => {
+                Some(path)
+            }
+            _ => None,
         }
     }
 }
@@ -172,4 +247,17 @@ pub struct Finding {
     /// Digest and length of the `sandbox-exec` profile.
     #[serde(default)]
     pub profile: Option<(String, u32)>,
+    /// What became of denied paths; none where no namespace denies any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<Mounted>,
+}
+
+/// What became of denied paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// Which of [`Namespaces::denied`] aren't kept as asked for: they aren't there, a link on the way could be replaced
+    /// inside, or another name leads there too.
+    pub left: Vec<u32>,
+    /// Empty folders that stand in the place of what isn't there.
+    pub placeholders: Vec<Vec<u8>>,
 }

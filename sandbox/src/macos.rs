@@ -1,6 +1,6 @@
 //! macOS: no cgroup, no Landlock, no seccomp; what there is instead is kqueue, setrlimit(2) and `sandbox-exec`.
 
-use crate::ability::{Ability, Answer, Cgroup, Pipes, Rlimit};
+use crate::ability::{Ability, Answer, Cgroup, Namespaces, Pipes, Rlimit};
 use crate::profile::Resource;
 use crate::seatbelt::PROGRAM;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ pub(crate) fn probe() -> Ability {
         sandbox_exec: Path::new(PROGRAM).exists(),
         seccomp_user_notification: false,
         user_namespaces: absent(),
+        namespaces: Namespaces { mount: absent(), network: absent(), user: false },
         no_new_privileges: false,
         cores_are_piped: false,
         exec_stop: Answer::Refused(
@@ -43,6 +44,11 @@ pub(crate) fn probe() -> Ability {
         .map(|(name, number)| rlimit(name, number))
         .into(),
     }
+}
+
+/// There are none.
+pub(crate) fn try_namespaces(settings: &Answer) -> Namespaces {
+    Namespaces { mount: settings.clone(), network: settings.clone(), user: false }
 }
 
 /// RLIMIT_* of a resource.
@@ -103,11 +109,30 @@ pub mod denials {
 
 /// A profile for `sandbox-exec`, which applies it to itself and becomes the program.
 pub mod enforce {
-    use crate::containment::{Containment, Finding, PROBES_MAX};
+    use crate::containment::{Containment, Finding, Owner, PROBES_MAX, Unready};
     use crate::links::{wherever_it_leads, without_links};
     use crate::seatbelt::Belt;
     use std::ffi::{CStr, CString};
     use std::io;
+
+    /// Nobody is started with this.
+    pub const MAKE: &str = "--make-user-namespace";
+
+    /// There is none to be made. The exit code.
+    pub fn hold_user_namespace() -> i32 {
+        1
+    }
+
+    /// There is nothing that would have to be held.
+    #[derive(Debug, Default)]
+    pub struct Placeholders(());
+
+    impl Placeholders {
+        /// There is none.
+        pub fn is_empty(&self) -> bool {
+            true
+        }
+    }
 
     /// Nothing to remember.
     #[derive(Debug, Default)]
@@ -122,7 +147,13 @@ pub mod enforce {
 
     impl Ready {
         /// Writes the profile, by where its paths lead now. Refuses whatever belongs to another system.
-        pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {
+        pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {}
+
+        pub fn new(
+            containment: &Containment,
+            _: Option<Owner<'_>>,
+            _: &mut Filters,
+        ) -> Result<Ready, Unready> {
             let Containment {
                 landlock,
                 filter,
@@ -132,9 +163,11 @@ pub mod enforce {
                 probes,
                 belt,
                 log: _,
+                namespaces,
             } = containment;
-            if landlock.is_some() || !filter.is_empty() || *unprivileged || !probes.is_empty() {
-                return Err(io::ErrorKind::Unsupported.into());
+            let of_another = landlock.is_some() || namespaces.is_some() || !filter.is_empty();
+            if of_another || *unprivileged || !probes.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::Unsupported).into());
             }
             let Some(belt) = belt else {
                 return Ok(Ready { profile: None, finding: Finding::default() });
@@ -154,6 +187,11 @@ pub mod enforce {
         /// What `sandbox-exec` is given; none if nothing is contained by it.
         pub fn profile(&self) -> Option<&CStr> {
             self.profile.as_deref()
+        }
+
+        /// There are none.
+        pub fn placeholders(&mut self) -> Placeholders {
+            Placeholders::default()
         }
 
         /// What was written. Nothing is tried inside: only `sandbox-exec` is there before the program is.

@@ -4,8 +4,8 @@
 //! there only because the profile accepted that by name.
 
 use super::platform;
-use crate::ability::Ability;
-use crate::containment::{Containment, Probe, Ruleset, rights};
+use crate::ability::{Ability, Answer};
+use crate::containment::{Containment, Denied, Namespaces, Probe, Ruleset, rights};
 use crate::filter::Group;
 use crate::profile::{Complaint, Profile, Reach, Resource, TreeLimits};
 use crate::protection::{Protection, Strength};
@@ -167,6 +167,26 @@ impl Planner<'_> {
             }
             _ => Outcome::by(Mechanism::Landlock),
         }
+    }
+
+    /// In force by a namespace of this kind, or not at all.
+    fn apart(&self, kind: &Answer, mechanism: Mechanism) -> Outcome {
+        let namespaces = &self.ability.namespaces;
+        match kind {
+            Answer::Refused(reason) => Outcome::Nothing(format!("no {} here: {reason}", mechanism.words())),
+            // A user namespace has its maker's user and no other.
+            Answer::Allowed if namespaces.user && self.place.uid != self.ability.uid => {
+                Outcome::Nothing(format!("a {} for another user takes the rights of root", mechanism.words()))
+            }
+            Answer::Allowed => Outcome::by(mechanism),
+        }
+    }
+
+    /// The namespaces that are planned, with none yet.
+    fn namespaces(&mut self) -> &mut Namespaces {
+        let user = self.ability.namespaces.user;
+        let none = || Namespaces { user, ..Namespaces::default() };
+        self.plan.containment.namespaces.get_or_insert_with(none)
     }
 
     fn privileges(&mut self) -> Result<(), Refusal> {
@@ -343,6 +363,21 @@ fn probes(containment: &Containment) -> Vec<Probe> {
         let outside = |right: u64| OUTSIDE.iter().find(|path| !granted(path, right));
         probes.extend(outside(rights::READ_FILE).map(|path| Probe::Read(path.as_bytes().into())));
         probes.extend(outside(rights::WRITE_FILE).map(|path| Probe::Write(path.as_bytes().into())));
+    }
+    if let Some(namespaces) = &containment.namespaces {
+        let first = |wanted: Denied| namespaces.denied.iter().find(|(_, denied)| *denied == wanted);
+        // Root with its capabilities opens an empty folder that nobody may open.
+        let hidden = first(Denied::Read).filter(|_| containment.unprivileged);
+        probes.extend(hidden.map(|(path, _)| Probe::Hidden(path.clone())));
+        probes.extend(first(Denied::Write).map(|(path, _)| Probe::Unchanged(path.clone())));
+        let granted = |path: &&str| {
+            let rules = containment.landlock.iter().flat_map(|rules| &rules.below);
+            let mut changes = rules.filter(|(_, rights)| rights & rights::CHANGES != 0);
+            changes.any(|(above, _)| files::is_within(path, &String::from_utf8_lossy(above)))
+        };
+        let outside = OUTSIDE.iter().find(|path| namespaces.read_only && !granted(path));
+        probes.extend(outside.map(|path| Probe::Unchanged(path.as_bytes().into())));
+        probes.extend(namespaces.network.then_some(Probe::NoRoute));
     }
     let filter = containment.filter;
     if !filter.is_empty() {

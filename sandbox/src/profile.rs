@@ -77,7 +77,8 @@ pub struct Files {
     pub create: Vec<String>,
     /// Remove files and folders; move things from here to another folder.
     pub delete: Vec<String>,
-    /// Change modes, owners and attributes, of whatever its user may: no machine of ours can say where.
+    /// Change modes, owners and attributes of what may be changed. Where no mount namespace can be had, nobody can say of
+    /// what: then it is of whatever its user may, and has to be accepted.
     pub metadata: bool,
     /// Not to be read, though a folder above may be.
     pub deny_read: Vec<String>,
@@ -114,6 +115,9 @@ pub struct Network {
     pub domains: Vec<String>,
     /// UDP, to and from anywhere: names are looked up with it.
     pub udp: bool,
+    /// A network of its own instead: a loopback that nobody else is on, with every port of TCP and UDP, and no other
+    /// machine. What listens on this machine's loopback isn't there.
+    pub private: bool,
 }
 
 /// Unix sockets: none of its own unless listed. Pairs (socketpair) and descriptors it was given always work.
@@ -287,6 +291,15 @@ impl Profile {
         if let Some(place) = self.network.connect.iter().position(|port| *port == 0) {
             return Err(Complaint::new(format!("network.connect[{place}]"), "no port is 0"));
         }
+        let network = &self.network;
+        let shared =
+            [&network.connect, &network.bind, &network.loopback].iter().any(|ports| !ports.is_empty())
+                || !network.domains.is_empty()
+                || network.udp;
+        if network.private && shared {
+            let why = "who has a network of its own reaches no other: name it or the others";
+            return Err(Complaint::new("network.private", why));
+        }
         if self.unix_sockets.any && !self.unix_sockets.paths.is_empty() {
             return Err(Complaint::new("unixSockets", "any and paths contradict each other"));
         }
@@ -402,6 +415,7 @@ mod tests {
         assert!(complaint(r#"{"files":{"write":["/a\u0000"]}}"#).starts_with("files.write[0]"));
         assert!(complaint(r#"{"network":{"connect":[0]}}"#).starts_with("network.connect[0]"));
         assert!(complaint(r#"{"unixSockets":{"any":true,"paths":["/x"]}}"#).starts_with("unixSockets"));
+        assert!(complaint(r#"{"network":{"private":true,"udp":true}}"#).starts_with("network.private"));
         assert!(complaint(r#"{"environment":{"allow":["A*B"]}}"#).starts_with("environment.allow[0]"));
         assert!(complaint(r#"{"limits":{"pids":0}}"#).starts_with("limits.pids"));
         let many = serde_json::json!({"network": {"bind": vec![1u16; ENTRIES_MAX + 1]}}).to_string();

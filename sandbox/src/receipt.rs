@@ -2,7 +2,7 @@
 //!
 //! Invariant: every protection is listed once, whether asked for or not; one that is weaker than asked for has a reason.
 
-use crate::containment::{Containment, Finding};
+use crate::containment::{Containment, Finding, Mounted};
 use crate::protection::{Protection, Strength};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -113,6 +113,10 @@ pub enum Mechanism {
     Rlimit,
     /// A profile that macOS' `sandbox-exec` applies.
     SandboxExec,
+    /// A mount namespace: paths lead elsewhere.
+    MountNamespace,
+    /// A network namespace: a network that is nobody else's.
+    NetworkNamespace,
 }
 
 /// What a probe saw.
@@ -139,18 +143,36 @@ impl Receipt {
         let below = containment.landlock.as_ref().map(|rules| rules.below.as_slice()).unwrap_or_default();
         let missing = finding.missing.iter().filter_map(|place| below.get(*place as usize));
         self.missing = missing.map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
+        if let Some(mounted) = &finding.mounted {
+            self.complete_denied(containment, mounted);
+        }
         self.probes = (containment.probes.iter().zip(&finding.probes))
             .map(|(probe, saw)| {
-                use crate::containment::Probe;
-                let path = match probe {
-                    Probe::Read(path) | Probe::Write(path) => {
-                        Some(String::from_utf8_lossy(path).into_owned())
-                    }
-                    _ => None,
-                };
+                let path = probe.path().map(|path| String::from_utf8_lossy(path).into_owned());
                 Seen { probe: probe.name().to_owned(), path, saw: *saw }
             })
             .collect();
+    }
+
+    /// What became of denied paths. One that is left alone was accepted to be.
+    fn complete_denied(&mut self, containment: &Containment, mounted: &Mounted) {
+        let denied = containment.namespaces.as_ref().map_or(&[][..], |namespaces| &namespaces.denied);
+        let left: Vec<_> = (mounted.left.iter())
+            .filter_map(|place| denied.get(*place as usize))
+            .map(|(path, _)| String::from_utf8_lossy(path))
+            .collect();
+        let entry = self.entries.iter_mut().find(|entry| entry.protection == Protection::DeniedPaths);
+        if let (Some(entry), false) = (entry, left.is_empty()) {
+            entry.standing = Standing::Weaker;
+            entry.reason = Some(format!(
+                "not there, behind a link that could be replaced, or there by another name too: {}",
+                left.join(", ")
+            ));
+        }
+        let placeholders = mounted.placeholders.iter().map(|path| String::from_utf8_lossy(path));
+        self.warnings.extend(
+            placeholders.map(|path| format!("an empty folder stands at {path} for as long as it runs")),
+        );
     }
 
     /// The entry of a protection.
@@ -213,6 +235,15 @@ impl fmt::Display for Receipt {
 }
 
 impl Mechanism {
+    /// What it is, in words.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Mechanism::MountNamespace => "mount namespace",
+            Mechanism::NetworkNamespace => "network namespace",
+            other => other.name(),
+        }
+    }
+
     /// The name in a receipt.
     pub fn name(self) -> &'static str {
         match self {
@@ -225,6 +256,8 @@ impl Mechanism {
             Mechanism::Cgroup => "cgroup",
             Mechanism::Rlimit => "rlimit",
             Mechanism::SandboxExec => "sandboxExec",
+            Mechanism::MountNamespace => "mountNamespace",
+            Mechanism::NetworkNamespace => "networkNamespace",
         }
     }
 }

@@ -58,6 +58,13 @@ impl Report {
             files(ability),
             calls(ability),
             namespaces(ability),
+            divided(
+                "mountNamespaces",
+                &ability.namespaces.mount,
+                "paths denied inside allowed folders",
+                ability,
+            ),
+            divided("networkNamespaces", &ability.namespaces.network, "a loopback of its own", ability),
             descriptors(ability),
             programs(ability),
             violations(ability),
@@ -254,6 +261,14 @@ fn violations(ability: &Ability) -> Finding {
         (Answer::Refused(calls), _) => {
             finding(name, Status::Missing, format!("only that the filter ended a program is told: {calls}"))
         }
+    }
+}
+
+fn divided(name: &'static str, answer: &Answer, what_for: &str, ability: &Ability) -> Finding {
+    let by = if ability.namespaces.user { "by way of a user namespace, for its own user" } else { "as root" };
+    match answer {
+        Answer::Allowed => finding(name, Status::Holds, format!("{what_for}; {by}")),
+        Answer::Refused(reason) => finding(name, Status::Missing, format!("no {what_for}: {reason}")),
     }
 }
 

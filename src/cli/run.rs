@@ -46,7 +46,8 @@ pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let skill = Skill::of(&args.program)?;
     let adapters = adapter.as_ref().map(|(registry, _)| registry.clone());
     let policy = policy::load(&context.config)?;
-    let (kernel, connection) = Embedded::start(&context.config, adapters, policy)?;
+    let contains = args.program.sandbox.is_some() || skill.is_some();
+    let (kernel, connection) = Embedded::start(&context.config, adapters, policy, contains)?;
     let _logging =
         logging::begin(&context.config.log).map_err(|error| Failure::new("E_LOG", error.to_string()))?;
     let client = Client::over(connection, &ConnectOptions::default())?;

@@ -1,7 +1,7 @@
 //! `kairo serve`: a kernel with a socket, until a signal or `kernel.shutdown` ends it.
 
 use super::inheritance::find_keeper;
-use super::{raise_nofile, reactors, start_plane};
+use super::{Given, raise_nofile, reactors, start_plane};
 use crate::adapters::catalogue::Catalogue;
 use crate::adapters::registry::Registry;
 use crate::config::Config;
@@ -19,6 +19,7 @@ use kairo_dataplane::keeper::link::reap;
 use kairo_dataplane::plane::PlaneHandle;
 use kairo_dataplane::points::{self, Point};
 use kairo_dataplane::sys::{clock, process};
+use kairo_sandbox::ability::Ability;
 use nix::sys::signal::{SigSet, Signal};
 use std::io::Write;
 use std::sync::Arc;
@@ -72,8 +73,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
     let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
-    let (plane, control, log) =
-        start_plane(config, (adapters, options.policy.clone()), kept, claim.listener(), Some(state))?;
+    let given = Given { adapters, policy: options.policy.clone(), ability: Ability::probe() };
+    let (plane, control, log) = start_plane(config, given, kept, claim.listener(), Some(state))?;
     points::reach(Point::AdoptServed);
     watch(&service, plane.handle(), &control)?;
     leave_on_signal(signals, plane.handle(), control.clone(), Arc::clone(&service))?;

@@ -1,6 +1,6 @@
 //! The kernel inside `kairo run`: the same one, with one reactor, no socket, and one client: ourselves.
 
-use super::{connect_ourselves, raise_nofile, start_plane, stop};
+use super::{Given, connect_ourselves, raise_nofile, start_plane, stop};
 use crate::adapters::catalogue::Catalogue;
 use crate::adapters::registry::Registry;
 use crate::config::Config;
@@ -11,6 +11,7 @@ use kairo_controlplane::kernel::ControlPlane;
 use kairo_dataplane::keeper::link::{CgroupUse, Launch, OnKernelLoss, launch, reap};
 use kairo_dataplane::keeper::protocol;
 use kairo_dataplane::plane::Plane;
+use kairo_sandbox::ability::Ability;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
@@ -29,11 +30,12 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     /// Starts it, before this process has threads, and returns the client's end of the one connection. There are no
-    /// adapters unless they are wanted.
+    /// adapters unless they are wanted, and it isn't tried what can be enforced unless something `contains` a program.
     pub(crate) fn start(
         config: &Config,
         adapters: Option<Registry>,
         policy: Policy,
+        contains: bool,
     ) -> Result<(Embedded, UnixStream)> {
         let nofile = raise_nofile()?;
         let keeper = launch(&Launch {
@@ -51,7 +53,9 @@ impl Embedded {
         let keeper_pid = keeper.pid;
         let sides = adapters.is_some().then(private_folder).transpose()?;
         let adapters = Catalogue::new(adapters.unwrap_or_default(), sides.clone());
-        let (plane, control, log) = start_plane(config, (adapters, policy), keeper.into(), None, None)?;
+        let ability = if contains { Ability::probe() } else { Ability::at_a_glance() };
+        let given = Given { adapters, policy, ability };
+        let (plane, control, log) = start_plane(config, given, keeper.into(), None, None)?;
         let connection = connect_ourselves(&plane.handle()).context("no socket pair")?;
         Ok((Embedded { plane, control, log, keeper_pid, sides }, connection))
     }

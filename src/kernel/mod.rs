@@ -124,13 +124,7 @@ pub(crate) fn connect_ourselves(plane: &PlaneHandle) -> io::Result<UnixStream> {
     Ok(UnixStream::from(theirs))
 }
 
-fn control_config(
-    config: &Config,
-    embedded: bool,
-    budget: Arc<Budget>,
-    adapters: Arc<Catalogue>,
-    policy: Policy,
-) -> ControlConfig {
+fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>, given: &Given) -> ControlConfig {
     let limits = &config.limits;
     ControlConfig {
         owner_uid: rustix::process::geteuid().as_raw(),
@@ -141,10 +135,10 @@ fn control_config(
         socket_path: (!embedded).then(|| config.socket.clone().into_os_string().into_vec()),
         environment: environment::all(),
         accounts: Box::new(accounts::Passwd::read()),
-        adapters: Box::new(Desk(adapters)),
-        policy: Arc::new(policy),
-        ability: Ability::probe(),
-        facts: crate::doctor::facts(),
+        adapters: Box::new(Desk(Arc::clone(&given.adapters))),
+        policy: Arc::new(given.policy.clone()),
+        facts: crate::doctor::facts(&given.ability),
+        ability: given.ability.clone(),
         limits: Limits {
             kill_grace_ms: limits.kill_grace_ms.into(),
             retention_ms: u64::from(limits.ended_seconds_max) * 1000,
@@ -204,10 +198,18 @@ impl From<Inheritance> for Kept {
     }
 }
 
+/// What a kernel is given that isn't in its configuration.
+struct Given {
+    adapters: Arc<Catalogue>,
+    policy: Policy,
+    /// What this machine can enforce.
+    ability: Ability,
+}
+
 /// Starts the reactors of a kernel whose keeper runs.
 fn start_plane(
     config: &Config,
-    (adapters, policy): (Arc<Catalogue>, Policy),
+    given: Given,
     keeper: Kept,
     listener: Option<OwnedFd>,
     state: Option<State>,
@@ -223,7 +225,8 @@ fn start_plane(
     };
     let (last_seq, reader) = (log.last_seq(), log.reader());
     let (outlet, log) = log::prepare(log, sealer, retention(config, embedded));
-    let of_kernel = control_config(config, embedded, budget.clone(), Arc::clone(&adapters), policy);
+    let of_kernel = control_config(config, embedded, budget.clone(), &given);
+    let adapters = given.adapters;
     let kernel = Kernel::new(of_kernel, Box::new(SystemEntropy::new()), outlet, last_seq);
     let reconnect_grace_ns = kernel.reconnect_grace_ns();
     let control = Arc::new(ControlPlane::new(kernel, clock::monotonic_ns));

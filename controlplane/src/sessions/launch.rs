@@ -390,11 +390,20 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             "options.sandbox",
             "the keeper is older than this kernel and can't contain; end it first",
         ),
+        SpawnStage::DeniedPaths => {
+            let message = format!(
+                "deniedPaths: one isn't there and can't be kept from being made, is behind a link that could be replaced, or has \
+                 another name ({}); acceptWeaker takes its name",
+                errno_words(errno)
+            );
+            WireError::unsupported("options.sandbox", &message).with("protection", "deniedPaths")
+        }
         SpawnStage::Containment
         | SpawnStage::KernelSocket
         | SpawnStage::Privileges
         | SpawnStage::Landlock
         | SpawnStage::Filter
+        | SpawnStage::Namespaces
         | SpawnStage::Probe => {
             let what = stage(failure.stage);
             let message =
@@ -438,6 +447,8 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Measure => "measure",
         SpawnStage::Weaker => "weaker",
         SpawnStage::Program => "program",
+        SpawnStage::Namespaces => "namespaces",
+        SpawnStage::DeniedPaths => "deniedPaths",
     }
 }
 

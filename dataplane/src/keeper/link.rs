@@ -170,7 +170,7 @@ pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolE
         cgroup: spawn.cgroup,
         record: Blob(&spawn.record),
     };
-    let containment = spawn.containment.as_deref().cloned();
+    let containment = spawn.containment.clone();
     let message = match (containment, spawn.program) {
         (None, None) => ToKeeper::Spawn(request),
         (Some(containment), None) => ToKeeper::Contain { spawn: request, containment },
@@ -451,6 +451,22 @@ mod tests {
     use crate::key::ReactorId;
 
     const PROCESS: ProcessKey = ProcessKey { home: ReactorId(1), serial: u64::MAX };
+
+    /// Its predecessor takes as many parts as it knows, and is told of no others where there are none.
+    #[test]
+    fn what_has_no_namespaces_is_said_as_by_the_version_before() {
+        use kairo_sandbox::containment::{Containment, Mounted, Namespaces};
+        let parts = |packed: Vec<u8>| packed[0] & 0x0f;
+        let mut containment = Containment::default();
+        let mut finding = Finding::default();
+        let pack = |containment: &Containment| rmp_serde::to_vec(containment).unwrap();
+        assert_eq!((parts(pack(&containment)), parts(rmp_serde::to_vec(&finding).unwrap())), (7, 5));
+        containment.namespaces = Some(Namespaces { user: true, network: true, ..Namespaces::default() });
+        finding.mounted = Some(Mounted { left: vec![1], placeholders: vec![b"/a".to_vec()] });
+        assert_eq!(rmp_serde::from_slice::<Containment>(&pack(&containment)).unwrap(), containment);
+        let packed = rmp_serde::to_vec(&finding).unwrap();
+        assert_eq!(rmp_serde::from_slice::<Finding>(&packed).unwrap(), finding);
+    }
 
     fn packet(message: &ToKernel) -> Vec<u8> {
         rmp_serde::to_vec(message).unwrap()

@@ -7,6 +7,7 @@ use crate::keeper::checking::Checks;
 use crate::keeper::flags::Flags;
 use crate::keeper::handover::{Handover, Wish};
 use crate::keeper::lane::{Lane, decode_one};
+use crate::keeper::lingering::Lingering;
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
@@ -16,7 +17,7 @@ use crate::keeper::testament;
 use crate::key::ProcessKey;
 use crate::sys::Cgroups;
 use crate::sys::process::{self, Events, Forker};
-use kairo_sandbox::enforce::Filters;
+use kairo_sandbox::enforce::{self, Filters};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -76,6 +77,7 @@ pub(super) struct Keeper {
     pub(super) environment: Vec<u8>,
     /// Children that stand still at exec.
     pub(super) checks: Checks,
+    pub(super) lingering: Vec<Lingering>,
     handover: Option<Handover>,
     kernel_pid: Option<i32>,
     alone_since: Option<Instant>,
@@ -87,6 +89,10 @@ pub(super) struct Keeper {
 /// Runs a keeper to its end; `arguments` are its flags, without the program and its subcommand. To be called
 /// first thing in a process, before a thread, a log or any descriptor is opened. The exit code.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_some_and(|first| first == enforce::MAKE) {
+        return enforce::hold_user_namespace();
+    }
     let flags = match Flags::parse(arguments) {
         Ok(flags) => flags,
         Err(error) => {
@@ -137,6 +143,7 @@ fn start(flags: Flags) -> io::Result<(Keeper, Events)> {
         pids: Vec::new(),
         environment: Vec::new(),
         checks: Checks::default(),
+        lingering: Vec::new(),
         handover,
         kernel_pid: None,
         alone_since,

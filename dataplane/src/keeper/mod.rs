@@ -18,6 +18,7 @@ mod checking;
 mod flags;
 mod handover;
 mod lane;
+mod lingering;
 pub mod link;
 pub mod main;
 pub mod protocol;

@@ -32,13 +32,16 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 4: several messages in one packet (`Several`).
 /// - 5: containment (`Contain`, `Contained`).
 /// - 6: what is executed (`Measure`, `Measured`).
-pub const VERSION: u16 = 6;
+/// - 7: namespaces in a containment.
+pub const VERSION: u16 = 7;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
 
 /// The first version that looks at what is executed.
 pub const VERSION_MEASURES: u16 = 6;
+/// The first version that gives children namespaces of their own.
+pub const VERSION_DIVIDES: u16 = 7;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -174,7 +177,7 @@ pub enum ToKeeper<'a> {
         #[serde(borrow)]
         spawn: SpawnRequest<'a>,
         /// What it does to itself.
-        containment: Containment,
+        containment: Box<Containment>,
     },
     /// Messages without descriptors that had to wait for room, in their order: a lane holds few packets. Since version 4.
     Several {
@@ -189,7 +192,7 @@ pub enum ToKeeper<'a> {
         #[serde(borrow)]
         spawn: SpawnRequest<'a>,
         /// What it does to itself.
-        containment: Option<Containment>,
+        containment: Option<Box<Containment>>,
         /// How what it executes is looked at.
         check: ProgramCheck,
     },

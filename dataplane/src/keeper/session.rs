@@ -7,6 +7,7 @@ use crate::control::{ExitStatus, Usage};
 use crate::keeper::protocol::{End, Limit};
 use crate::key::{ProcessKey, ReactorId};
 use crate::sys::Cgroup;
+use kairo_sandbox::enforce::Placeholders;
 use slab::Slab;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -76,6 +77,10 @@ pub(super) struct Session {
     pub(super) cgroup: Option<Cgroup>,
     /// True exactly while its leader stands still at exec: no kernel knows of it yet.
     pub(super) held: bool,
+    /// What stands where its tree may make nothing.
+    pub(super) placeholders: Placeholders,
+    /// Its mount namespace, if that matters.
+    pub(super) mounts: Option<u64>,
 }
 
 /// All sessions, by name and by the pids that are ours to reap.

@@ -2,6 +2,7 @@
 
 use crate::command::ProgramCheck;
 use crate::control::{SpawnFailure, SpawnStage, Tree};
+use crate::keeper::lingering::namespace_of;
 use crate::keeper::link::CgroupUse;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKeeper, ToKernel};
@@ -9,8 +10,8 @@ use crate::keeper::session::Session;
 use crate::keeper::stdio::Prepared;
 use crate::sys::process::{self, Child, Image};
 use crate::sys::{Cgroup, Cgroups};
-use kairo_sandbox::containment::Containment;
-use kairo_sandbox::enforce::Ready;
+use kairo_sandbox::containment::{Containment, Owner, Unready};
+use kairo_sandbox::enforce::{Placeholders, Ready};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -47,7 +48,7 @@ impl Keeper {
                 self.spawn(lane, spawn, Some(contained(containment)), None);
             }
             ToKeeper::Measure { spawn, containment, check } => {
-                self.spawn(lane, spawn, containment.as_ref().map(contained), Some(*check));
+                self.spawn(lane, spawn, containment.as_deref().map(contained), Some(*check));
             }
             _ => {}
         }
@@ -84,7 +85,8 @@ impl Keeper {
         let owner = request.credentials.as_ref().map(|who| who.uid);
         let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
-        let ready = self.make_ready(contained)?;
+        let mut ready = self.make_ready(request, contained)?;
+        let placeholders = ready.as_mut().map(Ready::placeholders).unwrap_or_default();
         let Limits { cgroup, mut rlimits, in_force } = self.limits(request)?;
         rlimits.extend(contained.and_then(|contained| contained.core_limit()));
         let image = Image {
@@ -115,7 +117,11 @@ impl Keeper {
                 return Err(failure);
             }
         };
-        let session = session(lane, request, &child, prepared, in_force, cgroup);
+        let mut session = session(lane, request, &child, prepared, in_force, cgroup);
+        if !placeholders.is_empty() {
+            session.mounts = namespace_of(session.pid);
+            session.placeholders = placeholders;
+        }
         let finding = ready.map(|ready| ready.finding(&child.seen));
         if let Some(check) = check {
             self.hold(session, finding, check, request.argv.0);
@@ -129,9 +135,18 @@ impl Keeper {
         Ok(())
     }
 
-    fn make_ready(&mut self, contained: Option<Contained<'_>>) -> Result<Option<Ready>, SpawnFailure> {
-        let ready = contained.map(|contained| Ready::new(contained.containment, &mut self.filters));
-        ready.transpose().map_err(|error| failed(SpawnStage::Containment, &error))
+    fn make_ready(
+        &mut self,
+        request: &SpawnRequest<'_>,
+        contained: Option<Contained<'_>>,
+    ) -> Result<Option<Ready>, SpawnFailure> {
+        let who = request.credentials.as_ref();
+        let owner = who.map(|who| Owner { uid: who.uid, gid: who.gid, groups: &who.groups });
+        let ready = contained.map(|contained| Ready::new(contained.containment, owner, &mut self.filters));
+        ready.transpose().map_err(|unready| match unready {
+            Unready::Denied(error) => failed(SpawnStage::DeniedPaths, &error),
+            Unready::Other(error) => failed(SpawnStage::Containment, &error),
+        })
     }
 
     /// Tells that a child runs.
@@ -239,6 +254,8 @@ fn session(
         orphans: Vec::new(),
         cgroup,
         held: false,
+        placeholders: Placeholders::default(),
+        mounts: None,
     }
 }
 

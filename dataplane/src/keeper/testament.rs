@@ -14,6 +14,7 @@ use crate::keeper::protocol::{Blob, End, ToSuccessor};
 use crate::keeper::session::{Exit, Kept, Ring, Session, Sessions};
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::process::sealed_memory;
+use kairo_sandbox::enforce::Placeholders;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -220,6 +221,8 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
         orphans: Vec::new(),
         cgroup: None,
         held: false,
+        placeholders: Placeholders::default(),
+        mounts: None,
     })
 }
 

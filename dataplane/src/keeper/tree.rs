@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// How much of a process's environment is searched for the marker, which the keeper puts first.
 const ENVIRONMENT_BYTES_MAX: u64 = 128 * 1024;
 /// How long an exec that has begun is waited for.
-const EXEC_PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const EXEC_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Somebody of a tree.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,7 @@ impl Keeper {
         if any {
             self.adopt_orphans();
             self.tell_ended();
+            self.give_up_placeholders();
         }
     }
 
@@ -158,7 +159,9 @@ impl Keeper {
             return false;
         }
         session.ended = true;
+        let (placeholders, mounts) = (std::mem::take(&mut session.placeholders), session.mounts.take());
         let cgroup = session.cgroup.take();
+        self.take_placeholders(placeholders, mounts);
         self.remove_cgroup(cgroup);
         self.tell_end(index);
         self.sessions.remove_if_done(index);

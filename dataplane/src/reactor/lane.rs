@@ -10,7 +10,7 @@ use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
-    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_MEASURES,
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_MEASURES,
 };
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
@@ -193,8 +193,10 @@ impl<D: Driver> Reactor<D> {
     /// Has the keeper start a process; one that is contained or looked at only by a keeper that can.
     pub(super) fn send_spawn(&mut self, spawn: Spawn) {
         let key = spawn.process;
+        let divided = spawn.containment.as_ref().is_some_and(|containment| containment.namespaces.is_some());
         let needs = [
             (spawn.containment.is_some(), VERSION_CONTAINS, SpawnStage::Containment),
+            (divided, VERSION_DIVIDES, SpawnStage::Containment),
             (spawn.program.is_some(), VERSION_MEASURES, SpawnStage::Measure),
         ];
         for (_, version, stage) in needs.into_iter().filter(|(needed, ..)| *needed) {

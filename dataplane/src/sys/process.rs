@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 pub use platform::{
     ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, conceal, connect_packets,
-    environment, is_in_exec, listen_packets, rlimit_name, sealed_memory, send_datagram, signal_member, stat,
-    take_over, threads_children,
+    environment, is_in_exec, listen_packets, mount_namespace, rlimit_name, sealed_memory, send_datagram,
+    signal_member, stat, take_over, threads_children,
 };
 
 /// What a child is to be. Strings are NUL-terminated and stand one after the other.

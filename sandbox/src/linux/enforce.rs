@@ -1,16 +1,20 @@
 //! A containment on its way into a child: made ready in the keeper, applied between fork and exec.
 //!
 //! ```text
-//!  keeper   ready(): ruleset ◀─ rules, paths opened by O_PATH and let go; filter compiled; C strings
-//!  child    apply(): kernel ▶ no_new_privs ▶ landlock ▶ capabilities ▶ probes of files ▶ seccomp ▶ probes of calls
+//!  keeper   ready(): ruleset ◀─ rules, paths opened by O_PATH and let go; filter compiled; C strings; denied paths found
+//!  child    enter(): namespaces, before it becomes another user and goes to its folder
+//!           apply(): kernel ▶ no_new_privs ▶ landlock ▶ capabilities ▶ probes of files ▶ seccomp ▶ probes of calls
 //! ```
 //!
 //! A child may run in the keeper's memory, so it makes system calls and nothing else: no allocation, no lock, no libc
 //! function that keeps state. Invariant: `apply` returns an error unless every part of the containment is in force
 //! and every probe met what it expected.
 
+use super::namespaces::{self, Settled};
 use super::{owned, paths};
-use crate::containment::{Containment, Finding, KERNEL_DESCRIPTOR, PROBES_MAX, Probe, Ruleset, rights};
+use crate::containment::{
+    Containment, Finding, KERNEL_DESCRIPTOR, Owner, PROBES_MAX, Probe, Ruleset, Unready, rights,
+};
 use crate::filter::{Architecture, Groups, Instruction, Program, compile, compile_loud};
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
@@ -20,6 +24,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
+
+pub use super::namespaces::{MAKE, hold_user_namespace};
+pub use super::placeholder::Placeholders;
 
 /// Landlock's numbers (linux/landlock.h).
 const RULE_PATH_BENEATH: libc::c_int = 1;
@@ -72,11 +79,16 @@ pub enum Step {
     Filter = 5,
     /// A probe met what it should not have.
     Probe = 6,
+    /// Entering namespaces, or mounting in them.
+    Namespaces = 7,
 }
 
-/// Filters compiled so far; there are few that differ.
+/// What is made once and used by many: filters compiled so far, of which few differ, and a user namespace.
 #[derive(Debug, Default)]
-pub struct Filters(HashMap<(Groups, bool), Rc<Compiled>>);
+pub struct Filters {
+    compiled: HashMap<(Groups, bool), Rc<Compiled>>,
+    user_namespace: Option<Rc<OwnedFd>>,
+}
 
 #[derive(Debug)]
 struct Compiled {
@@ -86,15 +98,25 @@ struct Compiled {
 
 impl Filters {
     fn of(&mut self, groups: Groups, loud: bool) -> io::Result<Rc<Compiled>> {
-        if let Some(known) = self.0.get(&(groups, loud)) {
+        if let Some(known) = self.compiled.get(&(groups, loud)) {
             return Ok(Rc::clone(known));
         }
         let architecture = Architecture::own().ok_or(io::ErrorKind::Unsupported)?;
         let program = if loud { compile_loud(groups, architecture) } else { compile(groups, architecture) };
         let program = program.map_err(io::Error::other)?;
         let compiled = Rc::new(Compiled { digest: program.digest(), program });
-        self.0.insert((groups, loud), Rc::clone(&compiled));
+        self.compiled.insert((groups, loud), Rc::clone(&compiled));
         Ok(compiled)
+    }
+
+    /// Ours, which costs an exec, once. It keeps nobody from anybody: who contains has to see to that.
+    fn user_namespace(&mut self) -> io::Result<Rc<OwnedFd>> {
+        if let Some(known) = &self.user_namespace {
+            return Ok(Rc::clone(known));
+        }
+        let made = Rc::new(namespaces::make_user_namespace()?);
+        self.user_namespace = Some(Rc::clone(&made));
+        Ok(made)
     }
 }
 
@@ -106,6 +128,7 @@ pub struct Ready {
     /// Installed over it after the probes, which nobody wants to hear of.
     loud: Option<Rc<Compiled>>,
     log: bool,
+    namespaces: Option<Settled>,
     unprivileged: bool,
     kernel: bool,
     probes: Vec<(Probe, CString)>,
@@ -113,10 +136,15 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Makes a containment ready. Opens what its paths name and lets go of it again; keeps one descriptor at most.
-    pub fn new(containment: &Containment, filters: &mut Filters) -> io::Result<Ready> {
-        if containment.belt.is_some() {
-            return Err(io::ErrorKind::Unsupported.into());
+    /// Makes a containment ready for a child that will be `owner`, or who we are. Opens what its paths name and lets go of it
+    /// again; keeps the ruleset, and a lock on each placeholder.
+    pub fn new(
+        containment: &Containment,
+        owner: Option<Owner<'_>>,
+        filters: &mut Filters,
+    ) -> Result<Ready, Unready> {
+        if containment.belt.is_some() || containment.probes.len() > PROBES_MAX {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
         let mut finding = Finding { abi: super::landlock_abi(), ..Finding::default() };
         let ruleset =
@@ -127,23 +155,52 @@ impl Ready {
         let loud = loud.then(|| filters.of(containment.filter, true)).transpose()?;
         finding.filter =
             filter.as_ref().map(|filter| (filter.digest.clone(), filter.program.instructions.len() as u32));
-        let with_path = |probe: &Probe| match probe {
-            Probe::Read(path) | Probe::Write(path) => Ok((probe.clone(), CString::new(path.as_slice())?)),
-            _ => Ok((probe.clone(), CString::default())),
+        let namespaces = settle(containment, owner, filters)?;
+        finding.mounted = namespaces.as_ref().map(Settled::mounted);
+        let left = |path: &[u8]| {
+            let denied = containment.namespaces.iter().flat_map(|namespaces| &namespaces.denied);
+            let left = finding.mounted.iter().flat_map(|mounted| &mounted.left);
+            let mut left = left.filter_map(|place| denied.clone().nth(*place as usize));
+            left.any(|(left, _)| left == path)
         };
-        if containment.probes.len() > PROBES_MAX {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let with_path = |probe: &Probe| {
+            // Nothing is at an empty path, which is what should be met where nothing is kept.
+            let path = probe.path().filter(|path| !left(path)).unwrap_or_default();
+            Ok((probe.clone(), CString::new(path)?))
+        };
         Ok(Ready {
             ruleset,
             filter,
             loud,
             log: containment.log && finding.abi >= ABI_LOGS,
-            unprivileged: containment.unprivileged,
+            // Who has made a user namespace has every capability in it.
+            unprivileged: containment.unprivileged || namespaces.as_ref().is_some_and(Settled::takes_user),
             kernel: containment.kernel,
             probes: containment.probes.iter().map(with_path).collect::<io::Result<_>>()?,
+            namespaces,
             finding,
         })
+    }
+
+    /// The user namespace, to be put where [`Ready::enter`] is told to find it.
+    pub fn user_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.namespaces.as_ref().and_then(Settled::user)
+    }
+
+    /// What has to be held as long as anybody lives who is contained so.
+    pub fn placeholders(&mut self) -> Placeholders {
+        self.namespaces.as_mut().map(Settled::placeholders).unwrap_or_default()
+    }
+
+    /// Enters namespaces of the child's own: before it becomes another user, who may not, and before it goes to its
+    /// folder, which may have to be found anew. `user` is the number of the user namespace there.
+    ///
+    /// # Safety
+    /// As for [`Ready::apply`].
+    pub unsafe fn enter(&self, user: RawFd) -> Result<(), (Step, i32)> {
+        let Some(namespaces) = &self.namespaces else { return Ok(()) };
+        // SAFETY: the same is asked of the caller.
+        unsafe { namespaces.enter(user) }.map_err(|errno| (Step::Namespaces, errno))
     }
 
     /// The ruleset, to be put where [`Ready::apply`] is told to find it.
@@ -215,7 +272,19 @@ impl Ready {
 }
 
 fn of_the_filter(probe: &Probe) -> bool {
-    !matches!(probe, Probe::NoNewPrivileges | Probe::Capabilities | Probe::Read(_) | Probe::Write(_))
+    !matches!(probe, Probe::NoNewPrivileges | Probe::Capabilities) && probe.path().is_none()
+}
+
+/// Namespaces, as far as there are to be any.
+fn settle(
+    containment: &Containment,
+    owner: Option<Owner<'_>>,
+    filters: &mut Filters,
+) -> Result<Option<Settled>, Unready> {
+    let Some(namespaces) = &containment.namespaces else { return Ok(None) };
+    let user = namespaces.user.then(|| filters.user_namespace()).transpose()?;
+    let settled = Settled::new(namespaces, containment.landlock.as_ref(), owner, user);
+    settled.map(Some).map_err(Unready::Denied)
 }
 
 /// What a probe sees, and whether that is as it should be.
@@ -240,8 +309,14 @@ fn look(probe: &Probe, path: &CString) -> (i32, bool) {
                 let any = sets.iter().fold(0, |any, set| any | set);
                 (any.cast_signed(), got == 0 && any == 0)
             }
-            Probe::Read(_) | Probe::Write(_) => {
-                let access = if matches!(probe, Probe::Read(_)) { libc::O_RDONLY } else { libc::O_WRONLY };
+            Probe::Unchanged(_) => {
+                let met =
+                    failed(libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::W_OK));
+                (met, matches!(met, libc::EROFS | libc::EACCES | libc::ENOENT | libc::EPERM))
+            }
+            Probe::NoRoute => no_route(),
+            Probe::Read(_) | Probe::Write(_) | Probe::Hidden(_) => {
+                let access = if matches!(probe, Probe::Write(_)) { libc::O_WRONLY } else { libc::O_RDONLY };
                 let flags = access | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
                 let met = failed(libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0));
                 // Where it isn't there, or isn't this user's, there is nothing to be seen.
@@ -272,6 +347,30 @@ fn socket(family: libc::c_int, kind: libc::c_int) -> (i32, bool) {
     let made = unsafe { libc::syscall(libc::SYS_socket, family, kind | libc::SOCK_CLOEXEC, 0) };
     let met = if made < 0 { errno() } else { 0 };
     (met, met == libc::EACCES)
+}
+
+/// Connecting by UDP sends nothing: it only looks for a way, here to an address that is nobody's (RFC 5737).
+fn no_route() -> (i32, bool) {
+    let to = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 9u16.to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([192, 0, 2, 1]) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: the address outlives the call, which only reads it, and the size is its own. The descriptor is this child's, and
+    // exec closes it.
+    let connected = unsafe {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        let socket = libc::syscall(libc::SYS_socket, libc::AF_INET, kind, 0);
+        if socket < 0 {
+            socket
+        } else {
+            let (to, size) = (ptr::from_ref(&to), size_of::<libc::sockaddr_in>());
+            libc::syscall(libc::SYS_connect, socket, to, size)
+        }
+    };
+    let met = if connected < 0 { errno() } else { 0 };
+    (met, matches!(met, libc::ENETUNREACH | libc::EACCES))
 }
 
 fn errno() -> i32 {
@@ -387,8 +486,8 @@ mod tests {
     #[test]
     fn what_another_system_would_have_to_apply_is_refused() {
         let belted = Containment { belt: Some(Belt::default()), ..Containment::default() };
-        let refused = Ready::new(&belted, &mut Filters::default()).map(|_| ()).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
-        assert!(Ready::new(&Containment::default(), &mut Filters::default()).is_ok());
+        let refused = Ready::new(&belted, None, &mut Filters::default()).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, Unready::Other(error) if error.kind() == io::ErrorKind::Unsupported));
+        assert!(Ready::new(&Containment::default(), None, &mut Filters::default()).is_ok());
     }
 }

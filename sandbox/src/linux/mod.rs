@@ -2,9 +2,12 @@
 
 pub mod denials;
 pub mod enforce;
+mod mounts;
+mod namespaces;
 mod paths;
+mod placeholder;
 
-use crate::ability::{Ability, Answer, Cgroup, LEAF, Pipes, Rlimit, is_managed};
+use crate::ability::{Ability, Answer, Cgroup, LEAF, Namespaces, Pipes, Rlimit, is_managed};
 use crate::profile::Resource;
 use std::fs;
 use std::io;
@@ -16,11 +19,14 @@ use std::ptr;
 const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
 /// Linux 6.5, newer than some libcs.
 const SO_PEERPIDFD: libc::c_int = 77;
+/// What root takes to be root in a user namespace of its own, too (user_namespaces(7)).
+const CAP_SETFCAP: u32 = 31;
 /// What limits can be made of.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 pub(crate) fn probe() -> Ability {
     let actions = read("/proc/sys/kernel/seccomp/actions_avail");
+    let user_namespaces = user_namespaces();
     Ability {
         system: format!("Linux {}", read("/proc/sys/kernel/osrelease")),
         uid: effective_user(),
@@ -28,7 +34,12 @@ pub(crate) fn probe() -> Ability {
         seccomp_filter: !actions.is_empty(),
         sandbox_exec: false,
         seccomp_user_notification: actions.split(' ').any(|action| action == "user_notif"),
-        user_namespaces: user_namespaces(),
+        namespaces: Namespaces {
+            mount: user_namespaces.clone(),
+            network: user_namespaces.clone(),
+            user: true,
+        },
+        user_namespaces,
         no_new_privileges: true,
         cores_are_piped: read("/proc/sys/kernel/core_pattern").starts_with('|'),
         exec_stop: exec_stop(),
@@ -75,17 +86,9 @@ pub(crate) fn rlimit_number(resource: Resource) -> Option<u32> {
 pub(crate) fn own_cgroup() -> Option<PathBuf> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|mount| {
-        // … root mountpoint options [optional…] - type source …
-        let (left, right) = mount.split_once(" - ")?;
-        let mut fields = left.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        if !right.starts_with("cgroup2 ") {
-            return None;
-        }
-        let below = own.strip_prefix(root.trim_end_matches('/'))?;
-        let mut folder = Path::new(point).join(below.trim_start_matches('/'));
+    let mounts = mounts::mounts().ok()?;
+    mounts.iter().filter(|mount| mount.kind == "cgroup2").find_map(|mount| {
+        let mut folder = mount.point.join(Path::new(own).strip_prefix(&mount.root).ok()?);
         if folder.ends_with(LEAF) {
             folder.pop();
         }
@@ -151,6 +154,29 @@ fn user_namespaces() -> Answer {
             refused(path, &is("1"), "AppArmor restricts them")
         })
         .unwrap_or(Answer::Allowed)
+}
+
+/// Settings tell half of it: containers and security modules refuse by call, so each is tried.
+pub(crate) fn try_namespaces(settings: &Answer) -> Namespaces {
+    let (user, (mount, network)) = match namespaces::try_out(false) {
+        tried @ (0, _) => (false, tried),
+        _ => (true, namespaces::try_out(true)),
+    };
+    let maps_itself = !user || effective_user() != 0 || holds_capability(CAP_SETFCAP);
+    let answer = |errno: i32| match (errno, settings) {
+        (0, _) if maps_itself => Answer::Allowed,
+        (0, _) => Answer::Refused("root without CAP_SETFCAP isn't known in a user namespace".to_owned()),
+        (_, Answer::Refused(reason)) => Answer::Refused(reason.clone()),
+        (errno, _) => Answer::Refused(format!("making one fails: {}", io::Error::from_raw_os_error(errno))),
+    };
+    Namespaces { mount: answer(mount), network: answer(network), user }
+}
+
+fn holds_capability(number: u32) -> bool {
+    let status = read("/proc/self/status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set >> number & 1 == 1)
 }
 
 fn cgroup() -> Cgroup {

@@ -6,7 +6,7 @@
 
 use super::owned;
 use crate::links::without_links;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -35,14 +35,18 @@ pub(super) fn open(path: &Path, follows_roots_links: bool) -> io::Result<OwnedFd
 }
 
 fn open_plain(path: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
+    owned(open_without_links(&CString::new(path.as_os_str().as_bytes())?))
+}
+
+/// openat2(2) and nothing else.
+pub(super) fn open_without_links(path: &CStr) -> libc::c_long {
     let how =
         OpenHow { flags: (libc::O_PATH | libc::O_CLOEXEC) as u64, mode: 0, resolve: RESOLVE_NO_SYMLINKS };
     // SAFETY: a C string and a structure of the size given, both of which outlive the call.
-    owned(unsafe {
+    unsafe {
         let (how, size) = (ptr::from_ref(&how), size_of::<OpenHow>());
         libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), how, size)
-    })
+    }
 }
 
 #[cfg(test)]

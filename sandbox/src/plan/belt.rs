@@ -118,7 +118,11 @@ impl Planner<'_> {
 
     fn belt_network(&mut self, belt: &mut Belt) -> Result<(), Refusal> {
         let network = &self.profile.network;
-        self.settle(Protection::Network, network.in_words(), belted())?;
+        let outcome = match network.private {
+            true => Outcome::Nothing("macOS has no network but the one".to_owned()),
+            false => belted(),
+        };
+        self.settle(Protection::Network, network.in_words(), outcome)?;
         let open = !self.holds(Protection::Network);
         belt.families = open;
         let outcome = match network.bind.contains(&0) {

@@ -1,10 +1,10 @@
 //! Files: lists of a profile to rights of Landlock's, and what they can't say.
 //!
 //! A right holds below a path, whatever is below it later; Landlock has no exceptions, so a path denied inside an
-//! allowed folder is beyond it.
+//! allowed folder is beyond it: there it takes a mount namespace.
 
 use super::{Outcome, Place, Planner, Refusal};
-use crate::containment::rights;
+use crate::containment::{Denied, rights};
 use crate::filter::Group;
 use crate::profile::Complaint;
 use crate::protection::Protection;
@@ -47,23 +47,20 @@ impl Planner<'_> {
         for (protection, abi, right) in
             [(Protection::Truncate, 3, rights::TRUNCATE), (Protection::DeviceCommands, 5, rights::IOCTL_DEV)]
         {
-            let outcome = with_files(self, abi);
+            let outcome = match with_files(self, abi) {
+                Outcome::Nothing(reason) => self.or_by_mounts(reason, protection),
+                outcome => outcome,
+            };
             let asked = if right == rights::TRUNCATE { "what may be written" } else { "what is listed" };
             self.settle(protection, asked, outcome)?;
-            if self.holds(protection) {
-                self.rules.files |= right;
+            match (self.is_by_mounts(protection), right) {
+                (true, rights::TRUNCATE) => self.namespaces().read_only = true,
+                (true, _) => self.namespaces().no_devices = true,
+                (false, right) if self.holds(protection) => self.rules.files |= right,
+                (false, _) => {}
             }
         }
-        let outcome = match profile.files.metadata {
-            false => self.filtered(),
-            true => Outcome::Nothing(
-                "it can't be told where: modes of files outside can be changed too".to_owned(),
-            ),
-        };
-        self.settle(Protection::Metadata, if profile.files.metadata { "any" } else { "none" }, outcome)?;
-        if self.holds(Protection::Metadata) {
-            self.filter(Group::NoMetadata);
-        }
+        self.metadata()?;
         let lists = [
             ("read", &profile.files.read, READ),
             ("write", &profile.files.write, WRITE),
@@ -88,6 +85,43 @@ impl Planner<'_> {
         self.denied_paths()
     }
 
+    fn metadata(&mut self) -> Result<(), Refusal> {
+        let (asked, outcome) = match self.profile.files.metadata {
+            false => ("none", self.filtered()),
+            true => {
+                let nowhere =
+                    "Landlock can't tell where: modes of files outside can be changed too".to_owned();
+                ("of what may be changed", self.or_by_mounts(nowhere, Protection::Metadata))
+            }
+        };
+        self.settle(Protection::Metadata, asked, outcome)?;
+        match self.is_by_mounts(Protection::Metadata) {
+            true => self.namespaces().read_only = true,
+            false if self.holds(Protection::Metadata) => self.filter(Group::NoMetadata),
+            false => {}
+        }
+        Ok(())
+    }
+
+    /// What Landlock can't do for this reason, by mounting everything anew that may be changed or is listed, and having the
+    /// rest read-only or without devices.
+    fn or_by_mounts(&self, reason: String, protection: Protection) -> Outcome {
+        let files = &self.profile.files;
+        let written = |path: &String| files.write.contains(path);
+        if protection == Protection::Truncate && !files.create.iter().chain(&files.delete).all(written) {
+            return Outcome::Nothing(format!("{reason}, and what is made isn't what may be written"));
+        }
+        match self.by_mounts() {
+            Outcome::Nothing(also) => Outcome::Nothing(format!("{reason}; {also}")),
+            outcome => outcome,
+        }
+    }
+
+    fn is_by_mounts(&self, protection: Protection) -> bool {
+        let entry = self.plan.receipt.of(protection);
+        entry.is_some_and(|entry| entry.by.contains(&Mechanism::MountNamespace))
+    }
+
     /// Grants what of a right is denied otherwise.
     pub(super) fn grant(&mut self, path: &str, right: u64) {
         let right = right & self.rules.files;
@@ -98,34 +132,73 @@ impl Planner<'_> {
 
     fn denied_paths(&mut self) -> Result<(), Refusal> {
         let files = &self.profile.files;
-        let mut inside = Vec::new();
+        let (mut inside, mut unknown) = (Vec::new(), Vec::new());
         let changes = WRITE | CREATE | DELETE;
-        for (name, denied, right) in [
-            ("denyRead", &files.deny_read, READ | rights::EXECUTE),
-            ("denyWrite", &files.deny_write, changes & !rights::REFER),
+        for (name, denied, right, what) in [
+            ("denyRead", &files.deny_read, READ | rights::EXECUTE, Denied::Read),
+            ("denyWrite", &files.deny_write, changes & !rights::REFER, Denied::Write),
         ] {
             for (at, path) in denied.iter().enumerate() {
-                // Where it can't be told which path is meant, it may be one that is allowed.
-                let Ok(path) = resolve(path, self.place, || format!("files.{name}[{at}]")) else {
-                    inside.push(path.clone());
-                    continue;
-                };
-                if self.is_granted_around(&path, right) {
-                    inside.push(path);
+                match resolve(path, self.place, || format!("files.{name}[{at}]")) {
+                    Ok(path) if path == "/" && self.is_granted_around(&path, right) => unknown.push(path),
+                    Ok(path) if self.is_granted_around(&path, right) => {
+                        inside.push((path.into_bytes(), what))
+                    }
+                    Ok(_) => {}
+                    // Where it can't be told which path is meant, it may be one that is allowed.
+                    Err(_) => unknown.push(path.clone()),
                 }
             }
         }
         let asked = self.denied_in_words();
-        let outcome = match (asked.is_none(), inside.as_slice()) {
-            (true, _) => Outcome::NotAsked,
-            (false, []) if self.holds(Protection::Files) => Outcome::by(Mechanism::Landlock),
-            (false, []) => Outcome::Nothing("files aren't protected at all".to_owned()),
-            (false, inside) => Outcome::Nothing(format!(
-                "Landlock can't take back what is allowed above: {}. Allow less, or accept it by name",
-                inside.join(", ")
+        let outcome = match (asked.is_none(), inside.is_empty(), unknown.is_empty()) {
+            (true, _, _) => Outcome::NotAsked,
+            _ if !self.holds(Protection::Files) => {
+                Outcome::Nothing("files aren't protected at all".to_owned())
+            }
+            (false, true, true) => Outcome::by(Mechanism::Landlock),
+            (false, _, false) => Outcome::Nothing(format!(
+                "it is all there is, or there is no folder to tell which is meant: {}",
+                unknown.join(", ")
             )),
+            (false, false, true) => self.denied_apart(&inside),
         };
-        self.settle(Protection::DeniedPaths, asked.unwrap_or("none".to_owned()), outcome)
+        self.settle(Protection::DeniedPaths, asked.unwrap_or("none".to_owned()), outcome)?;
+        if !inside.is_empty() && self.holds(Protection::DeniedPaths) {
+            let placeholders = !self.profile.accepts_weaker(Protection::DeniedPaths);
+            let namespaces = self.namespaces();
+            namespaces.denied = inside;
+            namespaces.placeholders = placeholders;
+        }
+        Ok(())
+    }
+
+    /// Landlock keeps from mounting and unmounting, and nothing but the want of capabilities from copying a mount without
+    /// what is mounted in it: it takes all three. Who has made a user namespace gives up its capabilities anyway.
+    fn by_mounts(&self) -> Outcome {
+        if !self.holds(Protection::Files) {
+            return Outcome::Nothing("files aren't protected at all".to_owned());
+        }
+        if !self.holds(Protection::Privileges) && !self.ability.namespaces.user {
+            return Outcome::Nothing("with root's capabilities mounts can be undone".to_owned());
+        }
+        match self.apart(&self.ability.namespaces.mount, Mechanism::MountNamespace) {
+            Outcome::InForce(_) => Outcome::InForce(vec![Mechanism::MountNamespace, Mechanism::Landlock]),
+            outcome => outcome,
+        }
+    }
+
+    fn denied_apart(&self, inside: &[(Vec<u8>, Denied)]) -> Outcome {
+        match self.by_mounts() {
+            Outcome::Nothing(reason) => {
+                let inside: Vec<_> = inside.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
+                Outcome::Nothing(format!(
+                    "Landlock can't take back what is allowed above: {}; {reason}. Allow less, or accept it by name",
+                    inside.join(", ")
+                ))
+            }
+            outcome => outcome,
+        }
     }
 
     /// Nothing if nothing is denied.

@@ -1,6 +1,8 @@
 //! Sockets: a filter decides which there are at all, Landlock which TCP ports and which unix sockets they reach.
 //!
-//! Neither sees addresses, so "this machine only" and hosts by name are beyond both.
+//! Neither sees addresses, so "this machine only" and hosts by name are beyond both. A network namespace is another
+//! machine as far as addresses go: nothing of this one is on it, so it serves who wants a loopback to itself and nobody
+//! who wants to reach this machine's.
 
 use super::files::resolve;
 use super::{Outcome, Planner, Refusal};
@@ -13,6 +15,9 @@ use crate::receipt::Mechanism;
 impl Planner<'_> {
     pub(super) fn network(&mut self) -> Result<(), Refusal> {
         let network = &self.profile.network;
+        if network.private {
+            return self.network_apart();
+        }
         let any = network.tcp() || network.udp;
         let outcome = self.filtered();
         self.settle(Protection::Network, network.in_words(), outcome)?;
@@ -35,6 +40,35 @@ impl Planner<'_> {
             ),
         };
         self.settle(Protection::Loopback, ports_in_words(&network.loopback), outcome)?;
+        self.domains()
+    }
+
+    /// A loopback of its own. What isn't of a network namespace (other families) is the filter's.
+    fn network_apart(&mut self) -> Result<(), Refusal> {
+        let apart = |planner: &Planner<'_>| {
+            planner.apart(&planner.ability.namespaces.network, Mechanism::NetworkNamespace)
+        };
+        let outcome = match (apart(self), self.ability.filters()) {
+            (Outcome::InForce(by), true) => Outcome::InForce([by, vec![Mechanism::Seccomp]].concat()),
+            (Outcome::InForce(by), false) => {
+                let reason = "without a filter there are sockets that know no namespace (vsock, ciphers)";
+                Outcome::Weaker(by, reason.to_owned())
+            }
+            (outcome, _) => outcome,
+        };
+        self.settle(Protection::Network, self.profile.network.in_words(), outcome)?;
+        if self.holds(Protection::Network) {
+            self.namespaces().network = true;
+            if self.ability.filters() {
+                self.filter(Group::Families);
+            }
+        }
+        let outcome = |planner: &Planner<'_>| match planner.holds(Protection::Network) {
+            true => Outcome::by(Mechanism::NetworkNamespace),
+            false => Outcome::Nothing("it has no network of its own".to_owned()),
+        };
+        self.settle(Protection::Ports, "any of its own network", outcome(self))?;
+        self.settle(Protection::Loopback, "its own", outcome(self))?;
         self.domains()
     }
 
@@ -124,13 +158,23 @@ impl Planner<'_> {
         let outcome = match () {
             () if unix.any => Outcome::NotAsked,
             () if none && holds => Outcome::by(Mechanism::Seccomp),
-            () => self.landlocked(6),
+            () => match (self.landlocked(6), self.has_own_network()) {
+                // Such names are of a network.
+                (Outcome::Nothing(_), true) => Outcome::by(Mechanism::NetworkNamespace),
+                (outcome, _) => outcome,
+            },
         };
         self.settle(Protection::AbstractSockets, if unix.any { "any" } else { "none outside" }, outcome)?;
         if self.holds(Protection::AbstractSockets) && self.ability.landlock_abi >= 6 {
             self.rules.scopes |= rights::SCOPE_ABSTRACT;
         }
         Ok(())
+    }
+}
+
+impl Planner<'_> {
+    fn has_own_network(&self) -> bool {
+        self.plan.containment.namespaces.as_ref().is_some_and(|namespaces| namespaces.network)
     }
 }
 
@@ -142,6 +186,7 @@ impl Network {
 
     pub(super) fn in_words(&self) -> &'static str {
         match (self.tcp(), self.udp) {
+            _ if self.private => "a loopback of its own",
             (false, false) => "none",
             (true, false) => "TCP",
             (false, true) => "UDP",

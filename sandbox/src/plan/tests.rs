@@ -1,8 +1,18 @@
 //! Every machine pretended: what is in force, what is refused, and by which name.
 
 use super::*;
-use crate::ability::{Answer, Cgroup, Pipes};
+use crate::ability::{self, Answer, Cgroup, Pipes};
 use crate::profile::ProcessLimit;
+
+fn no() -> Answer {
+    Answer::Refused("a container forbids it".to_owned())
+}
+
+/// One that makes namespaces, by way of a user namespace or not.
+fn dividing(abi: u32, user: bool) -> Ability {
+    let namespaces = ability::Namespaces { mount: Answer::Allowed, network: Answer::Allowed, user };
+    Ability { namespaces, ..machine(abi) }
+}
 
 fn machine(abi: u32) -> Ability {
     Ability {
@@ -13,6 +23,7 @@ fn machine(abi: u32) -> Ability {
         sandbox_exec: false,
         seccomp_user_notification: false,
         user_namespaces: Answer::Allowed,
+        namespaces: ability::Namespaces { mount: no(), network: no(), user: true },
         no_new_privileges: true,
         cores_are_piped: false,
         exec_stop: Answer::Allowed,
@@ -163,6 +174,120 @@ fn what_neither_landlock_nor_a_filter_can_say_is_refused_by_name() {
         let plan = plan(accepted, &machine(8)).unwrap();
         assert!(plan.receipt.of(protection).unwrap().reason.is_some());
     }
+}
+
+#[test]
+fn paths_denied_inside_what_is_allowed_are_a_mount_namespaces() {
+    let asked = || serde_json::json!({"files": {"read": ["~/"], "write": ["./"], "denyRead": ["~/.ssh"], "denyWrite": ["./.git/hooks", "/usr"]}});
+    for (abi, user) in [(6, true), (6, false), (9, true)] {
+        let plan = plan(asked(), &dividing(abi, user)).unwrap();
+        let entry = plan.receipt.of(Protection::DeniedPaths).unwrap();
+        assert_eq!(
+            (entry.standing, entry.by.as_slice()),
+            (Standing::InForce, &[Mechanism::MountNamespace, Mechanism::Landlock][..])
+        );
+        let namespaces = plan.containment.namespaces.unwrap();
+        let denied = |path: &str, what| (path.as_bytes().to_vec(), what);
+        assert_eq!(
+            namespaces.denied,
+            [denied("/people/u/.ssh", Denied::Read), denied("/place/p/.git/hooks", Denied::Write)]
+        );
+        assert_eq!((namespaces.user, namespaces.placeholders, namespaces.network), (user, true, false));
+        assert!(plan.containment.probes.contains(&Probe::Hidden(b"/people/u/.ssh".to_vec())));
+        assert!(plan.containment.probes.contains(&Probe::Unchanged(b"/place/p/.git/hooks".to_vec())));
+    }
+    let mut weaker = asked();
+    weaker["acceptWeaker"] = serde_json::json!(["deniedPaths"]);
+    assert!(!plan(weaker, &dividing(6, true)).unwrap().containment.namespaces.unwrap().placeholders);
+    let mut unguarded = asked();
+    unguarded["protections"] =
+        serde_json::json!({"files": "off", "truncate": "off", "deviceCommands": "off"});
+    assert_eq!(refused(unguarded, &dividing(6, true)), Protection::DeniedPaths);
+}
+
+#[test]
+fn where_modes_may_be_changed_is_a_mount_namespaces_to_say() {
+    let asked = || serde_json::json!({"files": {"metadata": true, "write": ["./"]}});
+    let plan = plan(asked(), &dividing(7, true)).unwrap();
+    let entry = plan.receipt.of(Protection::Metadata).unwrap();
+    assert_eq!((entry.standing, entry.by[0]), (Standing::InForce, Mechanism::MountNamespace));
+    let containment = plan.containment;
+    assert!(containment.namespaces.unwrap().read_only && !containment.filter.has(Group::NoMetadata));
+    assert!(containment.probes.contains(&Probe::Unchanged(b"/etc/passwd".to_vec())));
+    assert_eq!(refused(asked(), &machine(9)), Protection::Metadata);
+}
+
+#[test]
+fn what_an_older_landlock_lacks_a_mount_namespace_has_but_for_signals() {
+    let accepted = || serde_json::json!({"acceptWeaker": ["signals"]});
+    let old = plan(accepted(), &dividing(2, true)).unwrap();
+    for protection in [Protection::Truncate, Protection::DeviceCommands] {
+        let entry = old.receipt.of(protection).unwrap();
+        assert_eq!((entry.standing, entry.by[0]), (Standing::InForce, Mechanism::MountNamespace));
+    }
+    assert_eq!(old.containment.landlock.unwrap().files, rights::ABI_1 | rights::REFER);
+    let namespaces = old.containment.namespaces.unwrap();
+    assert!(namespaces.read_only && namespaces.no_devices);
+    assert_eq!(refused(serde_json::json!({}), &dividing(2, true)), Protection::Signals);
+    // What may be made and not written could be shortened.
+    let mut made = accepted();
+    made["files"] = serde_json::json!({"create": ["/tmp"]});
+    assert_eq!(refused(made, &dividing(2, true)), Protection::Truncate);
+    // What Landlock has is left to it.
+    assert_eq!(plan(accepted(), &dividing(5, true)).unwrap().containment.namespaces, None);
+}
+
+#[test]
+fn nothing_that_is_asked_for_without_namespaces_takes_one() {
+    for asked in [
+        serde_json::json!({}),
+        serde_json::json!({"files": {"read": ["/usr"], "denyRead": ["/etc"]}, "network": {"connect": [443]}}),
+    ] {
+        assert_eq!(plan(asked, &dividing(7, true)).unwrap().containment.namespaces, None);
+    }
+}
+
+#[test]
+fn a_user_namespace_is_its_makers_and_root_without_one_serves_anybody() {
+    let denied = || profile(serde_json::json!({"files": {"read": ["/a"], "denyRead": ["/a/b"]}}));
+    let other = || Place { uid: 1001, ..place() };
+    assert!(matches!(
+        Plan::new(&denied(), &dividing(7, true), &other()),
+        Err(Refusal::Protection { protection: Protection::DeniedPaths, reason, .. }) if reason.contains("root")
+    ));
+    assert!(Plan::new(&denied(), &dividing(7, false), &other()).is_ok());
+}
+
+#[test]
+fn a_network_of_its_own_is_a_network_namespace() {
+    let asked = || serde_json::json!({"network": {"private": true}, "unixSockets": {"any": true}});
+    let plan = plan(asked(), &dividing(6, true)).unwrap();
+    for protection in [Protection::Network, Protection::Ports, Protection::Loopback] {
+        let entry = plan.receipt.of(protection).unwrap();
+        assert_eq!(entry.standing, Standing::InForce);
+        assert_eq!(entry.by[0], Mechanism::NetworkNamespace);
+    }
+    let containment = plan.containment;
+    assert!(containment.namespaces.unwrap().network);
+    assert_eq!(containment.landlock.unwrap().ports, 0);
+    assert!(containment.filter.has(Group::Families) && !containment.filter.has(Group::NoNetwork));
+    assert!(containment.probes.contains(&Probe::NoRoute));
+    assert_eq!(refused(asked(), &machine(9)), Protection::Network);
+    let mut accepted = asked();
+    accepted["acceptWeaker"] = serde_json::json!(["network"]);
+    assert_eq!(refused(accepted, &machine(9)), Protection::Ports);
+}
+
+#[test]
+fn abstract_sockets_are_of_a_network_where_landlock_knows_none() {
+    let asked = serde_json::json!({"network": {"private": true}, "unixSockets": {"paths": ["/run/x"]},
+        "acceptWeaker": ["unixSockets", "signals", "deviceCommands", "truncate"]});
+    let plan = plan(asked, &dividing(1, true)).unwrap();
+    let entry = plan.receipt.of(Protection::AbstractSockets).unwrap();
+    assert_eq!(
+        (entry.standing, entry.by.as_slice()),
+        (Standing::InForce, &[Mechanism::NetworkNamespace][..])
+    );
 }
 
 #[test]

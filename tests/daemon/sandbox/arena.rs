@@ -2,7 +2,7 @@
 
 use crate::support::raw::Raw;
 use crate::support::{Daemon, program};
-use kairo_sandbox::ability::Ability;
+use kairo_sandbox::ability::{Ability, Namespaces};
 use serde_json::{Value as Json, json};
 use std::ffi::OsStr;
 use std::fs;
@@ -28,6 +28,17 @@ pub(crate) fn can_contain(test: &str) -> bool {
         println!("skipped, this kernel has Landlock ABI {}, 6 is needed: {test}", ability.landlock_abi);
     }
     can
+}
+
+/// Whether children can be given namespaces here, of which a test is skipped otherwise.
+pub(super) fn can_divide(test: &str) -> bool {
+    static NAMESPACES: OnceLock<Namespaces> = OnceLock::new();
+    let namespaces = NAMESPACES.get_or_init(|| Ability::probe().namespaces);
+    let can = namespaces.mount.allowed() && namespaces.network.allowed();
+    if !can {
+        println!("skipped, no namespaces can be made here ({namespaces:?}): {test}");
+    }
+    can && can_contain(test)
 }
 
 /// A profile with which ordinary programs run and reach nothing else.
@@ -174,8 +185,20 @@ impl Arena {
         let mut profile = json!({
             "files": {"read": readable, "execute": executable, "write": inside, "create": inside, "delete": inside},
         });
-        merge(&mut profile, with);
+        let mut with = with.clone();
+        self.mean(&mut with);
+        merge(&mut profile, &with);
         profile
+    }
+
+    /// Puts the arena's paths in the places of their names.
+    fn mean(&self, value: &mut Json) {
+        match value {
+            Json::String(word) => *word = self.meant(word),
+            Json::Array(list) => list.iter_mut().for_each(|value| self.mean(value)),
+            Json::Object(fields) => fields.values_mut().for_each(|value| self.mean(value)),
+            _ => {}
+        }
     }
 
     /// What the attacker says to an attempt under a sandbox, or without one.
@@ -187,12 +210,16 @@ impl Arena {
             .chain(fs::read_dir(self.path("outside/folder")).expect("a folder"))
         {
             let left = left.expect("an entry").path();
-            let _ = fs::remove_file(&left).or_else(|_| fs::remove_dir(&left));
+            let _ = fs::remove_file(&left).or_else(|_| fs::remove_dir_all(&left));
         }
         let _ =
             fs::remove_file(self.path("outside/new")).or_else(|_| fs::remove_dir(self.path("outside/new")));
         fs::write(self.path("inside/own"), "own").expect("a file");
-        self.give_away("inside/own");
+        fs::create_dir_all(self.path("inside/kept/denied")).expect("a folder");
+        fs::write(self.path("inside/kept/denied/file"), "kept").expect("a file");
+        ["inside/own", "inside/kept", "inside/kept/denied", "inside/kept/denied/file"]
+            .iter()
+            .for_each(|part| self.give_away(part));
         let words: Vec<String> = argv.iter().map(|word| self.meant(word)).collect();
         let mut command = vec![self.attacker.clone()];
         command.extend(words);
@@ -220,6 +247,13 @@ impl Arena {
         match word {
             "{inside}" => self.path("inside/new"),
             "{own}" => self.path("inside/own"),
+            "{granted}" => self.inside(),
+            "{kept}" => self.path("inside/kept"),
+            "{denied}" => self.path("inside/kept/denied"),
+            "{within}" => self.path("inside/kept/denied/file"),
+            "{fresh}" => self.path("inside/kept/denied/fresh"),
+            "{absent}" => self.path("inside/kept/absent"),
+            "{below}" => self.path("inside/kept/absent/below"),
             "{outside}" => self.path("outside/new"),
             "{folder}" => self.path("outside/folder"),
             "{secret}" => self.secret(),

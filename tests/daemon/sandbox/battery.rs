@@ -4,30 +4,32 @@
 //! holds nothing. Where it doesn't succeed even uncontained (a system call this kernel lacks, a right nobody has) that
 //! is said, and only the first half is held.
 
-use super::arena::{Arena, NOBODY, can_contain};
+use super::arena::{Arena, NOBODY};
 use crate::support::{Daemon, is_root};
 use serde_json::{Value as Json, json};
 
 /// Who can do it at all.
 #[derive(Clone, Copy, PartialEq)]
-enum By {
+pub(super) enum By {
     Anybody,
     Root,
 }
 
-struct Attack {
-    name: &'static str,
-    argv: &'static [&'static str],
+pub(super) struct Attack {
+    pub(super) name: &'static str,
+    pub(super) argv: &'static [&'static str],
     /// What has to be off for it to succeed.
-    off: &'static [&'static str],
+    pub(super) off: &'static [&'static str],
     /// What the profile allows besides, so that the attack gets as far as its protection.
-    with: fn() -> Json,
+    pub(super) with: fn() -> Json,
     /// Of the spawn.
-    options: fn() -> Json,
-    by: By,
+    pub(super) options: fn() -> Json,
+    pub(super) by: By,
+    /// Whether this machine can do what it is held against.
+    pub(super) can: fn(&str) -> bool,
 }
 
-fn nothing() -> Json {
+pub(super) fn nothing() -> Json {
     json!({})
 }
 
@@ -40,7 +42,7 @@ fn any_unix() -> Json {
     json!({"unixSockets": {"any": true}})
 }
 
-fn proc() -> Json {
+pub(super) fn proc() -> Json {
     json!({"files": {"read": ["/usr", "/lib", "/lib64", "/bin", "/proc"]}})
 }
 
@@ -53,7 +55,7 @@ fn terminal() -> Json {
 }
 
 // For root the capabilities too: what it would look into has them.
-const LANDLOCK: &[&str] =
+pub(super) const LANDLOCK: &[&str] =
     &["files", "truncate", "deviceCommands", "signals", "abstractSockets", "privileges"];
 const LANDLOCK_AND_PTRACE: &[&str] =
     &["files", "truncate", "deviceCommands", "signals", "abstractSockets", "ptrace", "privileges"];
@@ -62,8 +64,8 @@ const FILTERS: &[&str] =
 const CALLS_AND_PRIVILEGES: &[&str] = &["systemCalls", "privileges", "files", "truncate", "deviceCommands"];
 
 impl Attack {
-    fn run(&self, daemon: &Daemon) {
-        if !can_contain(self.name) {
+    pub(super) fn run(&self, daemon: &Daemon) {
+        if !(self.can)(self.name) {
             return;
         }
         let mut users = vec![None];
@@ -98,16 +100,18 @@ impl Attack {
 }
 
 macro_rules! attacks {
-    ($($name:ident: $argv:expr, off $off:expr $(, with $with:expr)? $(, options $options:expr)? $(, by $by:expr)?;)+) => {
+    ($($name:ident: $argv:expr, off $off:expr $(, with $with:expr)? $(, options $options:expr)? $(, by $by:expr)? $(, if $can:expr)?;)+) => {
         mod attack {
             $(#[allow(unused_assignments, unused_mut)] pub(super) fn $name(daemon: &crate::support::Daemon) {
                 use super::*;
                 let mut attack = Attack {
                     name: stringify!($name), argv: &$argv, off: $off, with: nothing, options: nothing, by: By::Anybody,
+                    can: crate::sandbox::arena::can_contain,
                 };
                 $(attack.with = $with;)?
                 $(attack.options = $options;)?
                 $(attack.by = $by;)?
+                $(attack.can = $can;)?
                 attack.run(daemon);
             })+
         }
@@ -115,6 +119,8 @@ macro_rules! attacks {
         crate::support::on_both_drivers!($($name),+);
     };
 }
+
+pub(super) use attacks;
 
 attacks! {
     reading_a_file_outside: ["read", "{secret}"], off &["files"];

@@ -32,12 +32,14 @@ const CHILD_STDIO: RawFd = 3;
 const RULESET: RawFd = CHILD_STDIO + 3;
 /// Where it finds its connection to the kernel.
 const KERNEL: RawFd = RULESET + 1;
+/// Where it finds the user namespace it is to enter.
+const USER_NAMESPACE: RawFd = KERNEL + 1;
 /// The first number that isn't the forker's.
-pub(super) const FIRST_FREE: RawFd = KERNEL + 1;
+pub(super) const FIRST_FREE: RawFd = USER_NAMESPACE + 1;
 /// How long a child that is another user already may take to execute.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Forks children. Owns their stack, and descriptors 3 to 7 of this process.
+/// Forks children. Owns their stack, and descriptors 3 to 8 of this process.
 #[derive(Debug)]
 pub struct Forker {
     stack: Stack,
@@ -123,7 +125,7 @@ const NOTHING: Told = Told { stage: 0, errno: 0, seen: [0; PROBES_MAX] };
 const TOLD_BYTES: usize = size_of::<Told>();
 
 impl Forker {
-    /// Descriptors 3 to 7 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
+    /// Descriptors 3 to 8 must be nobody's: [`take_over`](crate::sys::process::take_over) keeps them free.
     pub fn new() -> io::Result<Forker> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, 0.into())?;
         let forker = Forker {
@@ -149,7 +151,8 @@ impl Forker {
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
     pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let ruleset = image.containment.and_then(Ready::ruleset);
-        let extra = [(RULESET, ruleset), (KERNEL, image.kernel)];
+        let user_namespace = image.containment.and_then(Ready::user_namespace);
+        let extra = [(RULESET, ruleset), (KERNEL, image.kernel), (USER_NAMESPACE, user_namespace)];
         let placed = (CHILD_STDIO..)
             .zip(image.stdio)
             .chain(extra.into_iter().filter_map(|(number, fd)| Some((number, fd?))))
@@ -376,7 +379,7 @@ fn duplicate_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     if fd.as_raw_fd() == number {
         return Ok(());
     }
-    // SAFETY: dup3 takes no pointer, and 3 to 7 belong to the forker: no OwnedFd has these numbers.
+    // SAFETY: dup3 takes no pointer, and 3 to 8 belong to the forker: no OwnedFd has these numbers.
     if unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -422,19 +425,30 @@ fn contain(brief: &mut Brief) -> Result<(), (SpawnStage, i32)> {
     // SAFETY: this process was just cloned, has one thread and a descriptor table of its own by now, in which the
     // forker's numbers are free again but for the ruleset's.
     let applied = unsafe { ready.apply(RULESET, KERNEL, &mut told.seen) };
-    applied.map_err(|(step, errno)| {
-        let stage = match step {
-            Step::Preparation => SpawnStage::Containment,
-            Step::Kernel => SpawnStage::KernelSocket,
-            Step::Privileges => SpawnStage::Privileges,
-            Step::Landlock => SpawnStage::Landlock,
-            Step::Filter => SpawnStage::Filter,
-            Step::Probe => SpawnStage::Probe,
-        };
-        (stage, errno)
-    })?;
+    applied.map_err(stage_of_step)?;
     tell(brief, told);
     Ok(())
+}
+
+/// Enters namespaces of its own, if any.
+fn divide(brief: &Brief) -> Result<(), (SpawnStage, i32)> {
+    // SAFETY: null, or what the keeper holds until the child has executed or ended.
+    let Some(ready) = (unsafe { brief.containment.as_ref() }) else { return Ok(()) };
+    // SAFETY: as in `contain`; what it is known as, where it stands and its root are its own since clone.
+    unsafe { ready.enter(USER_NAMESPACE) }.map_err(stage_of_step)
+}
+
+fn stage_of_step((step, errno): (Step, i32)) -> (SpawnStage, i32) {
+    let stage = match step {
+        Step::Preparation => SpawnStage::Containment,
+        Step::Kernel => SpawnStage::KernelSocket,
+        Step::Privileges => SpawnStage::Privileges,
+        Step::Landlock => SpawnStage::Landlock,
+        Step::Filter => SpawnStage::Filter,
+        Step::Probe => SpawnStage::Probe,
+        Step::Namespaces => SpawnStage::Namespaces,
+    };
+    (stage, errno)
 }
 
 pub(super) fn errno() -> i32 {
@@ -461,6 +475,10 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
     }
     if !brief.cgroup_procs.is_null() && !join_cgroup(brief.cgroup_procs) {
         return (SpawnStage::Cgroup, errno());
+    }
+    // Which takes more descriptors than its limits may leave.
+    if let Err(failed) = divide(brief) {
+        return failed;
     }
     if !set_rlimits(brief) {
         return (SpawnStage::Rlimit, errno());

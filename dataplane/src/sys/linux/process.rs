@@ -248,6 +248,12 @@ pub(super) fn start_ticks(pid: i32, before_ns: u64, after_ns: u64) -> u64 {
     stat(pid).map_or(0, |stat| stat.start_ticks)
 }
 
+/// Which mount namespace a process is in; none if it is gone or may not be asked.
+pub fn mount_namespace(pid: i32) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Some(std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?.ino())
+}
+
 /// What `/proc/PID/stat` says. `None`: no such process.
 pub fn stat(pid: i32) -> Option<Stat> {
     let mut path = [0u8; 32];

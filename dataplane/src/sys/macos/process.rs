@@ -419,6 +419,11 @@ pub fn environment(_pid: i32, _bytes_max: u64, into: &mut Vec<u8>) {
     into.clear();
 }
 
+/// There is only the one.
+pub fn mount_namespace(_pid: i32) -> Option<u64> {
+    None
+}
+
 /// Nothing tells here whether a process is in the middle of an exec.
 pub fn is_in_exec(_pid: i32) -> bool {
     false
