@@ -215,6 +215,10 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
     terminal.until("answered no");
     terminal.until("ended 126.");
     assert!(grants(daemon).is_empty() && pending(daemon).is_empty());
+    // An interruption is a no, too.
+    terminal.run_and_answer(&skill, "\u{3}");
+    terminal.until("ended 130.");
+    assert!(grants(daemon).is_empty() && pending(daemon).is_empty());
     // What means nothing is asked again.
     terminal.run_and_answer(&skill, "yes");
     terminal.until("[N]o ");
