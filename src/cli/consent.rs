@@ -26,7 +26,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Asks one kernel about one skill.
 #[derive(Debug)]
@@ -112,7 +112,15 @@ impl Asker<'_> {
     }
 
     fn request(&self, wait: Duration) -> Result<RequestResult, Failure> {
-        Ok(self.client.call::<Request>(&self.skill.request(wait))?)
+        let until = Instant::now().checked_add(wait);
+        loop {
+            let left = until.map_or(wait, |until| until.saturating_duration_since(Instant::now()));
+            match self.client.call::<Request>(&self.skill.request(left)) {
+                // The next kernel doesn't know of it; asked twice it is one request.
+                Err(CallError::Interrupted { .. }) => {}
+                answered => return Ok(answered?),
+            }
+        }
     }
 
     /// Somebody is here who may decide.
