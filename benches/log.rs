@@ -1,5 +1,5 @@
 //! The event log: appends beside fjall writing the same keys, reads beside fjall reading them, and what a large log costs to
-//! open and to hold.
+//! open and to hold; and what the audit adds to an append.
 //!
 //! The baseline has fjall's own settings. A record is 300 bytes, most of them noise that doesn't compress. The large log has
 //! as many events as `KAIRO_BENCH_EVENTS` says; its payload is 300 bytes for each of them. Processes that are killed, and
@@ -12,6 +12,7 @@ use crate::support::processes::{memory_bytes, voluntary_switches};
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles;
 use bytes::Bytes;
+use kairo_controlplane::audit::checkpoint::Key;
 use kairo_controlplane::events::log::{Batch, Log, Options, PageLimit, Query, Stored, Types};
 use kairo_controlplane::events::record::{Audience, Record};
 use kairo_wire::codec::raw::Raw;
@@ -29,6 +30,8 @@ const GROWTH: u64 = 40_000;
 /// Events appended between two looks of the large log's writer at itself.
 const STRETCH: u64 = 20_480;
 const PAGE: PageLimit = PageLimit { events: 1_000, bytes: 1 << 20, looked_at: 100_000 };
+/// A type that is audited.
+const AUDITED: &str = "kairo.security.denied";
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
 struct Event {
@@ -37,7 +40,10 @@ struct Event {
 }
 
 fn event(seq: u64) -> Event {
-    let topic = topic(seq);
+    event_of(seq, topic(seq))
+}
+
+fn event_of(seq: u64, topic: String) -> Event {
     let story = format!("story-{}", seq / 50);
     // The envelope is what is left.
     let noise = noise(seq, RECORD_BYTES - 72 - topic.len() - story.len());
@@ -52,12 +58,17 @@ pub(crate) fn run(report: &mut Report) {
     appends(report, &events);
     reads(report, &events);
     drop(events);
+    audits(report);
     large(report);
     idle(report);
 }
 
 fn opened(folder: &Path) -> Log {
-    Log::open(folder, Options { boot: "bench".to_owned() }).expect("the log opens").0
+    opened_with(folder, None)
+}
+
+fn opened_with(folder: &Path, audit: Option<Key>) -> Log {
+    Log::open(folder, Options { boot: "bench".to_owned(), audit }).expect("the log opens").0
 }
 
 /// Seconds it takes.
@@ -125,6 +136,54 @@ fn appends(report: &mut Report, events: &[Event]) {
         report.ratio("  beside fjall", &ours, &bare, Bar::AtLeast(0.6));
         if !flush {
             report.row("  indexing, beside appending", "x", &indexed, Bar::AtMost(1.0));
+        }
+    }
+}
+
+/// The same events into a log with an audit and into one without, in turns. One event in twenty is audited, which is more
+/// than a kernel sees that runs programs and is published to; and, as the worst case, every one. Each record is a copy of its
+/// event, hashed, in the same batch.
+fn audits(report: &mut Report) {
+    for (every, what, bar) in
+        [(20, "one event in 20 audited", Bar::AtLeast(0.9)), (1, "every event audited", Bar::None)]
+    {
+        let of = |seq: u64| match seq % every {
+            0 => event_of(seq, AUDITED.to_owned()),
+            _ => event(seq),
+        };
+        let events: Vec<Event> = (1..=EVENTS as u64).map(of).collect();
+        for size in [64, 1_024] {
+            let (mut with, mut without) = (Vec::new(), Vec::new());
+            for round in 0..=ROUNDS {
+                let (place, other) = (folder(), folder());
+                let mut audited = opened_with(place.path(), Some(Key::new(&[1; 32])));
+                let mut plain = opened(other.path());
+                append(&mut audited, &[event(0)], 1, false);
+                append(&mut plain, &[event(0)], 1, false);
+                // Who comes second finds a warmer machine.
+                let (one, two) = match round % 2 {
+                    0 => {
+                        let one = append(&mut audited, &events, size, false);
+                        (one, append(&mut plain, &events, size, false))
+                    }
+                    _ => {
+                        let two = append(&mut plain, &events, size, false);
+                        (append(&mut audited, &events, size, false), two)
+                    }
+                };
+                if round > 0 {
+                    with.push(events.len() as f64 / one);
+                    without.push(events.len() as f64 / two);
+                }
+            }
+            report.row(
+                &format!("log with its audit, batches of {size}, {what}"),
+                "events/s",
+                &with,
+                Bar::None,
+            );
+            report.row("  the same without audit", "events/s", &without, Bar::None);
+            report.ratio("  beside without", &with, &without, bar);
         }
     }
 }

@@ -118,7 +118,7 @@ pub(crate) fn large(report: &mut Report) {
 /// Events a second.
 fn fill(folder: &Path, events: u64) -> f64 {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let options = Options { boot: boot.trim().to_owned() };
+    let options = Options { boot: boot.trim().to_owned(), audit: None };
     let mut log = Log::open(folder, options).expect("the log opens").0;
     let first = log.last_seq() + 1;
     let begun = Instant::now();

@@ -179,7 +179,9 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::InvalidParams => "`kairo introspect METHOD` shows what the method takes",
         Code::UnknownMethod => "`kairo introspect` lists the methods",
         Code::NotFound => "`kairo ps --all` lists what there is",
-        Code::PermissionDenied => "`kairo why` tells the daemon's owner what was lacking, and which grant would allow it",
+        Code::PermissionDenied => {
+            "`kairo why` tells the daemon's owner what was lacking, and which grant would allow it"
+        }
         Code::Timeout => "give it more time, or see who waits for whom: `kairo status ID`",
         Code::Busy => "try again in a moment",
         Code::AlreadyExists => "choose another id, or end the one that has it: `kairo kill ID`",
@@ -189,6 +191,9 @@ fn advice(code: Code) -> Option<&'static str> {
         Code::WouldBlock => "the program does not read its stdin: wait until it does, then try again",
         Code::TooManyCalls => "wait for answers before calling again",
         Code::TooLarge => "ask for less at a time",
+        Code::QuotaExceeded => {
+            "`kairo quotas` tells who has how much; end something, or wait, then try again"
+        }
         Code::ExecutableNotFound => "check the name, and the PATH the program is started with: --env PATH=…",
         Code::NotExecutable => "check its permissions and its first line: `chmod +x`, `file`",
         Code::Cwd => "check that the working folder exists and may be entered: --cwd",

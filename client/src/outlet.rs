@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{consumer, device, event, identity, intent, stream, view};
+use kairo_wire::methods::{consumer, device, event, identity, intent, quota, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -89,6 +89,7 @@ const HARMLESS: &[&str] = &[
     Introspect::NAME,
     List::NAME,
     Ping::NAME,
+    quota::Status::NAME,
     Status::NAME,
     stream::Subscribe::NAME,
     stream::Unsubscribe::NAME,

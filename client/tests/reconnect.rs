@@ -11,7 +11,7 @@ use kairo_client::{
 use kairo_wire::codec::data::Data;
 use kairo_wire::id::{ProcessId, TopicPattern};
 use kairo_wire::methods::event;
-use kairo_wire::methods::permission::{Identify, IdentifyParams};
+use kairo_wire::methods::identity::{Identify, IdentifyParams};
 use kairo_wire::methods::process::{
     Kill, KillParams, Spawn, SpawnParams, Status, StatusParams, StdinWrite, StdinWriteParams, Wait,
     WaitParams,

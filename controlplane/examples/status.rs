@@ -131,6 +131,7 @@ fn main() {
         facts: Vec::new(),
         budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),
+        quotas: Default::default(),
         numbers: Numbers::LINUX,
     };
     let control = ControlPlane::new(

@@ -197,7 +197,7 @@ impl Kernel {
         let call = Call { connection, id, deadline, pending, under, claim, headless: false };
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
-            connection.parked_bytes += call.parked_bytes();
+            self.quotas.parked(connection, call.parked_bytes());
         }
         self.state.calls.insert(ticket, call);
         ticket
@@ -229,7 +229,7 @@ impl Kernel {
         let call = self.state.calls.remove(&ticket)?;
         if let Some(connection) = self.state.connections.get_mut(call.connection) {
             connection.calls.retain(|other| *other != ticket);
-            connection.parked_bytes -= call.parked_bytes();
+            self.quotas.unparked(connection, call.parked_bytes());
         }
         if let Some(timer) = call.deadline {
             self.disarm(turn, timer);

@@ -4,6 +4,7 @@
 //! and hands them in here. Invariant: a configuration never changes while its kernel lives.
 
 use crate::auth::rules::Policy;
+use crate::quotas::bounds::Rules;
 use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Credentials, HistorySize};
 use kairo_dataplane::limits::{HISTORY_BYTES_MAX, HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES, PIPE_BYTES};
@@ -42,6 +43,8 @@ pub struct Config {
     pub facts: Vec<Fact>,
     /// How long and how many.
     pub limits: Limits,
+    /// How much each principal may have.
+    pub quotas: Rules,
     /// The memory of all histories, as the reactors count it.
     pub budget: Arc<Budget>,
     /// What the operating system calls things.

@@ -27,6 +27,7 @@ impl Kernel {
         self.check_timers(&mut hold);
         self.check_intents(&mut hold);
         self.check_members(&mut hold);
+        self.check_quotas(&mut hold);
         broken
     }
 

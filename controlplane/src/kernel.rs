@@ -7,7 +7,6 @@
 //! Invariant: for equal configuration, entropy and sequence of calls the commands are equal.
 
 use crate::agents::Agents;
-use crate::auth::decision::Rights;
 use crate::calls::{Asking, Turn};
 use crate::config::Config;
 use crate::entropy::{Entropy, Keyed};
@@ -18,8 +17,9 @@ use crate::events::record::Audience;
 use crate::histogram::Histogram;
 use crate::methods;
 use crate::permissions::asking::Asked;
-use crate::permissions::recognizing::Recognized;
 use crate::permissions::{Grant, Permissions};
+use crate::quotas::Welcome;
+use crate::quotas::ledger::Ledger;
 use crate::receipts::Receipts;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::readers::Departure;
@@ -30,17 +30,15 @@ use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Control, Inbound, Moment, Notice, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
 use kairo_wire::codec::check::{CheckError, check};
-use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
-use kairo_wire::limits::{CALL_ID_BYTES_MAX, CHUNK_V1_BYTES_MAX, META_BYTES_MAX};
+use kairo_wire::limits::{CALL_ID_BYTES_MAX, META_BYTES_MAX};
 use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::request::{self, Meta, Refused, Request};
 use kairo_wire::{introspect, response};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -72,6 +70,8 @@ pub struct Kernel {
     pub(crate) permissions: Permissions,
     /// Agents and their sessions.
     pub(crate) agents: Agents,
+    /// What each principal has.
+    pub(crate) quotas: Ledger,
 }
 
 impl fmt::Debug for Kernel {
@@ -124,6 +124,7 @@ impl Kernel {
         let table = Table::of(methods::all());
         let permissions = Permissions::new(Arc::clone(&config.policy));
         Kernel {
+            quotas: Ledger::new(config.quotas.clone()),
             config,
             entropy,
             state,
@@ -223,41 +224,18 @@ impl Kernel {
     }
 
     /// A peer connected.
-    pub fn connected(&mut self, _: Moment, key: ConnectionKey, peer: Peer, _: &mut Commands) {
-        let Recognized { principal, life, agent_session, party } = self.recognize(&peer);
+    pub fn connected(&mut self, at: Moment, key: ConnectionKey, peer: Peer, out: &mut Commands) {
+        let known = self.recognize(&peer);
+        let principal = &known.principal;
+        let turn = &mut Turn { at, here: None, out };
+        let (account, welcome) = self.bill_connection(turn, principal);
         tracing::debug!(
             component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
         );
-        self.state.connections.insert(Connection {
-            key,
-            peer,
-            principal,
-            dialect: Dialect::V1,
-            records: false,
-            envelope: false,
-            news_unsent: 0,
-            news_read: 0,
-            chunk_bytes_max: CHUNK_V1_BYTES_MAX as u32,
-            greeted: false,
-            half_closed: false,
-            closing: false,
-            calls: Vec::new(),
-            streams: BTreeSet::new(),
-            following: BTreeSet::new(),
-            waiting: 0,
-            topics: BTreeSet::new(),
-            attached: BTreeSet::new(),
-            cpu: None,
-            parked_bytes: 0,
-            wards: BTreeSet::new(),
-            token: None,
-            intents: BTreeSet::new(),
-            registered: BTreeSet::new(),
-            life,
-            agent_session,
-            party,
-            rights: Rights::default(),
-        });
+        self.state.connections.insert(Connection::new(key, peer, known, account, welcome));
+        if welcome == Welcome::Closed {
+            out.push(Command::Close { connection: key });
+        }
     }
 
     /// A whole frame arrived.
@@ -269,7 +247,13 @@ impl Kernel {
         out: &mut Commands,
     ) -> Errand {
         match self.state.connections.get(connection) {
-            Some(peer) if !peer.closing => {}
+            Some(peer) if !peer.closing && peer.welcome == Welcome::Counted => {}
+            Some(peer) if !peer.closing && Kind(frame.kind) == Kind::REQUEST => {
+                let turn = &mut Turn { at, here: Some(connection), out };
+                if self.turn_away(turn, connection, frame.payload) {
+                    return Errand::None;
+                }
+            }
             Some(_) | None => return Errand::None,
         }
         if Kind(frame.kind) == Kind::REQUEST && self.shortcut(at, connection, frame.payload, &mut out.replies)
@@ -398,7 +382,13 @@ impl Kernel {
         Ok(grant)
     }
 
-    fn refuse(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, id: RawRef<'_>, error: &WireError) {
+    pub(crate) fn refuse(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+        id: RawRef<'_>,
+        error: &WireError,
+    ) {
         self.send(turn, connection, |buf, dialect| response::put_err(buf, dialect, id, error));
     }
 
@@ -507,7 +497,9 @@ impl Kernel {
         self.end_wards(turn, wards, key);
         self.end_intents(turn, key);
         self.state.audience.remove(&key);
-        self.state.connections.remove(key);
+        if let Some(peer) = self.state.connections.remove(key) {
+            self.unbill_connection(turn.at.monotonic_ns, &peer);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agents;
+pub mod audit;
 pub mod auth;
 mod calls;
 mod clock;
@@ -25,6 +26,7 @@ mod invariants;
 pub mod kernel;
 mod methods;
 pub mod permissions;
+pub mod quotas;
 pub mod receipts;
 pub mod records;
 pub mod sessions;

@@ -30,6 +30,8 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
+use crate::quotas::Welcome;
+use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
@@ -185,6 +187,10 @@ pub(crate) struct Connection {
     pub peer: Peer,
     /// Whose rights it has.
     pub principal: Principal,
+    /// For whom what it has counts.
+    pub account: AccountId,
+    /// Whether it counts itself.
+    pub welcome: Welcome,
     /// How integers are written to it.
     pub dialect: Dialect,
     /// It takes offsets and records.

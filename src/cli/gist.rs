@@ -102,7 +102,7 @@ impl Tone {
             || payload["error"].is_string()
             || payload["error"].is_object();
         match last {
-            "denied" | "lost" | "cancelled" => Tone::Bad,
+            "denied" | "lost" | "cancelled" | "exceeded" => Tone::Bad,
             _ if last.ends_with("failed") || last.ends_with("damaged") || failed => Tone::Bad,
             "spawned" | "started" | "restarted" | "ready" | "resumed" => Tone::Begun,
             "exited" | "ended" | "finished" | "done" => Tone::Good,

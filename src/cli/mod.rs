@@ -9,6 +9,7 @@ mod agents;
 mod approvals;
 pub(crate) mod args;
 mod attach;
+mod audit;
 mod consent;
 mod consumers;
 mod context;
@@ -34,6 +35,7 @@ mod policy;
 mod processes;
 mod program;
 mod progress;
+mod quotas;
 mod run;
 mod skill;
 mod status;
@@ -104,6 +106,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Events(args) => events::events(&context, args),
         Command::Publish(args) => events::publish(&context, args),
         Command::Log(args) => log::log(&context, args),
+        Command::Audit(args) => audit::audit(&context, args),
         Command::Adapters(args) => adapters::adapters(&context, args),
         Command::Trace(args) => trace::trace(&context, args),
         Command::Intent(args) => intents::intent(&context, args),
@@ -128,6 +131,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Call(args) => describe::call(&context, args),
         Command::Introspect(args) => describe::introspect(&context, args),
         Command::Doctor(_) => local::doctor(&context),
+        Command::Quotas(args) => quotas::quotas(&context, args),
         Command::Config(args) => match &args.command {
             ConfigSubcommand::Check(args) => local::config_check(&context, args),
         },

@@ -8,10 +8,12 @@
 pub(crate) mod environment;
 pub(crate) mod events;
 pub(crate) mod policy;
+mod quotas;
 pub(crate) mod raw;
 
 use environment::Environment;
 use events::Events;
+use kairo_controlplane::quotas::bounds::Rules;
 use raw::{ByteSize, RawConfig, line_at};
 use serde::Serialize;
 use std::fmt;
@@ -57,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// What is kept of the event log.
     pub(crate) events: Events,
+    /// How much each principal may have.
+    pub(crate) quotas: Rules,
 }
 
 /// The reactor's driver.
@@ -297,6 +301,7 @@ pub(crate) fn decide(
         },
         limits: decide_limits(&from, raw.limits)?,
         events: events::decide(&from, raw.events)?,
+        quotas: quotas::decide(&from, raw.quotas)?,
     })
 }
 

@@ -7,6 +7,7 @@
 use crate::config::ConfigError;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Unexpected, Visitor};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use toml::Spanned;
@@ -24,6 +25,7 @@ pub(crate) struct RawConfig {
     pub(crate) log: RawLog,
     pub(crate) limits: RawLimits,
     pub(crate) events: RawEvents,
+    pub(crate) quotas: BTreeMap<String, Spanned<RawQuotas>>,
 }
 
 /// `[log]`
@@ -54,6 +56,18 @@ pub(crate) struct RawLimits {
     pub(crate) stdin_parked_bytes_max: Option<Spanned<ByteSize>>,
     pub(crate) kill_grace_ms: Option<Spanned<i64>>,
     pub(crate) stall_ms: Option<Spanned<i64>>,
+}
+
+/// `[quotas.*]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawQuotas {
+    pub(crate) processes: Option<Spanned<i64>>,
+    pub(crate) bytes_in_flight: Option<Spanned<ByteSize>>,
+    pub(crate) connections: Option<Spanned<i64>>,
+    pub(crate) subscriptions: Option<Spanned<i64>>,
+    pub(crate) events_per_second: Option<Spanned<i64>>,
+    pub(crate) spool_bytes: Option<Spanned<ByteSize>>,
 }
 
 /// `[events]`

@@ -153,6 +153,7 @@ fn control_config(
             parked_bytes_max: limits.stdin_parked_bytes_max as usize,
             ..Limits::default()
         },
+        quotas: config.quotas.clone(),
         budget,
         numbers: Numbers::LINUX,
     }
@@ -255,6 +256,7 @@ fn start_plane(
     control.with(|kernel| {
         kernel.ready(clock::now(), &mut out);
         kernel.log_damaged(clock::now(), &recalled.damage, &mut out);
+        kernel.audit_found(clock::now(), &recalled.audit, &mut out);
     });
     plane.handle().carry_out(out);
     Ok((plane, control, log))

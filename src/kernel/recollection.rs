@@ -10,7 +10,7 @@ use crate::state::Past;
 use anyhow::{Context, Result};
 use kairo_controlplane::agents;
 use kairo_controlplane::events::consumers::{CONFIG_PREFIX, STATE_PREFIX};
-use kairo_controlplane::events::log::{Damage, Reader};
+use kairo_controlplane::events::log::{Audited, Damage, Reader};
 use kairo_controlplane::events::reading::{Milestone, births_told, ends_told};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::ControlPlane;
@@ -30,6 +30,8 @@ pub(super) struct Recalled {
     pub(super) adopted: Vec<Adopted>,
     /// What the log has lost.
     pub(super) damage: Vec<Damage>,
+    /// What was found of its audit.
+    pub(super) audit: Audited,
 }
 
 /// Has the kernel know its past; `past` is that of a state folder, if there is one.
@@ -71,7 +73,8 @@ pub(super) fn recall(
         kernel.settle_grants(clock::now(), out);
     });
     let damage = past.as_mut().map(Past::damage).unwrap_or_default();
-    Ok(Recalled { adopted, damage })
+    let audit = past.as_mut().map(Past::audit).unwrap_or_default();
+    Ok(Recalled { adopted, damage, audit })
 }
 
 /// What the log says of lives that the keeper hands over.

@@ -20,6 +20,7 @@ pub(crate) use lives::Lives;
 
 use crate::state::records::Sealer;
 use anyhow::{Context, Result};
+use kairo_controlplane::audit::inspecting::Inspection;
 use kairo_controlplane::events::compacting::Chore;
 use kairo_controlplane::events::log::{Log, LogError, Retention};
 use kairo_controlplane::events::outlet::{Batch, Figures, Inquiry, Outlet, Question};
@@ -29,6 +30,7 @@ use kairo_dataplane::command::Commands;
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::plane::PlaneHandle;
 use kairo_dataplane::sys::clock;
+use reading::Asked;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -123,7 +125,7 @@ impl Shared {
 /// The kernel's end.
 struct Port {
     shared: Arc<Shared>,
-    questions: Sender<Question>,
+    asked: Sender<Asked>,
     views: Caller,
 }
 
@@ -142,7 +144,11 @@ impl Outlet for Port {
 
     fn ask(&mut self, question: Question) {
         // Nobody reads only when the kernel is about to end.
-        let _ = self.questions.send(question);
+        let _ = self.asked.send(Asked::Question(question));
+    }
+
+    fn inspect(&mut self, inspection: Inspection) {
+        let _ = self.asked.send(Asked::Inspection(inspection));
     }
 
     fn inquire(&mut self, inquiry: Inquiry) {
@@ -155,7 +161,7 @@ pub(crate) struct Waiting {
     log: Log,
     sealer: Sealer,
     shared: Arc<Shared>,
-    questions: Receiver<Question>,
+    asked: Receiver<Asked>,
     views: (Caller, Receiver<Word>),
 }
 
@@ -170,10 +176,10 @@ pub(crate) struct Running {
 pub(crate) fn prepare(log: Log, sealer: Sealer, policy: Retention) -> (Box<dyn Outlet>, Waiting) {
     let shared = Arc::new(Shared::default());
     shared.figures().policy = Arc::new(policy);
-    let (sender, questions) = channel();
+    let (sender, asked) = channel();
     let views = Caller::new();
-    let port = Port { shared: Arc::clone(&shared), questions: sender, views: views.0.clone() };
-    (Box::new(port), Waiting { log, sealer, shared, questions, views })
+    let port = Port { shared: Arc::clone(&shared), asked: sender, views: views.0.clone() };
+    (Box::new(port), Waiting { log, sealer, shared, asked, views })
 }
 
 /// The kernel, as the threads reach it.
@@ -210,13 +216,13 @@ impl Waiting {
         plane: PlaneHandle,
         (owner_uid, limits): (u32, Limits),
     ) -> Result<Running> {
-        let Waiting { log, sealer, shared, questions, views: (caller, words) } = self;
+        let Waiting { log, sealer, shared, asked, views: (caller, words) } = self;
         let ear = Ear { control: Arc::clone(control), plane, order: Arc::default() };
         let reader = log.reader();
-        let asked = ear.clone();
+        let of_reader = ear.clone();
         std::thread::Builder::new()
             .name("log-reader".to_owned())
-            .spawn(move || reading::run(&reader, &questions, &asked))
+            .spawn(move || reading::run(&reader, &asked, &of_reader))
             .context("the reader of the log could not be started")?;
         let beginning = views::Beginning {
             reader: log.reader(),

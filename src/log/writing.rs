@@ -51,6 +51,10 @@ impl Hands for Thread<'_> {
         clock::monotonic_ns()
     }
 
+    fn wall_ms(&self) -> u64 {
+        clock::now().wall_ns / 1_000_000
+    }
+
     fn is_more_put(&self) -> bool {
         self.shared.lock().due_at.is_some_and(|at| at <= clock::monotonic_ns())
     }

@@ -1,7 +1,7 @@
 //! The version of the state folder, and the way from one to the next.
 //!
 //! Version 0 is a folder of a kairo that wrote nothing but `kernel.lock`, version 1 has the session records in a file of
-//! their own, in version 2 they are in the log. A migration is a list of steps, each of which
+//! their own, in version 2 they are in the log, which has an audit beside it from version 3 on. A migration is a list of steps, each of which
 //! may be done twice; while one is under way the file `migrating` says from where to where, so that whoever comes next,
 //! after a crash between any two of them, goes on. Invariant: a version is claimed only after everything it promises is
 //! there.
@@ -12,7 +12,7 @@ use std::io;
 use std::path::Path;
 
 /// What this kairo writes.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 pub(super) const FORMAT_FILE: &str = "format";
 pub(super) const MARKER: &str = "migrating";
@@ -86,7 +86,7 @@ fn perform(folder: &Path, here: &Identity, step: Step) -> io::Result<()> {
 /// Begins the log with the records of an older folder; as long as their file is there, they are all it has.
 fn begin(folder: &Path, here: &Identity) -> Result<(), StateError> {
     let lives = records::of_file(folder)?;
-    let (mut log, _) = log_of(folder, here)?;
+    let (mut log, _) = log_of(folder, here, None)?;
     if let Some(lives) = lives {
         log.replace_lives(&lives)?;
     }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_newer_folder_is_refused_untouched_and_so_is_nonsense() {
-        for (name, text) in [("format", "kairo state 3\n"), ("migrating", "kairo state 9\n")] {
+        for (name, text) in [("format", "kairo state 4\n"), ("migrating", "kairo state 9\n")] {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join(name), text).unwrap();
             assert!(matches!(

@@ -6,6 +6,7 @@
 //!   identity   machine, user, boot               whose it is, and whether the machine was restarted since
 //!   log/       everything that happened, session records among it      written by [`log`](crate::log)
 //!   key        what restarts are sealed with     made at the first one: [`seal`]
+//!   audit.key  what the audit is signed with       made at the first start: [`signing`]
 //!   kernel.lock, keeper.sock                     who is alive
 //! ```
 //!
@@ -18,9 +19,12 @@ mod leftovers;
 pub(crate) mod records;
 mod remains;
 mod seal;
+mod secret;
+mod signing;
 
 use identity::Identity;
-use kairo_controlplane::events::log::{Damage, Log, LogError, Opened, Options};
+use kairo_controlplane::audit::checkpoint::Key;
+use kairo_controlplane::events::log::{Audited, Damage, Log, LogError, Opened, Options};
 use kairo_controlplane::records::Recollection;
 use kairo_wire::event::LossCause;
 use seal::Seal;
@@ -48,9 +52,9 @@ pub(crate) enum StateError {
     #[error("the keeper at {} belongs to uid {owner} and this is uid {ours}; it is left alone: choose another --state", path.display())]
     ForeignKeeper { path: PathBuf, owner: u32, ours: u32 },
     /// Others may read what must not be read.
-    #[error("{} can be read by others (mode {mode:04o}); chmod it to 0600, or remove it: what is sealed with it is lost then",
+    #[error("{} can be read by others (mode {mode:04o}); chmod it to 0600, or remove it: {lost}",
         path.display())]
-    ExposedKey { path: PathBuf, mode: u32 },
+    ExposedKey { path: PathBuf, mode: u32, lost: &'static str },
     /// The log can't be used.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -81,6 +85,8 @@ pub(crate) struct Past {
     cause: LossCause,
     /// What the log has lost, and where what is damaged was put.
     damage: (Vec<Damage>, Vec<PathBuf>),
+    /// What was found of its audit.
+    audit: Audited,
 }
 
 /// Whether the kernel that holds the folder's lock may use it. Changes nothing but a socket of a keeper that is dead.
@@ -105,7 +111,8 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
     format::migrate(folder, &here, |_| Ok(()))?;
     leftovers::clear(folder)?;
     let seal = Seal::open(folder)?;
-    let (log, opened) = log_of(folder, &here)?;
+    let key = signing::key(folder)?;
+    let (log, opened) = log_of(folder, &here, Some(key))?;
     let lives = opened.lives.iter().map(|(_, kind, bytes)| (*kind, &bytes[..]));
     let ledger = records::fold(lives, &seal);
     let over = ledger.over().cloned().collect();
@@ -121,13 +128,13 @@ pub(crate) fn open(folder: &Path) -> Result<State, StateError> {
     if before.as_ref() != Some(&here) {
         here.write(folder)?;
     }
-    let past = Past { lives, over, cause, damage: (opened.damage, opened.quarantined) };
+    let past = Past { lives, over, cause, damage: (opened.damage, opened.quarantined), audit: opened.audit };
     Ok(State { log, seal, past })
 }
 
 /// The log of a folder.
-fn log_of(folder: &Path, here: &Identity) -> Result<(Log, Opened), StateError> {
-    Ok(Log::open(&folder.join("log"), Options { boot: here.boot.clone() })?)
+fn log_of(folder: &Path, here: &Identity, audit: Option<Key>) -> Result<(Log, Opened), StateError> {
+    Ok(Log::open(&folder.join("log"), Options { boot: here.boot.clone(), audit })?)
 }
 
 impl State {
@@ -149,6 +156,11 @@ impl Past {
             tracing::error!(component = "state", path = %path.display(), "a damaged part of the log is kept here");
         }
         std::mem::take(&mut self.damage.0)
+    }
+
+    /// What was found of the audit.
+    pub(crate) fn audit(&mut self) -> Audited {
+        std::mem::take(&mut self.audit)
     }
 
     /// What the records tell of lives nobody has handed over, and what took them. Of those that will be started again

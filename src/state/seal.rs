@@ -4,12 +4,12 @@
 //! and support bundles that leave `key` out, a disk block that comes to light), and not against whoever runs as the same
 //! user: they could read the environment of the process itself. XChaCha20-Poly1305 with a random nonce each.
 
-use super::{StateError, os, replace};
+use super::StateError;
+use super::secret::{self, random};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use std::fmt;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Its name in the folder.
@@ -39,24 +39,9 @@ impl Seal {
 
     /// Reads the key if there is one.
     pub(super) fn open(folder: &Path) -> Result<Seal, StateError> {
-        let path = folder.join(FILE);
-        let mut seal = Seal { folder: folder.to_path_buf(), cipher: None };
-        let mut file = match std::fs::File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(seal),
-            Err(error) => return Err(os("opening", &path)(error)),
-        };
-        let mode = file.metadata().map_err(os("looking at", &path))?.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(StateError::ExposedKey { path, mode });
-        }
-        let mut key = Vec::new();
-        file.by_ref().take(KEY_BYTES as u64 + 1).read_to_end(&mut key).map_err(os("reading", &path))?;
-        if key.len() != KEY_BYTES {
-            return Err(StateError::Unreadable { path });
-        }
-        seal.cipher = Some(XChaCha20Poly1305::new(Key::from_slice(&key)));
-        Ok(seal)
+        let key = secret::read::<KEY_BYTES>(folder, FILE, "what is sealed with it is lost then")?;
+        let cipher = key.map(|key| XChaCha20Poly1305::new(Key::from_slice(&key)));
+        Ok(Seal { folder: folder.to_path_buf(), cipher })
     }
 
     /// Seals; makes the key if there is none.
@@ -64,8 +49,7 @@ impl Seal {
         let cipher = match &self.cipher {
             Some(cipher) => cipher,
             None => {
-                let key = random::<KEY_BYTES>()?;
-                replace(&self.folder, FILE, &key)?;
+                let key = secret::make::<KEY_BYTES>(&self.folder, FILE)?;
                 self.cipher.insert(XChaCha20Poly1305::new(Key::from_slice(&key)))
             }
         };
@@ -82,12 +66,6 @@ impl Seal {
         let payload = Payload { msg: sealed, aad: PURPOSE };
         self.cipher.as_ref()?.decrypt(XNonce::from_slice(nonce), payload).ok()
     }
-}
-
-fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 mod adapters;
 mod adoption;
+mod audit;
 mod bad_input;
 mod bus;
 mod cli;
@@ -21,6 +22,7 @@ mod principals;
 mod processes;
 mod programs;
 mod pty;
+mod quotas;
 mod reconnect;
 mod retention;
 mod sandbox;

@@ -457,11 +457,11 @@ fn of_many_kernels_started_at_once_one_serves(place: &Place) {
 fn state_of_a_newer_kairo_is_refused_and_not_touched() {
     let Some(place) = Place::new(Driver::Poll) else { return };
     place.start().finish();
-    fs::write(place.state().join("format"), "kairo state 3\n").expect("it is ours");
+    fs::write(place.state().join("format"), "kairo state 4\n").expect("it is ours");
     let before = place.contents();
     let (code, told) = place.refused(&[]);
     assert_eq!((code, &told["error"]["code"]), (125, &json!("E_STATE_NEWER")), "{told}");
-    assert!(told["error"]["message"].as_str().is_some_and(|text| text.contains("format 3")), "{told}");
+    assert!(told["error"]["message"].as_str().is_some_and(|text| text.contains("format 4")), "{told}");
     assert_eq!(place.contents(), before);
 }
 

@@ -73,7 +73,7 @@ fn log_says(daemon: &Daemon, words: &str) -> bool {
 /// Takes a row out of what a dead kernel has stored of the view.
 fn tear(daemon: &Daemon) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let options = log::Options { boot: boot.trim().to_owned() };
+    let options = log::Options { boot: boot.trim().to_owned(), audit: None };
     let (mut log, _) = Log::open(&daemon.folder().join("state/log"), options).expect("nobody has it open");
     let (key, _) = log.reader().values(b"view/v\0r").expect("it is read").swap_remove(7);
     let values = vec![log::Value { key, bytes: None }];

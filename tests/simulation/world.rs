@@ -41,6 +41,7 @@ fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
         facts: Vec::new(),
         budget,
         limits: Limits::default(),
+        quotas: Default::default(),
         numbers: Numbers::LINUX,
     };
     ControlPlane::new(Kernel::new(config, Box::new(Seeded::new(seed)), Box::new(Shelf::default()), 0), || 0)

@@ -67,8 +67,8 @@ fn features(out: &mut String, description: &Value) {
 fn errors(out: &mut String, description: &Value) {
     put!(
         out,
-        "\n## Errors\n\nAny method may answer `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT`, `E_CANCELLED` and \
-         `E_INTERNAL`.\n\n| code | when | retryable |\n|---|---|---|"
+        "\n## Errors\n\nAny method may answer `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT`, `E_CANCELLED`, \
+         `E_QUOTA_EXCEEDED` and `E_INTERNAL`.\n\n| code | when | retryable |\n|---|---|---|"
     );
     for row in rows(description, "errors") {
         let retryable = if row["retryable"] == true { "yes" } else { "no" };

@@ -105,6 +105,9 @@ codes! {
     VaultUnavailable = "E_VAULT_UNAVAILABLE", false;
     /// A fault of the kernel.
     Internal = "E_INTERNAL", false;
+    /// The principal has as much as it may have at a time; `details` has `quota`, `principal` (whose it is: the caller's, or that
+    /// of somebody it belongs to), `limit`, `used`, and of a rate `retryAfterMs`.
+    QuotaExceeded = "E_QUOTA_EXCEEDED", true;
 }
 
 impl fmt::Display for Code {

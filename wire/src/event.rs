@@ -9,13 +9,15 @@ mod intent;
 mod kernel;
 mod permission;
 mod process;
+mod quota;
 mod stream;
 
 pub use bus::{CutReason, EventCutRecord, EventGapRecord, ResetReason, ViewChangedRecord, ViewResetRecord};
 pub use intent::{IntentCancelNotice, IntentCancelled, IntentCancelling, IntentEnded, IntentStarted};
 pub use kernel::{
-    DeadReason, KernelCallFailed, KernelCalled, KernelCompacted, KernelDeadLetter, KernelLogDamaged,
-    KernelReady, KernelRecordsFailed, KernelStopping, SecurityDenied,
+    DeadReason, KernelAuditBegun, KernelAuditDamaged, KernelAuditPruned, KernelCallFailed, KernelCalled,
+    KernelCompacted, KernelDeadLetter, KernelLogDamaged, KernelReady, KernelRecordsFailed, KernelStopping,
+    SecurityDenied,
 };
 pub use permission::{
     AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionRequested, PermissionRevoked,
@@ -25,6 +27,7 @@ pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,
     ProcessRestarted, ProcessRestartsSpent, ProcessSpawned, ProcessWritten, RestartCause,
 };
+pub use quota::QuotaExceeded;
 pub use stream::{
     StreamClosed, StreamEndReason, StreamEndRecord, StreamGap, StreamGapRecord, StreamOverflowNotice,
     StreamResumed, StreamSpoolFailed, StreamSpoolResumed, StreamStalled, StreamStore, StreamThrottled,
@@ -106,7 +109,7 @@ use events;
 
 /// All of them, by room.
 pub const EVENTS: &[&[&EventRow]] =
-    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS];
+    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS, quota::ROWS];
 
 fn is_zero(number: &u64) -> bool {
     *number == 0

@@ -9,7 +9,8 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, consumer, device, event, identity, intent, log, permission, process, stream, system, view,
+    agent, audit, consumer, device, event, identity, intent, log, permission, process, quota, stream, system,
+    view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -47,8 +48,8 @@ pub struct MethodRow {
     pub changes: bool,
     /// Since when it has been there.
     pub since: Since,
-    /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT` and `E_CANCELLED`, which
-    /// any method may, and `E_CONFLICT`, which any that changes something may.
+    /// What it answers with besides `E_INVALID_PARAMS`, `E_PERMISSION_DENIED`, `E_TIMEOUT`, `E_CANCELLED` and
+    /// `E_QUOTA_EXCEEDED`, which any method may, and `E_CONFLICT`, which any that changes something may.
     pub errors: &'static [Code],
     /// Parameters of a call that makes sense, JSON.
     pub example: &'static str,
@@ -60,6 +61,28 @@ impl MethodRow {
     pub fn is_told(&self) -> bool {
         let tells_itself = ["event.", "intent.", "consumer.ack", "consumer.nak", "process.stdin.write"];
         self.changes && !tells_itself.iter().any(|name| self.name.starts_with(name))
+    }
+}
+
+impl MethodRow {
+    /// True when a call of it belongs in the audit, as far as it is told: it starts or ends what acts for somebody, changes who
+    /// may do what, or takes away what was kept.
+    pub fn is_sensitive(&self) -> bool {
+        const ROOMS: [&str; 4] = ["permission.", "agent.", "session.", "vault."];
+        const METHODS: [&str; 11] = [
+            "process.spawn",
+            "process.kill",
+            "process.signal",
+            "kernel.shutdown",
+            "event.compact",
+            "consumer.delete",
+            "view.drop",
+            "intent.cancel",
+            "identify",
+            "audit.prune",
+            "view.define",
+        ];
+        ROOMS.iter().any(|room| self.name.starts_with(room)) || METHODS.contains(&self.name)
     }
 }
 
@@ -224,6 +247,13 @@ pub const METHODS: &[&MethodRow] = &[
     agent::List::ROW,
     agent::SessionCreate::ROW,
     agent::SessionEnd::ROW,
+    quota::Status::ROW,
+    audit::AuditQuery::ROW,
+    audit::AuditStatus::ROW,
+    audit::AuditVerify::ROW,
+    audit::AuditExport::ROW,
+    audit::AuditCheckpoint::ROW,
+    audit::AuditPrune::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

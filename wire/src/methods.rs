@@ -4,6 +4,7 @@
 //! depend on it; new fields come after them.
 
 pub mod agent;
+pub mod audit;
 pub mod consumer;
 pub mod device;
 pub mod event;
@@ -13,6 +14,7 @@ pub mod log;
 pub mod options;
 pub mod permission;
 pub mod process;
+pub mod quota;
 pub mod restart;
 pub mod rows;
 pub mod spool;

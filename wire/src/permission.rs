@@ -263,4 +263,8 @@ permissions! {
     EnvironmentRead = "environment.read", Granted, Variable, Guard::Containment("environment");
     /// Use as much of the machine as this.
     LimitUse = "limit.use", Granted, Limit, Guard::Containment("rlimits");
+    /// See how much one has of what there is a quota of; of others the caller may not know they are left out.
+    QuotaRead = "quota.read", Filtered, None, Guard::Kernel;
+    /// Read the audit, and have it signed and verified.
+    AuditRead = "audit.read", Administrator, None, Guard::Kernel;
 }

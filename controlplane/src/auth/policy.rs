@@ -22,7 +22,7 @@ pub fn holds(kind: PrincipalKind, permission: Permission) -> bool {
 fn row(permission: Permission) -> [bool; 4] {
     match permission {
         Permission::KernelTalk | Permission::IdentityLower => [true, true, true, true],
-        Permission::KernelAdministrate => [true, false, false, false],
+        Permission::KernelAdministrate | Permission::AuditRead => [true, false, false, false],
         Permission::KernelInspect
         | Permission::ProcessSpawn
         | Permission::ProcessObserve
@@ -40,6 +40,7 @@ fn row(permission: Permission) -> [bool; 4] {
         | Permission::IntentList
         | Permission::DeviceList
         | Permission::VaultRead
+        | Permission::QuotaRead
         | Permission::PermissionRequest
         | Permission::PermissionRead => [true, true, true, false],
         // A program only if it was granted that.

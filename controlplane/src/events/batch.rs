@@ -13,7 +13,6 @@ use crate::events::journal::unkept;
 use crate::kernel::Kernel;
 use crate::methods::event::acknowledge_parked;
 use crate::state::Trace;
-use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::limits::EVENTS_IN_BATCH_MAX;
@@ -94,7 +93,7 @@ impl Kernel {
                 }
                 Stage::Checking { params, checked, answered } => {
                     let (stage, used) =
-                        self.check_slice(turn.at, batch.connection, params, checked, answered, budget);
+                        self.check_slice(turn, batch.connection, params, checked, answered, budget);
                     budget -= used;
                     stage
                 }
@@ -123,7 +122,7 @@ impl Kernel {
     /// Checks some. Returns what is to be done next, and how many were looked at.
     fn check_slice(
         &mut self,
-        at: Moment,
+        turn: &mut Turn<'_>,
         connection: ConnectionKey,
         params: PublishBatchParams,
         checked: usize,
@@ -133,7 +132,7 @@ impl Kernel {
         let count = params.events.len();
         let to = count.min(checked + budget);
         for (place, draft) in params.events.iter().enumerate().take(to).skip(checked) {
-            if let Err(error) = self.check_draft(at, connection, draft) {
+            if let Err(error) = self.check_draft(turn.at, connection, draft) {
                 return (Stage::Wrong(error.with("event", place)), place - checked);
             }
             if draft.answers.as_ref().is_some_and(|answers| !answered.insert(answers.clone())) {
@@ -147,6 +146,9 @@ impl Kernel {
         }
         if let Some(reason) = &self.journal.broken {
             return (Stage::Wrong(unkept(reason)), to - checked);
+        }
+        if let Err(error) = self.within_rate(turn, connection, count) {
+            return (Stage::Wrong(error), to - checked);
         }
         self.journal.hold();
         let ack = params.ack;

@@ -217,10 +217,10 @@ impl Kernel {
     fn send_news(&mut self, turn: &mut Turn<'_>, serial: u64, seq: u64, frame: Bytes) {
         let Some(topic) = self.state.topics.get_mut(&serial) else { return };
         let Some(peer) = self.state.connections.get_mut(topic.connection) else { return };
-        if seq > 0 && peer.is_choked(frame.len()) {
+        if seq > 0 && (peer.is_choked(frame.len()) || self.quotas.is_over_in_flight(peer)) {
             return self.fall_behind(turn, serial, seq);
         }
-        peer.news_unsent += frame.len();
+        self.quotas.news_given(peer, frame.len());
         if seq > 0 {
             topic.place = TopicPlace::Live { next: seq + 1 };
         }

@@ -66,7 +66,7 @@ impl Kernel {
         let Some(topic) = self.state.topics.get(&serial) else { return };
         let TopicPlace::Behind { next, asked: None, .. } = topic.place else { return };
         let Some(peer) = self.state.connections.get(topic.connection) else { return };
-        if peer.closing || peer.news_unsent >= PAGE_BELOW_BYTES {
+        if peer.closing || self.is_busy(peer) {
             return;
         }
         let question = Question {
@@ -125,7 +125,7 @@ impl Kernel {
         if let Some(peer) =
             self.state.connections.get_mut(topic.connection).filter(|_| !found.bytes.is_empty())
         {
-            peer.news_unsent += found.bytes.len();
+            self.quotas.news_given(peer, found.bytes.len());
             turn.out.push(Command::News { connection: peer.key, frames: found.bytes });
         }
         match up_to_date {
@@ -159,8 +159,7 @@ impl Kernel {
     /// Events have gone out on a connection: there is room for more.
     pub(crate) fn news_sent(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, bytes: usize) {
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
-        peer.news_unsent = peer.news_unsent.saturating_sub(bytes);
-        peer.news_read += 1;
+        self.quotas.news_sent(peer, bytes);
         let topics: Vec<u64> = peer.topics.iter().copied().collect();
         for serial in topics {
             self.page(serial);
@@ -177,8 +176,7 @@ impl Kernel {
         }
         let connection = topic.connection;
         let now = self.state.connections.get(connection).map_or(read, |peer| peer.news_read);
-        let waits =
-            self.state.connections.get(connection).is_some_and(|peer| peer.news_unsent >= PAGE_BELOW_BYTES);
+        let waits = self.state.connections.get(connection).is_some_and(|peer| self.is_busy(peer));
         if waits && now == read {
             return self.cut(turn, serial, CutReason::Slow);
         }
@@ -224,6 +222,7 @@ impl Kernel {
         if let Some(peer) = self.state.connections.get_mut(topic.connection) {
             peer.topics.remove(&serial);
         }
+        self.bill_subscription(topic.connection, false);
         if let TopicPlace::Behind { timer, asked, .. } = topic.place {
             self.disarm(turn, timer);
             if let Some(ticket) = asked {

@@ -9,6 +9,8 @@
 //! Invariants: places are given in order and without a hole; what is told is written; after a failure nothing is
 //! acknowledged, and what happens is told without a place.
 
+use crate::audit::Order;
+use crate::audit::inspecting::Inspection;
 use crate::calls::Turn;
 use crate::events::compacting::Chore;
 use crate::events::log::Damage;
@@ -67,6 +69,8 @@ pub(crate) enum Awaiting {
     Birth(u64),
     /// A caller who asks about the past, or the views: it is shown all that has happened before.
     Question(Box<Question>),
+    /// The same of the audit.
+    Inspection(Box<Inspection>),
     /// The same of the views, and what follows an inquiry.
     Inquiry(Box<Inquiry>),
     /// The data plane and the keeper, which hold what was of a process, or tell an end of it again: neither may let go of
@@ -211,6 +215,19 @@ impl Journal {
         }
     }
 
+    /// Has something done to the audit, in the batch of what was put before.
+    pub(crate) fn order(&mut self, order: Order) {
+        self.put(Entry::Audit(order));
+    }
+
+    /// Asks the audit, likewise.
+    pub(crate) fn inspect(&mut self, inspection: Inspection) {
+        match self.is_told() {
+            true => self.outlet.inspect(inspection),
+            false => self.when_written(Awaiting::Inspection(Box::new(inspection))),
+        }
+    }
+
     /// Asks the views, likewise.
     pub(crate) fn inquire(&mut self, inquiry: Inquiry) {
         match self.is_told() {
@@ -300,7 +317,10 @@ impl Kernel {
                 Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Err(unkept(reason))),
                 Awaiting::Birth(process) => self.birth_kept(turn, process, false),
                 // Nobody will ever keep it: there is nothing to wait for.
-                Awaiting::Question(_) | Awaiting::Inquiry(_) | Awaiting::Letting(_) => self.kept(turn, what),
+                Awaiting::Question(_)
+                | Awaiting::Inspection(_)
+                | Awaiting::Inquiry(_)
+                | Awaiting::Letting(_) => self.kept(turn, what),
             }
         }
         self.give_compactions_up(turn, reason);
@@ -327,6 +347,7 @@ impl Kernel {
             Awaiting::Consumer(consumer) => self.consumer_saved(turn, consumer, Ok(())),
             Awaiting::Birth(process) => self.birth_kept(turn, process, true),
             Awaiting::Question(question) => self.journal.outlet.ask(*question),
+            Awaiting::Inspection(inspection) => self.journal.outlet.inspect(*inspection),
             Awaiting::Inquiry(inquiry) => self.journal.outlet.inquire(*inquiry),
             Awaiting::Letting(command) => turn.out.push(command),
         }

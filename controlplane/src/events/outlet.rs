@@ -5,6 +5,8 @@
 //! one hand-over belong together: all of them are found after a crash, or none. Invariant: entries are written in the
 //! order they were put, and counted from 1.
 
+use crate::audit::Order;
+use crate::audit::inspecting::Inspection;
 use crate::auth::principal::Principal;
 use crate::events::compacting::Chore;
 use crate::events::log::{Query, Retention};
@@ -38,6 +40,8 @@ pub enum Entry {
         /// What it is now; none if it is no more.
         value: Option<Bytes>,
     },
+    /// Something to be done to the audit; nothing where there is none.
+    Audit(Order),
 }
 
 /// A line of the session records ([`records`](crate::records)), opaque to the log.
@@ -196,6 +200,8 @@ pub trait Outlet: Send {
     fn put(&mut self, batch: Batch);
     /// Asks; the answer comes as [`Kernel::answered`](crate::kernel::Kernel::answered).
     fn ask(&mut self, question: Question);
+    /// Asks something of the audit; the answer comes the same way.
+    fn inspect(&mut self, inspection: Inspection);
     /// Asks the views; the answer comes the same way.
     fn inquire(&mut self, inquiry: Inquiry);
     /// Has something dropped; what came of it comes as [`Kernel::compacted`](crate::kernel::Kernel::compacted).
@@ -211,6 +217,8 @@ pub struct Shelved {
     pub batches: Vec<Batch>,
     /// What the log is asked.
     pub questions: Vec<Question>,
+    /// What the audit is asked.
+    pub inspections: Vec<Inspection>,
     /// What the views are asked.
     pub inquiries: Vec<Inquiry>,
     /// What is to be dropped.
@@ -240,6 +248,10 @@ impl Outlet for Shelf {
 
     fn ask(&mut self, question: Question) {
         self.lock().questions.push(question);
+    }
+
+    fn inspect(&mut self, inspection: Inspection) {
+        self.lock().inspections.push(inspection);
     }
 
     fn inquire(&mut self, inquiry: Inquiry) {

@@ -25,7 +25,7 @@ use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::permission::Permission;
 
 /// Types of the kernel begin so.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 14] = [
     "kairo.process.",
     "kairo.stream.",
     "kairo.kernel.",
@@ -39,6 +39,7 @@ const RESERVED: [&str; 13] = [
     "kairo.agent.",
     "kairo.session.",
     "kairo.audit.",
+    "kairo.quota.",
 ];
 /// … or are one of these.
 const NOTICES: [&str; 10] = [
@@ -188,6 +189,7 @@ impl Kernel {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
             self.check_draft(turn.at, connection, &draft).map_err(|error| *error)?;
+            self.within_rate(turn, connection, 1)?;
             Ok(draft)
         });
         match outcome {

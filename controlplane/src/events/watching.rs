@@ -9,7 +9,6 @@
 
 use crate::calls::Turn;
 use crate::entropy::bits;
-use crate::events::following::PAGE_BELOW_BYTES;
 use crate::events::outlet::{Found, Inquiry, Wanted};
 use crate::kernel::Kernel;
 use crate::state::{Named, Pending, WatchSubscription};
@@ -24,13 +23,17 @@ use kairo_wire::methods::view::ViewWatchResult;
 
 impl Kernel {
     /// Whether a connection may have one more subscription to events or views.
-    pub(crate) fn may_subscribe(&self, connection: ConnectionKey) -> Result<(), WireError> {
+    pub(crate) fn may_subscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        connection: ConnectionKey,
+    ) -> Result<(), WireError> {
         let limit = self.config.limits.topics_max;
         if self.state.connections.get(connection).is_some_and(|peer| peer.topics.len() >= limit) {
             let message = format!("a connection has at most {limit} subscriptions to events and views");
             return Err(WireError::new(Code::Busy, message));
         }
-        Ok(())
+        self.may_have_subscription(turn, connection)
     }
 
     /// The views have said from where on changes are told, or that there is nothing to watch.
@@ -39,7 +42,7 @@ impl Kernel {
             return;
         };
         let (mut of, connection) = (of.clone(), self.state.calls[&call].connection);
-        let begun = found.and_then(|found| self.may_subscribe(connection).map(|()| found.seen));
+        let begun = found.and_then(|found| self.may_subscribe(turn, connection).map(|()| found.seen));
         let seq = match begun {
             Ok(seq) => seq,
             Err(error) => return self.reject(turn, call, &error),
@@ -48,6 +51,7 @@ impl Kernel {
         let serial = self.state.next_serial();
         let Some(peer) = self.state.connections.get_mut(connection) else { return };
         peer.topics.insert(serial);
+        self.bill_subscription(connection, true);
         of.since = Some(seq);
         self.state.subscriptions.insert(id.shared(), Named::Watch(serial));
         let result = ViewWatchResult { subscription_id: id.clone(), seq };
@@ -59,16 +63,18 @@ impl Kernel {
     /// Asks for the next changes, if the connection reads.
     pub(crate) fn look(&mut self, serial: u64) {
         let ticket = self.state.next_serial();
-        let Some(watch) = self.state.watches.get_mut(&serial).filter(|watch| watch.asked.is_none()) else {
+        let Some(watch) = self.state.watches.get(&serial).filter(|watch| watch.asked.is_none()) else {
             return;
         };
         let Some(peer) = self.state.connections.get(watch.connection) else { return };
-        if peer.closing || peer.news_unsent >= PAGE_BELOW_BYTES {
+        if peer.closing || self.is_busy(peer) {
             return;
         }
-        watch.asked = Some(ticket);
         let hearer = peer.hearer();
         let what = Wanted::Changes { of: watch.of.clone(), subscription: watch.id.clone() };
+        if let Some(watch) = self.state.watches.get_mut(&serial) {
+            watch.asked = Some(ticket);
+        }
         self.state.pages.insert(ticket, serial);
         self.journal.inquire(Inquiry::Want { ticket, what, hearer });
     }
@@ -80,7 +86,7 @@ impl Kernel {
         let Ok(found) = found else { return self.watch_over(turn, serial) };
         watch.of.since = Some(found.seen);
         if let Some(peer) = self.state.connections.get_mut(watch.connection) {
-            peer.news_unsent += found.bytes.len();
+            self.quotas.news_given(peer, found.bytes.len());
             turn.out.push(Command::News { connection: peer.key, frames: found.bytes });
         }
         self.look(serial);
@@ -112,6 +118,7 @@ impl Kernel {
         if let Some(peer) = self.state.connections.get_mut(watch.connection) {
             peer.topics.remove(&serial);
         }
+        self.bill_subscription(watch.connection, false);
         self.journal.inquire(Inquiry::Leave(watch.id));
         if let Some(ticket) = watch.asked {
             self.state.pages.remove(&ticket);

@@ -10,6 +10,7 @@
 //! a simulation with neither. Invariants: nobody is told of an entry before it is written, or flushed; after an error nothing
 //! more is to be done.
 
+use super::log::audit::SIGNED_WITHIN_MS;
 use super::log::{self, Damage, Log, LogError, Stored, Value};
 use super::outlet::{Batch, Entry, Life};
 use kairo_dataplane::points::{Point, reach};
@@ -29,6 +30,8 @@ const INDEX_LAG_MAX: u64 = 16_384;
 pub trait Hands {
     /// What time it is, nanoseconds on a clock that never goes back.
     fn now_ns(&self) -> u64;
+    /// What time it is for people, milliseconds since 1970.
+    fn wall_ms(&self) -> u64;
     /// Whether more has been put meanwhile.
     fn is_more_put(&self) -> bool;
     /// All entries up to this one are written.
@@ -60,12 +63,14 @@ pub struct Writing {
     lag: u64,
     /// When those are brought on, however few they are.
     index_at: u64,
+    /// When the end of the audit is signed, however short it is.
+    sign_at: Option<u64>,
 }
 
 impl Writing {
     /// Of a log that has just been opened.
     pub fn new(log: Log) -> Writing {
-        Writing { log, written: 0, flush_at: None, flush_by: None, lag: 1, index_at: 0 }
+        Writing { log, written: 0, flush_at: None, flush_by: None, lag: 1, index_at: 0, sign_at: None }
     }
 
     /// The log.
@@ -80,13 +85,15 @@ impl Writing {
 
     /// True if there is something to do though nothing was put.
     pub fn is_behind(&self, now_ns: u64) -> bool {
-        self.lag >= INDEXED_AT_ONCE as u64 || (self.lag > 0 && self.index_at <= now_ns)
+        self.lag >= INDEXED_AT_ONCE as u64
+            || (self.lag > 0 && self.index_at <= now_ns)
+            || self.log.is_pruning()
     }
 
     /// When there will be.
     pub fn due_at(&self) -> Option<u64> {
         let index_at = (self.lag > 0).then_some(self.index_at);
-        self.flush_at.into_iter().chain(index_at).min()
+        self.flush_at.into_iter().chain(index_at).chain(self.sign_at).min()
     }
 
     /// Writes what was put, in order, and does what is due. `aside` is written with it and is not the kernel's, so nobody counts
@@ -107,9 +114,9 @@ impl Writing {
             hands.written(self.written);
             // After those who wait for it: this is nobody's answer.
             hands.appended(events, bytes);
-            let by = *self.flush_by.get_or_insert(now.saturating_add(FLUSH_WITHIN_NS));
-            self.flush_at = Some(by.min(now.saturating_add(FLUSH_AFTER_NS)));
+            self.flush_soon(now);
         }
+        self.sign(is_over, hands)?;
         let due = self.flush_at.is_some_and(|at| at <= hands.now_ns());
         if waited_for || (self.flush_at.is_some() && (due || is_over)) {
             self.log.sync()?;
@@ -125,8 +132,30 @@ impl Writing {
         let has_time = || !hands.is_more_put() && (is_over || self.is_behind(hands.now_ns()));
         if self.lag > INDEX_LAG_MAX || has_time() {
             self.lag = self.log.index(INDEXED_AT_ONCE)?.lag;
+            self.log.prune_audit(INDEXED_AT_ONCE)?;
         }
         hands.tidy(&mut self.log, is_over)
+    }
+
+    fn flush_soon(&mut self, now_ns: u64) {
+        let by = *self.flush_by.get_or_insert(now_ns.saturating_add(FLUSH_WITHIN_NS));
+        self.flush_at = Some(by.min(now_ns.saturating_add(FLUSH_AFTER_NS)));
+    }
+
+    /// Has the end of the audit signed, if it has waited long enough or nothing more will come.
+    fn sign(&mut self, is_over: bool, hands: &impl Hands) -> Result<(), LogError> {
+        if !self.log.is_unsigned() {
+            self.sign_at = None;
+            return Ok(());
+        }
+        let now = hands.now_ns();
+        let at = *self.sign_at.get_or_insert(now.saturating_add(SIGNED_WITHIN_MS * 1_000_000));
+        if is_over || at <= now {
+            self.log.sign_audit(hands.wall_ms())?;
+            self.sign_at = None;
+            self.flush_soon(now);
+        }
+        Ok(())
     }
 
     /// Returns how many events that were, and their bytes.
@@ -146,6 +175,7 @@ impl Writing {
                 Entry::Value { key, value } => {
                     whole.values.push(Value { key: key.clone(), bytes: value.clone() });
                 }
+                Entry::Audit(order) => whole.orders.push(*order),
             }
         }
         self.log.append(&whole)?;

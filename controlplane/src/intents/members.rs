@@ -102,6 +102,7 @@ impl Kernel {
         let Some(process) = self.state.processes.get(&serial) else { return };
         let (intent, story) = (process.trace.intent.clone(), process.trace.correlation.clone());
         self.enroll(Member::Process(serial), intent.as_deref(), story.as_deref());
+        self.bill_process(serial);
     }
 
     /// Something is gone: whoever cancels it may be through.

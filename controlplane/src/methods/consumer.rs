@@ -139,7 +139,10 @@ fn attach(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     if peer.attached.len() >= limit {
         return Err(WireError::new(Code::Busy, format!("a connection attaches at most {limit} times")));
     }
+    kernel.may_have_subscription(turn, asking.connection)?;
+    let Some(peer) = kernel.state.connections.get_mut(asking.connection) else { return Ok(()) };
     peer.attached.insert(attachment);
+    kernel.bill_subscription(asking.connection, true);
     let place = Attachment { id: id.clone(), connection: asking.connection, consumer };
     kernel.state.subscriptions.insert(id.shared(), Named::Attached(attachment));
     kernel.state.consumers.attachments.insert(attachment, place);

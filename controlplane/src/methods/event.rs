@@ -15,7 +15,7 @@ use crate::methods::consumer::detach;
 use crate::state::{Named, Pending, TopicPlace, TopicSubscription, Trace};
 use crate::table::{Answers, Entry};
 use kairo_wire::codec::raw::Raw;
-use kairo_wire::error::{Code, WireError};
+use kairo_wire::error::WireError;
 use kairo_wire::id::{SubscriptionId, TopicPattern};
 use kairo_wire::limits::{REPLAY_EVENTS_MAX, TOPIC_BYTES_MAX};
 use kairo_wire::method::Method;
@@ -55,15 +55,12 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     }
     let under = kernel.under(asking);
     kernel.may_begin(under.as_deref())?;
-    let limit = kernel.config.limits.topics_max;
+    kernel.may_subscribe(turn, asking.connection)?;
     let id = SubscriptionId::topic(bits(&mut *kernel.entropy));
     let serial = kernel.state.next_serial();
     let Some(peer) = kernel.state.connections.get_mut(asking.connection) else { return Ok(()) };
-    if peer.topics.len() >= limit {
-        let message = format!("a connection has at most {limit} subscriptions to events");
-        return Err(WireError::new(Code::Busy, message));
-    }
     peer.topics.insert(serial);
+    kernel.bill_subscription(asking.connection, true);
     kernel.state.subscriptions.insert(id.shared(), Named::Topic(serial));
     kernel.state.matcher.insert(serial, params.topic.as_str(), pattern);
     let next = kernel.journal.last_seq + 1;
@@ -119,6 +116,7 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let draft = asking.read::<Publish>()?;
     kernel.takes_events()?;
     kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
+    kernel.within_rate(turn, asking.connection, 1)?;
     let ack = draft.ack;
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
@@ -143,6 +141,7 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     if reply_type.as_ref().is_some_and(|of| of.len() > TOPIC_BYTES_MAX) {
         return Err(WireError::invalid("replyType", format!("a type has 1 to {TOPIC_BYTES_MAX} bytes")));
     }
+    kernel.within_rate(turn, asking.connection, 1)?;
     let audience = kernel.audience_of(asking.connection, reach);
     // Parked first: whatever answers it comes later.
     let call = kernel.park(turn, asking, Pending::Published);

@@ -29,12 +29,8 @@ fn identify(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Re
             return Err(WireError::new(Code::Conflict, message));
         };
         let session = params.agent_session.as_deref().map(Arc::from);
+        kernel.act_as(turn, asking.connection, after)?;
         if let Some(peer) = kernel.state.connections.get_mut(asking.connection) {
-            if peer.principal != after {
-                peer.principal = after;
-                peer.party = None;
-                peer.rights = Default::default();
-            }
             peer.agent_session = session.or(peer.agent_session.take());
         }
         end_unseen(kernel, turn, asking.connection);

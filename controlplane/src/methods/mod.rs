@@ -7,6 +7,7 @@
 use crate::table::Entry;
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod consumer;
 pub(crate) mod device;
 pub(crate) mod event;
@@ -15,6 +16,7 @@ pub(crate) mod intent;
 pub(crate) mod log;
 pub(crate) mod permission;
 pub(crate) mod process;
+pub(crate) mod quota;
 pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod view;
@@ -34,6 +36,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         permission::METHODS,
         device::METHODS,
         agent::METHODS,
+        quota::METHODS,
+        audit::METHODS,
     ]
     .into_iter()
     .flatten()

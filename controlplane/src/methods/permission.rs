@@ -11,7 +11,7 @@ use crate::permissions::Grant;
 use crate::permissions::asking::clause;
 use crate::table::{Answers, Entry};
 use kairo_dataplane::key::ConnectionKey;
-use kairo_wire::error::{Code, WireError};
+use kairo_wire::error::WireError;
 use kairo_wire::method::{self, Method};
 use kairo_wire::methods::permission::{
     Approve, Can, CanParams, CanResult, Deny, DenyResult, Give, GrantScope, Grants, GrantsResult, Pending,
@@ -20,7 +20,6 @@ use kairo_wire::methods::permission::{
 use kairo_wire::methods::system::PrincipalKind;
 use kairo_wire::permission::{Permission, PermissionScope};
 use std::ops::Bound;
-use std::sync::Arc;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[

@@ -26,6 +26,7 @@ use kairo_wire::methods::process::{
     self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
     ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
 };
+use kairo_wire::methods::quota::QuotaName;
 use kairo_wire::methods::status::ProcessStatus;
 use kairo_wire::methods::view::ViewChangesResult;
 use kairo_wire::permission::Permission;
@@ -256,6 +257,7 @@ fn stdin_write(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
     if parked + data.len() > kernel.config.limits.parked_bytes_max {
         return Err(deed_error(&params.id, &Deed::Write { data, key }, &Failure::WouldBlock));
     }
+    kernel.within_quota(turn, asking.connection, QuotaName::BytesInFlight, data.len() as u64)?;
     kernel.undertake(turn, asking, serial, Deed::Write { data, key });
     Ok(())
 }

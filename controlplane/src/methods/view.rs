@@ -68,7 +68,7 @@ fn changes(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
 
 fn watch(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let of = asking.read::<Watch>()?;
-    kernel.may_subscribe(asking.connection)?;
+    kernel.may_subscribe(turn, asking.connection)?;
     inquire(kernel, turn, asking, Pending::Watch { of: of.clone() }, Wanted::Begin(of));
     Ok(())
 }

@@ -48,12 +48,13 @@ impl Kernel {
         &mut self,
         turn: &mut Turn<'_>,
         asking: &Asking<'_>,
-        plan: Plan,
+        mut plan: Plan,
     ) -> Result<(), WireError> {
         self.takes_spawns()?;
         self.takes_records(plan.durable)?;
         match self.claim(asking.connection, &plan.id)? {
             Claim::Free => {
+                self.may_launch(turn, &mut plan)?;
                 let process = self.launch(turn, asking.connection, plan);
                 let call = self.park(turn, asking, Pending::Spawn { process });
                 self.await_spawn(process, call);
@@ -132,7 +133,11 @@ impl Kernel {
                     let process = self.state.next_serial();
                     let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
                     let before = std::mem::replace(&mut call.pending, Pending::Spawn { process });
-                    let Pending::Reuse { plan, .. } = before else { continue };
+                    let Pending::Reuse { mut plan, .. } = before else { continue };
+                    if let Err(error) = self.may_launch(turn, &mut plan) {
+                        self.reject(turn, ticket, &error);
+                        continue;
+                    }
                     self.launch_as(turn, connection, *plan, process);
                     self.await_spawn(process, ticket);
                 }

@@ -62,6 +62,7 @@ impl Kernel {
     ) -> Result<(), WireError> {
         let process = self.readable(&target);
         self.has_room_for_reader(connection, process.is_none())?;
+        self.may_have_subscription(turn, connection)?;
         let serial = self.state.next_serial();
         self.state.subscriptions.insert(id.shared(), Named::Stream(serial));
         let place = match process {
@@ -77,6 +78,7 @@ impl Kernel {
             peer.streams.insert(serial);
             peer.waiting += usize::from(process.is_none());
         }
+        self.bill_subscription(connection, true);
         self.enroll_under(Member::Stream(serial), under.as_deref());
         self.state.streams.insert(serial, StreamSubscription { id, connection, target, wish, place, under });
         Ok(())
@@ -324,6 +326,7 @@ impl Kernel {
         if let Some(peer) = self.state.connections.get_mut(stream.connection) {
             peer.streams.remove(&serial);
         }
+        self.bill_subscription(stream.connection, false);
         let reply = match departure {
             Departure::Asked(connection, frame) => Some((connection, frame)),
             Departure::Unasked => None,

@@ -229,6 +229,7 @@ impl Kernel {
         let mut plan = renewal.plan;
         plan.guarded = guardian.is_some();
         plan.follows = due.clone();
+        self.bound_spool(turn, &mut plan);
         let next = self.state.next_serial();
         self.launch_as(turn, guardian.unwrap_or(nobody), plan, next);
         let Some(process) = self.state.processes.get_mut(&next) else { return };

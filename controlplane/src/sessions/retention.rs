@@ -17,6 +17,7 @@ impl Kernel {
     /// could have made it so.
     pub(crate) fn settle(&mut self, turn: &mut Turn<'_>, serial: u64) {
         self.strike_process(turn, serial);
+        self.rebill_process(serial);
         let Some(process) = self.state.processes.get(&serial) else { return };
         if !process.is_over() {
             return;
@@ -126,6 +127,7 @@ impl Kernel {
         }
         self.strike_record(turn, serial);
         let process = self.state.processes.remove(&serial)?;
+        self.unbill_process(turn.at.monotonic_ns, serial);
         self.state.sessions.remove(process.session.as_str());
         if let Some(since) = process.retained_ns {
             self.state.retained.remove(&(since, serial));

@@ -1,9 +1,62 @@
-//! The table of connections.
+//! Connections, and the table of them.
 //!
 //! Invariant: a key finds the connection it was given for, never a later one in the same place.
 
 use super::Connection;
+use crate::auth::decision::Rights;
+use crate::permissions::recognizing::Recognized;
+use crate::quotas::Welcome;
+use crate::quotas::ledger::AccountId;
+use kairo_dataplane::control::Peer;
 use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::limits::CHUNK_V1_BYTES_MAX;
+use std::collections::BTreeSet;
+
+impl Connection {
+    /// One that has negotiated nothing and has nothing.
+    pub(crate) fn new(
+        key: ConnectionKey,
+        peer: Peer,
+        known: Recognized,
+        account: AccountId,
+        welcome: Welcome,
+    ) -> Connection {
+        let Recognized { principal, life, agent_session, party } = known;
+        Connection {
+            key,
+            peer,
+            principal,
+            account,
+            welcome,
+            dialect: Dialect::V1,
+            records: false,
+            envelope: false,
+            news_unsent: 0,
+            news_read: 0,
+            chunk_bytes_max: CHUNK_V1_BYTES_MAX as u32,
+            greeted: false,
+            half_closed: false,
+            closing: welcome == Welcome::Closed,
+            calls: Vec::new(),
+            streams: BTreeSet::new(),
+            following: BTreeSet::new(),
+            waiting: 0,
+            topics: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            cpu: None,
+            parked_bytes: 0,
+            wards: BTreeSet::new(),
+            token: None,
+            intents: BTreeSet::new(),
+            registered: BTreeSet::new(),
+            life,
+            agent_session,
+            party,
+            rights: Rights::default(),
+        }
+    }
+}
 
 /// Connections by the place their reactor gave them.
 #[derive(Debug, Default)]

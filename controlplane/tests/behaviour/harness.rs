@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use kairo_controlplane::agents;
+use kairo_controlplane::audit::inspecting::inspect;
 use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::compacting::Compaction;
@@ -13,6 +14,7 @@ use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::permissions;
+use kairo_controlplane::quotas::bounds::Rules;
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -123,6 +125,7 @@ pub(crate) fn config() -> Config {
         facts: Vec::new(),
         budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
         limits: Limits::default(),
+        quotas: Rules::default(),
         numbers: Numbers::LINUX,
     }
 }
@@ -441,8 +444,9 @@ impl World {
         if !self.keeps {
             return;
         }
-        let Shelved { batches, questions, inquiries, chores } = self.shelf.take();
-        if batches.is_empty() && questions.is_empty() && inquiries.is_empty() && chores.is_empty() {
+        let Shelved { batches, questions, inspections, inquiries, chores } = self.shelf.take();
+        let asked = questions.len() + inspections.len() + inquiries.len() + chores.len();
+        if batches.is_empty() && asked == 0 {
             return;
         }
         let mut flush = false;
@@ -459,6 +463,7 @@ impl World {
                     Entry::Value { key, value } => {
                         whole.values.push(log::Value { key: key.clone(), bytes: value.clone() });
                     }
+                    Entry::Audit(order) => whole.orders.push(*order),
                 }
             }
             self.kept.append(&whole).expect("it is written");
@@ -484,6 +489,11 @@ impl World {
                     found.gaps.push(Gap { from: *hole, to: *hole, cause: GapCause::Damaged, summary: None });
                 }
             }
+            self.answered(answer);
+        }
+        for inspection in inspections {
+            let (answer, damage) = inspect(&self.kept.reader(), &inspection);
+            assert_eq!(damage, []);
             self.answered(answer);
         }
         self.view(inquiries);

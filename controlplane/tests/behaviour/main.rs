@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing where something must be has failed")]
 
 mod adapting;
+mod audit;
 mod bus;
 mod calls;
 mod causality;
@@ -13,6 +14,7 @@ mod intents;
 mod limits;
 mod permissions;
 mod principals;
+mod quotas;
 mod receipts;
 mod records;
 mod requests;

@@ -181,7 +181,16 @@ fn somebody(kind: &str) -> (World, ConnectionKey) {
 fn every_method_asks_for_its_permission_of_every_principal() {
     // Who holds what, written down a second time, by hand.
     let open_to_nobody = ["kernel.hello", "kernel.ping", "kernel.introspect", "kernel.cancel", "identify"];
-    let of_the_administrator = ["kernel.shutdown", "event.compact"];
+    let of_the_administrator = [
+        "kernel.shutdown",
+        "event.compact",
+        "audit.query",
+        "audit.status",
+        "audit.verify",
+        "audit.export",
+        "audit.checkpoint",
+        "audit.prune",
+    ];
     let of_users = [
         "permission.approve",
         "permission.deny",

@@ -5,6 +5,7 @@
 use crate::harness::{Alice, Arrival, World, config};
 use kairo_controlplane::config::{Config, Limits};
 use kairo_controlplane::entropy::{Entropy, Seeded};
+use kairo_controlplane::quotas::bounds::{Rule, Rules};
 use kairo_dataplane::command::{Command, Stdio};
 use kairo_dataplane::control::{
     ExitStatus, Failure, Lineage, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Tree, Usage,
@@ -71,10 +72,27 @@ const IDS: [&str; 6] = ["a", "b", "c", "77", "d", "e"];
 const STORIES: [&str; 3] = ["one", "two", "three"];
 const USERS: [u32; 3] = [0, 2_000, 3_000];
 
+/// Quotas that are met all the time.
+fn narrow() -> Rules {
+    let rule = |principal: &str, bounds: [u64; 6]| Rule {
+        principal: principal.to_owned(),
+        bounds: bounds.map(Some),
+    };
+    Rules(vec![
+        rule("owner", [4, 8_192, 0, 9, 20, 8 << 20]),
+        rule("user", [3, 2_048, 3, 5, 5, 4 << 20]),
+        rule("skill", [2, 1_024, 2, 3, 3, 2 << 20]),
+        rule("session", [1, 512, 1, 2, 2, 1 << 20]),
+        rule("nobody", [0, 0, 1, 0, 0, 0]),
+    ])
+}
+
 impl Walk {
     fn new(seed: u64) -> Walk {
         let limits = Limits { retained_max: 4, topics_max: 5, streams_max: 20, ..Limits::default() };
-        let mut world = World::with(Config { owner_uid: 0, accounts: Box::new(Alice), limits, ..config() });
+        let quotas = if seed.is_multiple_of(2) { Rules::default() } else { narrow() };
+        let config = Config { owner_uid: 0, accounts: Box::new(Alice), limits, quotas, ..config() };
+        let mut world = World::with(config);
         world.watched = false;
         Walk {
             world,
@@ -156,13 +174,17 @@ impl Walk {
             0..=3 => {
                 let options = match self.dice.below(8) {
                     5 => json!({ "durable": true }),
-                    6 => json!({ "restart": { "policy": "always", "limit": 3, "backoffMs": 100 } }),
+                    6 => json!({
+                        "restart": { "policy": "always", "limit": 3, "backoffMs": 100 },
+                        "spool": self.dice.below(2) == 0,
+                    }),
                     7 => {
                         json!({ "restart": { "policy": "on_failure", "reach": "kernel" }, "durable": false })
                     }
                     0 => json!({ "onDisconnect": "kill" }),
                     1 => json!({ "pty": true }),
                     2 => json!({ "sandbox": {} }),
+                    3 => json!({ "spool": self.dice.of(&[json!(true), json!({ "bytesMax": 524_288 })]) }),
                     _ => json!({}),
                 };
                 ("process.spawn", json!({ "id": id, "command": ["a"], "options": options }))
@@ -188,10 +210,7 @@ impl Walk {
                 ("subscribe", json!({ "topic": topic }))
             }
             18 => match self.dice.below(4) {
-                0 => {
-                    self.lowered.insert(connection);
-                    ("identify", json!({ "skillId": self.dice.of(&["s", "t"]) }))
-                }
+                0 => ("identify", json!({ "skillId": self.dice.of(&["s", "t"]) })),
                 1 => ("kernel.hello", json!({ "features": ["records", "int64"] })),
                 2 => ("system.get_metrics", json!({})),
                 _ => ("kernel.ping", json!({})),
@@ -453,6 +472,9 @@ impl Walk {
                         {
                             self.subscriptions.push(id);
                         }
+                        if outcome.as_ref().is_ok_and(|result| result["status"] == "identified") {
+                            self.lowered.insert(connection);
+                        }
                         let begun = outcome.ok().filter(|result| result["seq"].is_u64());
                         if let Some(begun) =
                             begun.and_then(|result| result["intentId"].as_str().map(str::to_owned))
@@ -558,8 +580,11 @@ fn walk(seed: u64, steps: usize, logged: bool) -> (Vec<String>, u64, u64) {
 
 #[test]
 fn a_hundred_thousand_random_steps_leave_nothing_broken_and_nothing_behind() {
-    let (_, calls, answered) = walk(1, 100_000, false);
-    assert!(calls > 40_000 && answered > 30_000, "{answered} of {calls} calls were answered");
+    // With quotas that are met all the time, and without.
+    for seed in [1, 2] {
+        let (_, calls, answered) = walk(seed, 50_000, false);
+        assert!(calls > 20_000 && answered > 15_000, "{answered} of {calls} calls were answered");
+    }
 }
 
 #[test]

@@ -1,14 +1,20 @@
 //! The machine of a history: a disk, a clock, and the kernel that lives on it until it is killed.
 
 use bytes::BytesMut;
+use kairo_controlplane::audit::checkpoint::Key;
+use kairo_controlplane::audit::inspecting::{Filter, Inspected, Inspection, inspect};
+use kairo_controlplane::audit::is_audited;
 use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
 use kairo_controlplane::entropy::{Entropy, Seeded};
 use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::backend::{Backend, Fault, Op, Source};
 use kairo_controlplane::events::log::simulation::{Disk, Mounted};
-use kairo_controlplane::events::log::{self, Damage, Log, LogError, Options, Reader};
+use kairo_controlplane::events::log::{
+    self, Audited, Damage, Log, LogError, Options, PageLimit, Query, Reader,
+};
 use kairo_controlplane::events::outlet::{Batch, Life, Question, Shelf, Shelved};
 use kairo_controlplane::events::reading::answer;
+use kairo_controlplane::events::record::Record;
 use kairo_controlplane::events::writing::{Hands, Writing};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::Kernel;
@@ -17,7 +23,10 @@ use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Inbound, Lineage, Moment, Notice, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
+use kairo_wire::codec::encode::Dialect;
+use kairo_wire::codec::raw::RawRef;
 use kairo_wire::frame::{Decoder, Kind};
+use kairo_wire::json;
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::request::{self, Meta};
 use serde_json::{Value, json};
@@ -208,6 +217,10 @@ impl Hands for Work<'_> {
         self.at.monotonic_ns
     }
 
+    fn wall_ms(&self) -> u64 {
+        self.at.wall_ns / 1_000_000
+    }
+
     fn is_more_put(&self) -> bool {
         false
     }
@@ -296,6 +309,12 @@ pub(crate) struct Machine {
     slots: u32,
     /// Everything told until now is synced, since the last time somebody asked.
     synced: bool,
+    /// Records of the audit that were told to be gone.
+    gone: Vec<(u64, u64)>,
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
 }
 
 fn config() -> Config {
@@ -314,6 +333,7 @@ fn config() -> Config {
         facts: Vec::new(),
         budget: Arc::new(Budget::new(1 << 30)),
         limits: Limits::default(),
+        quotas: Default::default(),
         numbers: Numbers::LINUX,
     }
 }
@@ -323,7 +343,7 @@ impl Machine {
         let mut dice = Dice(Seeded::new(seed));
         let (disk, folder) = (Disk::default(), tempfile::tempdir().expect("a folder"));
         let at = Moment { monotonic_ns: HOUR_NS, wall_ns: 1_700_000_000_000_000_000 };
-        let (log, damage) = open(&disk, &folder, 0, plant, &mut dice);
+        let (log, damage, _) = open(&disk, &folder, 0, plant, &mut dice);
         let reader = log.reader();
         let plane = awake(&log, plant, dice.next(), at, &damage);
         let writing = Some(Writing::new(log));
@@ -342,12 +362,14 @@ impl Machine {
             questions: VecDeque::new(),
             slots: 0,
             synced: false,
+            gone: Vec::new(),
         }
     }
 
     /// Another kernel over what is left.
     pub(crate) fn start_again(&mut self) {
-        let (log, damage) = open(&self.disk, &self.folder, self.boots, self.plant, &mut self.dice);
+        let (log, damage, audit) = open(&self.disk, &self.folder, self.boots, self.plant, &mut self.dice);
+        self.gone.extend(audit.damage.iter().map(|one| (one.from, one.to)));
         self.reader = log.reader();
         self.plane = awake(&log, self.plant, self.dice.next(), self.at, &damage);
         self.writing = Some(Writing::new(log));
@@ -542,6 +564,54 @@ impl Machine {
         }
     }
 
+    /// The audit is a whole chain but for what was told to be gone: a record for each event that is audited, in order, and
+    /// none for any other.
+    pub(crate) fn look_at_the_audit(&self) {
+        if self.plant.is_some() {
+            return;
+        }
+        let mut after = None;
+        loop {
+            let page = self.inspected(Inspected::Soundness(after));
+            for problem in page["problems"].as_array().expect("a list") {
+                let range = (number(&problem["from"]), number(&problem["to"]));
+                let is_known = self.gone.iter().any(|(from, to)| *from <= range.0 && range.1 <= *to);
+                assert!(is_known, "{problem}, and gone are {:?}", self.gone);
+            }
+            after = page["next"].as_u64();
+            if after.is_none() {
+                break;
+            }
+        }
+        let filter = Filter {
+            principal: None,
+            types: None,
+            from_ms: 0,
+            to_ms: u64::MAX,
+            intent: None,
+            target: None,
+            grant: None,
+            after: 0,
+            limit: usize::MAX,
+        };
+        let page = self.inspected(Inspected::Records(Box::new(filter)));
+        assert!(page["next"].is_null(), "a short history fits one page");
+        let records = page["records"].as_array().expect("a list").iter().map(|one| number(&one["seq"]));
+        let limit = PageLimit { events: usize::MAX, bytes: usize::MAX, looked_at: usize::MAX };
+        let events = self.reader.scan(&Query::default(), None, limit).expect("it is read").events;
+        let audited = events.iter().filter(|(seq, bytes)| {
+            let record = Record::parse(*seq, bytes).expect("a record");
+            is_audited(&record.topic, bytes)
+        });
+        assert!(records.eq(audited.map(|(seq, _)| *seq)), "a record for each event that is audited");
+    }
+
+    fn inspected(&self, what: Inspected) -> Value {
+        let inspection = Inspection { ticket: 1, dialect: Dialect::Int64, what };
+        let found = inspect(&self.reader, &inspection).0.found.expect("it is read");
+        json::to_value(RawRef::new(&found.bytes).expect("a value")).expect("JSON")
+    }
+
     /// The tables are as they should be.
     pub(crate) fn walk(&self) {
         assert_eq!(self.plane.kernel.broken(), Vec::<String>::new());
@@ -554,7 +624,7 @@ fn open(
     boots: u64,
     plant: Option<Plant>,
     dice: &mut Dice,
-) -> (Log, Vec<Damage>) {
+) -> (Log, Vec<Damage>, Audited) {
     let mounted = disk.mount().expect("it is read");
     let backend: Box<dyn Backend> = match plant {
         Some(Plant::LosesABatch) => {
@@ -563,13 +633,14 @@ fn open(
         Some(Plant::SyncsNothing) => Box::new(Crooked { disk: mounted, loses: None, syncs: false }),
         _ => Box::new(mounted),
     };
-    let options = Options { boot: boots.to_string() };
+    let key = Key::new(&[9; 32]);
+    let options = Options { boot: boots.to_string(), audit: Some(key) };
     let (log, opened) = match plant {
         Some(Plant::ReusesPlaces) => Log::over_backend(backend),
         _ => Log::over_backend_in(backend, folder.path(), options),
     }
     .expect("the log can be opened");
-    (log, opened.damage)
+    (log, opened.damage, opened.audit)
 }
 
 /// A kernel that has been told what the log has, in the order the program does it.

@@ -535,6 +535,7 @@ impl People {
     fn die(&mut self, crash: Crash, machine: &mut Machine) {
         self.account.crashes[crash as usize] += 1;
         machine.start_again();
+        machine.look_at_the_audit();
         self.connections = [None; ALL];
         self.calls.clear();
         (0..ALL).for_each(|who| self.leave(who));

@@ -4,6 +4,7 @@
 //! line is a change somebody meant. What is typed is judged in [`crate::config`] and in each command's own file. Here is
 //! what concerns the daemon as a whole; the rest is by rooms.
 
+pub(crate) mod audit;
 pub(crate) mod events;
 pub(crate) mod permission;
 pub(crate) mod process;
@@ -65,6 +66,7 @@ pub(crate) enum Command {
     Events(events::Events),
     Publish(events::Publish),
     Log(events::Log),
+    Audit(audit::Audit),
     Trace(events::Trace),
     Intent(events::Intent),
     Intents(events::Intents),
@@ -89,6 +91,7 @@ pub(crate) enum Command {
     Call(Call),
     Introspect(Introspect),
     Doctor(Doctor),
+    Quotas(Quotas),
     Config(ConfigCommand),
     Manifest(ManifestCommand),
     Completions(Completions),
@@ -228,6 +231,19 @@ pub(crate) struct Introspect {
     after_help = "Examples:\n  kairo doctor\n  kairo doctor --json | jq '.facts[] | select(.standing != \"holds\")'"
 )]
 pub(crate) struct Doctor {}
+
+/// Show how much each principal has of what there is a quota of, and may have
+///
+/// What a principal has counts for those it is under as well: a session for whoever started it, a skill for its user.
+/// Without --principal only what somebody has had, or was refused, is shown. Bounds are set in config.toml (quotas).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  kairo quotas\n  kairo quotas --principal skill:render\n  \
+    kairo quotas --json | jq '.accounts[] | select(.quotas[].refused > 0) | .principal'")]
+pub(crate) struct Quotas {
+    /// Only of this one: owner, user:UID, skill:NAME, session:ID
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub(crate) principal: Option<String>,
+}
 
 /// Look at the configuration
 #[derive(Debug, Args)]

@@ -277,6 +277,13 @@ impl Daemon {
         kill(Pid::from_raw(self.pid()), signal).expect("the daemon is there");
     }
 
+    /// Sends it a signal, if it has not ended.
+    pub(crate) fn signal_if_there(&mut self, signal: Signal) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(signal);
+        }
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;

@@ -40,7 +40,7 @@ impl Timestamp {
 }
 
 /// `2026-01-31T12:00:00.000Z` of milliseconds since 1970.
-pub(crate) fn iso(milliseconds: i64) -> String {
+pub fn iso(milliseconds: i64) -> String {
     let (year, text) = iso_digits(milliseconds);
     let text = std::str::from_utf8(&text).unwrap_or_default();
     match year {

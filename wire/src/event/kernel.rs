@@ -118,6 +118,29 @@ super::events! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub grant: Option<String>,
     }
+
+    /// The audit's chain begins with this run: there was none. A second one in the life of a state folder says that the first
+    /// was taken away.
+    KernelAuditBegun = "kairo.kernel.audit_begun", Bus {
+        /// The key its checkpoints are verified with, 64 hexadecimal digits.
+        pub public_key: String,
+    }
+
+    /// Records of the audit are not what was written, or are gone.
+    KernelAuditDamaged = "kairo.kernel.audit_damaged", Bus {
+        /// The first one's number in the chain.
+        pub from: u64,
+        /// The last one's.
+        pub to: u64,
+        /// What was found.
+        pub reason: String,
+    }
+
+    /// Records of the audit are dropped, up to the last checkpoint that was signed before a time.
+    KernelAuditPruned = "kairo.kernel.audit_pruned", Bus {
+        /// That time, milliseconds since 1970.
+        pub before_ms: u64,
+    }
 }
 
 crate::methods::words! {

@@ -6,7 +6,6 @@ use super::{Asked, Consumer, Delivery};
 use crate::auth::grant::{hears, may_touch};
 use crate::calls::Turn;
 use crate::clock::after_ms;
-use crate::events::following::PAGE_BELOW_BYTES;
 use crate::events::form::{Form, put_frame};
 use crate::events::journal::News;
 use crate::events::log::{Query, Types};
@@ -194,9 +193,7 @@ impl Kernel {
             let attachment = self.state.consumers.attachments.get(&consumer.attached[*place]);
             let peer = attachment.and_then(|attachment| self.state.connections.get(attachment.connection));
             peer.is_some_and(|peer| {
-                !peer.closing
-                    && peer.news_unsent < PAGE_BELOW_BYTES
-                    && may_touch(&peer.principal, &consumer.creator)
+                !peer.closing && !self.is_busy(peer) && may_touch(&peer.principal, &consumer.creator)
             })
         })
     }
@@ -229,7 +226,7 @@ impl Kernel {
         if let Err(error) = written {
             tracing::error!(component = "controlplane", seq, %error, "an event was not sent");
         }
-        peer.news_unsent += frame.len();
+        self.quotas.news_given(peer, frame.len());
         turn.out.push(Command::News { connection, frames: frame.freeze() });
         let until_ns = Some(after_ms(turn.at, consumer.settings.ack_wait_ms));
         let Some(consumer) = self.state.consumers.all.get_mut(&serial) else { return false };
@@ -254,7 +251,7 @@ impl Kernel {
                     tracing::error!(component = "controlplane", %error, "a gap was not told");
                 }
             }
-            peer.news_unsent += frames.len();
+            self.quotas.news_given(peer, frames.len());
             turn.out.push(Command::News { connection: peer.key, frames: frames.freeze() });
         }
     }

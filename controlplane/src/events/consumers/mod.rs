@@ -288,6 +288,7 @@ impl Kernel {
         if let Some(peer) = self.state.connections.get_mut(gone.connection) {
             peer.attached.remove(&attachment);
         }
+        self.bill_subscription(gone.connection, false);
         let told = self.journal.told_seq;
         let Some(consumer) = self.state.consumers.all.get_mut(&gone.consumer) else { return };
         consumer.attached.retain(|other| *other != attachment);

@@ -5,6 +5,7 @@
 use super::backend::{Op, Space};
 use super::keys::{self, Room};
 use super::{Log, LogError};
+use crate::audit::Order;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The account of all events, by name.
@@ -19,6 +20,8 @@ pub struct Batch<'a> {
     pub lives: Vec<Life>,
     /// Values to keep or to drop.
     pub values: Vec<Value>,
+    /// What is to be done to the audit, behind the events.
+    pub orders: Vec<Order>,
 }
 
 /// One event.
@@ -124,6 +127,7 @@ impl Log {
                 None => Op::Delete(Space::State, key),
             }
         }));
+        self.audit(batch, &mut ops)?;
         if totals != self.totals {
             ops.push(totals.put());
             // A log that says how far it is has a database, whole.
@@ -131,6 +135,7 @@ impl Log {
             self.lease(totals.last)?;
         }
         self.write(ops)?;
+        self.audited()?;
         if let Some(head) = self.head.as_mut().filter(|_| totals != self.totals) {
             head.mark(totals.last).inspect_err(|_| self.failed = true)?;
         }

@@ -22,7 +22,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The database's folder.
 pub(super) const DATABASE: &str = "db";
 /// Version of everything in the folder.
-pub(super) const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 2;
+/// The first version, whose database had no space for an audit.
+const UNAUDITED: u16 = 1;
 
 const FILE: &str = "head";
 const MARK: &str = "mark";
@@ -61,6 +63,8 @@ pub(super) struct Head {
     boot: [u8; 32],
     lease: u64,
     pub(super) past: Past,
+    /// The database is of the first version: there is no audit in it.
+    pub(super) is_unaudited: bool,
     is_begun: bool,
     mark: File,
     /// What the mark says, if it is of this run of the system.
@@ -86,10 +90,11 @@ impl Head {
     pub(super) fn open(folder: &Path, boot: &str) -> Result<Head, LogError> {
         let path = folder.join(FILE);
         let boot = digest(boot.as_bytes());
-        let mut made_under = 0;
+        let (mut made_under, mut is_unaudited) = (0, false);
         let past = match std::fs::read(&path) {
             Ok(bytes) => {
                 let (past, number) = parse(&bytes, &boot)?;
+                is_unaudited = !matches!(past, Past::Lost { lease: None }) && format_of(&bytes) == UNAUDITED;
                 made_under = number & ((1 << LEASE_BITS) - 1);
                 past
             }
@@ -117,7 +122,16 @@ impl Head {
             let number = u64::from_be_bytes(*found.first_chunk()?);
             (found == marking(number, &boot)).then_some(number)
         });
-        Ok(Head { folder: folder.to_path_buf(), boot, lease, past, is_begun: false, mark, marked })
+        Ok(Head {
+            folder: folder.to_path_buf(),
+            boot,
+            lease,
+            past,
+            is_unaudited,
+            is_begun: false,
+            mark,
+            marked,
+        })
     }
 
     /// Before the first write: the file has to say that the log is open, and in which run of the system.
@@ -199,6 +213,10 @@ impl Head {
     }
 }
 
+fn format_of(head: &[u8]) -> u16 {
+    head.get(8..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u16::from_le_bytes(*bytes))
+}
+
 fn parse(bytes: &[u8], boot: &[u8; 32]) -> Result<(Past, u64), LogError> {
     let lost = (Past::Lost { lease: None }, 0);
     let Some((body, sum)) = bytes.split_at_checked(BYTES - 8).filter(|(_, sum)| sum.len() >= 8) else {
@@ -207,7 +225,7 @@ fn parse(bytes: &[u8], boot: &[u8; 32]) -> Result<(Past, u64), LogError> {
     if &body[..8] != MAGIC || digest(body)[..8] != sum[..8] {
         return Ok(lost);
     }
-    let found = u16::from_le_bytes([body[8], body[9]]);
+    let found = format_of(body);
     if found > FORMAT {
         return Err(LogError::Newer { found });
     }

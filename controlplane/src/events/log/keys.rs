@@ -4,6 +4,7 @@
 //!   events  seq                                  types   type 0x00 seq
 //!   index   c|i|s  length  text  seq             t  block → least and greatest time
 //!   state   l order · v name · g first-seq · m account · r rule
+//!   audit   a number · k number · n
 //! ```
 //!
 //! Numbers are big-endian. A text longer than 255 bytes is indexed by its beginning: an index names who may match, the
@@ -27,6 +28,9 @@ pub(super) enum Room {
     Gap = b'g',
     Account = b'm',
     Rule = b'r',
+    Link = b'a',
+    Checkpoint = b'k',
+    Anchor = b'n',
 }
 
 /// The key of an event.

@@ -12,6 +12,7 @@
 //! an event says is [`record`](super::record)'s.
 
 mod append;
+pub(crate) mod audit;
 pub mod backend;
 mod foresight;
 mod gaps;
@@ -24,6 +25,7 @@ mod scan;
 pub mod simulation;
 
 pub use append::{Batch, Kind, Life, Stored, Totals, Value};
+pub use audit::{Audited, Standing};
 pub use foresight::Foresight;
 pub use gaps::{Gap, Reason, Summary};
 pub use index::IndexLag;
@@ -31,6 +33,7 @@ pub use retention::{Dropped, Retained, Retention, Rule};
 pub use scan::query::{PageLimit, Query, Types};
 pub use scan::{Page, Reader, Stats};
 
+use crate::audit::checkpoint::Key;
 use backend::memory::Memory;
 use backend::{Backend, Fault};
 use bytes::Bytes;
@@ -45,6 +48,8 @@ use std::sync::{Arc, Mutex};
 pub struct Options {
     /// Names this run of the machine: after another one, what was not synced may be gone.
     pub boot: String,
+    /// What its audit is signed with; none to keep none.
+    pub audit: Option<Key>,
 }
 
 /// Room for so many changes is kept from batch to batch.
@@ -64,6 +69,8 @@ pub struct Opened {
     pub quarantined: Vec<PathBuf>,
     /// Records of sessions, in the order they were written.
     pub lives: Lives,
+    /// What was found of its audit.
+    pub audit: Audited,
 }
 
 /// Events that were lost.
@@ -135,6 +142,8 @@ pub struct Log {
     spare: Vec<backend::Op>,
     /// Of a log in memory.
     bytes_max: Option<u64>,
+    /// None if it keeps none.
+    audit: Option<audit::Audit>,
     /// Holes that readers came upon and that are not written down yet.
     found: Arc<Mutex<Vec<Damage>>>,
 }
@@ -161,7 +170,8 @@ impl Log {
         if !quarantined.is_empty() {
             log.index_anew()?;
         }
-        let opened = Opened { last_seq: log.totals.last, damage, quarantined, lives };
+        let audit = log.begin_audit_if(options.audit, folder)?;
+        let opened = Opened { last_seq: log.totals.last, damage, quarantined, lives, audit };
         Ok((log, opened))
     }
 
@@ -187,7 +197,8 @@ impl Log {
     ) -> Result<(Log, Opened), LogError> {
         let (mut log, lives) = Log::over(backend, Some(Head::open(folder, &options.boot)?))?;
         let damage = log.mind_the_head(Vec::new())?;
-        let opened = Opened { last_seq: log.totals.last, damage, lives, ..Opened::default() };
+        let audit = log.begin_audit_if(options.audit, folder)?;
+        let opened = Opened { last_seq: log.totals.last, damage, lives, audit, ..Opened::default() };
         Ok((log, opened))
     }
 
@@ -211,6 +222,7 @@ impl Log {
                 failed: false,
                 spare: Vec::new(),
                 bytes_max: None,
+                audit: None,
                 found,
             },
             lives,

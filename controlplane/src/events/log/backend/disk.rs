@@ -160,6 +160,10 @@ impl Source for LateTrees {
     fn bytes(&self) -> u64 {
         self.0.get().map_or(0, |trees| trees.bytes())
     }
+
+    fn space_bytes(&self, space: Space) -> u64 {
+        self.0.get().map_or(0, |trees| trees.space_bytes(space))
+    }
 }
 
 /// What is in a database that isn't there yet.

@@ -72,6 +72,11 @@ impl Source for Shared {
     fn bytes(&self) -> u64 {
         self.maps.read().unwrap_or_else(PoisonError::into_inner).bytes
     }
+
+    fn space_bytes(&self, space: Space) -> u64 {
+        let held = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+        held.maps[space as usize].iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
 }
 
 struct Moment<'a> {

@@ -24,11 +24,13 @@ pub enum Space {
     Index,
     /// Values, lives, gaps and the log's own accounts.
     State,
+    /// The audit: retention never looks at it.
+    Audit,
 }
 
 impl Space {
     /// All of them, in the order they are made.
-    pub const ALL: [Space; 4] = [Space::Events, Space::Types, Space::Index, Space::State];
+    pub const ALL: [Space; 5] = [Space::Events, Space::Types, Space::Index, Space::State, Space::Audit];
 }
 
 /// One change.
@@ -76,6 +78,8 @@ pub trait Source: Send + Sync {
     fn view(&self) -> Box<dyn View + '_>;
     /// Bytes it takes, files or memory.
     fn bytes(&self) -> u64;
+    /// Bytes of one space, about.
+    fn space_bytes(&self, space: Space) -> u64;
 }
 
 /// What was there at one moment.

@@ -57,7 +57,7 @@ impl From<lsm_tree::Error> for Fault {
 
 fn config(space: Space, config: Config) -> Config {
     let block = match space {
-        Space::Events | Space::Types | Space::Index => 8 << 10,
+        Space::Events | Space::Types | Space::Index | Space::Audit => 8 << 10,
         Space::State => 4 << 10,
     };
     let config = config
@@ -67,7 +67,7 @@ fn config(space: Space, config: Config) -> Config {
         .filter_block_pinning_policy(PinningPolicy::all(false));
     match space {
         // Read in order only: a filter would be of no use.
-        Space::Events | Space::Types | Space::Index => {
+        Space::Events | Space::Types | Space::Index | Space::Audit => {
             config.filter_policy(FilterPolicy::disabled()).expect_point_read_hits(true)
         }
         Space::State => config,
@@ -78,7 +78,7 @@ fn config(space: Space, config: Config) -> Config {
 fn strategy(space: Space) -> Arc<dyn CompactionStrategy> {
     let leveled = Leveled::default();
     Arc::new(match space {
-        Space::Events | Space::State => leveled,
+        Space::Events | Space::State | Space::Audit => leveled,
         Space::Types | Space::Index => {
             leveled.with_table_target_size(TABLE_BYTES).with_l0_threshold(FRESH_TABLES)
         }
@@ -104,7 +104,13 @@ impl Trees {
                 .use_descriptor_table(Some(files.clone()));
             config(space, made).open()
         };
-        let trees = [open(Space::Events)?, open(Space::Types)?, open(Space::Index)?, open(Space::State)?];
+        let trees = [
+            open(Space::Events)?,
+            open(Space::Types)?,
+            open(Space::Index)?,
+            open(Space::State)?,
+            open(Space::Audit)?,
+        ];
         let highest = trees.iter().filter_map(AbstractTree::get_highest_persisted_seqno).max();
         numbers.fetch_max(highest.map_or(1, |highest| highest + 1));
         let published = AtomicU64::new(numbers.get());
@@ -246,6 +252,11 @@ impl Source for Trees {
     fn bytes(&self) -> u64 {
         let tables = self.trees.iter().map(AbstractTree::disk_space).sum::<u64>();
         tables + journal::bytes(&self.folder)
+    }
+
+    fn space_bytes(&self, space: Space) -> u64 {
+        let tree = &self.trees[space as usize];
+        tree.disk_space() + tree.active_memtable().size()
     }
 }
 

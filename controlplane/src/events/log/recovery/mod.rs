@@ -55,7 +55,11 @@ pub(super) fn open(folder: &Path, head: &mut Head) -> Result<Recovered, LogError
     if lock_is_held(&database) {
         return Err(LogError::InUse);
     }
-    if !manifests_are_sound(&database) {
+    if head.is_unaudited && !manifest_is_sound(&part(&database, Space::Audit)).unwrap_or(false) {
+        // Cut off as it was made, if it was: the first write says that it is there.
+        remove(&part(&database, Space::Audit))?;
+    }
+    if !manifests_are_sound(&database, head.is_unaudited) {
         return salvage::from(folder, head);
     }
     let (mut quarantined, suspects) = mend_journals(folder, &database)?;
@@ -115,9 +119,14 @@ fn lock_is_held(database: &Path) -> bool {
 
 /// True if every part of the database has the list of its files that was last written. Without this check a part whose
 /// list is lost would be taken for an empty one, and its files deleted.
-fn manifests_are_sound(database: &Path) -> bool {
-    let folder = |space: Space| database.join("keyspaces").join(journal::id(space).to_string());
-    Space::ALL.into_iter().all(|space| manifest_is_sound(&folder(space)).unwrap_or(false))
+fn manifests_are_sound(database: &Path, is_unaudited: bool) -> bool {
+    let parts = Space::ALL.into_iter().filter(|space| *space != Space::Audit || !is_unaudited);
+    parts.into_iter().all(|space| manifest_is_sound(&part(database, space)).unwrap_or(false))
+}
+
+/// The folder of a space.
+fn part(database: &Path, space: Space) -> PathBuf {
+    database.join("keyspaces").join(journal::id(space).to_string())
 }
 
 fn manifest_is_sound(part: &Path) -> io::Result<bool> {

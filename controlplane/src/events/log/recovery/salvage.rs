@@ -1,10 +1,12 @@
 //! A database that can't be opened: it is moved aside whole, and a new one is filled with every record that can be read.
 //!
 //! Tables carry their own index and a checksum for each block, so each is read alone, from both ends up to what was hit.
-//! Which space a table is of is the number of its folder. Types and indexes are made from the records again.
+//! Which space a table is of is the number of its folder. Types and indexes are made from the records again; the audit is
+//! taken as it is, and what of it is missing is found when it is opened.
 
 use super::{DATABASE, Disk, Head, LogError, QUARANTINE, Recovered, file, journal, quarantine};
 use crate::events::log::append::{TOTALS, Totals};
+use crate::events::log::audit;
 use crate::events::log::backend::{Backend, Op, Space};
 use crate::events::log::index::WATERMARK;
 use crate::events::log::keys::{self, Room};
@@ -18,6 +20,8 @@ use std::sync::Arc;
 
 /// Operations written at once.
 const CHUNK: usize = 2_048;
+/// What can't be made from anything else.
+const SAVED: [Space; 3] = [Space::Events, Space::State, Space::Audit];
 /// Cache of the reader of one table.
 const CACHE_BYTES: u64 = 1 << 20;
 
@@ -29,6 +33,9 @@ struct Salvage {
     state: HashMap<Bytes, (u64, Option<Bytes>)>,
     /// Events that had been dropped.
     dropped: Vec<u64>,
+    /// Of the audit what had been, and where it begins.
+    pruned: Vec<Bytes>,
+    anchor: (u64, Option<Bytes>),
     last: u64,
 }
 
@@ -53,8 +60,16 @@ pub(super) fn into_new(folder: &Path, head: &mut Head, number: u32) -> Result<Re
         std::fs::create_dir_all(&old).map_err(file("making", &old))?;
     }
     let disk = Disk::open(&folder.join(DATABASE))?;
-    let mut salvage = Salvage { disk, ops: Vec::new(), state: HashMap::new(), dropped: Vec::new(), last: 0 };
-    for space in [Space::Events, Space::State] {
+    let mut salvage = Salvage {
+        disk,
+        ops: Vec::new(),
+        state: HashMap::new(),
+        dropped: Vec::new(),
+        pruned: Vec::new(),
+        anchor: (0, None),
+        last: 0,
+    };
+    for space in SAVED {
         let tables = old.join("keyspaces").join(journal::id(space).to_string()).join("tables");
         let Ok(entries) = std::fs::read_dir(&tables) else { continue };
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -107,8 +122,7 @@ impl Salvage {
             // A file that can't be read to its end has told what it could.
             let _ = journal::look(&path, &mut |number, items| {
                 for item in items {
-                    let spaces = [Space::Events, Space::State];
-                    let Some(space) = spaces.into_iter().find(|space| journal::id(*space) == item.space)
+                    let Some(space) = SAVED.into_iter().find(|space| journal::id(*space) == item.space)
                     else {
                         continue;
                     };
@@ -126,6 +140,14 @@ impl Salvage {
 
     fn take(&mut self, space: Space, number: u64, key: Bytes, value: Option<Bytes>) -> Result<(), LogError> {
         match (space, value) {
+            // What is dropped of the audit is never written again, and nothing of it twice, but for where it begins.
+            (Space::Audit, None) => self.pruned.push(key),
+            (Space::Audit, Some(value)) if key == audit::anchor_key() => {
+                if number >= self.anchor.0 {
+                    self.anchor = (number, Some(value));
+                }
+            }
+            (Space::Audit, Some(value)) => self.put(Space::Audit, key, value)?,
             (Space::Events, None) => self.dropped.extend(keys::number(&key)),
             (Space::Events, Some(record)) => {
                 let Some(seq) = keys::number(&key) else { return Ok(()) };
@@ -133,10 +155,7 @@ impl Salvage {
                 if let Ok(record) = Record::parse(seq, &record) {
                     self.ops.push(Op::Put(Space::Types, keys::typed(&record.topic, seq), Bytes::new()));
                 }
-                self.ops.push(Op::Put(Space::Events, key, record));
-                if self.ops.len() >= CHUNK {
-                    self.disk.write(&mut self.ops)?;
-                }
+                self.put(Space::Events, key, record)?;
             }
             (_, value) => {
                 let entry = self.state.entry(key).or_insert((number, None));
@@ -148,6 +167,14 @@ impl Salvage {
         Ok(())
     }
 
+    fn put(&mut self, space: Space, key: Bytes, value: Bytes) -> Result<(), LogError> {
+        self.ops.push(Op::Put(space, key, value));
+        if self.ops.len() >= CHUNK {
+            self.disk.write(&mut self.ops)?;
+        }
+        Ok(())
+    }
+
     /// Writes the rest, and an account of what there is now. Returns the highest number.
     fn finish(&mut self) -> Result<u64, LogError> {
         let mut ops = std::mem::take(&mut self.ops);
@@ -155,6 +182,8 @@ impl Salvage {
             // Its type stays behind in the index, where nobody finds an event under it.
             ops.push(Op::Delete(Space::Events, keys::event(seq)));
         }
+        ops.extend(std::mem::take(&mut self.pruned).into_iter().map(|key| Op::Delete(Space::Audit, key)));
+        ops.extend(self.anchor.1.take().map(|value| Op::Put(Space::Audit, audit::anchor_key(), value)));
         let (totals, watermark) = (keys::named(Room::Account, TOTALS), keys::named(Room::Account, WATERMARK));
         for (key, (_, value)) in self.state.drain() {
             if key == totals {

@@ -9,6 +9,7 @@ pub(super) mod query;
 pub(super) mod walk;
 
 use super::append::{Kind, TOTALS, Totals};
+use super::audit::Auditor;
 use super::backend::{Backend, Fault, Source, Space, View};
 use super::gaps::{self, Gap, Reason};
 use super::index::{IndexLag, WATERMARK};
@@ -26,6 +27,8 @@ use walk::{Events, Step};
 pub struct Reader {
     pub(super) source: Arc<dyn Source>,
     pub(super) found: Arc<Mutex<Vec<Damage>>>,
+    /// None if there is no audit.
+    pub(super) auditor: Option<Arc<Auditor>>,
 }
 
 /// Some of the events that match, in order.
@@ -63,7 +66,7 @@ type Beginning = (Totals, Lives, u64);
 
 impl Reader {
     pub(super) fn of(backend: &dyn Backend) -> Reader {
-        Reader { source: backend.source(), found: Arc::default() }
+        Reader { source: backend.source(), found: Arc::default(), auditor: None }
     }
 
     pub(super) fn oldest(&self) -> Result<u64, Fault> {

@@ -8,11 +8,11 @@ use std::fs;
 const ROUNDS: usize = 1;
 
 fn options(boot: &str) -> Options {
-    Options { boot: boot.to_owned() }
+    Options { boot: boot.to_owned(), audit: None }
 }
 
 /// All files under `folder` but those in quarantine.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -27,7 +27,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// As it would be found if the process were killed now; zeros at the end of a journal are holes here as well.
-fn copied(from: &Path) -> tempfile::TempDir {
+pub(super) fn copied(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
     for path in files(from) {
         let place = to.path().join(path.strip_prefix(from).unwrap());

@@ -1,6 +1,7 @@
 //! The log over memory and over files, against what a look at each event says.
 
 mod ahead;
+mod audit;
 mod damage;
 mod faults;
 mod format;
