@@ -16,10 +16,17 @@ use kairo_wire::methods::permission::{
     RequestStatus,
 };
 use kairo_wire::permission::Permission;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, read};
 use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::low_level::unregister;
+use signal_hook::{SigId, flag};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Asks one kernel about one skill.
 #[derive(Debug)]
@@ -36,6 +43,8 @@ pub(crate) struct Asker<'a> {
 enum Answer {
     Yes(GrantScope),
     No,
+    /// By this signal.
+    Interrupted(u8),
 }
 
 impl Asker<'_> {
@@ -62,8 +71,13 @@ impl Asker<'_> {
                             return Ok(grant);
                         }
                     }
+                    Answer::Interrupted(number) => {
+                        self.deny(&asked, "interrupted where it was started")?;
+                        let why = format!("{} is not approved: interrupted", self.skill.title());
+                        return Err(self.unapproved(why, &asked).ending_with(128 + number));
+                    }
                     Answer::No => {
-                        self.deny(&asked)?;
+                        self.deny(&asked, "answered no where it was started")?;
                         let why = format!("{} is not approved: it was answered no", self.skill.title());
                         return Err(self.unapproved(why, &asked));
                     }
@@ -98,7 +112,15 @@ impl Asker<'_> {
     }
 
     fn request(&self, wait: Duration) -> Result<RequestResult, Failure> {
-        Ok(self.client.call::<Request>(&self.skill.request(wait))?)
+        let until = Instant::now().checked_add(wait);
+        loop {
+            let left = until.map_or(wait, |until| until.saturating_duration_since(Instant::now()));
+            match self.client.call::<Request>(&self.skill.request(left)) {
+                // The next kernel doesn't know of it; asked twice it is one request.
+                Err(CallError::Interrupted { .. }) => {}
+                answered => return Ok(answered?),
+            }
+        }
     }
 
     /// Somebody is here who may decide.
@@ -125,12 +147,17 @@ impl Asker<'_> {
             return Err(Failure::new(Code::Unsupported.name(), why)
                 .advise("`kairo doctor` tells what it can; a manifest accepts less by name (acceptWeaker)"));
         }
+        let interruption = Interruption::watch()?;
         let mut err = io::stderr().lock();
         err.write_all(self.question(asked, &lacks).as_bytes())?;
         loop {
             err.write_all(if self.lasts { CHOICES } else { CHOICES_ONCE }.as_bytes())?;
             err.flush()?;
-            if let Some(answer) = answer(&typed()?, self.lasts) {
+            let line = typed(&interruption)?;
+            if let Some(number) = interruption.number() {
+                return Ok(Answer::Interrupted(number));
+            }
+            if let Some(answer) = answer(&line, self.lasts) {
                 return Ok(answer);
             }
         }
@@ -163,9 +190,8 @@ impl Asker<'_> {
         unless_decided(self.client.call::<Approve>(&params)).map(|done| done.map(|done| done.grant))
     }
 
-    fn deny(&self, asked: &RequestResult) -> Result<(), Failure> {
-        let reason = Some("answered no where it was started".to_owned());
-        let params = DenyParams { request_id: asked.request_id.clone(), reason };
+    fn deny(&self, asked: &RequestResult, reason: &str) -> Result<(), Failure> {
+        let params = DenyParams { request_id: asked.request_id.clone(), reason: Some(reason.to_owned()) };
         unless_decided(self.client.call::<Deny>(&params)).map(drop)
     }
 
@@ -240,21 +266,62 @@ fn answer(line: &str, lasts: bool) -> Option<Answer> {
     }
 }
 
-/// A line of the terminal, and not a byte more: what comes behind it is the program's. Nothing at its end.
-fn typed() -> Result<String, Failure> {
+/// What ends a question without an answer.
+const INTERRUPTIONS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+
+/// Whether somebody wants this to end, while a question stands.
+#[derive(Debug)]
+struct Interruption {
+    number: Arc<AtomicUsize>,
+    handlers: Vec<SigId>,
+}
+
+impl Interruption {
+    fn watch() -> io::Result<Interruption> {
+        let mut watch = Interruption { number: Arc::default(), handlers: Vec::new() };
+        for number in INTERRUPTIONS {
+            let place = Arc::clone(&watch.number);
+            watch.handlers.push(flag::register_usize(number, place, number as usize)?);
+        }
+        Ok(watch)
+    }
+
+    /// The signal, if one has come.
+    fn number(&self) -> Option<u8> {
+        Some(self.number.load(Ordering::Relaxed) as u8).filter(|number| *number > 0)
+    }
+}
+
+impl Drop for Interruption {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            unregister(handler);
+        }
+    }
+}
+
+/// A line of the terminal, and not a byte more: what comes behind it is the program's. What there is of it at its end, or
+/// when a signal comes.
+fn typed(interruption: &Interruption) -> Result<String, Failure> {
     let mut line = Vec::new();
     let mut byte = [0];
-    while line.len() < 256 {
-        match rustix::io::read(io::stdin(), &mut byte) {
-            Ok(0) => break,
-            Ok(_) if byte == *b"\n" => break,
-            Ok(_) => line.extend(byte),
-            Err(rustix::io::Errno::INTR) => {}
+    let stdin = io::stdin();
+    while line.len() < 256 && interruption.number().is_none() {
+        // A read would go on behind a signal; this doesn't.
+        let waited = poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&LOOK));
+        match waited.and_then(|ready| if ready > 0 { read(&stdin, &mut byte).map(Some) } else { Ok(None) }) {
+            Ok(Some(0)) => break,
+            Ok(Some(_)) if byte == *b"\n" => break,
+            Ok(Some(_)) => line.extend(byte),
+            Ok(None) | Err(Errno::INTR) => {}
             Err(errno) => return Err(io::Error::from(errno).into()),
         }
     }
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
+
+/// A signal that comes between the look at it and the wait is seen after so long.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// Who we are, for people.
 fn user() -> String {

@@ -61,7 +61,11 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     };
     let mut command = program::command(&args.program)?;
     let skill = Skill::of(&args.program)?;
-    let client = context.client()?;
+    let client = match &skill {
+        // Somebody may take their time to decide.
+        Some(_) => context.lasting(false)?,
+        None => context.client()?,
+    };
     if let Some(skill) = &skill {
         Asker::of_daemon(context, skill, &client).settle()?;
         skill.enter(&mut options, &mut command);

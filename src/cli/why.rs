@@ -71,8 +71,12 @@ struct Denial {
     method: Option<String>,
     permission: Option<String>,
     resource: Option<String>,
+    /// What a contained program tried: a system call, a path, a port.
+    subject: Option<String>,
     /// What was lacking.
     reason: Option<String>,
+    /// What would have to be granted, in words.
+    hint: Option<String>,
     /// Who decided so, or the grant that forbids it.
     by: Option<String>,
 }
@@ -90,7 +94,18 @@ impl Denial {
                 resource: text("/request/permissions/0/resource"),
                 reason: text("/reason"),
                 by: text("/by"),
-                method: None,
+                ..Denial::default()
+            };
+        }
+        if &*told.event.topic == VIOLATION {
+            let rule = text("/rule");
+            return Denial {
+                principal: named(&said["principal"]),
+                subject: text("/subject"),
+                reason: text("/mechanism").map(|by| rule.map_or(by.clone(), |rule| format!("{by}, {rule}"))),
+                hint: text("/hint"),
+                by: text("/id").map(|id| format!("the sandbox of {id}")),
+                ..Denial::default()
             };
         }
         let permission = text("/permission");
@@ -103,8 +118,9 @@ impl Denial {
             method: text("/method"),
             permission,
             resource: text("/resource").or_else(|| text("/target")).filter(|_| is_for_some),
-            reason: text("/reason").or_else(|| text("/hint")),
+            reason: text("/reason"),
             by: text("/grant"),
+            ..Denial::default()
         }
     }
 
@@ -158,12 +174,16 @@ fn page(told: &Told, denial: &Denial, now: Option<&CanResult>) -> String {
             let _ = write!(page, "{}", visible(method));
         }
         (None, None) => {
-            let _ = write!(page, "{}", brief(&told.payload));
+            let said = denial.subject.clone().unwrap_or_else(|| brief(&told.payload));
+            let _ = write!(page, "{}", visible(&said));
         }
     }
     let _ = writeln!(page, "\nrefused: {}", or(&denial.reason, "no reason is told"));
     if let Some(by) = &denial.by {
         let _ = writeln!(page, "by {}", visible(by));
+    }
+    if let Some(hint) = &denial.hint {
+        let _ = writeln!(page, "it would take: {}", visible(hint));
     }
     match now {
         Some(CanResult { allowed: true, reason, .. }) => {
@@ -237,15 +257,20 @@ mod tests {
     }
 
     #[test]
-    fn what_says_little_is_still_told() {
-        let told = told(VIOLATION, json!({"process": "p", "hint": "reads outside"}));
+    fn what_containment_refused_is_told_with_what_it_would_take() {
+        let told = told(
+            VIOLATION,
+            json!({
+                "id": "p", "principal": {"kind": "skill", "uid": 7, "skill": "x"}, "mechanism": "landlock",
+                "rule": "read", "subject": "/etc/\u{1b}passwd", "hint": "files.read of /etc", "count": 1,
+            }),
+        );
         let denial = Denial::of(&told);
         assert_eq!(denial.question().map(|_| ()), None);
         let text = page(&told, &denial, None);
-        assert!(
-            text.contains("somebody wanted process=p hint=\"reads outside\"\nrefused: reads outside\n"),
-            "{text}"
-        );
+        let said = "skill:x wanted /etc/\\u{1b}passwd\nrefused: landlock, read\nby the sandbox of p\n\
+            it would take: files.read of /etc\n";
+        assert!(text.ends_with(said), "{text}");
         assert_eq!(named(&json!({"kind": "user", "uid": 5})).as_deref(), Some("user:5"));
         assert_eq!(named(&json!({"kind": "agent", "uid": 5, "agent": "a"})).as_deref(), Some("agent:a"));
         assert_eq!(named(&json!("session:as_1")).as_deref(), Some("session:as_1"));

@@ -90,6 +90,16 @@ mod tests {
     }
 
     #[test]
+    fn the_policy_of_the_documentation_is_one() {
+        let page = include_str!("../../docs/PERMISSIONS.md");
+        let shown = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let policy = written(shown).unwrap();
+        let names: Vec<&str> = policy.rules.iter().map(|rule| rule.name.as_str()).collect();
+        assert_eq!(names, ["our-indexer", "libraries", "keys", "cameras-are-for-people"]);
+        assert!(policy.children.is_some());
+    }
+
+    #[test]
     fn a_policy_that_others_can_change_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.toml");

@@ -215,6 +215,10 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
     terminal.until("answered no");
     terminal.until("ended 126.");
     assert!(grants(daemon).is_empty() && pending(daemon).is_empty());
+    // An interruption is a no, too.
+    terminal.run_and_answer(&skill, "\u{3}");
+    terminal.until("ended 130.");
+    assert!(grants(daemon).is_empty() && pending(daemon).is_empty());
     // What means nothing is asked again.
     terminal.run_and_answer(&skill, "yes");
     terminal.until("[N]o ");
@@ -624,16 +628,21 @@ fn a_daemon_that_is_killed_knows_what_was_granted() {
     let skill = Skill::new();
     let mut daemon = Daemon::start(&Options::plain(Driver::Poll));
     assert_eq!(done(skill.run(&daemon, &[])).status.code(), Some(126));
-    let grant = good(&daemon, &["approve", &asked(&daemon), "--scope", "always"]).trim().to_owned();
+    good(&daemon, &["approve", &asked(&daemon), "--scope", "always"]);
     daemon.kill_and_succeed();
     assert!(ran(&done(skill.run(&daemon, &[]))));
+    skill.declare("1.1.0", &[]);
+    let mut command = skill.run(&daemon, &["--wait", "1m"]);
+    let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    until("it asks", || !pending(&daemon).is_empty());
+    daemon.kill_and_succeed();
+    until("it asks the next one", || !pending(&daemon).is_empty());
+    good(&daemon, &["approve", &asked(&daemon), "--scope", "once"]);
+    assert!(ran(&waiting.wait_with_output().expect("it ends")));
+    skill.declare("1.0.0", &[]);
     // What runs meanwhile is ended by the next daemon's word.
     skill.program("echo begun; exec sleep 1000");
     assert_eq!(done(skill.run(&daemon, &[])).status.code(), Some(126));
-    assert!(
-        grants(&daemon).iter().any(|one| one["id"] == grant.as_str()),
-        "another program voids nothing yet"
-    );
     let grant = good(&daemon, &["approve", &asked(&daemon), "--scope", "always"]).trim().to_owned();
     let mut running = begun(&skill, &daemon);
     daemon.kill_and_succeed();
