@@ -364,6 +364,15 @@ pub(crate) enum Named {
     Watch(u64),
 }
 
+/// In whose name a process runs, and by what right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cast {
+    /// Whom it is for the kernel, if somebody with a name.
+    pub acts_as: Option<ActsAs>,
+    /// The grant it runs under.
+    pub under: Option<Arc<str>>,
+}
+
 /// Whom a process is for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ActsAs {
@@ -444,10 +453,8 @@ pub(crate) struct Process {
     pub limits: Vec<LimitInForce>,
     /// What it is kept from.
     pub contained: Containing,
-    /// Whom it is for the kernel, if somebody with a name.
-    pub acts_as: Option<ActsAs>,
-    /// The grant it runs under.
-    pub under: Option<Arc<str>>,
+    /// In whose name it runs.
+    pub cast: Cast,
     /// What it executes.
     pub measured: Measured,
     /// When it ran.

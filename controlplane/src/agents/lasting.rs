@@ -274,7 +274,7 @@ impl Kernel {
     /// What runs in a session, or will again.
     fn running_in(&self, session: &str) -> Vec<(u64, ProcessId)> {
         let inside = self.state.processes.iter().filter(|(_, process)| {
-            let of = process.acts_as.as_ref().and_then(|acts_as| acts_as.session.as_deref());
+            let of = process.cast.acts_as.as_ref().and_then(|acts_as| acts_as.session.as_deref());
             of == Some(session) && (!process.tree_gone || process.awaits_another())
         });
         let mut inside: Vec<(u64, ProcessId)> =

@@ -41,7 +41,7 @@ impl Kernel {
             return Recognized::plain(Principal::Nobody { uid });
         };
         let life: Arc<str> = session.into();
-        let acts_as = self.of_life(&life).and_then(|process| process.acts_as.clone());
+        let acts_as = self.of_life(&life).and_then(|process| process.cast.acts_as.clone());
         let Some(acts_as) = acts_as else {
             let skill = Skill { uid, session: Some(Arc::clone(&life)), name: None };
             return Recognized { life: Some(life), ..Recognized::plain(Principal::Skill(skill)) };

@@ -118,7 +118,7 @@ impl Kernel {
     /// What was started under a grant and is not over.
     fn running_under(&self, id: &str) -> Vec<(u64, ProcessId)> {
         let under = self.state.processes.iter().filter(|(_, process)| {
-            process.under.as_deref() == Some(id) && (!process.tree_gone || process.awaits_another())
+            process.cast.under.as_deref() == Some(id) && (!process.tree_gone || process.awaits_another())
         });
         let mut under: Vec<(u64, ProcessId)> =
             under.map(|(serial, process)| (*serial, process.id.clone())).collect();

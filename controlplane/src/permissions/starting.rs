@@ -14,8 +14,8 @@ use crate::state::ActsAs;
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
-use kairo_wire::methods::options::{SkillOption, SpawnOptions};
-use kairo_wire::methods::permission::GrantScope;
+use kairo_wire::methods::options::SpawnOptions;
+use kairo_wire::methods::permission::{GrantScope, SkillOption};
 use kairo_wire::methods::system::PrincipalKind;
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ impl Kernel {
             return Ok(Identity::default());
         }
         let process = peer.and_then(|peer| peer.life.as_deref()).and_then(|life| self.of_life(life));
-        let under = process.and_then(|process| process.under.as_ref());
+        let under = process.and_then(|process| process.cast.under.as_ref());
         let under = under.and_then(|id| self.permissions.grants.get(id)).cloned();
         Ok(Identity { acts_as: Some(ActsAs { uid, name: Arc::clone(name), session: id }), under })
     }

@@ -213,7 +213,7 @@ impl Kernel {
         if plan.guarded {
             self.entrust(connection, serial);
         }
-        self.occupy(plan.under.as_ref(), session.as_str());
+        self.occupy(plan.cast.under.as_ref(), session.as_str());
         let mut process =
             open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
         if self.config.embedded {
@@ -253,7 +253,6 @@ pub(crate) fn open_record(
 ) -> Process {
     let terminal = plan.terminal();
     let renewal = Renewal::of(&plan);
-    let argv = remembered(plan.argv, &plan.secret_args);
     let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
     Process {
         key,
@@ -267,7 +266,7 @@ pub(crate) fn open_record(
         tree_gone: false,
         paused: false,
         terminal,
-        argv,
+        argv: remembered(plan.argv, &plan.secret_args),
         cwd: plan.cwd,
         environment_digest,
         history: [plan.history; 2],
@@ -279,8 +278,7 @@ pub(crate) fn open_record(
         tree: Tree::BestEffort,
         limits: Vec::new(),
         contained: plan.contained.map_or(Containing::Not, Containing::By),
-        acts_as: plan.acts_as,
-        under: plan.under,
+        cast: plan.cast,
         measured: Measured { wanted: plan.program.and_then(|check| check.wanted), found: None },
         started: at,
         exited: None,
@@ -349,6 +347,15 @@ pub(crate) fn busy(id: &ProcessId) -> WireError {
     WireError::new(Code::Busy, format!("process {id}: its tree is still there")).with("id", id.to_string())
 }
 
+fn paths_denied(errno: i32) -> WireError {
+    let message = format!(
+        "deniedPaths: one isn't there and can't be kept from being made, is behind a link that could be replaced, or has \
+         another name ({}); acceptWeaker takes its name",
+        errno_words(errno)
+    );
+    WireError::unsupported("options.sandbox", &message).with("protection", "deniedPaths")
+}
+
 /// The error of a spawn that came to nothing. The messages hold the original's texts.
 pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireError {
     let program = process.argv.first().map(|program| String::from_utf8_lossy(program)).unwrap_or_default();
@@ -390,14 +397,7 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             "options.sandbox",
             "the keeper is older than this kernel and can't contain; end it first",
         ),
-        SpawnStage::DeniedPaths => {
-            let message = format!(
-                "deniedPaths: one isn't there and can't be kept from being made, is behind a link that could be replaced, or has \
-                 another name ({}); acceptWeaker takes its name",
-                errno_words(errno)
-            );
-            WireError::unsupported("options.sandbox", &message).with("protection", "deniedPaths")
-        }
+        SpawnStage::DeniedPaths => paths_denied(errno),
         SpawnStage::Containment
         | SpawnStage::KernelSocket
         | SpawnStage::Privileges

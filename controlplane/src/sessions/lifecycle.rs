@@ -103,8 +103,8 @@ impl Kernel {
             streams: outputs.map(report::stream_name).collect(),
             sandbox: process.receipt(),
             program: process.program(),
-            acts_as: process.acts_as.as_ref().map(|acts_as| acts_as.party().to_string()),
-            grant: process.under.as_deref().map(str::to_owned),
+            acts_as: process.cast.acts_as.as_ref().map(|acts_as| acts_as.party().to_string()),
+            grant: process.cast.under.as_deref().map(str::to_owned),
         };
         let (creator, trace, born) = (process.creator.clone(), process.trace.clone(), process.birth.clone());
         self.publish_as(turn, born, Audience::Of(creator), &trace, &event);

@@ -15,7 +15,7 @@ use crate::sessions::environment::Variables;
 use crate::sessions::measuring;
 use crate::sessions::pacing;
 use crate::sessions::spool;
-use crate::state::{ActsAs, Connection, Trace};
+use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
     TerminalSize, Unread,
@@ -92,10 +92,8 @@ pub(crate) struct Plan {
     pub follows: Option<String>,
     /// What reads its output.
     pub adapter: Option<String>,
-    /// As whom it is started.
-    pub acts_as: Option<ActsAs>,
-    /// The grant it runs under.
-    pub under: Option<Arc<str>>,
+    /// In whose name it is started.
+    pub cast: Cast,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -160,8 +158,7 @@ impl Plan {
             follows: None,
             request: None,
             adapter: None,
-            acts_as: None,
-            under: None,
+            cast: Cast::default(),
         }
     }
 }
@@ -219,8 +216,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         request,
         follows: None,
         argv,
-        acts_as,
-        under: under.map(|grant| Arc::clone(&grant.id)),
+        cast: Cast { acts_as, under: under.map(|grant| Arc::clone(&grant.id)) },
     })
 }
 

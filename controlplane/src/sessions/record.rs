@@ -11,7 +11,7 @@ use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
-use crate::state::{ActsAs, Process, Trace};
+use crate::state::{ActsAs, Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
@@ -98,7 +98,7 @@ pub(crate) struct Record {
     acts_as: Option<(u32, String, Option<String>)>,
     /// The grant it runs under.
     #[serde(default)]
-    pub under: Option<String>,
+    under: Option<String>,
 }
 
 /// Decided since.
@@ -176,10 +176,10 @@ impl Record {
             unrecorded: process.record == RecordStatus::None,
             adapter: process.adapter.clone(),
             contained: !matches!(process.contained, Containing::Not),
-            acts_as: process.acts_as.as_ref().map(|ActsAs { uid, name, session }| {
+            acts_as: process.cast.acts_as.as_ref().map(|ActsAs { uid, name, session }| {
                 (*uid, name.as_ref().to_owned(), session.as_deref().map(str::to_owned))
             }),
-            under: owned(&process.under),
+            under: owned(&process.cast.under),
         }
     }
 
@@ -198,10 +198,14 @@ impl Record {
         from_slice(bytes)
     }
 
-    /// Whom it is for the kernel.
-    pub(crate) fn acts_as(&self) -> Option<ActsAs> {
-        let (uid, name, session) = self.acts_as.clone()?;
-        Some(ActsAs { uid, name: name.into(), session: session.map(Into::into) })
+    /// In whose name it runs.
+    pub(crate) fn cast(&self) -> Cast {
+        let acts_as = self.acts_as.clone().map(|(uid, name, session)| ActsAs {
+            uid,
+            name: name.into(),
+            session: session.map(Into::into),
+        });
+        Cast { acts_as, under: self.under.as_deref().map(Into::into) }
     }
 
     pub(crate) fn creator(&self) -> Creator {

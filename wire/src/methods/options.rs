@@ -6,6 +6,7 @@
 use crate::codec::raw::Raw;
 use crate::codec::text::OsText;
 use crate::limits::TERMINAL_EXTENT_MAX;
+use crate::methods::permission::SkillOption;
 use crate::methods::restart::Restart;
 use crate::methods::spool::SpoolOption;
 use crate::methods::stream::Rate;
@@ -104,23 +105,6 @@ pub struct SpawnOptions {
     /// doctor`, `sandboxViolations`). It costs the start of the program a second filter, and what is denied a record.
     #[serde(skip_serializing_if = "is_false")]
     pub watch: bool,
-}
-
-/// Which skill, and which manifest of it the caller means.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SkillOption {
-    /// Its name.
-    pub name: String,
-    /// SHA-256 of the manifest's meaning, hexadecimal: an approval of another one doesn't count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub manifest_digest: Option<String>,
-    /// SHA-256 of the program, hexadecimal: an approval for another one doesn't count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub program_digest: Option<String>,
-    /// The session it is started in, for approvals that are for one; that of the caller if it is in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session: Option<String>,
 }
 
 fn is_false(value: &bool) -> bool {

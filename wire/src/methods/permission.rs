@@ -539,3 +539,20 @@ pub struct SmallestGrant {
     /// How long.
     pub scope: GrantScope,
 }
+
+/// Which skill, and which manifest of it the caller means.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SkillOption {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the manifest's meaning, hexadecimal: an approval of another one doesn't count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
+    /// SHA-256 of the program, hexadecimal: an approval for another one doesn't count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_digest: Option<String>,
+    /// The session it is started in, for approvals that are for one; that of the caller if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
