@@ -12,6 +12,7 @@
 
 mod bus;
 mod contained;
+mod decisions;
 mod durable;
 mod events;
 mod framed;
@@ -48,6 +49,7 @@ const BENCHES: &[Bench] = &[
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("contained", "contained children, spawn to exit, 8 in flight", contained::run),
+    bench("decisions", "whether somebody may, among 10,000 grants", decisions::run),
     bench("durable", "spawns with and without a record the disk has", durable::run),
     bench("lines", "whole lines against chunks", lines::run),
     bench("limits", "20 MiB/s for ten seconds", limits::run),

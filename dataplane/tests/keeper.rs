@@ -826,7 +826,7 @@ fn what_an_old_landlock_lacks_is_mounted_instead() {
     assert_eq!(std::fs::read_to_string(&outside).unwrap(), "as it was");
     // Without, it is as Landlock has it.
     let mut without = contained_by(2, &wish("")).unwrap();
-    without.namespaces = None;
+    without.later.namespaces = None;
     without.probes.clear();
     let said = said_by(&mut kernel, Spawn { containment: Some(Box::new(without)), ..sh(&script) });
     assert!(!said.contains("/dev/zero"), "{said}");

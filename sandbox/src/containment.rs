@@ -26,12 +26,25 @@ pub struct Containment {
     /// All of it in one, where that is how the system does it.
     #[serde(default)]
     pub belt: Option<Belt>,
+    /// What came after the first keepers that contain. One that knows of none is told of none.
+    #[serde(default, skip_serializing_if = "Later::is_none")]
+    pub later: Later,
+}
+
+/// What a containment says beside what the first keepers that contain know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Later {
     /// What it is denied is recorded by the operating system, for whoever may hear that.
-    #[serde(default)]
     pub log: bool,
-    /// What it sees of the machine, where that differs from what others see. A keeper that knows of none is told of none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What it sees of the machine, where that differs from what others see.
     pub namespaces: Option<Namespaces>,
+}
+
+impl Later {
+    /// Whether it says nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Later::default()
+    }
 }
 
 /// Namespaces of its own (namespaces(7)).

@@ -154,18 +154,9 @@ pub mod enforce {
             _: Option<Owner<'_>>,
             _: &mut Filters,
         ) -> Result<Ready, Unready> {
-            let Containment {
-                landlock,
-                filter,
-                unprivileged,
-                core_bytes: _,
-                kernel: _,
-                probes,
-                belt,
-                log: _,
-                namespaces,
-            } = containment;
-            let of_another = landlock.is_some() || namespaces.is_some() || !filter.is_empty();
+            let Containment { landlock, filter, unprivileged, core_bytes: _, kernel: _, probes, belt, later } =
+                containment;
+            let of_another = landlock.is_some() || later.namespaces.is_some() || !filter.is_empty();
             if of_another || *unprivileged || !probes.is_empty() {
                 return Err(io::Error::from(io::ErrorKind::Unsupported).into());
             }

@@ -186,7 +186,7 @@ impl Planner<'_> {
     fn namespaces(&mut self) -> &mut Namespaces {
         let user = self.ability.namespaces.user;
         let none = || Namespaces { user, ..Namespaces::default() };
-        self.plan.containment.namespaces.get_or_insert_with(none)
+        self.plan.containment.later.namespaces.get_or_insert_with(none)
     }
 
     fn privileges(&mut self) -> Result<(), Refusal> {
@@ -364,7 +364,7 @@ fn probes(containment: &Containment) -> Vec<Probe> {
         probes.extend(outside(rights::READ_FILE).map(|path| Probe::Read(path.as_bytes().into())));
         probes.extend(outside(rights::WRITE_FILE).map(|path| Probe::Write(path.as_bytes().into())));
     }
-    if let Some(namespaces) = &containment.namespaces {
+    if let Some(namespaces) = &containment.later.namespaces {
         let first = |wanted: Denied| namespaces.denied.iter().find(|(_, denied)| *denied == wanted);
         // Root with its capabilities opens an empty folder that nobody may open.
         let hidden = first(Denied::Read).filter(|_| containment.unprivileged);

@@ -156,7 +156,7 @@ impl Receipt {
 
     /// What became of denied paths. One that is left alone was accepted to be.
     fn complete_denied(&mut self, containment: &Containment, mounted: &Mounted) {
-        let denied = containment.namespaces.as_ref().map_or(&[][..], |namespaces| &namespaces.denied);
+        let denied = containment.later.namespaces.as_ref().map_or(&[][..], |namespaces| &namespaces.denied);
         let left: Vec<_> = (mounted.left.iter())
             .filter_map(|place| denied.get(*place as usize))
             .map(|(path, _)| String::from_utf8_lossy(path))

@@ -292,7 +292,7 @@ mod tests {
     fn this_machine_is_reported_whole() {
         let ability = Ability::probe();
         let report = Report::new(&ability);
-        assert_eq!(report.findings.len(), 13);
+        assert_eq!(report.findings.len(), 15);
         let rungs: Vec<&str> = report.ladder.iter().map(|rung| rung.name).collect();
         assert_eq!(rungs, Protection::ALL.iter().map(|protection| protection.name()).collect::<Vec<_>>());
         assert!(report.ladder.iter().all(|rung| !rung.detail.is_empty()));

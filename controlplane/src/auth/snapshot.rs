@@ -327,12 +327,8 @@ mod tests {
     }
 
     fn grant(id: &str, to: &str, permission: Permission, resource: Option<&str>) -> Arc<Grant> {
-        Arc::new(Grant {
-            id: id.into(),
-            party: party(to),
-            rules: vec![Clause { permission, resource: resource.map(Into::into), purpose: None }],
-            ..Grant::blank()
-        })
+        let clause = Clause { permission, resource: resource.map(Into::into), purpose: None };
+        Arc::new(Grant::new(id, party(to), vec![clause]))
     }
 
     #[test]

@@ -282,19 +282,15 @@ impl Kernel {
         };
         let foreign = session.as_deref().is_some_and(|session| self.session_ends(session).is_none());
         let latest = foreign.then(|| wall_ms(turn.at).saturating_add(FOREIGN_SESSION_MS));
+        let id = format!("gr_{:032x}", bits(&mut *self.entropy));
         Ok(Grant {
-            id: format!("gr_{:032x}", bits(&mut *self.entropy)).into(),
-            party,
-            effect: GrantEffect::Allow,
-            rules,
             scope: terms.scope,
             session,
             intent,
             expires_ms: terms.expires_ms.into_iter().chain(latest).min(),
-            declared: None,
-            request: None,
             by: terms.by.as_str().into(),
             at_ms: wall_ms(turn.at),
+            ..Grant::new(&id, party, rules)
         })
     }
 

@@ -94,6 +94,24 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// One that allows this for good, by nobody yet.
+    pub fn new(id: &str, party: Party, rules: Vec<Clause>) -> Grant {
+        Grant {
+            id: id.into(),
+            party,
+            effect: GrantEffect::Allow,
+            rules,
+            scope: GrantScope::Always,
+            session: None,
+            intent: None,
+            expires_ms: None,
+            declared: None,
+            request: None,
+            by: "".into(),
+            at_ms: 0,
+        }
+    }
+
     /// Whether its time is not over.
     pub(crate) fn is_live(&self, now_ms: u64) -> bool {
         self.expires_ms.is_none_or(|until| now_ms < until)
@@ -120,24 +138,6 @@ impl Grant {
             request_id: self.request.as_deref().map(str::to_owned),
             by: self.by.as_ref().to_owned(),
             at_ms: self.at_ms,
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn blank() -> Grant {
-        Grant {
-            id: "".into(),
-            party: Party { uid: 0, subject: crate::auth::subject::Subject::User },
-            effect: GrantEffect::Allow,
-            rules: Vec::new(),
-            scope: GrantScope::Always,
-            session: None,
-            intent: None,
-            expires_ms: None,
-            declared: None,
-            request: None,
-            by: "".into(),
-            at_ms: 0,
         }
     }
 }

@@ -136,7 +136,7 @@ pub(crate) fn narrow(
 
 /// What it is denied is to be told, as far as this machine tells it.
 fn watched(config: &Config, contained: &mut Contained) {
-    contained.containment.log = config.ability.denied_calls.allowed();
+    contained.containment.later.log = config.ability.denied_calls.allowed();
     if let Answer::Refused(why) = &config.ability.denied_calls {
         contained.receipt.warnings.push(format!("what it is denied is not told: {why}"));
     }

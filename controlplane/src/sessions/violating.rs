@@ -22,7 +22,7 @@ const SIGSYS: i32 = 31;
 
 /// What it is denied is heard before it runs.
 pub(crate) fn have_watched(turn: &mut Turn<'_>, spawn: &Spawn) {
-    if spawn.containment.as_ref().is_some_and(|containment| containment.log) {
+    if spawn.containment.as_ref().is_some_and(|containment| containment.later.log) {
         turn.out.push(Command::Watch);
     }
 }
@@ -72,7 +72,7 @@ impl Kernel {
     pub(crate) fn leader_denied(&mut self, turn: &mut Turn<'_>, serial: u64, status: ExitStatus) {
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         let Containing::By(contained) = &process.contained else { return };
-        if contained.containment.log {
+        if contained.containment.later.log {
             self.state.recent.push_back((process.pid, serial));
             if self.state.recent.len() > RECENT_MAX {
                 self.state.recent.pop_front();

@@ -72,7 +72,7 @@ fn watched(world: &mut World, owner: ConnectionKey, id: &str) -> (kairo_dataplan
     let first = world.take(|command| matches!(command, Command::Watch).then_some(()));
     assert!(first.is_some(), "it is heard before it runs");
     let spawn = world.take_spawn().unwrap();
-    assert!(spawn.containment.as_ref().is_some_and(|containment| containment.log));
+    assert!(spawn.containment.as_ref().is_some_and(|containment| containment.later.log));
     world.bear(&spawn)
 }
 

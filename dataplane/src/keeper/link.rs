@@ -461,7 +461,8 @@ mod tests {
         let mut finding = Finding::default();
         let pack = |containment: &Containment| rmp_serde::to_vec(containment).unwrap();
         assert_eq!((parts(pack(&containment)), parts(rmp_serde::to_vec(&finding).unwrap())), (7, 5));
-        containment.namespaces = Some(Namespaces { user: true, network: true, ..Namespaces::default() });
+        containment.later.namespaces =
+            Some(Namespaces { user: true, network: true, ..Namespaces::default() });
         finding.mounted = Some(Mounted { left: vec![1], placeholders: vec![b"/a".to_vec()] });
         assert_eq!(rmp_serde::from_slice::<Containment>(&pack(&containment)).unwrap(), containment);
         let packed = rmp_serde::to_vec(&finding).unwrap();

@@ -191,9 +191,10 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Has the keeper start a process; one that is contained or looked at only by a keeper that can.
-    pub(super) fn send_spawn(&mut self, spawn: Spawn) {
+    pub(super) fn send_spawn(&mut self, mut spawn: Spawn) {
         let key = spawn.process;
-        let divided = spawn.containment.as_ref().is_some_and(|containment| containment.namespaces.is_some());
+        let divided =
+            spawn.containment.as_ref().is_some_and(|containment| containment.later.namespaces.is_some());
         let needs = [
             (spawn.containment.is_some(), VERSION_CONTAINS, SpawnStage::Containment),
             (divided, VERSION_DIVIDES, SpawnStage::Containment),
@@ -206,6 +207,11 @@ impl<D: Driver> Reactor<D> {
             if self.lane.version < version {
                 return self.spawn_failed(key, SpawnFailure { stage, errno: libc::ENOSYS });
             }
+        }
+        // A keeper that knows of no record of what is denied contains all the same.
+        if let Some(containment) = spawn.containment.as_mut().filter(|_| self.lane.version < VERSION_DIVIDES)
+        {
+            containment.later.log = false;
         }
         let kernel = match spawn.containment.as_ref().filter(|containment| containment.kernel) {
             None => Vec::new(),

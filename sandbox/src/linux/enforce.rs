@@ -151,14 +151,14 @@ impl Ready {
             containment.landlock.as_ref().map(|rules| ruleset(rules, &mut finding.missing)).transpose()?;
         let filter =
             (!containment.filter.is_empty()).then(|| filters.of(containment.filter, false)).transpose()?;
-        let loud = filter.is_some() && containment.log;
+        let loud = filter.is_some() && containment.later.log;
         let loud = loud.then(|| filters.of(containment.filter, true)).transpose()?;
         finding.filter =
             filter.as_ref().map(|filter| (filter.digest.clone(), filter.program.instructions.len() as u32));
         let namespaces = settle(containment, owner, filters)?;
         finding.mounted = namespaces.as_ref().map(Settled::mounted);
         let left = |path: &[u8]| {
-            let denied = containment.namespaces.iter().flat_map(|namespaces| &namespaces.denied);
+            let denied = containment.later.namespaces.iter().flat_map(|namespaces| &namespaces.denied);
             let left = finding.mounted.iter().flat_map(|mounted| &mounted.left);
             let mut left = left.filter_map(|place| denied.clone().nth(*place as usize));
             left.any(|(left, _)| left == path)
@@ -172,7 +172,7 @@ impl Ready {
             ruleset,
             filter,
             loud,
-            log: containment.log && finding.abi >= ABI_LOGS,
+            log: containment.later.log && finding.abi >= ABI_LOGS,
             // Who has made a user namespace has every capability in it.
             unprivileged: containment.unprivileged || namespaces.as_ref().is_some_and(Settled::takes_user),
             kernel: containment.kernel,
@@ -281,7 +281,7 @@ fn settle(
     owner: Option<Owner<'_>>,
     filters: &mut Filters,
 ) -> Result<Option<Settled>, Unready> {
-    let Some(namespaces) = &containment.namespaces else { return Ok(None) };
+    let Some(namespaces) = &containment.later.namespaces else { return Ok(None) };
     let user = namespaces.user.then(|| filters.user_namespace()).transpose()?;
     let settled = Settled::new(namespaces, containment.landlock.as_ref(), owner, user);
     settled.map(Some).map_err(Unready::Denied)

@@ -174,7 +174,7 @@ impl Planner<'_> {
 
 impl Planner<'_> {
     fn has_own_network(&self) -> bool {
-        self.plan.containment.namespaces.as_ref().is_some_and(|namespaces| namespaces.network)
+        self.plan.containment.later.namespaces.as_ref().is_some_and(|namespaces| namespaces.network)
     }
 }
 

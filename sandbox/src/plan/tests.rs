@@ -186,7 +186,7 @@ fn paths_denied_inside_what_is_allowed_are_a_mount_namespaces() {
             (entry.standing, entry.by.as_slice()),
             (Standing::InForce, &[Mechanism::MountNamespace, Mechanism::Landlock][..])
         );
-        let namespaces = plan.containment.namespaces.unwrap();
+        let namespaces = plan.containment.later.namespaces.unwrap();
         let denied = |path: &str, what| (path.as_bytes().to_vec(), what);
         assert_eq!(
             namespaces.denied,
@@ -198,7 +198,7 @@ fn paths_denied_inside_what_is_allowed_are_a_mount_namespaces() {
     }
     let mut weaker = asked();
     weaker["acceptWeaker"] = serde_json::json!(["deniedPaths"]);
-    assert!(!plan(weaker, &dividing(6, true)).unwrap().containment.namespaces.unwrap().placeholders);
+    assert!(!plan(weaker, &dividing(6, true)).unwrap().containment.later.namespaces.unwrap().placeholders);
     let mut unguarded = asked();
     unguarded["protections"] =
         serde_json::json!({"files": "off", "truncate": "off", "deviceCommands": "off"});
@@ -212,7 +212,7 @@ fn where_modes_may_be_changed_is_a_mount_namespaces_to_say() {
     let entry = plan.receipt.of(Protection::Metadata).unwrap();
     assert_eq!((entry.standing, entry.by[0]), (Standing::InForce, Mechanism::MountNamespace));
     let containment = plan.containment;
-    assert!(containment.namespaces.unwrap().read_only && !containment.filter.has(Group::NoMetadata));
+    assert!(containment.later.namespaces.unwrap().read_only && !containment.filter.has(Group::NoMetadata));
     assert!(containment.probes.contains(&Probe::Unchanged(b"/etc/passwd".to_vec())));
     assert_eq!(refused(asked(), &machine(9)), Protection::Metadata);
 }
@@ -226,7 +226,7 @@ fn what_an_older_landlock_lacks_a_mount_namespace_has_but_for_signals() {
         assert_eq!((entry.standing, entry.by[0]), (Standing::InForce, Mechanism::MountNamespace));
     }
     assert_eq!(old.containment.landlock.unwrap().files, rights::ABI_1 | rights::REFER);
-    let namespaces = old.containment.namespaces.unwrap();
+    let namespaces = old.containment.later.namespaces.unwrap();
     assert!(namespaces.read_only && namespaces.no_devices);
     assert_eq!(refused(serde_json::json!({}), &dividing(2, true)), Protection::Signals);
     // What may be made and not written could be shortened.
@@ -234,7 +234,7 @@ fn what_an_older_landlock_lacks_a_mount_namespace_has_but_for_signals() {
     made["files"] = serde_json::json!({"create": ["/tmp"]});
     assert_eq!(refused(made, &dividing(2, true)), Protection::Truncate);
     // What Landlock has is left to it.
-    assert_eq!(plan(accepted(), &dividing(5, true)).unwrap().containment.namespaces, None);
+    assert_eq!(plan(accepted(), &dividing(5, true)).unwrap().containment.later.namespaces, None);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn nothing_that_is_asked_for_without_namespaces_takes_one() {
         serde_json::json!({}),
         serde_json::json!({"files": {"read": ["/usr"], "denyRead": ["/etc"]}, "network": {"connect": [443]}}),
     ] {
-        assert_eq!(plan(asked, &dividing(7, true)).unwrap().containment.namespaces, None);
+        assert_eq!(plan(asked, &dividing(7, true)).unwrap().containment.later.namespaces, None);
     }
 }
 
@@ -268,7 +268,7 @@ fn a_network_of_its_own_is_a_network_namespace() {
         assert_eq!(entry.by[0], Mechanism::NetworkNamespace);
     }
     let containment = plan.containment;
-    assert!(containment.namespaces.unwrap().network);
+    assert!(containment.later.namespaces.unwrap().network);
     assert_eq!(containment.landlock.unwrap().ports, 0);
     assert!(containment.filter.has(Group::Families) && !containment.filter.has(Group::NoNetwork));
     assert!(containment.probes.contains(&Probe::NoRoute));
