@@ -238,7 +238,7 @@ impl Kernel {
     }
 
     /// Closes what a connection reads that it may not.
-    fn close_unallowed(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) -> u32 {
+    pub(crate) fn close_unallowed(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) -> u32 {
         if matches!(self.principal(key), Principal::Owner) {
             return 0;
         }
