@@ -287,7 +287,7 @@ impl Kernel {
     }
 
     /// Whether a connection may this, as it stands now.
-    fn may_now(
+    pub(crate) fn may_now(
         &self,
         at: Moment,
         key: ConnectionKey,

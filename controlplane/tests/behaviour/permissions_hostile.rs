@@ -207,3 +207,19 @@ fn a_consumer_is_read_only_by_who_may_read_its_topic_now() {
     assert_eq!(world.ok(owner, "permission.revoke", json!({ "grant": grant }))["closed"], 1);
     assert_eq!(code(&mut world, reader, "consumer.attach", json!({ "name": "c" })), DENIED);
 }
+
+#[test]
+fn a_spawn_that_waits_for_its_id_is_not_started_under_what_was_taken_back() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let agent = agent(&mut world, "a", json!([{ "permission": "process.control" }]));
+    let grant = allow(&mut world, "agent:a", "process.spawn", Value::Null);
+    let (process, _) = world.run(agent, "one");
+    world.start(agent, "process.kill", json!({ "id": "one" }));
+    let waiting = world.start(agent, "process.spawn", json!({ "id": "one", "command": ["a"] }));
+    world.ok(owner, "permission.revoke", json!({ "grant": grant }));
+    world.exits(process, kairo_dataplane::control::ExitStatus::Code(0));
+    world.notice(kairo_dataplane::control::Notice::Ended { process });
+    let answer = world.answer(agent, &waiting).expect("it is answered");
+    assert!(answer.is_err(), "{answer:?}");
+}
