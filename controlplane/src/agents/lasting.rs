@@ -48,6 +48,7 @@ impl Kernel {
         let party = Party { uid, subject: Subject::Agent(Arc::clone(&name)) };
         self.may_decide(turn, asking, Permission::AgentManage, &party)?;
         let rules = params.permissions.map(|told| clauses(&told)).transpose()?;
+        rules.iter().flatten().try_for_each(|clause| self.may_give(turn, asking, clause))?;
         let of_user = self.agents.agents.keys().filter(|(of, _)| *of == uid).count();
         let created = !self.agents.agents.contains_key(&(uid, Arc::clone(&name)));
         if created && of_user >= AGENTS_MAX {

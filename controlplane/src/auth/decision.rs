@@ -13,7 +13,7 @@
 use crate::auth::policy::holds;
 use crate::auth::snapshot::{Extent, Found, Snapshot};
 use crate::auth::subject::Party;
-use crate::permissions::Grant;
+use crate::permissions::{Clause, Grant};
 use kairo_wire::methods::system::PrincipalKind;
 use kairo_wire::permission::{Permission, PermissionScope};
 use std::sync::Arc;
@@ -156,10 +156,20 @@ impl Standing {
         let by_call = |party| {
             let method = deed.method?;
             let grant = snapshot.allowing(party, Permission::KernelCall, Some(method), now_ms)?;
-            let whole = grant.rules.iter().any(|rule| rule.resource.as_deref() == Some(method));
+            let is_whole = |rule: &Clause| {
+                rule.permission == Permission::KernelCall && rule.resource.as_deref() == Some(method)
+            };
+            let whole = grant.rules.iter().any(is_whole);
             (deed.permission.scope() != PermissionScope::Administrator || whole).then_some(grant)
         };
         self.parties.iter().find_map(own).or_else(|| self.parties.iter().find_map(by_call))
+    }
+
+    /// What forbids it the method itself.
+    fn forbids_call(&self, snapshot: &Snapshot, deed: &Deed<'_>, now_ms: u64) -> Option<Found> {
+        let method = deed.method?;
+        let forbids = |party| snapshot.forbidding(party, Permission::KernelCall, Some(method), now_ms);
+        self.everybody().find_map(forbids)
     }
 
     /// Whether it may do this, of which the resource is known, or there is none.
@@ -167,19 +177,12 @@ impl Standing {
         if self.kind == PrincipalKind::Owner {
             return Verdict::Anyway;
         }
-        for party in self.everybody() {
-            let of_call = deed
-                .method
-                .and_then(|method| snapshot.forbidding(party, Permission::KernelCall, Some(method), now_ms));
-            let found =
-                of_call.or_else(|| snapshot.forbidding(party, deed.permission, deed.resource, now_ms));
-            match found {
-                Some(Found::Grant(grant)) => {
-                    return Verdict::Denied(Denial::Forbidden(Arc::clone(&grant.id)));
-                }
-                Some(Found::Rule(rule)) => return Verdict::Denied(Denial::Policy(rule)),
-                None => {}
-            }
+        let forbids = |party| snapshot.forbidding(party, deed.permission, deed.resource, now_ms);
+        let found = self.forbids_call(snapshot, deed, now_ms);
+        match found.or_else(|| self.everybody().find_map(forbids)) {
+            Some(Found::Grant(grant)) => return Verdict::Denied(Denial::Forbidden(Arc::clone(&grant.id))),
+            Some(Found::Rule(rule)) => return Verdict::Denied(Denial::Policy(rule)),
+            None => {}
         }
         if anyway(snapshot, self, deed.permission) {
             return Verdict::Anyway;
@@ -210,7 +213,9 @@ impl Standing {
         let (own, calls) = (forbidden(deed.permission), forbidden(Permission::KernelCall));
         if own.whole || calls.some || (own.some && !asks_again) {
             let verdict = self.decide(snapshot, deed, now_ms);
-            if !asks_again || own.whole || !matches!(verdict, Verdict::Denied(_)) {
+            // A method asks again about what it is for, not about itself.
+            let of_call = calls.some && self.forbids_call(snapshot, deed, now_ms).is_some();
+            if !asks_again || own.whole || of_call || !matches!(verdict, Verdict::Denied(_)) {
                 return (verdict, None);
             }
         }

@@ -128,6 +128,10 @@ fn attach(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     let params = asking.read::<Attach>()?;
     works(kernel)?;
     let consumer = named(kernel, asking, &params.name)?;
+    let topic = kernel.state.consumers.all.get(&consumer).map(|consumer| consumer.topic.clone());
+    if let Some(topic) = topic {
+        kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, topic.as_str())?;
+    }
     let limit = kernel.config.limits.topics_max;
     let id = SubscriptionId::topic(bits(&mut *kernel.entropy));
     let attachment = kernel.state.next_serial();

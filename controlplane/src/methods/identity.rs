@@ -34,6 +34,7 @@ fn identify(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Re
             peer.agent_session = session.or(peer.agent_session.take());
         }
         end_unseen(kernel, turn, asking.connection);
+        kernel.close_unallowed(turn, asking.connection);
     }
     kernel.answer(turn, asking, &IdentifyResult { status: IdentifyStatus::Identified });
     Ok(())
@@ -49,6 +50,9 @@ fn name_of(
     match (said(&params.skill_id), said(&params.agent_id)) {
         (Some(_), Some(_)) => {
             Err(WireError::invalid("agentId", "a connection acts as a skill or as an agent"))
+        }
+        (_, None) if said(&params.agent_session).is_some() => {
+            Err(WireError::invalid("agentSession", "it goes with agentId"))
         }
         (Some(name), None) if name.len() > SKILL_BYTES_MAX => {
             Err(WireError::invalid("skillId", format!("at most {SKILL_BYTES_MAX} bytes")))

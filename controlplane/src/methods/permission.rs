@@ -1,7 +1,7 @@
 //! What somebody may, and what is decided about that. How requests, grants and their ends come about is in
 //! [`permissions`](crate::permissions).
 
-use crate::auth::decision::{Deed, Denial, Verdict};
+use crate::auth::decision::{Deed, Denial, Standing, Verdict};
 use crate::auth::principal::Principal;
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
@@ -10,7 +10,6 @@ use crate::kernel::Kernel;
 use crate::permissions::Grant;
 use crate::permissions::asking::clause;
 use crate::table::{Answers, Entry};
-use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
 use kairo_wire::method::{self, Method};
 use kairo_wire::methods::permission::{
@@ -64,21 +63,20 @@ fn revoke(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     kernel.revoke(turn, asking, &params)
 }
 
-impl Kernel {
-    /// Whether a connection may know what was asked for and granted to somebody.
-    fn knows_of(&self, connection: ConnectionKey, party: &Party) -> bool {
-        match self.principal(connection) {
-            Principal::Owner => true,
-            Principal::User { uid } => *uid == party.uid,
-            Principal::Nobody { .. } => false,
-            Principal::Skill(_) => self.standing(connection).parties.contains(party),
-        }
+/// Whether somebody may know what was asked for and granted to a party.
+fn knows_of(principal: &Principal, standing: &Standing, party: &Party) -> bool {
+    match principal {
+        Principal::Owner => true,
+        Principal::User { uid } => *uid == party.uid,
+        Principal::Nobody { .. } => false,
+        Principal::Skill(_) => standing.parties.contains(party),
     }
 }
 
 fn pending(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Pending>()?;
-    let by = kernel.principal(asking.connection).to_string();
+    let (principal, standing) = (kernel.principal(asking.connection), kernel.standing(asking.connection));
+    let by = principal.to_string();
     let wanted = |text: String| params.principal.as_deref().is_none_or(|wanted| wanted == text);
     let mut requests: Vec<_> = kernel
         .permissions
@@ -88,7 +86,7 @@ fn pending(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
         .filter(|(_, request)| {
             let decides =
                 || kernel.may_decide(turn, asking, Permission::PermissionDecide, &request.party).is_ok();
-            *request.by == *by || kernel.knows_of(asking.connection, &request.party) || decides()
+            *request.by == *by || knows_of(principal, &standing, &request.party) || decides()
         })
         .map(|(id, request)| request.told(id))
         .collect();
@@ -104,9 +102,11 @@ fn grants(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
         return Err(WireError::invalid("limit", format!("1 to {PAGE_MAX}")));
     }
     let after = params.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    let standing = kernel.standing(asking.connection);
+    let principal = kernel.principal(asking.connection);
     let wanted = |grant: &Grant| {
-        params.principal.as_deref().is_none_or(|wanted| wanted == grant.party.to_string())
-            && kernel.knows_of(asking.connection, &grant.party)
+        knows_of(principal, &standing, &grant.party)
+            && params.principal.as_deref().is_none_or(|wanted| wanted == grant.party.to_string())
     };
     let mut found =
         kernel.permissions.grants.range::<str, _>((after, Bound::Unbounded)).map(|(_, grant)| grant);
@@ -137,7 +137,8 @@ fn can(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<
         Some(text) => {
             let own = kernel.principal(asking.connection).uid(kernel.config.owner_uid);
             let party = kernel.party_named("principal", text, params.uid.unwrap_or(own))?;
-            if !kernel.knows_of(asking.connection, &party) {
+            let own_standing = kernel.standing(asking.connection);
+            if !knows_of(kernel.principal(asking.connection), &own_standing, &party) {
                 kernel.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
             }
             (kernel.standing_of(&party.principal(kernel.config.owner_uid)), text.clone())

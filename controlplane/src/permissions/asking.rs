@@ -2,6 +2,7 @@
 //!
 //! A manifest is read while nobody holds the lock. Invariant: one thing asked for twice is one request.
 
+use crate::auth::principal::Principal;
 use crate::auth::rules::{Effect, Question};
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
@@ -284,7 +285,13 @@ impl Kernel {
 
     fn put_before_somebody(&mut self, turn: &mut Turn<'_>, asked: &Asked, id: Box<str>, request: Request) {
         self.supersede_request(turn, asked, &request);
-        let of_one = self.permissions.requests.values().filter(|other| other.party == request.party).count();
+        let by_program = matches!(self.principal(asked.connection), Principal::Skill(_));
+        let of_one = self
+            .permissions
+            .requests
+            .values()
+            .filter(|other| other.party == request.party || (by_program && other.by == request.by));
+        let of_one = of_one.count();
         if self.permissions.requests.len() >= PENDING_MAX || of_one >= PENDING_OF_ONE_MAX {
             let message = format!(
                 "{PENDING_OF_ONE_MAX} requests of one principal, or {PENDING_MAX} of all, wait to be decided"

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nobody decides about itself, and a program only about what it was granted to decide.
 
-use crate::auth::decision::Deed;
+use crate::auth::decision::{Deed, Verdict};
 use crate::auth::principal::Principal;
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
@@ -25,7 +25,7 @@ use kairo_wire::methods::permission::{
     ApproveParams, ApproveResult, DenyParams, GrantEffect, GrantParams, GrantScope, RequestResult,
     RequestStatus, RevokeCause, RunningOption,
 };
-use kairo_wire::permission::Permission;
+use kairo_wire::permission::{Permission, Resource};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -69,9 +69,7 @@ impl Kernel {
                 let deed = Deed { permission, method: Some(asking.method), resource: Some(&text) };
                 let verdict = standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at));
                 match verdict {
-                    crate::auth::decision::Verdict::Denied(denial) => {
-                        Err(refused(asking.method, &denial, permission, Some(&text)))
-                    }
+                    Verdict::Denied(denial) => Err(refused(asking.method, &denial, permission, Some(&text))),
                     _ => Ok(()),
                 }
             }
@@ -188,7 +186,12 @@ impl Kernel {
     }
 
     /// A user can't give what only the administrator has, and a program nothing that it hasn't got.
-    fn may_give(&self, turn: &Turn<'_>, asking: &Asking<'_>, clause: &Clause) -> Result<(), WireError> {
+    pub(crate) fn may_give(
+        &self,
+        turn: &Turn<'_>,
+        asking: &Asking<'_>,
+        clause: &Clause,
+    ) -> Result<(), WireError> {
         let standing = self.standing(asking.connection);
         let resource = Some(clause.resource.as_deref().unwrap_or("*"));
         // A method by its whole name is as much as the permission it takes.
@@ -197,13 +200,20 @@ impl Kernel {
             Some(row) => Deed { permission: row.permission, method: Some(row.name), resource: None },
             None => Deed { permission: clause.permission, method: None, resource },
         };
-        match standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at)) {
-            crate::auth::decision::Verdict::Denied(_) => {
-                let why = format!("nobody gives what it hasn't got: {}", clause.permission.name());
-                Err(WireError::denied(asking.method, &why).with("permission", clause.permission.name()))
-            }
-            _ => Ok(()),
+        let (permission, principal) = (clause.permission, self.principal(asking.connection));
+        // What any program may, it may to what it has started itself; here others are named.
+        let of_others = permission.resource() == Resource::Process && clause.resource.is_some();
+        let has = if let (true, Principal::Skill(skill), Some(id)) = (of_others, principal, resource) {
+            self.by_grant(turn.at, asking.connection, permission, skill.uid, id).is_ok()
+        } else {
+            let verdict = standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at));
+            !matches!(verdict, Verdict::Denied(_))
+        };
+        if has {
+            return Ok(());
         }
+        let why = format!("nobody gives what it hasn't got: {}", permission.name());
+        Err(WireError::denied(asking.method, &why).with("permission", permission.name()))
     }
 
     /// Whom a text names.
@@ -280,7 +290,11 @@ impl Kernel {
                 (None, Some(intent))
             }
         };
-        let foreign = session.as_deref().is_some_and(|session| self.session_ends(session).is_none());
+        let ends = session.as_deref().map(|session| self.session_ends(session));
+        if ends == Some(Some(true)) {
+            return Err(WireError::invalid("session", "there is no such session, or it is over"));
+        }
+        let foreign = ends == Some(None);
         let latest = foreign.then(|| wall_ms(turn.at).saturating_add(FOREIGN_SESSION_MS));
         let id = format!("gr_{:032x}", bits(&mut *self.entropy));
         Ok(Grant {

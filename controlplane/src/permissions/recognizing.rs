@@ -4,6 +4,7 @@
 
 use crate::auth::principal::{AGENT, Principal, Skill};
 use crate::auth::subject::Party;
+use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::state::{ActsAs, Process};
 use kairo_dataplane::control::{Lineage, Peer};
@@ -41,8 +42,9 @@ impl Kernel {
             return Recognized::plain(Principal::Nobody { uid });
         };
         let life: Arc<str> = session.into();
-        let acts_as = self.of_life(&life).and_then(|process| process.cast.acts_as.clone());
-        let Some(acts_as) = acts_as else {
+        let process = self.of_life(&life);
+        let started_ms = process.map_or(0, |process| wall_ms(process.started));
+        let Some(acts_as) = process.and_then(|process| process.cast.acts_as.clone()) else {
             let skill = Skill { uid, session: Some(Arc::clone(&life)), name: None };
             return Recognized { life: Some(life), ..Recognized::plain(Principal::Skill(skill)) };
         };
@@ -51,7 +53,12 @@ impl Kernel {
         // An agent that is no more, and a session that is over, are nobody.
         let over = session.as_deref().is_some_and(|session| !self.agents.sessions.contains_key(session));
         let agent = name.strip_prefix(AGENT);
-        if over || agent.is_some_and(|agent| !self.agents.agents.contains_key(&(of, agent.into()))) {
+        // One of the same name that was made since is another agent.
+        let is_there = |agent: &str| {
+            let agent = self.agents.agents.get(&(of, agent.into()));
+            agent.is_some_and(|agent| agent.created_ms <= started_ms)
+        };
+        if over || agent.is_some_and(|agent| !is_there(agent)) {
             return Recognized::plain(Principal::Nobody { uid });
         }
         let principal = Principal::Skill(Skill { uid, session: None, name: Some(name) });

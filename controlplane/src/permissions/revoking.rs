@@ -238,7 +238,7 @@ impl Kernel {
     }
 
     /// Closes what a connection reads that it may not.
-    fn close_unallowed(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) -> u32 {
+    pub(crate) fn close_unallowed(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) -> u32 {
         if matches!(self.principal(key), Principal::Owner) {
             return 0;
         }
@@ -287,7 +287,7 @@ impl Kernel {
     }
 
     /// Whether a connection may this, as it stands now.
-    fn may_now(
+    pub(crate) fn may_now(
         &self,
         at: Moment,
         key: ConnectionKey,

@@ -28,8 +28,13 @@ impl Kernel {
         let peer = self.state.connections.get(connection);
         let life = peer.and_then(|peer| peer.life.as_ref());
         let session = peer.and_then(|peer| peer.agent_session.as_ref());
+        let started_as = peer.and_then(|peer| peer.party.as_ref());
         let mut of = self.standing_of(principal);
-        let uid = principal.uid(self.config.owner_uid);
+        // Whoever runs as another user is who it was started as all the same.
+        if let Some(party) = started_as.filter(|party| !of.parties.contains(party)) {
+            of.bound.extend(std::mem::replace(&mut of.parties, vec![party.clone()]));
+        }
+        let uid = started_as.map_or_else(|| principal.uid(self.config.owner_uid), |party| party.uid);
         for session in session.into_iter().chain(life) {
             let party = Party { uid, subject: Subject::Session(Arc::clone(session)) };
             if !of.parties.contains(&party) {
@@ -46,7 +51,10 @@ impl Kernel {
     pub(crate) fn standing_of(&self, principal: &Principal) -> Standing {
         let parties = parties(principal);
         let creator = principal.creator(self.config.owner_uid);
-        let bound = claimed(&creator).into_iter().filter(|party| !parties.contains(party)).collect();
+        let user = (creator.uid != self.config.owner_uid)
+            .then_some(Party { uid: creator.uid, subject: Subject::User });
+        let bound = claimed(&creator).into_iter().chain(user);
+        let bound = bound.filter(|party| !parties.contains(party)).collect();
         Standing { kind: principal.kind(), parties, bound }
     }
 

@@ -17,6 +17,7 @@ use kairo_wire::error::WireError;
 use kairo_wire::methods::options::SpawnOptions;
 use kairo_wire::methods::permission::{GrantScope, SkillOption};
 use kairo_wire::methods::system::PrincipalKind;
+use kairo_wire::permission::Permission;
 use std::sync::Arc;
 
 const METHOD: &str = "process.spawn";
@@ -167,10 +168,39 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether somebody may still be started as this, now that it has waited.
+    pub(crate) fn is_still_good(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        (acts_as, under): (Option<&ActsAs>, Option<&Arc<str>>),
+    ) -> Result<(), WireError> {
+        let over = |why: &str| Err(WireError::denied(METHOD, why));
+        if !self.may_now(at, connection, Permission::ProcessSpawn, None) {
+            return over("it takes the permission process.spawn, which was taken back meanwhile");
+        }
+        let session = acts_as.and_then(|acts_as| acts_as.session.as_deref());
+        if session.is_some_and(|session| !self.agents.sessions.contains_key(session)) {
+            return over("options.agentSession: it is over meanwhile");
+        }
+        let Some(under) = under else { return Ok(()) };
+        let life = self.state.connections.get(connection).and_then(|peer| peer.life.as_ref());
+        // One that was for one use may have had it, in another life than the caller's.
+        let is_free = |grant: &Grant| {
+            grant.scope != GrantScope::Once || grant.session.is_none() || grant.session.as_ref() == life
+        };
+        let good = |grant: &Arc<Grant>| grant.is_live(wall_ms(at)) && is_free(grant);
+        match self.permissions.grants.get(under).is_some_and(good) {
+            true => Ok(()),
+            false => over("options.skill: its approval was taken back or used up meanwhile"),
+        }
+    }
+
     /// A life begins under an approval that was for one use: it is this life's.
     pub(crate) fn occupy(&mut self, under: Option<&Arc<str>>, life: &str) {
         let Some(grant) = under.and_then(|id| self.permissions.grants.get(id)) else { return };
-        if grant.scope != GrantScope::Once || grant.declared.is_none() {
+        // What such a life starts runs under it too, and ends with it.
+        if grant.scope != GrantScope::Once || grant.declared.is_none() || grant.session.is_some() {
             return;
         }
         let grant = Arc::new(Grant { session: Some(life.into()), ..Grant::clone(grant) });

@@ -135,7 +135,9 @@ impl Kernel {
                     let Some(call) = self.state.calls.get_mut(&ticket) else { continue };
                     let before = std::mem::replace(&mut call.pending, Pending::Spawn { process });
                     let Pending::Reuse { mut plan, .. } = before else { continue };
-                    if let Err(error) = self.may_launch(turn, &mut plan) {
+                    let whom = (plan.cast.acts_as.as_ref(), plan.cast.under.as_ref());
+                    let still = self.is_still_good(turn.at, connection, whom);
+                    if let Err(error) = still.and_then(|()| self.may_launch(turn, &mut plan)) {
                         self.reject(turn, ticket, &error);
                         continue;
                     }
