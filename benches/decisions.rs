@@ -9,16 +9,14 @@ use bytes::BytesMut;
 use kairo_controlplane::auth::decision::{Deed, Standing, Verdict};
 use kairo_controlplane::auth::snapshot::Snapshot;
 use kairo_controlplane::auth::subject::{Party, Subject};
-use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
+use kairo_controlplane::config::Config;
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::permissions::{Clause, Grant};
-use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::Commands;
 use kairo_dataplane::control::{Inbound, Lineage, Moment, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId};
-use kairo_sandbox::ability::Ability;
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::limits::HEADER_BYTES;
 use kairo_wire::methods::system::PrincipalKind;
@@ -185,23 +183,6 @@ fn frame(method: &str, params: &Value) -> Vec<u8> {
 }
 
 fn kernel(shelf: Shelf) -> Kernel {
-    let config = Config {
-        owner_uid: OWNER,
-        pid: 1,
-        version: "bench".to_owned(),
-        embedded: false,
-        spools: true,
-        socket_path: None,
-        environment: Vec::new(),
-        accounts: Box::new(NoAccounts),
-        adapters: Box::new(NoAdapters),
-        ability: Ability::none(),
-        policy: Arc::default(),
-        quotas: Default::default(),
-        facts: Vec::new(),
-        budget: Arc::new(Budget::new(1 << 30)),
-        limits: Limits::default(),
-        numbers: Numbers::LINUX,
-    };
+    let config = Config::alone(OWNER);
     Kernel::new(config, Box::new(Seeded::new(1)), Box::new(shelf), 0)
 }

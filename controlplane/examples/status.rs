@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::BytesMut;
-use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
+use kairo_controlplane::config::Config;
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
@@ -116,24 +116,7 @@ fn lives(control: &ControlPlane, connection: ConnectionKey, out: &mut Commands) 
 }
 
 fn main() {
-    let config = Config {
-        owner_uid: 1_000,
-        pid: 1,
-        version: "bench".to_owned(),
-        embedded: false,
-        spools: true,
-        socket_path: None,
-        environment: Vec::new(),
-        accounts: Box::new(NoAccounts),
-        adapters: Box::new(NoAdapters),
-        ability: kairo_sandbox::ability::Ability::none(),
-        policy: std::sync::Arc::default(),
-        facts: Vec::new(),
-        budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
-        limits: Limits::default(),
-        quotas: Default::default(),
-        numbers: Numbers::LINUX,
-    };
+    let config = Config::alone(1_000);
     let control = ControlPlane::new(
         Kernel::new(config, Box::new(Seeded::new(1)), Box::new(Shelf::default()), 0),
         ticks,

@@ -51,6 +51,30 @@ pub struct Config {
     pub numbers: Numbers,
 }
 
+impl Config {
+    /// Of a kernel with no machine around it, whose log is whoever drives it: for tests, simulations and benches.
+    pub fn alone(owner_uid: u32) -> Config {
+        Config {
+            owner_uid,
+            pid: 99,
+            version: "alone".to_owned(),
+            embedded: false,
+            spools: true,
+            socket_path: None,
+            environment: Vec::new(),
+            accounts: Box::new(NoAccounts),
+            adapters: Box::new(NoAdapters),
+            ability: Ability::none(),
+            policy: Arc::default(),
+            facts: Vec::new(),
+            budget: Arc::new(Budget::new(1 << 30)),
+            limits: Limits::default(),
+            quotas: Rules::default(),
+            numbers: Numbers::LINUX,
+        }
+    }
+}
+
 impl fmt::Debug for Config {
     /// Without the environment: it may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

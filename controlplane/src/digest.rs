@@ -75,6 +75,33 @@ impl fmt::Display for GuardianDigest {
     }
 }
 
+/// Bytes in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The bytes of so many hexadecimal digits; none if it is anything else.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// A SHA-256 as it is typed, in digits of either case; none if it is anything else.
+pub(crate) fn sha256_of(text: &str) -> Option<[u8; 32]> {
+    from_hex(&text.to_ascii_lowercase())
+}
+
 /// Each part goes in with its length, so that no two lists of parts are the same bytes.
 pub(crate) fn named(parts: &[&[u8]]) -> u128 {
     let mut sha = Sha256::new();
@@ -144,6 +171,14 @@ fn little(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_read_as_they_are_written() {
+        assert_eq!(from_hex::<3>(&hex(&[0, 0xab, 0xff])), Some([0, 0xab, 0xff]));
+        for wrong in ["00abf", "00abffg0", "00ABFF", "+0abff"] {
+            assert_eq!(from_hex::<3>(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn bodies_have_the_digests_the_specification_gives_them() {

@@ -9,7 +9,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
-use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
+use kairo_controlplane::config::Config;
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::{Answer, Entry, Found, Question, Shelf, Shelved};
 use kairo_controlplane::events::record::Record;
@@ -77,24 +77,8 @@ struct World {
 
 impl World {
     fn run(input: &[u8]) -> (u64, BTreeSet<&'static str>) {
-        let config = Config {
-            owner_uid: 1000,
-            pid: 99,
-            version: "0".to_owned(),
-            embedded: false,
-            spools: true,
-            socket_path: None,
-            environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())],
-            accounts: Box::new(NoAccounts),
-            adapters: Box::new(NoAdapters),
-            ability: kairo_sandbox::ability::Ability::none(),
-            policy: std::sync::Arc::default(),
-            facts: Vec::new(),
-            budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
-            limits: Limits::default(),
-            quotas: Default::default(),
-            numbers: Numbers::LINUX,
-        };
+        let config =
+            Config { environment: vec![(b"PATH".to_vec(), b"/bin".to_vec())], ..Config::alone(1000) };
         let shelf = Shelf::default();
         let mut world = World {
             kernel: Kernel::new(config, Box::new(Seeded::new(1)), Box::new(shelf.clone()), 0),

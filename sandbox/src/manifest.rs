@@ -9,6 +9,7 @@
 //! exactly what it lists, each in its one spelling, in one order; its profile allows all of that, and where a profile can't
 //! keep things apart that the manifest does, [`Manifest::notes`] says so.
 
+use crate::filter::hexadecimal;
 use crate::profile::{
     Devices, Environment, Files, Network, ProcessLimit, Processes, Profile, TreeLimits, UnixSockets,
 };
@@ -18,7 +19,6 @@ use refusal::{Reason, Refusal};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use syntax::Syntax;
 use tree::Tree;
 
@@ -198,11 +198,7 @@ impl Manifest {
     /// SHA-256 of what it means, hexadecimal: the same whichever form, syntax, order or spelling it is written in.
     pub fn digest(&self) -> String {
         let digest = Sha256::new_with_prefix(b"kairo manifest 1\n").chain_update(canonical(self)).finalize();
-        digest.iter().fold(String::new(), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hexadecimal(&digest)
     }
 
     /// What is asked for.

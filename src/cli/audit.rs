@@ -9,8 +9,8 @@ use crate::cli::failure::Failure;
 use crate::cli::gist::{Paint, Tone, cut, gist};
 use crate::cli::moment::{Moment, now_ms};
 use crate::cli::table::{bytes, visible};
-use kairo_controlplane::audit::chain::{from_hex, hex};
 use kairo_controlplane::audit::export::Verifier;
+use kairo_controlplane::digest::{from_hex, hex};
 use kairo_wire::codec::time::iso;
 use kairo_wire::methods::audit::{
     self as wire, AuditCheckpointParams, AuditExportParams, AuditProblem, AuditPruneParams, AuditQueryParams,

@@ -112,7 +112,7 @@ fn verdict(policy: &Policy, args: &PolicyCheck) -> Result<Verdict, Failure> {
     let decide = |asked: &[(Permission, Option<&str>)]| {
         let (manifest, program) = (Some(digest.as_str()), program.as_deref());
         let question = Question { principal: &principal, asked, manifest, program };
-        policy.decide(&question).map(|decision| decision.rule.clone())
+        policy.decide(&question).cloned()
     };
     let rule = decide(&asked);
     let open = match &rule {

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::keeper::Keeper;
-use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
+use kairo_controlplane::config::Config;
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::outlet::Shelf;
 use kairo_controlplane::kernel::{ControlPlane, Kernel};
@@ -26,24 +26,7 @@ impl Worker for NoWorker {
 }
 
 fn kernel(seed: u64, budget: Arc<Budget>) -> ControlPlane {
-    let config = Config {
-        owner_uid: OWNER,
-        pid: 1,
-        version: "simulated".to_owned(),
-        embedded: false,
-        spools: true,
-        socket_path: None,
-        environment: Vec::new(),
-        accounts: Box::new(NoAccounts),
-        adapters: Box::new(NoAdapters),
-        ability: kairo_sandbox::ability::Ability::none(),
-        policy: std::sync::Arc::default(),
-        facts: Vec::new(),
-        budget,
-        limits: Limits::default(),
-        quotas: Default::default(),
-        numbers: Numbers::LINUX,
-    };
+    let config = Config { budget, ..Config::alone(OWNER) };
     ControlPlane::new(Kernel::new(config, Box::new(Seeded::new(seed)), Box::new(Shelf::default()), 0), || 0)
 }
 

@@ -1,10 +1,10 @@
 //! What is written down of agents and sessions: each, whenever it changes.
 
 use crate::agents::{Agent, Session};
+use crate::events::journal::kept;
 use crate::kernel::Kernel;
 use bytes::Bytes;
 use kairo_wire::codec::decode::from_slice;
-use kairo_wire::codec::raw::Raw;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -35,16 +35,12 @@ struct WrittenSession {
     expires_ms: Option<u64>,
 }
 
-fn bytes_of<T: Serialize>(value: &T) -> Option<Bytes> {
-    Raw::of(value).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
-}
-
 impl Kernel {
     /// Writes an agent down, or that it is no more.
     pub(crate) fn keep_agent(&mut self, uid: u32, name: &Arc<str>) {
         let written = self.agents.agents.get(&(uid, Arc::clone(name))).and_then(|agent| {
             let Agent { by, created_ms, expires_ms } = agent.clone();
-            bytes_of(&WrittenAgent { uid, name: Arc::clone(name), by, created_ms, expires_ms })
+            kept(&WrittenAgent { uid, name: Arc::clone(name), by, created_ms, expires_ms })
         });
         self.journal
             .value(Bytes::from([AGENT_PREFIX, &uid.to_be_bytes(), name.as_bytes()].concat()), written);
@@ -54,7 +50,7 @@ impl Kernel {
     pub(crate) fn keep_session(&mut self, id: &Arc<str>) {
         let written = self.agents.sessions.get(id).and_then(|session| {
             let Session { uid, agent, created_ms, expires_ms } = session.clone();
-            bytes_of(&WrittenSession { id: Arc::clone(id), uid, agent, created_ms, expires_ms })
+            kept(&WrittenSession { id: Arc::clone(id), uid, agent, created_ms, expires_ms })
         });
         self.journal.value(Bytes::from([SESSION_PREFIX, id.as_bytes()].concat()), written);
     }

@@ -5,7 +5,7 @@ use crate::auth::grant::may_touch;
 use crate::auth::principal::AGENT;
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
-use crate::clock::{MS, after_ms, wall_ms};
+use crate::clock::wall_ms;
 use crate::entropy::bits;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
@@ -15,7 +15,7 @@ use crate::permissions::revoking::Taking;
 use crate::permissions::{Clause, Request};
 use crate::state::{Timer, Trace};
 use kairo_dataplane::control::Moment;
-use kairo_dataplane::key::{ConnectionKey, ReactorId};
+use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{AgentCreated, AgentRemoved, SessionCreated, SessionEnded};
 use kairo_wire::id::ProcessId;
@@ -274,14 +274,9 @@ impl Kernel {
 
     /// What runs in a session, or will again.
     fn running_in(&self, session: &str) -> Vec<(u64, ProcessId)> {
-        let inside = self.state.processes.iter().filter(|(_, process)| {
-            let of = process.cast.acts_as.as_ref().and_then(|acts_as| acts_as.session.as_deref());
-            of == Some(session) && (!process.tree_gone || process.awaits_another())
-        });
-        let mut inside: Vec<(u64, ProcessId)> =
-            inside.map(|(serial, process)| (*serial, process.id.clone())).collect();
-        inside.sort_unstable_by_key(|(serial, _)| *serial);
-        inside
+        self.cast_so(|cast| {
+            cast.acts_as.as_ref().and_then(|acts_as| acts_as.session.as_deref()) == Some(session)
+        })
     }
 
     /// All agents a connection may know of.
@@ -321,17 +316,7 @@ impl Kernel {
     fn await_agents(&mut self, turn: &mut Turn<'_>) {
         let agents = self.agents.agents.values().filter_map(|agent| agent.expires_ms);
         let next = agents.chain(self.agents.sessions.values().filter_map(|session| session.expires_ms)).min();
-        if self.agents.expiry.map(|(_, at_ms)| at_ms) == next {
-            return;
-        }
-        if let Some((timer, _)) = self.agents.expiry.take() {
-            self.disarm(turn, timer);
-        }
-        let Some(at_ms) = next else { return };
-        let delay_ms = at_ms.saturating_sub(wall_ms(turn.at)).min(u64::MAX / MS / 2);
-        let timer = self.arm(turn, ReactorId(0), after_ms(turn.at, delay_ms));
-        self.state.timers.insert(timer.serial, Timer::Agents);
-        self.agents.expiry = Some((timer, at_ms));
+        self.agents.expiry = self.ring_at(turn, self.agents.expiry, next, Timer::Agents);
     }
 
     /// The next agent or session has expired.

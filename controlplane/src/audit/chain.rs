@@ -8,6 +8,7 @@
 //!
 //! Invariant: a number is used once, and the next one is one more.
 
+use crate::digest::hex;
 use crate::events::record::Record;
 use bytes::{BufMut, Bytes, BytesMut};
 use kairo_wire::codec::CodecError;
@@ -115,28 +116,6 @@ fn number(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// Bytes in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// The bytes of so many hexadecimal digits; none if it is anything else.
-pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,13 +147,5 @@ mod tests {
         assert_eq!(&stored[..32], hash);
         assert_eq!(&stored[32..], body);
         assert_eq!(Link::parse(&stored.slice(..48)), None);
-    }
-
-    #[test]
-    fn digits_are_read_as_they_are_written() {
-        assert_eq!(from_hex::<3>(&hex(&[0, 0xab, 0xff])), Some([0, 0xab, 0xff]));
-        for wrong in ["00abf", "00abffg0", "00ABFF", "+0abff"] {
-            assert_eq!(from_hex::<3>(wrong), None, "{wrong}");
-        }
     }
 }

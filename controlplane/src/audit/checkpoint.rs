@@ -14,7 +14,8 @@
 //!
 //! each line ended by a newline. Invariant: `previous` is SHA-256 of the text before, so a checkpoint that is missing shows.
 
-use super::chain::{HASH_BYTES, Hash, Head, from_hex, hex};
+use super::chain::{HASH_BYTES, Hash, Head};
+use crate::digest::{from_hex, hex};
 use bytes::{BufMut, Bytes, BytesMut};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use kairo_wire::methods::audit::{AuditCheckpointBody, SignedCheckpoint};

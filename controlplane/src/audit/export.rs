@@ -6,9 +6,10 @@
 //!
 //! Invariant: the bytes that were hashed are in it as they were; what is beside them to be read says the same.
 
-use super::chain::{HASH_BYTES, Head, Link, from_hex, hex};
+use super::chain::{HASH_BYTES, Head, Link};
 use super::checkpoint::{Checkpoint, PublicKey};
 use super::verify::Checker;
+use crate::digest::{from_hex, hex};
 use bytes::Bytes;
 use kairo_wire::json::{base64, from_base64};
 use kairo_wire::methods::audit::{AuditHead, AuditRecord, SignedCheckpoint};

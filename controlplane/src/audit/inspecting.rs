@@ -161,7 +161,7 @@ fn status(reader: &Reader, standing: &Standing) -> Result<AuditStatusResult, Log
         anchor: standing.anchor.as_ref().map(Checkpoint::told),
         checkpoints: reader.audit_checkpoints(u64::MAX - 1)?,
         last_checkpoint: standing.last.as_ref().map(Checkpoint::told),
-        public_key: super::chain::hex(&standing.key),
+        public_key: crate::digest::hex(&standing.key),
         bytes: reader.audit_bytes(),
     })
 }

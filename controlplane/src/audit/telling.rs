@@ -2,9 +2,9 @@
 //!
 //! Both are events, so both are records of the chain they are about.
 
-use crate::audit::chain::hex;
 use crate::audit::checkpoint::PublicKey;
 use crate::calls::Turn;
+use crate::digest::hex;
 use crate::events::log::{Audited, Damage};
 use crate::events::record::Audience;
 use crate::kernel::Kernel;

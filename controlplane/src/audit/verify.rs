@@ -3,8 +3,9 @@
 //! The same for the store and for an export. Invariant: what is not as it was written is named by the numbers it is about,
 //! and what follows is still looked at; whoever rewrites a record and all hashes behind it is found at the next checkpoint.
 
-use super::chain::{Head, Link, hex};
+use super::chain::{Head, Link};
 use super::checkpoint::{Checkpoint, PublicKey};
+use crate::digest::hex;
 use kairo_wire::methods::audit::AuditProblem;
 
 /// Most problems that are told: a chain with more is known to be broken.

@@ -127,21 +127,18 @@ fn bit(permission: Permission) -> u64 {
 /// What its kind may do without anybody having granted it.
 fn anyway(snapshot: &Snapshot, standing: &Standing, permission: Permission) -> bool {
     let kind = standing.kind;
+    let everybodys = permission.scope() == PermissionScope::Everybody;
     if !matches!(kind, PrincipalKind::Skill | PrincipalKind::Agent) {
         return holds(kind, permission);
     }
     if standing.parties.iter().any(|party| snapshot.is_declared(party)) {
         let always = [Permission::PermissionRequest, Permission::PermissionRead];
-        return permission.scope() == PermissionScope::Everybody || always.contains(&permission);
+        return everybodys || always.contains(&permission);
     }
     match snapshot.policy().of_children(permission) {
-        Some(said) => said && permission.scope() != PermissionScope::Administrator || everybody(permission),
+        Some(said) => said && permission.scope() != PermissionScope::Administrator || everybodys,
         None => holds(kind, permission),
     }
-}
-
-fn everybody(permission: Permission) -> bool {
-    permission.scope() == PermissionScope::Everybody
 }
 
 impl Standing {

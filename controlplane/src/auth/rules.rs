@@ -6,6 +6,7 @@
 
 use crate::auth::resource::{covers, may_meet};
 use crate::auth::subject::is_meant;
+use crate::digest::sha256_of;
 use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::permission::{PERMISSIONS, Permission};
 use serde::Deserialize;
@@ -79,13 +80,6 @@ pub struct Complaint {
     pub why: String,
 }
 
-/// What the policy says of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision<'a> {
-    /// The rule, by name.
-    pub rule: &'a Rule,
-}
-
 /// What a request is, as far as rules ask.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
@@ -142,9 +136,7 @@ impl Policy {
                 return complain("permission", "there is no permission of this name");
             }
             for (field, digest) in [("manifest", &rule.manifest), ("program", &rule.program)] {
-                let is_one =
-                    |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-                if !digest.as_ref().is_none_or(is_one) {
+                if digest.as_deref().is_some_and(|text| sha256_of(text).is_none()) {
                     return complain(field, "a digest is 64 hexadecimal digits");
                 }
             }
@@ -165,7 +157,7 @@ impl Policy {
 
     /// What is to become of a request: the first rule that forbids any of it, else what the first rule says that suits each
     /// part, if all of them are approved. None: somebody has to be asked.
-    pub fn decide<'a>(&'a self, question: &Question<'_>) -> Option<Decision<'a>> {
+    pub fn decide<'a>(&'a self, question: &Question<'_>) -> Option<&'a Rule> {
         let suiting = || self.rules.iter().filter(|rule| rule.suits(question));
         let forbids = |rule: &&Rule| {
             let meets = |(permission, resource): &(Permission, Option<&str>)| {
@@ -178,7 +170,7 @@ impl Policy {
             rule.effect == Effect::Forbid && question.asked.iter().any(meets)
         };
         if let Some(rule) = suiting().find(forbids) {
-            return Some(Decision { rule });
+            return Some(rule);
         }
         let mut last = None;
         for (permission, resource) in question.asked {
@@ -195,7 +187,7 @@ impl Policy {
             };
             last = Some(last.map_or(rule, |before| shorter(before, rule)));
         }
-        last.map(|rule| Decision { rule })
+        last
     }
 
     /// Rules that forbid something of a permission to somebody.
@@ -256,7 +248,7 @@ mod tests {
 
     fn decided<'a>(policy: &'a Policy, asked: &[(Permission, Option<&str>)]) -> Option<(&'a str, Effect)> {
         let question = Question { principal: "skill:x", asked, manifest: Some("aa"), program: None };
-        policy.decide(&question).map(|decision| (decision.rule.name.as_str(), decision.rule.effect))
+        policy.decide(&question).map(|rule| (rule.name.as_str(), rule.effect))
     }
 
     #[test]

@@ -80,18 +80,17 @@ impl fmt::Display for Party {
     }
 }
 
-/// Whom a creator's traces are of: the parties it is, of which the last is the most particular.
-pub(crate) fn parties(principal: &Principal) -> Vec<Party> {
-    let of = |uid: u32, subject| vec![Party { uid, subject }];
-    match principal {
-        Principal::Owner | Principal::Nobody { .. } => Vec::new(),
-        Principal::User { uid } => of(*uid, Subject::User),
+/// Whom a principal is known as by itself, whatever it is part of.
+pub(crate) fn known_as(principal: &Principal) -> Option<Party> {
+    let (uid, subject) = match principal {
+        Principal::Owner | Principal::Nobody { .. } => return None,
+        Principal::User { uid } => (uid, Subject::User),
         Principal::Skill(Skill { uid, session: Some(session), .. }) => {
-            of(*uid, Subject::Session(Arc::clone(session)))
+            (uid, Subject::Session(Arc::clone(session)))
         }
-        Principal::Skill(Skill { uid, session: None, name: Some(name) }) => of(*uid, Subject::of_name(name)),
-        Principal::Skill(Skill { session: None, name: None, .. }) => Vec::new(),
-    }
+        Principal::Skill(Skill { uid, session: None, name }) => (uid, Subject::of_name(name.as_ref()?)),
+    };
+    Some(Party { uid: *uid, subject })
 }
 
 /// The names a principal goes by, whether or not they give it anything: what is forbidden to them is forbidden to it.
@@ -119,7 +118,7 @@ mod tests {
         for text in ["user:7", "agent:coder", "skill:photo-index", "session:0123", "skill:a:b"] {
             let party = Party::from_text(text, 7).expect(text);
             assert_eq!(party.to_string(), text);
-            assert_eq!(parties(&party.principal(0)), [party]);
+            assert_eq!(known_as(&party.principal(0)), Some(party));
         }
         for wrong in ["owner", "nobody", "user:", "user:x", "skill:", "agent", "x:y", ""] {
             assert_eq!(Party::from_text(wrong, 7), None, "{wrong}");
@@ -130,9 +129,9 @@ mod tests {
     fn a_name_a_child_gives_itself_is_none_it_is_known_by() {
         let child = Skill { uid: 1, session: Some("s".into()), name: Some("photo".into()) };
         let principal = Principal::Skill(child);
-        let texts = |parties: Vec<Party>| parties.iter().map(Party::to_string).collect::<Vec<_>>();
-        assert_eq!(texts(parties(&principal)), ["session:s"]);
-        assert_eq!(texts(claimed(&principal.creator(0))), ["session:s", "skill:photo"]);
+        assert_eq!(known_as(&principal).map(|party| party.to_string()).as_deref(), Some("session:s"));
+        let claimed: Vec<String> = claimed(&principal.creator(0)).iter().map(Party::to_string).collect();
+        assert_eq!(claimed, ["session:s", "skill:photo"]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{KernelLogDamaged, KernelRecordsFailed};
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -246,6 +247,11 @@ impl Journal {
         self.unwritten_bytes -= news.record.len();
         Some(news)
     }
+}
+
+/// A small thing as it is kept under a name; none if it can't be written.
+pub(crate) fn kept<T: Serialize>(value: &T) -> Option<Bytes> {
+    Raw::of(value).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
 }
 
 impl Kernel {

@@ -7,6 +7,7 @@ use crate::auth::rules::{Effect, Question};
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
 use crate::clock::{after_ms, wall_ms};
+use crate::digest::sha256_of;
 use crate::entropy::bits;
 use crate::events::record::Audience;
 use crate::kernel::{Errand, Kernel};
@@ -64,9 +65,7 @@ impl Kernel {
                 Some(clause(permission, params.resource.as_deref(), params.purpose.as_deref())?)
             }
         };
-        if let Some(digest) = &params.program_digest
-            && (digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        {
+        if params.program_digest.as_deref().is_some_and(|digest| sha256_of(digest).is_none()) {
             return wrong("programDigest", "64 hexadecimal digits");
         }
         if params.program.is_some() != params.program_digest.is_some() {
@@ -229,7 +228,7 @@ impl Kernel {
             program: summary.and_then(|summary| summary.program_digest.as_deref()),
         };
         let policy = self.permissions.snapshot.policy();
-        let decision = policy.decide(&question).map(|decision| decision.rule.clone());
+        let decision = policy.decide(&question).cloned();
         let id: Box<str> = format!("rq_{:032x}", bits(&mut *self.entropy)).into();
         match decision {
             Some(rule) if rule.effect == Effect::Forbid => {

@@ -16,7 +16,7 @@ use crate::permissions::revoking::Taking;
 use crate::permissions::standing::refused;
 use crate::permissions::{Clause, GRANTS_MAX, Grant, Request};
 use crate::state::{Timer, Trace};
-use kairo_dataplane::key::ReactorId;
+use kairo_dataplane::key::{ReactorId, TimerKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::PermissionApproved;
@@ -325,17 +325,28 @@ impl Kernel {
     /// Arms the timer of the next grant to expire.
     pub(crate) fn await_expiry(&mut self, turn: &mut Turn<'_>) {
         let next = self.permissions.grants.values().filter_map(|grant| grant.expires_ms).min();
-        if self.permissions.expiry.map(|(_, at_ms)| at_ms) == next {
-            return;
+        self.permissions.expiry = self.ring_at(turn, self.permissions.expiry, next, Timer::Grants);
+    }
+
+    /// Has a timer ring at this time of the clock and at no other. Returns it, and when that is.
+    pub(crate) fn ring_at(
+        &mut self,
+        turn: &mut Turn<'_>,
+        armed: Option<(TimerKey, u64)>,
+        at_ms: Option<u64>,
+        purpose: Timer,
+    ) -> Option<(TimerKey, u64)> {
+        if armed.map(|(_, armed_ms)| armed_ms) == at_ms {
+            return armed;
         }
-        if let Some((timer, _)) = self.permissions.expiry.take() {
+        if let Some((timer, _)) = armed {
             self.disarm(turn, timer);
         }
-        let Some(at_ms) = next else { return };
+        let at_ms = at_ms?;
         let delay_ms = at_ms.saturating_sub(wall_ms(turn.at)).min(u64::MAX / MS / 2);
         let timer = self.arm(turn, ReactorId(0), after_ms(turn.at, delay_ms));
-        self.state.timers.insert(timer.serial, Timer::Grants);
-        self.permissions.expiry = Some((timer, at_ms));
+        self.state.timers.insert(timer.serial, purpose);
+        Some((timer, at_ms))
     }
 
     /// Answers a call when the log has what it did.

@@ -5,13 +5,13 @@
 
 use crate::auth::subject::Party;
 use crate::clock::wall_ms;
+use crate::events::journal::kept;
 use crate::kernel::Kernel;
 use crate::permissions::declared::Declared;
 use crate::permissions::{Clause, Grant};
 use bytes::Bytes;
 use kairo_dataplane::control::Moment;
 use kairo_wire::codec::decode::from_slice;
-use kairo_wire::codec::raw::Raw;
 use kairo_wire::codec::text::OsText;
 use kairo_wire::methods::permission::{GrantEffect, GrantScope, GrantedPermission, ManifestSyntax};
 use kairo_wire::permission::Permission;
@@ -90,7 +90,7 @@ impl Grant {
             by: self.by.clone(),
             at_ms: self.at_ms,
         };
-        Raw::of(&written).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
+        kept(&written)
     }
 
     fn recalled(bytes: &[u8]) -> Result<Grant, String> {
@@ -143,9 +143,8 @@ impl Kernel {
             return;
         }
         self.permissions.snapshot = Arc::new(self.permissions.snapshot.declaring(party.clone()));
-        let declaration = Raw::of(&Declaration { uid: party.uid, principal: party.to_string() }).ok();
-        let value = declaration.map(|raw| Bytes::copy_from_slice(raw.bytes()));
-        self.journal.value(declared_key(party), value);
+        let declaration = Declaration { uid: party.uid, principal: party.to_string() };
+        self.journal.value(declared_key(party), kept(&declaration));
     }
 
     /// This party is no more.

@@ -11,7 +11,7 @@ use crate::clock::wall_ms;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
-use crate::state::{Place, StreamSubscription, Trace};
+use crate::state::{Cast, Place, StreamSubscription, Trace};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
@@ -90,7 +90,7 @@ impl Kernel {
         let Some(grant) = self.permissions.remove(id) else { return result };
         self.keep_grant(id);
         result.revoked.push(id.to_owned());
-        for (serial, process) in self.running_under(id) {
+        for (serial, process) in self.cast_so(|cast| cast.under.as_deref() == Some(id)) {
             match taking.running {
                 RunningOption::End => {
                     self.doom(turn, serial, EndedBy { cause: EndCause::Kill, principal: taking.by.clone() });
@@ -115,15 +115,14 @@ impl Kernel {
         result
     }
 
-    /// What was started under a grant and is not over.
-    fn running_under(&self, id: &str) -> Vec<(u64, ProcessId)> {
-        let under = self.state.processes.iter().filter(|(_, process)| {
-            process.cast.under.as_deref() == Some(id) && (!process.tree_gone || process.awaits_another())
-        });
-        let mut under: Vec<(u64, ProcessId)> =
-            under.map(|(serial, process)| (*serial, process.id.clone())).collect();
-        under.sort_unstable_by_key(|(serial, _)| *serial);
-        under
+    /// What runs, or will again, and whose name and right are such; oldest first.
+    pub(crate) fn cast_so(&self, is: impl Fn(&Cast) -> bool) -> Vec<(u64, ProcessId)> {
+        let all = self.state.processes.iter();
+        let such = all.filter(|(_, process)| is(&process.cast) && process.is_member());
+        let mut such: Vec<(u64, ProcessId)> =
+            such.map(|(serial, process)| (*serial, process.id.clone())).collect();
+        such.sort_unstable_by_key(|(serial, _)| *serial);
+        such
     }
 
     /// The next grant has expired.
@@ -213,9 +212,7 @@ impl Kernel {
             return Some(!self.agents.sessions.contains_key(session));
         }
         let is_life = session.len() == 16 && session.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_life.then(|| {
-            self.of_life(session).is_none_or(|process| process.tree_gone && !process.awaits_another())
-        })
+        is_life.then(|| self.of_life(session).is_none_or(|process| !process.is_member()))
     }
 
     /// Closes what connections read that may no longer, of those that are known as this party. Returns how many.

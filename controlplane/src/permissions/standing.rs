@@ -3,7 +3,7 @@
 use crate::auth::decision::{Deed, Denial, Standing, Verdict};
 use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
-use crate::auth::subject::{Party, Subject, claimed, parties};
+use crate::auth::subject::{Party, Subject, claimed, known_as};
 use crate::calls::{Asking, Turn};
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
@@ -49,7 +49,7 @@ impl Kernel {
 
     /// As what a principal stands that is nothing else.
     pub(crate) fn standing_of(&self, principal: &Principal) -> Standing {
-        let parties = parties(principal);
+        let parties: Vec<Party> = known_as(principal).into_iter().collect();
         let creator = principal.creator(self.config.owner_uid);
         let user = (creator.uid != self.config.owner_uid)
             .then_some(Party { uid: creator.uid, subject: Subject::User });

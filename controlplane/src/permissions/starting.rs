@@ -5,7 +5,7 @@
 
 use crate::auth::decision::{Deed, Denial, Standing, Verdict};
 use crate::auth::principal::{Principal, Skill};
-use crate::auth::subject::{Party, Subject, parties};
+use crate::auth::subject::{Party, Subject, known_as};
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
@@ -80,7 +80,7 @@ impl Kernel {
         let Principal::Skill(Skill { session: None, name: Some(name), .. }) = principal else {
             return Ok(Identity::default());
         };
-        let party = own.cloned().or_else(|| parties(principal).pop());
+        let party = own.cloned().or_else(|| known_as(principal));
         let said = |party: &Party| {
             matches!(party.subject, Subject::Agent(_)) || self.permissions.snapshot.is_known(party)
         };

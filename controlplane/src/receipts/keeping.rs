@@ -3,6 +3,7 @@
 //! Invariant: `order` names exactly the receipts that are given, each once, the oldest first; what is in flight is in no
 //! order and never goes by itself.
 
+use crate::events::journal::kept;
 use bytes::Bytes;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::raw::{Raw, RawRef};
@@ -76,7 +77,7 @@ pub(super) fn name_of(key: &[u8]) -> Option<u128> {
 impl Given {
     pub(super) fn encode(&self) -> Option<Bytes> {
         let stored = Stored(self.body, self.order, self.at_ms, self.result.as_ref());
-        Raw::of(&stored).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
+        kept(&stored)
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Option<Given> {

@@ -4,6 +4,7 @@
 //! runs. Where it isn't (a script, a file of another machine) the spawn is refused unless it accepts that by name.
 
 use crate::config::Config;
+use crate::digest::{hex, sha256_of};
 use crate::permissions::declared::Declared;
 use crate::sessions::report;
 use crate::state::Process;
@@ -14,7 +15,6 @@ use kairo_sandbox::manifest::Kind;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::methods::options::SpawnOptions;
 use kairo_wire::methods::status::{ProgramRead, ProgramWeakness};
-use std::fmt::Write;
 
 /// The fields that ask for it.
 const FIELD: &str = "options.programDigest";
@@ -41,7 +41,7 @@ pub(crate) fn asked(
     if let Some((own, approved)) = own.zip(approved_digest).filter(|(own, approved)| own != approved) {
         let why = "options.programDigest: another program was approved for this skill";
         let error = WireError::denied("process.spawn", why).with("field", FIELD);
-        return Err(error.with("wanted", hexadecimal(&own)).with("approved", hexadecimal(&approved)));
+        return Err(error.with("wanted", hex(&own)).with("approved", hex(&approved)));
     }
     let wanted = own.or(approved_digest);
     // That it is a script, whoever approved it has been shown.
@@ -57,22 +57,7 @@ pub(crate) fn asked(
 }
 
 fn parsed(text: &str) -> Result<[u8; 32], WireError> {
-    let wrong = || WireError::invalid(FIELD, "a SHA-256 is 64 hexadecimal digits");
-    let mut digest = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    for (nth, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * nth..2 * nth + 2], 16).map_err(|_| wrong())?;
-    }
-    Ok(digest)
-}
-
-fn hexadecimal(digest: &[u8; 32]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    sha256_of(text).ok_or_else(|| WireError::invalid(FIELD, "a SHA-256 is 64 hexadecimal digits"))
 }
 
 impl Process {
@@ -81,7 +66,7 @@ impl Process {
         let program = self.measured.found.as_deref()?;
         Some(ProgramRead {
             path: report::text(program.path.clone())?,
-            digest: hexadecimal(&program.digest),
+            digest: hex(&program.digest),
             weaker: program.weakness.map(|weakness| match weakness {
                 Weakness::Script => ProgramWeakness::Script,
                 Weakness::Remote => ProgramWeakness::Remote,
@@ -98,7 +83,7 @@ impl Process {
         let named = |error: WireError| error.with("protection", "program");
         match failure.stage {
             SpawnStage::Program => {
-                let digest = |digest: Option<&[u8; 32]>| digest.map(hexadecimal).unwrap_or_default();
+                let digest = |digest: Option<&[u8; 32]>| digest.map(|digest| hex(digest)).unwrap_or_default();
                 let wanted = digest(self.measured.wanted.as_ref());
                 let found = digest(self.measured.found.as_deref().map(|program| &program.digest));
                 let why =
@@ -136,8 +121,8 @@ mod tests {
     #[test]
     fn a_digest_is_sixty_four_digits_and_nothing_else() {
         let digest: [u8; 32] = std::array::from_fn(|nth| nth as u8 * 7);
-        assert_eq!(parsed(&hexadecimal(&digest)).unwrap(), digest);
-        assert_eq!(parsed(&hexadecimal(&digest).to_uppercase()).unwrap(), digest);
+        assert_eq!(parsed(&hex(&digest)).unwrap(), digest);
+        assert_eq!(parsed(&hex(&digest).to_uppercase()).unwrap(), digest);
         for wrong in
             ["", "0", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"+1".repeat(32), &"é".repeat(32)]
         {

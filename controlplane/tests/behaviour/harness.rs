@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use kairo_controlplane::agents;
 use kairo_controlplane::audit::inspecting::inspect;
-use kairo_controlplane::config::{Account, Accounts, Config, Limits, NoAccounts, NoAdapters, Numbers};
+use kairo_controlplane::config::{Account, Accounts, Config};
 use kairo_controlplane::entropy::Seeded;
 use kairo_controlplane::events::compacting::Compaction;
 use kairo_controlplane::events::consumers;
@@ -14,7 +14,6 @@ use kairo_controlplane::events::views::{Host, Keeping, Limits as ViewLimits};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::permissions;
-use kairo_controlplane::quotas::bounds::Rules;
 use kairo_controlplane::receipts;
 use kairo_dataplane::command::{Command, Commands, Credentials, Spawn, Subscribe};
 use kairo_dataplane::control::{
@@ -104,11 +103,7 @@ impl Keeping for Values<'_> {
 pub(crate) fn config() -> Config {
     let variable = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
     Config {
-        owner_uid: OWNER,
-        pid: 99,
         version: "0.0.0-test".to_owned(),
-        embedded: false,
-        spools: true,
         socket_path: Some(b"/run/kairo.sock".to_vec()),
         environment: vec![
             variable("PATH", "/usr/bin:/bin"),
@@ -118,15 +113,7 @@ pub(crate) fn config() -> Config {
             variable("KAIRO_SESSION", "outer"),
             variable("XDG_RUNTIME_DIR", "/run/user/1000"),
         ],
-        accounts: Box::new(NoAccounts),
-        adapters: Box::new(NoAdapters),
-        ability: kairo_sandbox::ability::Ability::none(),
-        policy: std::sync::Arc::default(),
-        facts: Vec::new(),
-        budget: std::sync::Arc::new(kairo_dataplane::budget::Budget::new(1 << 30)),
-        limits: Limits::default(),
-        quotas: Rules::default(),
-        numbers: Numbers::LINUX,
+        ..Config::alone(OWNER)
     }
 }
 

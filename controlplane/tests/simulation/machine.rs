@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use kairo_controlplane::audit::checkpoint::Key;
 use kairo_controlplane::audit::inspecting::{Filter, Inspected, Inspection, inspect};
 use kairo_controlplane::audit::is_audited;
-use kairo_controlplane::config::{Config, Limits, NoAccounts, NoAdapters, Numbers};
+use kairo_controlplane::config::Config;
 use kairo_controlplane::entropy::{Entropy, Seeded};
 use kairo_controlplane::events::consumers;
 use kairo_controlplane::events::log::backend::{Backend, Fault, Op, Source};
@@ -19,7 +19,6 @@ use kairo_controlplane::events::writing::{Hands, Writing};
 use kairo_controlplane::intents::keeping;
 use kairo_controlplane::kernel::Kernel;
 use kairo_controlplane::receipts;
-use kairo_dataplane::budget::Budget;
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Inbound, Lineage, Moment, Notice, Peer};
 use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
@@ -318,24 +317,7 @@ fn number(value: &Value) -> u64 {
 }
 
 fn config() -> Config {
-    Config {
-        owner_uid: OWNER,
-        pid: 99,
-        version: "simulated".to_owned(),
-        embedded: false,
-        spools: true,
-        socket_path: None,
-        environment: Vec::new(),
-        accounts: Box::new(NoAccounts),
-        adapters: Box::new(NoAdapters),
-        ability: kairo_sandbox::ability::Ability::none(),
-        policy: std::sync::Arc::default(),
-        facts: Vec::new(),
-        budget: Arc::new(Budget::new(1 << 30)),
-        limits: Limits::default(),
-        quotas: Default::default(),
-        numbers: Numbers::LINUX,
-    }
+    Config::alone(OWNER)
 }
 
 impl Machine {

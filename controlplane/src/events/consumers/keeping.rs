@@ -5,11 +5,10 @@
 use super::{Consumer, Counts, Delivery};
 use crate::auth::principal::Creator;
 use crate::calls::Turn;
-use crate::events::journal::Awaiting;
+use crate::events::journal::{Awaiting, kept};
 use crate::kernel::Kernel;
 use bytes::Bytes;
 use kairo_wire::codec::decode::from_slice;
-use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::WireError;
 use kairo_wire::event::DeadReason;
 use kairo_wire::id::TopicPattern;
@@ -59,7 +58,7 @@ impl Consumer {
             topic: self.topic.clone(),
             settings: self.settings.clone(),
         };
-        Raw::of(&description).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
+        kept(&description)
     }
 
     fn stand(&self, told: u64) -> Option<Bytes> {
@@ -70,7 +69,7 @@ impl Consumer {
             counts: (acked, redelivered, dead),
             pending: self.pending.iter().map(|(seq, delivery)| (*seq, delivery.count)).collect(),
         };
-        Raw::of(&standing).ok().map(|raw| Bytes::copy_from_slice(raw.bytes()))
+        kept(&standing)
     }
 
     fn recalled(description: Description, standing: Standing) -> Consumer {

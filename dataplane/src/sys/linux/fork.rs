@@ -229,18 +229,28 @@ impl Forker {
         if told.stage == 0 { Ok((pid, told.seen)) } else { Err(reaped(pid, told.stage, told.errno)) }
     }
 
-    /// A child with memory of its own, waited for as long as is decent.
-    fn clone_apart(
+    /// A child with memory of its own, which reports into the pipe that is returned.
+    fn clone_reporting(
         &mut self,
         brief: &mut Brief,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(i32, Seen), SpawnFailure> {
+    ) -> Result<(i32, OwnedFd), SpawnFailure> {
         let (told, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| failure(SpawnStage::Resources, error.into()))?;
         brief.share_files = false;
         brief.report = report.as_raw_fd();
         let pid = self.clone(brief, cgroup)?;
         drop(report);
+        Ok((pid, told))
+    }
+
+    /// A child with memory of its own, waited for as long as is decent.
+    fn clone_apart(
+        &mut self,
+        brief: &mut Brief,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(i32, Seen), SpawnFailure> {
+        let (pid, told) = self.clone_reporting(brief, cgroup)?;
         let mut seen = NOTHING.seen;
         let until = Instant::now() + PATIENCE;
         loop {
@@ -275,12 +285,7 @@ impl Forker {
         brief: &mut Brief,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<(i32, Seen), SpawnFailure> {
-        let (told, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| failure(SpawnStage::Resources, error.into()))?;
-        brief.share_files = false;
-        brief.report = report.as_raw_fd();
-        let pid = self.clone(brief, cgroup)?;
-        drop(report);
+        let (pid, told) = self.clone_reporting(brief, cgroup)?;
         let stopped = stopped::await_exec(pid, PATIENCE);
         let mut seen = NOTHING.seen;
         let mut words = [0u8; TOLD_BYTES];
