@@ -147,8 +147,6 @@ pub mod enforce {
 
     impl Ready {
         /// Writes the profile, by where its paths lead now. Refuses whatever belongs to another system.
-        pub fn new(containment: &Containment, _: &mut Filters) -> io::Result<Ready> {}
-
         pub fn new(
             containment: &Containment,
             _: Option<Owner<'_>>,
