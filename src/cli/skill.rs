@@ -191,11 +191,12 @@ fn shown(path: &Path) -> String {
     visible(&path.display().to_string())
 }
 
-/// Names the session of our terminal: its leader, and since when that is there, for numbers come again.
+/// Names the session of our terminal: its leader, and since when that is there, for numbers come again. A leader outside
+/// of our pid namespace (the rule in a container) has no number here: whoever started this command stands for it.
 fn session_of_terminal() -> String {
     let own = std::process::id() as i32;
-    // Without a leader that can be seen from here, this command is all there is of a session.
-    let leader = stat(own).map(|own| own.session).filter(|leader| *leader > 0).unwrap_or(own);
+    let seen = |number: i32| Some(number).filter(|number| *number > 0);
+    let leader = stat(own).and_then(|own| seen(own.session).or(seen(own.parent))).unwrap_or(own);
     let since = stat(leader).map_or(0, |found| found.start_ticks);
     format!("terminal:{leader}:{since}")
 }

@@ -339,7 +339,8 @@ fn a_run_without_a_terminal_waits_for_somebody_elsewhere(daemon: &Daemon) {
     assert_eq!(next(), request.as_str());
     assert_eq!(pending(daemon).len(), 1, "asked twice is one request");
     good(daemon, &["approve", &request, "--scope", "once"]);
-    assert!(ran(&waiting.wait_with_output().expect("it ends")));
+    let output = waiting.wait_with_output().expect("it ends");
+    assert!(ran(&output), "{}", text(&output.stderr));
     let mut command = skill.run(daemon, &["--wait", "1m", "--json"]);
     let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     until("it asks", || !pending(daemon).is_empty());
