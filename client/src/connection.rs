@@ -43,6 +43,8 @@ pub struct ConnectOptions {
     pub envelope: bool,
     /// Offsets in chunks; gaps and ends are told. Without it a [`Subscription`] can check sequence numbers only.
     pub records: bool,
+    /// Chunks tell when they were read. Costs the kernel a look at the clock for each read.
+    pub timestamps: bool,
     /// Longest data of a chunk, bytes; 0 leaves it at v1's 65,535.
     pub chunk_bytes_max: u32,
     /// How long the greeting may take.
@@ -59,6 +61,7 @@ impl Default for ConnectOptions {
             int64: true,
             envelope: true,
             records: true,
+            timestamps: false,
             chunk_bytes_max: CHUNK_BYTES_MAX as u32,
             hello_deadline: Duration::from_secs(10),
             reconnect: Some(Reconnect::default()),

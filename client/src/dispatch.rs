@@ -140,6 +140,7 @@ impl State {
             stream: chunk.stream,
             sequence: chunk.sequence,
             offset: chunk.offset,
+            time: chunk.time,
             partial: chunk.partial,
             data,
         };

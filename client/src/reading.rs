@@ -180,9 +180,9 @@ impl Reading {
     /// Accounts for a frame that is kept.
     pub(crate) fn account(&mut self, frame: StreamFrame) -> Result<Item, StreamError> {
         Ok(match frame {
-            StreamFrame::Chunk { stream, sequence, offset, partial, data } => {
+            StreamFrame::Chunk { stream, sequence, offset, time, partial, data } => {
                 let offset = self.chunk(stream, sequence, offset, data.len())?;
-                Item::Chunk(Chunk { stream, offset, data, partial })
+                Item::Chunk(Chunk { stream, offset, data, time, partial })
             }
             StreamFrame::Gap { stream, from, to } => {
                 self.gap(stream, from, to)?;

@@ -169,6 +169,9 @@ impl Greeting {
         if options.records {
             features.push("records".to_owned());
         }
+        if options.timestamps {
+            features.push("timestamps".to_owned());
+        }
         if options.chunk_bytes_max > 0 {
             features.push("chunks".to_owned());
         }

@@ -95,6 +95,7 @@ pub(crate) enum StreamFrame {
         stream: StreamName,
         sequence: u64,
         offset: Option<u64>,
+        time: Option<u64>,
         partial: bool,
         data: Bytes,
     },

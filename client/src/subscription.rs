@@ -53,6 +53,8 @@ pub struct Chunk {
     pub offset: u64,
     /// Never empty.
     pub data: Bytes,
+    /// When its last byte was read from the child, CLOCK_MONOTONIC nanoseconds; with `timestamps`, if it is known.
+    pub time: Option<u64>,
     /// In the line modes: a piece of an over-long line, and not its last.
     pub partial: bool,
 }

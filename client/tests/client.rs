@@ -113,7 +113,7 @@ impl Fake {
     }
 
     fn chunk(&mut self, id: &str, stream: StreamName, sequence: u64, offset: Option<u64>, data: &[u8]) {
-        let prelude = Prelude { subscription_id: id, stream, sequence, offset, partial: false };
+        let prelude = Prelude { subscription_id: id, stream, sequence, offset, time: None, partial: false };
         self.send(|frame| {
             put_prelude(frame, Dialect::Int64, &prelude, data.len());
             frame.extend_from_slice(data);
@@ -407,6 +407,7 @@ fn chunks_that_come_right_behind_the_answer_are_not_lost() {
             stream: StreamName::Stdout,
             sequence: 1,
             offset: Some(0),
+            time: None,
             partial: false,
         };
         // One write: answer and first chunk are read together.

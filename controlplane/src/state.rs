@@ -198,6 +198,8 @@ pub(crate) struct Connection {
     pub dialect: Dialect,
     /// It takes offsets and records.
     pub records: bool,
+    /// It takes the time of each read.
+    pub timestamps: bool,
     /// It takes what v1 envelopes have no words for.
     pub envelope: bool,
     /// Bytes of events that have been given to its reactor and not to its socket.

@@ -486,6 +486,8 @@ pub enum Sink {
         /// Add `offset`, and send `stream.gap` and `stream.end` records (negotiated); a v1 reader gets
         /// `stream.overflow` at a gap and nothing at the end.
         records: bool,
+        /// Add `time`: when the last byte was read (negotiated).
+        timestamps: bool,
         /// How integers beyond 32 bits are written.
         dialect: Dialect,
         /// As its owner spelled it, for `stream.overflow`.

@@ -1,6 +1,6 @@
 //! STREAM_CHUNK frames: bytes of a stream.
 //!
-//! `{subscriptionId, stream, sequence, [offset], [partial], data}`. `data` comes last, so that whoever sends can write
+//! `{subscriptionId, stream, sequence, [offset], [time], [partial], data}`. `data` comes last, so that whoever sends can write
 //! the header and everything before the bytes, and then move the bytes without copying them here. No key or value
 //! before it contains the text `data`: v1 clients look for that.
 
@@ -26,6 +26,9 @@ pub struct Prelude<'a> {
     pub sequence: u64,
     /// Of the first byte, from the stream's birth; sent with the feature `records`.
     pub offset: Option<u64>,
+    /// When the last byte was read from the child: CLOCK_MONOTONIC, nanoseconds; sent with the feature `timestamps`, if
+    /// it is known.
+    pub time: Option<u64>,
     /// In the line modes: the bytes are a piece of a line that is longer than a chunk, and not its last.
     pub partial: bool,
 }
@@ -41,7 +44,8 @@ pub fn put_prelude(buf: &mut BytesMut, dialect: Dialect, prelude: &Prelude<'_>, 
     );
     let at = buf.len();
     buf.put_slice(&[0; HEADER_BYTES]);
-    encode::put_map16(buf, 4 + u16::from(prelude.offset.is_some()) + u16::from(prelude.partial));
+    let optional = [prelude.offset.is_some(), prelude.time.is_some(), prelude.partial];
+    encode::put_map16(buf, 4 + optional.into_iter().map(u16::from).sum::<u16>());
     encode::put_str(buf, "subscriptionId");
     encode::put_str(buf, prelude.subscription_id);
     encode::put_str(buf, "stream");
@@ -51,6 +55,10 @@ pub fn put_prelude(buf: &mut BytesMut, dialect: Dialect, prelude: &Prelude<'_>, 
     if let Some(offset) = prelude.offset {
         encode::put_str(buf, "offset");
         encode::put_uint(buf, dialect, offset);
+    }
+    if let Some(time) = prelude.time {
+        encode::put_str(buf, "time");
+        encode::put_uint(buf, dialect, time);
     }
     if prelude.partial {
         encode::put_str(buf, "partial");
@@ -76,6 +84,9 @@ pub struct Chunk<'a> {
     pub sequence: u64,
     /// Of the first byte; with the feature `records`.
     pub offset: Option<u64>,
+    /// See [`Prelude::time`].
+    #[serde(default)]
+    pub time: Option<u64>,
     /// See [`Prelude::partial`].
     #[serde(default)]
     pub partial: bool,

@@ -168,6 +168,7 @@ fn a_chunk_is_v1_with_its_data_last() {
         stream: StreamName::Stdout,
         sequence: 1,
         offset: None,
+        time: None,
         partial: false,
     };
     let mut buf = BytesMut::new();
@@ -190,6 +191,7 @@ fn the_word_data_comes_once_and_last_before_the_bytes() {
         stream: StreamName::Stderr,
         sequence: (1 << 53) - 1,
         offset: Some((1 << 53) - 1),
+        time: Some(1 << 60),
         partial: true,
     };
     for dialect in [Dialect::V1, Dialect::Int64] {
@@ -201,6 +203,7 @@ fn the_word_data_comes_once_and_last_before_the_bytes() {
             buf.resize(buf.len() + length, b'x');
             let chunk = Chunk::read(&buf[HEADER_BYTES..]).unwrap();
             assert_eq!((chunk.data.len(), chunk.offset), (length, Some((1 << 53) - 1)));
+            assert_eq!(chunk.time, Some(1 << 60));
             assert!(chunk.partial);
         }
     }

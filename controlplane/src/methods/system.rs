@@ -57,6 +57,7 @@ fn hello(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resul
     if let Some(peer) = kernel.state.connections.get_mut(asking.connection) {
         peer.dialect = if int64 { Dialect::Int64 } else { Dialect::V1 };
         peer.records = records;
+        peer.timestamps = has("timestamps");
         peer.envelope = envelope;
         peer.chunk_bytes_max = chunk_bytes_max;
         tracing::debug!(

@@ -159,11 +159,14 @@ impl Kernel {
         if let Some(descriptor) = wish.descriptor {
             return Sink::Descriptor(descriptor);
         }
-        let (chunk_bytes_max, records, dialect) = match self.state.connections.get(connection) {
-            Some(peer) => (peer.chunk_bytes_max, peer.records, peer.dialect),
-            None => (CHUNK_V1_BYTES_MAX as u32, false, Dialect::V1),
+        let (chunk_bytes_max, dialect) = match self.state.connections.get(connection) {
+            Some(peer) => (peer.chunk_bytes_max, peer.dialect),
+            None => (CHUNK_V1_BYTES_MAX as u32, Dialect::V1),
         };
-        Sink::Frames { connection, chunk_bytes_max, records, dialect, process_id }
+        let peer = self.state.connections.get(connection);
+        let records = peer.is_some_and(|peer| peer.records);
+        let timestamps = peer.is_some_and(|peer| peer.timestamps);
+        Sink::Frames { connection, chunk_bytes_max, records, timestamps, dialect, process_id }
     }
 
     /// A process runs: whoever waits for it, or follows its id from a former life of the same creator, reads it.

@@ -31,6 +31,7 @@ impl Connection {
             welcome,
             dialect: Dialect::V1,
             records: false,
+            timestamps: false,
             envelope: false,
             news_unsent: 0,
             news_read: 0,

@@ -20,6 +20,7 @@ use crate::spool::SpoolLimits;
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::Source;
+use crate::stream::times::Times;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -193,6 +194,7 @@ fn inherited_stream<F>(
         ghost: (blockers > 0).then_some(Ghost { offset, awaited: blockers }),
         closed: fd.is_none(),
         source: fd.map(|fd| Source { fd, terminal, armed: false }),
+        times: Times::since(history.total()),
         history,
         ..Stream::new(size, Pace::default())
     }

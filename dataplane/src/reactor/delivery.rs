@@ -282,7 +282,8 @@ impl<D: Driver> Reactor<D> {
             allowance = allowance.less(bytes.len());
             let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             let sequence = reader.subscriber.next_sequence();
-            let chunk = Chunk { channel, sequence, offset, partial, bytes: bytes.len() };
+            let time = stream.time(framing, offset + bytes.len() as u64);
+            let chunk = Chunk { channel, sequence, offset, time, partial, bytes: bytes.len() };
             framing.prelude(chunk, &mut self.prelude);
             self.prelude.extend_from_slice(bytes);
             moved += bytes.len();
@@ -316,8 +317,10 @@ impl<D: Driver> Reactor<D> {
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let sequence = reader.subscriber.sequence + 1;
         self.prelude.clear();
-        framing.prelude(Chunk { channel, sequence, offset, partial, bytes: bytes.len() }, &mut self.prelude);
         let end = offset + bytes.len() as u64;
+        let time = stream.time(framing, end);
+        let chunk = Chunk { channel, sequence, offset, time, partial, bytes: bytes.len() };
+        framing.prelude(chunk, &mut self.prelude);
         if connection.reactor != id {
             let frame = Bytes::from([&self.prelude, bytes].concat());
             reader.subscriber.next_sequence();
@@ -481,6 +484,13 @@ impl<D: Driver> Reactor<D> {
             *in_flight = in_flight.saturating_sub(bytes);
             self.deliver(place);
         }
+    }
+}
+
+impl<F> super::processes::Stream<F> {
+    /// When the last byte before `end` was read, for who asks.
+    fn time(&self, framing: &Framing, end: u64) -> Option<u64> {
+        if framing.timestamps { self.times.of(end.checked_sub(1)?) } else { None }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::points::{Point, reach};
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::{Source, Staging, StagingPipe, TakeError, Taken, output_name, take};
+use crate::stream::times::Times;
 use bytes::Bytes;
 use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
@@ -71,6 +72,8 @@ pub(super) struct Stream<F> {
     pub(super) source: Option<Source<F>>,
     pub(super) paused_since_ns: Option<u64>,
     pub(super) pace: Pace,
+    /// When its bytes were read.
+    pub(super) times: Times,
     /// What it holds of the memory of all.
     pub(super) charge: Charge,
 }
@@ -87,6 +90,7 @@ impl<F> Stream<F> {
             source: None,
             paused_since_ns: None,
             pace,
+            times: Times::default(),
             charge: Charge::default(),
         }
     }
@@ -95,6 +99,13 @@ impl<F> Stream<F> {
 impl<F> Process<F> {
     pub(super) fn is_starting(&self) -> bool {
         self.phase == Phase::Starting
+    }
+
+    /// A `timed` reader has come or gone.
+    pub(super) fn ask_times(&mut self, timed: bool, more: bool) {
+        if timed {
+            self.streams.iter_mut().for_each(|stream| stream.times.ask(more));
+        }
     }
 }
 
@@ -331,6 +342,10 @@ impl<D: Driver> Reactor<D> {
         let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
         process.meter.streams[channel as usize].taken_bytes.set(stream.history.total());
         if let Taken::Bytes(bytes) = taken {
+            // Whoever wants to know pays for the clock; else the round's time has to do.
+            let asked = stream.times.are_asked();
+            let read_ns = if asked { self.driver.now().monotonic_ns } else { self.at.monotonic_ns };
+            stream.times.note(stream.history.total(), read_ns, stream.history.cut());
             self.moved(place, channel, bytes);
         }
         self.spool_taken(place, channel);

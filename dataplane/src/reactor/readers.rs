@@ -35,6 +35,13 @@ pub(super) struct Reader<F> {
     pub(super) disk: [Disk; 2],
 }
 
+impl<F> Reader<F> {
+    /// It is told when what it gets was read.
+    fn is_timed(&self) -> bool {
+        self.framing.as_ref().is_some_and(|framing| framing.timestamps)
+    }
+}
+
 /// Retained bytes of ended streams, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
@@ -106,10 +113,12 @@ impl<D: Driver> Reactor<D> {
         // Only those who make a source wait are waited for.
         let blocks = reader.subscriber.policy == Policy::Block;
         let back = (resumes && blocks).then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
+        let timed = reader.is_timed();
         let place = self.readers.insert_with(|_| reader);
         self.reader_places.insert(key.serial, place);
         if let Some(process) = self.processes.get_mut(process_place) {
             process.readers.push(place);
+            process.ask_times(timed, true);
         }
         if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
             && let Some(connection) =
@@ -159,12 +168,13 @@ impl<D: Driver> Reactor<D> {
         }
         let rate = subscribe.rate;
         let (framing, sink) = match &subscribe.sink {
-            Sink::Frames { chunk_bytes_max, records, dialect, process_id, .. } => {
+            Sink::Frames { chunk_bytes_max, records, timestamps, dialect, process_id, .. } => {
                 let framing = Framing {
                     id: subscribe.id,
                     process_id: process_id.clone(),
                     chunk_bytes_max: *chunk_bytes_max as usize,
                     records: *records,
+                    timestamps: *timestamps,
                     dialect: *dialect,
                 };
                 (Some(framing), None)
@@ -223,6 +233,7 @@ impl<D: Driver> Reactor<D> {
         let Some(process_place) = self.place_of_process(reader.subscriber.process) else { return };
         if let Some(process) = self.processes.get_mut(process_place) {
             process.readers.retain(|other| *other != place);
+            process.ask_times(reader.is_timed(), false);
         }
         for channel in Channel::ALL {
             self.retire(process_place, channel);

@@ -7,10 +7,11 @@
 //!
 //! Nothing here does I/O of its own accord: the reactor drives it. [`source`] takes bytes exactly, [`history`]
 //! keeps them by offset, [`subscriber`] is a reader's place and how it cuts bytes into frames, [`inflow`] is the way
-//! back, [`throttle`] how fast. How frames reach a client is the [`transport`](crate::transport)'s matter.
+//! back, [`throttle`] how fast, [`times`] when. How frames reach a client is the [`transport`](crate::transport)'s matter.
 
 pub mod history;
 pub mod inflow;
 pub mod source;
 pub mod subscriber;
 pub mod throttle;
+pub mod times;

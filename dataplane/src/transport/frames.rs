@@ -23,6 +23,8 @@ pub struct Framing {
     pub chunk_bytes_max: usize,
     /// With offsets, gap and end records.
     pub records: bool,
+    /// With the time of each read.
+    pub timestamps: bool,
     /// How integers are written.
     pub dialect: Dialect,
 }
@@ -36,6 +38,8 @@ pub struct Chunk {
     pub sequence: u64,
     /// Of the first byte.
     pub offset: u64,
+    /// When its last byte was read, if that is known and asked for.
+    pub time: Option<u64>,
     /// A piece of a longer line.
     pub partial: bool,
     /// Length of `data`.
@@ -57,6 +61,7 @@ impl Framing {
             stream: name(chunk.channel),
             sequence: chunk.sequence,
             offset: self.records.then_some(chunk.offset),
+            time: chunk.time,
             partial: chunk.partial,
         };
         chunk::put_prelude(out, self.dialect, &prelude, chunk.bytes);

@@ -95,6 +95,14 @@ pub const FEATURES: &[FeatureRow] = &[
         doc: "Events carry what v1 had no words for (`seq`, `principal`, `intentId`, `spanId`, `idempotencyKey`, `toolCallId`, \
               `answers`, `error`, `replayed`, `subscriptionId`, `delivery`), and `event.gap` and `event.cut` tell what a subscription missed.",
     },
+    FeatureRow {
+        name: "timestamps",
+        doc: "Chunks carry `time`: CLOCK_MONOTONIC, nanoseconds, right after the read from the child that brought their last byte. \
+              Of bytes that were read while nobody asked it is the reactor's last look at the clock before that read (the beginning of \
+              its round); where the index of times had to be joined (over 64 reads then, 1,024 while somebody asks; the latest \
+              quarter stays exact) it is that of a later read. Absent for what a former kernel has read. Without `int64` it is a float, \
+              exact for the first 104 days after boot.",
+    },
 ];
 
 /// One feature.
