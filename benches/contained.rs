@@ -161,6 +161,7 @@ pub(crate) fn play() {
             kernel: None,
             cgroup: None,
             held: false,
+            cpus: &[],
         };
         forker.spawn(&image).expect("it starts");
     };

@@ -290,6 +290,7 @@ impl Kernel {
             }
             Pending::Deed { sent: true, .. }
             | Pending::Metrics
+            | Pending::Usage { .. }
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Replay
@@ -321,6 +322,7 @@ impl Kernel {
             | Pending::Wait { .. }
             | Pending::Reuse { .. }
             | Pending::Metrics
+            | Pending::Usage { .. }
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Request { .. }

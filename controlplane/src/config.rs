@@ -49,6 +49,8 @@ pub struct Config {
     pub budget: Arc<Budget>,
     /// What the operating system calls things.
     pub numbers: Numbers,
+    /// Where things can be put.
+    pub cores: Cores,
 }
 
 impl Config {
@@ -71,6 +73,7 @@ impl Config {
             limits: Limits::default(),
             quotas: Rules::default(),
             numbers: Numbers::LINUX,
+            cores: Cores::default(),
         }
     }
 }
@@ -86,6 +89,15 @@ impl fmt::Debug for Config {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
+}
+
+/// Cores and who serves on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cores {
+    /// Those the kernel may use, ascending; empty where nothing can be bound to one.
+    pub allowed: Vec<u16>,
+    /// How many reactors there are.
+    pub reactors: u16,
 }
 
 /// The user database. Called under the control plane's lock, so it must answer from memory.

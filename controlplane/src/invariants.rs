@@ -93,6 +93,7 @@ impl Kernel {
                 }
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
+                | Pending::Usage { .. }
                 | Pending::Published
                 | Pending::Compaction { .. }
                 | Pending::Replay
@@ -304,6 +305,7 @@ impl Kernel {
                 | Pending::Spawn { .. }
                 | Pending::Deed { .. }
                 | Pending::Metrics
+                | Pending::Usage { .. }
                 | Pending::Published
                 | Pending::Compaction { .. }
                 | Pending::Repeat { .. }

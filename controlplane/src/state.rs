@@ -35,6 +35,7 @@ use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
+use crate::sessions::placing::Placing;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
@@ -519,6 +520,8 @@ pub(crate) struct Process {
     pub follows: Option<String>,
     /// What reads its output.
     pub adapter: Option<String>,
+    /// Where it was put.
+    pub placing: Placing,
 }
 
 /// What of a process is in the log already, whoever tells it again.

@@ -274,6 +274,10 @@ pub struct Spawn {
     pub spool: Option<SpoolLimits>,
     /// The session's record, opaque to the data plane, kept by the keeper.
     pub record: Bytes,
+    /// Cores it is bound to; empty for none.
+    pub cpus: Vec<u16>,
+    /// The core its reactor stays on from now on.
+    pub reactor_cpu: Option<u16>,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ProcessMeter>,
 }

@@ -494,11 +494,13 @@ pub enum SpawnStage {
     /// A denied path isn't there and can't be kept from being made, a link leads to it that could be replaced, or it has
     /// another name.
     DeniedPaths = 20,
+    /// sched_setaffinity, or the keeper is too old to.
+    Affinity = 21,
 }
 
 impl SpawnStage {
     /// All.
-    pub const ALL: [SpawnStage; 20] = {
+    pub const ALL: [SpawnStage; 21] = {
         use SpawnStage::*;
         [
             Resources,
@@ -521,6 +523,7 @@ impl SpawnStage {
             Program,
             Namespaces,
             DeniedPaths,
+            Affinity,
         ]
     };
 

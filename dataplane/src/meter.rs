@@ -24,6 +24,24 @@ impl Gauge {
     }
 }
 
+/// A wait, whose length is added up when it ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wait(Option<u64>);
+
+impl Wait {
+    /// From `now_ns` on there is one, or there isn't; told what it is told already, nothing happens.
+    pub fn set(&mut self, waits: bool, now_ns: u64, total_ns: &Gauge) {
+        match (waits, self.0) {
+            (true, None) => self.0 = Some(now_ns),
+            (false, Some(since_ns)) => {
+                total_ns.add(now_ns.saturating_sub(since_ns));
+                self.0 = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
 /// One output stream.
 #[derive(Debug, Default)]
 pub struct StreamMeter {
@@ -49,6 +67,8 @@ pub struct StreamMeter {
     pub throttled: AtomicBool,
     /// Time it has waited so, nanoseconds, without the current wait.
     pub throttled_ns: Gauge,
+    /// Time its source was empty, nanoseconds, without the current wait.
+    pub idle_ns: Gauge,
     /// True exactly when the stream has ended.
     pub closed: AtomicBool,
     /// What of it is on disk.
@@ -79,6 +99,8 @@ pub struct ProcessMeter {
     pub stdin_bytes: Gauge,
     /// Bytes parked for stdin.
     pub stdin_parked_bytes: Gauge,
+    /// Time something has waited to go into stdin, nanoseconds, without the current wait.
+    pub stdin_parked_ns: Gauge,
     /// Size of stdin's pipe in force, bytes; 0 for a PTY or none.
     pub stdin_pipe_bytes: AtomicU32,
     /// True exactly when stdin is closed.
@@ -96,6 +118,8 @@ pub struct ReaderMeter {
     pub sequence: Gauge,
     /// True exactly while its sink takes no more.
     pub stalled: AtomicBool,
+    /// Time it has taken no more, nanoseconds, without the current wait.
+    pub stalled_ns: Gauge,
     /// True exactly while it waits for its rate.
     pub throttled: AtomicBool,
     /// Time it has waited so, nanoseconds, without the current wait.

@@ -40,7 +40,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 50] = tests![
+const TESTS: [(&str, fn()); 51] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -61,6 +61,7 @@ const TESTS: [(&str, fn()); 50] = tests![
     a_child_has_three_descriptors,
     a_child_starts_with_default_signals_and_none_blocked,
     rlimits_are_set_and_a_refused_one_is_named,
+    a_child_stays_on_its_cores_and_a_core_that_is_not_there_is_named,
     a_terminal_controls_the_child_and_has_its_size,
     stderr_can_go_into_stdout,
     only_an_embedded_keeper_lends_its_stdin,
@@ -336,6 +337,19 @@ fn rlimits_are_set_and_a_refused_one_is_named() {
     spawn.rlimits = vec![(999, 1)];
     let failure = SpawnFailure { stage: SpawnStage::Rlimit, errno: libc::EINVAL };
     assert_eq!(kernel.spawn(spawn).unwrap_err(), failure);
+}
+
+fn a_child_stays_on_its_cores_and_a_core_that_is_not_there_is_named() {
+    let mut kernel = Kernel::start();
+    let allowed = || sh("grep Cpus_allowed_list /proc/self/status");
+    let said = said_by(&mut kernel, Spawn { cpus: vec![0], ..allowed() });
+    assert_eq!(said, "Cpus_allowed_list:\t0\n");
+    let everywhere = said_by(&mut kernel, allowed());
+    assert_eq!(everywhere, said_by(&mut kernel, allowed()), "the keeper stays where it is");
+    let large = Spawn { cpus: vec![0], env: vec![[&b"X="[..], &[b'x'; 100_000]].concat()], ..allowed() };
+    assert_eq!(said_by(&mut kernel, large), "Cpus_allowed_list:\t0\n", "a long message as well");
+    let failure = SpawnFailure { stage: SpawnStage::Affinity, errno: libc::EINVAL };
+    assert_eq!(kernel.spawn(Spawn { cpus: vec![1_023], ..sh("true") }).unwrap_err(), failure);
 }
 
 fn a_terminal_controls_the_child_and_has_its_size() {

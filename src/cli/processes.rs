@@ -8,8 +8,8 @@ use crate::cli::failure::{Failure, exit_of};
 use crate::cli::moment::now_ms;
 use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::skill::Skill;
-use crate::cli::status;
 use crate::cli::{program, terminal};
+use crate::cli::{stats, status};
 use kairo_client::{CallError, Client};
 use kairo_wire::error::Code;
 use kairo_wire::id::ProcessId;
@@ -140,6 +140,9 @@ pub(crate) fn wait(context: &Context, args: &Wait) -> Outcome {
     })?;
     if context.json {
         context.object(json_of(&ended)?)?;
+    }
+    if args.stats {
+        stats::print(context, &client, &params.id)?;
     }
     Ok(exit_code(&ended))
 }

@@ -50,6 +50,8 @@ pub(crate) fn options(program: &Program) -> Result<SpawnOptions, Failure> {
         rate,
         allow_weaker: program.allow_weaker,
         adapter: program.adapter.clone(),
+        cpus: program.pin.as_ref().and_then(|pin| pin.cpus.clone()),
+        reactor_cpu: program.pin.as_ref().and_then(|pin| pin.reactor),
         sandbox: program.sandbox.as_deref().map(profile).transpose()?,
         watch: program.sandbox.is_some(),
         program_digest: program.program_digest.clone(),

@@ -19,6 +19,7 @@ use crate::cli::permit::Permit;
 use crate::cli::processes::exit_code;
 use crate::cli::progress::{Bar, Output};
 use crate::cli::skill::Skill;
+use crate::cli::stats;
 use crate::cli::violations::Violations;
 use crate::cli::{program, terminal};
 use crate::config::policy;
@@ -140,8 +141,10 @@ fn supervise(
     if let Some(member) = member {
         member.over(&ended)?;
     }
-    if context.json {
-        report(client, &id, &ended)?;
+    match (context.json, args.stats) {
+        (true, stats) => report(client, &id, &ended, stats)?,
+        (false, true) => stats::print(context, client, &id)?,
+        (false, false) => {}
     }
     Ok(exit_code(&ended))
 }
@@ -224,11 +227,14 @@ fn forward(client: Client, id: ProcessId, mut signals: Signals, pty: bool) -> Re
 }
 
 /// The numbers of the run, on stderr, because stdout is the program's.
-fn report(client: &Client, id: &ProcessId, ended: &WaitResult) -> Result<(), Failure> {
+fn report(client: &Client, id: &ProcessId, ended: &WaitResult, stats: bool) -> Result<(), Failure> {
     let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
     let streams = found.detail.map(|detail| detail.streams).unwrap_or_default();
-    let report =
+    let mut report =
         json!({ "exitCode": ended.exit_code, "exit": json_of(&ended.exit)?, "streams": json_of(&streams)? });
+    if stats {
+        report["stats"] = json_of(&stats::ask(client, id)?)?;
+    }
     writeln!(io::stderr().lock(), "{}", versioned(report))?;
     Ok(())
 }

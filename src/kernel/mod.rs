@@ -26,7 +26,7 @@ use crate::violations::Watcher;
 use crate::worker::{Done, Worker};
 use anyhow::{Context, Result};
 use kairo_controlplane::auth::rules::Policy;
-use kairo_controlplane::config::{Config as ControlConfig, Limits, Numbers};
+use kairo_controlplane::config::{Config as ControlConfig, Cores, Limits, Numbers};
 use kairo_controlplane::entropy::Entropy;
 use kairo_controlplane::events::log::{Log, Retention, Rule};
 use kairo_controlplane::events::views;
@@ -38,6 +38,7 @@ use kairo_dataplane::keeper::link::Launched;
 use kairo_dataplane::keeper::settlement::{Heir, Inheritance};
 use kairo_dataplane::plane::{self, Plane, PlaneHandle, SpoolRoot, Start};
 use kairo_dataplane::sys::clock;
+use kairo_dataplane::sys::process::allowed_cpus;
 use kairo_dataplane::sys::socket::stream_pair;
 use kairo_sandbox::ability::Ability;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -155,6 +156,7 @@ fn control_config(config: &Config, embedded: bool, budget: Arc<Budget>, given: &
         quotas: config.quotas.clone(),
         budget,
         numbers: Numbers::LINUX,
+        cores: Cores { allowed: allowed_cpus(), reactors: if embedded { 1 } else { reactors(config) } },
     }
 }
 

@@ -138,6 +138,7 @@ impl Keeper {
             ToKeeper::Bulk { .. }
             | ToKeeper::Contain { .. }
             | ToKeeper::Measure { .. }
+            | ToKeeper::Placed { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),
         }

@@ -10,7 +10,7 @@ use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
     agent, audit, consumer, device, event, identity, intent, log, permission, process, quota, stream, system,
-    view,
+    usage, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -255,6 +255,7 @@ pub const METHODS: &[&MethodRow] = &[
     audit::AuditExport::ROW,
     audit::AuditCheckpoint::ROW,
     audit::AuditPrune::ROW,
+    usage::Usage::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

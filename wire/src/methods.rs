@@ -21,6 +21,7 @@ pub mod spool;
 pub mod status;
 pub mod stream;
 pub mod system;
+pub mod usage;
 pub mod view;
 
 /// A closed set of words, each a text on the wire; `or Word` names the default.

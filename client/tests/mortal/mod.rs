@@ -545,8 +545,14 @@ fn pump(sender: &Sender, named: &str, params: &Value) {
             let end = (at as usize + 1 + dice.below(3_000) as usize).min(bytes.len());
             let data = &bytes[at as usize..end];
             sequence += 1;
-            let prelude =
-                Prelude { subscription_id: named, stream: name, sequence, offset: Some(at), time: None, partial: false };
+            let prelude = Prelude {
+                subscription_id: named,
+                stream: name,
+                sequence,
+                offset: Some(at),
+                time: None,
+                partial: false,
+            };
             open[place] = (name, end as u64, gaps);
             let whole = sender.send(|buf| {
                 put_prelude(buf, Dialect::Int64, &prelude, data.len());

@@ -19,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod quota;
 pub(crate) mod stream;
 pub(crate) mod system;
+pub(crate) mod usage;
 pub(crate) mod view;
 
 /// All of them.
@@ -38,6 +39,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         agent::METHODS,
         quota::METHODS,
         audit::METHODS,
+        usage::METHODS,
     ]
     .into_iter()
     .flatten()

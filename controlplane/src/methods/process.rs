@@ -88,7 +88,7 @@ impl Kernel {
     }
 
     /// The error of what is asked of a process that is lost.
-    fn lost(&self, id: &ProcessId) -> WireError {
+    pub(crate) fn lost(&self, id: &ProcessId) -> WireError {
         if self.keeper_lost {
             return keeper_lost();
         }
@@ -124,6 +124,7 @@ impl Kernel {
             Pending::Spawn { .. }
             | Pending::Deed { .. }
             | Pending::Metrics
+            | Pending::Usage { .. }
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Repeat { .. }

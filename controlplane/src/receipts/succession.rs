@@ -40,6 +40,7 @@ impl Kernel {
             Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Metrics
+            | Pending::Usage { .. }
             | Pending::Published
             | Pending::Request { .. }
             | Pending::Repeat { .. }

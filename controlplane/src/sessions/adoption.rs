@@ -163,6 +163,7 @@ impl Kernel {
         let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
             key: held.process,
+            placing: Default::default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),
             creator: record.map_or_else(owner, Record::creator),

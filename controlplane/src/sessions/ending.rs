@@ -241,6 +241,10 @@ impl Kernel {
                 self.deed_done(turn, ticket, serial, &deed, outcome);
             }
             Pending::Metrics => self.metrics_read(turn, ticket, outcome),
+            Pending::Usage { process } => {
+                let process = *process;
+                self.usage_read(turn, ticket, process, outcome);
+            }
             // These are never answered by ticket.
             Pending::Spawn { .. }
             | Pending::Reuse { .. }

@@ -166,7 +166,8 @@ impl Kernel {
     ) {
         let birth = self.name_event();
         plan.trace.begin(&birth);
-        let key = ProcessKey { home: connection.reactor, serial };
+        let home = plan.placing.home(&self.config.cores).unwrap_or(connection.reactor);
+        let key = ProcessKey { home, serial };
         let session = SessionId::new(bits(&mut *self.entropy) as u64);
         let variables = environment::compose(
             &self.config,
@@ -204,6 +205,8 @@ impl Kernel {
             rate: [plan.rate; 2],
             unread: plan.unread,
             spool: plan.spool,
+            cpus: plan.placing.cpus.clone(),
+            reactor_cpu: plan.placing.reactor_cpu,
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
         });
@@ -312,6 +315,7 @@ pub(crate) fn open_record(
         renewal,
         follows: plan.follows,
         adapter: plan.adapter,
+        placing: plan.placing,
     }
 }
 
@@ -387,6 +391,14 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             let message = format!("{}, chdir '{cwd}'", errno_words(errno));
             WireError::new(Code::Cwd, message).with("field", "options.cwd")
         }
+        SpawnStage::Affinity if errno == ENOSYS => WireError::unsupported(
+            "options.cpus",
+            "the keeper is older than this kernel and binds nothing to cores; end it first",
+        ),
+        SpawnStage::Affinity => {
+            let message = format!("none of these cores is to be had ({})", errno_words(errno));
+            WireError::unsupported("options.cpus", &message)
+        }
         SpawnStage::Cgroup => {
             let message =
                 format!("no cgroup for the limits ({}); allowWeaker accepts less", errno_words(errno));
@@ -451,6 +463,7 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Program => "program",
         SpawnStage::Namespaces => "namespaces",
         SpawnStage::DeniedPaths => "deniedPaths",
+        SpawnStage::Affinity => "affinity",
     }
 }
 

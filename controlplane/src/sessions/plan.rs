@@ -14,6 +14,7 @@ use crate::sessions::containing::{self, Contained, Narrowed, Within};
 use crate::sessions::environment::Variables;
 use crate::sessions::measuring;
 use crate::sessions::pacing;
+use crate::sessions::placing::Placing;
 use crate::sessions::spool;
 use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
@@ -94,6 +95,8 @@ pub(crate) struct Plan {
     pub adapter: Option<String>,
     /// In whose name it is started.
     pub cast: Cast,
+    /// On which cores.
+    pub placing: Placing,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -159,6 +162,7 @@ impl Plan {
             request: None,
             adapter: None,
             cast: Cast::default(),
+            placing: Placing::default(),
         }
     }
 }
@@ -205,6 +209,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         contained,
         program: measuring::asked(config, &asked, declared.filter(|_| asked.skill.is_some()))?,
         history: history(config, asked.history)?,
+        placing: Placing::asked(&config.cores, asker.principal, &asked)?,
         rate: pacing::rate(asked.rate, "options.rate")?,
         unread: pacing::unread(asked.when_unread),
         spool: spool::limits(config, asked.spool)?,

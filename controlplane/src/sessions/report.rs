@@ -179,6 +179,8 @@ impl Kernel {
             exit: exit(process),
             restart: process.renewal.as_deref().map(Renewal::told),
             record: if process.phase == Phase::Starting { RecordStatus::None } else { process.record },
+            cpus: process.placing.cpus.clone(),
+            reactor_cpu: process.placing.reactor_cpu,
         };
         ProcessStatus { state, pid, exit_code, id: Some(process.id.clone()), detail: Some(Box::new(detail)) }
     }
@@ -263,6 +265,7 @@ fn reader(process: &Process, stream: &StreamSubscription, viewer: ConnectionKey)
         sequence: meter.sequence.get(),
         gap_bytes: meter.gap_bytes.get(),
         stalled: meter.stalled.load(Ordering::Relaxed),
+        stalled_ms: meter.stalled_ns.get() / crate::clock::MS,
         at: at.collect(),
         rate: stream.wish.rate.map(pacing::told),
         throttled: meter.throttled.load(Ordering::Relaxed),

@@ -40,6 +40,7 @@ impl Call {
             | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Metrics
+            | Pending::Usage { .. }
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Request { .. }
@@ -88,6 +89,11 @@ pub(crate) enum Pending {
     },
     /// The files of `system.get_metrics`.
     Metrics,
+    /// What a running process has used.
+    Usage {
+        /// Which.
+        process: u64,
+    },
     /// The log to have what it published, or its receipt.
     Published,
     /// What is old to be dropped from the log.
@@ -152,6 +158,7 @@ impl Pending {
                 Deed::Resize { .. } => "process.resize",
             },
             Pending::Metrics => "system.get_metrics",
+            Pending::Usage { .. } => "process.usage",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
             Pending::Compaction { .. } => "event.compact",
             Pending::Replay => "event.replay",

@@ -187,6 +187,11 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         ToKeeper::Measure { containment, .. } => {
             usize::from(containment.as_ref().is_some_and(|containment| containment.kernel))
         }
+        // One within another starts nothing.
+        ToKeeper::Placed { start, .. } => match rmp_serde::from_slice(start.0) {
+            Ok(ToKeeper::Placed { .. }) | Err(_) => 0,
+            Ok(start) => descriptors_of(&start),
+        },
         ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }

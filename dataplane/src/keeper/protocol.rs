@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 5: containment (`Contain`, `Contained`).
 /// - 6: what is executed (`Measure`, `Measured`).
 /// - 7: namespaces in a containment.
-pub const VERSION: u16 = 7;
+/// - 8: children bound to cores (`Placed`).
+pub const VERSION: u16 = 8;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
@@ -42,6 +43,8 @@ pub const VERSION_CONTAINS: u16 = 5;
 pub const VERSION_MEASURES: u16 = 6;
 /// The first version that gives children namespaces of their own.
 pub const VERSION_DIVIDES: u16 = 7;
+/// The first version that binds children to cores.
+pub const VERSION_PLACES: u16 = 8;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -196,7 +199,19 @@ pub enum ToKeeper<'a> {
         /// How what it executes is looked at.
         check: ProgramCheck,
     },
+    /// Start what the message inside says (`Spawn`, `Contain`, `Measure`; its descriptors are beside this one), bound to cores.
+    /// Since version 8.
+    Placed {
+        /// As it would have been a message.
+        #[serde(borrow)]
+        start: Blob<'a>,
+        /// Their numbers, below [`CPUS_MAX`].
+        cpus: Vec<u16>,
+    },
 }
+
+/// Cores there may be.
+pub const CPUS_MAX: usize = 1_024;
 
 /// All of a spawn command that a fork needs.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -30,6 +30,9 @@ pub(super) struct Contained<'a> {
     pub(super) kernel: Option<BorrowedFd<'a>>,
 }
 
+/// What is done to a child before it runs: how it is contained, and how what it executes is looked at.
+type Guarded<'a> = (Option<Contained<'a>>, Option<ProgramCheck>);
+
 impl Contained<'_> {
     /// RLIMIT_CORE: resource, soft and hard limit.
     fn core_limit(&self) -> Option<(u32, u64, u64)> {
@@ -39,31 +42,26 @@ impl Contained<'_> {
 
 impl Keeper {
     /// Carries out a request to start something; `fds` came with it.
-    pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &[OwnedFd]) {
+    pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &[OwnedFd], cpus: &[u16]) {
         let kernel = fds.first().map(AsFd::as_fd);
         let contained = |containment| Contained { containment, kernel };
         match request {
-            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, None, None),
+            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, (None, None), cpus),
             ToKeeper::Contain { spawn, containment } => {
-                self.spawn(lane, spawn, Some(contained(containment)), None);
+                self.spawn(lane, spawn, (Some(contained(containment)), None), cpus);
             }
             ToKeeper::Measure { spawn, containment, check } => {
-                self.spawn(lane, spawn, containment.as_deref().map(contained), Some(*check));
+                let contained = containment.as_deref().map(contained);
+                self.spawn(lane, spawn, (contained, Some(*check)), cpus);
             }
             _ => {}
         }
     }
 
     /// Starts the process and answers on its lane, one way or the other.
-    fn spawn(
-        &mut self,
-        lane: usize,
-        request: &SpawnRequest<'_>,
-        contained: Option<Contained<'_>>,
-        check: Option<ProgramCheck>,
-    ) {
+    fn spawn(&mut self, lane: usize, request: &SpawnRequest<'_>, guarded: Guarded<'_>, cpus: &[u16]) {
         self.childless = false;
-        if let Err(failure) = self.try_spawn(lane, request, contained, check) {
+        if let Err(failure) = self.try_spawn(lane, request, guarded, cpus) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
     }
@@ -72,9 +70,10 @@ impl Keeper {
         &mut self,
         lane: usize,
         request: &SpawnRequest<'_>,
-        contained: Option<Contained<'_>>,
-        check: Option<ProgramCheck>,
+        guarded: Guarded<'_>,
+        cpus: &[u16],
     ) -> Result<(), SpawnFailure> {
+        let (contained, check) = guarded;
         let refused = |errno| Err(SpawnFailure { stage: SpawnStage::Keeper, errno });
         if self.ending() {
             return refused(libc::ESHUTDOWN);
@@ -102,6 +101,7 @@ impl Keeper {
             kernel: contained.and_then(|contained| contained.kernel),
             cgroup: cgroup.as_ref().map(|(_, folder)| folder.as_fd()),
             held: check.is_some(),
+            cpus,
         };
         let spawned = self.forker.spawn(&image);
         let cgroup = cgroup.map(|(cgroup, _)| cgroup);
@@ -112,7 +112,7 @@ impl Keeper {
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
                     self.flags.cgroups = CgroupUse::Limits;
-                    return self.try_spawn(lane, request, contained, check);
+                    return self.try_spawn(lane, request, guarded, cpus);
                 }
                 return Err(failure);
             }

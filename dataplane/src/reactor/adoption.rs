@@ -102,6 +102,7 @@ impl<D: Driver> Reactor<D> {
             phase,
             unread,
             inflow,
+            parked: Default::default(),
             releasing: Vec::new(),
             meter,
         });

@@ -62,7 +62,7 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn deliver(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         let Some(process) = self.place_of_process(reader.subscriber.process) else { return };
-        let mut turn_bytes = 0;
+        let (mut turn_bytes, now_ns) = (0, self.at.monotonic_ns);
         let last = loop {
             match self.step(place, process) {
                 Step::Moved(bytes) => turn_bytes += bytes,
@@ -75,7 +75,11 @@ impl<D: Driver> Reactor<D> {
         };
         if let Some(reader) = self.readers.get_mut(place) {
             reader.idle = last == Step::Nothing;
-            reader.subscriber.meter.stalled.store(last == Step::Full, Ordering::Relaxed);
+            let meter = &reader.subscriber.meter;
+            meter.stalled.store(last == Step::Full, Ordering::Relaxed);
+            // One whose turn is over goes on by itself.
+            let full = last == Step::Full && turn_bytes < TURN_BYTES_MAX;
+            reader.full.set(full, now_ns, &meter.stalled_ns);
             if reader.subscriber.is_drained() && last == Step::Nothing {
                 let subscription = reader.subscriber.key;
                 self.drop_reader(place);

@@ -3,6 +3,7 @@
 //! How bytes get in, and how that is accounted for, is [`inflow`](crate::stream::inflow)'s. Invariant: nothing leaves an
 //! inbox that the keeper has not been given.
 
+use super::processes::Process;
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::control::{Failure, Notice};
@@ -16,6 +17,15 @@ use crate::stream::source::{TakeError, input_name};
 use bytes::Bytes;
 use kairo_shm::layout::RingError;
 use std::sync::atomic::Ordering;
+
+impl<F: Clone> Process<F> {
+    /// Publishes what waits to go in.
+    fn note_parked(&mut self, now_ns: u64) {
+        let parked_bytes = self.inflow.parked_bytes();
+        self.meter.stdin_parked_bytes.set(parked_bytes);
+        self.parked.set(parked_bytes > 0, now_ns, &self.meter.stdin_parked_ns);
+    }
+}
 
 impl<D: Driver> Reactor<D> {
     pub(super) fn write(&mut self, key: ProcessKey, data: Bytes, write: Option<WriteKey>, ticket: Ticket) {
@@ -59,6 +69,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn abandon_write(&mut self, key: ProcessKey, ticket: Ticket) {
+        let now_ns = self.at.monotonic_ns;
         let Some(place) = self.place_of_process(key) else { return };
         let Some(process) = self.processes.get_mut(place) else { return };
         match process.inflow.abandon(ticket) {
@@ -66,7 +77,7 @@ impl<D: Driver> Reactor<D> {
             Ok(true) => {}
             Err(error) => tracing::warn!(%error, "a write that was given up goes in all the same"),
         }
-        process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
+        process.note_parked(now_ns);
         let offset = process.inflow.written();
         self.done(ticket, Ok(crate::control::Outcome::Written { offset }));
         self.push_input(place);
@@ -105,9 +116,10 @@ impl<D: Driver> Reactor<D> {
         if let Err(error) = self.hold_inbox(place) {
             tracing::warn!(%error, "an inbox is not kept");
         }
+        let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.stdin_bytes.set(process.inflow.written());
-        process.meter.stdin_parked_bytes.set(process.inflow.parked_bytes());
+        process.note_parked(now_ns);
         process.meter.stdin_closed.store(process.inflow.is_closed(), Ordering::Relaxed);
         if closed {
             process.inflow.fail(&mut answers);
@@ -148,10 +160,12 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn input_closed(&mut self, place: Place, answers: Vec<Answer>) {
+        let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         let (key, terminal) = (process.key, process.inflow.is_terminal());
         process.meter.stdin_closed.store(true, Ordering::Relaxed);
         process.meter.stdin_parked_bytes.set(0);
+        process.parked.set(false, now_ns, &process.meter.stdin_parked_ns);
         if std::mem::take(&mut process.inflow.armed) {
             self.driver.cancel(Kind::Stdin.token(place));
         }

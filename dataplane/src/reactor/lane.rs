@@ -11,6 +11,7 @@ use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
     End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_MEASURES,
+    VERSION_PLACES,
 };
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
@@ -199,6 +200,7 @@ impl<D: Driver> Reactor<D> {
             (spawn.containment.is_some(), VERSION_CONTAINS, SpawnStage::Containment),
             (divided, VERSION_DIVIDES, SpawnStage::Containment),
             (spawn.program.is_some(), VERSION_MEASURES, SpawnStage::Measure),
+            (!spawn.cpus.is_empty(), VERSION_PLACES, SpawnStage::Affinity),
         ];
         for (_, version, stage) in needs.into_iter().filter(|(needed, ..)| *needed) {
             if !self.lane.greeted && self.lane.fd.is_some() {

@@ -19,12 +19,13 @@ use crate::keeper::link::{self, Output, Spawned};
 use crate::keeper::protocol::{End, ProtocolError};
 use crate::key::{Channel, ConnectionKey, ProcessKey, Ticket};
 use crate::limits::{INPUT_STAGING_BYTES, RESUME_BYTES_MIN, TAKE_BYTES_MAX, TURN_BYTES_MAX};
-use crate::meter::ProcessMeter;
+use crate::meter::{ProcessMeter, Wait};
 use crate::points::{Point, reach};
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::{Source, Staging, StagingPipe, TakeError, Taken, output_name, take};
 use crate::stream::times::Times;
+use crate::sys::process::bind_thread;
 use bytes::Bytes;
 use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
@@ -49,6 +50,8 @@ pub(super) struct Process<F> {
     pub(super) phase: Phase,
     pub(super) unread: Unread,
     pub(super) inflow: Inflow<F>,
+    /// What is written to it waits.
+    pub(super) parked: Wait,
     /// What the keeper lets go of once the note is with it that tells what it was.
     pub(super) releasing: Vec<End>,
     pub(super) meter: Arc<ProcessMeter>,
@@ -71,6 +74,8 @@ pub(super) struct Stream<F> {
     pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
     pub(super) paused_since_ns: Option<u64>,
+    /// The source is empty.
+    pub(super) idle: Wait,
     pub(super) pace: Pace,
     /// When its bytes were read.
     pub(super) times: Times,
@@ -89,6 +94,7 @@ impl<F> Stream<F> {
             spool: None,
             source: None,
             paused_since_ns: None,
+            idle: Wait::default(),
             pace,
             times: Times::default(),
             charge: Charge::default(),
@@ -128,6 +134,11 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
         let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
+        if let Some(cpu) = spawn.reactor_cpu
+            && let Err(error) = bind_thread(cpu)
+        {
+            tracing::warn!(cpu, %error, "the reactor stays where it is");
+        }
         let spool = || spawn.spool.map(|limits| StreamSpool::new(&spawn.session, limits));
         let place = self.processes.insert_with(|_| Process {
             key,
@@ -139,6 +150,7 @@ impl<D: Driver> Reactor<D> {
             phase: Phase::Starting,
             unread: spawn.unread,
             inflow: Inflow::new(None, 0),
+            parked: Wait::default(),
             releasing: Vec::new(),
             meter: spawn.meter.clone(),
         });
@@ -196,19 +208,25 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn arm_source(&mut self, place: Place, channel: Channel) {
+        let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
-        let Some(source) = &mut process.streams[channel as usize].source else { return };
+        let Stream { source, idle, .. } = &mut process.streams[channel as usize];
+        let Some(source) = source else { return };
         if !source.armed {
             source.armed = true;
+            idle.set(true, now_ns, &process.meter.streams[channel as usize].idle_ns);
             let poll = Op::Poll(source.fd.clone(), Interest::Read);
             self.driver.submit(kind_of(channel).token(place), poll);
         }
     }
 
     pub(super) fn source_ready(&mut self, place: Place, channel: Channel) {
+        let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
-        if let Some(source) = &mut process.streams[channel as usize].source {
+        let Stream { source, idle, .. } = &mut process.streams[channel as usize];
+        if let Some(source) = source {
             source.armed = false;
+            idle.set(false, now_ns, &process.meter.streams[channel as usize].idle_ns);
             self.run_source(place, channel);
         }
     }

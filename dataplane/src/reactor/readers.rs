@@ -14,6 +14,7 @@ use crate::driver::Driver;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
+use crate::meter::Wait;
 use crate::stream::history::Peek;
 use crate::stream::subscriber::{Cursor, Subscriber};
 use crate::transport::descriptor::DescriptorSink;
@@ -29,6 +30,8 @@ pub(super) struct Reader<F> {
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
     pub(super) throttle: Throttle,
+    /// Its sink takes no more.
+    pub(super) full: Wait,
     /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
     pub(super) idle: bool,
     /// What it is served from disk, by channel.
@@ -201,7 +204,15 @@ impl<D: Driver> Reactor<D> {
             meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
-        Some(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
+        Some(Reader {
+            subscriber,
+            framing,
+            sink,
+            throttle,
+            full: Wait::default(),
+            idle: false,
+            disk: Default::default(),
+        })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {

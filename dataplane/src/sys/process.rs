@@ -20,9 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use platform::{
-    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, become_keeper, children, conceal, connect_packets,
-    environment, is_in_exec, listen_packets, mount_namespace, rlimit_name, sealed_memory, send_datagram,
-    signal_member, stat, take_over, threads_children,
+    ADDRESS_SPACE, CORE, Events, Forker, NOFILE, allowed_cpus, become_keeper, bind_thread, children, conceal,
+    connect_packets, environment, is_in_exec, listen_packets, mount_namespace, rlimit_name, sealed_memory,
+    send_datagram, signal_member, stat, take_over, threads_children,
 };
 
 /// What a child is to be. Strings are NUL-terminated and stand one after the other.
@@ -52,6 +52,8 @@ pub struct Image<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Before its program's first instruction it stands still, until it is let go or killed.
     pub held: bool,
+    /// Cores it is bound to; empty for none.
+    pub cpus: &'a [u16],
 }
 
 /// A child that runs.

@@ -75,6 +75,8 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         unread: Unread::Drop,
         spool: None,
         record: Vec::new().into(),
+        cpus: Vec::new(),
+        reactor_cpu: None,
         meter: Default::default(),
     }
 }

@@ -4,6 +4,7 @@ use crate::cli::args::events::parse_span;
 use crate::cli::args::{Lasting, LogFlags, Story};
 use crate::cli::detach::DetachKeys;
 use crate::cli::logs::Amount;
+use crate::cli::pin::Pin;
 use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::terminal::Size;
 use crate::config::raw::Span;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
     kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
     kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --adapter ffmpeg -- ffmpeg -i in.mkv out.mp4    # with a progress bar\n  \
-    kairo run --manifest skill.yaml --receipt -- ./tool    # asks, unless it is approved\n  kairo run --intent \"$INTENT\" -- make\n  kairo run --json -- true    # numbers on stderr at the end"
+    kairo run --manifest skill.yaml --receipt -- ./tool    # asks, unless it is approved\n  kairo run --intent \"$INTENT\" -- make\n  kairo run --stats --pin 0@1 -- encode in.raw > out    # cores, and numbers on stderr at the end\n  kairo run --json -- true    # the same for programs"
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -39,6 +40,9 @@ pub(crate) struct Run {
     /// The story it belongs to; the program finds it in KAIRO_CORRELATION_ID
     #[arg(long, value_name = "ID")]
     pub(crate) correlation: Option<String>,
+    /// At the end, print on stderr what it used and who waited for whom; with --json as JSON
+    #[arg(long)]
+    pub(crate) stats: bool,
     /// Stdin of the program: inherit ours, or null
     #[arg(long, value_enum, default_value_t = RunStdin::Inherit)]
     pub(crate) stdin: RunStdin,
@@ -63,6 +67,9 @@ pub(crate) struct Program {
     /// rate=20M,burst=1M; memory=512MiB, cpu=150 (percent of one core), pids=64, or an rlimit such as nofile=1024
     #[arg(long, value_name = "RATE|NAME=VALUE")]
     pub(crate) limit: Vec<String>,
+    /// Keep the program to these cores, and the kernel's thread that serves its streams to one: 0, 2-5,8, 0@1 or @1
+    #[arg(long, value_name = "CPUS[@CPU]")]
+    pub(crate) pin: Option<Pin>,
     /// Accept a weaker limit, or a weaker check of its digest, where this machine can't enforce what is asked for
     #[arg(long)]
     pub(crate) allow_weaker: bool,
@@ -317,6 +324,9 @@ pub(crate) struct Wait {
     /// Seconds to wait at most
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<f64>,
+    /// At the end, print on stderr what it used and who waited for whom; with --json as JSON
+    #[arg(long)]
+    pub(crate) stats: bool,
     #[command(flatten)]
     pub(crate) lasting: Lasting,
 }

@@ -36,6 +36,7 @@ pub(crate) struct Chunk {
     pub(crate) stream: String,
     pub(crate) sequence: u64,
     pub(crate) offset: Option<u64>,
+    pub(crate) time: Option<u64>,
     pub(crate) partial: bool,
     pub(crate) data: Vec<u8>,
 }
@@ -56,6 +57,7 @@ impl Chunk {
             stream: text("stream"),
             sequence: number("sequence").expect("a chunk has a sequence"),
             offset: number("offset"),
+            time: number("time"),
             partial: field(&value, "partial").and_then(Value::as_bool).unwrap_or(false),
             data,
         }

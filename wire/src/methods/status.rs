@@ -131,6 +131,12 @@ pub struct Detail {
     /// What became of its record in the state folder.
     #[serde(default)]
     pub record: RecordStatus,
+    /// Cores it was bound to at its spawn; absent if it wasn't, and after its kernel has gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpus: Vec<u16>,
+    /// The core its streams' reactor was bound to for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reactor_cpu: Option<u16>,
 }
 
 /// What a process executes, read between exec and its first instruction. What it loads and reads then is not in it: its
@@ -264,6 +270,9 @@ pub struct ReaderStatus {
     pub gap_bytes: u64,
     /// True exactly while its client takes no more.
     pub stalled: bool,
+    /// How long its client has taken no more in all, milliseconds.
+    #[serde(default)]
+    pub stalled_ms: u64,
     /// How far it is in each stream it reads.
     pub at: Vec<ReaderOffset>,
     /// How fast it is given bytes, if there is a limit.

@@ -384,6 +384,23 @@ fn packet_socket(flags: SocketFlags) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
+/// Cores this process may use, ascending; none where that can't be told.
+pub fn allowed_cpus() -> Vec<u16> {
+    let cores = rustix::thread::sched_getaffinity(None).ok();
+    let cores = cores.map(|cores| (0..rustix::thread::CpuSet::MAX_CPU).filter(move |cpu| cores.is_set(*cpu)));
+    cores.into_iter().flatten().map(|cpu| cpu as u16).collect()
+}
+
+/// Keeps the calling thread to one core.
+pub fn bind_thread(cpu: u16) -> io::Result<()> {
+    let mut cores = rustix::thread::CpuSet::new();
+    if usize::from(cpu) >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    cores.set(cpu.into());
+    Ok(rustix::thread::sched_setaffinity(None, &cores)?)
+}
+
 /// The name under which an rlimit is reported.
 pub fn rlimit_name(resource: u32) -> &'static str {
     match resource {

@@ -185,6 +185,9 @@ fn prepare_and_execute(brief: &mut Brief<'_>) -> (SpawnStage, i32) {
         if brief.image.terminal && libc::ioctl(0, libc::TIOCSCTTY.into(), 0) < 0 {
             return (SpawnStage::Stdio, last_errno());
         }
+        if !brief.image.cpus.is_empty() {
+            return (SpawnStage::Affinity, libc::ENOSYS);
+        }
         for (resource, soft, hard) in brief.image.rlimits {
             let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
             if libc::setrlimit(*resource as libc::c_int, &limit) < 0 {
@@ -475,6 +478,16 @@ pub fn send_datagram(address: &[u8], bytes: &[u8]) -> io::Result<()> {
     let path = Path::new(std::ffi::OsStr::from_bytes(address));
     std::os::unix::net::UnixDatagram::unbound()?.send_to(bytes, path)?;
     Ok(())
+}
+
+/// Cores things can be bound to: none here.
+pub fn allowed_cpus() -> Vec<u16> {
+    Vec::new()
+}
+
+/// Keeps the calling thread to one core: not to be had here.
+pub fn bind_thread(_: u16) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The name under which an rlimit is reported.
