@@ -2,10 +2,12 @@
 
 pub(crate) mod bare;
 pub(crate) mod daemon;
+pub(crate) mod document;
 pub(crate) mod events;
 pub(crate) mod flow;
 pub(crate) mod report;
 pub(crate) mod roles;
+pub(crate) mod svg;
 
 #[allow(dead_code, reason = "the tests use what the benches don't")]
 #[path = "../../tests/daemon/support/processes.rs"]

@@ -1,7 +1,8 @@
 //! Rounds, medians, ratios, and the table they end in.
 
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Rounds of each comparison: enough for a median that one disturbance doesn't move.
 pub(crate) const ROUNDS: usize = 7;
@@ -47,15 +48,16 @@ impl Bar {
 /// One bench's rows.
 pub(crate) struct Report {
     name: &'static str,
+    what: &'static str,
     rows: Vec<Value>,
     missed: usize,
 }
 
 impl Report {
-    pub(crate) fn new(name: &'static str, what: &str) -> Report {
+    pub(crate) fn new(name: &'static str, what: &'static str) -> Report {
         println!("\n{name}: {what}");
         println!("  {:<58} {:>12} {:>21} {:>9}  verdict", "", "median", "least .. most", "bar");
-        Report { name, rows: Vec::new(), missed: 0 }
+        Report { name, what, rows: Vec::new(), missed: 0 }
     }
 
     /// A row: figures of all rounds, their median against the bar.
@@ -82,13 +84,59 @@ impl Report {
         self.row(what, "x", &ratios, bar);
     }
 
+    /// A row that is a point of a line: its name, and the count it stands over.
+    pub(crate) fn point(&mut self, what: &str, unit: &str, (line, count): (&str, usize), figures: &[f64]) {
+        self.row(what, unit, figures, Bar::None);
+        if let Some(row) = self.rows.last_mut() {
+            row["line"] = line.into();
+            row["count"] = count.into();
+        }
+    }
+
     /// Writes the results and says how many bars were missed.
     pub(crate) fn finish(self) -> usize {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench-results");
+        let folder = folder();
         std::fs::create_dir_all(&folder).expect("the target folder is ours");
-        let text = serde_json::to_string_pretty(&json!({"bench": self.name, "rows": self.rows}));
+        let Report { name, what, rows, .. } = &self;
+        let text = serde_json::to_string_pretty(
+            &json!({"bench": name, "what": what, "taken": taken(), "rows": rows}),
+        );
         let file = folder.join(format!("{}.json", self.name));
         std::fs::write(file, text.expect("figures are JSON")).expect("the target folder is ours");
         self.missed
     }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench-results")
+}
+
+/// What a bench has left when it ran last.
+pub(crate) fn results(bench: &str) -> Option<Value> {
+    let text = std::fs::read_to_string(folder().join(format!("{bench}.json"))).ok()?;
+    Some(serde_json::from_str(&text).expect("the results are ours"))
+}
+
+/// When and where.
+fn taken() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
+    let asked = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok()?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    let unknown = || "unknown".to_owned();
+    let cpu = read("/proc/cpuinfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+        Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+    });
+    let changed = asked("git", &["status", "--porcelain"]).is_some_and(|text| !text.is_empty());
+    let commit = asked("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(unknown);
+    json!({
+        "date": asked("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(unknown),
+        "commit": format!("{commit}{}", if changed { " and what wasn't committed" } else { "" }),
+        "cpu": cpu.unwrap_or_else(unknown),
+        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        "kernel": read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").unwrap_or_else(unknown),
+    })
 }

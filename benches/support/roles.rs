@@ -44,6 +44,8 @@ pub(crate) fn play(arguments: &[String]) {
         "contained" => crate::contained::play(),
         "log" => crate::log::play(&arguments[1..]),
         "tokio" => tokio_relay(&arguments[1]),
+        "tokio-many" => crate::many::play(number(1) as usize, &arguments[2], arguments[3] == "splice"),
+        "ticker" => tick(number(1)),
         "mortal" => mortal(std::path::Path::new(&arguments[1])),
         other => panic!("there is no role called {other}"),
     }
@@ -57,6 +59,18 @@ fn mortal(file: &std::path::Path) {
     std::fs::write(file, "").expect("the folder is ours");
     signals.wait().expect("a signal can be waited for");
     std::fs::write(file, super::monotonic().as_nanos().to_string()).expect("the folder is ours");
+}
+
+/// Writes the time of the clock, and sleeps until everybody else does.
+fn tick(writes: u64) {
+    let mut out = std::io::stdout();
+    for _ in 0..writes {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let now = (super::monotonic().as_nanos() as u64).to_ne_bytes();
+        if out.write_all(&now).and_then(|()| out.flush()).is_err() {
+            return;
+        }
+    }
 }
 
 /// Whole lines, as many as end with a write's end after a whole number of writes.
