@@ -36,11 +36,12 @@ impl Figures {
 pub(crate) fn run(report: &mut Report) {
     let daemon = Daemon::start(&[]);
     let (mut direct, mut cat, mut tokio) = (Figures::new(), Figures::new(), Figures::new());
-    let (mut kairo, mut v1) = (Figures::new(), Figures::new());
+    let (mut kairo, mut v1, mut timed) = (Figures::new(), Figures::new(), Figures::new());
     for round in 0..ROUNDS {
         direct_pipe(&mut direct);
         framed(&daemon, &mut kairo, &format!("large-{round}"), Flow::modern(&daemon.socket));
         through_cat(&mut cat);
+        framed(&daemon, &mut timed, &format!("timed-{round}"), Flow::timed(&daemon.socket));
         let plain = Flow::connect(&daemon.socket, json!({"features": ["records"]}));
         framed(&daemon, &mut v1, &format!("small-{round}"), plain);
         tokio_program(&mut tokio);
@@ -52,6 +53,9 @@ pub(crate) fn run(report: &mut Report) {
     report.row("kairo, chunks of up to 65,535 bytes", "GB/s", &v1.rate, Bar::None);
     report.ratio("  beside the direct pipe", &v1.rate, &direct.rate, Bar::None);
     report.row("  CPU", "s/GB", &v1.cpu, Bar::None);
+    report.row("kairo, large chunks with the time of each read", "GB/s", &timed.rate, Bar::None);
+    report.ratio("  beside those without", &timed.rate, &kairo.rate, Bar::None);
+    report.row("  CPU", "s/GB", &timed.cpu, Bar::None);
     report.row("through cat", "GB/s", &cat.rate, Bar::None);
     report.ratio("  beside the direct pipe", &cat.rate, &direct.rate, Bar::None);
     report.row("  CPU", "s/GB", &cat.cpu, Bar::None);

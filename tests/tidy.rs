@@ -210,12 +210,17 @@ fn test_lines(code: &str) -> BTreeSet<usize> {
 
 /// Offset of the brace that closes the one at `open`.
 fn closing(code: &str, open: usize) -> usize {
+    partner(code, open, (b'{', b'}'))
+}
+
+/// The same for another pair.
+fn partner(code: &str, open: usize, (opens, closes): (u8, u8)) -> usize {
     let mut depth = 0usize;
     for (offset, byte) in code.bytes().enumerate().skip(open) {
         match byte {
-            b'{' => depth += 1,
-            b'}' if depth == 1 => return offset,
-            b'}' => depth -= 1,
+            _ if byte == opens => depth += 1,
+            _ if byte == closes && depth == 1 => return offset,
+            _ if byte == closes => depth -= 1,
             _ => {}
         }
     }
@@ -528,6 +533,30 @@ fn dependency_rows(used: &BTreeMap<String, BTreeSet<String>>, document: &str) ->
 
 // ---------------------------------------------------------------- the tree
 
+/// Benches without a section in the document of what was measured, and rows with a bar that are not in it: as far as the label
+/// of a row is a literal, its longest piece between places that are filled in.
+fn unmeasured(source: &Source, document: &str) -> Vec<String> {
+    let literal = |text: &str| Some(text.split_once('"')?.1.split_once('"')?.0.to_owned());
+    let calls = |opening: &'static str| {
+        let places = source.code.match_indices(opening).map(move |(at, _)| at + opening.len() - 1);
+        let call = |open| source.text.get(open..partner(&source.code, open, (b'(', b')')));
+        places.filter_map(move |open| call(open).map(str::to_owned))
+    };
+    let path = &source.path;
+    let benches = calls("bench(").filter(|_| path == "benches/main.rs").filter_map(|call| literal(&call));
+    let benches = benches.filter(|name| !document.contains(&format!("\n## {name}\n")));
+    let rows = calls(".row(").chain(calls(".ratio(")).filter(|call| call.contains("Bar::At"));
+    let labels = rows.filter_map(|call| literal(&call)).filter_map(|label| {
+        let pieces = label.split(['{', '}']).step_by(2).map(str::trim);
+        pieces.max_by_key(|piece| piece.len()).map(str::to_owned)
+    });
+    let labels = labels.filter(|label| !document.contains(label.as_str()));
+    benches
+        .chain(labels)
+        .map(|what| format!("{path}: docs/PERFORMANCE.md does not tell of {what:?}"))
+        .collect()
+}
+
 fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -699,6 +728,17 @@ fn every_file_says_what_it_is_for() {
     let good = Source::new("src/a.rs", "//! What it is for.\n");
     poke(&openings(&bad), 1, &openings(&good));
     hold(sources().iter().flat_map(openings).collect());
+}
+
+#[test]
+fn every_bar_is_in_the_document_of_what_was_measured() {
+    let text = "const B: &[Bench] = &[bench(\"fast\", \"what\")];\nfn f(report: &mut Report) {\n    \
+        report.row(&format!(\"{n} calls, deep\"), \"x\", &a, Bar::AtMost(1.0));\n    report.row(\"told\", \"x\", &a, Bar::None);\n}\n";
+    let benches = Source::new("benches/main.rs", text);
+    poke(&unmeasured(&benches, "none"), 2, &unmeasured(&benches, "\n## fast\n| 64 calls, deep |"));
+    let document = read("docs/PERFORMANCE.md");
+    let benches = sources().into_iter().filter(|source| source.path.starts_with("benches/"));
+    hold(benches.flat_map(|source| unmeasured(&source, &document)).collect());
 }
 
 #[test]

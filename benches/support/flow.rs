@@ -51,6 +51,12 @@ impl Flow {
         Flow::connect(socket, json!({"client": "bench", "features": features, "chunkBytesMax": 1 << 20}))
     }
 
+    /// The same, and when it was read.
+    pub(crate) fn timed(socket: &Path) -> Flow {
+        let features = ["records", "chunks", "int64", "timestamps"];
+        Flow::connect(socket, json!({"client": "bench", "features": features, "chunkBytesMax": 1 << 20}))
+    }
+
     /// For events, with all there is about each. What doesn't come in time doesn't come.
     pub(crate) fn events(socket: &Path) -> Flow {
         let features = ["records", "int64", "envelope"];
