@@ -97,7 +97,15 @@ fn violations(report: &mut Report, daemon: &Daemon) {
         let command = json!(["python3", "-c", script, &note]);
         let options = json!({"watch": true});
         raw.ok("process.spawn", json!({"id": id, "command": command, "sandbox": wish, "options": options}));
-        raw.event("kairo.security.violation", |event| event["payload"]["id"] == id);
+        loop {
+            let frame = raw.frame().expect("the daemon stays");
+            let is_told = |event: Value| {
+                event["topic"] == "kairo.security.violation" && event["payload"]["id"] == json!(id)
+            };
+            if frame.kind == EVENT && is_told(frame.json()) {
+                break;
+            }
+        }
         let told = monotonic().as_nanos() as f64;
         let begun = std::fs::read_to_string(&note).expect("it has noted when");
         waits.push((told - begun.trim().parse::<f64>().expect("a time")) / 1e6);
