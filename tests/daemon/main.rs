@@ -18,6 +18,7 @@ mod intents;
 mod library;
 mod limits;
 mod numbers;
+mod open;
 mod permissions;
 mod principals;
 mod processes;
