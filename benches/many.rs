@@ -1,27 +1,30 @@
 //! A thousand streams of 1 MB/s each to a thousand readers, beside a tokio program that does the same.
 //!
 //! Each stream is the stdout of a child that sleeps; one thread of ours writes to all of these pipes, evenly over time, so
-//! that no contender pays for a thousand writers that wake. Each reader is a socket of its own, emptied by one thread. All
+//! that no contender pays for a thousand writers that wake. Each reader is a pipe of its own, emptied by one thread. All
 //! contenders are set up at once, and take turns being written to: whoever isn't sleeps.
 
 use crate::support::daemon::{Daemon, cpu_of};
-use crate::support::raw::{Raw, request_bytes, value};
+use crate::support::raw::Raw;
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles;
+use kairo_client::Client;
+use kairo_wire::methods::open::{OpenParams, Transport};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::event::{Timespec, epoll};
 use serde_json::{Value as Json, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::net::unix::pipe::{Receiver, Sender};
 
 const STREAMS: usize = 1_000;
 const BYTES_PER_SECOND: u64 = 1_000_000;
@@ -29,6 +32,8 @@ const BYTES_PER_SECOND: u64 = 1_000_000;
 const POURED_FOR: Duration = Duration::from_millis(1_500);
 /// What is in the pipes then is through after this.
 const SETTLED_AFTER: Duration = Duration::from_millis(200);
+/// Of every pipe.
+const PIPE_BYTES: u32 = 256 << 10;
 /// Write sizes, and the bars beside tokio's copying program.
 const SIZES: [(usize, f64); 2] = [(64 << 10, 0.35), (4 << 10, 0.6)];
 
@@ -104,7 +109,7 @@ struct Contender {
 }
 
 enum Relay {
-    Kairo(Daemon),
+    Kairo(Daemon, #[expect(dead_code, reason = "it is there, that is all")] Client),
     Tokio { child: Child, control: Option<UnixStream> },
 }
 
@@ -113,42 +118,43 @@ impl Contender {
         let daemon = Daemon::start(&["--driver", driver]);
         let mut raw = daemon.connect();
         let options = cheapest(&mut raw);
-        let (mut writers, mut sockets) = (Vec::new(), Vec::new());
+        let client = Client::connect(&daemon.socket).expect("it connects");
+        let (mut writers, mut readers) = (Vec::new(), Vec::new());
         for number in 0..streams {
             let id = format!("stream-{number}");
             let params = json!({"id": id, "command": ["sleep", "1000"], "options": options});
             raw.ok("process.spawn", params);
             let pid = raw.ok("process.status", json!({"id": id}))["pid"].clone();
             writers.push(writer(pid.as_i64().expect("it runs")));
-            sockets.push(subscribe(&daemon.socket, &id));
+            readers.push(opened(&client, &id));
         }
-        Contender { writers, sink: Sink::start(sockets), relay: Relay::Kairo(daemon) }
+        // The readers end with the client.
+        Contender { writers, sink: Sink::start(readers), relay: Relay::Kairo(daemon, client) }
     }
 
     fn tokio(how: &str, streams: usize) -> Contender {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("sink.sock");
-        let listener = UnixListener::bind(&path).expect("a socket of ours");
         let (control, theirs) = UnixStream::pair().expect("a pair of sockets");
         let count = streams.to_string();
-        let mut command = roles::command("tokio-many", &[&count, &path.display().to_string(), how]);
+        let mut command = roles::command("tokio-many", &[&count, how]);
         let stdin = Stdio::from(OwnedFd::from(theirs));
         let mut child = command.stdin(stdin).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its stdout is piped"));
-        let (mut writers, mut sockets) = (Vec::new(), Vec::new());
+        let (mut writers, mut readers) = (Vec::new(), Vec::new());
         for _ in 0..streams {
-            sockets.push(listener.accept().expect("it connects").0);
             let mut line = String::new();
             lines.read_line(&mut line).expect("its stdout is text");
-            writers.push(writer(line.trim().parse().expect("a pid")));
+            let (pid, number) = line.trim().split_once(' ').expect("a pid and a descriptor");
+            writers.push(writer(pid.parse().expect("a pid")));
+            let reader = File::open(format!("/proc/{}/fd/{number}", child.id()));
+            readers.push(reader.expect("it holds a reader's end"));
         }
         let relay = Relay::Tokio { child, control: Some(control) };
-        Contender { writers, sink: Sink::start(sockets), relay }
+        Contender { writers, sink: Sink::start(readers), relay }
     }
 
     fn cpu(&self) -> f64 {
         match &self.relay {
-            Relay::Kairo(daemon) => daemon.cpu(),
+            Relay::Kairo(daemon, _) => daemon.cpu(),
             Relay::Tokio { child, .. } => cpu_of(child.id() as i32),
         }
     }
@@ -176,12 +182,13 @@ impl Drop for Contender {
 
 /// Options of a stream that keeps as little as can be had.
 fn cheapest(raw: &mut Raw) -> Json {
-    let none = json!({"stdin": "null", "stderr": "stdout", "history": "none"});
+    let none = json!({"stdin": "null", "stderr": "stdout", "history": "none", "pipeBytes": PIPE_BYTES});
     let tried = raw.call("process.spawn", json!({"id": "probe", "command": ["true"], "options": none}));
     if tried.is_ok() {
         return none;
     }
-    json!({"stdin": "null", "stderr": "stdout", "history": {"headBytes": 0, "tailBytes": 4_096}})
+    json!({"stdin": "null", "stderr": "stdout", "history": {"headBytes": 0, "tailBytes": 4_096},
+        "pipeBytes": PIPE_BYTES})
 }
 
 /// The other end of what a child that sleeps has as its stdout.
@@ -199,15 +206,13 @@ fn writer(pid: i64) -> File {
     }
 }
 
-/// A connection of its own that reads one stream.
-fn subscribe(socket: &Path, id: &str) -> UnixStream {
-    let mut connection = UnixStream::connect(socket).expect("the daemon accepts connections");
-    let hello = json!({"features": ["records", "chunks", "int64"], "chunkBytesMax": 1 << 20});
-    let mut bytes = request_bytes(1, "kernel.hello", value(&hello));
-    let subscribe = json!({"pid": id, "stream": "stdout"});
-    bytes.extend(request_bytes(2, "process.stdout.subscribe", value(&subscribe)));
-    connection.write_all(&bytes).expect("the daemon reads");
-    connection
+/// A pipe that one stream is read from.
+fn opened(client: &Client, id: &str) -> File {
+    let mut params: OpenParams = serde_json::from_value(json!({"id": id})).expect("an id is enough");
+    params.transport = Transport::Pipe;
+    params.pipe_bytes = Some(PIPE_BYTES);
+    let mut opened = client.open(&params).expect("it opens");
+    File::from(opened.descriptors.pop().expect("a pipe comes with it"))
 }
 
 /// Writes to all in turn, each at its rate; returns bytes.
@@ -229,7 +234,7 @@ fn pour(writers: &mut [File], write_bytes: usize, streams: usize) -> u64 {
     bytes
 }
 
-/// One thread that empties all sockets.
+/// One thread that empties all readers' pipes.
 struct Sink {
     bytes: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
@@ -237,10 +242,10 @@ struct Sink {
 }
 
 impl Sink {
-    fn start(sockets: Vec<UnixStream>) -> Sink {
+    fn start(readers: Vec<File>) -> Sink {
         let (bytes, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, stop) = (Arc::clone(&bytes), Arc::clone(&over));
-        let thread = std::thread::spawn(move || empty(&sockets, &count, &stop));
+        let thread = std::thread::spawn(move || empty(&readers, &count, &stop));
         Sink { bytes, over, thread: Some(thread) }
     }
 
@@ -258,12 +263,12 @@ impl Drop for Sink {
     }
 }
 
-fn empty(sockets: &[UnixStream], count: &AtomicU64, over: &AtomicBool) {
+fn empty(readers: &[File], count: &AtomicU64, over: &AtomicBool) {
     let ready = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
-    for (nth, socket) in sockets.iter().enumerate() {
-        socket.set_nonblocking(true).expect("a socket can be non-blocking");
+    for (nth, reader) in readers.iter().enumerate() {
+        rustix::io::ioctl_fionbio(reader, true).expect("a pipe can be non-blocking");
         let data = epoll::EventData::new_u64(nth as u64);
-        epoll::add(&ready, socket, data, epoll::EventFlags::IN).expect("it is watched");
+        epoll::add(&ready, reader, data, epoll::EventFlags::IN).expect("it is watched");
     }
     let mut buffer = vec![0; 256 << 10];
     let mut events = Vec::with_capacity(256);
@@ -273,9 +278,9 @@ fn empty(sockets: &[UnixStream], count: &AtomicU64, over: &AtomicBool) {
         epoll::wait(&ready, rustix::buffer::spare_capacity(&mut events), Some(&tick)).expect("it waits");
         for event in &events {
             let nth = event.data.u64() as usize;
-            match (&sockets[nth]).read(&mut buffer) {
+            match (&readers[nth]).read(&mut buffer) {
                 // Whoever is gone is read no more.
-                Ok(0) => epoll::delete(&ready, &sockets[nth]).expect("it was watched"),
+                Ok(0) => epoll::delete(&ready, &readers[nth]).expect("it was watched"),
                 Ok(got) => drop(count.fetch_add(got as u64, Ordering::Relaxed)),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
             }
@@ -283,29 +288,33 @@ fn empty(sockets: &[UnixStream], count: &AtomicU64, over: &AtomicBool) {
     }
 }
 
-/// The tokio program: `streams` children that sleep, each one's stdout to a socket of its own. Tells their pids, and ends
-/// when its stdin does.
-pub(crate) fn play(streams: usize, sink: &str, splices: bool) {
+/// The tokio program: `streams` children that sleep, each one's stdout to a pipe of its own. Tells each child's pid and the
+/// number of the pipe's other end, and ends when its stdin does.
+pub(crate) fn play(streams: usize, splices: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        use std::os::fd::AsFd;
         use tokio::io::AsyncReadExt;
         let stdin = std::io::stdin().as_fd().try_clone_to_owned().expect("stdin can be duplicated");
         let control = UnixStream::from(stdin);
         control.set_nonblocking(true).expect("a socket can be non-blocking");
         let mut control = tokio::net::UnixStream::from_std(control).expect("a socket joins the runtime");
-        let mut children = Vec::new();
+        let mut kept = Vec::new();
         for _ in 0..streams {
             let mut command = tokio::process::Command::new("sleep");
             command.arg("1000").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
             let mut child = command.spawn().expect("it starts");
-            let stdout = child.stdout.take().expect("its stdout is piped");
-            let socket = tokio::net::UnixStream::connect(sink).await.expect("the bench accepts");
-            println!("{}", child.id().expect("it runs"));
-            children.push(child);
+            let stdout = child.stdout.take().expect("its stdout is piped").into_owned_fd().expect("a pipe");
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            for pipe in [stdout.as_fd(), writer.as_fd()] {
+                fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32)).expect("a pipe of that size");
+            }
+            println!("{} {}", child.id().expect("it runs"), reader.as_raw_fd());
+            kept.push((child, reader));
+            let from = Receiver::from_owned_fd(stdout).expect("a pipe joins the runtime");
+            let to = Sender::from_owned_fd(writer.into()).expect("a pipe joins the runtime");
             match splices {
-                false => drop(tokio::spawn(copy(stdout, socket))),
-                true => drop(tokio::spawn(splice(stdout, socket))),
+                false => drop(tokio::spawn(copy(from, to))),
+                true => drop(tokio::spawn(splice(from, to))),
             }
         }
         // An end and an error mean the same: the bench is done.
@@ -313,25 +322,23 @@ pub(crate) fn play(streams: usize, sink: &str, splices: bool) {
     });
 }
 
-async fn copy(mut pipe: tokio::process::ChildStdout, mut socket: tokio::net::UnixStream) {
+async fn copy(mut from: Receiver, mut to: Sender) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(got @ 1..) = pipe.read(&mut buffer).await {
-        if socket.write_all(&buffer[..got]).await.is_err() {
+    while let Ok(got @ 1..) = from.read(&mut buffer).await {
+        if to.write_all(&buffer[..got]).await.is_err() {
             return;
         }
     }
 }
 
-async fn splice(pipe: tokio::process::ChildStdout, socket: tokio::net::UnixStream) {
+async fn splice(from: Receiver, to: Sender) {
     use rustix::pipe::SpliceFlags;
-    let pipe = pipe.into_owned_fd().expect("a pipe has a descriptor");
-    let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe).expect("a pipe joins the runtime");
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    let move_on = || Ok(rustix::pipe::splice(&pipe, None, &socket, None, 1 << 20, flags)?);
-    while pipe.readable().await.is_ok() && socket.writable().await.is_ok() {
+    let move_on = || Ok(rustix::pipe::splice(&from, None, &to, None, 1 << 20, flags)?);
+    while from.readable().await.is_ok() && to.writable().await.is_ok() {
         // Which of the two would block isn't told: a pipe that is empty is the common case.
-        match pipe.try_io(move_on) {
+        match from.try_io(move_on) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

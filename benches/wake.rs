@@ -7,8 +7,12 @@ use crate::support::flow::{Flow, Seen};
 use crate::support::monotonic;
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles;
+use kairo_client::Client;
+use kairo_wire::methods::open::{OpenParams, Transport};
+use kairo_wire::methods::process::Spawn;
 use serde_json::json;
-use std::io::{PipeReader, Read};
+use std::fs::File;
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
 /// Writes of a round.
@@ -40,22 +44,28 @@ pub(crate) fn run(report: &mut Report) {
     } else {
         "a relay of ours (there is no pv here)"
     };
-    let (mut direct, mut between, mut kairo) = (Waits::default(), Waits::default(), Waits::default());
+    let client = Client::connect(&daemon.socket).expect("it connects");
+    let (mut direct, mut between) = (Waits::default(), Waits::default());
+    let (mut kairo, mut in_frames) = (Waits::default(), Waits::default());
     for round in 0..ROUNDS {
         direct.note(directly());
         between.note(through(beside == "pv"));
-        kairo.note(framed(&daemon, round));
+        kairo.note(piped(&client, round));
+        in_frames.note(framed(&daemon, round));
     }
     for (name, at) in [("p50", (|waits| &waits.p50) as fn(&Waits) -> &Vec<f64>), ("p99", |waits| &waits.p99)]
     {
         report.row(&format!("{name}, direct pipe"), "us", at(&direct), Bar::None);
         report.row(&format!("{name}, through {beside}"), "us", at(&between), Bar::None);
-        report.row(&format!("{name}, kairo, in frames"), "us", at(&kairo), Bar::None);
+        report.row(&format!("{name}, kairo, to a pipe"), "us", at(&kairo), Bar::None);
+        report.row(&format!("{name}, kairo, in frames"), "us", at(&in_frames), Bar::None);
         let added = |waits: &Waits| -> Vec<f64> {
             at(waits).iter().zip(at(&direct)).map(|(whole, direct)| (whole - direct).max(0.1)).collect()
         };
-        let what = format!("  {name}: what kairo adds beside what {beside} adds");
+        let what = format!("  {name}: what kairo adds to a pipe, beside what {beside} adds");
         report.ratio(&what, &added(&kairo), &added(&between), Bar::AtMost(1.3));
+        let what = format!("  {name}: what kairo adds in frames, beside what {beside} adds");
+        report.ratio(&what, &added(&in_frames), &added(&between), Bar::None);
     }
 }
 
@@ -70,7 +80,7 @@ fn since(written: &[u8]) -> f64 {
     (now.as_nanos() as f64 - then as f64) / 1e3
 }
 
-fn read_all(mut reader: PipeReader) -> Vec<f64> {
+fn read_all(mut reader: impl Read) -> Vec<f64> {
     let mut time = [0; WRITE_BYTES];
     (0..WRITES).map(|_| reader.read_exact(&mut time).map(|()| since(&time)).expect("it is written")).collect()
 }
@@ -99,6 +109,18 @@ fn through(pv: bool) -> Vec<f64> {
     reap(child);
     reap(relay);
     waits
+}
+
+fn piped(client: &Client, round: usize) -> Vec<f64> {
+    let id = format!("ticker-into-a-pipe-{round}");
+    let argv = roles::argv("ticker", &[&WRITES.to_string()]);
+    let options = json!({"stdin": "null"});
+    let spawn = serde_json::from_value(json!({"id": id, "command": argv, "options": options}));
+    client.call::<Spawn>(&spawn.expect("a spawn")).expect("it starts");
+    let mut params: OpenParams = serde_json::from_value(json!({"id": id})).expect("an id is enough");
+    params.transport = Transport::Pipe;
+    let mut opened = client.open(&params).expect("it opens");
+    read_all(File::from(opened.descriptors.pop().expect("a pipe comes with it")))
 }
 
 fn framed(daemon: &Daemon, round: usize) -> Vec<f64> {

@@ -44,7 +44,7 @@ pub(crate) fn play(arguments: &[String]) {
         "contained" => crate::contained::play(),
         "log" => crate::log::play(&arguments[1..]),
         "tokio" => tokio_relay(&arguments[1]),
-        "tokio-many" => crate::many::play(number(1) as usize, &arguments[2], arguments[3] == "splice"),
+        "tokio-many" => crate::many::play(number(1) as usize, arguments[2] == "splice"),
         "ticker" => tick(number(1)),
         "mortal" => mortal(std::path::Path::new(&arguments[1])),
         other => panic!("there is no role called {other}"),
