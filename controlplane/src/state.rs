@@ -35,12 +35,11 @@ use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
-use crate::sessions::placing::Placing;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
 use bytes::Bytes;
-use kairo_dataplane::command::{HistorySize, Rate, TerminalSize, Unread};
+use kairo_dataplane::command::{HistorySize, Placement, Rate, TerminalSize, Unread};
 use kairo_dataplane::control::{ExitStatus, LimitInForce, Moment, Peer, StreamEnd, Tree, Usage};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, TimerKey};
 use kairo_dataplane::meter::ProcessMeter;
@@ -521,7 +520,7 @@ pub(crate) struct Process {
     /// What reads its output.
     pub adapter: Option<String>,
     /// Where it was put.
-    pub placing: Placing,
+    pub placement: Placement,
 }
 
 /// What of a process is in the log already, whoever tells it again.

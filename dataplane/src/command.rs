@@ -284,12 +284,19 @@ pub struct Spawn {
     pub spool: Option<SpoolLimits>,
     /// The session's record, opaque to the data plane, kept by the keeper.
     pub record: Bytes,
+    /// On which cores.
+    pub placement: Placement,
+    /// Numbers the control plane reads at any time.
+    pub meter: Arc<ProcessMeter>,
+}
+
+/// Where a process is put; as the scheduler likes by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
     /// Cores it is bound to; empty for none.
     pub cpus: Vec<u16>,
     /// The core its reactor stays on from now on.
     pub reactor_cpu: Option<u16>,
-    /// Numbers the control plane reads at any time.
-    pub meter: Arc<ProcessMeter>,
 }
 
 /// How what is executed is looked at: it stands still at exec, is read to its end while nobody can write to it, and told

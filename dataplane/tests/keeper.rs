@@ -8,8 +8,8 @@
 mod keeping;
 
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, ProgramCheck, Scope, Spawn, StderrTarget, StdinSource, Stdio,
-    TerminalSize,
+    CgroupLimits, Credentials, HistorySize, Placement, ProgramCheck, Scope, Spawn, StderrTarget, StdinSource,
+    Stdio, TerminalSize,
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
@@ -341,15 +341,17 @@ fn rlimits_are_set_and_a_refused_one_is_named() {
 
 fn a_child_stays_on_its_cores_and_a_core_that_is_not_there_is_named() {
     let mut kernel = Kernel::start();
+    let on = |cpus: &[u16]| Placement { cpus: cpus.to_vec(), ..Placement::default() };
     let allowed = || sh("grep Cpus_allowed_list /proc/self/status");
-    let said = said_by(&mut kernel, Spawn { cpus: vec![0], ..allowed() });
+    let said = said_by(&mut kernel, Spawn { placement: on(&[0]), ..allowed() });
     assert_eq!(said, "Cpus_allowed_list:\t0\n");
     let everywhere = said_by(&mut kernel, allowed());
     assert_eq!(everywhere, said_by(&mut kernel, allowed()), "the keeper stays where it is");
-    let large = Spawn { cpus: vec![0], env: vec![[&b"X="[..], &[b'x'; 100_000]].concat()], ..allowed() };
+    let large =
+        Spawn { placement: on(&[0]), env: vec![[&b"X="[..], &[b'x'; 100_000]].concat()], ..allowed() };
     assert_eq!(said_by(&mut kernel, large), "Cpus_allowed_list:\t0\n", "a long message as well");
     let failure = SpawnFailure { stage: SpawnStage::Affinity, errno: libc::EINVAL };
-    assert_eq!(kernel.spawn(Spawn { cpus: vec![1_023], ..sh("true") }).unwrap_err(), failure);
+    assert_eq!(kernel.spawn(Spawn { placement: on(&[1_023]), ..sh("true") }).unwrap_err(), failure);
 }
 
 fn a_terminal_controls_the_child_and_has_its_size() {

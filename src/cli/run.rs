@@ -141,11 +141,7 @@ fn supervise(
     if let Some(member) = member {
         member.over(&ended)?;
     }
-    match (context.json, args.stats) {
-        (true, stats) => report(client, &id, &ended, stats)?,
-        (false, true) => stats::print(context, client, &id)?,
-        (false, false) => {}
-    }
+    report(context, client, &id, (&ended, args.stats))?;
     Ok(exit_code(&ended))
 }
 
@@ -226,8 +222,16 @@ fn forward(client: Client, id: ProcessId, mut signals: Signals, pty: bool) -> Re
     Ok(())
 }
 
-/// The numbers of the run, on stderr, because stdout is the program's.
-fn report(client: &Client, id: &ProcessId, ended: &WaitResult, stats: bool) -> Result<(), Failure> {
+/// The numbers of the run, as far as they are wanted, on stderr, because stdout is the program's.
+fn report(
+    context: &Context,
+    client: &Client,
+    id: &ProcessId,
+    (ended, stats): (&WaitResult, bool),
+) -> Result<(), Failure> {
+    if !context.json {
+        return if stats { stats::print(context, client, id) } else { Ok(()) };
+    }
     let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
     let streams = found.detail.map(|detail| detail.streams).unwrap_or_default();
     let mut report =

@@ -160,13 +160,12 @@ impl Kernel {
         let usual =
             Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
         let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
-        let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
             key: held.process,
-            placing: Default::default(),
+            placement: Default::default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),
-            creator: record.map_or_else(owner, Record::creator),
+            creator: record.map_or_else(|| Principal::Owner.creator(self.config.owner_uid), Record::creator),
             run_uid: record.and_then(|record| record.run_uid),
             guardian: None,
             spawning: Vec::new(),

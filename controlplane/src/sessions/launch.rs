@@ -166,8 +166,7 @@ impl Kernel {
     ) {
         let birth = self.name_event();
         plan.trace.begin(&birth);
-        let home = plan.placing.home(&self.config.cores).unwrap_or(connection.reactor);
-        let key = ProcessKey { home, serial };
+        let key = ProcessKey { home: self.home_of(&plan, connection), serial };
         let session = SessionId::new(bits(&mut *self.entropy) as u64);
         let variables = environment::compose(
             &self.config,
@@ -205,8 +204,7 @@ impl Kernel {
             rate: [plan.rate; 2],
             unread: plan.unread,
             spool: plan.spool,
-            cpus: plan.placing.cpus.clone(),
-            reactor_cpu: plan.placing.reactor_cpu,
+            placement: plan.placement.clone(),
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
         });
@@ -258,7 +256,6 @@ pub(crate) fn open_record(
 ) -> Process {
     let terminal = plan.terminal();
     let renewal = Renewal::of(&plan);
-    let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
     Process {
         key,
         id: plan.id,
@@ -293,7 +290,7 @@ pub(crate) fn open_record(
         signalled: None,
         killing: None,
         ends: [None; 2],
-        open: [true, second],
+        open: [true, matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. })],
         let_go: [None; 2],
         stdin_end: None,
         meter,
@@ -315,7 +312,7 @@ pub(crate) fn open_record(
         renewal,
         follows: plan.follows,
         adapter: plan.adapter,
-        placing: plan.placing,
+        placement: plan.placement,
     }
 }
 
@@ -362,6 +359,14 @@ fn paths_denied(errno: i32) -> WireError {
     WireError::unsupported("options.sandbox", &message).with("protection", "deniedPaths")
 }
 
+fn unbound(errno: i32) -> WireError {
+    let message = match errno {
+        ENOSYS => "the keeper is older than this kernel and binds nothing to cores; end it first".to_owned(),
+        _ => format!("none of these cores is to be had ({})", errno_words(errno)),
+    };
+    WireError::unsupported("options.cpus", &message)
+}
+
 /// The error of a spawn that came to nothing. The messages hold the original's texts.
 pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireError {
     let program = process.argv.first().map(|program| String::from_utf8_lossy(program)).unwrap_or_default();
@@ -391,14 +396,7 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             let message = format!("{}, chdir '{cwd}'", errno_words(errno));
             WireError::new(Code::Cwd, message).with("field", "options.cwd")
         }
-        SpawnStage::Affinity if errno == ENOSYS => WireError::unsupported(
-            "options.cpus",
-            "the keeper is older than this kernel and binds nothing to cores; end it first",
-        ),
-        SpawnStage::Affinity => {
-            let message = format!("none of these cores is to be had ({})", errno_words(errno));
-            WireError::unsupported("options.cpus", &message)
-        }
+        SpawnStage::Affinity => unbound(errno),
         SpawnStage::Cgroup => {
             let message =
                 format!("no cgroup for the limits ({}); allowWeaker accepts less", errno_words(errno));

@@ -14,11 +14,11 @@ use crate::sessions::containing::{self, Contained, Narrowed, Within};
 use crate::sessions::environment::Variables;
 use crate::sessions::measuring;
 use crate::sessions::pacing;
-use crate::sessions::placing::Placing;
+use crate::sessions::placing;
 use crate::sessions::spool;
 use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
+    CgroupLimits, Credentials, HistorySize, Placement, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
     TerminalSize, Unread,
 };
 use kairo_dataplane::spool::SpoolLimits;
@@ -96,7 +96,7 @@ pub(crate) struct Plan {
     /// In whose name it is started.
     pub cast: Cast,
     /// On which cores.
-    pub placing: Placing,
+    pub placement: Placement,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -162,7 +162,7 @@ impl Plan {
             request: None,
             adapter: None,
             cast: Cast::default(),
-            placing: Placing::default(),
+            placement: Placement::default(),
         }
     }
 }
@@ -209,7 +209,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         contained,
         program: measuring::asked(config, &asked, declared.filter(|_| asked.skill.is_some()))?,
         history: history(config, asked.history)?,
-        placing: Placing::asked(&config.cores, asker.principal, &asked)?,
+        placement: placing::asked(&config.cores, asker.principal, &asked)?,
         rate: pacing::rate(asked.rate, "options.rate")?,
         unread: pacing::unread(asked.when_unread),
         spool: spool::limits(config, asked.spool)?,

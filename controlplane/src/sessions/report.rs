@@ -179,8 +179,8 @@ impl Kernel {
             exit: exit(process),
             restart: process.renewal.as_deref().map(Renewal::told),
             record: if process.phase == Phase::Starting { RecordStatus::None } else { process.record },
-            cpus: process.placing.cpus.clone(),
-            reactor_cpu: process.placing.reactor_cpu,
+            cpus: process.placement.cpus.clone(),
+            reactor_cpu: process.placement.reactor_cpu,
         };
         ProcessStatus { state, pid, exit_code, id: Some(process.id.clone()), detail: Some(Box::new(detail)) }
     }

@@ -177,9 +177,9 @@ pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolE
         (containment, Some(check)) => ToKeeper::Measure { spawn: request, containment, check },
     };
     encode(&message, packet)?;
-    if !spawn.cpus.is_empty() {
+    if !spawn.placement.cpus.is_empty() {
         let start = std::mem::take(packet);
-        encode(&ToKeeper::Placed { start: Blob(&start), cpus: spawn.cpus.clone() }, packet)?;
+        encode(&ToKeeper::Placed { start: Blob(&start), cpus: spawn.placement.cpus.clone() }, packet)?;
     }
     if packet.len() > BULK_BYTES_MAX {
         return Err(ProtocolError::TooLong { what: "message", bytes: packet.len() });

@@ -302,10 +302,7 @@ impl Keeper {
             ToKeeper::Spawn(_) | ToKeeper::Contain { .. } | ToKeeper::Measure { .. } => {
                 self.start(lane, request, fds, &[]);
             }
-            ToKeeper::Placed { start, cpus } => match rmp_serde::from_slice(start.0) {
-                Ok(request) => self.start(lane, &request, fds, cpus),
-                Err(_) => self.lanes[lane].lose(),
-            },
+            ToKeeper::Placed { start, cpus } => self.start_placed(lane, *start, fds, cpus),
             // To a tree it is an errand, unless there is none of this name.
             ToKeeper::Signal { process, signal, scope: _, ticket } => {
                 let index = self.sessions.find(*process);

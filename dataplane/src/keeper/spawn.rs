@@ -5,7 +5,7 @@ use crate::control::{SpawnFailure, SpawnStage, Tree};
 use crate::keeper::lingering::namespace_of;
 use crate::keeper::link::CgroupUse;
 use crate::keeper::main::Keeper;
-use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKeeper, ToKernel};
+use crate::keeper::protocol::{Blob, Limit, Mechanism, SpawnRequest, ToKeeper, ToKernel};
 use crate::keeper::session::Session;
 use crate::keeper::stdio::Prepared;
 use crate::sys::process::{self, Child, Image};
@@ -55,6 +55,15 @@ impl Keeper {
                 self.spawn(lane, spawn, (contained, Some(*check)), cpus);
             }
             _ => {}
+        }
+    }
+
+    /// The same, of a message within one that says on which cores.
+    pub(super) fn start_placed(&mut self, lane: usize, start: Blob<'_>, fds: &[OwnedFd], cpus: &[u16]) {
+        match rmp_serde::from_slice(start.0) {
+            Ok(request) => self.start(lane, &request, fds, cpus),
+            // A kernel that can't be understood can't be served: it sees the lane closed.
+            Err(_) => self.lanes[lane].lose(),
         }
     }
 

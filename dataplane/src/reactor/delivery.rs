@@ -308,7 +308,6 @@ impl<D: Driver> Reactor<D> {
 
     /// Sends one chunk: from the ring where the connection is ours, as a copy where it isn't.
     fn send_chunk(&mut self, place: Place, process: Place, channel: Channel, allowance: Allowance) -> Step {
-        let id = self.id;
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };
@@ -327,7 +326,7 @@ impl<D: Driver> Reactor<D> {
         let time = stream.time(framing, end);
         let chunk = Chunk { channel, sequence, offset, time, partial, bytes: bytes.len() };
         framing.prelude(chunk, &mut self.prelude);
-        if connection.reactor != id {
+        if connection.reactor != self.id {
             let frame = Bytes::from([&self.prelude, bytes].concat());
             reader.subscriber.next_sequence();
             let len = bytes.len();

@@ -200,7 +200,7 @@ impl<D: Driver> Reactor<D> {
             (spawn.containment.is_some(), VERSION_CONTAINS, SpawnStage::Containment),
             (divided, VERSION_DIVIDES, SpawnStage::Containment),
             (spawn.program.is_some(), VERSION_MEASURES, SpawnStage::Measure),
-            (!spawn.cpus.is_empty(), VERSION_PLACES, SpawnStage::Affinity),
+            (!spawn.placement.cpus.is_empty(), VERSION_PLACES, SpawnStage::Affinity),
         ];
         for (_, version, stage) in needs.into_iter().filter(|(needed, ..)| *needed) {
             if !self.lane.greeted && self.lane.fd.is_some() {

@@ -134,7 +134,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
         let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
-        if let Some(cpu) = spawn.reactor_cpu
+        if let Some(cpu) = spawn.placement.reactor_cpu
             && let Err(error) = bind_thread(cpu)
         {
             tracing::warn!(cpu, %error, "the reactor stays where it is");

@@ -17,6 +17,7 @@ mod linux {
     //! Linux: epoll, splice, eventfd, peer pidfds.
     pub(super) mod cgroup;
     mod clone;
+    mod cores;
     pub(super) mod file;
     mod fork;
     pub(super) mod io;

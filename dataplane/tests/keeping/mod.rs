@@ -75,8 +75,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         unread: Unread::Drop,
         spool: None,
         record: Vec::new().into(),
-        cpus: Vec::new(),
-        reactor_cpu: None,
+        placement: Default::default(),
         meter: Default::default(),
     }
 }

@@ -105,12 +105,10 @@ pub struct SpawnOptions {
     /// doctor`, `sandboxViolations`). It costs the start of the program a second filter, and what is denied a record.
     #[serde(skip_serializing_if = "is_false")]
     pub watch: bool,
-    /// Cores it and what it starts may run on, as the operating system numbers them. One that isn't online, or not the
-    /// kernel's to use, is refused.
+    /// Cores it and what it starts may run on. One that isn't online, or not the kernel's to use, is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Vec<u16>>,
-    /// The core whose reactor serves its streams; that reactor's thread stays on this core from now on, whomever it serves.
-    /// The owner's only. Where a client's connection is another reactor's, frames for it cost a copy.
+    /// The core whose reactor serves its streams, and stays there from now on. The owner's only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reactor_cpu: Option<u16>,
 }

@@ -13,9 +13,8 @@
 
 use super::clone::{Stack, clone, clone3};
 use super::process::start_ticks;
-use super::stopped;
+use super::{cores, stopped};
 use crate::control::{SpawnFailure, SpawnStage};
-use crate::keeper::protocol::CPUS_MAX;
 use crate::sys::process::{Child, Image};
 use kairo_sandbox::containment::PROBES_MAX;
 use kairo_sandbox::enforce::{Ready, Step};
@@ -53,9 +52,6 @@ pub struct Forker {
     paths: Vec<u8>,
     cgroup_procs: Vec<u8>,
 }
-
-/// A set of cores.
-type Cpus = [u64; CPUS_MAX / 64];
 
 /// What probes saw.
 type Seen = [i32; PROBES_MAX];
@@ -101,7 +97,7 @@ pub(super) struct Brief {
     rlimits: *const (u32, u64, u64),
     rlimits_len: usize,
     /// Which cores, a bit each; none set for all.
-    cpus: Cpus,
+    cpus: cores::Set,
     groups: *const u32,
     groups_len: usize,
     uid: u32,
@@ -189,7 +185,7 @@ impl Forker {
             cgroup_procs: ptr::null(),
             rlimits: image.rlimits.as_ptr(),
             rlimits_len: image.rlimits.len(),
-            cpus: mask(image.cpus),
+            cpus: cores::set(image.cpus),
             groups: groups.as_ptr(),
             groups_len: groups.len(),
             uid: image.credentials.map_or(0, |who| who.uid),
@@ -488,7 +484,7 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
     if !brief.cgroup_procs.is_null() && !join_cgroup(brief.cgroup_procs) {
         return (SpawnStage::Cgroup, errno());
     }
-    if !bind(brief) {
+    if !cores::bind(&brief.cpus) {
         return (SpawnStage::Affinity, errno());
     }
     // Which takes more descriptors than its limits may leave.
@@ -536,25 +532,6 @@ fn join_cgroup(procs: *const c_char) -> bool {
             libc::syscall(libc::SYS_openat, libc::AT_FDCWD, procs, libc::O_WRONLY | libc::O_CLOEXEC, 0);
         file >= 0 && libc::syscall(libc::SYS_write, file, c"0".as_ptr(), 1) == 1
     }
-}
-
-fn mask(cpus: &[u16]) -> Cpus {
-    let mut mask = [0; CPUS_MAX / 64];
-    for cpu in cpus {
-        if let Some(word) = mask.get_mut(usize::from(*cpu) / 64) {
-            *word |= 1 << (cpu % 64);
-        }
-    }
-    mask
-}
-
-/// Keeps this process, and what it will start, to its cores.
-fn bind(brief: &Brief) -> bool {
-    if brief.cpus.iter().all(|word| *word == 0) {
-        return true;
-    }
-    // SAFETY: the mask is as long as is said and outlives the call, which changes, with pid 0, this thread only.
-    unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of::<Cpus>(), brief.cpus.as_ptr()) == 0 }
 }
 
 fn set_rlimits(brief: &Brief) -> bool {

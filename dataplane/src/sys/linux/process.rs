@@ -3,6 +3,7 @@
 //! Pids are handled with care: only a child that isn't reaped owns its pid. Whoever else is meant is named by a
 //! pidfd and looked at again before a signal goes out.
 
+pub use super::cores::{allowed_cpus, bind_thread};
 use super::fork::{FIRST_FREE, errno};
 use crate::sys::process::Stat;
 use rustix::fs::OFlags;
@@ -382,23 +383,6 @@ pub fn send_datagram(address: &[u8], bytes: &[u8]) -> io::Result<()> {
 fn packet_socket(flags: SocketFlags) -> io::Result<OwnedFd> {
     let flags = flags | SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
-}
-
-/// Cores this process may use, ascending; none where that can't be told.
-pub fn allowed_cpus() -> Vec<u16> {
-    let cores = rustix::thread::sched_getaffinity(None).ok();
-    let cores = cores.map(|cores| (0..rustix::thread::CpuSet::MAX_CPU).filter(move |cpu| cores.is_set(*cpu)));
-    cores.into_iter().flatten().map(|cpu| cpu as u16).collect()
-}
-
-/// Keeps the calling thread to one core.
-pub fn bind_thread(cpu: u16) -> io::Result<()> {
-    let mut cores = rustix::thread::CpuSet::new();
-    if usize::from(cpu) >= rustix::thread::CpuSet::MAX_CPU {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    cores.set(cpu.into());
-    Ok(rustix::thread::sched_setaffinity(None, &cores)?)
 }
 
 /// The name under which an rlimit is reported.
