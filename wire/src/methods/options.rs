@@ -28,7 +28,7 @@ pub struct SpawnOptions {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, OsText>,
     /// Begin with the kernel's own environment instead of the default one. The owner's only.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub inherit_env: bool,
     /// Names of variables whose values are never written to a log, an event or a status.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -40,7 +40,7 @@ pub struct SpawnOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// Accept that a limit is enforced more weakly than by a cgroup; the status says how.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_weaker: bool,
     /// What it may reach: a profile, or a `SandboxRuntimeConfig`; see "Containment" in ARCHITECTURE. What this machine
     /// can't enforce is refused with `E_UNSUPPORTED` and the protection's name, unless `acceptWeaker` names it.
@@ -95,15 +95,15 @@ pub struct SpawnOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program_digest: Option<String>,
     /// Tell what is executed, with its digest, in the answer, in `kairo.process.spawned` and in the status.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub measure_program: bool,
     /// Take `programDigest` as met also where the program can be changed after it was read: a script, or a file that
     /// others than this machine write to. Otherwise that is refused with `E_UNSUPPORTED`.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub accept_weaker_program: bool,
     /// Tell what its sandbox denies it, as `kairo.security.violation`, as far as this machine lets that be heard (`kairo
     /// doctor`, `sandboxViolations`). It costs the start of the program a second filter, and what is denied a record.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub watch: bool,
     /// Cores it and what it starts may run on. One that isn't online, or not the kernel's to use, is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,10 +111,6 @@ pub struct SpawnOptions {
     /// The core whose reactor serves its streams, and stays there from now on. The owner's only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reactor_cpu: Option<u16>,
-}
-
-fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 /// What a process and its tree may use. All optional.
