@@ -30,8 +30,8 @@ const STREAMS: usize = 1_000;
 const BYTES_PER_SECOND: u64 = 1_000_000;
 /// How long all streams of one contender are written to.
 const POURED_FOR: Duration = Duration::from_millis(1_500);
-/// What is in the pipes then is through after this.
-const SETTLED_AFTER: Duration = Duration::from_millis(200);
+/// What is in the pipes then is through long before this.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Of every pipe.
 const PIPE_BYTES: u32 = 256 << 10;
 /// Write sizes, and the bars beside tokio's copying program.
@@ -163,9 +163,13 @@ impl Contender {
     fn pour(&mut self, write_bytes: usize, streams: usize) -> (f64, f64) {
         let (before, cpu) = (self.sink.bytes(), self.cpu());
         let written = pour(&mut self.writers, write_bytes, streams);
-        std::thread::sleep(SETTLED_AFTER);
-        let (cpu, through) = (self.cpu() - cpu, self.sink.bytes() - before);
-        assert!(through >= written, "{through} of {written} bytes came through");
+        let (until, mut through) = (Instant::now() + PATIENCE, 0);
+        while through < written {
+            assert!(Instant::now() < until, "{through} of {written} bytes came through");
+            std::thread::sleep(Duration::from_millis(1));
+            through = self.sink.bytes() - before;
+        }
+        let cpu = self.cpu() - cpu;
         (cpu / (written as f64 / 1e9), written as f64 / 1e9 / POURED_FOR.as_secs_f64())
     }
 }
