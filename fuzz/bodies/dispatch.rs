@@ -286,6 +286,7 @@ impl World {
                 Command::Tune { ticket, .. }
                 | Command::Write { ticket, .. }
                 | Command::CloseStdin { ticket, .. }
+                | Command::HandStdin { ticket, .. }
                 | Command::Resize { ticket, .. }
                 | Command::Work { ticket, .. } => self.tickets.push(ticket),
                 Command::Signal { ticket, .. } => self.tickets.extend(ticket),
@@ -477,6 +478,7 @@ fn name(command: &Command) -> &'static str {
         Command::Write { .. } => "write",
         Command::AbandonWrite { .. } => "abandon write",
         Command::CloseStdin { .. } => "close stdin",
+        Command::HandStdin { .. } => "hand stdin",
         Command::Resize { .. } => "resize",
         Command::Signal { .. } => "signal",
         Command::Announce { .. } => "announce",

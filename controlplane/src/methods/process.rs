@@ -232,7 +232,7 @@ fn resume(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
 }
 
 /// The process whose stdin is meant, by serial.
-fn with_stdin(
+pub(crate) fn with_stdin(
     kernel: &mut Kernel,
     turn: &mut Turn<'_>,
     asking: &Asking<'_>,

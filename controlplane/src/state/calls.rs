@@ -165,6 +165,7 @@ impl Pending {
                 Deed::Resume => "process.resume",
                 Deed::Write { .. } => "process.stdin.write",
                 Deed::CloseStdin => "process.stdin.close",
+                Deed::OpenStdin => "stdin.open",
                 Deed::Tune { .. } => "stream.configure",
                 Deed::Resize { .. } => "process.resize",
             },
@@ -226,6 +227,8 @@ pub(crate) enum Deed {
     },
     /// `process.stdin.close`.
     CloseStdin,
+    /// `stdin.open`.
+    OpenStdin,
     /// `stream.configure`.
     Tune {
         /// How.
