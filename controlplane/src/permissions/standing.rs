@@ -14,7 +14,7 @@ use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::raw::RawRef;
 use kairo_wire::error::WireError;
-use kairo_wire::methods::permission::{GrantScope, RevokeCause, RunningOption};
+use kairo_wire::methods::permission::{RevokeCause, RunningOption};
 use kairo_wire::permission::{Permission, Resource};
 use std::sync::Arc;
 
@@ -45,6 +45,18 @@ impl Kernel {
             self.bind_by_ancestors(&mut of, process);
         }
         of
+    }
+
+    /// Notes the names a connection goes by. They change when it takes one; that the records of who started it are forgotten some
+    /// day only makes them fewer.
+    pub(crate) fn note_names(&mut self, connection: ConnectionKey) {
+        let Standing { mut parties, bound, .. } = self.standing(connection);
+        parties.extend(bound);
+        let Some(peer) = self.state.connections.get_mut(connection) else { return };
+        let former = std::mem::replace(&mut peer.names, parties);
+        let known = &mut self.permissions.known;
+        former.iter().for_each(|party| known.take(party, &connection));
+        peer.names.iter().for_each(|party| known.put(party, &connection));
     }
 
     /// As what a principal stands that is nothing else.
@@ -124,13 +136,9 @@ impl Kernel {
         permission: Permission,
         resource: &str,
     ) -> Result<(), WireError> {
-        match self.may_be(turn.at, connection, method, permission, resource)? {
-            Some(grant) if grant.scope == GrantScope::Once => {
-                self.use_up(turn, &grant);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        let grant = self.may_be(turn.at, connection, method, permission, resource)?;
+        self.spend(turn, grant);
+        Ok(())
     }
 
     /// The same, without using anything up. Returns the grant it is allowed by.
