@@ -5,6 +5,7 @@
 
 use crate::auth::decision::{Deed, Verdict};
 use crate::auth::principal::Principal;
+use crate::auth::snapshot::Snapshot;
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
 use crate::clock::wall_ms;
@@ -87,6 +88,28 @@ fn widest(grant: &Grant) -> GrantScope {
     }
 }
 
+/// How a decision is chosen where several grants allow it.
+type Choice = fn(&Snapshot, &dyn Fn(&Snapshot) -> Verdict) -> Verdict;
+
+/// Of the grants by which something is allowed, so many are compared.
+const COMPARED_MAX: usize = 16;
+
+/// A decision by the grant that lasts longest: any would do for a call, but more may be given by one than by another.
+fn longest(snapshot: &Snapshot, decide: &dyn Fn(&Snapshot) -> Verdict) -> Verdict {
+    let lasts = |grant: &Grant| (width(widest(grant)), grant.expires_ms.unwrap_or(u64::MAX));
+    let (mut best, mut rest) = (decide(snapshot), snapshot.clone());
+    let Verdict::Granted(mut last) = best.clone() else { return best };
+    for _ in 1..COMPARED_MAX {
+        rest = rest.without(&last);
+        let Verdict::Granted(next) = decide(&rest) else { break };
+        if matches!(&best, Verdict::Granted(best) if lasts(&next) > lasts(best)) {
+            best = Verdict::Granted(Arc::clone(&next));
+        }
+        last = next;
+    }
+    best
+}
+
 impl Kernel {
     /// Whether the caller may decide about somebody. Returns by what.
     pub(crate) fn may_decide(
@@ -95,6 +118,27 @@ impl Kernel {
         asking: &Asking<'_>,
         permission: Permission,
         party: &Party,
+    ) -> Result<Option<Arc<Grant>>, WireError> {
+        self.decides(turn, asking, (permission, party), longest)
+    }
+
+    /// Whether the caller could decide about somebody, for whom it is enough to know that.
+    pub(crate) fn could_decide(
+        &self,
+        turn: &Turn<'_>,
+        asking: &Asking<'_>,
+        party: &Party,
+    ) -> Result<(), WireError> {
+        let first: Choice = |snapshot, decide| decide(snapshot);
+        self.decides(turn, asking, (Permission::PermissionDecide, party), first).map(drop)
+    }
+
+    fn decides(
+        &self,
+        turn: &Turn<'_>,
+        asking: &Asking<'_>,
+        (permission, party): (Permission, &Party),
+        choose: Choice,
     ) -> Result<Option<Arc<Grant>>, WireError> {
         let principal = self.principal(asking.connection);
         let denied =
@@ -115,7 +159,8 @@ impl Kernel {
                 }
                 let text = party.to_string();
                 let deed = Deed { permission, method: Some(asking.method), resource: Some(&text) };
-                match standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at)) {
+                let decide = |snapshot: &Snapshot| standing.decide(snapshot, &deed, wall_ms(turn.at));
+                match choose(&self.permissions.snapshot, &decide) {
                     Verdict::Denied(denial) => Err(refused(asking.method, &denial, permission, Some(&text))),
                     Verdict::Granted(grant) => Ok(Some(grant)),
                     Verdict::Anyway => Ok(None),
@@ -143,21 +188,20 @@ impl Kernel {
         let (permission, principal) = (clause.permission, self.principal(asking.connection));
         // What any program may, it may to what it has started itself; here others are named.
         let of_others = permission.resource() == Resource::Process && clause.resource.is_some();
-        let by = if let (true, Principal::Skill(skill), Some(id)) = (of_others, principal, resource) {
-            self.by_grant(turn.at, asking.connection, permission, skill.uid, id).map(Some).ok()
-        } else {
-            match standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at)) {
-                Verdict::Granted(grant) => Some(Some(grant)),
-                Verdict::Anyway => Some(None),
-                Verdict::Denied(_) => None,
+        let decide = |snapshot: &Snapshot| match (of_others, principal, resource) {
+            (true, Principal::Skill(skill), Some(id)) => {
+                let by = self.by_grant_in(snapshot, turn.at, asking.connection, permission, (skill.uid, id));
+                by.map_or_else(Verdict::Denied, Verdict::Granted)
             }
+            _ => standing.decide(snapshot, &deed, wall_ms(turn.at)),
         };
-        match by {
-            Some(grant) => {
-                basis.add(grant);
+        match longest(&self.permissions.snapshot, &decide) {
+            Verdict::Granted(grant) => {
+                basis.add(Some(grant));
                 Ok(())
             }
-            None => {
+            Verdict::Anyway => Ok(()),
+            Verdict::Denied(_) => {
                 let why = format!("nobody gives what it hasn't got: {}", permission.name());
                 Err(WireError::denied(asking.method, &why).with("permission", permission.name()))
             }

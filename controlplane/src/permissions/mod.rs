@@ -6,7 +6,7 @@
 //!   decided ─▶ Grant ─▶ snapshot (in force) ─▶ revoking: taken back, expired, used, its session or intent over
 //! ```
 //!
-//! What a decision is made from is in [`auth`](crate::auth); by what somebody may decide, and how much, in [`giving`]. Invariant: the snapshot holds exactly the grants of the table, and
+//! What a decision is made from is in [`auth`](crate::auth); by what somebody may decide, and how much, in `giving`. Invariant: the snapshot holds exactly the grants of the table, and
 //! the log has each of them before its call is answered.
 
 pub(crate) mod asking;

@@ -3,6 +3,7 @@
 use crate::auth::decision::{Deed, Denial, Standing, Verdict};
 use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
+use crate::auth::snapshot::Snapshot;
 use crate::auth::subject::{Party, Subject, claimed, known_as};
 use crate::calls::{Asking, Turn};
 use crate::clock::wall_ms;
@@ -210,13 +211,25 @@ impl Kernel {
         uid: u32,
         id: &str,
     ) -> Result<Arc<Grant>, Denial> {
+        self.by_grant_in(&self.permissions.snapshot, at, connection, permission, (uid, id))
+    }
+
+    /// The same, of the grants of a snapshot.
+    pub(crate) fn by_grant_in(
+        &self,
+        snapshot: &Snapshot,
+        at: Moment,
+        connection: ConnectionKey,
+        permission: Permission,
+        (uid, id): (u32, &str),
+    ) -> Result<Arc<Grant>, Denial> {
         if let Some(denial) = self.forbidden(at, connection, permission, id) {
             return Err(denial);
         }
         let standing = self.standing(connection);
         let granted = |party: &Party| {
             let of_user = party.uid == uid;
-            self.permissions.snapshot.allowing(party, permission, Some(id), wall_ms(at)).filter(|_| of_user)
+            snapshot.allowing(party, permission, Some(id), wall_ms(at)).filter(|_| of_user)
         };
         standing.parties.iter().find_map(granted).cloned().ok_or(Denial::Nothing)
     }

@@ -180,6 +180,27 @@ fn a_decider_gives_nothing_for_longer_than_it_decides() {
 }
 
 #[test]
+fn of_many_grants_to_decide_the_longest_counts() {
+    let mut world = World::new();
+    let (boss, _) = decider(&mut world, json!({ "expiresInMs": HOUR }));
+    let owner = world.owner();
+    for terms in [
+        json!({ "scope": "once" }),
+        json!({ "expiresInMs": 2 * HOUR }),
+        json!({}),
+        json!({ "expiresInMs": HOUR }),
+    ] {
+        let mut grant =
+            json!({ "principal": "agent:boss", "permission": "permission.decide", "resource": "skill:*" });
+        grant.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
+        world.ok(owner, "permission.grant", grant);
+    }
+    let before = grants(&mut world, owner, "agent:boss").len();
+    let given = world.ok(boss, "permission.grant", gives(json!({ "scope": "always" })))["grant"].clone();
+    assert_eq!((&given["expiresMs"], grants(&mut world, owner, "agent:boss").len()), (&Value::Null, before));
+}
+
+#[test]
 fn a_decider_gives_no_wider_scope_than_it_has() {
     let mut world = World::new();
     let owner = world.owner();
