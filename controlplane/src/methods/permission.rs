@@ -83,7 +83,8 @@ fn pending(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
         .iter()
         .filter(|(_, request)| wanted(request.party.to_string()))
         .filter(|(_, request)| {
-            let decides = || kernel.could_decide(turn, asking, &request.party).is_ok();
+            let decides =
+                || kernel.may_decide(turn, asking, Permission::PermissionDecide, &request.party).is_ok();
             *request.by == *by || knows_of(principal, &standing, &request.party) || decides()
         })
         .map(|(id, request)| request.told(id))
@@ -137,7 +138,7 @@ fn can(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<
             let party = kernel.party_named("principal", text, params.uid.unwrap_or(own))?;
             let own_standing = kernel.standing(asking.connection);
             if !knows_of(kernel.principal(asking.connection), &own_standing, &party) {
-                kernel.could_decide(turn, asking, &party)?;
+                kernel.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
             }
             (kernel.standing_of(&party.principal(kernel.config.owner_uid)), text.clone())
         }

@@ -5,7 +5,6 @@
 
 use crate::auth::decision::{Deed, Verdict};
 use crate::auth::principal::Principal;
-use crate::auth::snapshot::Snapshot;
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
 use crate::clock::wall_ms;
@@ -88,26 +87,13 @@ fn widest(grant: &Grant) -> GrantScope {
     }
 }
 
-/// How a decision is chosen where several grants allow it.
-type Choice = fn(&Snapshot, &dyn Fn(&Snapshot) -> Verdict) -> Verdict;
-
 /// Of the grants by which something is allowed, so many are compared.
-const COMPARED_MAX: usize = 16;
+const COMPARED_MAX: usize = 64;
 
-/// A decision by the grant that lasts longest: any would do for a call, but more may be given by one than by another.
-fn longest(snapshot: &Snapshot, decide: &dyn Fn(&Snapshot) -> Verdict) -> Verdict {
-    let lasts = |grant: &Grant| (width(widest(grant)), grant.expires_ms.unwrap_or(u64::MAX));
-    let (mut best, mut rest) = (decide(snapshot), snapshot.clone());
-    let Verdict::Granted(mut last) = best.clone() else { return best };
-    for _ in 1..COMPARED_MAX {
-        rest = rest.without(&last);
-        let Verdict::Granted(next) = decide(&rest) else { break };
-        if matches!(&best, Verdict::Granted(best) if lasts(&next) > lasts(best)) {
-            best = Verdict::Granted(Arc::clone(&next));
-        }
-        last = next;
-    }
-    best
+/// The one that lasts longest: any would do for a call, but more may be given by one than by another.
+fn longest<'a>(grants: impl Iterator<Item = &'a Arc<Grant>>) -> Option<Arc<Grant>> {
+    let lasts = |grant: &&Arc<Grant>| (width(widest(grant)), grant.expires_ms.unwrap_or(u64::MAX));
+    grants.take(COMPARED_MAX).max_by_key(lasts).cloned()
 }
 
 impl Kernel {
@@ -118,27 +104,6 @@ impl Kernel {
         asking: &Asking<'_>,
         permission: Permission,
         party: &Party,
-    ) -> Result<Option<Arc<Grant>>, WireError> {
-        self.decides(turn, asking, (permission, party), longest)
-    }
-
-    /// Whether the caller could decide about somebody, for whom it is enough to know that.
-    pub(crate) fn could_decide(
-        &self,
-        turn: &Turn<'_>,
-        asking: &Asking<'_>,
-        party: &Party,
-    ) -> Result<(), WireError> {
-        let first: Choice = |snapshot, decide| decide(snapshot);
-        self.decides(turn, asking, (Permission::PermissionDecide, party), first).map(drop)
-    }
-
-    fn decides(
-        &self,
-        turn: &Turn<'_>,
-        asking: &Asking<'_>,
-        (permission, party): (Permission, &Party),
-        choose: Choice,
     ) -> Result<Option<Arc<Grant>>, WireError> {
         let principal = self.principal(asking.connection);
         let denied =
@@ -159,10 +124,10 @@ impl Kernel {
                 }
                 let text = party.to_string();
                 let deed = Deed { permission, method: Some(asking.method), resource: Some(&text) };
-                let decide = |snapshot: &Snapshot| standing.decide(snapshot, &deed, wall_ms(turn.at));
-                match choose(&self.permissions.snapshot, &decide) {
+                let (snapshot, now_ms) = (&self.permissions.snapshot, wall_ms(turn.at));
+                match standing.decide(snapshot, &deed, now_ms) {
                     Verdict::Denied(denial) => Err(refused(asking.method, &denial, permission, Some(&text))),
-                    Verdict::Granted(grant) => Ok(Some(grant)),
+                    Verdict::Granted(_) => Ok(longest(standing.allowing(snapshot, &deed, now_ms))),
                     Verdict::Anyway => Ok(None),
                 }
             }
@@ -188,24 +153,25 @@ impl Kernel {
         let (permission, principal) = (clause.permission, self.principal(asking.connection));
         // What any program may, it may to what it has started itself; here others are named.
         let of_others = permission.resource() == Resource::Process && clause.resource.is_some();
-        let decide = |snapshot: &Snapshot| match (of_others, principal, resource) {
+        let (snapshot, now_ms) = (&self.permissions.snapshot, wall_ms(turn.at));
+        let has = match (of_others, principal, resource) {
             (true, Principal::Skill(skill), Some(id)) => {
-                let by = self.by_grant_in(snapshot, turn.at, asking.connection, permission, (skill.uid, id));
-                by.map_or_else(Verdict::Denied, Verdict::Granted)
+                let by = self.by_grant(turn.at, asking.connection, permission, skill.uid, id);
+                let of_user = (skill.uid, id);
+                by.map(|_| longest(self.grants_for(turn.at, &standing, permission, of_user))).ok()
             }
-            _ => standing.decide(snapshot, &deed, wall_ms(turn.at)),
+            _ => match standing.decide(snapshot, &deed, now_ms) {
+                Verdict::Granted(_) => Some(longest(standing.allowing(snapshot, &deed, now_ms))),
+                Verdict::Anyway => Some(None),
+                Verdict::Denied(_) => None,
+            },
         };
-        match longest(&self.permissions.snapshot, &decide) {
-            Verdict::Granted(grant) => {
-                basis.add(Some(grant));
-                Ok(())
-            }
-            Verdict::Anyway => Ok(()),
-            Verdict::Denied(_) => {
-                let why = format!("nobody gives what it hasn't got: {}", permission.name());
-                Err(WireError::denied(asking.method, &why).with("permission", permission.name()))
-            }
-        }
+        let Some(by) = has else {
+            let why = format!("nobody gives what it hasn't got: {}", permission.name());
+            return Err(WireError::denied(asking.method, &why).with("permission", permission.name()));
+        };
+        basis.add(by);
+        Ok(())
     }
 
     /// The terms on which a caller gives: what it says, if that is no more than it may; else as much as that.

@@ -3,7 +3,6 @@
 use crate::auth::decision::{Deed, Denial, Standing, Verdict};
 use crate::auth::grant::may_touch;
 use crate::auth::principal::Principal;
-use crate::auth::snapshot::Snapshot;
 use crate::auth::subject::{Party, Subject, claimed, known_as};
 use crate::calls::{Asking, Turn};
 use crate::clock::wall_ms;
@@ -211,27 +210,25 @@ impl Kernel {
         uid: u32,
         id: &str,
     ) -> Result<Arc<Grant>, Denial> {
-        self.by_grant_in(&self.permissions.snapshot, at, connection, permission, (uid, id))
-    }
-
-    /// The same, of the grants of a snapshot.
-    pub(crate) fn by_grant_in(
-        &self,
-        snapshot: &Snapshot,
-        at: Moment,
-        connection: ConnectionKey,
-        permission: Permission,
-        (uid, id): (u32, &str),
-    ) -> Result<Arc<Grant>, Denial> {
         if let Some(denial) = self.forbidden(at, connection, permission, id) {
             return Err(denial);
         }
         let standing = self.standing(connection);
-        let granted = |party: &Party| {
-            let of_user = party.uid == uid;
-            snapshot.allowing(party, permission, Some(id), wall_ms(at)).filter(|_| of_user)
-        };
-        standing.parties.iter().find_map(granted).cloned().ok_or(Denial::Nothing)
+        let mut granted = self.grants_for(at, &standing, permission, (uid, id));
+        granted.next().cloned().ok_or(Denial::Nothing)
+    }
+
+    /// The grants by which somebody may do this to a process of a user that it hasn't started, whatever forbids it.
+    pub(crate) fn grants_for<'a>(
+        &'a self,
+        at: Moment,
+        standing: &'a Standing,
+        permission: Permission,
+        (uid, id): (u32, &'a str),
+    ) -> impl Iterator<Item = &'a Arc<Grant>> {
+        let parties = standing.parties.iter().filter(move |party| party.uid == uid);
+        let snapshot = &self.permissions.snapshot;
+        parties.flat_map(move |party| snapshot.allowing(party, permission, Some(id), wall_ms(at)))
     }
 
     /// A grant that was for one use has had it.
