@@ -291,8 +291,8 @@ impl Kernel {
             }
             Pending::Request { event, timer } => self.close_request(event, *timer),
             Pending::Decision { request, timer } => {
-                let request = request.as_ref().and_then(|id| self.permissions.requests.get_mut(id));
-                unlist(request.map(|request| &mut request.waiting), ticket);
+                let waiting = request.as_ref().and_then(|id| self.permissions.requests.waiting(id));
+                unlist(waiting, ticket);
                 *timer
             }
             Pending::Repeat { name } => {

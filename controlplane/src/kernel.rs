@@ -35,7 +35,6 @@ use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
 use kairo_wire::limits::{CALL_ID_BYTES_MAX, META_BYTES_MAX};
-use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::request::{self, Meta, Refused, Request};
 use kairo_wire::{introspect, response};
@@ -233,6 +232,7 @@ impl Kernel {
             component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
         );
         self.state.connections.insert(Connection::new(key, peer, known, account, welcome));
+        self.note_names(key);
         if welcome == Welcome::Closed {
             out.push(Command::Close { connection: key });
         }
@@ -337,16 +337,8 @@ impl Kernel {
             }
             (route.handler)(self, turn, &asking)?;
             // What is for one use has been used. What is for a manifest's program is used by that.
-            match asking
-                .grant
-                .take()
-                .filter(|grant| grant.scope == GrantScope::Once && grant.declared.is_none())
-            {
-                Some(grant) if !route.permission.resource().is_known_to_methods() => {
-                    self.use_up(turn, &grant)
-                }
-                _ => {}
-            }
+            let grant = asking.grant.take();
+            self.spend(turn, grant.filter(|_| !route.permission.resource().is_known_to_methods()));
             Ok(())
         });
         if let Err(error) = outcome {
@@ -469,6 +461,7 @@ impl Kernel {
             Timer::CancelPatience { cancel } => self.patience_with_cancel_over(turn, cancel),
             Timer::CancelWalk => self.walk_on(turn),
             Timer::Grants => self.grants_rang(turn),
+            Timer::Requests => self.requests_rang(turn),
             Timer::Agents => self.agents_rang(turn),
             Timer::Written { process } => self.tell_written(turn, process),
         }
@@ -499,6 +492,10 @@ impl Kernel {
         self.state.audience.remove(&key);
         if let Some(peer) = self.state.connections.remove(key) {
             self.unbill_connection(turn.at.monotonic_ns, &peer);
+            peer.names.iter().for_each(|party| self.permissions.known.take(party, &key));
+            if let Some(life) = &peer.life {
+                self.asker_gone(turn, life, Some(key));
+            }
         }
     }
 }

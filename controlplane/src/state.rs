@@ -242,6 +242,8 @@ pub(crate) struct Connection {
     pub agent_session: Option<Arc<str>>,
     /// Whom it was started as, if that has another user than it runs as, or a session.
     pub party: Option<Party>,
+    /// The names it goes by, as they are noted of it.
+    pub names: Vec<Party>,
     /// What it remembers of what it may.
     pub rights: Rights,
 }
@@ -322,6 +324,8 @@ pub(crate) enum Timer {
     CancelWalk,
     /// A grant expires.
     Grants,
+    /// A request has waited enough.
+    Requests,
     /// An agent or a session of one expires.
     Agents,
 }
@@ -345,6 +349,7 @@ impl Timer {
             Timer::CancelPatience { .. } => "patience with a cancel",
             Timer::CancelWalk => "walk",
             Timer::Grants => "grants",
+            Timer::Requests => "requests",
             Timer::Agents => "agents",
             Timer::Consumer { .. } => "consumer",
         }
@@ -371,6 +376,13 @@ pub(crate) struct Cast {
     pub acts_as: Option<ActsAs>,
     /// The grant it runs under.
     pub under: Option<Arc<str>>,
+}
+
+impl Cast {
+    /// The session of an agent it runs in.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.acts_as.as_ref()?.session.as_deref()
+    }
 }
 
 /// Whom a process is for the kernel.

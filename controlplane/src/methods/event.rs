@@ -115,8 +115,9 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let draft = asking.read::<Publish>()?;
     kernel.takes_events()?;
-    kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
+    let grant = kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
     kernel.within_rate(turn, asking.connection, 1)?;
+    kernel.spend(turn, grant);
     let ack = draft.ack;
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
@@ -137,11 +138,12 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let RequestParams { topic, data, timeout_ms, reply_type, source, reach } = asking.read::<Request>()?;
     kernel.takes_events()?;
     let draft = Draft { topic, data, source, reach, ..Draft::default() };
-    kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
+    let grant = kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
     if reply_type.as_ref().is_some_and(|of| of.len() > TOPIC_BYTES_MAX) {
         return Err(WireError::invalid("replyType", format!("a type has 1 to {TOPIC_BYTES_MAX} bytes")));
     }
     kernel.within_rate(turn, asking.connection, 1)?;
+    kernel.spend(turn, grant);
     let audience = kernel.audience_of(asking.connection, reach);
     // Parked first: whatever answers it comes later.
     let call = kernel.park(turn, asking, Pending::Published);

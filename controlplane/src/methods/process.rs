@@ -21,7 +21,6 @@ use kairo_dataplane::control::Failure;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::method::Method;
-use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::process::{
     self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
     ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
@@ -79,9 +78,7 @@ impl Kernel {
             } else {
                 let grant = self.by_grant(turn.at, connection, permission, uid, &text);
                 let grant = grant.map_err(|denial| denied(Some(&denial)))?;
-                if grant.scope == GrantScope::Once {
-                    self.use_up(turn, &grant);
-                }
+                self.spend(turn, Some(grant));
             }
         }
         Ok(self.state.exactly(id))

@@ -14,7 +14,7 @@ use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::raw::RawRef;
 use kairo_wire::error::WireError;
-use kairo_wire::methods::permission::{GrantScope, RevokeCause, RunningOption};
+use kairo_wire::methods::permission::{RevokeCause, RunningOption};
 use kairo_wire::permission::{Permission, Resource};
 use std::sync::Arc;
 
@@ -45,6 +45,18 @@ impl Kernel {
             self.bind_by_ancestors(&mut of, process);
         }
         of
+    }
+
+    /// Notes the names a connection goes by. They change when it takes one; that the records of who started it are forgotten some
+    /// day only makes them fewer.
+    pub(crate) fn note_names(&mut self, connection: ConnectionKey) {
+        let Standing { mut parties, bound, .. } = self.standing(connection);
+        parties.extend(bound);
+        let Some(peer) = self.state.connections.get_mut(connection) else { return };
+        let former = std::mem::replace(&mut peer.names, parties);
+        let known = &mut self.permissions.known;
+        former.iter().for_each(|party| known.take(party, &connection));
+        peer.names.iter().for_each(|party| known.put(party, &connection));
     }
 
     /// As what a principal stands that is nothing else.
@@ -124,13 +136,9 @@ impl Kernel {
         permission: Permission,
         resource: &str,
     ) -> Result<(), WireError> {
-        match self.may_be(turn.at, connection, method, permission, resource)? {
-            Some(grant) if grant.scope == GrantScope::Once => {
-                self.use_up(turn, &grant);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        let grant = self.may_be(turn.at, connection, method, permission, resource)?;
+        self.spend(turn, grant);
+        Ok(())
     }
 
     /// The same, without using anything up. Returns the grant it is allowed by.
@@ -206,11 +214,21 @@ impl Kernel {
             return Err(denial);
         }
         let standing = self.standing(connection);
-        let granted = |party: &Party| {
-            let of_user = party.uid == uid;
-            self.permissions.snapshot.allowing(party, permission, Some(id), wall_ms(at)).filter(|_| of_user)
-        };
-        standing.parties.iter().find_map(granted).cloned().ok_or(Denial::Nothing)
+        let mut granted = self.grants_for(at, &standing, permission, (uid, id));
+        granted.next().cloned().ok_or(Denial::Nothing)
+    }
+
+    /// The grants by which somebody may do this to a process of a user that it hasn't started, whatever forbids it.
+    pub(crate) fn grants_for<'a>(
+        &'a self,
+        at: Moment,
+        standing: &'a Standing,
+        permission: Permission,
+        (uid, id): (u32, &'a str),
+    ) -> impl Iterator<Item = &'a Arc<Grant>> {
+        let parties = standing.parties.iter().filter(move |party| party.uid == uid);
+        let snapshot = &self.permissions.snapshot;
+        parties.flat_map(move |party| snapshot.allowing(party, permission, Some(id), wall_ms(at)))
     }
 
     /// A grant that was for one use has had it.

@@ -4,13 +4,13 @@
 //! is said of it by starting itself again.
 
 use crate::auth::decision::{Deed, Denial, Standing, Verdict};
-use crate::auth::principal::{Principal, Skill};
+use crate::auth::principal::{AGENT, Principal, Skill};
 use crate::auth::subject::{Party, Subject, known_as};
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
 use crate::permissions::standing::refused;
-use crate::state::ActsAs;
+use crate::state::{ActsAs, Cast, Process};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
@@ -42,6 +42,8 @@ pub(crate) struct Occasion<'a> {
     pub intent: Option<&'a str>,
     /// The life that ran under it before, if it is a restart.
     pub after: Option<&'a str>,
+    /// A program starts it: a skill, an agent, a child.
+    pub by_program: bool,
 }
 
 impl Kernel {
@@ -61,13 +63,20 @@ impl Kernel {
         let asked = options.and_then(|options| options.agent_session.as_deref());
         let session = match asked {
             Some(id) => Some(self.session_for(connection, uid, id)?),
-            None => inherited.map(|session| (session, None)),
+            // Whoever acts in a session does so as long as that is there.
+            None => match inherited {
+                Some(session) if !self.agents.sessions.contains_key(&session) => {
+                    return Err(WireError::denied(METHOD, "the session of its caller is over"));
+                }
+                inherited => inherited.map(|session| (session, None)),
+            },
         };
         let id = session.as_ref().map(|(id, _)| Arc::clone(id));
         if let Some(skill) = options.and_then(|options| options.skill.as_ref()) {
             let life = peer.and_then(|peer| peer.life.as_deref());
             let session = id.as_deref().or(life).or(skill.session.as_deref());
-            let occasion = Occasion { uid, session, intent, after: None };
+            let by_program = matches!(principal, Principal::Skill(_));
+            let occasion = Occasion { uid, session, intent, after: None, by_program };
             let under = self.approval_of(at, skill, &occasion)?;
             self.forbids_none(at, &self.standing(connection), &under)?;
             let name = skill.name.as_str().into();
@@ -126,12 +135,15 @@ impl Kernel {
         let now_ms = wall_ms(at);
         let meant = |grant: &Grant| {
             let summary = grant.declared.as_deref().map(|declared| &declared.summary);
+            // One that names no program is for whoever knows which it starts.
+            let named = summary.is_some_and(|summary| summary.program_digest.is_some());
             let is = |wanted: &Option<String>, digest: Option<&str>| {
                 wanted
                     .as_deref()
                     .is_none_or(|wanted| digest.is_some_and(|digest| digest.eq_ignore_ascii_case(wanted)))
             };
-            is(&skill.manifest_digest, summary.map(|summary| summary.digest.as_str()))
+            (named || !occasion.by_program)
+                && is(&skill.manifest_digest, summary.map(|summary| summary.digest.as_str()))
                 && is(&skill.program_digest, summary.and_then(|summary| summary.program_digest.as_deref()))
         };
         let bound = |grant: &Grant| occasion.after.is_some() && grant.session.as_deref() == occasion.after;
@@ -145,7 +157,8 @@ impl Kernel {
         let why = match self.permissions.approvals(&party).any(|grant| meant(grant)) {
             true => "its approval is used up, expired, or for another session or intent",
             false if self.permissions.approvals(&party).next().is_some() => {
-                "another manifest of it, or another program, was approved"
+                "another manifest of it, or another program, was approved, or none by its digest, which only the kernel's \
+                 users can start"
             }
             false => "no manifest of it was approved",
         };
@@ -183,6 +196,9 @@ impl Kernel {
         if session.is_some_and(|session| !self.agents.sessions.contains_key(session)) {
             return over("options.agentSession: it is over meanwhile");
         }
+        if acts_as.is_some_and(|acts_as| !self.is_there(acts_as, wall_ms(at))) {
+            return over("its agent was removed meanwhile");
+        }
         let Some(under) = under else { return Ok(()) };
         let life = self.state.connections.get(connection).and_then(|peer| peer.life.as_ref());
         // One that was for one use may have had it, in another life than the caller's.
@@ -194,6 +210,24 @@ impl Kernel {
             true => Ok(()),
             false => over("options.skill: its approval was taken back or used up meanwhile"),
         }
+    }
+
+    /// Whether whom something acts as since then is still there: an agent may have been removed, and another one made of its name.
+    pub(crate) fn is_there(&self, acts_as: &ActsAs, since_ms: u64) -> bool {
+        let Some(name) = acts_as.name.strip_prefix(AGENT) else { return true };
+        let agent = self.agents.agents.get(&(acts_as.uid, name.into()));
+        agent.is_some_and(|agent| agent.created_ms <= since_ms)
+    }
+
+    /// Whether another life may follow this one in the same name, under the same grant.
+    pub(crate) fn may_follow(&self, process: &Process) -> bool {
+        let Cast { acts_as, under } = &process.cast;
+        let granted = under.as_ref().is_none_or(|id| self.permissions.grants.get(id).is_some());
+        let session = acts_as.as_ref().and_then(|acts_as| acts_as.session.as_ref());
+        let since_ms = wall_ms(process.started);
+        granted
+            && session.is_none_or(|session| self.agents.sessions.contains_key(session))
+            && acts_as.as_ref().is_none_or(|acts_as| self.is_there(acts_as, since_ms))
     }
 
     /// A life begins under an approval that was for one use: it is this life's.

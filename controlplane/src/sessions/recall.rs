@@ -223,7 +223,9 @@ impl Kernel {
             None => Identity::default(),
             Some(skill) => {
                 let uid = principal.uid(self.config.owner_uid);
-                let occasion = Occasion { uid, session: None, intent: None, after: Some(&life.session) };
+                let by_program = matches!(principal, Principal::Skill(_));
+                let after = Some(life.session.as_str());
+                let occasion = Occasion { uid, session: None, intent: None, after, by_program };
                 let under = self.approval_of(at, skill, &occasion)?;
                 let acts_as = ActsAs { uid, name: skill.name.as_str().into(), session: None };
                 Identity { acts_as: Some(acts_as), under: Some(under) }

@@ -192,6 +192,7 @@ impl Kernel {
         }
         if let Some(pending) = renewal.pending {
             self.disarm(turn, pending.timer);
+            self.life_over(turn, serial);
             self.settle(turn, serial);
         }
     }
@@ -208,6 +209,12 @@ impl Kernel {
 
     /// The time of the next life has come.
     pub(crate) fn renew(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        // In whose name it ran, or under what, may be gone; what ran could be let go on, but nothing is started so.
+        if !self.may_follow(process) {
+            tracing::warn!(component = "controlplane", processId = %process.id, "it may not be started again");
+            return self.renounce(turn, serial);
+        }
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         let Some(mut renewal) = process.renewal.take() else { return };
         let Some(Pending { delay_ms, cause, .. }) = renewal.pending.take() else { return };

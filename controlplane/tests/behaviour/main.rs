@@ -13,6 +13,7 @@ mod harness;
 mod intents;
 mod limits;
 mod permissions;
+mod permissions_bounds;
 mod permissions_hostile;
 mod principals;
 mod quotas;

@@ -169,7 +169,7 @@ fn one_program_doesnt_fill_the_list_of_requests() {
     let child = world.child(&[pid], None);
     let manifest = |at: u32| {
         let text = json!({ "manifest": 1, "name": format!("s{at}"), "version": "1" }).to_string();
-        json!({ "manifest": text })
+        json!({ "manifest": text, "program": "/bin/x", "programDigest": "0a".repeat(32) })
     };
     for at in 0..64 {
         world.ok(child, "permission.request", manifest(at));
