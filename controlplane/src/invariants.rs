@@ -95,7 +95,7 @@ impl Kernel {
                 | Pending::Metrics
                 | Pending::Published
                 | Pending::Compaction { .. }
-                | Pending::Replay
+                | Pending::Replay { .. }
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
                 Pending::Request { event, .. } => {
@@ -308,7 +308,7 @@ impl Kernel {
                 | Pending::Compaction { .. }
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
-                | Pending::Replay
+                | Pending::Replay { .. }
                 | Pending::Changes { timer: None, .. }
                 | Pending::Watch { .. } => {}
             }

@@ -68,6 +68,8 @@ pub struct Kernel {
     pub(crate) in_hand: Option<Errand>,
     /// Who was granted what.
     pub(crate) permissions: Permissions,
+    /// The call that is being looked at has used up what was granted for one use.
+    pub(crate) once_used: bool,
     /// Agents and their sessions.
     pub(crate) agents: Agents,
     /// What each principal has.
@@ -139,6 +141,7 @@ impl Kernel {
             described: false,
             in_hand: None,
             permissions,
+            once_used: false,
             agents: Agents::default(),
         }
     }
@@ -299,7 +302,9 @@ impl Kernel {
             key: None,
             claim: None,
             grant: None,
+            row: None,
         };
+        self.once_used = false;
         if request.has_meta() {
             match request.meta().and_then(bounded) {
                 Ok(meta) => asking.meta = Some(meta),
@@ -317,6 +322,7 @@ impl Kernel {
         if !self.described && asking.method == "kernel.introspect" {
             return Errand::Describe;
         }
+        asking.row = route.row;
         let outcome = self.permit(turn.at, &asking, route);
         let mut told = false;
         let outcome = outcome.and_then(|grant| {

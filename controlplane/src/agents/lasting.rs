@@ -177,10 +177,7 @@ impl Kernel {
             if !self.standing(key).parties.contains(party) {
                 continue;
             }
-            if let Some(peer) = self.state.connections.get_mut(key) {
-                peer.closing = true;
-            }
-            turn.out.push(kairo_dataplane::command::Command::Close { connection: key });
+            self.cut_off(turn, key, "the agent it acts as is no more");
         }
     }
 
@@ -261,6 +258,7 @@ impl Kernel {
             }
         }
         result.revoked = self.session_over(turn, &id, running);
+        self.leave_session(turn, &id);
         self.await_agents(turn);
         let event = SessionEnded {
             session_id: id.as_ref().to_owned(),

@@ -128,7 +128,7 @@ impl Kernel {
             | Pending::Compaction { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Watch { .. } => return,
         };
         self.reject(turn, ticket, &error);

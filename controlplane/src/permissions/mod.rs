@@ -17,6 +17,7 @@ pub(crate) mod recognizing;
 pub(crate) mod revoking;
 pub(crate) mod standing;
 pub(crate) mod starting;
+pub(crate) mod waiting;
 
 pub use declared::asked_by;
 pub use keeping::{DECLARED_PREFIX, GRANT_PREFIX};
