@@ -313,6 +313,7 @@ impl Kernel {
                 | Pending::Watch { .. } => {}
             }
         }
+        wanted.extend(self.quotas.telling.map(|timer| (timer.serial, "refusals")));
         wanted.extend(self.permissions.expiry.map(|(timer, _)| (timer.serial, "grants")));
         wanted.extend(self.agents.expiry.map(|(timer, _)| (timer.serial, "agents")));
         self.intent_timers(&mut wanted);

@@ -338,6 +338,7 @@ impl Kernel {
             }
             asking.grant = grant;
             if route.told {
+                self.refuse_flood(turn, &asking)?;
                 self.tell_call(turn, &mut asking);
                 told = true;
             }
@@ -475,6 +476,7 @@ impl Kernel {
             Timer::CancelPatience { cancel } => self.patience_with_cancel_over(turn, cancel),
             Timer::CancelWalk => self.walk_on(turn),
             Timer::Grants => self.grants_rang(turn),
+            Timer::Refusals => self.refusals_rang(turn),
             Timer::Agents => self.agents_rang(turn),
             Timer::Written { process } => self.tell_written(turn, process),
         }

@@ -324,6 +324,8 @@ pub(crate) enum Timer {
     CancelWalk,
     /// A grant expires.
     Grants,
+    /// What was refused over a quota is told.
+    Refusals,
     /// An agent or a session of one expires.
     Agents,
 }
@@ -347,6 +349,7 @@ impl Timer {
             Timer::CancelPatience { .. } => "patience with a cancel",
             Timer::CancelWalk => "walk",
             Timer::Grants => "grants",
+            Timer::Refusals => "refusals",
             Timer::Agents => "agents",
             Timer::Consumer { .. } => "consumer",
         }

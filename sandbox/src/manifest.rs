@@ -30,6 +30,7 @@ pub mod pattern;
 pub mod ports;
 pub mod refusal;
 mod sense;
+pub mod single;
 pub mod syntax;
 pub mod tree;
 pub mod wider;

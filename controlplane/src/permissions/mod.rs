@@ -39,8 +39,7 @@ pub(crate) const PENDING_MAX: usize = 1_024;
 pub(crate) const PENDING_OF_ONE_MAX: usize = 64;
 /// Grants there may be: an index of so many is some tens of megabytes.
 pub(crate) const GRANTS_MAX: usize = 100_000;
-/// What a text of a request may have, bytes: a resource, and a purpose.
-pub(crate) const RESOURCE_BYTES_MAX: usize = 4_096;
+/// What the purpose of a request may have, bytes.
 pub(crate) const PURPOSE_BYTES_MAX: usize = 500;
 
 /// One permission, for what, and what for.
