@@ -797,7 +797,10 @@ fn a_network_of_its_own_is_the_profiles_and_goes_with_no_other() {
     let network = manifest.profile().network;
     assert!(network.private && network.connect.is_empty() && !network.udp);
     let texts: Vec<String> = words::lines(&manifest).into_iter().map(|line| line.text).collect();
-    assert!(texts.contains(&"talk to itself on a network of its own, which reaches nobody else".to_owned()), "{texts:?}");
+    assert!(
+        texts.contains(&"talk to itself on a network of its own, which reaches nobody else".to_owned()),
+        "{texts:?}"
+    );
     let plain = read(&ours(json!({}))).unwrap();
     assert_ne!(manifest.digest(), plain.digest());
     assert_eq!((manifest.beyond(&plain).len(), plain.beyond(&manifest).len()), (1, 0));
@@ -809,7 +812,11 @@ fn a_network_of_its_own_is_the_profiles_and_goes_with_no_other() {
     ] {
         let mut both = private.clone();
         both[shared] = rule;
-        assert_eq!(refused(&ours(both)), ("permissions.privateNetwork".to_owned(), Reason::Contradiction), "{shared}");
+        assert_eq!(
+            refused(&ours(both)),
+            ("permissions.privateNetwork".to_owned(), Reason::Contradiction),
+            "{shared}"
+        );
     }
     assert_eq!(refused(&ours(json!({"privateNetwork": true}))).0, "permissions.privateNetwork");
     let schema = manifest::schema().to_string();

@@ -36,7 +36,10 @@ pub(crate) fn check(form: Resource, text: &str) -> Result<(), String> {
                 true => rest.is_empty() && kind.is_some_and(|kind| KINDS.contains(&kind)),
                 false => Party::from_text(text, 0).is_some() && !text.contains('*'),
             };
-            words(is_one, "skill:NAME, agent:NAME, session:ID or user:UID, with * at its end for all that begin so")
+            words(
+                is_one,
+                "skill:NAME, agent:NAME, session:ID or user:UID, with * at its end for all that begin so",
+            )
         }
         Resource::Process | Resource::Device | Resource::Limit => Ok(()),
     }

@@ -135,7 +135,8 @@ impl Policy {
             if !names_some(&rule.permission) {
                 return complain("permission", "there is no permission of this name");
             }
-            if let Some(Err(why)) = rule.resource.as_deref().map(|resource| fits(&rule.permission, resource)) {
+            if let Some(Err(why)) = rule.resource.as_deref().map(|resource| fits(&rule.permission, resource))
+            {
                 return complain("resource", &why);
             }
             for (field, digest) in [("manifest", &rule.manifest), ("program", &rule.program)] {

@@ -12,7 +12,7 @@ use crate::events::requesting;
 use crate::intents::members::Member;
 use crate::kernel::{Errand, Kernel};
 use crate::methods::consumer::detach;
-use crate::state::{Named, Pending, Topics, TopicPlace, TopicSubscription, Trace};
+use crate::state::{Named, Pending, TopicPlace, TopicSubscription, Topics, Trace};
 use crate::table::{Answers, Entry};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::WireError;

@@ -14,9 +14,7 @@ use crate::events::record::Audience;
 use crate::kernel::{Errand, Kernel};
 use crate::permissions::deciding::Terms;
 use crate::permissions::declared::Declared;
-use crate::permissions::{
-    Clause, Grant, PENDING_MAX, PENDING_OF_ONE_MAX, PURPOSE_BYTES_MAX, Request,
-};
+use crate::permissions::{Clause, Grant, PENDING_MAX, PENDING_OF_ONE_MAX, PURPOSE_BYTES_MAX, Request};
 use crate::state::{Pending, Timer, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};

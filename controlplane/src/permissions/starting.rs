@@ -71,8 +71,10 @@ impl Kernel {
         };
         let line: Vec<Party> = parties.into_iter().chain(bound).filter(goes_on).collect();
         if line.len() > LINE_MAX {
-            let message =
-                format!("whoever starts it and whoever started that go by {} names; {LINE_MAX} is most", line.len());
+            let message = format!(
+                "whoever starts it and whoever started that go by {} names; {LINE_MAX} is most",
+                line.len()
+            );
             return Err(WireError::too_large("lineMax", message));
         }
         Ok(line.into())
@@ -103,11 +105,18 @@ impl Kernel {
             let under = self.approval_of(at, skill, &occasion)?;
             self.forbids_none(at, &self.standing(connection), &under)?;
             let name = skill.name.as_str().into();
-            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: id }), under: Some(under), ..Identity::default() });
+            return Ok(Identity {
+                acts_as: Some(ActsAs { uid, name, session: id }),
+                under: Some(under),
+                ..Identity::default()
+            });
         }
         if let Some((id, Some(agent))) = session {
             let name = Kernel::agent_text(&agent).into();
-            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: Some(id) }), ..Identity::default() });
+            return Ok(Identity {
+                acts_as: Some(ActsAs { uid, name, session: Some(id) }),
+                ..Identity::default()
+            });
         }
         let Principal::Skill(Skill { session: None, name: Some(name), .. }) = principal else {
             return Ok(Identity::default());

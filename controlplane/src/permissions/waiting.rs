@@ -49,12 +49,7 @@ impl Kernel {
     }
 
     /// The same for whoever waits for the answer of a call.
-    pub(crate) fn may_be_told(
-        &self,
-        at: Moment,
-        call: u64,
-        topics: &[Arc<str>],
-    ) -> Result<(), WireError> {
+    pub(crate) fn may_be_told(&self, at: Moment, call: u64, topics: &[Arc<str>]) -> Result<(), WireError> {
         let Some(call) = self.state.calls.get(&call).filter(|call| !call.headless) else { return Ok(()) };
         let method = call.row.map_or(call.pending.method(), |row| row.name);
         self.may_hear(at, call.connection, method, topics)
@@ -119,7 +114,8 @@ impl Kernel {
 
     /// A session is over: whoever comes from it is nobody, and so is whoever is there.
     pub(crate) fn leave_session(&mut self, turn: &mut Turn<'_>, session: &str) {
-        let inside = self.state.connections.iter().filter(|peer| peer.agent_session.as_deref() == Some(session));
+        let inside =
+            self.state.connections.iter().filter(|peer| peer.agent_session.as_deref() == Some(session));
         let inside: Vec<ConnectionKey> = inside.map(|peer| peer.key).collect();
         for key in inside {
             self.cut_off(turn, key, "the session it is in is over");
@@ -197,7 +193,9 @@ impl Pending {
     /// Whether what was asked for has been done, so that only the word of it is waited for.
     fn is_done(&self) -> bool {
         match self {
-            Pending::Deed { deed: state::Deed::Write { .. }, .. } | Pending::Deed { sent: false, .. } => false,
+            Pending::Deed { deed: state::Deed::Write { .. }, .. } | Pending::Deed { sent: false, .. } => {
+                false
+            }
             Pending::Spawn { .. }
             | Pending::Deed { .. }
             | Pending::Published

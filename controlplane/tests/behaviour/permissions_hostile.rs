@@ -267,13 +267,19 @@ fn what_is_granted_has_one_spelling() {
             let error = world.call(*connection, method, params.clone()).expect_err(resource);
             let info = error.info.expect("it says more");
             let details: Value = info.details.expect("a field").decode().expect("a map");
-            assert_eq!((&*info.code, &details["field"]), ("E_INVALID_PARAMS", &json!("resource")), "{method} {resource:?}");
+            assert_eq!(
+                (&*info.code, &details["field"]),
+                ("E_INVALID_PARAMS", &json!("resource")),
+                "{method} {resource:?}"
+            );
         }
         let listed = json!([{ "permission": permission, "resource": resource }]);
-        let error = world.call(owner, "agent.create", json!({ "name": "b", "permissions": listed })).unwrap_err();
+        let error =
+            world.call(owner, "agent.create", json!({ "name": "b", "permissions": listed })).unwrap_err();
         let details: Value = error.info.unwrap().details.unwrap().decode().expect("a map");
         assert_eq!(details["field"], "permissions[0].resource");
-        let rule = json!({ "effect": "approve", "principal": "*", "permission": permission, "resource": resource });
+        let rule =
+            json!({ "effect": "approve", "principal": "*", "permission": permission, "resource": resource });
         let policy: Policy = serde_json::from_value(json!({ "rule": [rule] })).expect("it can be read");
         assert_eq!(policy.check().expect_err(resource).field, "rule[0].resource");
     }

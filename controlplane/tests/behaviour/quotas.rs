@@ -508,6 +508,23 @@ fn a_flood_of_spawns_fills_a_count_and_not_the_log() {
     world.events(owner);
     assert_eq!(world.fails(x, "process.spawn", json!({ "id": "q", "command": [] })).0, "E_INVALID_PARAMS");
     world.start(x, "process.kill", json!({ "id": "p" }));
-    let told: Vec<Value> = world.events(owner).into_iter().map(|(_, event)| event["method"].clone()).collect();
+    let told: Vec<Value> =
+        world.events(owner).into_iter().map(|(_, event)| event["method"].clone()).collect();
     assert!(told.contains(&json!("process.spawn")) && told.contains(&json!("process.kill")), "{told:?}");
+}
+
+#[test]
+fn a_doctor_tells_who_has_all_it_may() {
+    let mut world = world(&[("skill:x", PROCESSES, 1)]);
+    let (owner, x, y) = (world.owner(), skill(&mut world, "x"), skill(&mut world, "y"));
+    let fact = |world: &mut World, by| {
+        let facts = world.ok(by, "kernel.doctor", json!({}))["facts"].clone();
+        facts.as_array().unwrap().iter().find(|fact| fact["name"] == "quotas").cloned().expect("the fact")
+    };
+    assert_eq!(fact(&mut world, owner)["holds"], true);
+    world.run(x, "p");
+    let told = fact(&mut world, owner);
+    assert_eq!((&told["holds"], &told["value"]), (&json!(false), &json!("skill:x has 1 of 1 processes")));
+    assert!(told["advice"].as_str().unwrap().contains("kairo quotas"));
+    assert_eq!(fact(&mut world, y)["holds"], true, "it may not know of others");
 }

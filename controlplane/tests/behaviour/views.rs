@@ -244,9 +244,7 @@ fn nobody_sees_by_a_view_what_it_may_not_subscribe_to() {
     let mut world = World::new();
     let owner = world.owner();
     let reader = reader(&mut world, &["build.>", "kairo.process.>"]);
-    let secret = |name: &str| {
-        json!({ "definition": { "name": name, "topic": "secret.*", "reducers": [{ "name": "n", "op": "count" }] } })
-    };
+    let secret = |name: &str| json!({ "definition": { "name": name, "topic": "secret.*", "reducers": [{ "name": "n", "op": "count" }] } });
     world.ok(owner, "view.define", counting("open"));
     world.ok(owner, "view.define", secret("closed"));
     built(&mut world, owner, "lib", 7);
@@ -274,7 +272,11 @@ fn nobody_sees_by_a_view_what_it_may_not_subscribe_to() {
     assert_eq!(names(&mut world, reader), ["open", "own"]);
     assert_eq!(names(&mut world, owner).len(), 8);
     // Whatever it defined before is no way to hear what it may not any more.
-    world.ok(owner, "agent.create", json!({ "name": "reader", "permissions": [{ "permission": "view.read" }] }));
+    world.ok(
+        owner,
+        "agent.create",
+        json!({ "name": "reader", "permissions": [{ "permission": "view.read" }] }),
+    );
     assert_eq!(world.fails(reader, "view.get", json!({ "name": "own" })).0, DENIED);
 }
 

@@ -171,9 +171,8 @@ fn hosts(manifest: &Manifest) -> Result<(), Refusal> {
 /// Whoever has a network of its own is on no other.
 fn networks(manifest: &Manifest) -> Result<(), Refusal> {
     let private = manifest.permissions.iter().find(|permission| permission.ask == Ask::PrivateNetwork);
-    let is_shared = |ask: &Ask| {
-        matches!(ask, Ask::Connect { .. } | Ask::Listen { .. } | Ask::Loopback { .. } | Ask::Udp)
-    };
+    let is_shared =
+        |ask: &Ask| matches!(ask, Ask::Connect { .. } | Ask::Listen { .. } | Ask::Loopback { .. } | Ask::Udp);
     let shared = manifest.permissions.iter().find(|permission| is_shared(&permission.ask));
     match (private, shared) {
         (Some(private), Some(shared)) => Err(contradiction(

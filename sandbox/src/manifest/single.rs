@@ -72,8 +72,26 @@ mod tests {
             assert_eq!(path(right), Ok(()), "{right}");
         }
         for wrong in [
-            "/usr/", "//usr", "/usr//lib", "/usr/./lib", "/usr/../etc", "/..", "/usr/.", "~", "~/x/", "./", "./x",
-            "usr", "../x", "~root/x", "/usr/*", "/a/?", "/a/[b]", "/a\0b", "", "$HOME/x",
+            "/usr/",
+            "//usr",
+            "/usr//lib",
+            "/usr/./lib",
+            "/usr/../etc",
+            "/..",
+            "/usr/.",
+            "~",
+            "~/x/",
+            "./",
+            "./x",
+            "usr",
+            "../x",
+            "~root/x",
+            "/usr/*",
+            "/a/?",
+            "/a/[b]",
+            "/a\0b",
+            "",
+            "$HOME/x",
             "/proc/self/fd",
         ] {
             assert!(path(wrong).is_err(), "{wrong:?}");
@@ -86,7 +104,17 @@ mod tests {
         for right in ["*:443", "api.example.org:443", "*.example.org:8000-8010", "api.example.org:*", "*:*"] {
             assert_eq!(endpoint(right), Ok(()), "{right}");
         }
-        for wrong in ["*", "example.org", "API.example.org:1", "10.0.0.1:80", "*.co.uk:443", "*:0", "*:x", "*:09", ":1"] {
+        for wrong in [
+            "*",
+            "example.org",
+            "API.example.org:1",
+            "10.0.0.1:80",
+            "*.co.uk:443",
+            "*:0",
+            "*:x",
+            "*:09",
+            ":1",
+        ] {
             assert!(endpoint(wrong).is_err(), "{wrong}");
         }
         for right in ["80", "8000-8010"] {
