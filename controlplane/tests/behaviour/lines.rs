@@ -49,7 +49,6 @@ fn no_line_is_too_long_for_what_is_forbidden_at_its_beginning() {
 fn nobody_gets_rid_of_it_by_the_end_of_whoever_stands_between() {
     let mut world = World::new();
     let x = named(&mut world, "x");
-    forbid(&mut world, "skill:x");
     let (mut process, pid) = world.run(x, "p0");
     let mut starter = world.child(&[pid], None);
     for at in 1..600 {
@@ -61,6 +60,8 @@ fn nobody_gets_rid_of_it_by_the_end_of_whoever_stands_between() {
         // Records of what is over are forgotten after an hour.
         world.advance(600_000);
     }
+    assert!(publishes(&mut world, starter));
+    forbid(&mut world, "skill:x");
     assert!(!publishes(&mut world, starter), "its line has one that lives and one that is forbidden it");
 }
 
