@@ -343,17 +343,7 @@ impl Kernel {
                 told = true;
             }
             (route.handler)(self, turn, &asking)?;
-            // What is for one use has been used. What is for a manifest's program is used by that.
-            match asking
-                .grant
-                .take()
-                .filter(|grant| grant.scope == GrantScope::Once && grant.declared.is_none())
-            {
-                Some(grant) if !route.permission.resource().is_known_to_methods() => {
-                    self.use_up(turn, &grant)
-                }
-                _ => {}
-            }
+            self.used(turn, &mut asking, route);
             Ok(())
         });
         if let Err(error) = outcome {
@@ -364,6 +354,16 @@ impl Kernel {
             self.refuse(turn, connection, request.id, &error);
         }
         self.in_hand.take().unwrap_or(Errand::None)
+    }
+
+    /// What is for one use has been used. What is for a manifest's program is used by that.
+    fn used(&mut self, turn: &mut Turn<'_>, asking: &mut Asking<'_>, route: Route) {
+        let once = |grant: &Arc<Grant>| grant.scope == GrantScope::Once && grant.declared.is_none();
+        if let Some(grant) = asking.grant.take().filter(once)
+            && !route.permission.resource().is_known_to_methods()
+        {
+            self.use_up(turn, &grant);
+        }
     }
 
     /// Whether the caller may make such a call at all, and has room for it. Returns the grant that allows it.

@@ -99,7 +99,7 @@ fn whoever_floods_is_told_of_what_and_the_owner_works_on() {
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         let line = shown.lines().find(|line| line.contains("skill:flood") && line.contains("processes"));
         let words: Vec<&str> = line.expect("a line").split_whitespace().collect();
-        assert_eq!(words, ["skill:flood", "processes", "3", "3", "3", "47", "owner"]);
+        assert_eq!(words, ["skill:flood", "processes", "3", "3", "(reached)", "3", "47", "owner"]);
         drop((skill, second, third, owner));
         daemon.finish();
     });
