@@ -16,11 +16,11 @@ mod cast;
 mod connections;
 mod subscriptions;
 
-pub(crate) use calls::{Call, Deed, Pending, Topics};
+pub(crate) use calls::{Call, Deed, Opened, Pending, Topics};
 pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
-    Place, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
+    Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
 };
 
 use crate::auth::decision::Rights;

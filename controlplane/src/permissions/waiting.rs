@@ -144,6 +144,10 @@ impl Kernel {
             Pending::Request { event, .. } => {
                 denies(Permission::EventPublish, &self.state.requests.get(event)?.topic)
             }
+            // Its reader was closed, if it may not read.
+            Pending::Open { opened } if !self.state.subscriptions.contains_key(opened.id.as_str()) => {
+                Some((Denial::Nothing, permission, None))
+            }
             Pending::Replay { topics } => {
                 topics.iter().find_map(|topic| denies(Permission::EventSubscribe, topic))
             }
@@ -209,6 +213,7 @@ impl Pending {
             | Pending::Decision { .. }
             | Pending::Replay { .. }
             | Pending::Changes { .. }
+            | Pending::Open { .. }
             | Pending::Watch { .. } => false,
         }
     }
