@@ -108,7 +108,7 @@ impl Kernel {
                 | Pending::Metrics
                 | Pending::Published
                 | Pending::Compaction { .. }
-                | Pending::Replay
+                | Pending::Replay { .. }
                 | Pending::Open { .. }
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
@@ -322,12 +322,13 @@ impl Kernel {
                 | Pending::Compaction { .. }
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
-                | Pending::Replay
+                | Pending::Replay { .. }
                 | Pending::Open { .. }
                 | Pending::Changes { timer: None, .. }
                 | Pending::Watch { .. } => {}
             }
         }
+        wanted.extend(self.quotas.telling.map(|timer| (timer.serial, "refusals")));
         wanted.extend(self.permissions.expiry.map(|(timer, _)| (timer.serial, "grants")));
         wanted.extend(self.permissions.patience.map(|(timer, _)| (timer.serial, "requests")));
         wanted.extend(self.agents.expiry.map(|(timer, _)| (timer.serial, "agents")));

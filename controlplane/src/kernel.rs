@@ -67,6 +67,8 @@ pub struct Kernel {
     pub(crate) in_hand: Option<Errand>,
     /// Who was granted what.
     pub(crate) permissions: Permissions,
+    /// The call that is being looked at has used up what was granted for one use.
+    pub(crate) once_used: bool,
     /// Agents and their sessions.
     pub(crate) agents: Agents,
     /// What each principal has.
@@ -138,6 +140,7 @@ impl Kernel {
             described: false,
             in_hand: None,
             permissions,
+            once_used: false,
             agents: Agents::default(),
         }
     }
@@ -299,7 +302,9 @@ impl Kernel {
             key: None,
             claim: None,
             grant: None,
+            row: None,
         };
+        self.once_used = false;
         if request.has_meta() {
             match request.meta().and_then(bounded) {
                 Ok(meta) => asking.meta = Some(meta),
@@ -317,6 +322,7 @@ impl Kernel {
         if !self.described && asking.method == "kernel.introspect" {
             return Errand::Describe;
         }
+        asking.row = route.row;
         let outcome = self.permit(turn.at, &asking, route);
         let mut told = false;
         let outcome = outcome.and_then(|grant| {
@@ -332,13 +338,12 @@ impl Kernel {
             }
             asking.grant = grant;
             if route.told {
+                self.refuse_flood(turn, &asking)?;
                 self.tell_call(turn, &mut asking);
                 told = true;
             }
             (route.handler)(self, turn, &asking)?;
-            // What is for one use has been used. What is for a manifest's program is used by that.
-            let grant = asking.grant.take();
-            self.spend(turn, grant.filter(|_| !route.permission.resource().is_known_to_methods()));
+            self.used(turn, &mut asking, route);
             Ok(())
         });
         if let Err(error) = outcome {
@@ -349,6 +354,12 @@ impl Kernel {
             self.refuse(turn, connection, request.id, &error);
         }
         self.in_hand.take().unwrap_or(Errand::None)
+    }
+
+    /// What is for one use has been used. What is for a manifest's program is used by that.
+    fn used(&mut self, turn: &mut Turn<'_>, asking: &mut Asking<'_>, route: Route) {
+        let grant = asking.grant.take();
+        self.spend(turn, grant.filter(|_| !route.permission.resource().is_known_to_methods()));
     }
 
     /// Whether the caller may make such a call at all, and has room for it. Returns the grant that allows it.
@@ -462,6 +473,7 @@ impl Kernel {
             Timer::CancelWalk => self.walk_on(turn),
             Timer::Grants => self.grants_rang(turn),
             Timer::Requests => self.requests_rang(turn),
+            Timer::Refusals => self.refusals_rang(turn),
             Timer::Agents => self.agents_rang(turn),
             Timer::Written { process } => self.tell_written(turn, process),
         }

@@ -187,11 +187,10 @@ impl Kernel {
         let keys: Vec<ConnectionKey> = self.permissions.known.of(party).copied().collect();
         for key in keys {
             let is_it = self.standing(key).parties.contains(party);
-            let Some(peer) = self.state.connections.get_mut(key) else { continue };
-            let is_ended = running == RunningOption::End && peer.life.is_some();
-            if is_it && !is_ended && !peer.closing {
-                peer.closing = true;
-                turn.out.push(kairo_dataplane::command::Command::Close { connection: key });
+            let is_ended = running == RunningOption::End
+                && self.state.connections.get(key).is_some_and(|peer| peer.life.is_some());
+            if is_it && !is_ended {
+                self.cut_off(turn, key, "whom it acts as is no more");
             }
         }
     }
@@ -276,6 +275,7 @@ impl Kernel {
         // What is being ended may say so yet; nobody else acts in it any more.
         let inside = Party { uid: session.uid, subject: Subject::Session(Arc::clone(&id)) };
         self.dismiss(turn, &inside, running);
+        self.leave_session(turn, &id);
         self.await_agents(turn);
         let event = SessionEnded {
             session_id: id.as_ref().to_owned(),

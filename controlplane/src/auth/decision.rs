@@ -14,6 +14,7 @@ use crate::auth::policy::holds;
 use crate::auth::snapshot::{Extent, Found, Snapshot};
 use crate::auth::subject::Party;
 use crate::permissions::{Clause, Grant};
+use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::system::PrincipalKind;
 use kairo_wire::permission::{Permission, PermissionScope};
 use std::sync::Arc;
@@ -71,6 +72,28 @@ impl Denial {
             Denial::Forbidden(grant) => format!("{name}{of} is forbidden by {grant}"),
             Denial::Policy(rule) => format!("{name}{of} is forbidden by rule {rule} of the policy"),
             Denial::Nothing => format!("it takes the permission {name}{of}"),
+        }
+    }
+}
+
+/// Which events somebody may hear, as things are when it asks.
+#[derive(Clone, Debug)]
+pub struct Hearing {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) standing: Standing,
+    pub(crate) now_ms: u64,
+}
+
+impl Hearing {
+    /// Why it may not hear events of this type. A grant for one use is for one subscription, and none.
+    pub(crate) fn denies(&self, topic: &str) -> Option<Denial> {
+        const SUBSCRIBE: &str = "subscribe";
+        let permission = Permission::EventSubscribe;
+        let deed = Deed { permission, method: Some(SUBSCRIBE), resource: Some(topic) };
+        match self.standing.decide(&self.snapshot, &deed, self.now_ms) {
+            Verdict::Anyway => None,
+            Verdict::Granted(grant) => (grant.scope == GrantScope::Once).then_some(Denial::Nothing),
+            Verdict::Denied(denial) => Some(denial),
         }
     }
 }

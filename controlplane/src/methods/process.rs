@@ -12,12 +12,12 @@ use crate::digest::IdempotencyKey;
 use crate::kernel::Kernel;
 use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
-use crate::sessions::plan::{self, Asker};
+use crate::sessions::plan::{self, Asker, Plan};
 use crate::sessions::report;
 use crate::state::{Deed, Pending, Phase, Process, Timer};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::Scope;
-use kairo_dataplane::control::Failure;
+use kairo_dataplane::control::{Failure, Moment};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::method::Method;
@@ -84,6 +84,18 @@ impl Kernel {
         Ok(self.state.exactly(id))
     }
 
+    /// What a `process.spawn` asks for, checked; nothing if nobody is there to have it.
+    pub(crate) fn planned(&self, at: Moment, asking: &Asking<'_>) -> Result<Option<Plan>, WireError> {
+        let params = asking.read::<Spawn>()?;
+        let Some(peer) = self.state.connections.get(asking.connection) else { return Ok(None) };
+        let intent = asking.trace.intent.as_deref();
+        self.may_begin_under(intent)?;
+        let identity = self.identity(at, asking.connection, params.options.as_deref(), intent)?;
+        let within = self.within(asking.connection);
+        let plan = plan::check(&self.config, &Asker::behind(peer, within, identity), params)?;
+        Ok(Some(Plan { trace: asking.trace.clone(), given_key: asking.key, ..plan }))
+    }
+
     /// The error of what is asked of a process that is lost.
     fn lost(&self, id: &ProcessId) -> WireError {
         if self.keeper_lost {
@@ -125,7 +137,7 @@ impl Kernel {
             | Pending::Compaction { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Open { .. }
             | Pending::Watch { .. } => return,
         };
@@ -154,20 +166,10 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
 }
 
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
-    let params = asking.read::<Spawn>()?;
-    let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
-    kernel.may_begin_under(asking.trace.intent.as_deref())?;
-    let identity = kernel.identity(
-        turn.at,
-        asking.connection,
-        params.options.as_deref(),
-        asking.trace.intent.as_deref(),
-    )?;
-    let within = kernel.within(asking.connection);
-    let mut plan = plan::check(&kernel.config, &Asker::behind(peer, within, identity), params)?;
-    plan.trace = asking.trace.clone();
-    plan.given_key = asking.key;
-    kernel.spawn(turn, asking, plan)
+    match kernel.planned(turn.at, asking)? {
+        Some(plan) => kernel.spawn(turn, asking, plan),
+        None => Ok(()),
+    }
 }
 
 fn kill(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {

@@ -3,6 +3,7 @@
 //! A manifest is read while nobody holds the lock. Invariant: one thing asked for twice is one request.
 
 use crate::auth::principal::Principal;
+use crate::auth::resource::check;
 use crate::auth::rules::{Effect, Question};
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
@@ -15,7 +16,7 @@ use crate::permissions::declared::Declared;
 use crate::permissions::giving::Terms;
 use crate::permissions::grants::Id;
 use crate::permissions::pending::Asker;
-use crate::permissions::{Clause, Grant, PURPOSE_BYTES_MAX, RESOURCE_BYTES_MAX, Request};
+use crate::permissions::{Clause, Grant, PURPOSE_BYTES_MAX, Request};
 use crate::state::{Pending, Timer, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
@@ -392,18 +393,7 @@ pub(crate) fn clause(
         return Err(WireError::invalid("permission", "everybody has it"));
     }
     if let Some(resource) = resource {
-        let why = match resource {
-            "" => Some("it is not empty"),
-            text if text.len() > RESOURCE_BYTES_MAX => Some("at most 4,096 bytes"),
-            text if text.chars().any(char::is_control) => Some("it has no control characters"),
-            text if form.name().is_empty() && text != "*" => {
-                Some("this permission is for nothing in particular")
-            }
-            _ => None,
-        };
-        if let Some(why) = why {
-            return Err(WireError::invalid("resource", why));
-        }
+        check(form, resource).map_err(|why| WireError::invalid("resource", why))?;
     }
     Ok(Clause { permission, resource: resource.map(Arc::from), purpose: purpose.map(Box::from) })
 }

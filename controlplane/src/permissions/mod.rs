@@ -20,6 +20,7 @@ pub(crate) mod recognizing;
 pub(crate) mod revoking;
 pub(crate) mod standing;
 pub(crate) mod starting;
+pub(crate) mod waiting;
 
 pub use declared::asked_by;
 pub use keeping::{DECLARED_PREFIX, GRANT_PREFIX};
@@ -39,8 +40,7 @@ use std::sync::Arc;
 
 /// Grants there may be: an index of so many is some tens of megabytes.
 pub(crate) const GRANTS_MAX: usize = 100_000;
-/// What a text of a request may have, bytes: a resource, and a purpose.
-pub(crate) const RESOURCE_BYTES_MAX: usize = 4_096;
+/// What the purpose of a request may have, bytes.
 pub(crate) const PURPOSE_BYTES_MAX: usize = 500;
 
 /// One permission, for what, and what for.

@@ -3,7 +3,6 @@
 //! Invariant: when a grant is gone no call is allowed by it, nothing is read by it, and what ran under it is being ended or is
 //! named with what it keeps.
 
-use crate::auth::decision::{Deed, Verdict};
 use crate::auth::principal::Principal;
 use crate::auth::subject::Party;
 use crate::calls::{Asking, Turn};
@@ -18,11 +17,13 @@ use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{CutReason, DeadReason, PermissionRevoked, StreamEndReason};
 use kairo_wire::id::ProcessId;
+use kairo_wire::method::Method;
 use kairo_wire::methods::permission::{
     GrantScope, GrantedPermission, KeptProcess, RevokeCause, RevokeParams, RevokeResult, RunningOption,
 };
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::methods::system;
+use kairo_wire::methods::view::Watch;
 use kairo_wire::permission::{Guard, PERMISSIONS, Permission};
 use std::sync::Arc;
 
@@ -255,10 +256,15 @@ impl Kernel {
         for serial in topics {
             let hears = match self.state.topics.get(&serial) {
                 Some(topic) => self.may_now(turn.at, key, Permission::EventSubscribe, Some(&topic.text)),
-                None => self.may_now(turn.at, key, Permission::ViewRead, None),
+                None => {
+                    let of = self.state.watches.get(&serial).map(|watch| Arc::clone(&watch.topics));
+                    let made_of = of.unwrap_or_default();
+                    self.may_now(turn.at, key, Permission::ViewRead, None)
+                        && self.may_hear(turn.at, key, Watch::ROW.name, &made_of).is_ok()
+                }
             };
             if !hears {
-                self.end_watch(serial);
+                self.watch_over(turn, serial);
                 self.cut(turn, serial, CutReason::Revoked);
                 closed += 1;
             }
@@ -272,6 +278,7 @@ impl Kernel {
                 closed += 1;
             }
         }
+        self.refuse_waiting(turn, key);
         self.close_if_over(turn, key);
         closed
     }
@@ -293,13 +300,7 @@ impl Kernel {
         permission: Permission,
         resource: Option<&str>,
     ) -> bool {
-        let deed = Deed { permission, method: any_method_of(permission), resource };
-        let (snapshot, standing) = (&self.permissions.snapshot, self.standing(key));
-        let verdict = match resource {
-            Some(_) => standing.decide(snapshot, &deed, wall_ms(at)),
-            None => standing.decide_call(snapshot, &deed, wall_ms(at)).0,
-        };
-        !matches!(verdict, Verdict::Denied(_))
+        self.denial_now(at, key, any_method_of(permission), permission, resource).is_none()
     }
 }
 

@@ -18,9 +18,6 @@ use kairo_wire::methods::permission::{RevokeCause, RunningOption};
 use kairo_wire::permission::{Permission, Resource};
 use std::sync::Arc;
 
-/// How far up it is looked who started whom.
-const ANCESTORS_MAX: usize = 16;
-
 impl Kernel {
     /// As what a connection stands.
     pub(crate) fn standing(&self, connection: ConnectionKey) -> Standing {
@@ -78,15 +75,10 @@ impl Kernel {
 
     /// What is forbidden to whoever started it is forbidden to a process: else it would only have to be started.
     fn bind_by_ancestors(&self, of: &mut Standing, process: &Process) {
-        let mut next = Some(process);
-        for _ in 0..ANCESTORS_MAX {
-            let Some(process) = next else { return };
-            for party in claimed(&process.creator) {
-                if !of.parties.contains(&party) && !of.bound.contains(&party) {
-                    of.bound.push(party);
-                }
+        for party in claimed(&process.creator).iter().chain(&*process.cast.line) {
+            if !of.parties.contains(party) && !of.bound.contains(party) {
+                of.bound.push(party.clone());
             }
-            next = process.creator.session.as_deref().and_then(|life| self.of_life(life));
         }
     }
 
@@ -233,6 +225,7 @@ impl Kernel {
 
     /// A grant that was for one use has had it.
     pub(crate) fn use_up(&mut self, turn: &mut Turn<'_>, grant: &Arc<Grant>) {
+        self.once_used = true;
         let taking = Taking { cause: RevokeCause::Used, running: RunningOption::Keep, by: None };
         self.take_back(turn, &grant.id, &taking);
     }

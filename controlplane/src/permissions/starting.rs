@@ -10,7 +10,7 @@ use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
 use crate::permissions::standing::refused;
-use crate::state::{ActsAs, Cast, Process};
+use crate::state::{ActsAs, Cast};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
@@ -21,6 +21,8 @@ use kairo_wire::permission::Permission;
 use std::sync::Arc;
 
 const METHOD: &str = "process.spawn";
+/// Names in a line of processes that start each other: each costs a decision a look, and all are written down with each.
+const LINE_MAX: usize = 256;
 
 /// As whom something is started.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ pub(crate) struct Identity {
     pub acts_as: Option<ActsAs>,
     /// The grant it runs under.
     pub under: Option<Arc<Grant>>,
+    /// Whoever starts it, and whoever started that.
+    pub line: Arc<[Party]>,
 }
 
 /// For what an approval has to be good.
@@ -49,6 +53,36 @@ pub(crate) struct Occasion<'a> {
 impl Kernel {
     /// As whom a spawn of this connection starts its program.
     pub(crate) fn identity(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        options: Option<&SpawnOptions>,
+        intent: Option<&str>,
+    ) -> Result<Identity, WireError> {
+        let line = self.line(connection)?;
+        Ok(Identity { line, ..self.name_for(at, connection, options, intent)? })
+    }
+
+    /// Everybody a connection goes by, and whoever started it does. A session that is over is left out: nothing is said of it
+    /// any more, and a process that starts the next one and ends, for ever, would have an endless line.
+    fn line(&self, connection: ConnectionKey) -> Result<Arc<[Party]>, WireError> {
+        let Standing { parties, bound, .. } = self.standing(connection);
+        let goes_on = |party: &Party| match &party.subject {
+            Subject::Session(session) => self.session_ends(session) != Some(true),
+            Subject::User | Subject::Agent(_) | Subject::Skill(_) => true,
+        };
+        let line: Vec<Party> = parties.into_iter().chain(bound).filter(goes_on).collect();
+        if line.len() > LINE_MAX {
+            let message = format!(
+                "whoever starts it and whoever started that go by {} names; {LINE_MAX} is most",
+                line.len()
+            );
+            return Err(WireError::too_large("lineMax", message));
+        }
+        Ok(line.into())
+    }
+
+    fn name_for(
         &self,
         at: Moment,
         connection: ConnectionKey,
@@ -80,11 +114,18 @@ impl Kernel {
             let under = self.approval_of(at, skill, &occasion)?;
             self.forbids_none(at, &self.standing(connection), &under)?;
             let name = skill.name.as_str().into();
-            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: id }), under: Some(under) });
+            return Ok(Identity {
+                acts_as: Some(ActsAs { uid, name, session: id }),
+                under: Some(under),
+                ..Identity::default()
+            });
         }
         if let Some((id, Some(agent))) = session {
             let name = Kernel::agent_text(&agent).into();
-            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: Some(id) }), under: None });
+            return Ok(Identity {
+                acts_as: Some(ActsAs { uid, name, session: Some(id) }),
+                ..Identity::default()
+            });
         }
         let Principal::Skill(Skill { session: None, name: Some(name), .. }) = principal else {
             return Ok(Identity::default());
@@ -99,7 +140,8 @@ impl Kernel {
         let process = peer.and_then(|peer| peer.life.as_deref()).and_then(|life| self.of_life(life));
         let under = process.and_then(|process| process.cast.under.as_ref());
         let under = under.and_then(|id| self.permissions.grants.get(id)).cloned();
-        Ok(Identity { acts_as: Some(ActsAs { uid, name: Arc::clone(name), session: id }), under })
+        let acts_as = Some(ActsAs { uid, name: Arc::clone(name), session: id });
+        Ok(Identity { acts_as, under, ..Identity::default() })
     }
 
     /// The session a caller wants something started in: its users', or one of its own agent.
@@ -219,15 +261,20 @@ impl Kernel {
         agent.is_some_and(|agent| agent.created_ms <= since_ms)
     }
 
-    /// Whether another life may follow this one in the same name, under the same grant.
-    pub(crate) fn may_follow(&self, process: &Process) -> bool {
-        let Cast { acts_as, under } = &process.cast;
-        let granted = under.as_ref().is_none_or(|id| self.permissions.grants.get(id).is_some());
-        let session = acts_as.as_ref().and_then(|acts_as| acts_as.session.as_ref());
-        let since_ms = wall_ms(process.started);
-        granted
-            && session.is_none_or(|session| self.agents.sessions.contains_key(session))
-            && acts_as.as_ref().is_none_or(|acts_as| self.is_there(acts_as, since_ms))
+    /// Whether what ran in a name when it began may be started in it again.
+    pub(crate) fn stands(&self, at: Moment, cast: &Cast, started_ms: u64) -> Result<(), WireError> {
+        let over = |why: &str| Err(WireError::denied(METHOD, why));
+        if cast.session().is_some_and(|session| !self.agents.sessions.contains_key(session)) {
+            return over("the session it ran in is over");
+        }
+        if cast.acts_as.as_ref().is_some_and(|acts_as| !self.is_there(acts_as, started_ms)) {
+            return over("the agent it ran as is no more");
+        }
+        let grant = cast.under.as_ref().map(|id| self.permissions.grants.get(id));
+        match grant.is_none_or(|grant| grant.is_some_and(|grant| grant.is_live(wall_ms(at)))) {
+            true => Ok(()),
+            false => over("what it ran under was taken back"),
+        }
     }
 
     /// A life begins under an approval that was for one use: it is this life's.

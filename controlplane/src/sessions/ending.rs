@@ -256,7 +256,7 @@ impl Kernel {
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Decision { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
         }

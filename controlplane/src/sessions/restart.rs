@@ -10,7 +10,7 @@
 //! there are never two lives of one id. A client's kill, a disconnect, a shutdown and a spawn over the id win against it.
 
 use crate::calls::Turn;
-use crate::clock::{MS, after_ms, between_ms};
+use crate::clock::{MS, after_ms, between_ms, wall_ms};
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::records::Entry;
@@ -210,9 +210,8 @@ impl Kernel {
     /// The time of the next life has come.
     pub(crate) fn renew(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(process) = self.state.processes.get(&serial) else { return };
-        // In whose name it ran, or under what, may be gone; what ran could be let go on, but nothing is started so.
-        if !self.may_follow(process) {
-            tracing::warn!(component = "controlplane", processId = %process.id, "it may not be started again");
+        if let Err(error) = self.stands(turn.at, &process.cast, wall_ms(process.started)) {
+            tracing::warn!(component = "controlplane", processId = %process.id, %error, "it is not started again");
             return self.renounce(turn, serial);
         }
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
