@@ -251,7 +251,7 @@ impl Link {
 
 /// Whether descriptors come with the answers of a method.
 fn brings_descriptors(method: &str) -> bool {
-    method == open::Open::NAME
+    [open::Open::NAME, open::OpenStdin::NAME].contains(&method)
 }
 
 /// Where the answer of a request goes.

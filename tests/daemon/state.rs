@@ -358,6 +358,8 @@ fn who_asked_to_be_started_again_is_and_once(place: &Place) {
     // Who is killed by a client is not started again, by the next kernel neither.
     raw.ok("process.kill", json!({ "id": "server", "graceMs": 0 }));
     raw.ok("process.wait", json!({ "id": "server" }));
+    // Whoever asks for it is shown what is written: so its end is.
+    raw.ok("event.replay", json!({ "types": ["kairo.process.>"] }));
     kernel.power_cut();
     let kernel = place.start();
     let mut raw = kernel.connect();

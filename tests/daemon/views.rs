@@ -102,7 +102,7 @@ fn a_view_outlives_kills_and_a_torn_checkpoint() {
     daemon.succeed(&[]);
     let mut raw = daemon.connect_modern();
     assert_eq!(rows(&mut raw, "v"), before, "from the beginning");
-    assert!(log_says(&daemon, "is folded again"));
+    until("it says so", || log_says(&daemon, "is folded again"));
     let views = raw.ok("view.list", json!({}))["views"].clone();
     assert!(views.as_array().is_some_and(|views| views.iter().all(|view| view["name"] != "w")), "{views}");
     daemon.finish();

@@ -89,6 +89,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (stream::ConfigureReader::ROW, example::<stream::ConfigureReader>),
         (open::Open::ROW, example::<open::Open>),
         (open::Close::ROW, example::<open::Close>),
+        (open::OpenStdin::ROW, example::<open::OpenStdin>),
         (event::Subscribe::ROW, example::<event::Subscribe>),
         (event::Unsubscribe::ROW, example::<event::Unsubscribe>),
         (event::Publish::ROW, example::<event::Publish>),
