@@ -494,11 +494,15 @@ pub enum SpawnStage {
     /// A denied path isn't there and can't be kept from being made, a link leads to it that could be replaced, or it has
     /// another name.
     DeniedPaths = 20,
+    /// Opening the file that is its stdin, or the keeper is too old to.
+    StdinFile = 21,
+    /// Connecting it to another process: the keeper is too old to.
+    Joint = 22,
 }
 
 impl SpawnStage {
     /// All.
-    pub const ALL: [SpawnStage; 20] = {
+    pub const ALL: [SpawnStage; 22] = {
         use SpawnStage::*;
         [
             Resources,
@@ -521,6 +525,8 @@ impl SpawnStage {
             Program,
             Namespaces,
             DeniedPaths,
+            StdinFile,
+            Joint,
         ]
     };
 

@@ -35,6 +35,8 @@ mod field {
     pub(super) const CLOSE: usize = 88;
     /// Keyed writes there have been.
     pub(super) const KEYS: usize = 96;
+    /// Where in another stream the first byte of this one stood, if that stream fills it; see [`super::Inbox::fed_from`].
+    pub(super) const FED_FROM: usize = 104;
     /// The first of the records, six words each.
     pub(super) const RECORDS: usize = 256;
     pub(super) const RECORD_BYTES: usize = 48;
@@ -206,6 +208,17 @@ impl Inbox {
         self.set(field::EXPECTED, offset);
     }
 
+    /// Where another stream is read from that fills this input, so that its place there is this and [A](Inbox::appended): what
+    /// is appended and how far that stream was read is one word, and can't differ after a kill.
+    pub fn fed_from(&self) -> u64 {
+        self.get(field::FED_FROM)
+    }
+
+    /// Notes that the other stream is read from there. Before anything is appended.
+    pub fn begin_feed(&self, from: u64) {
+        self.set(field::FED_FROM, from);
+    }
+
     /// The input is to be closed after what is here.
     pub fn request_close(&self) {
         self.set(field::CLOSE, self.appended() + 1);
@@ -235,6 +248,7 @@ impl Inbox {
                 other.set(field::APPENDED, from + len as u64);
             }
         }
+        other.begin_feed(self.fed_from());
         let keys = self.get(field::KEYS);
         for record in (keys.saturating_sub(KEYS_MAX)..keys).map(|number| self.record(number)) {
             let gone = record.from < record.to && record.from < skip.end && skip.start < record.to;
@@ -321,6 +335,17 @@ mod tests {
         assert_eq!(other.find(key(1).key).map(|found| (found.from, found.to)), Some((12, 15)));
         assert_eq!(other.find(key(2).key), None);
         assert_eq!(other.find(key(3).key).map(|found| (found.from, found.to)), Some((15, 18)));
+    }
+
+    #[test]
+    fn a_fed_inbox_knows_its_place_in_the_other_stream_whoever_opens_it() {
+        let mut inbox = Inbox::create(4096).unwrap();
+        inbox.begin_feed(1000);
+        inbox.append(b"twelve bytes", None);
+        let again = Inbox::open(inbox.descriptor().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(again.fed_from() + again.appended(), 1012);
+        let other = again.rebuilt(4096, 12..12).unwrap();
+        assert_eq!(other.fed_from() + other.appended(), 1012);
     }
 
     #[test]

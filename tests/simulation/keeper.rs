@@ -138,6 +138,7 @@ impl Keeper {
             ToKeeper::Bulk { .. }
             | ToKeeper::Contain { .. }
             | ToKeeper::Measure { .. }
+            | ToKeeper::Join { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),
         }

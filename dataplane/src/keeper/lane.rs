@@ -187,6 +187,10 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         ToKeeper::Measure { containment, .. } => {
             usize::from(containment.as_ref().is_some_and(|containment| containment.kernel))
         }
+        ToKeeper::Join { containment, wires, .. } => {
+            let kernel = containment.as_ref().is_some_and(|containment| containment.kernel);
+            usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
+        }
         ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }

@@ -299,8 +299,13 @@ impl Keeper {
                     self.lanes[lane].lose();
                 }
             }
-            ToKeeper::Spawn(_) | ToKeeper::Contain { .. } | ToKeeper::Measure { .. } => {
+            ToKeeper::Spawn(_)
+            | ToKeeper::Contain { .. }
+            | ToKeeper::Measure { .. }
+            | ToKeeper::Join { .. } => {
                 self.start(lane, request, fds);
+                // Whoever is joined must be alone with its ends.
+                fds.clear();
             }
             // To a tree it is an errand, unless there is none of this name.
             ToKeeper::Signal { process, signal, scope: _, ticket } => {

@@ -60,6 +60,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Leave
         | ToKeeper::Several { .. }
         | ToKeeper::Measure { .. }
+        | ToKeeper::Join { .. }
         | ToKeeper::Shutdown { .. } => false,
     }
 }

@@ -7,7 +7,7 @@ use crate::keeper::link::CgroupUse;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::{Limit, Mechanism, SpawnRequest, ToKeeper, ToKernel};
 use crate::keeper::session::Session;
-use crate::keeper::stdio::Prepared;
+use crate::keeper::stdio::{Given, Prepared};
 use crate::sys::process::{self, Child, Image};
 use crate::sys::{Cgroup, Cgroups};
 use kairo_sandbox::containment::{Containment, Owner, Unready};
@@ -42,13 +42,23 @@ impl Keeper {
     pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &[OwnedFd]) {
         let kernel = fds.first().map(AsFd::as_fd);
         let contained = |containment| Contained { containment, kernel };
+        let alone = Given::default();
         match request {
-            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, None, None),
+            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, None, None, alone),
             ToKeeper::Contain { spawn, containment } => {
-                self.spawn(lane, spawn, Some(contained(containment)), None);
+                self.spawn(lane, spawn, Some(contained(containment)), None, alone);
             }
             ToKeeper::Measure { spawn, containment, check } => {
-                self.spawn(lane, spawn, containment.as_deref().map(contained), Some(*check));
+                self.spawn(lane, spawn, containment.as_deref().map(contained), Some(*check), alone);
+            }
+            ToKeeper::Join { spawn, containment, check, wires } => {
+                let mut ends = fds.iter().map(AsFd::as_fd);
+                let mut next = |given: bool| if given { ends.next() } else { None };
+                let kernel = next(containment.as_ref().is_some_and(|containment| containment.kernel));
+                let contained = containment.as_deref().map(|containment| Contained { containment, kernel });
+                let file = wires.file.map(|path| path.0);
+                let given = Given { file, stdin: next(wires.stdin), stdout: next(wires.stdout) };
+                self.spawn(lane, spawn, contained, *check, given);
             }
             _ => {}
         }
@@ -61,9 +71,10 @@ impl Keeper {
         request: &SpawnRequest<'_>,
         contained: Option<Contained<'_>>,
         check: Option<ProgramCheck>,
+        given: Given<'_>,
     ) {
         self.childless = false;
-        if let Err(failure) = self.try_spawn(lane, request, contained, check) {
+        if let Err(failure) = self.try_spawn(lane, request, contained, check, given) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
     }
@@ -74,6 +85,7 @@ impl Keeper {
         request: &SpawnRequest<'_>,
         contained: Option<Contained<'_>>,
         check: Option<ProgramCheck>,
+        given: Given<'_>,
     ) -> Result<(), SpawnFailure> {
         let refused = |errno| Err(SpawnFailure { stage: SpawnStage::Keeper, errno });
         if self.ending() {
@@ -83,7 +95,7 @@ impl Keeper {
             return refused(libc::EEXIST);
         }
         let owner = request.credentials.as_ref().map(|who| who.uid);
-        let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
+        let prepared = Prepared::new(request.stdio, given, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
         let mut ready = self.make_ready(request, contained)?;
         let placeholders = ready.as_mut().map(Ready::placeholders).unwrap_or_default();
@@ -95,6 +107,7 @@ impl Keeper {
             search_path: request.search_path.0,
             cwd: request.cwd.map(|path| path.0),
             stdio: prepared.child(self.null.as_fd()),
+            stdin_file: given.file,
             terminal: prepared.terminal,
             credentials: request.credentials.as_ref(),
             rlimits: &rlimits,
@@ -112,7 +125,7 @@ impl Keeper {
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
                     self.flags.cgroups = CgroupUse::Limits;
-                    return self.try_spawn(lane, request, contained, check);
+                    return self.try_spawn(lane, request, contained, check, given);
                 }
                 return Err(failure);
             }

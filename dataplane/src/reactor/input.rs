@@ -79,8 +79,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Lets what waits go in, as far as the child takes it.
+    /// Lets what waits go in, as far as the child takes it, and what another process writes for it.
     pub(super) fn push_input(&mut self, place: Place) {
+        match self.processes.get(place).and_then(|process| process.feeding) {
+            Some(_) => self.feed(place),
+            None => self.move_input(place),
+        }
+    }
+
+    /// Lets what waits go in, as far as the child takes it.
+    pub(super) fn move_input(&mut self, place: Place) {
         let Some(process) = self.processes.get_mut(place) else { return };
         if process.is_starting() {
             return;
@@ -161,6 +169,7 @@ impl<D: Driver> Reactor<D> {
         }
         self.input_accounted(place);
         self.answer_input(answers);
+        self.feed_over(place);
     }
 
     /// Of an input that is over how much went in is all that is to be kept.

@@ -16,7 +16,7 @@
 use crate::control::{Failure, Outcome};
 use crate::driver::Driver;
 use crate::key::Ticket;
-use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT};
+use crate::limits::{FEED_BYTES, INBOX_BYTES, INBOX_BYTES_KEPT};
 use crate::points::{Point, reach};
 use crate::stream::source::Staging;
 use kairo_shm::inbox::{Inbox, WriteKey};
@@ -178,6 +178,42 @@ impl<F: Clone> Inflow<F> {
         let to = inbox.appended();
         self.waiting.push_back(Waiting { from, to, ticket });
         Ok(())
+    }
+
+    /// Another stream fills this input, read from there; where a dead kernel had begun with it, from where that had come to.
+    pub fn begin_feed(&mut self, from: u64) -> Result<(), RingError> {
+        if self.fd.is_some() && self.inbox.is_none() {
+            let inbox = Inbox::create(FEED_BYTES)?;
+            inbox.begin_feed(from);
+            self.inbox = Some(inbox);
+            self.unheld = true;
+        }
+        Ok(())
+    }
+
+    /// How far the stream that fills it was read; none once nothing more can be taken, or before anything was.
+    pub fn fed_to(&self) -> Option<u64> {
+        self.inbox.as_ref().map(|inbox| inbox.fed_from() + inbox.appended())
+    }
+
+    /// How much it takes now of the stream that fills it, bytes.
+    pub fn feed_room(&self) -> usize {
+        self.inbox.as_ref().filter(|inbox| !inbox.is_closing()).map_or(0, Inbox::room_bytes)
+    }
+
+    /// Takes what comes next of that stream; no more than there is [room](Inflow::feed_room) for.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.append(bytes, None);
+            reach(Point::InputAppended);
+        }
+    }
+
+    /// That stream is over: the input closes behind what was taken.
+    pub fn end_feed(&mut self) {
+        if let Some(inbox) = &self.inbox {
+            inbox.request_close();
+        }
     }
 
     /// True exactly when it is a terminal's.

@@ -93,6 +93,7 @@ pub(super) struct Brief {
     env: *const *const c_char,
     candidates: *const *const c_char,
     cwd: *const c_char,
+    stdin_file: *const c_char,
     cgroup_procs: *const c_char,
     rlimits: *const (u32, u64, u64),
     rlimits_len: usize,
@@ -173,13 +174,15 @@ impl Forker {
         self.argv.fill(image.argv);
         self.env.fill(image.env);
         self.search(image);
-        let cwd = image.cwd.map(terminated);
+        let [cwd, stdin_file] = [image.cwd, image.stdin_file].map(|path| path.map(terminated));
+        let pointer = |path: &Option<Vec<u8>>| path.as_ref().map_or(ptr::null(), |path| path.as_ptr().cast());
         let groups = image.credentials.map(|who| who.groups.as_slice()).unwrap_or_default();
         let mut brief = Brief {
             argv: self.argv.0.as_ptr(),
             env: self.env.0.as_ptr(),
             candidates: self.candidates.0.as_ptr(),
-            cwd: cwd.as_ref().map_or(ptr::null(), |path| path.as_ptr().cast()),
+            cwd: pointer(&cwd),
+            stdin_file: pointer(&stdin_file),
             cgroup_procs: ptr::null(),
             rlimits: image.rlimits.as_ptr(),
             rlimits_len: image.rlimits.len(),
@@ -504,6 +507,10 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
     if let Err(failed) = contain(brief) {
         return failed;
     }
+    // Seen as the program would see it: its user, its folder, its containment.
+    if !brief.stdin_file.is_null() && !open_stdin(brief.stdin_file) {
+        return (SpawnStage::StdinFile, errno());
+    }
     let nothing_blocked = 0u64;
     // SAFETY: the mask is 8 bytes and outlives the call; the old one is not asked for. Signals that arrived
     // while all were blocked take their default effect here, before exec, as they would have a moment later.
@@ -517,6 +524,18 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
         )
     };
     (SpawnStage::Exec, execute(brief))
+}
+
+/// Makes a file descriptor 0. Whatever it is, opening it doesn't wait: the keeper stands still meanwhile.
+fn open_stdin(path: *const c_char) -> bool {
+    // SAFETY: a C string the keeper made for this spawn; the descriptors are this child's.
+    unsafe {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
+        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, 0);
+        file >= 0
+            && libc::syscall(libc::SYS_fcntl, file, libc::F_SETFL, 0) >= 0
+            && libc::syscall(libc::SYS_dup3, file, 0, 0) == 0
+    }
 }
 
 fn join_cgroup(procs: *const c_char) -> bool {

@@ -1,0 +1,179 @@
+//! One process's output into another's input, through history.
+//!
+//! ```text
+//!   source ─▶ ring ─┬─ cursors of readers            (taps)
+//!                   └─ the feed ─▶ inbox of the target ─▶ its stdin
+//! ```
+//!
+//! A feed is a reader that waits: its source goes no further than it, and what it has not come to stays in the ring. How far it
+//! is, is what the target's inbox was given ([`Inflow::fed_to`](crate::stream::inflow::Inflow::fed_to)), so whoever finds ring and inbox after a kill goes on
+//! at the byte. When the source is over the target's input is closed; when the target's input is closed first, so is the
+//! source's end here, if it was there for that, whoever else reads: looking at a pipeline must not change how it ends.
+//!
+//! Invariants: both live on this reactor; a target names its feed exactly while its source lists it.
+
+use super::Reactor;
+use super::Turn;
+use super::table::Place;
+use crate::command::Feed;
+use crate::driver::Driver;
+use crate::key::Channel;
+use crate::limits::TURN_BYTES_MAX;
+use crate::stream::history::Peek;
+
+/// Where a target's bytes come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Feeding {
+    pub(super) source: Place,
+    pub(super) channel: Channel,
+    /// The source's output closes when nobody can be fed any more.
+    ends_source: bool,
+    /// The offset it begins at.
+    pub(super) from: u64,
+}
+
+impl<D: Driver> Reactor<D> {
+    /// Has an output fill the stdin of `target`, from the first byte on behind which nothing is missing; where a former kernel
+    /// had begun with it, from where that had come to. Without its source there is nothing to wait for.
+    pub(super) fn begin_feed(&mut self, target: Place, feed: Feed) {
+        let Feed { source, channel, ends_source } = feed;
+        let source = self.place_of_process(source);
+        let from = source.and_then(|source| self.processes.get_mut(source)).map(|process| {
+            let stream = &mut process.streams[channel as usize];
+            stream.feeds.push(target);
+            let (from, to) = stream.history.cut();
+            if from == to { 0 } else { to }
+        });
+        let Some(process) = self.processes.get_mut(target) else { return };
+        process.feeding = source
+            .zip(from)
+            .map(|(source, from)| Feeding { source, channel, ends_source, from });
+        process.unfed = process.feeding.is_none();
+        self.open_feed(target);
+    }
+
+    /// Makes what is fed into, once the target's input is there.
+    pub(super) fn open_feed(&mut self, target: Place) {
+        let Some(process) = self.processes.get_mut(target) else { return };
+        if process.is_starting() {
+            return;
+        }
+        let from = process.feeding.map(|feeding| feeding.from);
+        if from.is_none() && !process.unfed {
+            return;
+        }
+        if let Err(error) = process.inflow.begin_feed(from.unwrap_or(0)) {
+            tracing::error!(%error, "no memory for what a process is fed");
+            let mut answers = Vec::new();
+            process.inflow.fail(&mut answers);
+            return self.input_closed(target, answers);
+        }
+        let over = process.inflow.fd().is_none();
+        if process.unfed {
+            process.inflow.end_feed();
+        }
+        if over {
+            return self.feed_over(target);
+        }
+        self.push_input(target);
+    }
+
+    /// How far the slowest of those who are fed from an output has come, and how many there are.
+    pub(super) fn fed_to(&self, source: Place, channel: Channel) -> Option<(u64, u32)> {
+        let feeds = &self.processes.get(source)?.streams[channel as usize].feeds;
+        let places = feeds.iter().filter_map(|target| {
+            let process = self.processes.get(*target)?;
+            Some(process.inflow.fed_to().unwrap_or(process.feeding?.from))
+        });
+        Some((places.min()?, feeds.len() as u32))
+    }
+
+    /// Hands on what an output has to those who are fed from it.
+    pub(super) fn feed_all(&mut self, source: Place) {
+        for channel in Channel::ALL {
+            let Some(process) = self.processes.get(source) else { return };
+            for target in process.streams[channel as usize].feeds.clone() {
+                self.push_input(target);
+            }
+        }
+    }
+
+    /// Moves as much as goes from a source into its target.
+    pub(super) fn feed(&mut self, target: Place) {
+        let mut turn_bytes = 0;
+        loop {
+            let Some(process) = self.processes.get(target) else { return };
+            let written = process.inflow.written();
+            let appended = self.append_fed(target);
+            self.move_input(target);
+            turn_bytes += appended;
+            let Some(process) = self.processes.get(target) else { return };
+            let Some(feeding) = process.feeding else { return };
+            if appended == 0 && process.inflow.written() == written {
+                return self.resume_sources(feeding.source);
+            }
+            if turn_bytes >= TURN_BYTES_MAX {
+                self.later(Turn::Input(target));
+                return self.resume_sources(feeding.source);
+            }
+        }
+    }
+
+    /// Copies what is next into the target's inbox. How many bytes that was.
+    fn append_fed(&mut self, target: Place) -> usize {
+        let Some(process) = self.processes.get(target) else { return 0 };
+        let Some(Feeding { source, channel, .. }) = process.feeding else { return 0 };
+        let (room, at) = (process.inflow.feed_room(), process.inflow.fed_to());
+        let (Some(at), true) = (at, room > 0) else { return 0 };
+        let Some((from, into)) = self.processes.get_two_mut(source, target) else { return 0 };
+        let stream = &mut from.streams[channel as usize];
+        match stream.history.peek(at, room) {
+            Peek::Bytes(bytes) => {
+                into.inflow.feed(bytes);
+                stream.delivered = stream.delivered.max(at + bytes.len() as u64);
+                bytes.len()
+            }
+            Peek::Nothing if stream.closed => {
+                into.inflow.end_feed();
+                0
+            }
+            Peek::Nothing => 0,
+            Peek::Gap(to) => {
+                // What waits is never overtaken, so this history was given up by somebody who knows better.
+                tracing::error!(at, to, "what a process is fed is gone");
+                into.inflow.end_feed();
+                0
+            }
+        }
+    }
+
+    /// A target takes nothing more: its source need not wait for it, nor be there, if it was for that.
+    pub(super) fn feed_over(&mut self, target: Place) {
+        let feeding = self.processes.get_mut(target).and_then(|process| process.feeding.take());
+        let Some(Feeding { source, channel, ends_source, .. }) = feeding else { return };
+        let Some(process) = self.processes.get_mut(source) else { return };
+        let stream = &mut process.streams[channel as usize];
+        stream.feeds.retain(|other| *other != target);
+        if ends_source && stream.source.is_some() {
+            self.close_stream(source, channel);
+        } else {
+            self.resume_sources(source);
+        }
+        self.retire(source, channel);
+    }
+
+    /// A process is gone from here: nobody is fed from it any more, and it isn't fed.
+    pub(super) fn unlink_feeds(&mut self, place: Place) {
+        self.feed_over(place);
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let targets: Vec<Place> = process.streams.iter_mut().flat_map(|stream| stream.feeds.drain(..)).collect();
+        for target in targets {
+            if let Some(process) = self.processes.get_mut(target) {
+                process.feeding = None;
+                process.unfed = true;
+                process.inflow.end_feed();
+                self.push_input(target);
+            }
+        }
+    }
+}
