@@ -7,7 +7,7 @@ use crate::intents::members::Member;
 use crate::intents::{Past, Stage};
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
-use crate::state::{Named, Pending, Phase, Place, Process, TopicPlace};
+use crate::state::{Awaited, Named, Pending, Phase, Place, Process, TopicPlace};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
@@ -90,6 +90,9 @@ impl Kernel {
                 Pending::Wait { process: p, .. } => process(p).is_some_and(|p| p.waits.contains(ticket)),
                 Pending::Deed { process: p, sent: false, .. } => {
                     process(p).is_some_and(|p| p.deferred.contains(ticket) && p.phase == Phase::Starting)
+                }
+                Pending::Pipeline { pipeline, .. } => {
+                    state.pipelines.get(*pipeline).is_some_and(|p| p.calls.contains(ticket))
                 }
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
@@ -294,11 +297,13 @@ impl Kernel {
                 Pending::Reuse { timer, .. }
                 | Pending::Changes { timer: Some(timer), .. }
                 | Pending::Wait { timer: Some(timer), .. }
+                | Pending::Pipeline { what: Awaited::End { timer: Some(timer) }, .. }
                 | Pending::Decision { timer: Some(timer), .. }
                 | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
+                | Pending::Pipeline { .. }
                 | Pending::Request { timer: None, .. }
                 | Pending::Decision { timer: None, .. }
                 | Pending::Spawn { .. }

@@ -15,7 +15,7 @@ mod calls;
 mod connections;
 mod subscriptions;
 
-pub(crate) use calls::{Call, Deed, Pending};
+pub(crate) use calls::{Awaited, Call, Deed, Pending};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
     Place, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
@@ -30,6 +30,7 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
+use crate::pipelines::{Pipelines, StageOf};
 use crate::quotas::Welcome;
 use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
@@ -37,6 +38,7 @@ use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
+use crate::sessions::wiring::Fed;
 use crate::sessions::writing::Written;
 use bytes::Bytes;
 use kairo_dataplane::command::{HistorySize, Rate, TerminalSize, Unread};
@@ -94,6 +96,8 @@ pub(crate) struct State {
     pub recent: VecDeque<(i32, u64)>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
+    /// Processes that were started together.
+    pub pipelines: Pipelines,
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
     /// Readers by the serial the data plane knows them by.
@@ -140,6 +144,7 @@ impl State {
             leaders: SerialMap::default(),
             recent: VecDeque::new(),
             orphans: BTreeSet::new(),
+            pipelines: Pipelines::new(keyed),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
             waiting: KeyedMap::with_hasher(keyed),
@@ -489,6 +494,14 @@ pub(crate) struct Process {
     pub heirs: Vec<u64>,
     /// Subscriptions that read it.
     pub readers: BTreeSet<u64>,
+    /// Which of its stdin and its stdout is a pipe shared with another child.
+    pub joined: [bool; 2],
+    /// The output that fills its stdin.
+    pub fed: Option<Fed>,
+    /// Processes whose stdins its outputs fill, by serial.
+    pub feeds: BTreeSet<u64>,
+    /// Its place in a pipeline.
+    pub stage: Option<StageOf>,
     /// Its id names a younger process.
     pub superseded: bool,
     /// Since when only its record is left, CLOCK_MONOTONIC nanoseconds.

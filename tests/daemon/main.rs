@@ -18,6 +18,7 @@ mod intents;
 mod library;
 mod limits;
 mod permissions;
+mod pipelines;
 mod principals;
 mod processes;
 mod programs;

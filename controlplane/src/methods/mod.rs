@@ -15,6 +15,7 @@ pub(crate) mod identity;
 pub(crate) mod intent;
 pub(crate) mod log;
 pub(crate) mod permission;
+pub(crate) mod pipeline;
 pub(crate) mod process;
 pub(crate) mod quota;
 pub(crate) mod stream;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         agent::METHODS,
         quota::METHODS,
         audit::METHODS,
+        pipeline::METHODS,
     ]
     .into_iter()
     .flatten()

@@ -241,6 +241,7 @@ impl Kernel {
                 self.deed_done(turn, ticket, serial, &deed, outcome);
             }
             Pending::Metrics => self.metrics_read(turn, ticket, outcome),
+            Pending::Pipeline { .. } => self.stages_read(turn, ticket, outcome),
             // These are never answered by ticket.
             Pending::Spawn { .. }
             | Pending::Reuse { .. }

@@ -10,6 +10,7 @@ use crate::clock::after_ms;
 use crate::digest::GuardianDigest;
 use crate::entropy::bits;
 use crate::kernel::Kernel;
+use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::environment::{self, Ingredients, Variables};
 use crate::sessions::measuring::Measured;
@@ -53,6 +54,7 @@ impl Kernel {
     ) -> Result<(), WireError> {
         self.takes_spawns()?;
         self.takes_records(plan.durable)?;
+        self.wire(turn, asking, &mut plan)?;
         match self.claim(asking.connection, &plan.id)? {
             Claim::Free => {
                 self.may_launch(turn, &mut plan)?;
@@ -85,7 +87,7 @@ impl Kernel {
     }
 
     /// Whether anything can be started at all.
-    fn takes_spawns(&self) -> Result<(), WireError> {
+    pub(crate) fn takes_spawns(&self) -> Result<(), WireError> {
         if self.keeper_lost {
             return Err(keeper_lost());
         }
@@ -93,6 +95,14 @@ impl Kernel {
             return Err(WireError::new(Code::Unavailable, "the kernel is stopping"));
         }
         Ok(())
+    }
+
+    /// Whether an id can be had at once.
+    pub(crate) fn claim_now(&self, connection: ConnectionKey, id: &ProcessId) -> Result<(), WireError> {
+        match self.claim(connection, id)? {
+            Claim::Free => Ok(()),
+            Claim::Dying(_) => Err(busy(id)),
+        }
     }
 
     fn claim(&self, connection: ConnectionKey, id: &ProcessId) -> Result<Claim, WireError> {
@@ -166,7 +176,7 @@ impl Kernel {
     ) {
         let birth = self.name_event();
         plan.trace.begin(&birth);
-        let key = ProcessKey { home: connection.reactor, serial };
+        let key = ProcessKey { home: self.home_of_plan(&plan, connection.reactor), serial };
         let session = SessionId::new(bits(&mut *self.entropy) as u64);
         let variables = environment::compose(
             &self.config,
@@ -195,6 +205,7 @@ impl Kernel {
             search_path: environment::search_path(&variables),
             cwd: plan.cwd.clone(),
             stdio: plan.stdio,
+            wiring: plan.wires.wiring(key.home),
             credentials: plan.account.as_ref().map(|account| account.credentials.clone()),
             rlimits: plan.rlimits.clone(),
             cgroup: plan.cgroup,
@@ -221,10 +232,20 @@ impl Kernel {
         if self.config.embedded {
             process.record = RecordStatus::None;
         }
-        spawn.record = Record::of(&process, guardian, key_used).encode();
+        if let Some(fed) = &mut process.fed
+            && let Some(source) = self.state.processes.get(&fed.source)
+        {
+            fed.session = source.session.as_str().to_owned();
+        }
+        let stage = process.stage.and_then(|of| {
+            let pipeline = self.state.pipelines.get(of.pipeline)?;
+            Some(StageRecord::of(pipeline, of.index))
+        });
+        spawn.record = Record::of(&process, guardian, key_used, stage).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
         self.enroll_process(serial);
+        self.begin_feeding(serial);
     }
 
     /// Equal environments have equal digests, and nobody without the kernel's key can try values out.
@@ -290,7 +311,7 @@ pub(crate) fn open_record(
         signalled: None,
         killing: None,
         ends: [None; 2],
-        open: [true, second],
+        open: [plan.wires.stdout.is_none(), second],
         let_go: [None; 2],
         stdin_end: None,
         meter,
@@ -298,6 +319,10 @@ pub(crate) fn open_record(
         deferred: Vec::new(),
         heirs: Vec::new(),
         readers: Default::default(),
+        joined: plan.wires.joined(),
+        fed: plan.wires.fed,
+        feeds: Default::default(),
+        stage: plan.stage,
         superseded: false,
         retained_ns: None,
         status: crate::sessions::report::running(None),
@@ -400,6 +425,14 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             "the keeper is older than this kernel and can't contain; end it first",
         ),
         SpawnStage::DeniedPaths => paths_denied(errno),
+        SpawnStage::StdinFile | SpawnStage::Joint if errno == ENOSYS => WireError::unsupported(
+            "options.stdin",
+            "the keeper is older than this kernel and can only make pipes of its own; end it first",
+        ),
+        SpawnStage::StdinFile => {
+            let message = format!("options.stdin.file: {}", errno_words(errno));
+            WireError::new(Code::SpawnFailed, message).with("field", "options.stdin.file")
+        }
         SpawnStage::Containment
         | SpawnStage::KernelSocket
         | SpawnStage::Privileges
@@ -419,6 +452,7 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
         | SpawnStage::Fork
         | SpawnStage::Rlimit
         | SpawnStage::Credentials
+        | SpawnStage::Joint
         | SpawnStage::Stdio => failed(failure, &program),
     };
     error.with("stage", stage(failure.stage)).with("errno", errno)
@@ -451,6 +485,8 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Program => "program",
         SpawnStage::Namespaces => "namespaces",
         SpawnStage::DeniedPaths => "deniedPaths",
+        SpawnStage::StdinFile => "stdinFile",
+        SpawnStage::Joint => "joint",
     }
 }
 

@@ -8,6 +8,7 @@ use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::digest::IdempotencyKey;
 use crate::permissions::starting::Identity;
+use crate::pipelines::StageOf;
 use crate::records::Life;
 use crate::sessions::adapting;
 use crate::sessions::containing::{self, Contained, Narrowed, Within};
@@ -15,6 +16,7 @@ use crate::sessions::environment::Variables;
 use crate::sessions::measuring;
 use crate::sessions::pacing;
 use crate::sessions::spool;
+use crate::sessions::wiring::Wires;
 use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
@@ -58,6 +60,10 @@ pub(crate) struct Plan {
     pub cwd: Option<Vec<u8>>,
     /// Its descriptors.
     pub stdio: Stdio,
+    /// What they have to do with others.
+    pub wires: Wires,
+    /// Its place among others that are started with it.
+    pub stage: Option<StageOf>,
     /// Whom it becomes, if not the daemon's user.
     pub account: Option<Account>,
     /// setrlimit(2).
@@ -141,6 +147,8 @@ impl Plan {
             inherit_env: false,
             cwd: life.cwd.clone().map(OsText::into_bytes),
             stdio: terminal.map_or(pipes, Stdio::Pty),
+            wires: Wires::default(),
+            stage: None,
             account: None,
             rlimits: Vec::new(),
             cgroup: CgroupLimits::default(),
@@ -180,6 +188,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
     let secret_args = secrets(&asked, argv.len())?;
     let limits = asked.limits.clone().unwrap_or_default();
     let stdio = stdio(config, owner, &asked)?;
+    let wires = Wires::asked(&asked)?;
     let rlimits: Vec<(u32, u64)> =
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
     let cgroup = cgroup(&limits, asked.allow_weaker)?;
@@ -199,6 +208,8 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         inherit_env: asked.inherit_env,
         cwd,
         stdio,
+        wires,
+        stage: None,
         account,
         rlimits,
         cgroup,
@@ -390,7 +401,9 @@ fn stdio(config: &Config, owner: bool, asked: &SpawnOptions) -> Result<Stdio, Wi
     }
     let stdin = match asked.stdin {
         StdinOption::Pipe => StdinSource::Pipe,
-        StdinOption::Null => StdinSource::Null,
+        // What it reads instead is in its wires.
+        StdinOption::Null | StdinOption::File(_) => StdinSource::Null,
+        StdinOption::Stream(_) => StdinSource::Pipe,
         StdinOption::Inherit => inherits("options.stdin").map(|()| StdinSource::Inherit)?,
     };
     let stderr = match asked.stderr {

@@ -9,8 +9,10 @@
 
 use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::wiring::Fed;
 use crate::state::{ActsAs, Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
@@ -99,6 +101,15 @@ pub(crate) struct Record {
     /// The grant it runs under.
     #[serde(default)]
     under: Option<String>,
+    /// Its stdin, its stdout is a pipe shared with another child.
+    #[serde(default)]
+    pub joined: [bool; 2],
+    /// The output that fills its stdin.
+    #[serde(default)]
+    pub fed: Option<Fed>,
+    /// Its place in a pipeline.
+    #[serde(default)]
+    pub stage: Option<StageRecord>,
 }
 
 /// Decided since.
@@ -122,6 +133,9 @@ pub(crate) struct Note {
     let_go: [Option<(u64, u64)>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin: Option<u64>,
+    /// Of a stage: all of its pipeline ran once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
 }
 
 /// How the outputs of a process are kept and paced, by channel where there are two.
@@ -139,6 +153,7 @@ impl Record {
         process: &Process,
         guardian: Option<GuardianDigest>,
         key: Option<IdempotencyKey>,
+        stage: Option<StageRecord>,
     ) -> Record {
         let text = |bytes: &Vec<u8>| OsText::new(bytes.clone());
         let owned = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
@@ -180,6 +195,9 @@ impl Record {
                 (*uid, name.as_ref().to_owned(), session.as_deref().map(str::to_owned))
             }),
             under: owned(&process.cast.under),
+            joined: process.joined,
+            fed: process.fed.clone(),
+            stage,
         }
     }
 
@@ -287,6 +305,7 @@ impl Note {
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
             stdin: process.stdin_end,
+            whole: process.stage.is_some_and(|stage| stage.whole),
         }
     }
 

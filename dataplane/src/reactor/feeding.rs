@@ -16,6 +16,7 @@ use super::Reactor;
 use super::Turn;
 use super::table::Place;
 use crate::command::Feed;
+use crate::control::Notice;
 use crate::driver::Driver;
 use crate::key::Channel;
 use crate::limits::TURN_BYTES_MAX;
@@ -73,6 +74,9 @@ impl<D: Driver> Reactor<D> {
             process.inflow.end_feed();
         }
         if over {
+            // It was closed before a former kernel could say so.
+            let (process, written) = (process.key, process.inflow.written());
+            self.notices.push_back(Notice::InputClosed { process, written });
             return self.feed_over(target);
         }
         self.push_input(target);
