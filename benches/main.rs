@@ -23,6 +23,7 @@ mod limits;
 mod lines;
 mod log;
 mod past;
+mod pipelines;
 mod pty;
 mod rpc;
 mod slow_client;
@@ -55,6 +56,7 @@ const BENCHES: &[Bench] = &[
     bench("limits", "20 MiB/s for ten seconds", limits::run),
     bench("pty", "draining a terminal", pty::run),
     bench("spool", "output to disk, and back", spool::run),
+    bench("pipelines", "raw video through three programs", pipelines::run),
     bench("slow_client", "2 GB to a client that dawdles", slow_client::run),
     bench("survive", "a kernel is killed and followed by another", survive::run),
     bench("log", "events appended and read, and many of them opened", log::run),

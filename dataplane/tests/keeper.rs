@@ -231,7 +231,9 @@ fn two_megabytes_of_argument_are_too_much() {
     // What fits a kernel but no packet arrives all the same.
     let mut spawn = sh("echo $#");
     spawn.argv.extend((0..3).map(|_| vec![b'x'; 100_000]));
-    let Some(Output::Pipe(stdout)) = kernel.spawn(spawn).unwrap().stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = kernel.spawn(spawn).unwrap().stdout else {
+        panic!("a pipe was asked for")
+    };
     assert_eq!(read_to_end(&stdout.fd), b"2\n");
 }
 
@@ -285,7 +287,9 @@ fn the_environment_is_exactly_what_was_given() {
     let mut spawn = command(&["env", "-0"]);
     spawn.session = "mine".into();
     spawn.env = vec![b"A=1".to_vec(), b"KAIRO_SESSION=forged".to_vec(), b"B=\xff=2".to_vec()];
-    let Some(Output::Pipe(stdout)) = kernel.spawn(spawn).unwrap().stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = kernel.spawn(spawn).unwrap().stdout else {
+        panic!("a pipe was asked for")
+    };
     assert_eq!(read_to_end(&stdout.fd), b"KAIRO_SESSION=mine\0A=1\0B=\xff=2\0");
 }
 

@@ -31,6 +31,7 @@ mod moment;
 mod notice;
 mod output;
 mod permit;
+mod pipeline;
 mod policy;
 mod processes;
 mod program;

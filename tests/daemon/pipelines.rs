@@ -7,7 +7,8 @@ use crate::support::{Daemon, on_both_drivers, program, python, until};
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 on_both_drivers!(
     three_stages_give_what_the_shell_gives_tapped_or_not,
@@ -29,7 +30,8 @@ mod killed {
 }
 
 fn shell(script: &str) -> (Vec<u8>, Option<i32>) {
-    let output = Command::new("bash").args(["-o", "pipefail", "-c", script]).output().expect("there is a bash");
+    let output =
+        Command::new("bash").args(["-o", "pipefail", "-c", script]).output().expect("there is a bash");
     (output.stdout, output.status.code())
 }
 
@@ -58,11 +60,17 @@ fn three_stages_give_what_the_shell_gives_tapped_or_not(daemon: &Daemon) {
     let (expected, _) = shell(&format!("{} -c \"{NUMBERS}\" | grep 7 | sort -n | head -c 100000", python()));
     let commands: [&[&str]; 4] =
         [&[python(), "-c", NUMBERS], &["grep", "7"], &["sort", "-n"], &["head", "-c", "100000"]];
-    let taps = [json!([]), json!([{"tap": true}]), json!([{}, {"tap": true}]), json!([{"tap": true}, {"tap": true}, {"tap": true}])];
+    let taps = [
+        json!([]),
+        json!([{"tap": true}]),
+        json!([{}, {"tap": true}]),
+        json!([{"tap": true}, {"tap": true}, {"tap": true}]),
+    ];
     for (round, edges) in taps.into_iter().enumerate() {
         let mut raw = daemon.connect_modern();
         let id = format!("numbers{round}");
-        let spawned = raw.ok("pipeline.spawn", json!({"id": id, "stages": stages(&commands), "edges": edges}));
+        let spawned =
+            raw.ok("pipeline.spawn", json!({"id": id, "stages": stages(&commands), "edges": edges}));
         assert_eq!(spawned["stages"][2]["id"], json!(format!("{id}.2")));
         let bytes = output(&mut raw, &format!("{id}.3"));
         assert_eq!(sha256(&bytes), sha256(&expected), "{edges}: {} bytes", bytes.len());
@@ -89,7 +97,8 @@ fn a_reader_that_has_enough_ends_the_pipeline_at_once(daemon: &Daemon) {
     let mut raw = daemon.connect_modern();
     let mut watcher = daemon.connect_modern();
     let tap = watcher.subscribe("seen.0", json!({"stream": "stdout", "policy": "drop_oldest"}));
-    let params = json!({"id": "seen", "stages": stages(&[&["yes"], &["head", "-n", "1"]]), "edges": [{"tap": true}]});
+    let params =
+        json!({"id": "seen", "stages": stages(&[&["yes"], &["head", "-n", "1"]]), "edges": [{"tap": true}]});
     raw.ok("pipeline.spawn", params);
     assert_eq!(wait(&mut raw, "seen")["exitCode"], json!(code));
     assert!(watcher.collect(&tap, 1).stdout.starts_with(b"y\ny\n"));
@@ -98,7 +107,8 @@ fn a_reader_that_has_enough_ends_the_pipeline_at_once(daemon: &Daemon) {
 fn a_stage_that_is_killed_fails_the_whole_and_ends_it(daemon: &Daemon) {
     for (id, edges) in [("plain", json!([])), ("tapped", json!([{"tap": true}, {"tap": true}]))] {
         let mut raw = daemon.connect_modern();
-        let params = json!({"id": id, "stages": stages(&[&["yes"], &["cat"], &["sha256sum"]]), "edges": edges});
+        let params =
+            json!({"id": id, "stages": stages(&[&["yes"], &["cat"], &["sha256sum"]]), "edges": edges});
         raw.ok("pipeline.spawn", params);
         raw.ok("process.kill", json!({"id": format!("{id}.1"), "signal": "KILL", "graceMs": 0}));
         let ended = wait(&mut raw, id);
@@ -159,8 +169,12 @@ fn a_stdin_is_a_file_a_stream_or_nothing(daemon: &Daemon) {
     assert_eq!(output(&mut raw, "relative"), b"from a file\n");
     let refused = raw.refused("process.stdin.write", json!({"id": "file", "data": "x"}));
     assert_eq!(refused.code, "E_STDIN_CLOSED");
-    let refused = raw.refused("process.spawn", json!({"id": "x", "command": ["cat"], "options": file("/no/such")}));
-    assert_eq!((refused.code.as_str(), &refused.info["details"]["field"]), ("E_SPAWN_FAILED", &json!("options.stdin.file")));
+    let refused =
+        raw.refused("process.spawn", json!({"id": "x", "command": ["cat"], "options": file("/no/such")}));
+    assert_eq!(
+        (refused.code.as_str(), &refused.info["details"]["field"]),
+        ("E_SPAWN_FAILED", &json!("options.stdin.file"))
+    );
     raw.spawn("null", &["cat"], json!({"stdin": "null"}));
     assert_eq!(output(&mut raw, "null"), b"");
     // Another process's output, from its first byte on; its own readers are not disturbed.
@@ -177,7 +191,10 @@ fn a_stdin_is_a_file_a_stream_or_nothing(daemon: &Daemon) {
     assert_eq!(output(&mut raw, "late"), b"one\ntwo\n");
     let of = |id: &str| json!({"id": "x", "command": ["cat"], "options": {"stdin": {"stream": {"id": id}}}});
     let refused = raw.refused("process.spawn", of("nobody"));
-    assert_eq!((refused.code.as_str(), &refused.info["details"]["field"]), ("E_NOT_FOUND", &json!("options.stdin.stream")));
+    assert_eq!(
+        (refused.code.as_str(), &refused.info["details"]["field"]),
+        ("E_NOT_FOUND", &json!("options.stdin.stream"))
+    );
     // Who reads no more leaves the source alone.
     raw.spawn("flood", &["yes"], json!({}));
     raw.spawn("enough", &["head", "-n", "1"], json!({"stdin": {"stream": {"id": "flood"}}}));
@@ -188,6 +205,7 @@ fn a_stdin_is_a_file_a_stream_or_nothing(daemon: &Daemon) {
 const MANY: &str = "import os, hashlib\nblock = hashlib.sha512(b'seed').digest() * 1024\nfor n in range(1024): os.write(1, block[n % 64:] + block[:n % 64])";
 
 fn many_bytes_go_through_two_taps_and_are_read_on_the_way(daemon: &Daemon) {
+    daemon.starts_its_worker();
     let (expected, _) = shell(&format!("{} -c \"{MANY}\" | sha256sum", python()));
     let mut raw = daemon.connect_modern();
     let mut watcher = daemon.connect_modern();
@@ -209,6 +227,7 @@ fn many_bytes_go_through_two_taps_and_are_read_on_the_way(daemon: &Daemon) {
 }
 
 fn a_slow_stage_is_named_as_what_is_waited_for(daemon: &Daemon) {
+    daemon.starts_its_worker();
     for (id, edges) in [("plain", json!([])), ("tapped", json!([{"tap": true}]))] {
         let mut raw = daemon.connect_modern();
         let stages = stages(&[&["yes"], &["sh", "-c", "kill -STOP $$; exec cat"], &["cat"]]);
@@ -219,14 +238,25 @@ fn a_slow_stage_is_named_as_what_is_waited_for(daemon: &Daemon) {
             waits(0) == "next" && waits(2) == "previous"
         });
         let status = raw.ok("pipeline.status", json!({"id": id}));
-        assert_eq!(status["stages"][0]["output"]["approximate"], if id == "plain" { json!(true) } else { Json::Null });
-        assert!(status["stages"][0]["output"]["bytes"].as_u64().is_some_and(|bytes| bytes > 60_000), "{status}");
+        assert_eq!(
+            status["stages"][0]["output"]["approximate"],
+            if id == "plain" { json!(true) } else { Json::Null }
+        );
+        assert!(
+            status["stages"][0]["output"]["bytes"].as_u64().is_some_and(|bytes| bytes > 60_000),
+            "{status}"
+        );
         let listed = raw.ok("pipeline.list", json!({}));
-        let names: Vec<&Json> = listed["pipelines"].as_array().expect("a list").iter().map(|one| &one["id"]).collect();
+        let names: Vec<&Json> =
+            listed["pipelines"].as_array().expect("a list").iter().map(|one| &one["id"]).collect();
         assert!(names.contains(&&json!(id)), "{listed}");
         raw.ok("pipeline.kill", json!({"id": id}));
-        let codes: Vec<Json> =
-            wait(&mut raw, id)["stages"].as_array().expect("stages").iter().map(|stage| stage["exitCode"].clone()).collect();
+        let codes: Vec<Json> = wait(&mut raw, id)["stages"]
+            .as_array()
+            .expect("stages")
+            .iter()
+            .map(|stage| stage["exitCode"].clone())
+            .collect();
         assert_eq!(codes.len(), 3);
         assert!(codes.iter().all(|code| *code != 0), "{codes:?}");
     }
@@ -245,7 +275,7 @@ fn an_intent_that_is_cancelled_takes_the_whole_pipeline(daemon: &Daemon) {
     }
     let found = raw.ok("event.replay", json!({"types": ["kairo.pipeline.*", "kairo.process.spawned"]}));
     let events = found["events"].as_array().expect("events");
-    let of = |topic: &str| events.iter().filter(|event| event["type"] == topic).collect::<Vec<_>>();
+    let of = |topic: &str| events.iter().filter(|event| event["topic"] == topic).collect::<Vec<_>>();
     let started = of("kairo.pipeline.started");
     assert_eq!((started.len(), of("kairo.pipeline.ended").len()), (1, 1), "{events:?}");
     let births = of("kairo.process.spawned");
@@ -258,9 +288,7 @@ fn an_intent_that_is_cancelled_takes_the_whole_pipeline(daemon: &Daemon) {
 
 fn what_a_pipeline_cannot_have_is_refused_by_name(daemon: &Daemon) {
     let mut raw = daemon.connect_modern();
-    let with = |second: Json| {
-        json!({"id": "p", "stages": [{"command": ["yes"]}, {"command": ["cat"], "options": second}]})
-    };
+    let with = |second: Json| json!({"id": "p", "stages": [{"command": ["yes"]}, {"command": ["cat"], "options": second}]});
     for (second, field) in [
         (json!({"pty": true}), "stages[1].options.pty"),
         (json!({"stdin": "null"}), "stages[1].options.stdin"),
@@ -272,7 +300,10 @@ fn what_a_pipeline_cannot_have_is_refused_by_name(daemon: &Daemon) {
     for (params, code) in [
         (json!({"id": "p", "stages": []}), "E_INVALID_PARAMS"),
         (json!({"id": "p", "stages": stages(&[&["yes"]]), "edges": [{}]}), "E_INVALID_PARAMS"),
-        (json!({"id": "p", "stages": [{"command": ["a"], "id": "x"}, {"command": ["b"], "id": "x"}]}), "E_CONFLICT"),
+        (
+            json!({"id": "p", "stages": [{"command": ["a"], "id": "x"}, {"command": ["b"], "id": "x"}]}),
+            "E_CONFLICT",
+        ),
         (json!({"id": "p", "stages": stages(&[&["yes"], &[]])}), "E_INVALID_PARAMS"),
     ] {
         assert_eq!(raw.refused("pipeline.spawn", params.clone()).code, code, "{params}");
@@ -283,7 +314,11 @@ fn what_a_pipeline_cannot_have_is_refused_by_name(daemon: &Daemon) {
     assert_eq!(again.code, "E_ALREADY_EXISTS");
     let taken = json!({"id": "q", "stages": [{"command": ["true"]}, {"command": ["cat"], "id": "p.1"}]});
     assert_eq!(raw.refused("pipeline.spawn", taken).info["details"]["stage"], json!(1));
-    assert_eq!(raw.ok("process.list", json!({}))["processes"].as_array().map(Vec::len), Some(3), "nothing was begun");
+    assert_eq!(
+        raw.ok("process.list", json!({}))["processes"].as_array().map(Vec::len),
+        Some(3),
+        "nothing was begun"
+    );
     raw.ok("pipeline.kill", json!({"id": "p", "signal": "KILL"}));
     wait(&mut raw, "p");
 }
@@ -292,6 +327,7 @@ fn what_a_pipeline_cannot_have_is_refused_by_name(daemon: &Daemon) {
 const PASS: &str = "import sys\nwhile block := sys.stdin.buffer.read(4096): sys.stdout.buffer.write(block)";
 
 fn a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel(daemon: &mut Daemon) {
+    daemon.starts_its_worker();
     let (expected, _) = shell(&format!("{} -c \"{MANY}\" | sha256sum", python()));
     let commands: [&[&str]; 3] = [&[python(), "-c", MANY], &[python(), "-c", PASS], &["sha256sum"]];
     let edges = json!([{"tap": true}, {"tap": true}]);
@@ -310,9 +346,13 @@ fn a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel(daemon: &mut Daem
     assert_eq!(ended["exitCode"], 0, "{ended}");
     assert_eq!(output(&mut raw, "many.2"), expected, "not a byte is missing, none came twice");
     let status = raw.ok("pipeline.status", json!({"id": "many"}));
-    assert_eq!((&status["state"], &status["stages"][2]["input"]["bytes"]), (&json!("ended"), &json!(64 << 20)));
+    assert_eq!(
+        (&status["state"], &status["stages"][2]["input"]["bytes"]),
+        (&json!("ended"), &json!(64 << 20))
+    );
     let found = raw.ok("event.replay", json!({"types": ["kairo.pipeline.*"]}));
-    let topics: Vec<&Json> = found["events"].as_array().expect("events").iter().map(|event| &event["type"]).collect();
+    let topics: Vec<&Json> =
+        found["events"].as_array().expect("events").iter().map(|event| &event["topic"]).collect();
     assert_eq!(topics, ["kairo.pipeline.started", "kairo.pipeline.ended"]);
     // And so does one whose reader has had enough meanwhile.
     raw.ok("pipeline.spawn", json!({"id": "enough", "stages": stages(&[&["yes"], &["sh", "-c", "read a; read b; kill -STOP $$"]]), "edges": [{"tap": true}]}));
@@ -334,7 +374,8 @@ fn a_real_encoder_behind_a_filter_behind_a_decoder(daemon: &Daemon) {
     if !has_ffmpeg() {
         return println!("skipped, there is no ffmpeg: {:?}", std::thread::current().name());
     }
-    let make = "ffmpeg -v error -f lavfi -i testsrc2=size=160x120:rate=25 -t 2 -pix_fmt yuv420p -f rawvideo -";
+    let make =
+        "ffmpeg -v error -f lavfi -i testsrc2=size=160x120:rate=25 -t 2 -pix_fmt yuv420p -f rawvideo -";
     let code = "ffmpeg -v error -f rawvideo -pix_fmt yuv420p -s 160x120 -r 25 -i - -vf negate -f framemd5 -";
     let (expected, _) = shell(&format!("{make} | cat | {code}"));
     let words = |line: &'static str| line.split(' ').collect::<Vec<&str>>();
@@ -349,8 +390,88 @@ fn a_real_encoder_behind_a_filter_behind_a_decoder(daemon: &Daemon) {
     assert!(raw_video.len() > 64 << 10, "the tap kept what it keeps");
 }
 
-fn run(arguments: &[&str]) -> Command {
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `kairo run …`, without anybody's configuration; what it is given to read, and what came of it.
+fn run(arguments: &[&str], input: &[u8]) -> Output {
     let mut command = Command::new(program());
-    command.arg("run").args(arguments).env("XDG_CONFIG_HOME", "/nonexistent").stdin(Stdio::null());
-    command
+    command.arg("run").args(arguments).env("XDG_CONFIG_HOME", "/nonexistent");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    child.stdin.take().expect("piped").write_all(input).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn run_joins_programs_as_a_shell_with_pipefail_does() {
+    let cases: [(&[&str], &[u8], &str, i32); 6] = [
+        (&["--", "yes", "|", "head", "-n", "1"], b"", "y\n", 141),
+        (&["--", "cat", "|", "tr", "a-z", "A-Z", "|", "rev"], b"typed\n", "DEPYT\n", 0),
+        (&["--", "sh", "-c", "echo a | cat", "|", "cat"], b"", "a\n", 0),
+        (&["--", "true", "|", "sh", "-c", "exit 3", "|", "true"], b"", "", 3),
+        (&["--", "yes", "|", "no-such-program-here"], b"", "", 127),
+        (&["--limit", "1M", "--", "echo", "x", "|", "cat"], b"", "x\n", 0),
+    ];
+    for (arguments, input, expected, code) in cases {
+        let output = run(arguments, input);
+        assert_eq!(text(&output.stdout), expected, "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+    }
+    for wrong in [&["--", "yes", "|"][..], &["--", "|", "cat"], &["--pty", "--", "yes", "|", "cat"]] {
+        assert_eq!(run(wrong, b"").status.code(), Some(125), "{wrong:?}");
+    }
+    let output = run(&["--json", "--", "echo", "x", "|", "false"], b"");
+    let report: Json = serde_json::from_slice(&output.stderr).expect("a report");
+    assert_eq!(
+        (&report["v"], &report["exitCode"], &report["failedStage"]),
+        (&json!(1), &json!(1), &json!(1))
+    );
+    assert_eq!(report["stages"].as_array().map(Vec::len), Some(2), "{report}");
+}
+
+const FILE: &str = r#"
+id = "film"
+[[stage]]
+command = ["sh", "-c", "echo frame; echo $NAME >&2"]
+options = { env = { NAME = "noise" } }
+edge = { tap = true, stderr = "merged" }
+[[stage]]
+id = "sorted"
+command = ["sort"]
+"#;
+
+#[test]
+fn a_file_says_what_words_can_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("film.toml");
+    fs::write(&path, FILE).expect("it is ours");
+    let path = path.to_str().expect("text");
+    let output = run(&["--pipeline", path], b"");
+    assert_eq!(text(&output.stdout), "frame\nnoise\n", "{}", text(&output.stderr));
+    crate::support::with(&crate::support::Options::plain(crate::support::Driver::Poll), |daemon| {
+        daemon.starts_its_worker();
+        let kairo = |arguments: &[&str]| daemon.cli(arguments).output().expect("the program runs");
+        assert_eq!(text(&kairo(&["spawn", "--pipeline", path]).stdout), "film\n");
+        assert_eq!(kairo(&["wait", "film"]).status.code(), Some(0));
+        assert_eq!(text(&kairo(&["logs", "sorted"]).stdout), "frame\nnoise\n");
+        let page = text(&kairo(&["status", "film"]).stdout);
+        assert!(page.contains("stage 1   sorted") && page.contains("out 12 B"), "{page}");
+        let status: Json =
+            serde_json::from_slice(&kairo(&["--json", "status", "film"]).stdout).expect("JSON");
+        assert_eq!(status["pipeline"]["exitCode"], json!(0));
+        assert_eq!(
+            text(&kairo(&["spawn", "--id", "flood", "--tap", "--", "yes", "|", "sleep", "1000"]).stdout),
+            "flood\n"
+        );
+        assert!(kairo(&["kill", "flood"]).status.success());
+        assert_eq!(kairo(&["wait", "flood"]).status.code(), Some(143));
+        assert_eq!(kairo(&["kill", "nobody"]).status.code(), Some(125));
+        assert_eq!(kairo(&["status", "nobody"]).status.code(), Some(125));
+    });
 }

@@ -110,8 +110,16 @@ macro_rules! events {
 use events;
 
 /// All of them, by room.
-pub const EVENTS: &[&[&EventRow]] =
-    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS, quota::ROWS, pipeline::ROWS];
+pub const EVENTS: &[&[&EventRow]] = &[
+    bus::ROWS,
+    stream::ROWS,
+    process::ROWS,
+    kernel::ROWS,
+    intent::ROWS,
+    permission::ROWS,
+    quota::ROWS,
+    pipeline::ROWS,
+];
 
 fn is_zero(number: &u64) -> bool {
     *number == 0

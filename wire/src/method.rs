@@ -9,9 +9,8 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, permission, pipeline, process, quota, stream,
-    system,
-    view,
+    agent, audit, consumer, device, event, identity, intent, log, permission, pipeline, process, quota,
+    stream, system, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};

@@ -54,7 +54,8 @@ impl Kernel {
         let pipeline = match known.map(|(serial, _)| serial) {
             Some(pipeline) => pipeline,
             None => {
-                let stage = |id: &ProcessId| Stage { id: id.clone(), process: None, at: At::Lost, told: [None; 2] };
+                let stage =
+                    |id: &ProcessId| Stage { id: id.clone(), process: None, at: At::Lost, told: [None; 2] };
                 let pipeline = Pipeline {
                     id: record.id.clone(),
                     run: record.run.clone(),

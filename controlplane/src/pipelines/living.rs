@@ -63,7 +63,8 @@ impl Kernel {
     }
 
     fn calls_for(&self, serial: u64, wanted: impl Fn(Awaited) -> bool) -> Vec<u64> {
-        let calls = self.state.pipelines.get(serial).map(|pipeline| pipeline.calls.clone()).unwrap_or_default();
+        let calls =
+            self.state.pipelines.get(serial).map(|pipeline| pipeline.calls.clone()).unwrap_or_default();
         let waits = |ticket: &u64| match self.state.calls.get(ticket).map(|call| &call.pending) {
             Some(Pending::Pipeline { what, .. }) => wanted(*what),
             Some(_) | None => false,
@@ -97,7 +98,8 @@ impl Kernel {
     /// The stages of which somebody may be left, by serial.
     pub(crate) fn living_stages(&self, serial: u64) -> Vec<u64> {
         let Some(pipeline) = self.state.pipelines.get(serial) else { return Vec::new() };
-        let lives = |process: &u64| self.state.processes.get(process).is_some_and(|process| !process.tree_gone);
+        let lives =
+            |process: &u64| self.state.processes.get(process).is_some_and(|process| !process.tree_gone);
         pipeline.stages.iter().filter_map(|stage| stage.process).filter(lives).collect()
     }
 
@@ -123,11 +125,17 @@ impl Kernel {
         for call in calls {
             self.reject(turn, call, &error);
         }
-        self.drop_pipeline(serial);
+        self.drop_pipeline(turn, serial);
     }
 
     /// Takes one out of the table; what is left of its stages are processes of their own.
-    pub(crate) fn drop_pipeline(&mut self, serial: u64) {
+    pub(crate) fn drop_pipeline(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(pipeline) = self.state.pipelines.get_mut(serial) else { return };
+        let (id, calls) = (pipeline.id.to_string(), std::mem::take(&mut pipeline.calls));
+        let error = WireError::new(Code::NotFound, format!("pipeline {id} is forgotten")).with("id", id);
+        for call in calls {
+            self.reject(turn, call, &error);
+        }
         let Some(pipeline) = self.state.pipelines.remove(serial) else { return };
         for process in pipeline.stages.iter().filter_map(|stage| stage.process) {
             if let Some(process) = self.state.processes.get_mut(&process) {
@@ -137,13 +145,7 @@ impl Kernel {
     }
 
     /// A stage's leader has ended. `told`: a former kernel said so, and what followed.
-    pub(crate) fn stage_exited(
-        &mut self,
-        turn: &mut Turn<'_>,
-        process: u64,
-        status: ExitStatus,
-        told: bool,
-    ) {
+    pub(crate) fn stage_exited(&mut self, turn: &mut Turn<'_>, process: u64, status: ExitStatus, told: bool) {
         let Some(of) = self.stage_of(process) else { return };
         if self.stage_is(of, At::Exited(status)).is_some() {
             self.pipeline_may_be_over(turn, of.pipeline, told);
@@ -182,12 +184,7 @@ impl Kernel {
         if pipeline.stages.iter().any(|stage| stage.process.is_some()) {
             return;
         }
-        let (id, calls) = (pipeline.id.to_string(), pipeline.calls.clone());
-        let error = WireError::new(Code::NotFound, format!("pipeline {id} is forgotten")).with("id", id);
-        for call in calls {
-            self.reject(turn, call, &error);
-        }
-        self.drop_pipeline(of.pipeline);
+        self.drop_pipeline(turn, of.pipeline);
     }
 
     /// Tells the end of a pipeline, once every stage has exited.

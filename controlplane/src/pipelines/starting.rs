@@ -44,7 +44,7 @@ impl Kernel {
         self.takes_spawns()?;
         self.may_begin_under(asking.trace.intent.as_deref())?;
         let (id, edges) = (params.id.clone(), all_edges(&params)?);
-        self.frees_name(asking, &id)?;
+        self.frees_name(turn, asking, &id)?;
         let run = self.name_event();
         let mut trace = asking.trace.clone();
         trace.begin(&run);
@@ -53,9 +53,12 @@ impl Kernel {
         for (index, plan) in plans.iter_mut().enumerate() {
             self.may_launch(turn, plan).map_err(|error| in_stage(error, index))?;
         }
+        self.takes_no_sources_place(&plans)?;
         self.have_room(turn, &plans)?;
         let serial = self.state.next_serial();
+        let home = plans.first().map(|first| self.home_of_plan(first, asking.connection.reactor));
         let processes = self.join(serial, &mut plans, &edges);
+        plans.iter_mut().for_each(|plan| plan.wires.home = home);
         self.open_pipeline(turn, asking, (serial, id, run), trace, edges, &plans, &processes);
         for (plan, process) in plans.into_iter().zip(processes) {
             self.launch_as(turn, asking.connection, plan, process);
@@ -68,7 +71,12 @@ impl Kernel {
     }
 
     /// Whether the name can be had: of one that is over it can, by whoever may touch that.
-    fn frees_name(&mut self, asking: &Asking<'_>, id: &ProcessId) -> Result<(), WireError> {
+    fn frees_name(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        id: &ProcessId,
+    ) -> Result<(), WireError> {
         let Some((serial, holder)) = self.state.pipelines.named(id) else { return Ok(()) };
         let own = may_touch(self.principal(asking.connection), &holder.creator);
         if !own || !holder.is_over() || holder.failed.is_some() {
@@ -76,8 +84,21 @@ impl Kernel {
             let message = format!("pipeline {id}: {why}");
             return Err(WireError::new(Code::AlreadyExists, message).with("id", id.to_string()));
         }
-        self.drop_pipeline(serial);
+        self.drop_pipeline(turn, serial);
         Ok(())
+    }
+
+    /// Whether what the first stage reads is there still when all have their names.
+    fn takes_no_sources_place(&self, plans: &[Plan]) -> Result<(), WireError> {
+        let fed = plans.first().and_then(|first| first.wires.fed.as_ref());
+        let source = fed.and_then(|fed| self.state.processes.get(&fed.source));
+        match source.and_then(|source| plans.iter().position(|plan| plan.id == source.id)) {
+            Some(index) => {
+                let message = "it has the id of the process the first stage reads";
+                Err(in_stage(WireError::new(Code::Conflict, message).with("field", "id"), index))
+            }
+            None => Ok(()),
+        }
     }
 
     fn plan_stages(
@@ -149,8 +170,12 @@ impl Kernel {
             let [before, behind] = &mut plans[index..index + 2] else { continue };
             if edge.tap {
                 // The life's name is given when it is launched.
-                behind.wires.fed =
-                    Some(Fed { session: String::new(), source: serials[index], stderr: false, ends_source: true });
+                behind.wires.fed = Some(Fed {
+                    session: String::new(),
+                    source: serials[index],
+                    stderr: false,
+                    ends_source: true,
+                });
                 continue;
             }
             let pipe_bytes = match before.stdio {
@@ -232,16 +257,25 @@ fn suits_a_stage(options: &SpawnOptions, index: usize, edge: Option<PipelineEdge
     let conflicts = [
         (options.pty.0.is_some(), "options.pty", "a stage has pipes"),
         (index > 0 && options.stdin != StdinOption::Pipe, "options.stdin", "it reads the stage before it"),
-        (!options.restart.is_never(), "options.restart", "another life could not be joined to its neighbours"),
+        (
+            !options.restart.is_never(),
+            "options.restart",
+            "another life could not be joined to its neighbours",
+        ),
         (options.durable == Some(true), "options.durable", "stages are answered for together"),
-        (untapped && options.rate.is_some(), "options.rate", "its stdout does not pass the kernel: it takes a tap"),
+        (
+            untapped && options.rate.is_some(),
+            "options.rate",
+            "its stdout does not pass the kernel: it takes a tap",
+        ),
         (
             untapped && options.spool.0.is_some(),
             "options.spool",
             "its stdout does not pass the kernel: it takes a tap",
         ),
         (
-            edge.is_some_and(|edge| edge.stderr == EdgeStderr::Merged) && options.stderr == StderrOption::Inherit,
+            edge.is_some_and(|edge| edge.stderr == EdgeStderr::Merged)
+                && options.stderr == StderrOption::Inherit,
             "options.stderr",
             "the edge merges it into stdout",
         ),

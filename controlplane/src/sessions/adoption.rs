@@ -198,10 +198,7 @@ impl Kernel {
             signalled: note.signalled.clone(),
             killing: None,
             ends: [None; 2],
-            open: [
-                record.is_none_or(|record| !record.joined[1]),
-                record.is_some_and(|record| record.stderr),
-            ],
+            open: [record.is_none_or(|record| !record.joined[1]), record.is_some_and(|record| record.stderr)],
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
             meter,

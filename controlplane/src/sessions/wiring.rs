@@ -30,6 +30,8 @@ pub(crate) struct Wires {
     pub stdin: Option<Joint>,
     /// Its stdout is a pipe another child reads.
     pub stdout: Option<Joint>,
+    /// Where all lives that it is joined to.
+    pub home: Option<ReactorId>,
 }
 
 /// The output that fills a process's stdin.
@@ -72,7 +74,8 @@ impl Wires {
             StdinOption::Pipe | StdinOption::Null | StdinOption::Inherit => (None, None),
         };
         if stream.is_some() && !asked.restart.is_never() {
-            let message = "options.stdin.stream and options.restart: another life would not find what this one read";
+            let message =
+                "options.stdin.stream and options.restart: another life would not find what this one read";
             return Err(WireError::new(Code::Conflict, message).with("field", "options.stdin.stream"));
         }
         Ok(Wires { file, stream, ..Wires::default() })
@@ -109,17 +112,16 @@ impl Kernel {
                 .map_err(|error| error.with("field", "options.stdin.file"))?;
         }
         if let Some(stream) = plan.wires.stream.take() {
+            if stream.id == plan.id {
+                let message = "options.stdin.stream: it is the life this one takes the place of";
+                return Err(WireError::new(Code::Conflict, message).with("field", "options.stdin.stream"));
+            }
             plan.wires.fed = Some(self.source(turn, asking, &stream)?);
         }
         Ok(())
     }
 
-    fn source(
-        &self,
-        turn: &Turn<'_>,
-        asking: &Asking<'_>,
-        stream: &StdinStream,
-    ) -> Result<Fed, WireError> {
+    fn source(&self, turn: &Turn<'_>, asking: &Asking<'_>, stream: &StdinStream) -> Result<Fed, WireError> {
         const FIELD: &str = "options.stdin.stream";
         let channel = match stream.stream {
             StreamName::Stdout => Channel::Stdout,
@@ -152,7 +154,7 @@ impl Kernel {
     /// Where a process to be lives: with whoever it is fed by, else with its caller.
     pub(crate) fn home_of_plan(&self, plan: &Plan, otherwise: ReactorId) -> ReactorId {
         let source = plan.wires.fed.as_ref().and_then(|fed| self.state.processes.get(&fed.source));
-        source.map_or(otherwise, |source| source.key.home)
+        plan.wires.home.or(source.map(|source| source.key.home)).unwrap_or(otherwise)
     }
 
     /// A process is fed from now on.
@@ -166,7 +168,8 @@ impl Kernel {
     /// Nothing more goes into a process's stdin: its source has one less to wait for.
     pub(crate) fn end_feeding(&mut self, turn: &mut Turn<'_>, process: u64, source: Option<u64>) {
         let Some(serial) = source else { return };
-        let listed = self.state.processes.get_mut(&serial).is_some_and(|source| source.feeds.remove(&process));
+        let listed =
+            self.state.processes.get_mut(&serial).is_some_and(|source| source.feeds.remove(&process));
         if listed {
             self.settle(turn, serial);
         }

@@ -14,6 +14,7 @@ mod intents;
 mod limits;
 mod permissions;
 mod permissions_hostile;
+mod pipelines;
 mod principals;
 mod quotas;
 mod receipts;

@@ -220,7 +220,8 @@ fn every_method_asks_for_its_permission_of_every_principal() {
                 // What only the administrator may is reached by its whole name, and by no pattern.
                 "agent that may list" => {
                     declared
-                        || ["process.list", "pipeline.list", "kernel.shutdown", "event.log_status"].contains(&name)
+                        || ["process.list", "pipeline.list", "kernel.shutdown", "event.log_status"]
+                            .contains(&name)
                         || name == "kernel.doctor"
                 }
                 _ => usual,

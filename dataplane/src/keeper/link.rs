@@ -332,7 +332,10 @@ pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolEr
             let mut take = |bytes: Option<u32>| bytes.and_then(|bytes| Some(Pipe { fd: fds.next()?, bytes }));
             let [stdin, stdout, stderr] = pipe_bytes.map(&mut take);
             if expected != got || (terminal && stdout.is_none()) {
-                return Err(ProtocolError::Descriptors { expected: expected.max(usize::from(terminal)), got });
+                return Err(ProtocolError::Descriptors {
+                    expected: expected.max(usize::from(terminal)),
+                    got,
+                });
             }
             let whole = |pipe: Pipe<F>| if terminal { Output::Terminal(pipe.fd) } else { Output::Pipe(pipe) };
             let stdout = stdout.map(whole);
@@ -516,7 +519,8 @@ mod tests {
             let refused = decode(&spawned(terminal, pipe_bytes), vec![(); given]);
             assert!(matches!(refused, Err(ProtocolError::Descriptors { got, .. }) if got == given));
         }
-        let Ok(FromKeeper::Spawned(child)) = decode(&spawned(false, [Some(1), None, None]), vec!["in"]) else {
+        let Ok(FromKeeper::Spawned(child)) = decode(&spawned(false, [Some(1), None, None]), vec!["in"])
+        else {
             panic!("what another child reads is not ours")
         };
         assert!(child.stdout.is_none() && child.stdin.is_some());

@@ -46,9 +46,8 @@ impl<D: Driver> Reactor<D> {
             if from == to { 0 } else { to }
         });
         let Some(process) = self.processes.get_mut(target) else { return };
-        process.feeding = source
-            .zip(from)
-            .map(|(source, from)| Feeding { source, channel, ends_source, from });
+        process.feeding =
+            source.zip(from).map(|(source, from)| Feeding { source, channel, ends_source, from });
         process.unfed = process.feeding.is_none();
         self.open_feed(target);
     }
@@ -170,7 +169,8 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn unlink_feeds(&mut self, place: Place) {
         self.feed_over(place);
         let Some(process) = self.processes.get_mut(place) else { return };
-        let targets: Vec<Place> = process.streams.iter_mut().flat_map(|stream| stream.feeds.drain(..)).collect();
+        let targets: Vec<Place> =
+            process.streams.iter_mut().flat_map(|stream| stream.feeds.drain(..)).collect();
         for target in targets {
             if let Some(process) = self.processes.get_mut(target) {
                 process.feeding = None;

@@ -186,7 +186,8 @@ impl<D: Driver> Reactor<D> {
             meter.streams[1].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
         }
         self.open_feed(place);
-        let outputs = [(Channel::Stderr, stderr.map(|pipe| pipe.fd), false), (Channel::Stdout, stdout, terminal)];
+        let outputs =
+            [(Channel::Stderr, stderr.map(|pipe| pipe.fd), false), (Channel::Stdout, stdout, terminal)];
         for (channel, fd, terminal) in outputs {
             self.begin_output(place, channel, fd.map(|fd| Source { fd, terminal, armed: false }));
         }

@@ -129,9 +129,15 @@ mod tests {
             let option: StdinOption = serde_json::from_value(form.clone()).expect("a form");
             assert_eq!(serde_json::to_value(&option).expect("it is written"), form);
         }
-        let usual: StdinOption = serde_json::from_value(json!({"stream": {"id": 7}})).expect("stdout is usual");
-        assert_eq!(usual, StdinOption::Stream(StdinStream { id: ProcessId::Integer(7), stream: StreamName::Stdout }));
-        for wrong in [json!("file"), json!({}), json!({"file": "/a", "stream": {"id": "b"}}), json!({"pipe": true})] {
+        let usual: StdinOption =
+            serde_json::from_value(json!({"stream": {"id": 7}})).expect("stdout is usual");
+        assert_eq!(
+            usual,
+            StdinOption::Stream(StdinStream { id: ProcessId::Integer(7), stream: StreamName::Stdout })
+        );
+        for wrong in
+            [json!("file"), json!({}), json!({"file": "/a", "stream": {"id": "b"}}), json!({"pipe": true})]
+        {
             assert!(serde_json::from_value::<StdinOption>(wrong.clone()).is_err(), "{wrong}");
         }
     }

@@ -84,7 +84,11 @@ impl Forker {
             env: pointers(image.env),
             candidates: candidates(image),
             cwd: image.cwd.map(CString::new).transpose().map_err(|error| resources(error.into()))?,
-            stdin_file: image.stdin_file.map(CString::new).transpose().map_err(|error| resources(error.into()))?,
+            stdin_file: image
+                .stdin_file
+                .map(CString::new)
+                .transpose()
+                .map_err(|error| resources(error.into()))?,
             groups: image.credentials.map(|who| who.groups.clone()).unwrap_or_default(),
         };
         let (report, told) = rustix::pipe::pipe().map_err(|error| resources(error.into()))?;
@@ -212,7 +216,10 @@ fn prepare_and_execute(brief: &mut Brief<'_>) -> (SpawnStage, i32) {
             return (SpawnStage::Cwd, last_errno());
         }
         if let Some(path) = &brief.stdin_file {
-            let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK);
+            let file = libc::open(
+                path.as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK,
+            );
             if file < 0 || libc::fcntl(file, libc::F_SETFL, 0) < 0 || libc::dup2(file, 0) < 0 {
                 return (SpawnStage::StdinFile, last_errno());
             }
