@@ -1,6 +1,6 @@
 //! Pipelines and wired stdins as decisions: all or nothing, who may, who is told, what a successor knows.
 
-use crate::harness::{World, code};
+use crate::harness::{World, code, value};
 use kairo_dataplane::command::Spawn;
 use kairo_dataplane::control::{ExitStatus, Notice, SpawnFailure, SpawnStage};
 use kairo_dataplane::key::{Channel, ConnectionKey};
@@ -64,7 +64,7 @@ fn a_stage_that_cannot_be_started_takes_the_others_with_it() {
     let error = world.answer(owner, &call).unwrap().unwrap_err();
     let info = error.info.clone().unwrap();
     assert_eq!(code(&error).0, "E_EXECUTABLE_NOT_FOUND");
-    assert_eq!(info.details.unwrap()["field"], "stages[1].command[0]");
+    assert_eq!(value(info.details.as_ref().unwrap().as_ref())["field"], "stages[1].command[0]");
     assert_eq!(world.fails(owner, "pipeline.status", json!({ "id": "p" })).0, "E_NOT_FOUND");
     assert_eq!(world.ok(owner, "pipeline.list", json!({}))["pipelines"], json!([]));
 }
@@ -74,7 +74,9 @@ fn a_pipeline_is_its_starters_and_nobody_elses() {
     let mut world = World::of_root();
     let (alice, bob) = (world.user(2_000), world.user(3_000));
     let (_, spawns) = start(&mut world, alice, &json!([]));
-    spawns.iter().for_each(|spawn| drop(world.bear(spawn)));
+    for spawn in &spawns {
+        world.bear(spawn);
+    }
     for method in ["pipeline.status", "pipeline.wait", "pipeline.kill"] {
         assert_eq!(world.fails(bob, method, json!({ "id": "p" })).0, "E_PERMISSION_DENIED", "{method}");
     }
