@@ -9,7 +9,7 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, permission, pipeline, process, quota,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process, quota,
     stream, system, view,
 };
 use crate::permission::Permission;
@@ -204,6 +204,8 @@ pub const METHODS: &[&MethodRow] = &[
     stream::Unsubscribe::ROW,
     stream::Configure::ROW,
     stream::ConfigureReader::ROW,
+    open::Open::ROW,
+    open::Close::ROW,
     event::Subscribe::ROW,
     event::Unsubscribe::ROW,
     event::Publish::ROW,

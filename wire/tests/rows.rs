@@ -9,7 +9,7 @@ use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
 use kairo_wire::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, permission, pipeline, process, quota,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process, quota,
     stream, system, view,
 };
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
@@ -87,6 +87,8 @@ fn every_example_is_a_call_that_makes_sense() {
         (stream::Unsubscribe::ROW, example::<stream::Unsubscribe>),
         (stream::Configure::ROW, example::<stream::Configure>),
         (stream::ConfigureReader::ROW, example::<stream::ConfigureReader>),
+        (open::Open::ROW, example::<open::Open>),
+        (open::Close::ROW, example::<open::Close>),
         (event::Subscribe::ROW, example::<event::Subscribe>),
         (event::Unsubscribe::ROW, example::<event::Unsubscribe>),
         (event::Publish::ROW, example::<event::Publish>),

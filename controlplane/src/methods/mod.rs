@@ -14,6 +14,7 @@ pub(crate) mod event;
 pub(crate) mod identity;
 pub(crate) mod intent;
 pub(crate) mod log;
+pub(crate) mod open;
 pub(crate) mod permission;
 pub(crate) mod pipeline;
 pub(crate) mod process;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         system::METHODS,
         process::METHODS,
         stream::METHODS,
+        open::METHODS,
         event::METHODS,
         intent::METHODS,
         log::METHODS,

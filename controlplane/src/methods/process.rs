@@ -132,6 +132,7 @@ impl Kernel {
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay
+            | Pending::Open { .. }
             | Pending::Watch { .. } => return,
         };
         self.reject(turn, ticket, &error);

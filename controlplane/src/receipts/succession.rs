@@ -46,6 +46,7 @@ impl Kernel {
             | Pending::Repeat { .. }
             | Pending::Decision { .. }
             | Pending::Replay
+            | Pending::Open { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => false,
         };
