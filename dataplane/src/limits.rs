@@ -53,8 +53,6 @@ pub const PIPE_BYTES: u32 = 256 << 10;
 
 /// What waits for a stdin is kept in so much shared memory at first, bytes; it grows with what is written at once.
 pub const INBOX_BYTES: usize = 64 << 10;
-/// The same where another process's output fills it, bytes; it doesn't grow.
-pub const FEED_BYTES: usize = 256 << 10;
 /// Past this it is given back once the child has everything, bytes.
 pub const INBOX_BYTES_KEPT: usize = 1 << 20;
 /// The pipe through which bytes go into children, bytes.
@@ -94,7 +92,7 @@ const _: () = {
         SQUEEZED_TAIL_BYTES_MIN as usize + SQUEEZED_BATCH_BYTES >= LINE_BYTES_MAX + RESUME_BYTES_MIN,
         "a line in waiting leaves room to go on, even where memory is tight"
     );
-    assert!(FEED_BYTES <= INBOX_BYTES_KEPT, "an input that is fed keeps its inbox for good");
+    assert!(INPUT_STAGING_BYTES <= INBOX_BYTES_KEPT, "an input that is fed keeps its inbox for good");
     assert!(LINE_BYTES_MAX < TAKE_BYTES_MAX, "a line in waiting must leave room for its end");
     assert!(SPOOL_RECORD_BYTES_MAX >= TAKE_BYTES_MAX, "a batch is one record");
     assert!(

@@ -8,7 +8,7 @@
 //! So after a kill E > T means that E less what the staging pipe still holds went in, and E = T that nothing of what
 //! it holds did. A keyed write leaves a record: sent again, it is found instead of written again.
 //!
-//! Invariant: T ≤ E ≤ A, and `[T, A)` is here.
+//! Invariant: T ≤ E ≤ A, and `[T, A)` is here, or, where another stream fills the input, there.
 
 use crate::layout::{Geometry, PAGE_BYTES, RingError};
 use crate::map::Map;
@@ -35,7 +35,7 @@ mod field {
     pub(super) const CLOSE: usize = 88;
     /// Keyed writes there have been.
     pub(super) const KEYS: usize = 96;
-    /// Where in another stream the first byte of this one stood, if that stream fills it; see [`super::Inbox::fed_from`].
+    /// One past where in another stream the first byte of this one stood; 0 if none fills it.
     pub(super) const FED_FROM: usize = 104;
     /// The first of the records, six words each.
     pub(super) const RECORDS: usize = 256;
@@ -206,17 +206,27 @@ impl Inbox {
     pub fn settle(&self, offset: u64) {
         self.set(field::WRITTEN, offset);
         self.set(field::EXPECTED, offset);
+        if self.fed_from().is_some() {
+            self.set(field::APPENDED, offset);
+        }
     }
 
-    /// Where another stream is read from that fills this input, so that its place there is this and [A](Inbox::appended): what
-    /// is appended and how far that stream was read is one word, and can't differ after a kill.
-    pub fn fed_from(&self) -> u64 {
-        self.get(field::FED_FROM)
+    /// Where another stream is read from that fills this input, if one does. Its bytes are never here: they stay where they are
+    /// until they are through, so how far that stream was read is this and [T](Inbox::written), one word, which can't differ
+    /// from what went in after a kill.
+    pub fn fed_from(&self) -> Option<u64> {
+        self.get(field::FED_FROM).checked_sub(1)
     }
 
-    /// Notes that the other stream is read from there. Before anything is appended.
+    /// Notes that the other stream is read from there. Before anything has gone in.
     pub fn begin_feed(&self, from: u64) {
-        self.set(field::FED_FROM, from);
+        self.set(field::FED_FROM, from + 1);
+    }
+
+    /// Notes that so many bytes of the other stream are on their way, until they are [settled](Inbox::settle).
+    pub fn lend(&self, bytes: usize) {
+        debug_assert!(self.fed_from().is_some() && bytes <= self.geometry.tail_bytes);
+        self.set(field::APPENDED, self.written() + bytes as u64);
     }
 
     /// The input is to be closed after what is here.
@@ -248,7 +258,9 @@ impl Inbox {
                 other.set(field::APPENDED, from + len as u64);
             }
         }
-        other.begin_feed(self.fed_from());
+        if let Some(from) = self.fed_from() {
+            other.begin_feed(from);
+        }
         let keys = self.get(field::KEYS);
         for record in (keys.saturating_sub(KEYS_MAX)..keys).map(|number| self.record(number)) {
             let gone = record.from < record.to && record.from < skip.end && skip.start < record.to;
@@ -339,13 +351,21 @@ mod tests {
 
     #[test]
     fn a_fed_inbox_knows_its_place_in_the_other_stream_whoever_opens_it() {
-        let mut inbox = Inbox::create(4096).unwrap();
+        let inbox = Inbox::create(4096).unwrap();
+        assert_eq!(inbox.fed_from(), None);
         inbox.begin_feed(1000);
-        inbox.append(b"twelve bytes", None);
+        inbox.lend(12);
+        inbox.expect(12);
         let again = Inbox::open(inbox.descriptor().try_clone_to_owned().unwrap()).unwrap();
-        assert_eq!(again.fed_from() + again.appended(), 1012);
-        let other = again.rebuilt(4096, 12..12).unwrap();
-        assert_eq!(other.fed_from() + other.appended(), 1012);
+        assert_eq!((again.fed_from(), again.written(), again.expected()), (Some(1000), 0, 12));
+        again.settle(7);
+        assert_eq!(
+            (again.written(), again.appended()),
+            (7, 7),
+            "what has not gone in is in the other stream"
+        );
+        let other = again.rebuilt(4096, 7..7).unwrap();
+        assert_eq!((other.fed_from(), other.written()), (Some(1000), 7));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::adoption::lives_on_both_drivers;
 use crate::support::raw::Raw;
 use crate::support::{Daemon, on_both_drivers, program, python, until};
+use kairo_dataplane::points::Point;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs;
@@ -25,8 +26,15 @@ on_both_drivers!(
 );
 
 mod killed {
-    super::lives_on_both_drivers!(a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel,);
-    use super::a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel;
+    super::lives_on_both_drivers!(
+        a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel,
+        at_every_point_of_a_feed_a_kernel_can_die,
+        a_start_that_was_cut_off_is_undone,
+    );
+    use super::{
+        a_start_that_was_cut_off_is_undone, a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel,
+        at_every_point_of_a_feed_a_kernel_can_die,
+    };
 }
 
 fn shell(script: &str) -> (Vec<u8>, Option<i32>) {
@@ -363,6 +371,59 @@ fn a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel(daemon: &mut Daem
     raw.ok("process.kill", json!({"id": "enough.1", "signal": "KILL", "graceMs": 0}));
     let ended = wait(&mut raw, "enough");
     assert_eq!(ended["stages"][0]["signal"], json!(13), "{ended}");
+}
+
+const SOME: &str = "import os, hashlib\nblock = hashlib.sha512(b'some').digest() * 1024\nfor n in range(48): os.write(1, block[n:] + block[:n])";
+
+fn at_every_point_of_a_feed_a_kernel_can_die(daemon: &mut Daemon) {
+    let (expected, _) = shell(&format!("{} -c \"{SOME}\" | sha256sum", python()));
+    let commands: [&[&str]; 3] = [&[python(), "-c", SOME], &["cat"], &["sha256sum"]];
+    let of_bytes = |point: &&Point| ["take.", "input."].iter().any(|room| point.name().starts_with(room));
+    for (round, point) in Point::ALL.iter().filter(of_bytes).enumerate() {
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        daemon.succeed_unasked(&["--die-at", &format!("{}:{}", point.name(), 1 + round % 3 * 5)]);
+        let id = format!("at-{}", point.name());
+        let edges = json!([{"tap": true}, {"tap": true}]);
+        let params = json!({"id": id, "stages": stages(&commands), "edges": edges});
+        let mut raw = daemon.connect_modern();
+        raw.request("pipeline.spawn", crate::support::raw::value(&params));
+        daemon.wait();
+        daemon.succeed(&[]);
+        let mut raw = daemon.connect_modern();
+        let ended = wait(&mut raw, &id);
+        assert_eq!(ended["exitCode"], 0, "{id}: {ended}");
+        assert_eq!(output(&mut raw, &format!("{id}.2")), expected, "{id}");
+    }
+}
+
+fn a_start_that_was_cut_off_is_undone(daemon: &mut Daemon) {
+    for point in ["spawn.sent:1", "spawn.sent:2", "spawn.heard:1"] {
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        daemon.succeed_unasked(&["--die-at", point]);
+        let id = format!("at-{point}");
+        let commands: [&[&str]; 3] = [&["sleep", "1000"], &["sleep", "1000"], &["sleep", "1000"]];
+        let params = json!({"id": id, "stages": stages(&commands), "edges": [{"tap": true}]});
+        daemon.connect_modern().request("pipeline.spawn", crate::support::raw::value(&params));
+        daemon.wait();
+        daemon.succeed(&[]);
+        let mut raw = daemon.connect_modern();
+        if point == "spawn.heard:1" {
+            // All three were on their way, so all three run.
+            daemon.starts_its_worker();
+            assert_eq!(raw.ok("pipeline.status", json!({"id": id}))["state"], "running");
+            raw.ok("pipeline.kill", json!({"id": id, "signal": "KILL"}));
+        }
+        until("nothing of it is left", || {
+            let list = raw.ok("process.list", json!({}));
+            let all = list["processes"].as_array().expect("a list");
+            all.iter().all(|process| process["detail"]["phase"] == "ended")
+        });
+        if point != "spawn.heard:1" {
+            assert_eq!(raw.refused("pipeline.status", json!({"id": id})).code, "E_NOT_FOUND");
+        }
+    }
 }
 
 fn has_ffmpeg() -> bool {

@@ -3,11 +3,13 @@
 //! Each stage's record names the whole. A start that was cut off is undone: what is left of it is ended. Of a stage whose record
 //! was forgotten nobody can tell any more how it ended.
 
+use super::starting::in_stage;
 use super::{At, Pipeline, Stage, StageOf};
 use crate::calls::Turn;
 use crate::kernel::Kernel;
 use crate::state::{Phase, Process, Trace};
 use kairo_dataplane::control::Moment;
+use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::{EventId, ProcessId};
 use kairo_wire::methods::pipeline::PipelineEdge;
 use kairo_wire::methods::status::{EndCause, EndedBy};
@@ -92,8 +94,8 @@ impl Kernel {
             let complete = processes.len() == pipeline.stages.len();
             let whole = complete || processes.iter().any(|process| self.was_whole(*process));
             if !whole {
-                let by = EndedBy { cause: EndCause::Kill, principal: None };
-                self.doom_stages(turn, serial, &by, 0);
+                self.undo(turn, serial);
+                continue;
             }
             for process in processes {
                 if let Some(stage) = self.state.processes.get_mut(&process).and_then(|of| of.stage.as_mut()) {
@@ -104,6 +106,20 @@ impl Kernel {
             // What the former kernel heard it has told.
             self.pipeline_may_be_over(turn, serial, true);
         }
+    }
+
+    /// Ends what is left of a start that was cut off.
+    fn undo(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(pipeline) = self.state.pipelines.get_mut(serial) else { return };
+        let missing = pipeline.stages.iter().position(|stage| stage.process.is_none()).unwrap_or(0);
+        for stage in pipeline.stages.iter_mut().filter(|stage| stage.process.is_none()) {
+            stage.at = At::Failed;
+        }
+        let error = WireError::new(Code::Lost, "its kernel died before all stages were started");
+        pipeline.failed = Some((missing, Box::new(in_stage(error, missing))));
+        let by = EndedBy { cause: EndCause::Kill, principal: None };
+        self.doom_stages(turn, serial, &by, 0);
+        self.give_up_if_gone(turn, serial);
     }
 
     fn was_whole(&self, process: u64) -> bool {

@@ -104,7 +104,7 @@ impl Kernel {
     }
 
     /// A start that came to nothing is answered when nothing of it is left.
-    fn give_up_if_gone(&mut self, turn: &mut Turn<'_>, serial: u64) {
+    pub(super) fn give_up_if_gone(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(pipeline) = self.state.pipelines.get(serial) else { return };
         let Some((index, error)) = pipeline.failed.clone() else { return };
         let gone = |process: &u64| self.state.processes.get(process).is_none_or(|process| process.tree_gone);

@@ -1,13 +1,13 @@
 //! One process's output into another's input, through history.
 //!
 //! ```text
-//!   source ─▶ ring ─┬─ cursors of readers            (taps)
-//!                   └─ the feed ─▶ inbox of the target ─▶ its stdin
+//!   source ─▶ ring ─┬─ cursors of readers                       (taps)
+//!                   └─ the feed ─▶ input staging pipe ─▶ stdin of the target
 //! ```
 //!
-//! A feed is a reader that waits: its source goes no further than it, and what it has not come to stays in the ring. How far it
-//! is, is what the target's inbox was given ([`Inflow::fed_to`](crate::stream::inflow::Inflow::fed_to)), so whoever finds ring and inbox after a kill goes on
-//! at the byte. When the source is over the target's input is closed; when the target's input is closed first, so is the
+//! A feed is a reader that waits: its source goes no further than it, and what it has not come to stays in the ring, from where
+//! it goes in. How far that is, is what the target's inbox says went in ([`fed_to`](crate::stream::inflow::Inflow::fed_to)), in
+//! the steps of every input: so whoever finds ring and inbox after a kill goes on at the byte. When the source is over the target's input is closed; when the target's input is closed first, so is the
 //! source's end here, if it was there for that, whoever else reads: looking at a pipeline must not change how it ends.
 //!
 //! Invariants: both live on this reactor; a target names its feed exactly while its source lists it.
@@ -19,8 +19,22 @@ use crate::command::Feed;
 use crate::control::Notice;
 use crate::driver::Driver;
 use crate::key::Channel;
-use crate::limits::TURN_BYTES_MAX;
+use crate::limits::{TAKE_BYTES_MAX, TURN_BYTES_MAX};
 use crate::stream::history::Peek;
+use crate::stream::inflow::Fed;
+use crate::stream::source::{TakeError, input_name};
+
+/// What came of trying to feed.
+enum Step {
+    /// Bytes were tried.
+    Fed(Fed),
+    /// There are none.
+    Nothing,
+    /// Not before the keeper has taken what waits for it.
+    Later,
+    /// There will be none, or nobody takes them.
+    Over,
+}
 
 /// Where a target's bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -106,48 +120,89 @@ impl<D: Driver> Reactor<D> {
         let mut turn_bytes = 0;
         loop {
             let Some(process) = self.processes.get(target) else { return };
-            let written = process.inflow.written();
-            let appended = self.append_fed(target);
-            self.move_input(target);
-            turn_bytes += appended;
-            let Some(process) = self.processes.get(target) else { return };
-            let Some(feeding) = process.feeding else { return };
-            if appended == 0 && process.inflow.written() == written {
-                return self.resume_sources(feeding.source);
+            let Some(Feeding { source, .. }) = process.feeding else { return };
+            if process.is_starting() {
+                return;
             }
+            let written = process.inflow.written();
+            match self.feed_some(target) {
+                Ok(Step::Fed(Fed::Some)) => {}
+                Ok(Step::Fed(Fed::Full)) => {
+                    self.await_stdin(target);
+                    return self.fed(target, source);
+                }
+                Ok(Step::Nothing) => return self.fed(target, source),
+                Ok(Step::Later) => return self.once_lane_is_free(Turn::Input(target)),
+                // Closed by us, or found closed: the usual way of an input that is over.
+                Ok(Step::Over) => return self.move_input(target),
+                Ok(Step::Fed(Fed::Broken)) => return self.break_input(target),
+                Err(error) => {
+                    tracing::error!(%error, "nothing can be fed into a process any more");
+                    return self.break_input(target);
+                }
+            }
+            let Some(process) = self.processes.get(target) else { return };
+            turn_bytes += (process.inflow.written() - written) as usize;
             if turn_bytes >= TURN_BYTES_MAX {
                 self.later(Turn::Input(target));
-                return self.resume_sources(feeding.source);
+                return self.fed(target, source);
             }
         }
     }
 
-    /// Copies what is next into the target's inbox. How many bytes that was.
-    fn append_fed(&mut self, target: Place) -> usize {
-        let Some(process) = self.processes.get(target) else { return 0 };
-        let Some(Feeding { source, channel, .. }) = process.feeding else { return 0 };
-        let (room, at) = (process.inflow.feed_room(), process.inflow.fed_to());
-        let (Some(at), true) = (at, room > 0) else { return 0 };
-        let Some((from, into)) = self.processes.get_two_mut(source, target) else { return 0 };
+    /// Moves what is next, once, from where it lies in the ring.
+    fn feed_some(&mut self, target: Place) -> Result<Step, TakeError> {
+        if let Err(error) = self.hold_inbox(target) {
+            tracing::warn!(%error, "an inbox is not kept");
+        }
+        if self.lane.is_full() {
+            // What is not in the keeper's hands must not leave: it could not be accounted for.
+            return Ok(Step::Later);
+        }
+        if self.staging.is_none() {
+            self.staging = Some(self.open_staging()?);
+        }
+        let Some(staging) = &self.staging else { return Ok(Step::Nothing) };
+        let feeding = self.processes.get(target).and_then(|process| process.feeding);
+        let Some(Feeding { source, channel, .. }) = feeding else { return Ok(Step::Nothing) };
+        let Some((from, into)) = self.processes.get_two_mut(source, target) else { return Ok(Step::Over) };
+        let Some(at) = into.inflow.fed_to() else { return Ok(Step::Over) };
         let stream = &mut from.streams[channel as usize];
-        match stream.history.peek(at, room) {
+        match stream.history.peek(at, TAKE_BYTES_MAX) {
             Peek::Bytes(bytes) => {
-                into.inflow.feed(bytes);
-                stream.delivered = stream.delivered.max(at + bytes.len() as u64);
-                bytes.len()
+                let fed = into.inflow.feed(&mut self.driver, staging, input_name(into.key), bytes)?;
+                stream.delivered = stream.delivered.max(into.inflow.fed_to().unwrap_or(at));
+                Ok(Step::Fed(fed))
             }
-            Peek::Nothing if stream.closed => {
+            Peek::Nothing if !stream.closed => Ok(Step::Nothing),
+            Peek::Nothing => {
                 into.inflow.end_feed();
-                0
+                Ok(Step::Over)
             }
-            Peek::Nothing => 0,
             Peek::Gap(to) => {
                 // What waits is never overtaken, so this history was given up by somebody who knows better.
                 tracing::error!(at, to, "what a process is fed is gone");
                 into.inflow.end_feed();
-                0
+                Ok(Step::Over)
             }
         }
+    }
+
+    /// Something went from a source into its target, or nothing more goes now.
+    fn fed(&mut self, target: Place, source: Place) {
+        if let Some(process) = self.processes.get(target) {
+            process.meter.stdin_bytes.set(process.inflow.written());
+        }
+        self.resume_sources(source);
+    }
+
+    /// The target's stdin was closed by whoever read it.
+    fn break_input(&mut self, target: Place) {
+        let Some(process) = self.processes.get_mut(target) else { return };
+        let mut answers = Vec::new();
+        process.inflow.fail(&mut answers);
+        process.meter.stdin_bytes.set(process.inflow.written());
+        self.input_closed(target, answers);
     }
 
     /// A target takes nothing more: its source need not wait for it, nor be there, if it was for that.
