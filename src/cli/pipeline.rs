@@ -275,6 +275,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_example_is_one() {
+        let params = read(include_str!("../../examples/pipelines/film.toml"), None).unwrap();
+        assert_eq!((params.stages.len(), params.edges.len(), params.edges[0].tap), (3, 2, true));
+    }
+
+    #[test]
     fn a_file_says_what_the_wire_says() {
         let text = r#"
             id = "film"

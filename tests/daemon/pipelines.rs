@@ -2,13 +2,15 @@
 //! shell's pipe gives, to the byte, with and without taps, whoever dies in between.
 
 use crate::adoption::lives_on_both_drivers;
+use crate::sandbox::can_contain;
 use crate::support::raw::Raw;
-use crate::support::{Daemon, on_both_drivers, program, python, until};
+use crate::support::{Daemon, NOBODY, is_root, on_both_drivers, program, python, until};
 use kairo_dataplane::points::Point;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 on_both_drivers!(
@@ -18,6 +20,7 @@ on_both_drivers!(
     what_cannot_be_executed_leaves_nothing_running_and_is_named,
     merged_stderr_goes_down_the_pipe_and_apart_it_is_a_stream,
     a_stdin_is_a_file_a_stream_or_nothing,
+    a_file_as_stdin_is_opened_as_what_the_program_is,
     many_bytes_go_through_two_taps_and_are_read_on_the_way,
     a_slow_stage_is_named_as_what_is_waited_for,
     an_intent_that_is_cancelled_takes_the_whole_pipeline,
@@ -208,6 +211,51 @@ fn a_stdin_is_a_file_a_stream_or_nothing(daemon: &Daemon) {
     raw.spawn("enough", &["head", "-n", "1"], json!({"stdin": {"stream": {"id": "flood"}}}));
     raw.wait_for_exit("enough");
     assert_eq!(raw.ok("process.status", json!({"id": "flood"}))["state"], "running");
+}
+
+fn a_file_as_stdin_is_opened_as_what_the_program_is(daemon: &Daemon) {
+    let mut raw = daemon.connect_modern();
+    let (open, secret) = (daemon.folder().join("open"), daemon.folder().join("secret"));
+    for path in [&open, &secret] {
+        fs::write(path, "seen\n").expect("the folder is ours");
+    }
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let of = |path: &std::path::Path, more: Json| {
+        let mut options = json!({"stdin": {"file": path.to_str().expect("text")}});
+        for (key, value) in more.as_object().expect("options") {
+            options[key] = value.clone();
+        }
+        json!({"id": "x", "command": ["cat"], "options": options})
+    };
+    let denied = |raw: &mut Raw, params: Json| {
+        let refused = raw.refused("process.spawn", params);
+        let details = &refused.info["details"];
+        assert_eq!(
+            (refused.code.as_str(), &details["field"], &details["errno"]),
+            ("E_SPAWN_FAILED", &json!("options.stdin.file"), &json!(13))
+        );
+    };
+    if is_root() {
+        // It is root's alone.
+        denied(&mut raw, of(&secret, json!({"user": NOBODY, "cwd": "/"})));
+    }
+    if !can_contain("a_file_as_stdin_is_opened_as_what_the_program_is") {
+        return;
+    }
+    let read = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", open.to_str().expect("text")];
+    let sandbox = json!({"files": {"read": read, "execute": ["/usr", "/lib", "/lib64", "/bin"]}});
+    denied(&mut raw, of(&secret, json!({"sandbox": sandbox})));
+    raw.ok("process.spawn", of(&open, json!({"sandbox": sandbox})));
+    assert_eq!(output(&mut raw, "x"), b"seen\n");
+    // And stages are contained as programs alone are.
+    let stage = |options: Json| json!({"command": ["cat"], "options": options});
+    let first = json!({"sandbox": sandbox, "stdin": {"file": open.to_str().expect("text")}});
+    let stages = [stage(first), stage(json!({"sandbox": sandbox})), stage(json!({"sandbox": sandbox}))];
+    let params = json!({"id": "p", "stages": stages, "edges": [{"tap": true}]});
+    let spawned = raw.ok("pipeline.spawn", params);
+    assert!(spawned["stages"][2]["sandbox"].is_object(), "{spawned}");
+    assert_eq!(output(&mut raw, "p.2"), b"seen\n");
+    assert_eq!(wait(&mut raw, "p")["exitCode"], 0);
 }
 
 const MANY: &str = "import os, hashlib\nblock = hashlib.sha512(b'seed').digest() * 1024\nfor n in range(1024): os.write(1, block[n % 64:] + block[:n % 64])";
