@@ -92,9 +92,7 @@ impl Kernel {
                 Pending::Deed { process: p, sent: false, .. } => {
                     process(p).is_some_and(|p| p.deferred.contains(ticket) && p.phase == Phase::Starting)
                 }
-                Pending::Pipeline { pipeline, .. } => {
-                    state.pipelines.get(*pipeline).is_some_and(|p| p.calls.contains(ticket))
-                }
+                Pending::Pipeline { pipeline, .. } => state.pipelines.is_waited_for(*pipeline, *ticket),
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Published
@@ -186,11 +184,11 @@ impl Kernel {
     fn check_joined(&self, hold: &mut impl FnMut(bool, &str, u64)) {
         let state = &self.state;
         for (serial, process) in &state.processes {
-            for target in &process.feeds {
+            for target in &process.wired.feeds {
                 let fed = state.processes.get(target).and_then(|target| target.source());
                 hold(fed == Some(*serial), "a process feeds one that is fed by another", *serial);
             }
-            let listed = process.stage.is_none_or(|of| {
+            let listed = process.wired.stage.is_none_or(|of| {
                 let stage = state.pipelines.get(of.pipeline).and_then(|p| p.stages.get(of.index));
                 stage.is_some_and(|stage| stage.process == Some(*serial))
             });
@@ -198,7 +196,7 @@ impl Kernel {
         }
         for (serial, pipeline) in state.pipelines.iter() {
             let stages = || pipeline.stages.iter().filter_map(|stage| stage.process);
-            let of = |process| state.processes.get(&process).and_then(|process| process.stage);
+            let of = |process| state.processes.get(&process).and_then(|process| process.wired.stage);
             let known = stages().all(|process| of(process).is_some_and(|of| of.pipeline == serial));
             hold(known && stages().next().is_some(), "a pipeline has stages that are not its own", serial);
             let calls = pipeline.calls.iter().all(|ticket| state.calls.contains_key(ticket));

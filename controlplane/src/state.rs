@@ -30,7 +30,7 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
-use crate::pipelines::{Pipelines, StageOf};
+use crate::pipelines::Pipelines;
 use crate::quotas::Welcome;
 use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
@@ -38,7 +38,7 @@ use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
-use crate::sessions::wiring::Fed;
+use crate::sessions::wiring::Wired;
 use crate::sessions::writing::Written;
 use bytes::Bytes;
 use kairo_dataplane::command::{HistorySize, Rate, TerminalSize, Unread};
@@ -494,14 +494,8 @@ pub(crate) struct Process {
     pub heirs: Vec<u64>,
     /// Subscriptions that read it.
     pub readers: BTreeSet<u64>,
-    /// Which of its stdin and its stdout is a pipe shared with another child.
-    pub joined: [bool; 2],
-    /// The output that fills its stdin.
-    pub fed: Option<Fed>,
-    /// Processes whose stdins its outputs fill, by serial.
-    pub feeds: BTreeSet<u64>,
-    /// Its place in a pipeline.
-    pub stage: Option<StageOf>,
+    /// What it is joined to.
+    pub wired: Wired,
     /// Its id names a younger process.
     pub superseded: bool,
     /// Since when only its record is left, CLOCK_MONOTONIC nanoseconds.

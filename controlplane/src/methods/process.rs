@@ -249,7 +249,7 @@ fn with_stdin(
         }
         Some(process) if !is_reachable(process, Scope::Tree) => Err(stdin_closed(id)),
         // Bytes of two writers would mix.
-        Some(process) if process.fed.is_some() => Err(stdin_closed(id)),
+        Some(process) if process.wired.fed.is_some() => Err(stdin_closed(id)),
         Some(process) => Ok(process.key.serial),
     }
 }

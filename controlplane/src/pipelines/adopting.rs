@@ -81,7 +81,7 @@ impl Kernel {
             (stage.process, stage.at) = (Some(serial), at);
         }
         if let Some(process) = self.state.processes.get_mut(&serial) {
-            process.stage = Some(StageOf { pipeline, index, whole });
+            process.wired.stage = Some(StageOf { pipeline, index, whole });
         }
     }
 
@@ -98,7 +98,9 @@ impl Kernel {
                 continue;
             }
             for process in processes {
-                if let Some(stage) = self.state.processes.get_mut(&process).and_then(|of| of.stage.as_mut()) {
+                if let Some(stage) =
+                    self.state.processes.get_mut(&process).and_then(|of| of.wired.stage.as_mut())
+                {
                     stage.whole = whole;
                 }
                 self.annotate(turn, process, usize::MAX);
@@ -123,7 +125,7 @@ impl Kernel {
     }
 
     fn was_whole(&self, process: u64) -> bool {
-        let stage = self.state.processes.get(&process).and_then(|process| process.stage);
+        let stage = self.state.processes.get(&process).and_then(|process| process.wired.stage);
         stage.is_some_and(|stage| stage.whole)
     }
 }

@@ -20,7 +20,7 @@ use kairo_wire::methods::status::{EndCause, EndedBy};
 
 impl Kernel {
     fn stage_of(&self, process: u64) -> Option<StageOf> {
-        self.state.processes.get(&process)?.stage
+        self.state.processes.get(&process)?.wired.stage
     }
 
     fn stage_is(&mut self, of: StageOf, at: At) -> Option<&mut Pipeline> {
@@ -49,7 +49,7 @@ impl Kernel {
         let mut stages = Vec::new();
         for process in processes {
             let Some(record) = self.state.processes.get_mut(&process) else { continue };
-            if let Some(stage) = &mut record.stage {
+            if let Some(stage) = &mut record.wired.stage {
                 stage.whole = true;
             }
             let SpawnResult { id, pid, sandbox, program, .. } = receipt(record);
@@ -139,7 +139,7 @@ impl Kernel {
         let Some(pipeline) = self.state.pipelines.remove(serial) else { return };
         for process in pipeline.stages.iter().filter_map(|stage| stage.process) {
             if let Some(process) = self.state.processes.get_mut(&process) {
-                process.stage = None;
+                process.wired.stage = None;
             }
         }
     }

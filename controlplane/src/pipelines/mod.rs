@@ -124,6 +124,11 @@ impl Pipelines {
         self.all.get(&serial).filter(|pipeline| pipeline.id == *id).map(|pipeline| (serial, pipeline))
     }
 
+    /// True exactly when it knows of a call that waits for it.
+    pub(crate) fn is_waited_for(&self, serial: u64, call: u64) -> bool {
+        self.get(serial).is_some_and(|pipeline| pipeline.calls.contains(&call))
+    }
+
     /// In the order they were started.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Pipeline)> {
         self.all.iter().map(|(serial, pipeline)| (*serial, pipeline))

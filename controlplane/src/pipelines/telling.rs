@@ -214,10 +214,10 @@ impl Kernel {
 /// What went into a process (0) or came out of it (1), if that passes the kernel.
 fn exact(process: &Process, side: usize) -> Option<u64> {
     match side {
-        0 if process.fed.is_some() || process.meter.stdin_pipe_bytes.load(Ordering::Relaxed) > 0 => {
+        0 if process.wired.fed.is_some() || process.meter.stdin_pipe_bytes.load(Ordering::Relaxed) > 0 => {
             Some(process.meter.stdin_bytes.get())
         }
-        1 if !process.joined[1] => Some(process.meter.streams[0].taken_bytes.get()),
+        1 if !process.wired.joined[1] => Some(process.meter.streams[0].taken_bytes.get()),
         _ => None,
     }
 }

@@ -198,7 +198,7 @@ impl Kernel {
             signalled: note.signalled.clone(),
             killing: None,
             ends: [None; 2],
-            open: [record.is_none_or(|record| !record.joined[1]), record.is_some_and(|record| record.stderr)],
+            open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
             meter,
@@ -206,10 +206,7 @@ impl Kernel {
             deferred: Vec::new(),
             heirs: Vec::new(),
             readers: Default::default(),
-            joined: record.map(|record| record.joined).unwrap_or_default(),
-            fed: record.and_then(|record| record.fed.clone()),
-            feeds: Default::default(),
-            stage: None,
+            wired: record.map(Record::wired).unwrap_or_default(),
             superseded: false,
             retained_ns: None,
             status: standing(held),
@@ -232,10 +229,10 @@ impl Kernel {
     fn adopt_wires(&mut self, serial: u64, record: Option<&Record>, note: &Note) -> Option<Feed> {
         self.adopt_stage(serial, record.and_then(|record| record.stage.as_ref()), note.whole);
         let process = self.state.processes.get(&serial)?;
-        let session = &process.fed.as_ref()?.session;
+        let session = &process.wired.fed.as_ref()?.session;
         let source = self.state.sessions.get(session.as_str()).copied();
         let process = self.state.processes.get_mut(&serial)?;
-        let (home, fed) = (process.key.home, process.fed.as_mut()?);
+        let (home, fed) = (process.key.home, process.wired.fed.as_mut()?);
         fed.source = source.unwrap_or(0);
         let feed = fed.feed(home);
         if note.stdin.is_some() {

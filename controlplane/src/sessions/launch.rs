@@ -10,7 +10,6 @@ use crate::clock::after_ms;
 use crate::digest::GuardianDigest;
 use crate::entropy::bits;
 use crate::kernel::Kernel;
-use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::environment::{self, Ingredients, Variables};
 use crate::sessions::measuring::Measured;
@@ -20,7 +19,7 @@ use crate::sessions::restart::Renewal;
 use crate::sessions::violating::have_watched;
 use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
-use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
+use kairo_dataplane::command::{Command, Spawn};
 use kairo_dataplane::control::{Moment, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_dataplane::meter::ProcessMeter;
@@ -194,8 +193,7 @@ impl Kernel {
         );
         let meter = Arc::new(ProcessMeter::default());
         let guardian = plan.guarded.then(|| GuardianDigest::of(&self.token(connection)));
-        let key_used = plan.given_key;
-        let environment_digest = self.digest_of(&variables);
+        let (key_used, environment_digest) = (plan.given_key, self.digest_of(&variables));
         let (argv, variables) = self.adapted(&plan, session.as_str(), variables);
         let mut spawn = Box::new(Spawn {
             process: key,
@@ -232,20 +230,11 @@ impl Kernel {
         if self.config.embedded {
             process.record = RecordStatus::None;
         }
-        if let Some(fed) = &mut process.fed
-            && let Some(source) = self.state.processes.get(&fed.source)
-        {
-            fed.session = source.session.as_str().to_owned();
-        }
-        let stage = process.stage.and_then(|of| {
-            let pipeline = self.state.pipelines.get(of.pipeline)?;
-            Some(StageRecord::of(pipeline, of.index))
-        });
+        let stage = self.joined(&mut process);
         spawn.record = Record::of(&process, guardian, key_used, stage).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
         self.enroll_process(serial);
-        self.begin_feeding(serial);
     }
 
     /// Equal environments have equal digests, and nobody without the kernel's key can try values out.
@@ -274,9 +263,7 @@ pub(crate) fn open_record(
     environment_digest: u64,
     meter: Arc<ProcessMeter>,
 ) -> Process {
-    let terminal = plan.terminal();
-    let renewal = Renewal::of(&plan);
-    let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+    let (terminal, renewal, open) = (plan.terminal(), Renewal::of(&plan), plan.outputs());
     Process {
         key,
         id: plan.id,
@@ -311,7 +298,7 @@ pub(crate) fn open_record(
         signalled: None,
         killing: None,
         ends: [None; 2],
-        open: [plan.wires.stdout.is_none(), second],
+        open,
         let_go: [None; 2],
         stdin_end: None,
         meter,
@@ -319,10 +306,7 @@ pub(crate) fn open_record(
         deferred: Vec::new(),
         heirs: Vec::new(),
         readers: Default::default(),
-        joined: plan.wires.joined(),
-        fed: plan.wires.fed,
-        feeds: Default::default(),
-        stage: plan.stage,
+        wired: plan.wires.wired(plan.stage),
         superseded: false,
         retained_ns: None,
         status: crate::sessions::report::running(None),
@@ -425,14 +409,7 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             "the keeper is older than this kernel and can't contain; end it first",
         ),
         SpawnStage::DeniedPaths => paths_denied(errno),
-        SpawnStage::StdinFile | SpawnStage::Joint if errno == ENOSYS => WireError::unsupported(
-            "options.stdin",
-            "the keeper is older than this kernel and can only make pipes of its own; end it first",
-        ),
-        SpawnStage::StdinFile => {
-            let message = format!("options.stdin.file: {}", errno_words(errno));
-            WireError::new(Code::SpawnFailed, message).with("field", "options.stdin.file")
-        }
+        SpawnStage::StdinFile | SpawnStage::Joint => unjoined(failure, &program),
         SpawnStage::Containment
         | SpawnStage::KernelSocket
         | SpawnStage::Privileges
@@ -452,10 +429,24 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
         | SpawnStage::Fork
         | SpawnStage::Rlimit
         | SpawnStage::Credentials
-        | SpawnStage::Joint
         | SpawnStage::Stdio => failed(failure, &program),
     };
     error.with("stage", stage(failure.stage)).with("errno", errno)
+}
+
+/// What its stdin was to be could not be had.
+fn unjoined(failure: &SpawnFailure, program: &str) -> WireError {
+    match (failure.stage, failure.errno) {
+        (_, ENOSYS) => WireError::unsupported(
+            "options.stdin",
+            "the keeper is older than this kernel and can only make pipes of its own; end it first",
+        ),
+        (SpawnStage::StdinFile, errno) => {
+            let message = format!("options.stdin.file: {}", errno_words(errno));
+            WireError::new(Code::SpawnFailed, message).with("field", "options.stdin.file")
+        }
+        _ => failed(failure, program),
+    }
 }
 
 fn failed(failure: &SpawnFailure, program: &str) -> WireError {

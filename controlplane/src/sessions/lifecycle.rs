@@ -385,7 +385,7 @@ impl Kernel {
         self.tell_written(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.tree_gone = true;
-        process.feeds.clear();
+        process.wired.feeds.clear();
         let source = process.source();
         let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));
         let (phase, id) = (process.phase, process.id.clone());

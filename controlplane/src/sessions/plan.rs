@@ -134,6 +134,12 @@ impl Plan {
         }
     }
 
+    /// Which outputs will be ours, by channel.
+    pub(crate) fn outputs(&self) -> [bool; 2] {
+        let second = matches!(self.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+        [self.wires.stdout.is_none(), second]
+    }
+
     /// What a life was, as far as its record tells; never carried out.
     pub(crate) fn of_the_past(life: &Life, terminal: Option<TerminalSize>) -> Plan {
         let second = if life.stderr { StderrTarget::Pipe } else { StderrTarget::Stdout };

@@ -12,7 +12,7 @@ use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
-use crate::sessions::wiring::Fed;
+use crate::sessions::wiring::{Fed, Wired};
 use crate::state::{ActsAs, Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
@@ -103,10 +103,10 @@ pub(crate) struct Record {
     under: Option<String>,
     /// Its stdin, its stdout is a pipe shared with another child.
     #[serde(default)]
-    pub joined: [bool; 2],
+    joined: [bool; 2],
     /// The output that fills its stdin.
     #[serde(default)]
-    pub fed: Option<Fed>,
+    fed: Option<Fed>,
     /// Its place in a pipeline.
     #[serde(default)]
     pub stage: Option<StageRecord>,
@@ -195,8 +195,8 @@ impl Record {
                 (*uid, name.as_ref().to_owned(), session.as_deref().map(str::to_owned))
             }),
             under: owned(&process.cast.under),
-            joined: process.joined,
-            fed: process.fed.clone(),
+            joined: process.wired.joined,
+            fed: process.wired.fed.clone(),
             stage,
         }
     }
@@ -214,6 +214,16 @@ impl Record {
     /// Reads one back; a version below 2 had no promises to keep.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
         from_slice(bytes)
+    }
+
+    /// Which outputs are ours, by channel.
+    pub(crate) fn outputs(&self) -> [bool; 2] {
+        [!self.joined[1], self.stderr]
+    }
+
+    /// What it is joined to; its place in a pipeline is for the pipeline to say.
+    pub(crate) fn wired(&self) -> Wired {
+        Wired { joined: self.joined, fed: self.fed.clone(), ..Wired::default() }
     }
 
     /// In whose name it runs.
@@ -305,7 +315,7 @@ impl Note {
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
             stdin: process.stdin_end,
-            whole: process.stage.is_some_and(|stage| stage.whole),
+            whole: process.wired.stage.is_some_and(|stage| stage.whole),
         }
     }
 

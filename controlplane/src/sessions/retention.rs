@@ -134,7 +134,7 @@ impl Kernel {
         }
         self.release_ward(turn, &process);
         self.end_feeding(turn, serial, process.source());
-        self.stage_forgotten(turn, process.stage);
+        self.stage_forgotten(turn, process.wired.stage);
         if !process.superseded {
             self.state.names.remove(process.id.key().as_ref());
         }
@@ -160,7 +160,7 @@ impl Process {
     pub(crate) fn is_over(&self) -> bool {
         self.tree_gone
             && self.open == [false, false]
-            && self.feeds.is_empty()
+            && self.wired.feeds.is_empty()
             && !self.flushing
             && !self.awaits_another()
     }

@@ -7,6 +7,8 @@
 
 use crate::calls::{Asking, Turn};
 use crate::kernel::Kernel;
+use crate::pipelines::StageOf;
+use crate::pipelines::adopting::StageRecord;
 use crate::sessions::plan::Plan;
 use crate::state::{Phase, Process};
 use kairo_dataplane::command::{Feed, Joint, Wiring};
@@ -16,6 +18,7 @@ use kairo_wire::methods::options::{SpawnOptions, StdinOption, StdinStream};
 use kairo_wire::methods::stream::StreamName;
 use kairo_wire::permission::Permission;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// What a process to be is wired to.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +35,19 @@ pub(crate) struct Wires {
     pub stdout: Option<Joint>,
     /// Where all lives that it is joined to.
     pub home: Option<ReactorId>,
+}
+
+/// What a process is joined to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wired {
+    /// Which of its stdin and its stdout is a pipe shared with another child.
+    pub joined: [bool; 2],
+    /// The output that fills its stdin.
+    pub fed: Option<Fed>,
+    /// Processes whose stdins its outputs fill, by serial.
+    pub feeds: BTreeSet<u64>,
+    /// Its place in a pipeline.
+    pub stage: Option<StageOf>,
 }
 
 /// The output that fills a process's stdin.
@@ -81,9 +97,10 @@ impl Wires {
         Ok(Wires { file, stream, ..Wires::default() })
     }
 
-    /// Which of stdin and stdout is a pipe shared with another child.
-    pub(crate) fn joined(&self) -> [bool; 2] {
-        [self.stdin.is_some(), self.stdout.is_some()]
+    /// Of a process that is about to be started, at this place of a pipeline.
+    pub(crate) fn wired(self, stage: Option<StageOf>) -> Wired {
+        let joined = [self.stdin.is_some(), self.stdout.is_some()];
+        Wired { joined, fed: self.fed, feeds: BTreeSet::new(), stage }
     }
 
     /// For the data plane.
@@ -161,15 +178,28 @@ impl Kernel {
     pub(crate) fn begin_feeding(&mut self, serial: u64) {
         let source = self.state.processes.get(&serial).and_then(|process| process.source());
         if let Some(source) = source.and_then(|source| self.state.processes.get_mut(&source)) {
-            source.feeds.insert(serial);
+            source.wired.feeds.insert(serial);
         }
+    }
+
+    /// Joins a process to be to its source and its pipeline. What its record says of the latter.
+    pub(crate) fn joined(&mut self, process: &mut Process) -> Option<StageRecord> {
+        if let Some(fed) = &mut process.wired.fed
+            && let Some(source) = self.state.processes.get_mut(&fed.source)
+        {
+            source.wired.feeds.insert(process.key.serial);
+            fed.session = source.session.as_str().to_owned();
+        }
+        let of = process.wired.stage?;
+        let pipeline = self.state.pipelines.get(of.pipeline)?;
+        Some(StageRecord::of(pipeline, of.index))
     }
 
     /// Nothing more goes into a process's stdin: its source has one less to wait for.
     pub(crate) fn end_feeding(&mut self, turn: &mut Turn<'_>, process: u64, source: Option<u64>) {
         let Some(serial) = source else { return };
         let listed =
-            self.state.processes.get_mut(&serial).is_some_and(|source| source.feeds.remove(&process));
+            self.state.processes.get_mut(&serial).is_some_and(|source| source.wired.feeds.remove(&process));
         if listed {
             self.settle(turn, serial);
         }
@@ -179,7 +209,7 @@ impl Kernel {
 impl Process {
     /// Whose output fills its stdin, by serial.
     pub(crate) fn source(&self) -> Option<u64> {
-        self.fed.as_ref().map(|fed| fed.source)
+        self.wired.fed.as_ref().map(|fed| fed.source)
     }
 }
 

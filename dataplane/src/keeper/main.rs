@@ -302,11 +302,7 @@ impl Keeper {
             ToKeeper::Spawn(_)
             | ToKeeper::Contain { .. }
             | ToKeeper::Measure { .. }
-            | ToKeeper::Join { .. } => {
-                self.start(lane, request, fds);
-                // Whoever is joined must be alone with its ends.
-                fds.clear();
-            }
+            | ToKeeper::Join { .. } => self.start(lane, request, fds),
             // To a tree it is an errand, unless there is none of this name.
             ToKeeper::Signal { process, signal, scope: _, ticket } => {
                 let index = self.sessions.find(*process);

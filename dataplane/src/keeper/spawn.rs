@@ -39,7 +39,7 @@ impl Contained<'_> {
 
 impl Keeper {
     /// Carries out a request to start something; `fds` came with it.
-    pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &[OwnedFd]) {
+    pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &mut Vec<OwnedFd>) {
         let kernel = fds.first().map(AsFd::as_fd);
         let contained = |containment| Contained { containment, kernel };
         let alone = Given::default();
@@ -62,6 +62,8 @@ impl Keeper {
             }
             _ => {}
         }
+        // Whoever is joined must be alone with its ends.
+        fds.clear();
     }
 
     /// Starts the process and answers on its lane, one way or the other.

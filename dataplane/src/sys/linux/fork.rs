@@ -13,7 +13,7 @@
 
 use super::clone::{Stack, clone, clone3};
 use super::process::start_ticks;
-use super::stopped;
+use super::{stdin, stopped};
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image};
 use kairo_sandbox::containment::PROBES_MAX;
@@ -508,7 +508,7 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
         return failed;
     }
     // Seen as the program would see it: its user, its folder, its containment.
-    if !brief.stdin_file.is_null() && !open_stdin(brief.stdin_file) {
+    if !brief.stdin_file.is_null() && !stdin::open(brief.stdin_file) {
         return (SpawnStage::StdinFile, errno());
     }
     let nothing_blocked = 0u64;
@@ -524,18 +524,6 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
         )
     };
     (SpawnStage::Exec, execute(brief))
-}
-
-/// Makes a file descriptor 0. Whatever it is, opening it doesn't wait: the keeper stands still meanwhile.
-fn open_stdin(path: *const c_char) -> bool {
-    // SAFETY: a C string the keeper made for this spawn; the descriptors are this child's.
-    unsafe {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
-        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, 0);
-        file >= 0
-            && libc::syscall(libc::SYS_fcntl, file, libc::F_SETFL, 0) >= 0
-            && libc::syscall(libc::SYS_dup3, file, 0, 0) == 0
-    }
 }
 
 fn join_cgroup(procs: *const c_char) -> bool {
