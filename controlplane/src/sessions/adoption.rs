@@ -160,9 +160,7 @@ impl Kernel {
         note: &Note,
         meter: Arc<ProcessMeter>,
     ) -> Process {
-        let usual =
-            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
-        let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
+        let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
         let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
             key: held.process,
@@ -240,6 +238,11 @@ impl Kernel {
         }
         self.begin_feeding(serial);
         Some(feed)
+    }
+
+    /// How outputs are kept of which nobody says otherwise.
+    fn usual_output(&self) -> Output {
+        Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop }
     }
 
     /// What the dead kernel had promised of a process.

@@ -10,9 +10,9 @@ fn three(edges: &Value) -> Value {
     json!({ "id": "p", "stages": [{ "command": ["a"] }, { "command": ["b"] }, { "command": ["c"] }], "edges": edges })
 }
 
-fn start(world: &mut World, by: ConnectionKey, edges: &Value) -> (Value, Vec<Box<Spawn>>) {
+fn start(world: &mut World, by: ConnectionKey, edges: &Value) -> (Value, Vec<Spawn>) {
     let call = world.start(by, "pipeline.spawn", three(edges));
-    let spawns = std::iter::from_fn(|| world.take_spawn()).collect();
+    let spawns = std::iter::from_fn(|| world.take_spawn()).map(|spawn| *spawn).collect();
     (call, spawns)
 }
 
