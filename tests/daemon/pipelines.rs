@@ -313,8 +313,8 @@ fn a_slow_stage_is_named_as_what_is_waited_for(daemon: &Daemon) {
             .iter()
             .map(|stage| stage["exitCode"].clone())
             .collect();
-        assert_eq!(codes.len(), 3);
-        assert!(codes.iter().all(|code| *code != 0), "{codes:?}");
+        // The last one may have had its end-of-file first.
+        assert!(codes.len() == 3 && codes[..2].iter().all(|code| *code != 0), "{codes:?}");
     }
 }
 
