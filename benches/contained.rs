@@ -195,6 +195,7 @@ pub(crate) fn play() {
             argv: b"/bin/true\0",
             env: b"",
             search_path: b"",
+            stdin_file: None,
             cwd: None,
             stdio: [null.as_fd(); 3],
             terminal: false,

@@ -26,6 +26,7 @@ mod lines;
 mod log;
 mod many;
 mod past;
+mod pipelines;
 mod pty;
 mod rpc;
 mod slow_client;
@@ -104,6 +105,7 @@ const BENCHES: &[Bench] = &[
         "the same without the stopped reader",
         stopped::run,
     ),
+    bench("pipelines", "raw video through three programs", "the shell's pipes", pipelines::run),
     bench(
         "survive",
         "a kernel is killed and followed by another",

@@ -17,7 +17,7 @@ use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
 use crate::receipts::Claim;
-use crate::state::{Call, Deed, Pending, Timer, Trace};
+use crate::state::{Awaited, Call, Deed, Pending, Timer, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{Command, Commands};
 use kairo_dataplane::control::{Descriptors, Moment};
@@ -294,6 +294,14 @@ impl Kernel {
                 unlist(processes.get_mut(process).map(|process| &mut process.spawning), ticket);
                 None
             }
+            Pending::Pipeline { pipeline, what } => {
+                let pipeline = self.state.pipelines.get_mut(*pipeline);
+                unlist(pipeline.map(|pipeline| &mut pipeline.calls), ticket);
+                match what {
+                    Awaited::End { timer } => *timer,
+                    Awaited::Start | Awaited::Status => None,
+                }
+            }
             Pending::Request { event, timer } => self.close_request(event, *timer),
             Pending::Decision { request, timer } => {
                 let waiting = request.as_ref().and_then(|id| self.permissions.requests.waiting(id));
@@ -339,6 +347,10 @@ impl Kernel {
                 let (process, by) = (*process, self.ended_by(call.connection, cause));
                 self.doom(turn, process, by);
             }
+            Pending::Pipeline { pipeline, what: Awaited::Start } => {
+                let (pipeline, by) = (*pipeline, self.ended_by(call.connection, cause));
+                self.doom_stages(turn, pipeline, &by, self.config.limits.kill_grace_ms);
+            }
             Pending::Open { opened } => {
                 let id = opened.id.clone();
                 self.end_opened(turn, &id);
@@ -346,6 +358,7 @@ impl Kernel {
             // A signal and an event can't be taken back, a wait and a reading leave nothing behind.
             Pending::Deed { .. }
             | Pending::Wait { .. }
+            | Pending::Pipeline { .. }
             | Pending::Reuse { .. }
             | Pending::Metrics
             | Pending::Usage { .. }

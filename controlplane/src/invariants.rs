@@ -7,7 +7,7 @@ use crate::intents::members::Member;
 use crate::intents::{Past, Stage};
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
-use crate::state::{Named, Pending, Phase, Place, Process, TopicPlace};
+use crate::state::{Awaited, Named, Pending, Phase, Place, Process, TopicPlace};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
@@ -21,6 +21,7 @@ impl Kernel {
         };
         self.check_calls(&mut hold);
         self.check_processes(&mut hold);
+        self.check_joined(&mut hold);
         self.check_promises(&mut hold);
         self.check_subscriptions(&mut hold);
         self.check_consumers(&mut hold);
@@ -104,6 +105,7 @@ impl Kernel {
                 Pending::Deed { process: p, sent: false, .. } => {
                     process(p).is_some_and(|p| p.deferred.contains(ticket) && p.phase == Phase::Starting)
                 }
+                Pending::Pipeline { pipeline, .. } => state.pipelines.is_waited_for(*pipeline, *ticket),
                 Pending::Deed { sent: true, .. }
                 | Pending::Metrics
                 | Pending::Usage { .. }
@@ -190,6 +192,30 @@ impl Kernel {
             "nobody watches the retained records",
             0,
         );
+    }
+
+    /// Pipelines and their stages know each other, and those who are fed whom by.
+    fn check_joined(&self, hold: &mut impl FnMut(bool, &str, u64)) {
+        let state = &self.state;
+        for (serial, process) in &state.processes {
+            for target in &process.wired.feeds {
+                let fed = state.processes.get(target).and_then(|target| target.source());
+                hold(fed == Some(*serial), "a process feeds one that is fed by another", *serial);
+            }
+            let listed = process.wired.stage.is_none_or(|of| {
+                let stage = state.pipelines.get(of.pipeline).and_then(|p| p.stages.get(of.index));
+                stage.is_some_and(|stage| stage.process == Some(*serial))
+            });
+            hold(listed, "a stage is of no pipeline", *serial);
+        }
+        for (serial, pipeline) in state.pipelines.iter() {
+            let stages = || pipeline.stages.iter().filter_map(|stage| stage.process);
+            let of = |process| state.processes.get(&process).and_then(|process| process.wired.stage);
+            let known = stages().all(|process| of(process).is_some_and(|of| of.pipeline == serial));
+            hold(known && stages().next().is_some(), "a pipeline has stages that are not its own", serial);
+            let calls = pipeline.calls.iter().all(|ticket| state.calls.contains_key(ticket));
+            hold(calls, "a pipeline keeps a call that is answered", serial);
+        }
     }
 
     /// Guardians know their wards, each way.
@@ -309,11 +335,13 @@ impl Kernel {
                 Pending::Reuse { timer, .. }
                 | Pending::Changes { timer: Some(timer), .. }
                 | Pending::Wait { timer: Some(timer), .. }
+                | Pending::Pipeline { what: Awaited::End { timer: Some(timer) }, .. }
                 | Pending::Decision { timer: Some(timer), .. }
                 | Pending::Request { timer: Some(timer), .. } => {
                     wanted.insert((timer.serial, "patience"));
                 }
                 Pending::Wait { timer: None, .. }
+                | Pending::Pipeline { .. }
                 | Pending::Request { timer: None, .. }
                 | Pending::Decision { timer: None, .. }
                 | Pending::Spawn { .. }

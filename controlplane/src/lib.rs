@@ -26,6 +26,7 @@ mod invariants;
 pub mod kernel;
 mod methods;
 pub mod permissions;
+mod pipelines;
 pub mod quotas;
 pub mod receipts;
 pub mod records;

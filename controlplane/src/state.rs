@@ -16,7 +16,7 @@ mod cast;
 mod connections;
 mod subscriptions;
 
-pub(crate) use calls::{Call, Deed, Opened, Pending, Topics};
+pub(crate) use calls::{Awaited, Call, Deed, Opened, Pending, Topics};
 pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
@@ -32,6 +32,7 @@ use crate::events::consumers::Consumers;
 use crate::events::matching::Matcher;
 use crate::events::requesting::Requests;
 use crate::intents::Intents;
+use crate::pipelines::Pipelines;
 use crate::quotas::Welcome;
 use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
@@ -39,6 +40,7 @@ use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
+use crate::sessions::wiring::Wired;
 use crate::sessions::writing::Written;
 use bytes::Bytes;
 use kairo_dataplane::command::{HistorySize, Placement, Rate, TerminalSize, Unread};
@@ -96,6 +98,8 @@ pub(crate) struct State {
     pub recent: VecDeque<(i32, u64)>,
     /// Processes that wait for a client of a former kernel to come back, by what names its connection.
     pub orphans: BTreeSet<(GuardianDigest, u64)>,
+    /// Processes that were started together.
+    pub pipelines: Pipelines,
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
     /// Readers by the serial the data plane knows them by.
@@ -142,6 +146,7 @@ impl State {
             leaders: SerialMap::default(),
             recent: VecDeque::new(),
             orphans: BTreeSet::new(),
+            pipelines: Pipelines::new(keyed),
             streams: SerialMap::default(),
             reading: SerialMap::default(),
             waiting: KeyedMap::with_hasher(keyed),
@@ -474,6 +479,8 @@ pub(crate) struct Process {
     pub heirs: Vec<u64>,
     /// Subscriptions that read it.
     pub readers: BTreeSet<u64>,
+    /// What it is joined to.
+    pub wired: Wired,
     /// Its id names a younger process.
     pub superseded: bool,
     /// Since when only its record is left, CLOCK_MONOTONIC nanoseconds.

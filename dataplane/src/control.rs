@@ -518,11 +518,15 @@ pub enum SpawnStage {
     DeniedPaths = 20,
     /// sched_setaffinity, or the keeper is too old to.
     Affinity = 21,
+    /// Opening the file that is its stdin, or the keeper is too old to.
+    StdinFile = 22,
+    /// Connecting it to another process: the keeper is too old to.
+    Joint = 23,
 }
 
 impl SpawnStage {
     /// All.
-    pub const ALL: [SpawnStage; 21] = {
+    pub const ALL: [SpawnStage; 23] = {
         use SpawnStage::*;
         [
             Resources,
@@ -546,6 +550,8 @@ impl SpawnStage {
             Namespaces,
             DeniedPaths,
             Affinity,
+            StdinFile,
+            Joint,
         ]
     };
 

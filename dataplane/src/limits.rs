@@ -92,6 +92,7 @@ const _: () = {
         SQUEEZED_TAIL_BYTES_MIN as usize + SQUEEZED_BATCH_BYTES >= LINE_BYTES_MAX + RESUME_BYTES_MIN,
         "a line in waiting leaves room to go on, even where memory is tight"
     );
+    assert!(INPUT_STAGING_BYTES <= INBOX_BYTES_KEPT, "an input that is fed keeps its inbox for good");
     assert!(LINE_BYTES_MAX < TAKE_BYTES_MAX, "a line in waiting must leave room for its end");
     assert!(SPOOL_RECORD_BYTES_MAX >= TAKE_BYTES_MAX, "a batch is one record");
     assert!(

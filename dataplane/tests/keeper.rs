@@ -138,7 +138,7 @@ fn usage_is_what_the_child_used() {
 fn output_comes_whole_and_its_end_is_seen() {
     let mut kernel = Kernel::start();
     let spawned = kernel.spawn(sh("head -c 3000000 /dev/zero; echo done >&2")).unwrap();
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     assert!(stdout.bytes >= 65_536, "{}", stdout.bytes);
     assert_eq!(read_to_end(&stdout.fd).len(), 3_000_000);
     assert_eq!(read_to_end(&spawned.stderr.unwrap().fd), b"done\n");
@@ -152,7 +152,7 @@ fn stdin_arrives_and_ends_when_both_duplicates_are_closed() {
     rustix::io::write(&stdin.fd, b"hello").unwrap();
     drop(stdin);
     kernel.close_channel(spawned.process, End::Stdin);
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"hello");
     assert_eq!(kernel.exited(spawned.process).0, ExitStatus::Code(0));
 }
@@ -207,7 +207,7 @@ fn a_bad_working_folder_fails_at_cwd() {
     let at_cwd = |errno| SpawnFailure { stage: SpawnStage::Cwd, errno };
     assert_eq!(within("/no/such/folder").unwrap_err(), at_cwd(libc::ENOENT));
     assert_eq!(within("/etc/passwd").unwrap_err(), at_cwd(libc::ENOTDIR));
-    let Output::Pipe(stdout) = within("/usr").unwrap().stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = within("/usr").unwrap().stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"/usr\n");
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o000)).unwrap();
@@ -232,7 +232,9 @@ fn two_megabytes_of_argument_are_too_much() {
     // What fits a kernel but no packet arrives all the same.
     let mut spawn = sh("echo $#");
     spawn.argv.extend((0..3).map(|_| vec![b'x'; 100_000]));
-    let Output::Pipe(stdout) = kernel.spawn(spawn).unwrap().stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = kernel.spawn(spawn).unwrap().stdout else {
+        panic!("a pipe was asked for")
+    };
     assert_eq!(read_to_end(&stdout.fd), b"2\n");
 }
 
@@ -264,7 +266,7 @@ fn the_search_goes_on_past_a_denied_candidate() {
     assert_eq!(kernel.spawn(search(&[&second])).unwrap_err(), at_exec(libc::ENOENT));
     script(&second, "tool", "#!/bin/sh\necho second\n", 0o755);
     let spawned = kernel.spawn(search(&[&first, &second])).unwrap();
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"second\n");
 }
 
@@ -286,12 +288,14 @@ fn the_environment_is_exactly_what_was_given() {
     let mut spawn = command(&["env", "-0"]);
     spawn.session = "mine".into();
     spawn.env = vec![b"A=1".to_vec(), b"KAIRO_SESSION=forged".to_vec(), b"B=\xff=2".to_vec()];
-    let Output::Pipe(stdout) = kernel.spawn(spawn).unwrap().stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = kernel.spawn(spawn).unwrap().stdout else {
+        panic!("a pipe was asked for")
+    };
     assert_eq!(read_to_end(&stdout.fd), b"KAIRO_SESSION=mine\0A=1\0B=\xff=2\0");
 }
 
 fn shell_says(kernel: &mut Kernel, script: &str) -> String {
-    let Output::Pipe(stdout) = kernel.spawn(sh(script)).unwrap().stdout else {
+    let Some(Output::Pipe(stdout)) = kernel.spawn(sh(script)).unwrap().stdout else {
         panic!("a pipe was asked for")
     };
     String::from_utf8(read_to_end(&stdout.fd)).unwrap()
@@ -331,7 +335,7 @@ fn rlimits_are_set_and_a_refused_one_is_named() {
     let spawned = kernel.spawn(spawn).unwrap();
     let in_force: Vec<_> = spawned.limits.iter().map(|limit| (limit.mechanism, limit.value)).collect();
     assert_eq!(in_force, [("rlimit", 0), ("rlimit", 77), ("rlimit", 1 << 20)]);
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"0\n77\n2048\n");
     let mut spawn = sh("true");
     spawn.rlimits = vec![(999, 1)];
@@ -359,7 +363,7 @@ fn a_terminal_controls_the_child_and_has_its_size() {
     let mut spawn = sh("stty size; tty <&0 >/dev/null && echo tty; echo here >/dev/tty; ps -o tpgid= -p $$");
     spawn.stdio = Stdio::Pty(TerminalSize { rows: 41, cols: 133 });
     let spawned = kernel.spawn(spawn).unwrap();
-    let Output::Terminal(master) = spawned.stdout else { panic!("a terminal was asked for") };
+    let Some(Output::Terminal(master)) = spawned.stdout else { panic!("a terminal was asked for") };
     assert!(spawned.stdin.is_none() && spawned.stderr.is_none());
     let said = String::from_utf8(read_to_end(&master)).unwrap();
     let lines: Vec<&str> = said.split("\r\n").map(str::trim).collect();
@@ -370,7 +374,7 @@ fn a_terminal_controls_the_child_and_has_its_size() {
     let mut spawn = sh("echo ready; read x");
     spawn.stdio = Stdio::Pty(TerminalSize { rows: 1, cols: 1 });
     let spawned = kernel.spawn(spawn).unwrap();
-    let Output::Terminal(master) = &spawned.stdout else { panic!("a terminal was asked for") };
+    let Some(Output::Terminal(master)) = &spawned.stdout else { panic!("a terminal was asked for") };
     keeping::read_until(master, b"ready");
     rustix::io::write(master, b"\x03").unwrap();
     let interrupted = ExitStatus::Signal { signal: libc::SIGINT, core: false };
@@ -384,7 +388,7 @@ fn stderr_can_go_into_stdout() {
         Stdio::Pipes { stdin: StdinSource::Null, stderr: StderrTarget::Stdout, pipe_bytes: 1 << 20 };
     let spawned = kernel.spawn(spawn).unwrap();
     assert!(spawned.stdin.is_none() && spawned.stderr.is_none());
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"out\nerr\n");
 }
 
@@ -400,7 +404,7 @@ fn only_an_embedded_keeper_lends_its_stdin() {
     spawn.stdio = inherit;
     let spawned = kernel.spawn(spawn).unwrap();
     assert!(spawned.stdin.is_none() && spawned.stderr.is_none());
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     let ours = std::fs::read_link("/proc/self/fd/2").unwrap();
     let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
     assert_eq!(said.lines().next(), ours.to_str());
@@ -543,7 +547,7 @@ fn a_leader_that_is_gone_leaves_its_tree_running() {
     let mut kernel = Kernel::start();
     let spawned = kernel.spawn(sh("(echo $$; sleep 1000) & exit 7")).unwrap();
     assert_eq!(kernel.exited(spawned.process).0, ExitStatus::Code(7));
-    let Output::Pipe(stdout) = &spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = &spawned.stdout else { panic!("a pipe was asked for") };
     keeping::read_until(stdout.fd.as_fd(), b"\n");
     // The grandchild holds stdout: no end yet, of stream or tree.
     assert_eq!(rustix::io::read(&stdout.fd, &mut [0; 8]), Err(rustix::io::Errno::AGAIN));
@@ -811,7 +815,7 @@ fn contained_by(abi: u32, wish: &str) -> Option<Containment> {
 
 fn said_by(kernel: &mut Kernel, spawn: Spawn) -> String {
     let spawned = kernel.spawn(spawn).unwrap();
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
     kernel.ended(spawned.process);
     said
@@ -960,7 +964,7 @@ fn another_user_is_become_or_refused() {
     spawn.credentials = Some(Credentials { uid: 65_534, gid: 65_533, groups: vec![65_532, 65_531] });
     match kernel.spawn(spawn) {
         Ok(spawned) => {
-            let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+            let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
             let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
             assert_eq!(said, "65534\n65533\n65533 65531 65532\n");
             let mut spawn = command(&["no-such-program"]);
@@ -969,7 +973,7 @@ fn another_user_is_become_or_refused() {
             let mut spawn = sh("stat -c %u \"$(tty)\"");
             spawn.stdio = Stdio::Pty(TerminalSize { rows: 24, cols: 80 });
             spawn.credentials = Some(Credentials { uid: 65_534, gid: 65_534, groups: vec![] });
-            let Output::Terminal(master) = kernel.spawn(spawn).unwrap().stdout else {
+            let Some(Output::Terminal(master)) = kernel.spawn(spawn).unwrap().stdout else {
                 panic!("a terminal was asked for")
             };
             assert_eq!(read_to_end(&master), b"65534\r\n");
@@ -996,7 +1000,7 @@ fn limits_without_a_cgroup_are_refused_or_weakened() {
     assert_eq!(spawned.tree, Tree::BestEffort);
     let [memory] = spawned.limits.as_slice() else { panic!("memory alone is in force") };
     assert_eq!((memory.name.as_str(), memory.mechanism, memory.value), ("memory", "rlimit", 64 << 20));
-    let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
     assert_eq!(read_to_end(&stdout.fd), b"65536\n");
 }
 
@@ -1046,7 +1050,7 @@ fn limits_are_enforced_by_a_cgroup_where_controllers_are_delegated() {
     let in_force: Vec<_> = spawned.limits.iter().map(|limit| (limit.name.as_str(), limit.value)).collect();
     assert_eq!(in_force, [("memory", 64 << 20), ("cpu", 50), ("pids", 12)]);
     assert!(spawned.limits.iter().all(|limit| limit.mechanism == "cgroup"));
-    let Output::Pipe(stdout) = &spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = &spawned.stdout else { panic!("a pipe was asked for") };
     let said = keeping::read_until(stdout.fd.as_fd(), b"\n12\n");
     assert_eq!(String::from_utf8(said).unwrap(), "67108864\n50000 100000\n12\n");
     kernel.signal(spawned.process, libc::SIGKILL, Scope::Tree).unwrap();
@@ -1055,7 +1059,7 @@ fn limits_are_enforced_by_a_cgroup_where_controllers_are_delegated() {
     let mut spawn = sh("head -c 200000000 /dev/zero | tail -c 100000001 | wc -c");
     spawn.cgroup = MEMORY;
     let spawned = kernel.spawn(spawn).unwrap();
-    let Output::Pipe(stdout) = &spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = &spawned.stdout else { panic!("a pipe was asked for") };
     assert_ne!(String::from_utf8(read_to_end(&stdout.fd)).unwrap().trim(), "100000001");
     kernel.ended(spawned.process);
     // Processes: the shell itself is one.
@@ -1083,7 +1087,7 @@ fn what_was_looked_at_starts_like_any_other() {
     let script = "ls /proc/self/fd; exec grep -E 'SigBlk|SigIgn|SigPnd|TracerPid' /proc/self/status";
     let mut said = |spawn: Spawn| {
         let spawned = kernel.spawn(spawn).unwrap();
-        let Output::Pipe(stdout) = spawned.stdout else { panic!("a pipe was asked for") };
+        let Some(Output::Pipe(stdout)) = spawned.stdout else { panic!("a pipe was asked for") };
         let said = String::from_utf8(read_to_end(&stdout.fd)).unwrap();
         assert_eq!(kernel.exited(spawned.process).0, ExitStatus::Code(0), "{said}");
         kernel.ended(spawned.process);

@@ -8,7 +8,7 @@
 //! So after a kill E > T means that E less what the staging pipe still holds went in, and E = T that nothing of what
 //! it holds did. A keyed write leaves a record: sent again, it is found instead of written again.
 //!
-//! Invariant: T ≤ E ≤ A, and `[T, A)` is here.
+//! Invariant: T ≤ E ≤ A, and `[T, A)` is here, or, where another stream fills the input, there.
 
 use crate::layout::{Geometry, PAGE_BYTES, RingError};
 use crate::map::Map;
@@ -35,6 +35,8 @@ mod field {
     pub(super) const CLOSE: usize = 88;
     /// Keyed writes there have been.
     pub(super) const KEYS: usize = 96;
+    /// One past where in another stream the first byte of this one stood; 0 if none fills it.
+    pub(super) const FED_FROM: usize = 104;
     /// The first of the records, six words each.
     pub(super) const RECORDS: usize = 256;
     pub(super) const RECORD_BYTES: usize = 48;
@@ -204,6 +206,27 @@ impl Inbox {
     pub fn settle(&self, offset: u64) {
         self.set(field::WRITTEN, offset);
         self.set(field::EXPECTED, offset);
+        if self.fed_from().is_some() {
+            self.set(field::APPENDED, offset);
+        }
+    }
+
+    /// Where another stream is read from that fills this input, if one does. Its bytes are never here: they stay where they are
+    /// until they are through, so how far that stream was read is this and [T](Inbox::written), one word, which can't differ
+    /// from what went in after a kill.
+    pub fn fed_from(&self) -> Option<u64> {
+        self.get(field::FED_FROM).checked_sub(1)
+    }
+
+    /// Notes that the other stream is read from there. Before anything has gone in.
+    pub fn begin_feed(&self, from: u64) {
+        self.set(field::FED_FROM, from + 1);
+    }
+
+    /// Notes that so many bytes of the other stream are on their way, until they are [settled](Inbox::settle).
+    pub fn lend(&self, bytes: usize) {
+        debug_assert!(self.fed_from().is_some() && bytes <= self.geometry.tail_bytes);
+        self.set(field::APPENDED, self.written() + bytes as u64);
     }
 
     /// The input is to be closed after what is here.
@@ -234,6 +257,9 @@ impl Inbox {
                     .copy_from_slice(self.map.bytes(self.geometry.place(part.start), len));
                 other.set(field::APPENDED, from + len as u64);
             }
+        }
+        if let Some(from) = self.fed_from() {
+            other.begin_feed(from);
         }
         let keys = self.get(field::KEYS);
         for record in (keys.saturating_sub(KEYS_MAX)..keys).map(|number| self.record(number)) {
@@ -321,6 +347,25 @@ mod tests {
         assert_eq!(other.find(key(1).key).map(|found| (found.from, found.to)), Some((12, 15)));
         assert_eq!(other.find(key(2).key), None);
         assert_eq!(other.find(key(3).key).map(|found| (found.from, found.to)), Some((15, 18)));
+    }
+
+    #[test]
+    fn a_fed_inbox_knows_its_place_in_the_other_stream_whoever_opens_it() {
+        let inbox = Inbox::create(4096).unwrap();
+        assert_eq!(inbox.fed_from(), None);
+        inbox.begin_feed(1000);
+        inbox.lend(12);
+        inbox.expect(12);
+        let again = Inbox::open(inbox.descriptor().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!((again.fed_from(), again.written(), again.expected()), (Some(1000), 0, 12));
+        again.settle(7);
+        assert_eq!(
+            (again.written(), again.appended()),
+            (7, 7),
+            "what has not gone in is in the other stream"
+        );
+        let other = again.rebuilt(4096, 7..7).unwrap();
+        assert_eq!((other.fed_from(), other.written()), (Some(1000), 7));
     }
 
     #[test]

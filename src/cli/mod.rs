@@ -32,6 +32,7 @@ mod notice;
 mod output;
 mod permit;
 mod pin;
+mod pipeline;
 mod policy;
 mod processes;
 mod program;

@@ -8,12 +8,15 @@ use crate::cli::failure::{Failure, exit_of};
 use crate::cli::moment::now_ms;
 use crate::cli::program::{RestartChoice, YesNo};
 use crate::cli::skill::Skill;
-use crate::cli::{program, terminal};
+use crate::cli::{pipeline, program, terminal};
 use crate::cli::{stats, status};
 use kairo_client::{CallError, Client};
 use kairo_wire::error::Code;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::{Pty, SignalName, StderrOption, StdinOption, TerminalSize, WhenUnread};
+use kairo_wire::methods::pipeline::{
+    self as wire_pipeline, PipelineKillParams, PipelineTargetParams, PipelineWaitParams,
+};
 use kairo_wire::methods::process::{
     self, KillParams, ListParams, ResizeParams, Scope, SignalParams, SpawnParams, StatusParams, WaitParams,
     WaitResult,
@@ -25,6 +28,13 @@ use kairo_wire::methods::system::{self, ShutdownParams};
 use serde_json::json;
 
 pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
+    if pipeline::is_meant(&args.program) {
+        let id = args.id.clone().map_or_else(random_id, Ok)?;
+        return pipeline::spawn(context, args, &id);
+    }
+    if args.tap {
+        return Err(Failure::usage("--tap is for what is between programs: there is no '|'"));
+    }
     let mut options = program::options(&args.program)?;
     if args.pty {
         let size = args.size.or_else(terminal::size);
@@ -109,7 +119,19 @@ pub(crate) fn ps(context: &Context, args: &Ps) -> Outcome {
 
 pub(crate) fn status(context: &Context, args: &Target) -> Outcome {
     let id = process_id(&args.id)?;
-    let found = known_status(&context.client()?, &id)?;
+    let client = context.client()?;
+    let found = match known_status(&client, &id) {
+        Ok(found) => found,
+        Err(unknown) => {
+            let of = PipelineTargetParams { id };
+            let Ok(status) = client.call::<wire_pipeline::Status>(&of) else { return Err(unknown) };
+            match context.json {
+                true => context.object(json!({ "pipeline": json_of(&status)? }))?,
+                false => context.text(&pipeline::describe(&status, now_ms()))?,
+            }
+            return Ok(0);
+        }
+    };
     if context.json {
         context.object(json!({ "process": json_of(&found)? }))?;
     } else {
@@ -133,7 +155,20 @@ pub(crate) fn wait(context: &Context, args: &Wait) -> Outcome {
     let timeout_ms = args.timeout.map(|typed| seconds(typed, "--timeout").map(milliseconds)).transpose()?;
     let params = WaitParams { id: process_id(&args.id)?, timeout_ms };
     let client = context.lasting(args.lasting.no_reconnect)?;
-    let ended = client.call::<process::Wait>(&params).map_err(|error| match error.code() {
+    let ended = client.call::<process::Wait>(&params);
+    if ended.as_ref().is_err_and(|error| error.code() == Some(Code::NotFound))
+        && let Ok(ended) =
+            client.call::<wire_pipeline::Wait>(&PipelineWaitParams { id: params.id.clone(), timeout_ms })
+    {
+        if context.json {
+            context.object(json_of(&ended)?)?;
+        }
+        for stage in ended.stages.iter().filter(|_| args.stats) {
+            stats::print(context, &client, &stage.id)?;
+        }
+        return Ok(pipeline::exit_code(&ended));
+    }
+    let ended = ended.map_err(|error| match error.code() {
         Some(Code::Timeout) => Failure::new(Code::Timeout.name(), format!("{} still runs", args.id))
             .advise("wait longer, or end it with `kairo kill`"),
         _ => error.into(),
@@ -166,10 +201,18 @@ pub(crate) fn kill(context: &Context, args: &Kill) -> Outcome {
     let client = context.client()?;
     let mut first_failure = None;
     for id in ids {
+        let of = PipelineKillParams { id: id.clone(), signal: signal.clone(), grace_ms };
         let params = KillParams { id, signal: signal.clone(), grace_ms, scope: Some(scope(args.leader)) };
         match client.call_with::<process::Kill>(&params, &story) {
             Ok(killed) if context.json => context.object(json_of(&killed)?)?,
             Ok(_) => {}
+            Err(error) if error.code() == Some(Code::NotFound) && !args.leader => {
+                match client.call_with::<wire_pipeline::Kill>(&of, &story) {
+                    Ok(killed) if context.json => context.object(json_of(&killed)?)?,
+                    Ok(_) => {}
+                    Err(_) => first_failure = first_failure.or(Some(error)),
+                }
+            }
             Err(error @ CallError::Kernel(_)) => first_failure = first_failure.or(Some(error)),
             Err(error) => return Err(error.into()),
         }

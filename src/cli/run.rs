@@ -21,7 +21,7 @@ use crate::cli::progress::{Bar, Output};
 use crate::cli::skill::Skill;
 use crate::cli::stats;
 use crate::cli::violations::Violations;
-use crate::cli::{program, terminal};
+use crate::cli::{pipeline, program, terminal};
 use crate::config::policy;
 use crate::kernel::embedded::Embedded;
 use crate::logging;
@@ -43,6 +43,9 @@ use std::sync::Arc;
 const ID: &str = "run";
 
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
+    if pipeline::is_meant(&args.program) {
+        return pipeline::run(context, args);
+    }
     let adapter = adapter(context, args)?;
     let skill = Skill::of(&args.program)?;
     let adapters = adapter.as_ref().map(|(registry, _)| registry.clone());
@@ -125,7 +128,7 @@ fn supervise(
     if let Some(member) = &mut member {
         member.stand_for(client.clone(), id.clone())?;
     }
-    forward(client.clone(), id.clone(), signals, args.pty)?;
+    forward(client.clone(), vec![id.clone()], signals, args.pty)?;
     let ended = if args.pty {
         on_a_terminal(client, &id, args, rate)?
     } else {
@@ -200,10 +203,16 @@ fn on_a_terminal(
 }
 
 /// Signals that are meant for the program when they are sent to us.
-const FORWARDED: [i32; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH];
+pub(crate) const FORWARDED: [i32; 8] =
+    [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH];
 
-/// Hands signals on to everything the program started, for as long as this program lives.
-fn forward(client: Client, id: ProcessId, mut signals: Signals, pty: bool) -> Result<(), Failure> {
+/// Hands signals on to everything the programs started, for as long as this program lives.
+pub(crate) fn forward(
+    client: Client,
+    ids: Vec<ProcessId>,
+    mut signals: Signals,
+    pty: bool,
+) -> Result<(), Failure> {
     let work = move || {
         for number in signals.forever() {
             // With a terminal of its own the program learns of its size from that.
@@ -211,8 +220,13 @@ fn forward(client: Client, id: ProcessId, mut signals: Signals, pty: bool) -> Re
                 continue;
             }
             let Some(signal) = SignalName::from_number(number.into()) else { continue };
-            let params = SignalParams { id: id.clone(), signal, scope: Some(Scope::Tree) };
-            if client.call::<process::Signal>(&params).is_err() && number != SIGWINCH && number != SIGCONT {
+            let take = |id: &ProcessId| {
+                let params =
+                    SignalParams { id: id.clone(), signal: signal.clone(), scope: Some(Scope::Tree) };
+                client.call::<process::Signal>(&params).is_ok()
+            };
+            let taken = ids.iter().filter(|id| take(id)).count();
+            if taken == 0 && number != SIGWINCH && number != SIGCONT {
                 // Nobody is left to take it, so it is ours.
                 std::process::exit(128 + number);
             }

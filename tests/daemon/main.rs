@@ -20,6 +20,7 @@ mod limits;
 mod numbers;
 mod open;
 mod permissions;
+mod pipelines;
 mod principals;
 mod processes;
 mod programs;

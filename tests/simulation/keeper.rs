@@ -139,6 +139,7 @@ impl Keeper {
             | ToKeeper::Contain { .. }
             | ToKeeper::Measure { .. }
             | ToKeeper::Placed { .. }
+            | ToKeeper::Join { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),
         }

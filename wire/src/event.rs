@@ -8,6 +8,7 @@ mod bus;
 mod intent;
 mod kernel;
 mod permission;
+mod pipeline;
 mod process;
 mod quota;
 mod stream;
@@ -23,6 +24,7 @@ pub use permission::{
     AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionExpired, PermissionRequested,
     PermissionRevoked, SessionCreated, SessionEnded,
 };
+pub use pipeline::{PipelineEnded, PipelineStarted};
 pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,
     ProcessRestarted, ProcessRestartsSpent, ProcessSpawned, ProcessWritten, RestartCause,
@@ -108,8 +110,16 @@ macro_rules! events {
 use events;
 
 /// All of them, by room.
-pub const EVENTS: &[&[&EventRow]] =
-    &[bus::ROWS, stream::ROWS, process::ROWS, kernel::ROWS, intent::ROWS, permission::ROWS, quota::ROWS];
+pub const EVENTS: &[&[&EventRow]] = &[
+    bus::ROWS,
+    stream::ROWS,
+    process::ROWS,
+    kernel::ROWS,
+    intent::ROWS,
+    permission::ROWS,
+    quota::ROWS,
+    pipeline::ROWS,
+];
 
 fn is_zero(number: &u64) -> bool {
     *number == 0

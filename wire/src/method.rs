@@ -9,8 +9,8 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, quota, stream,
-    system, usage, view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process, quota,
+    stream, system, usage, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -69,7 +69,7 @@ impl MethodRow {
     /// may do what, or takes away what was kept.
     pub fn is_sensitive(&self) -> bool {
         const ROOMS: [&str; 4] = ["permission.", "agent.", "session.", "vault."];
-        const METHODS: [&str; 11] = [
+        const METHODS: [&str; 13] = [
             "process.spawn",
             "process.kill",
             "process.signal",
@@ -81,6 +81,8 @@ impl MethodRow {
             "identify",
             "audit.prune",
             "view.define",
+            "pipeline.spawn",
+            "pipeline.kill",
         ];
         let in_room = || ROOMS.iter().any(|room| self.name.starts_with(room));
         METHODS.contains(&self.name) || (in_room() && (self.changes || self.name == "vault.get"))
@@ -259,6 +261,11 @@ pub const METHODS: &[&MethodRow] = &[
     audit::AuditCheckpoint::ROW,
     audit::AuditPrune::ROW,
     usage::Usage::ROW,
+    pipeline::Spawn::ROW,
+    pipeline::Status::ROW,
+    pipeline::Wait::ROW,
+    pipeline::Kill::ROW,
+    pipeline::List::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

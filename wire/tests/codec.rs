@@ -203,7 +203,7 @@ fn wrong_types_are_named_by_their_path() {
         (r#"{"id":"x","command":["ls"],"options":{"pty":{"rows":5}}}"#, "options.pty.cols: is missing"),
         (
             r#"{"id":"x","command":["ls"],"options":{"stdin":"tty"}}"#,
-            "options.stdin: expected \"pipe\" or \"null\" or \"inherit\", found \"tty\"",
+            "options.stdin: expected \"pipe\", \"null\", \"inherit\", {file} or {stream: {id, stream}}, found string \"tty\"",
         ),
         (
             r#"{"id":"x","command":["ls"],"options":{"env":{"A":{}}}}"#,

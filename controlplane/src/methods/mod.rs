@@ -16,6 +16,7 @@ pub(crate) mod intent;
 pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod permission;
+pub(crate) mod pipeline;
 pub(crate) mod process;
 pub(crate) mod quota;
 pub(crate) mod stream;
@@ -42,6 +43,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         quota::METHODS,
         audit::METHODS,
         usage::METHODS,
+        pipeline::METHODS,
     ]
     .into_iter()
     .flatten()

@@ -119,6 +119,9 @@ impl Kernel {
             Pending::Wait { .. } => {
                 WireError::new(Code::Timeout, "the process has not exited within timeoutMs")
             }
+            Pending::Pipeline { .. } => {
+                WireError::new(Code::Timeout, "not every stage has exited within timeoutMs")
+            }
             Pending::Changes { since, .. } => {
                 let none = ViewChangesResult { seq: *since, ..ViewChangesResult::default() };
                 return self.resolve(turn, ticket, &none);
@@ -245,6 +248,8 @@ pub(crate) fn with_stdin(
             Err(error)
         }
         Some(process) if !is_reachable(process, Scope::Tree) => Err(stdin_closed(id)),
+        // Bytes of two writers would mix.
+        Some(process) if process.wired.fed.is_some() => Err(stdin_closed(id)),
         Some(process) => Ok(process.key.serial),
     }
 }

@@ -5,12 +5,12 @@
 
 use crate::auth::decision::{Deed, Denial, Hearing, Verdict};
 use crate::auth::grant::may_touch;
-use crate::auth::principal::Principal;
+use crate::auth::principal::{Creator, Principal};
 use crate::calls::Turn;
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::standing::refused;
-use crate::state::{self, Call, Pending, Process};
+use crate::state::{self, Awaited, Call, Pending};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
@@ -138,8 +138,18 @@ impl Kernel {
         match pending {
             Pending::Wait { process, .. } | Pending::Usage { process } | Pending::Deed { process, .. } => {
                 let process = self.state.processes.get(process)?;
-                let denial = self.denies_process(at, key, permission, process)?;
-                Some((denial, permission, Some(process.id.to_string())))
+                let id = process.id.to_string();
+                Some((
+                    self.denies_what_is_of(at, key, permission, &process.creator, &id)?,
+                    permission,
+                    Some(id),
+                ))
+            }
+            Pending::Pipeline { pipeline, .. } => {
+                let pipeline = self.state.pipelines.get(*pipeline)?;
+                let id = pipeline.id.to_string();
+                let denial = self.denies_what_is_of(at, key, permission, &pipeline.creator, &id)?;
+                Some((denial, permission, Some(id)))
             }
             Pending::Request { event, .. } => {
                 denies(Permission::EventPublish, &self.state.requests.get(event)?.topic)
@@ -155,19 +165,19 @@ impl Kernel {
         }
     }
 
-    /// Why a connection may not do this to a process.
-    fn denies_process(
+    /// Why a connection may not do this to what somebody has started.
+    fn denies_what_is_of(
         &self,
         at: Moment,
         key: ConnectionKey,
         permission: Permission,
-        process: &Process,
+        creator: &Creator,
+        id: &str,
     ) -> Option<Denial> {
-        let (principal, id) = (self.principal(key), process.id.to_string());
-        match principal {
+        match self.principal(key) {
             Principal::Owner => None,
-            of if may_touch(of, &process.creator) => self.forbidden(at, key, permission, &id),
-            _ => self.by_grant(at, key, permission, process.creator.uid, &id).err(),
+            of if may_touch(of, creator) => self.forbidden(at, key, permission, id),
+            _ => self.by_grant(at, key, permission, creator.uid, id).err(),
         }
     }
 
@@ -201,12 +211,14 @@ impl Pending {
                 false
             }
             Pending::Spawn { .. }
+            | Pending::Pipeline { what: Awaited::Start, .. }
             | Pending::Deed { .. }
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Cancelling { .. } => true,
             Pending::Reuse { .. }
             | Pending::Wait { .. }
+            | Pending::Pipeline { .. }
             | Pending::Metrics
             | Pending::Usage { .. }
             | Pending::Request { .. }

@@ -17,7 +17,7 @@ use crate::calls::Turn;
 use crate::kernel::Kernel;
 use crate::sessions::plan::Plan;
 use crate::state::{Connection, Process};
-use kairo_dataplane::command::{Command, StderrTarget, Stdio};
+use kairo_dataplane::command::Command;
 use kairo_dataplane::key::{Channel, ConnectionKey};
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::error::WireError;
@@ -408,8 +408,7 @@ impl Process {
 impl Plan {
     /// What the spools of the process to be may take.
     pub(crate) fn spool_bytes(&self) -> u64 {
-        let second = matches!(self.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
-        bytes_of(self.spool, 1 + usize::from(second))
+        bytes_of(self.spool, self.outputs().into_iter().filter(|ours| *ours).count())
     }
 }
 

@@ -74,6 +74,17 @@ impl Kernel {
         room.map_err(|over| self.exceeded(turn, over))
     }
 
+    /// Whether there is room for all of these at once, each of which there is room for.
+    pub(crate) fn have_room(&mut self, turn: &mut Turn<'_>, plans: &[Plan]) -> Result<(), WireError> {
+        let Some(first) = plans.first() else { return Ok(()) };
+        let account = self.hold_creators(&first.creator);
+        let spools = plans.iter().map(Plan::spool_bytes).sum();
+        let room = self.quotas.room(account, QuotaName::Processes, plans.len() as u64);
+        let room = room.and_then(|()| self.room_for_spool(account, spools));
+        self.quotas.release(account, turn.at.monotonic_ns);
+        room.map_err(|over| self.exceeded(turn, over))
+    }
+
     /// Of spools that are not written any more their size counts, once somebody needs the room.
     fn room_for_spool(&mut self, account: AccountId, bytes: u64) -> Result<(), Over> {
         if bytes == 0 || self.quotas.room(account, QuotaName::SpoolBytes, bytes).is_ok() {

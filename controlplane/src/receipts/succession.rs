@@ -9,7 +9,7 @@
 
 use crate::calls::Turn;
 use crate::kernel::Kernel;
-use crate::state::{Deed, Pending, Timer};
+use crate::state::{Awaited, Deed, Pending, Timer};
 use kairo_wire::error::WireError;
 use kairo_wire::response;
 
@@ -36,8 +36,9 @@ impl Kernel {
             Pending::Deed { deed: Deed::Write { .. }, .. } => false,
             Pending::Deed { .. } | Pending::Cancelling { .. } | Pending::Compaction { .. } => true,
             // Whoever has lost its connection wants what it asked for; whoever gives up doesn't.
-            Pending::Spawn { .. } => error.is_none(),
-            Pending::Reuse { .. }
+            Pending::Spawn { .. } | Pending::Pipeline { what: Awaited::Start, .. } => error.is_none(),
+            Pending::Pipeline { what: Awaited::End { .. } | Awaited::Status, .. }
+            | Pending::Reuse { .. }
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Usage { .. }

@@ -17,7 +17,7 @@ use crate::sessions::ending::SIGKILL;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
-use kairo_dataplane::command::{Command, Commands, HistorySize, Unread};
+use kairo_dataplane::command::{Command, Commands, Feed, HistorySize, Unread};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::keeper::successor::HeldSession;
@@ -110,7 +110,9 @@ impl Kernel {
         heirs.sort_unstable_by_key(|heir| heir.session.process.serial);
         let last = heirs.last().map_or(0, |heir| heir.session.process.serial);
         self.state.skip_serials(last);
-        heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect()
+        let adopted = heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect();
+        self.settle_pipelines(&mut Turn { at, here: None, out });
+        adopted
     }
 
     fn adopt_one(&mut self, at: Moment, heir: Heir, out: &mut Commands) -> Adopted {
@@ -143,10 +145,11 @@ impl Kernel {
         }
         self.state.processes.insert(serial, Box::new(process));
         self.enroll_process(serial);
+        let feed = self.adopt_wires(serial, record.as_ref(), &note);
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.adapt_again(turn, serial);
         self.settle(turn, serial);
-        Adopted { heir, history, rate, unread, spool, ends, stdin: note.stdin.unwrap_or(0), meter }
+        Adopted { heir, history, rate, unread, spool, ends, feed, stdin: note.stdin.unwrap_or(0), meter }
     }
 
     fn recorded(
@@ -157,9 +160,7 @@ impl Kernel {
         note: &Note,
         meter: Arc<ProcessMeter>,
     ) -> Process {
-        let usual =
-            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
-        let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
+        let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
         Process {
             key: held.process,
             placement: Default::default(),
@@ -195,7 +196,7 @@ impl Kernel {
             signalled: note.signalled.clone(),
             killing: None,
             ends: [None; 2],
-            open: [true, record.is_some_and(|record| record.stderr)],
+            open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
             meter,
@@ -203,6 +204,7 @@ impl Kernel {
             deferred: Vec::new(),
             heirs: Vec::new(),
             readers: Default::default(),
+            wired: record.map(Record::wired).unwrap_or_default(),
             superseded: false,
             retained_ns: None,
             status: standing(held),
@@ -218,6 +220,29 @@ impl Kernel {
             follows: record.and_then(|record| record.follows.clone()),
             adapter: record.and_then(|record| record.adapter.clone()),
         }
+    }
+
+    /// Finds again what a process is joined to: its source, unless its stdin is over, and its pipeline. What it is fed by is
+    /// older and has been adopted.
+    fn adopt_wires(&mut self, serial: u64, record: Option<&Record>, note: &Note) -> Option<Feed> {
+        self.adopt_stage(serial, record.and_then(|record| record.stage.as_ref()), note.whole);
+        let process = self.state.processes.get(&serial)?;
+        let session = &process.wired.fed.as_ref()?.session;
+        let source = self.state.sessions.get(session.as_str()).copied();
+        let process = self.state.processes.get_mut(&serial)?;
+        let (home, fed) = (process.key.home, process.wired.fed.as_mut()?);
+        fed.source = source.unwrap_or(0);
+        let feed = fed.feed(home);
+        if note.stdin.is_some() {
+            return None;
+        }
+        self.begin_feeding(serial);
+        Some(feed)
+    }
+
+    /// How outputs are kept of which nobody says otherwise.
+    fn usual_output(&self) -> Output {
+        Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop }
     }
 
     /// What the dead kernel had promised of a process.

@@ -246,6 +246,7 @@ impl Kernel {
                 let process = *process;
                 self.usage_read(turn, ticket, process, outcome);
             }
+            Pending::Pipeline { .. } => self.stages_read(turn, ticket, outcome),
             Pending::Open { opened } => {
                 let opened = (**opened).clone();
                 self.outlet_made(turn, ticket, &opened, outcome);

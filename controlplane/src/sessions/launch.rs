@@ -19,7 +19,7 @@ use crate::sessions::restart::Renewal;
 use crate::sessions::violating::have_watched;
 use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
-use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
+use kairo_dataplane::command::{Command, Spawn};
 use kairo_dataplane::control::{Moment, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_dataplane::meter::ProcessMeter;
@@ -53,6 +53,7 @@ impl Kernel {
     ) -> Result<(), WireError> {
         self.takes_spawns()?;
         self.takes_records(plan.durable)?;
+        self.wire(turn, asking, &mut plan)?;
         match self.claim(asking.connection, &plan.id)? {
             Claim::Free => {
                 self.may_launch(turn, &mut plan)?;
@@ -85,7 +86,7 @@ impl Kernel {
     }
 
     /// Whether anything can be started at all.
-    fn takes_spawns(&self) -> Result<(), WireError> {
+    pub(crate) fn takes_spawns(&self) -> Result<(), WireError> {
         if self.keeper_lost {
             return Err(keeper_lost());
         }
@@ -98,6 +99,14 @@ impl Kernel {
     /// Whether an id can be had at once.
     pub(crate) fn is_free(&self, connection: ConnectionKey, id: &ProcessId) -> bool {
         matches!(self.claim(connection, id), Ok(Claim::Free))
+    }
+
+    /// Refuses an id that can't be had at once.
+    pub(crate) fn claim_now(&self, connection: ConnectionKey, id: &ProcessId) -> Result<(), WireError> {
+        match self.claim(connection, id)? {
+            Claim::Free => Ok(()),
+            Claim::Dying(_) => Err(busy(id)),
+        }
     }
 
     fn claim(&self, connection: ConnectionKey, id: &ProcessId) -> Result<Claim, WireError> {
@@ -189,8 +198,7 @@ impl Kernel {
         );
         let meter = Arc::new(ProcessMeter::default());
         let guardian = plan.guarded.then(|| GuardianDigest::of(&self.token(connection)));
-        let key_used = plan.given_key;
-        let environment_digest = self.digest_of(&variables);
+        let (key_used, environment_digest) = (plan.given_key, self.digest_of(&variables));
         let (argv, variables) = self.adapted(&plan, session.as_str(), variables);
         let mut spawn = Box::new(Spawn {
             process: key,
@@ -200,6 +208,7 @@ impl Kernel {
             search_path: environment::search_path(&variables),
             cwd: plan.cwd.clone(),
             stdio: plan.stdio,
+            wiring: plan.wires.wiring(key.home),
             credentials: plan.account.as_ref().map(|account| account.credentials.clone()),
             rlimits: plan.rlimits.clone(),
             cgroup: plan.cgroup,
@@ -227,7 +236,8 @@ impl Kernel {
         if self.config.embedded {
             process.record = RecordStatus::None;
         }
-        spawn.record = Record::of(&process, guardian, key_used).encode();
+        let stage = self.joined(&mut process);
+        spawn.record = Record::of(&process, guardian, key_used, stage).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
         self.state.processes.insert(serial, Box::new(process));
         self.enroll_process(serial);
@@ -259,8 +269,7 @@ pub(crate) fn open_record(
     environment_digest: u64,
     meter: Arc<ProcessMeter>,
 ) -> Process {
-    let terminal = plan.terminal();
-    let renewal = Renewal::of(&plan);
+    let (terminal, renewal, open) = (plan.terminal(), Renewal::of(&plan), plan.outputs());
     Process {
         key,
         id: plan.id,
@@ -295,7 +304,7 @@ pub(crate) fn open_record(
         signalled: None,
         killing: None,
         ends: [None; 2],
-        open: [true, matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. })],
+        open,
         let_go: [None; 2],
         stdin_end: None,
         meter,
@@ -303,6 +312,7 @@ pub(crate) fn open_record(
         deferred: Vec::new(),
         heirs: Vec::new(),
         readers: Default::default(),
+        wired: plan.wires.wired(plan.stage),
         superseded: false,
         retained_ns: None,
         status: crate::sessions::report::running(None),
@@ -415,6 +425,7 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
             "the keeper is older than this kernel and can't contain; end it first",
         ),
         SpawnStage::DeniedPaths => paths_denied(errno),
+        SpawnStage::StdinFile | SpawnStage::Joint => unjoined(failure, &program),
         SpawnStage::Containment
         | SpawnStage::KernelSocket
         | SpawnStage::Privileges
@@ -437,6 +448,21 @@ pub(crate) fn spawn_error(process: &Process, failure: &SpawnFailure) -> WireErro
         | SpawnStage::Stdio => failed(failure, &program),
     };
     error.with("stage", stage(failure.stage)).with("errno", errno)
+}
+
+/// What its stdin was to be could not be had.
+fn unjoined(failure: &SpawnFailure, program: &str) -> WireError {
+    match (failure.stage, failure.errno) {
+        (_, ENOSYS) => WireError::unsupported(
+            "options.stdin",
+            "the keeper is older than this kernel and can only make pipes of its own; end it first",
+        ),
+        (SpawnStage::StdinFile, errno) => {
+            let message = format!("options.stdin.file: {}", errno_words(errno));
+            WireError::new(Code::SpawnFailed, message).with("field", "options.stdin.file")
+        }
+        _ => failed(failure, program),
+    }
 }
 
 fn failed(failure: &SpawnFailure, program: &str) -> WireError {
@@ -467,6 +493,8 @@ fn stage(stage: SpawnStage) -> &'static str {
         SpawnStage::Namespaces => "namespaces",
         SpawnStage::DeniedPaths => "deniedPaths",
         SpawnStage::Affinity => "affinity",
+        SpawnStage::StdinFile => "stdinFile",
+        SpawnStage::Joint => "joint",
     }
 }
 

@@ -79,6 +79,7 @@ impl Kernel {
         }
         self.adapt(turn, serial, false);
         self.attach_waiting(turn, serial);
+        self.stage_runs(turn, serial);
         for ticket in deferred {
             self.act(turn, ticket);
         }
@@ -131,6 +132,7 @@ impl Kernel {
         self.tell_failure(turn, Audience::Of(creator), &trace, "process.spawn", &error);
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         let heirs = std::mem::take(&mut process.heirs);
+        self.stage_failed(turn, key.serial, &error);
         self.answer_orphans(turn, key.serial, &WireError::process_not_found(&id.to_string()));
         self.drop_record(turn, key.serial);
         for call in calls {
@@ -204,6 +206,7 @@ impl Kernel {
             let at_ms = wall_ms(turn.at);
             self.note_down(serial, |session| Entry::Exited { session, status, at_ms });
         }
+        self.stage_exited(turn, serial, status, told);
         self.acknowledge(turn, key);
         self.adapt_no_more(turn, serial);
         self.clear_the_way(turn, serial);
@@ -296,6 +299,7 @@ impl Kernel {
             self.note_down(key.serial, |session| Entry::Ended { session, due: false });
         }
         self.life_over(turn, key.serial);
+        self.stage_ended(turn, key.serial);
         self.settle(turn, key.serial);
         self.inherit(turn, heirs);
     }
@@ -311,6 +315,8 @@ impl Kernel {
     pub(crate) fn input_closed(&mut self, turn: &mut Turn<'_>, key: ProcessKey, written: u64) {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
         process.stdin_end = Some(written);
+        let source = process.source();
+        self.end_feeding(turn, key.serial, source);
         self.tell_written(turn, key.serial);
         self.annotate(turn, key.serial, usize::MAX);
     }
@@ -379,6 +385,8 @@ impl Kernel {
         self.tell_written(turn, serial);
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         process.tree_gone = true;
+        process.wired.feeds.clear();
+        let source = process.source();
         let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));
         let (phase, id) = (process.phase, process.id.clone());
         if phase != Phase::Exited {
@@ -396,6 +404,8 @@ impl Kernel {
             running: false,
         };
         let (creator, trace) = (process.creator.clone(), process.story());
+        self.end_feeding(turn, serial, source);
+        self.stage_lost(turn, serial);
         self.answer_orphans(turn, serial, &error);
         for ticket in calls.into_iter().chain(heirs) {
             self.reject(turn, ticket, &error);

@@ -36,4 +36,5 @@ pub(crate) mod retention;
 pub(crate) mod spool;
 pub(crate) mod violating;
 pub(crate) mod wards;
+pub(crate) mod wiring;
 pub(crate) mod writing;

@@ -50,8 +50,9 @@ impl Kernel {
     /// The reactor that serves it: its connection's, unless another core was asked for. As many reactors as there are take turns
     /// over the cores.
     pub(crate) fn home_of(&self, plan: &Plan, connection: ConnectionKey) -> ReactorId {
-        let asked = plan.placement.reactor_cpu.and_then(|cpu| reactor_on(&self.config.cores, cpu));
-        asked.unwrap_or(connection.reactor)
+        let asked = || plan.placement.reactor_cpu.and_then(|cpu| reactor_on(&self.config.cores, cpu));
+        // What is joined to others lives where they do.
+        self.home_of_joined(plan).or_else(asked).unwrap_or(connection.reactor)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::auth::principal::{Creator, Principal};
 use crate::config::{Account, Config};
 use crate::digest::IdempotencyKey;
 use crate::permissions::starting::Identity;
+use crate::pipelines::StageOf;
 use crate::records::Life;
 use crate::sessions::adapting;
 use crate::sessions::containing::{self, Contained, Narrowed, Within};
@@ -16,6 +17,7 @@ use crate::sessions::measuring;
 use crate::sessions::pacing;
 use crate::sessions::placing;
 use crate::sessions::spool;
+use crate::sessions::wiring::Wires;
 use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
     CgroupLimits, Credentials, HistorySize, Placement, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
@@ -59,6 +61,10 @@ pub(crate) struct Plan {
     pub cwd: Option<Vec<u8>>,
     /// Its descriptors.
     pub stdio: Stdio,
+    /// What they have to do with others.
+    pub wires: Wires,
+    /// Its place among others that are started with it.
+    pub stage: Option<StageOf>,
     /// Whom it becomes, if not the daemon's user.
     pub account: Option<Account>,
     /// setrlimit(2).
@@ -131,6 +137,12 @@ impl Plan {
         }
     }
 
+    /// Which outputs will be ours, by channel.
+    pub(crate) fn outputs(&self) -> [bool; 2] {
+        let second = matches!(self.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+        [self.wires.stdout.is_none(), second]
+    }
+
     /// What a life was, as far as its record tells; never carried out.
     pub(crate) fn of_the_past(life: &Life, terminal: Option<TerminalSize>) -> Plan {
         let second = if life.stderr { StderrTarget::Pipe } else { StderrTarget::Stdout };
@@ -144,6 +156,8 @@ impl Plan {
             inherit_env: false,
             cwd: life.cwd.clone().map(OsText::into_bytes),
             stdio: terminal.map_or(pipes, Stdio::Pty),
+            wires: Wires::default(),
+            stage: None,
             account: None,
             rlimits: Vec::new(),
             cgroup: CgroupLimits::default(),
@@ -184,6 +198,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
     let secret_args = secrets(&asked, argv.len())?;
     let limits = asked.limits.clone().unwrap_or_default();
     let stdio = stdio(config, owner, &asked)?;
+    let wires = Wires::asked(&asked)?;
     let rlimits: Vec<(u32, u64)> =
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
     let cgroup = cgroup(&limits, asked.allow_weaker)?;
@@ -203,6 +218,8 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         inherit_env: asked.inherit_env,
         cwd,
         stdio,
+        wires,
+        stage: None,
         account,
         rlimits,
         cgroup,
@@ -395,7 +412,9 @@ fn stdio(config: &Config, owner: bool, asked: &SpawnOptions) -> Result<Stdio, Wi
     }
     let stdin = match asked.stdin {
         StdinOption::Pipe => StdinSource::Pipe,
-        StdinOption::Null => StdinSource::Null,
+        // What it reads instead is in its wires.
+        StdinOption::Null | StdinOption::File(_) => StdinSource::Null,
+        StdinOption::Stream(_) => StdinSource::Pipe,
         StdinOption::Inherit => inherits("options.stdin").map(|()| StdinSource::Inherit)?,
     };
     let stderr = match asked.stderr {

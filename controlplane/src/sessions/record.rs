@@ -9,8 +9,10 @@
 
 use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
+use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::wiring::{Fed, Wired};
 use crate::state::{Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
@@ -102,6 +104,15 @@ pub(crate) struct Record {
     /// Who started it, and who started that: of which user, by which name.
     #[serde(default)]
     line: Vec<(u32, String)>,
+    /// Its stdin, its stdout is a pipe shared with another child.
+    #[serde(default)]
+    joined: [bool; 2],
+    /// The output that fills its stdin.
+    #[serde(default)]
+    fed: Option<Fed>,
+    /// Its place in a pipeline.
+    #[serde(default)]
+    pub stage: Option<StageRecord>,
 }
 
 /// Decided since.
@@ -125,6 +136,9 @@ pub(crate) struct Note {
     let_go: [Option<(u64, u64)>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin: Option<u64>,
+    /// Of a stage: all of its pipeline ran once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
 }
 
 /// How the outputs of a process are kept and paced, by channel where there are two.
@@ -142,6 +156,7 @@ impl Record {
         process: &Process,
         guardian: Option<GuardianDigest>,
         key: Option<IdempotencyKey>,
+        stage: Option<StageRecord>,
     ) -> Record {
         let text = |bytes: &Vec<u8>| OsText::new(bytes.clone());
         let owned = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
@@ -182,6 +197,9 @@ impl Record {
             acts_as: process.cast.acts_as_written(),
             under: owned(&process.cast.under),
             line: process.cast.line_written(),
+            joined: process.wired.joined,
+            fed: process.wired.fed.clone(),
+            stage,
         }
     }
 
@@ -198,6 +216,16 @@ impl Record {
     /// Reads one back; a version below 2 had no promises to keep.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
         from_slice(bytes)
+    }
+
+    /// Which outputs are ours, by channel.
+    pub(crate) fn outputs(&self) -> [bool; 2] {
+        [!self.joined[1], self.stderr]
+    }
+
+    /// What it is joined to; its place in a pipeline is for the pipeline to say.
+    pub(crate) fn wired(&self) -> Wired {
+        Wired { joined: self.joined, fed: self.fed.clone(), ..Wired::default() }
     }
 
     /// In whose name it runs.
@@ -284,6 +312,7 @@ impl Note {
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
             stdin: process.stdin_end,
+            whole: process.wired.stage.is_some_and(|stage| stage.whole),
         }
     }
 

@@ -310,6 +310,7 @@ fn waiting(process: &Process, readers: &[&StreamSubscription], viewer: Connectio
             let for_what = match process.spool {
                 // What is not on disk yet stays in memory until it is.
                 Some(_) if process.unread == Unread::Drop => "the disk".to_owned(),
+                Some(_) | None if !process.wired.feeds.is_empty() => "another process's stdin".to_owned(),
                 Some(_) | None => held_by(None, readers.is_empty()).to_owned(),
             };
             list.push(Waiting { what: channel.name().to_owned(), for_what, subscription_id: None });

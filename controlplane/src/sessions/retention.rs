@@ -133,6 +133,8 @@ impl Kernel {
             self.state.retained.remove(&(since, serial));
         }
         self.release_ward(turn, &process);
+        self.end_feeding(turn, serial, process.source());
+        self.stage_forgotten(turn, process.wired.stage);
         if !process.superseded {
             self.state.names.remove(process.id.key().as_ref());
         }
@@ -154,8 +156,12 @@ impl Kernel {
 }
 
 impl Process {
-    /// Nobody of the tree is left, every stream has ended, and neither an answer nor a next life is on its way.
+    /// Nobody of the tree is left, every stream has ended and is where it is fed to, and neither an answer nor a next life is on its way.
     pub(crate) fn is_over(&self) -> bool {
-        self.tree_gone && self.open == [false, false] && !self.flushing && !self.awaits_another()
+        self.tree_gone
+            && self.open == [false, false]
+            && self.wired.feeds.is_empty()
+            && !self.flushing
+            && !self.awaits_another()
     }
 }

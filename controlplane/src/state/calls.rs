@@ -51,6 +51,7 @@ impl Call {
             | Pending::Wait { .. }
             | Pending::Metrics
             | Pending::Usage { .. }
+            | Pending::Pipeline { .. }
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Request { .. }
@@ -164,11 +165,32 @@ pub(crate) enum Pending {
         /// Of what.
         of: ViewWatchParams,
     },
+    /// A pipeline to run, to end, or to be looked at.
+    Pipeline {
+        /// Which, by serial.
+        pipeline: u64,
+        /// What.
+        what: Awaited,
+    },
     /// Everything of an intent or a story to be gone.
     Cancelling {
         /// Which cancel.
         cancel: u64,
     },
+}
+
+/// What of a pipeline is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// All its stages to run.
+    Start,
+    /// All its stages to exit.
+    End {
+        /// Rings after `timeoutMs`.
+        timer: Option<TimerKey>,
+    },
+    /// What the system counts for its stages.
+    Status,
 }
 
 impl Pending {
@@ -199,6 +221,11 @@ impl Pending {
             Pending::Request { .. } => "event.request",
             Pending::Decision { .. } => "permission.request",
             Pending::Cancelling { .. } => "intent.cancel",
+            Pending::Pipeline { what, .. } => match what {
+                Awaited::Start => "pipeline.spawn",
+                Awaited::End { .. } => "pipeline.wait",
+                Awaited::Status => "pipeline.status",
+            },
         }
     }
 

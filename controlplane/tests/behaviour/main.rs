@@ -16,6 +16,7 @@ mod lines;
 mod permissions;
 mod permissions_bounds;
 mod permissions_hostile;
+mod pipelines;
 mod principals;
 mod quotas;
 mod receipts;

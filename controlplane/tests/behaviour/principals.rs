@@ -109,7 +109,9 @@ fn every_method_that_names_a_process_checks_whose_it_is() {
         let scope = PERMISSIONS.iter().find(|p| p.permission == row.permission).unwrap().scope;
         let of_a_subscription =
             ["process.stdout.unsubscribe", "stream.close", "subscription.configure"].contains(&row.name);
-        if scope != PermissionScope::Process || of_a_subscription {
+        // Of pipelines `pipelines` tells, which it takes one for.
+        let of_a_pipeline = row.name.starts_with("pipeline.");
+        if scope != PermissionScope::Process || of_a_subscription || of_a_pipeline {
             continue;
         }
         let params = json!({ "id": "p", "pid": "p", "signal": 1, "data": "x", "rows": 9, "cols": 9 });
@@ -219,8 +221,9 @@ fn every_method_asks_for_its_permission_of_every_principal() {
                 // What only the administrator may is reached by its whole name, and by no pattern.
                 "agent that may list" => {
                     declared
-                        || ["process.list", "kernel.shutdown", "event.log_status", "kernel.doctor"]
+                        || ["process.list", "pipeline.list", "kernel.shutdown", "event.log_status"]
                             .contains(&name)
+                        || name == "kernel.doctor"
                 }
                 _ => usual,
             };

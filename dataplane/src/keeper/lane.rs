@@ -192,6 +192,10 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
             Ok(ToKeeper::Placed { .. }) | Err(_) => 0,
             Ok(start) => descriptors_of(&start),
         },
+        ToKeeper::Join { containment, wires, .. } => {
+            let kernel = containment.as_ref().is_some_and(|containment| containment.kernel);
+            usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
+        }
         ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }

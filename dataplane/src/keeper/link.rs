@@ -9,7 +9,7 @@ use crate::command::{Scope, Spawn};
 use crate::control::{ExitStatus, LimitInForce, Program, SpawnFailure, Tree, Usage};
 use crate::keeper::protocol::{
     BULK_BYTES_MAX, Blob, End, Limit, NOTE_BYTES_MAX, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX,
-    SpawnRequest, ToKeeper, ToKernel, VERSION, spoken,
+    SpawnRequest, ToKeeper, ToKernel, VERSION, Wires, spoken,
 };
 use crate::key::{ProcessKey, Ticket};
 use crate::sys::process;
@@ -102,8 +102,8 @@ pub struct Spawned<F> {
     pub limits: Vec<LimitInForce>,
     /// Where stdin is written; none for a PTY (write to its master), `/dev/null` and inherited stdin.
     pub stdin: Option<Pipe<F>>,
-    /// What is read: a pipe or the PTY master.
-    pub stdout: Output<F>,
+    /// What is read: a pipe or the PTY master. None where another child reads it.
+    pub stdout: Option<Output<F>>,
     /// None if stderr is not a pipe of its own.
     pub stderr: Option<Pipe<F>>,
 }
@@ -171,7 +171,14 @@ pub fn encode_spawn(spawn: &Spawn, packet: &mut Vec<u8>) -> Result<(), ProtocolE
         record: Blob(&spawn.record),
     };
     let containment = spawn.containment.clone();
+    let wiring = &spawn.wiring;
+    refuse_nul(wiring.stdin_file.as_deref().unwrap_or_default(), "stdin file")?;
     let message = match (containment, spawn.program) {
+        (containment, check) if wiring.is_joined() => {
+            let file = wiring.stdin_file.as_deref().map(Blob);
+            let wires = Wires { file, stdin: wiring.stdin.is_some(), stdout: wiring.stdout.is_some() };
+            ToKeeper::Join { spawn: request, containment, check, wires }
+        }
         (None, None) => ToKeeper::Spawn(request),
         (Some(containment), None) => ToKeeper::Contain { spawn: request, containment },
         (containment, Some(check)) => ToKeeper::Measure { spawn: request, containment, check },
@@ -328,10 +335,14 @@ pub fn decode<F>(packet: &[u8], fds: Vec<F>) -> Result<FromKeeper<F>, ProtocolEr
             let mut fds = fds.into_iter();
             let mut take = |bytes: Option<u32>| bytes.and_then(|bytes| Some(Pipe { fd: fds.next()?, bytes }));
             let [stdin, stdout, stderr] = pipe_bytes.map(&mut take);
-            let (Some(stdout), true) = (stdout, expected == got) else {
-                return Err(ProtocolError::Descriptors { expected: expected.max(1), got });
-            };
-            let stdout = if terminal { Output::Terminal(stdout.fd) } else { Output::Pipe(stdout) };
+            if expected != got || (terminal && stdout.is_none()) {
+                return Err(ProtocolError::Descriptors {
+                    expected: expected.max(usize::from(terminal)),
+                    got,
+                });
+            }
+            let whole = |pipe: Pipe<F>| if terminal { Output::Terminal(pipe.fd) } else { Output::Pipe(pipe) };
+            let stdout = stdout.map(whole);
             let limits = limits.into_iter().map(in_force).collect();
             let spawned = Spawned { process, pid, start_ticks, tree, limits, stdin, stdout, stderr };
             Ok(FromKeeper::Spawned(Box::new(spawned)))
@@ -492,24 +503,31 @@ mod tests {
         assert_eq!((child.process, child.pid, child.start_ticks), (PROCESS, 7, 8));
         assert_eq!(child.stdin.map(|pipe| (pipe.fd, pipe.bytes)), Some(("in", 1)));
         assert_eq!(child.stderr.map(|pipe| (pipe.fd, pipe.bytes)), Some(("err", 3)));
-        assert!(matches!(child.stdout, Output::Pipe(Pipe { fd: "out", bytes: 2 })));
+        assert!(matches!(child.stdout, Some(Output::Pipe(Pipe { fd: "out", bytes: 2 }))));
         assert_eq!((child.limits[0].name.as_str(), child.limits[0].mechanism), ("memory", "cgroup"));
         let terminal = spawned(true, [None, Some(0), None]);
         let Ok(FromKeeper::Spawned(child)) = decode(&terminal, vec!["master"]) else {
             panic!("a spawned child was sent")
         };
-        assert!(matches!(child.stdout, Output::Terminal("master")));
+        assert!(matches!(child.stdout, Some(Output::Terminal("master"))));
         assert!(child.stdin.is_none() && child.stderr.is_none());
     }
 
     #[test]
     fn missing_and_surplus_descriptors_are_an_error() {
-        for (pipe_bytes, given) in
-            [([Some(1), Some(2), None], 1), ([None, Some(2), None], 2), ([Some(1), None, None], 1)]
-        {
-            let refused = decode(&spawned(false, pipe_bytes), vec![(); given]);
+        for (terminal, pipe_bytes, given) in [
+            (false, [Some(1), Some(2), None], 1),
+            (false, [None, Some(2), None], 2),
+            (true, [Some(1), None, None], 1),
+        ] {
+            let refused = decode(&spawned(terminal, pipe_bytes), vec![(); given]);
             assert!(matches!(refused, Err(ProtocolError::Descriptors { got, .. }) if got == given));
         }
+        let Ok(FromKeeper::Spawned(child)) = decode(&spawned(false, [Some(1), None, None]), vec!["in"])
+        else {
+            panic!("what another child reads is not ours")
+        };
+        assert!(child.stdout.is_none() && child.stdin.is_some());
         let surplus = decode(&packet(&ToKernel::TreeEnded { process: PROCESS }), vec![()]);
         assert!(matches!(surplus, Err(ProtocolError::Descriptors { expected: 0, got: 1 })));
     }

@@ -299,9 +299,10 @@ impl Keeper {
                     self.lanes[lane].lose();
                 }
             }
-            ToKeeper::Spawn(_) | ToKeeper::Contain { .. } | ToKeeper::Measure { .. } => {
-                self.start(lane, request, fds, &[]);
-            }
+            ToKeeper::Spawn(_)
+            | ToKeeper::Contain { .. }
+            | ToKeeper::Measure { .. }
+            | ToKeeper::Join { .. } => self.start(lane, request, fds, &[]),
             ToKeeper::Placed { start, cpus } => self.start_placed(lane, *start, fds, cpus),
             // To a tree it is an errand, unless there is none of this name.
             ToKeeper::Signal { process, signal, scope: _, ticket } => {

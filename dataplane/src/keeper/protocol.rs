@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 5: containment (`Contain`, `Contained`).
 /// - 6: what is executed (`Measure`, `Measured`).
 /// - 7: namespaces in a containment.
-/// - 8: children bound to cores (`Placed`).
+/// - 8: children bound to cores (`Placed`); children that are joined to each other, and files as stdin (`Join`); a `Spawned` may
+///   have no stdout.
 pub const VERSION: u16 = 8;
 
 /// The first version that contains children.
@@ -45,6 +46,9 @@ pub const VERSION_MEASURES: u16 = 6;
 pub const VERSION_DIVIDES: u16 = 7;
 /// The first version that binds children to cores.
 pub const VERSION_PLACES: u16 = 8;
+
+/// The first version that joins children to each other, and opens files for them.
+pub const VERSION_JOINS: u16 = 8;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -199,8 +203,8 @@ pub enum ToKeeper<'a> {
         /// How what it executes is looked at.
         check: ProgramCheck,
     },
-    /// Start what the message inside says (`Spawn`, `Contain`, `Measure`; its descriptors are beside this one), bound to cores.
-    /// Since version 8.
+    /// Start what the message inside says (`Spawn`, `Contain`, `Measure`, `Join`; its descriptors are beside this one), bound to
+    /// cores. Since version 8.
     Placed {
         /// As it would have been a message.
         #[serde(borrow)]
@@ -208,6 +212,32 @@ pub enum ToKeeper<'a> {
         /// Their numbers, below [`CPUS_MAX`].
         cpus: Vec<u16>,
     },
+    /// Start a process whose descriptors are not all its own; otherwise as the three above. Beside it, in this order: the
+    /// child's end of a connection to the kernel, if the containment says so; its descriptor 0; its descriptor 1. Since
+    /// version 8.
+    Join {
+        /// What to start.
+        #[serde(borrow)]
+        spawn: SpawnRequest<'a>,
+        /// What it does to itself.
+        containment: Option<Box<Containment>>,
+        /// How what it executes is looked at.
+        check: Option<ProgramCheck>,
+        /// What is not its own.
+        wires: Wires<'a>,
+    },
+}
+
+/// Descriptors a child is given instead of those [`Stdio`] says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wires<'a> {
+    /// Descriptor 0 is this file, which the child opens.
+    #[serde(borrow)]
+    pub file: Option<Blob<'a>>,
+    /// Descriptor 0 is beside the packet.
+    pub stdin: bool,
+    /// Descriptor 1 is.
+    pub stdout: bool,
 }
 
 /// Cores there may be.

@@ -277,6 +277,9 @@ fn settle_input(session: &HeldSession, inbox: OwnedFd, desk: Option<&Desk>) -> R
             return Err(SettleError::Account { session, taken: written, expected, staged });
         };
         inbox.settle(offset);
+    } else if inbox.fed_from().is_some() {
+        // What was about to be moved is where it came from.
+        inbox.settle(written);
     }
     Ok(inbox)
 }

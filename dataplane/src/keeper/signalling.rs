@@ -61,6 +61,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Several { .. }
         | ToKeeper::Measure { .. }
         | ToKeeper::Placed { .. }
+        | ToKeeper::Join { .. }
         | ToKeeper::Shutdown { .. } => false,
     }
 }

@@ -7,7 +7,7 @@ use crate::keeper::link::CgroupUse;
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::{Blob, Limit, Mechanism, SpawnRequest, ToKeeper, ToKernel};
 use crate::keeper::session::Session;
-use crate::keeper::stdio::Prepared;
+use crate::keeper::stdio::{Given, Prepared};
 use crate::sys::process::{self, Child, Image};
 use crate::sys::{Cgroup, Cgroups};
 use kairo_sandbox::containment::{Containment, Owner, Unready};
@@ -30,8 +30,17 @@ pub(super) struct Contained<'a> {
     pub(super) kernel: Option<BorrowedFd<'a>>,
 }
 
-/// What is done to a child before it runs: how it is contained, and how what it executes is looked at.
-type Guarded<'a> = (Option<Contained<'a>>, Option<ProgramCheck>);
+/// What is done to a child before it runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Setting<'a> {
+    contained: Option<Contained<'a>>,
+    /// How what it executes is looked at.
+    check: Option<ProgramCheck>,
+    /// Descriptors that are not its own.
+    given: Given<'a>,
+    /// The cores it is bound to; none for all.
+    cpus: &'a [u16],
+}
 
 impl Contained<'_> {
     /// RLIMIT_CORE: resource, soft and hard limit.
@@ -42,24 +51,49 @@ impl Contained<'_> {
 
 impl Keeper {
     /// Carries out a request to start something; `fds` came with it.
-    pub(super) fn start(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &[OwnedFd], cpus: &[u16]) {
+    pub(super) fn start(
+        &mut self,
+        lane: usize,
+        request: &ToKeeper<'_>,
+        fds: &mut Vec<OwnedFd>,
+        cpus: &[u16],
+    ) {
         let kernel = fds.first().map(AsFd::as_fd);
         let contained = |containment| Contained { containment, kernel };
+        let alone = Setting::default();
         match request {
-            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, (None, None), cpus),
+            ToKeeper::Spawn(spawn) => self.spawn(lane, spawn, Setting { cpus, ..alone }),
             ToKeeper::Contain { spawn, containment } => {
-                self.spawn(lane, spawn, (Some(contained(containment)), None), cpus);
+                let contained = Some(contained(containment));
+                self.spawn(lane, spawn, Setting { contained, cpus, ..alone });
             }
             ToKeeper::Measure { spawn, containment, check } => {
                 let contained = containment.as_deref().map(contained);
-                self.spawn(lane, spawn, (contained, Some(*check)), cpus);
+                self.spawn(lane, spawn, Setting { contained, check: Some(*check), cpus, ..alone });
+            }
+            ToKeeper::Join { spawn, containment, check, wires } => {
+                let mut ends = fds.iter().map(AsFd::as_fd);
+                let mut next = |given: bool| if given { ends.next() } else { None };
+                let kernel = next(containment.as_ref().is_some_and(|containment| containment.kernel));
+                let contained = containment.as_deref().map(|containment| Contained { containment, kernel });
+                let file = wires.file.map(|path| path.0);
+                let given = Given { file, stdin: next(wires.stdin), stdout: next(wires.stdout) };
+                self.spawn(lane, spawn, Setting { contained, check: *check, given, cpus });
             }
             _ => {}
         }
+        // Whoever is joined must be alone with its ends.
+        fds.clear();
     }
 
     /// The same, of a message within one that says on which cores.
-    pub(super) fn start_placed(&mut self, lane: usize, start: Blob<'_>, fds: &[OwnedFd], cpus: &[u16]) {
+    pub(super) fn start_placed(
+        &mut self,
+        lane: usize,
+        start: Blob<'_>,
+        fds: &mut Vec<OwnedFd>,
+        cpus: &[u16],
+    ) {
         match rmp_serde::from_slice(start.0) {
             Ok(request) => self.start(lane, &request, fds, cpus),
             // A kernel that can't be understood can't be served: it sees the lane closed.
@@ -68,9 +102,9 @@ impl Keeper {
     }
 
     /// Starts the process and answers on its lane, one way or the other.
-    fn spawn(&mut self, lane: usize, request: &SpawnRequest<'_>, guarded: Guarded<'_>, cpus: &[u16]) {
+    fn spawn(&mut self, lane: usize, request: &SpawnRequest<'_>, setting: Setting<'_>) {
         self.childless = false;
-        if let Err(failure) = self.try_spawn(lane, request, guarded, cpus) {
+        if let Err(failure) = self.try_spawn(lane, request, setting) {
             self.tell(lane, &ToKernel::SpawnFailed { process: request.process, failure });
         }
     }
@@ -79,10 +113,9 @@ impl Keeper {
         &mut self,
         lane: usize,
         request: &SpawnRequest<'_>,
-        guarded: Guarded<'_>,
-        cpus: &[u16],
+        setting: Setting<'_>,
     ) -> Result<(), SpawnFailure> {
-        let (contained, check) = guarded;
+        let Setting { contained, check, given, cpus } = setting;
         let refused = |errno| Err(SpawnFailure { stage: SpawnStage::Keeper, errno });
         if self.ending() {
             return refused(libc::ESHUTDOWN);
@@ -91,7 +124,7 @@ impl Keeper {
             return refused(libc::EEXIST);
         }
         let owner = request.credentials.as_ref().map(|who| who.uid);
-        let prepared = Prepared::new(request.stdio, owner, self.flags.embedded)
+        let prepared = Prepared::new(request.stdio, given, owner, self.flags.embedded)
             .map_err(|error| failed(SpawnStage::Resources, &error))?;
         let mut ready = self.make_ready(request, contained)?;
         let placeholders = ready.as_mut().map(Ready::placeholders).unwrap_or_default();
@@ -103,6 +136,7 @@ impl Keeper {
             search_path: request.search_path.0,
             cwd: request.cwd.map(|path| path.0),
             stdio: prepared.child(self.null.as_fd()),
+            stdin_file: given.file,
             terminal: prepared.terminal,
             credentials: request.credentials.as_ref(),
             rlimits: &rlimits,
@@ -121,7 +155,7 @@ impl Keeper {
                 if failure.stage == SpawnStage::Cgroup && !request.cgroup.any() {
                     // Nobody asked for one: do without, for good.
                     self.flags.cgroups = CgroupUse::Limits;
-                    return self.try_spawn(lane, request, guarded, cpus);
+                    return self.try_spawn(lane, request, setting);
                 }
                 return Err(failure);
             }

@@ -28,9 +28,25 @@ enum Source {
     KeepersStderr,
 }
 
+/// What a child's descriptors are instead of what its [`Stdio`] says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Given<'a> {
+    /// Descriptor 0 will be this file, which the child opens.
+    pub(super) file: Option<&'a [u8]>,
+    /// Descriptor 0.
+    pub(super) stdin: Option<BorrowedFd<'a>>,
+    /// Descriptor 1.
+    pub(super) stdout: Option<BorrowedFd<'a>>,
+}
+
 impl Prepared {
     /// Opens everything. `EPERM`: inheriting from a keeper that isn't embedded.
-    pub(super) fn new(stdio: Stdio, owner: Option<u32>, embedded: bool) -> io::Result<Prepared> {
+    pub(super) fn new(
+        stdio: Stdio,
+        given: Given<'_>,
+        owner: Option<u32>,
+        embedded: bool,
+    ) -> io::Result<Prepared> {
         match stdio {
             Stdio::Pty(size) => {
                 let pty = pty::open(size, owner)?;
@@ -47,11 +63,16 @@ impl Prepared {
                     return Err(io::Error::from_raw_os_error(libc::EPERM));
                 }
                 let (stdin, kept_stdin) = match stdin {
+                    _ if given.file.is_some() => (Source::Null, None),
+                    _ if given.stdin.is_some() => (given_by_kernel(given.stdin)?, None),
                     StdinSource::Pipe => written_by_us(pipe_bytes)?,
                     StdinSource::Null => (Source::Null, None),
                     StdinSource::Inherit => (Source::KeepersStdin, None),
                 };
-                let (stdout, kept_stdout) = read_by_us(pipe_bytes)?;
+                let (stdout, kept_stdout) = match given.stdout {
+                    Some(_) => (given_by_kernel(given.stdout)?, None),
+                    None => read_by_us(pipe_bytes)?,
+                };
                 let (stderr, kept_stderr) = match stderr {
                     StderrTarget::Pipe => read_by_us(pipe_bytes)?,
                     StderrTarget::Stdout => (Source::Same(1), None),
@@ -83,6 +104,10 @@ impl Prepared {
 
 fn kept(fd: OwnedFd, capacity_bytes: usize) -> Option<Kept> {
     Some(Kept { fd, pipe_bytes: u32::try_from(capacity_bytes).unwrap_or(u32::MAX) })
+}
+
+fn given_by_kernel(end: Option<BorrowedFd<'_>>) -> io::Result<Source> {
+    end.map_or(Ok(Source::Null), |end| end.try_clone_to_owned().map(Source::Own))
 }
 
 fn written_by_us(bytes: u32) -> io::Result<(Source, Option<Kept>)> {

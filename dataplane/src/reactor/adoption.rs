@@ -10,7 +10,7 @@ use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
-use crate::command::{HistorySize, Rate, Unread};
+use crate::command::{Feed, HistorySize, Rate, Unread};
 use crate::control::{Notice, StreamEnd};
 use crate::driver::Driver;
 use crate::keeper::settlement::Heir;
@@ -40,6 +40,8 @@ pub struct Adopted {
     pub spool: Option<SpoolLimits>,
     /// How long those streams were whose end was told, by `Channel as usize`.
     pub ends: [Option<StreamEnd>; 2],
+    /// The output that fills its stdin, if that is not over.
+    pub feed: Option<Feed>,
     /// Bytes that went into its stdin, if that is over and nothing else is held of it.
     pub stdin: u64,
     /// Numbers the control plane reads at any time.
@@ -58,13 +60,25 @@ pub(super) struct Ghost {
 impl<D: Driver> Reactor<D> {
     /// Takes all of them over, before anybody is let in.
     pub(super) fn inherit_all(&mut self, adopted: Vec<Adopted>) {
-        for adopted in adopted {
-            self.inherit(adopted);
+        let mut feeds = Vec::new();
+        for mut adopted in adopted {
+            let feed = adopted.feed.take();
+            let target = self.inherit(adopted);
+            feeds.extend(feed.map(|feed| (target, feed)));
+        }
+        // A feed is one of the readers that were waited for, and has come back.
+        for (target, feed) in feeds {
+            self.begin_feed(target, feed);
+            if let Some(source) = self.place_of_process(feed.source) {
+                let mut wanted = [false; 2];
+                wanted[feed.channel as usize] = true;
+                self.come_back(source, wanted);
+            }
         }
     }
 
-    fn inherit(&mut self, adopted: Adopted) {
-        let Adopted { heir, history, rate, unread, spool, ends, stdin: went_in, meter } = adopted;
+    fn inherit(&mut self, adopted: Adopted) -> Place {
+        let Adopted { heir, history, rate, unread, spool, ends, feed: _, stdin: went_in, meter } = adopted;
         let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
@@ -103,6 +117,8 @@ impl<D: Driver> Reactor<D> {
             unread,
             inflow,
             parked: Default::default(),
+            feeding: None,
+            unfed: false,
             releasing: Vec::new(),
             meter,
         });
@@ -112,6 +128,7 @@ impl<D: Driver> Reactor<D> {
         }
         self.input_accounted(place);
         self.later(Turn::Input(place));
+        place
     }
 
     fn import_end(&mut self, end: Option<(OwnedFd, u32)>) -> Option<(D::Fd, u32)> {

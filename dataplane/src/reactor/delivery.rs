@@ -55,6 +55,7 @@ impl<D: Driver> Reactor<D> {
         for reader in readers {
             self.deliver(reader);
         }
+        self.feed_all(place);
         self.make_announcements(place);
     }
 

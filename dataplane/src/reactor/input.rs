@@ -120,8 +120,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// Lets what waits go in, as far as the child takes it.
+    /// Lets what waits go in, as far as the child takes it, and what another process writes for it.
     pub(super) fn push_input(&mut self, place: Place) {
+        match self.processes.get(place).and_then(|process| process.feeding) {
+            Some(_) => self.feed(place),
+            None => self.move_input(place),
+        }
+    }
+
+    /// Lets what waits go in, as far as the child takes it.
+    pub(super) fn move_input(&mut self, place: Place) {
         let Some(process) = self.processes.get_mut(place) else { return };
         if process.is_starting() {
             return;
@@ -155,15 +163,22 @@ impl<D: Driver> Reactor<D> {
             process.inflow.fail(&mut answers);
             return self.input_closed(place, answers);
         }
+        if process.inflow.is_waiting() {
+            self.await_stdin(place);
+        }
+        self.answer_input(answers);
+    }
+
+    /// Goes on when the child takes more.
+    pub(super) fn await_stdin(&mut self, place: Place) {
+        let Some(process) = self.processes.get_mut(place) else { return };
         if let Some(fd) = process.inflow.fd()
-            && process.inflow.is_waiting()
             && !process.inflow.armed
         {
             let poll = Op::Poll(fd.clone(), Interest::Write);
             process.inflow.armed = true;
             self.driver.submit(Kind::Stdin.token(place), poll);
         }
-        self.answer_input(answers);
     }
 
     fn push_through_staging(
@@ -181,7 +196,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Gives the keeper an inbox it doesn't have yet.
-    fn hold_inbox(&mut self, place: Place) -> std::io::Result<()> {
+    pub(super) fn hold_inbox(&mut self, place: Place) -> std::io::Result<()> {
         let Some(process) = self.processes.get_mut(place) else { return Ok(()) };
         let key = process.key;
         let Some(inbox) = process.inflow.take_unheld() else { return Ok(()) };
@@ -205,6 +220,7 @@ impl<D: Driver> Reactor<D> {
         }
         self.input_accounted(place);
         self.answer_input(answers);
+        self.feed_over(place);
     }
 
     /// Of an input that is over how much went in is all that is to be kept.

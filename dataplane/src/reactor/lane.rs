@@ -4,17 +4,18 @@
 
 use super::mail::Mail;
 use super::{Kind, Reactor};
-use crate::command::{Credentials, Spawn};
+use crate::command::{Credentials, Spawn, Wiring};
 use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, SpawnStage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
-    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_MEASURES,
-    VERSION_PLACES,
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_JOINS,
+    VERSION_MEASURES, VERSION_PLACES,
 };
 use crate::key::ProcessKey;
 use crate::points::{Point, reach};
+use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::socket;
 use std::collections::VecDeque;
 use std::io;
@@ -201,12 +202,15 @@ impl<D: Driver> Reactor<D> {
             (divided, VERSION_DIVIDES, SpawnStage::Containment),
             (spawn.program.is_some(), VERSION_MEASURES, SpawnStage::Measure),
             (!spawn.placement.cpus.is_empty(), VERSION_PLACES, SpawnStage::Affinity),
+            (spawn.wiring.stdin_file.is_some(), VERSION_JOINS, SpawnStage::StdinFile),
+            (spawn.wiring.is_joined(), VERSION_JOINS, SpawnStage::Joint),
         ];
         for (_, version, stage) in needs.into_iter().filter(|(needed, ..)| *needed) {
             if !self.lane.greeted && self.lane.fd.is_some() {
                 return self.lane.waiting.push(spawn);
             }
             if self.lane.version < version {
+                drop(self.joint_ends(&spawn.wiring));
                 return self.spawn_failed(key, SpawnFailure { stage, errno: libc::ENOSYS });
             }
         }
@@ -215,7 +219,14 @@ impl<D: Driver> Reactor<D> {
         {
             containment.later.log = false;
         }
-        let kernel = match spawn.containment.as_ref().filter(|containment| containment.kernel) {
+        let joints = match self.joint_ends(&spawn.wiring) {
+            Ok(ends) => ends,
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                return self.spawn_failed(key, SpawnFailure { stage: SpawnStage::Resources, errno });
+            }
+        };
+        let mut beside = match spawn.containment.as_ref().filter(|containment| containment.kernel) {
             None => Vec::new(),
             Some(_) => match self.connect_child(&spawn) {
                 Ok(end) => vec![end],
@@ -225,7 +236,8 @@ impl<D: Driver> Reactor<D> {
                 }
             },
         };
-        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &kernel);
+        beside.extend(joints);
+        let sent = self.lane.send(&mut self.driver, |packet| link::encode_spawn(&spawn, packet), &beside);
         reach(Point::SpawnSent);
         if let Err(error) = sent {
             tracing::debug!(%error, "spawn was not sent");
@@ -235,6 +247,32 @@ impl<D: Driver> Reactor<D> {
             };
             self.spawn_failed(key, SpawnFailure { stage, errno });
         }
+    }
+
+    /// The ends of pipes a child shares with another, which are then nobody's here. The two ask one after the other: the first
+    /// makes the pipe.
+    fn joint_ends(&mut self, wiring: &Wiring) -> io::Result<Vec<D::Fd>> {
+        let mut ends = Vec::new();
+        for (joint, reads) in [(wiring.stdin, true), (wiring.stdout, false)] {
+            let Some(joint) = joint else { continue };
+            match self.joints.remove(&joint.name) {
+                Some(Some(end)) => ends.push(end),
+                Some(None) => return Err(io::ErrorKind::BrokenPipe.into()),
+                None => {
+                    let made = pipe(joint.pipe_bytes as usize, NonBlocking::Neither);
+                    let Ok(Pipe { reader, writer, .. }) = made else {
+                        // The other one must not wait for what there will never be.
+                        self.joints.insert(joint.name, None);
+                        return made.map(|_| ends);
+                    };
+                    let (own, others) = if reads { (reader, writer) } else { (writer, reader) };
+                    ends.push(self.driver.import(own));
+                    let others = self.driver.import(others);
+                    self.joints.insert(joint.name, Some(others));
+                }
+            }
+        }
+        Ok(ends)
     }
 
     /// Makes a connection for a child before there is one: who is at the other end is known by whom it was made for, so
@@ -298,6 +336,7 @@ impl<D: Driver> Reactor<D> {
     fn keeper_gone(&mut self, error: &io::Error) {
         self.lane.fd = None;
         self.lane.queue.clear();
+        self.joints.clear();
         self.lane_is_free();
         if self.post.is_shutting_down() {
             self.stopping = true;

@@ -8,13 +8,14 @@
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
-//! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
+//! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
 //! `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
 //! reactors.
 
 pub mod adoption;
 mod connections;
 mod delivery;
+mod feeding;
 mod input;
 mod lane;
 pub(crate) mod mail;
@@ -173,6 +174,9 @@ pub(crate) struct Reactor<D: Driver> {
     readers: Table<Reader<D::Fd>>,
     reader_places: HashMap<u64, Place>,
     staging: Option<Staging<D::Fd>>,
+    /// The other ends of pipes between children of which one end has been given away, by [`Joint`](crate::command::Joint);
+    /// none where there could be no pipe.
+    joints: HashMap<u64, Option<D::Fd>>,
     retained: Retained,
     reconnect_grace_ns: u64,
     spools: Option<Spools>,
@@ -217,6 +221,7 @@ impl<D: Driver> Reactor<D> {
             readers: Table::new(),
             reader_places: HashMap::new(),
             staging: None,
+            joints: HashMap::new(),
             retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             spools: parts.spools,

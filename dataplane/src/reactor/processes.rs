@@ -5,6 +5,7 @@
 //! is paused; what the leader had left in its pipes is in memory before its exit is told, whoever stalls.
 
 use super::adoption::Ghost;
+use super::feeding::Feeding;
 use super::pacing::Pace;
 use super::spool::StreamSpool;
 use super::table::Place;
@@ -52,6 +53,10 @@ pub(super) struct Process<F> {
     pub(super) inflow: Inflow<F>,
     /// What is written to it waits.
     pub(super) parked: Wait,
+    /// Whose output fills its input.
+    pub(super) feeding: Option<Feeding>,
+    /// It was to be fed from an output that is gone.
+    pub(super) unfed: bool,
     /// What the keeper lets go of once the note is with it that tells what it was.
     pub(super) releasing: Vec<End>,
     pub(super) meter: Arc<ProcessMeter>,
@@ -69,6 +74,8 @@ pub(super) struct Stream<F> {
     pub(super) exit_mark: u64,
     /// Highest offset that was ever delivered to anybody.
     pub(super) delivered: u64,
+    /// Processes whose inputs it fills.
+    pub(super) feeds: Vec<Place>,
     /// Readers of a dead kernel that are waited for.
     pub(super) ghost: Option<Ghost>,
     pub(super) spool: Option<StreamSpool>,
@@ -90,6 +97,7 @@ impl<F> Stream<F> {
             closed: false,
             exit_mark: 0,
             delivered: 0,
+            feeds: Vec::new(),
             ghost: None,
             spool: None,
             source: None,
@@ -151,16 +159,22 @@ impl<D: Driver> Reactor<D> {
             unread: spawn.unread,
             inflow: Inflow::new(None, 0),
             parked: Wait::default(),
+            feeding: None,
+            unfed: false,
             releasing: Vec::new(),
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
         Channel::ALL.into_iter().for_each(|channel| self.take_stock(place, channel));
+        if let Some(feed) = spawn.wiring.feed {
+            self.begin_feed(place, feed);
+        }
         self.send_spawn(spawn);
     }
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        self.unlink_feeds(place);
         if let Some(process) = self.processes.remove(place) {
             for reader in process.readers {
                 self.drop_reader(reader);
@@ -176,11 +190,12 @@ impl<D: Driver> Reactor<D> {
         process.phase = Phase::Running;
         let meter = process.meter.clone();
         let (stdout, terminal) = match stdout {
-            Output::Pipe(pipe) => {
+            Some(Output::Pipe(pipe)) => {
                 meter.streams[0].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
-                (pipe.fd, false)
+                (Some(pipe.fd), false)
             }
-            Output::Terminal(fd) => (fd, true),
+            Some(Output::Terminal(fd)) => (Some(fd), true),
+            None => (None, false),
         };
         if let Some(pipe) = &stdin {
             meter.stdin_pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
@@ -188,23 +203,33 @@ impl<D: Driver> Reactor<D> {
         meter.stdin_closed.store(stdin.is_none() && !terminal, Ordering::Relaxed);
         process.inflow = match stdin {
             Some(pipe) => Inflow::new(Some(pipe.fd), pipe.bytes as usize),
-            None => Inflow::new(terminal.then(|| stdout.clone()), 0),
+            None => Inflow::new(stdout.clone().filter(|_| terminal), 0),
         };
-        process.streams[0].source = Some(Source { fd: stdout, terminal, armed: false });
-        if let Some(pipe) = stderr {
+        if let Some(pipe) = &stderr {
             meter.streams[1].pipe_bytes.store(pipe.bytes, Ordering::Relaxed);
-            process.streams[1].source = Some(Source { fd: pipe.fd, terminal: false, armed: false });
-            self.begin_spool(place, Channel::Stderr, false);
-            self.arm_source(place, Channel::Stderr);
-        } else {
-            process.streams[1].spool = None;
-            process.streams[1].closed = true;
-            meter.streams[1].closed.store(true, Ordering::Relaxed);
         }
-        self.begin_spool(place, Channel::Stdout, false);
-        self.arm_source(place, Channel::Stdout);
+        self.open_feed(place);
+        let outputs =
+            [(Channel::Stderr, stderr.map(|pipe| pipe.fd), false), (Channel::Stdout, stdout, terminal)];
+        for (channel, fd, terminal) in outputs {
+            self.begin_output(place, channel, fd.map(|fd| Source { fd, terminal, armed: false }));
+        }
         reach(Point::SpawnHeard);
         self.notices.push_back(Notice::Spawned { process: key, pid, tree, start_ticks, limits });
+    }
+
+    /// An output begins to be read; one that is not ours has ended already.
+    fn begin_output(&mut self, place: Place, channel: Channel, source: Option<Source<D::Fd>>) {
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let stream = &mut process.streams[channel as usize];
+        if source.is_none() {
+            stream.spool = None;
+            stream.closed = true;
+            return process.meter.streams[channel as usize].closed.store(true, Ordering::Relaxed);
+        }
+        stream.source = source;
+        self.begin_spool(place, channel, false);
+        self.arm_source(place, channel);
     }
 
     pub(super) fn arm_source(&mut self, place: Place, channel: Channel) {
@@ -245,6 +270,10 @@ impl<D: Driver> Reactor<D> {
         let pins = pins.filter(|offset| !on_disk(*offset));
         let (lowest, blockers) =
             pins.fold((u64::MAX, 0), |(lowest, blockers), pin| (lowest.min(pin), blockers + 1));
+        let (lowest, blockers) = match self.fed_to(place, channel) {
+            Some((fed_to, feeds)) => (lowest.min(fed_to), blockers + feeds),
+            None => (lowest, blockers),
+        };
         let (lowest, blockers) = match stream.ghost {
             Some(ghost) => (lowest.min(ghost.offset), blockers + ghost.awaited),
             None => (lowest, blockers),
@@ -519,6 +548,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        self.unlink_feeds(place);
         for channel in Channel::ALL {
             self.source_over(place, channel);
         }

@@ -359,6 +359,7 @@ impl<D: Driver> Reactor<D> {
         let stream = &process.streams[channel as usize];
         if !stream.closed
             || stream.ghost.is_some()
+            || !stream.feeds.is_empty()
             || read.into_iter().any(|reader| reader.subscriber.cursors[channel as usize].is_some())
         {
             return;

@@ -44,6 +44,15 @@ impl<T> Table<T> {
         (*generation == place.generation).then_some(value)
     }
 
+    /// Two different ones, if both are there.
+    pub(crate) fn get_two_mut(&mut self, one: Place, other: Place) -> Option<(&mut T, &mut T)> {
+        if one.slot == other.slot || self.get(one).is_none() || self.get(other).is_none() {
+            return None;
+        }
+        let (one, other) = self.entries.get2_mut(one.slot as usize, other.slot as usize)?;
+        Some((&mut one.1, &mut other.1))
+    }
+
     pub(crate) fn remove(&mut self, place: Place) -> Option<T> {
         self.get(place)?;
         Some(self.entries.remove(place.slot as usize).1)

@@ -16,7 +16,7 @@
 use crate::control::{Failure, Outcome};
 use crate::driver::Driver;
 use crate::key::Ticket;
-use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT};
+use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT, INPUT_STAGING_BYTES};
 use crate::points::{Point, reach};
 use crate::stream::source::Staging;
 use kairo_shm::inbox::{Inbox, WriteKey};
@@ -54,6 +54,17 @@ struct Waiting {
 
 /// The answer to one queued item.
 pub type Answer = (Ticket, Result<Outcome, Failure>);
+
+/// What came of feeding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// Something went in.
+    Some,
+    /// The child takes nothing now.
+    Full,
+    /// Nobody will ever read it.
+    Broken,
+}
 
 /// Where an attempt to move bytes has ended.
 enum Moved {
@@ -180,6 +191,54 @@ impl<F: Clone> Inflow<F> {
         Ok(())
     }
 
+    /// Another stream fills this input, read from there; where a dead kernel had begun with it, from where that had come to.
+    pub fn begin_feed(&mut self, from: u64) -> Result<(), RingError> {
+        if self.fd.is_some() && self.inbox.is_none() {
+            let inbox = Inbox::create(INPUT_STAGING_BYTES)?;
+            inbox.begin_feed(from);
+            self.inbox = Some(inbox);
+            self.unheld = true;
+        }
+        Ok(())
+    }
+
+    /// How far the stream that fills it has gone in; none before it begins, and once nothing more can.
+    pub fn fed_to(&self) -> Option<u64> {
+        self.inbox.as_ref().and_then(|inbox| Some(inbox.fed_from()? + inbox.written()))
+    }
+
+    /// Moves what comes next of that stream, `bytes`, as far as it goes.
+    pub fn feed<D: Driver<Fd = F>>(
+        &mut self,
+        driver: &mut D,
+        staging: &Staging<F>,
+        name: u64,
+        bytes: &[u8],
+    ) -> io::Result<Fed> {
+        let (Some(fd), Some(inbox)) = (&self.fd, &self.inbox) else { return Ok(Fed::Broken) };
+        let max = self.pipe_bytes.saturating_sub(driver.queued(fd)?).min(staging.input.bytes_max);
+        if max == 0 {
+            return Ok(Fed::Full);
+        }
+        let bytes = &bytes[..bytes.len().min(max).min(inbox.capacity_bytes())];
+        let before = inbox.written();
+        inbox.lend(bytes.len());
+        reach(Point::InputAppended);
+        let moved = advance(driver, fd, inbox, staging, name, bytes)?;
+        Ok(match moved {
+            Moved::Broken => Fed::Broken,
+            Moved::Full if inbox.written() == before => Fed::Full,
+            Moved::All | Moved::Full => Fed::Some,
+        })
+    }
+
+    /// That stream is over: the input closes behind what went in.
+    pub fn end_feed(&mut self) {
+        if let Some(inbox) = &self.inbox {
+            inbox.request_close();
+        }
+    }
+
     /// True exactly when it is a terminal's.
     pub fn is_terminal(&self) -> bool {
         self.terminal
@@ -239,7 +298,8 @@ impl<F: Clone> Inflow<F> {
             if max == 0 {
                 return Ok(false);
             }
-            match advance(driver, fd, inbox, staging, name, max)? {
+            let bytes = inbox.pending(max.min(staging.input.bytes_max));
+            match advance(driver, fd, inbox, staging, name, bytes)? {
                 Moved::All => {}
                 Moved::Full => {
                     self.answer(answers);
@@ -296,11 +356,11 @@ fn advance<D: Driver>(
     inbox: &Inbox,
     staging: &Staging<D::Fd>,
     name: u64,
-    max: usize,
+    bytes: &[u8],
 ) -> io::Result<Moved> {
     let pipe = &staging.input;
     staging.page.name(Side::Input, name);
-    let staged = driver.write(&pipe.write_end, inbox.pending(max.min(pipe.bytes_max)))?;
+    let staged = driver.write(&pipe.write_end, bytes)?;
     reach(Point::InputStaged);
     inbox.expect(staged);
     reach(Point::InputExpected);
@@ -313,7 +373,7 @@ fn advance<D: Driver>(
                 io::ErrorKind::Interrupted => continue,
                 io::ErrorKind::WouldBlock => end = Moved::Full,
                 io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
-                    moved += by_copy(driver, fd, &inbox.pending(staged)[moved..], &mut end)?;
+                    moved += by_copy(driver, fd, &bytes[moved..staged], &mut end)?;
                 }
                 _ => end = Moved::Broken,
             },

@@ -22,6 +22,7 @@ mod linux {
     mod fork;
     pub(super) mod io;
     pub(super) mod process;
+    mod stdin;
     pub(crate) mod stopped;
 }
 #[cfg(target_os = "macos")]

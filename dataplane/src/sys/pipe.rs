@@ -33,6 +33,8 @@ pub enum NonBlocking {
     Reader,
     /// We write what a child reads.
     Writer,
+    /// One child writes what another reads.
+    Neither,
 }
 
 /// Makes a pipe that wants to hold `bytes` (rounded up to a power of two of pages by the kernel).

@@ -38,6 +38,8 @@ pub struct Image<'a> {
     pub cwd: Option<&'a [u8]>,
     /// Descriptors 0, 1 and 2.
     pub stdio: [BorrowedFd<'a>; 3],
+    /// Descriptor 0 becomes this file, opened when all else is done; no FIFO is waited for.
+    pub stdin_file: Option<&'a [u8]>,
     /// Descriptor 0 becomes the controlling terminal.
     pub terminal: bool,
     /// Another user.

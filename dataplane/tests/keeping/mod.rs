@@ -2,7 +2,7 @@
 //! keeper as well.
 
 use kairo_dataplane::command::{
-    CgroupLimits, HistorySize, Scope, Spawn, StderrTarget, StdinSource, Stdio, Unread,
+    CgroupLimits, HistorySize, Scope, Spawn, StderrTarget, StdinSource, Stdio, Unread, Wiring,
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, Usage};
 use kairo_dataplane::keeper::link::{self, FromKeeper, Launch, Launched, Output, Spawned};
@@ -64,6 +64,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         env: vec![b"PATH=/usr/bin:/bin".to_vec()],
         search_path: b"/usr/bin:/bin".to_vec(),
         cwd: None,
+        wiring: Wiring::default(),
         stdio: Stdio::Pipes { stdin: StdinSource::Pipe, stderr: StderrTarget::Pipe, pipe_bytes: 64 * 1024 },
         credentials: None,
         rlimits: Vec::new(),
@@ -391,7 +392,7 @@ fn read_some(fd: BorrowedFd<'_>, into: &mut Vec<u8>) -> bool {
 
 /// The pid a script has printed as its first line.
 pub(crate) fn shell_pid(spawned: &Spawned<OwnedFd>) -> i32 {
-    let Output::Pipe(stdout) = &spawned.stdout else { panic!("a pipe was asked for") };
+    let Some(Output::Pipe(stdout)) = &spawned.stdout else { panic!("a pipe was asked for") };
     let said = read_until(stdout.fd.as_fd(), b"\n");
     String::from_utf8(said).unwrap().trim().parse().unwrap()
 }

@@ -21,7 +21,8 @@ use std::path::PathBuf;
     after_help = "Examples:\n  kairo run -- ffmpeg -v error -f lavfi -i testsrc2 -t 10 -f rawvideo - | md5sum\n  \
     kairo run --limit 20M -- cat big.iso | ssh host 'cat > big.iso'\n  \
     kairo run --limit memory=512MiB --cwd /tmp -- make\n  kairo run --adapter ffmpeg -- ffmpeg -i in.mkv out.mp4    # with a progress bar\n  \
-    kairo run --manifest skill.yaml --receipt -- ./tool    # asks, unless it is approved\n  kairo run --intent \"$INTENT\" -- make\n  kairo run --stats --pin 0@1 -- encode in.raw > out    # cores, and numbers on stderr at the end\n  kairo run --json -- true    # the same for programs"
+    kairo run --manifest skill.yaml --receipt -- ./tool    # asks, unless it is approved\n  kairo run --intent \"$INTENT\" -- make\n  kairo run -- ffmpeg -i in.mkv -f nut - '|' filter '|' ffmpeg -i - out.mkv    # ends as a shell with pipefail\n  \
+    kairo run --stats --pin 0@1 -- encode in.raw > out    # cores, and numbers on stderr at the end\n  kairo run --json -- true    # the same for programs"
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -96,8 +97,19 @@ pub(crate) struct Program {
     /// Read its output for how far it is, with this adapter (`kairo adapters` lists them), or auto for the one that suits
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
-    /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    /// Several programs, the output of each the input of the next, as this file says (TOML; docs/PIPELINES.md)
+    #[arg(
+        long, value_name = "FILE", conflicts_with = "command",
+        conflicts_with_all = ["cwd", "env", "limit", "contained", "program_digest", "adapter"]
+    )]
+    pub(crate) pipeline: Option<PathBuf>,
+    /// The program and its arguments; behind a word that is '|' (in quotes) the next one, which reads what it writes
+    #[arg(
+        required_unless_present = "pipeline",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -111,6 +123,7 @@ pub(crate) struct Program {
     kairo spawn --id encoder --spool=10GiB -- ffmpeg -i in.mp4 -f rawvideo -\n  \
     kairo spawn --stdin null -- sh -c 'sleep 1; echo done'    # prints the id it was given\n  \
     kairo spawn --id server --durable --restart on-failure -- ./server\n  \
+    kairo spawn --id film --pipeline film.toml    # status, wait and kill take its name\n  \
     kairo spawn --manifest skill.yaml --wait 5m -- ./tool")]
 pub(crate) struct Spawn {
     /// Its name; a random one if absent
@@ -125,6 +138,9 @@ pub(crate) struct Spawn {
     /// Its stdin: a pipe that `kairo write` fills, or null
     #[arg(long, value_enum, default_value_t = SpawnStdin::Pipe)]
     pub(crate) stdin: SpawnStdin,
+    /// Between programs joined by '|': let it all pass the kernel, which counts it and keeps its latest for `kairo logs`
+    #[arg(long)]
+    pub(crate) tap: bool,
     /// Mix stderr into stdout
     #[arg(long, conflicts_with = "pty")]
     pub(crate) merge_stderr: bool,

@@ -9,6 +9,7 @@ use crate::limits::TERMINAL_EXTENT_MAX;
 use crate::methods::permission::SkillOption;
 use crate::methods::restart::Restart;
 use crate::methods::spool::SpoolOption;
+pub use crate::methods::stdin::{StdinOption, StdinStream};
 use crate::methods::stream::Rate;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Unexpected, Visitor};
@@ -169,18 +170,6 @@ rlimits! {
     Nproc = "nproc",
     /// Stack, bytes.
     Stack = "stack",
-}
-
-crate::methods::words! {
-    /// What a child reads.
-    StdinOption or Pipe {
-        /// A pipe that `process.stdin.write` fills.
-        Pipe = "pipe",
-        /// Nothing: end-of-file at once.
-        Null = "null",
-        /// What the kernel itself reads. Embedded kernel only, else `E_UNSUPPORTED`.
-        Inherit = "inherit",
-    }
 }
 
 crate::methods::words! {

@@ -13,7 +13,7 @@
 
 use super::clone::{Stack, clone, clone3};
 use super::process::start_ticks;
-use super::{cores, stopped};
+use super::{cores, stdin, stopped};
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image};
 use kairo_sandbox::containment::PROBES_MAX;
@@ -93,6 +93,7 @@ pub(super) struct Brief {
     env: *const *const c_char,
     candidates: *const *const c_char,
     cwd: *const c_char,
+    stdin_file: *const c_char,
     cgroup_procs: *const c_char,
     rlimits: *const (u32, u64, u64),
     rlimits_len: usize,
@@ -175,13 +176,15 @@ impl Forker {
         self.argv.fill(image.argv);
         self.env.fill(image.env);
         self.search(image);
-        let cwd = image.cwd.map(terminated);
+        let [cwd, stdin_file] = [image.cwd, image.stdin_file].map(|path| path.map(terminated));
+        let pointer = |path: &Option<Vec<u8>>| path.as_ref().map_or(ptr::null(), |path| path.as_ptr().cast());
         let groups = image.credentials.map(|who| who.groups.as_slice()).unwrap_or_default();
         let mut brief = Brief {
             argv: self.argv.0.as_ptr(),
             env: self.env.0.as_ptr(),
             candidates: self.candidates.0.as_ptr(),
-            cwd: cwd.as_ref().map_or(ptr::null(), |path| path.as_ptr().cast()),
+            cwd: pointer(&cwd),
+            stdin_file: pointer(&stdin_file),
             cgroup_procs: ptr::null(),
             rlimits: image.rlimits.as_ptr(),
             rlimits_len: image.rlimits.len(),
@@ -509,6 +512,10 @@ fn prepare_and_execute(brief: &mut Brief) -> (SpawnStage, i32) {
     }
     if let Err(failed) = contain(brief) {
         return failed;
+    }
+    // Seen as the program would see it: its user, its folder, its containment.
+    if !brief.stdin_file.is_null() && !stdin::open(brief.stdin_file) {
+        return (SpawnStage::StdinFile, errno());
     }
     let nothing_blocked = 0u64;
     // SAFETY: the mask is 8 bytes and outlives the call; the old one is not asked for. Signals that arrived

@@ -46,6 +46,7 @@ struct Brief<'a> {
     env: Vec<*const libc::c_char>,
     candidates: Vec<CString>,
     cwd: Option<CString>,
+    stdin_file: Option<CString>,
     groups: Vec<libc::gid_t>,
 }
 
@@ -71,6 +72,10 @@ impl Forker {
         if image.held {
             return Err(failure(SpawnStage::Measure, io::Error::from_raw_os_error(libc::ENOTSUP)));
         }
+        if image.stdin_file.is_some() && image.containment.is_some() {
+            // It would be opened before the program is contained.
+            return Err(failure(SpawnStage::StdinFile, io::Error::from_raw_os_error(libc::ENOTSUP)));
+        }
         let (argv, contained) = arguments(image).map_err(|error| failure(SpawnStage::Containment, error))?;
         let mut brief = Brief {
             image,
@@ -79,6 +84,11 @@ impl Forker {
             env: pointers(image.env),
             candidates: candidates(image),
             cwd: image.cwd.map(CString::new).transpose().map_err(|error| resources(error.into()))?,
+            stdin_file: image
+                .stdin_file
+                .map(CString::new)
+                .transpose()
+                .map_err(|error| resources(error.into()))?,
             groups: image.credentials.map(|who| who.groups.clone()).unwrap_or_default(),
         };
         let (report, told) = rustix::pipe::pipe().map_err(|error| resources(error.into()))?;
@@ -207,6 +217,15 @@ fn prepare_and_execute(brief: &mut Brief<'_>) -> (SpawnStage, i32) {
             && libc::chdir(cwd.as_ptr()) < 0
         {
             return (SpawnStage::Cwd, last_errno());
+        }
+        if let Some(path) = &brief.stdin_file {
+            let file = libc::open(
+                path.as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK,
+            );
+            if file < 0 || libc::fcntl(file, libc::F_SETFL, 0) < 0 || libc::dup2(file, 0) < 0 {
+                return (SpawnStage::StdinFile, last_errno());
+            }
         }
         let mut nothing_blocked: libc::sigset_t = 0;
         libc::sigemptyset(&mut nothing_blocked);
