@@ -243,8 +243,20 @@ impl<E: Engine> Driver for E {
         Ok(rustix::io::read(fd, into)?)
     }
 
-    fn splice(&mut self, from: &Handle, into_pipe: &Handle, max: usize) -> io::Result<usize> {
-        pipe::splice(from.as_fd(), into_pipe.as_fd(), max)
+    fn splice(&mut self, from: &Handle, into: &Handle, max: usize) -> io::Result<usize> {
+        if into.0.socket {
+            // Somebody else's: only its own O_NONBLOCK would keep a splice from waiting.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        pipe::splice(from.as_fd(), into.as_fd(), max)
+    }
+
+    fn tee(&mut self, from: &Handle, into: &Handle, max: usize) -> io::Result<usize> {
+        pipe::tee(from.as_fd(), into.as_fd(), max)
+    }
+
+    fn void(&mut self) -> io::Result<Handle> {
+        Ok(Handle::from(pipe::void()?))
     }
 
     fn queued(&mut self, fd: &Handle) -> io::Result<usize> {

@@ -7,6 +7,7 @@
 
 use super::mail::Mail;
 use super::pacing::Allowance;
+use super::processes::Process;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
@@ -32,7 +33,7 @@ const LINES_BATCH_BYTES: usize = 64 << 10;
 
 /// Where a reader stands after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// It moved so many bytes (0: a record).
     Moved(usize),
     /// There is nothing for it.
@@ -62,6 +63,10 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn deliver(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         let Some(process) = self.place_of_process(reader.subscriber.process) else { return };
+        if self.processes.get(process).is_some_and(Process::relays) {
+            self.deliver_relayed(place, process, false);
+            return self.make_announcements(process);
+        }
         let mut turn_bytes = 0;
         let last = loop {
             match self.step(place, process) {
@@ -87,7 +92,7 @@ impl<D: Driver> Reactor<D> {
         self.make_announcements(process);
     }
 
-    fn yield_turn(&mut self, place: Place) {
+    pub(super) fn yield_turn(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         match reader.subscriber.sink {
             Sink::Frames { connection, .. } if connection.reactor == self.id => {
@@ -178,7 +183,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// True exactly when the reader's sink takes a frame now.
-    fn has_room(&mut self, place: Place) -> bool {
+    pub(super) fn has_room(&mut self, place: Place) -> bool {
         let Some(reader) = self.readers.get(place) else { return false };
         match (&reader.sink, &reader.subscriber.sink) {
             (Some(sink), _) => !sink.armed,
@@ -194,7 +199,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
+    pub(super) fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.skip(channel, to);
         let subscription = reader.subscriber.key;
@@ -206,7 +211,7 @@ impl<D: Driver> Reactor<D> {
         self.send_record(place, record)
     }
 
-    fn end(&mut self, place: Place, channel: Channel, total: u64, cursor: Cursor) -> Step {
+    pub(super) fn end(&mut self, place: Place, channel: Channel, total: u64, cursor: Cursor) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.cursors[channel as usize] = None;
         let mut record = BytesMut::new();
@@ -226,7 +231,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Queues whole frames here, or mails them to the connection's reactor.
-    fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
+    pub(super) fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
         if connection.reactor != self.id {
             let Some(reader) = self.readers.get_mut(place) else { return };
             let (subscription, credit) = (reader.subscriber.key, frames.len());
@@ -400,6 +405,12 @@ impl<D: Driver> Reactor<D> {
             let process = self.process_places.get(&reader.subscriber.process.serial).copied();
             let Some(process_place) = process else { return false };
             let Some(process) = self.processes.get_mut(process_place) else { return false };
+            if process.relays() {
+                if !self.send_relayed_rest(place, process_place, rest) {
+                    return false;
+                }
+                continue;
+            }
             let stream = &mut process.streams[rest.channel as usize];
             let offset = reader.subscriber.cursors[rest.channel as usize].map_or(rest.end, |c| c.offset);
             let Peek::Bytes(bytes) = stream.history.peek(offset, (rest.end - offset) as usize) else {
@@ -459,6 +470,7 @@ impl<D: Driver> Reactor<D> {
             }
             Put::Closed(error) => {
                 tracing::debug!(%error, "the sink was closed");
+                reader.subscriber.failed(&error);
                 reader.subscriber.cursors[channel as usize] = None;
                 // For good and everywhere: its child gets SIGPIPE.
                 self.close_stream(process, channel);

@@ -9,10 +9,11 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
 //! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
-//! `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
+//! `relaying` and `branching` of what isn't kept, `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
 //! reactors.
 
 pub mod adoption;
+mod branching;
 mod connections;
 mod delivery;
 mod input;
@@ -22,6 +23,8 @@ mod memory;
 mod pacing;
 mod processes;
 mod readers;
+mod relayed_frames;
+mod relaying;
 mod spool;
 mod table;
 mod timers;
@@ -42,6 +45,7 @@ use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
 use readers::{Reader, Retained};
+use relaying::Tools;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -173,6 +177,7 @@ pub(crate) struct Reactor<D: Driver> {
     readers: Table<Reader<D::Fd>>,
     reader_places: HashMap<u64, Place>,
     staging: Option<Staging<D::Fd>>,
+    relay_tools: Option<Tools<D::Fd>>,
     retained: Retained,
     reconnect_grace_ns: u64,
     spools: Option<Spools>,
@@ -217,6 +222,7 @@ impl<D: Driver> Reactor<D> {
             readers: Table::new(),
             reader_places: HashMap::new(),
             staging: None,
+            relay_tools: None,
             retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             spools: parts.spools,

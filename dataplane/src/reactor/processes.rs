@@ -69,6 +69,8 @@ pub(super) struct Stream<F> {
     pub(super) ghost: Option<Ghost>,
     pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
+    /// A relayed source was told to be ready, and nothing has come of that yet.
+    pub(super) woken: bool,
     pub(super) paused_since_ns: Option<u64>,
     pub(super) pace: Pace,
     /// What it holds of the memory of all.
@@ -85,6 +87,7 @@ impl<F> Stream<F> {
             ghost: None,
             spool: None,
             source: None,
+            woken: false,
             paused_since_ns: None,
             pace,
             charge: Charge::default(),
@@ -93,12 +96,17 @@ impl<F> Stream<F> {
 }
 
 impl<F> Process<F> {
+    /// Its outputs are relayed: nothing of them is kept.
+    pub(super) fn relays(&self) -> bool {
+        self.streams[0].history.size().is_none()
+    }
+
     pub(super) fn is_starting(&self) -> bool {
         self.phase == Phase::Starting
     }
 }
 
-fn kind_of(channel: Channel) -> Kind {
+pub(super) fn kind_of(channel: Channel) -> Kind {
     match channel {
         Channel::Stdout => Kind::Stdout,
         Channel::Stderr => Kind::Stderr,
@@ -196,8 +204,10 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn source_ready(&mut self, place: Place, channel: Channel) {
         let Some(process) = self.processes.get_mut(place) else { return };
-        if let Some(source) = &mut process.streams[channel as usize].source {
+        let stream = &mut process.streams[channel as usize];
+        if let Some(source) = &mut stream.source {
             source.armed = false;
+            stream.woken = true;
             self.run_source(place, channel);
         }
     }
@@ -234,6 +244,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
     pub(super) fn run_source(&mut self, place: Place, channel: Channel) {
+        if self.processes.get(place).is_some_and(Process::relays) {
+            return self.run_relay(place, channel);
+        }
         let mut turn_bytes = 0;
         loop {
             let pinned = self.pinned(place, channel);
@@ -285,7 +298,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn pause_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn pause_source(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.streams[channel as usize].paused.store(true, Ordering::Relaxed);
@@ -293,7 +306,7 @@ impl<D: Driver> Reactor<D> {
         self.watch_stall(place, channel);
     }
 
-    fn resume_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn resume_source(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         if let Some(since_ns) = process.streams[channel as usize].paused_since_ns.take() {
@@ -307,11 +320,13 @@ impl<D: Driver> Reactor<D> {
     /// Lets paused sources go on, after readers have moved.
     pub(super) fn resume_sources(&mut self, place: Place) {
         for channel in Channel::ALL {
-            let paused = self
-                .processes
-                .get(place)
-                .is_some_and(|process| process.streams[channel as usize].paused_since_ns.is_some());
-            if paused {
+            let waits = self.processes.get(place).is_some_and(|process| {
+                let stream = &process.streams[channel as usize];
+                // A relayed one waits for whoever isn't served from anywhere else.
+                stream.paused_since_ns.is_some()
+                    || process.relays() && stream.source.as_ref().is_some_and(|source| !source.armed)
+            });
+            if waits {
                 self.later(Turn::Source(place, channel));
             }
         }
@@ -400,11 +415,17 @@ impl<D: Driver> Reactor<D> {
         }
         if let Some(process) = self.processes.get_mut(place) {
             process.phase = Phase::Exited;
+            let relays = process.relays();
             for stream in &mut process.streams {
-                stream.exit_mark = stream.history.total();
+                let left = stream.source.as_ref().filter(|_| relays);
+                let left = left.map_or(0, |source| self.driver.queued(&source.fd).unwrap_or(0));
+                stream.exit_mark = stream.history.total() + left as u64;
             }
         }
         reach(Point::ExitHeard);
+        if self.is_relayed(key) {
+            self.resume_sources(place);
+        }
         self.deliver_all(place);
         self.notices.push_back(Notice::Exited { process: key, status, usage, at_ns });
     }
@@ -412,6 +433,10 @@ impl<D: Driver> Reactor<D> {
     /// Takes what is in the pipe right now (a terminal: up to EAGAIN or EIO) into memory, whoever stalls.
     fn take_leftovers(&mut self, place: Place, channel: Channel) -> Result<(), TakeError> {
         let Some(process) = self.processes.get(place) else { return Ok(()) };
+        if process.relays() {
+            // There is no memory for them: whoever is given them is given them from the pipe.
+            return Ok(());
+        }
         let Some(source) = &process.streams[channel as usize].source else { return Ok(()) };
         let (fd, terminal) = (source.fd.clone(), source.terminal);
         let mut left = if terminal { usize::MAX } else { self.driver.queued(&fd)? };
@@ -485,6 +510,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
+        if let Some(place) = self.place_of_process(key) {
+            self.settle_rests(place);
+        }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
         for channel in Channel::ALL {
             self.source_over(place, channel);

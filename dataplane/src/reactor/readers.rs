@@ -15,6 +15,7 @@ use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
 use crate::stream::history::Peek;
+use crate::stream::relay::Branch;
 use crate::stream::subscriber::{Cursor, Subscriber};
 use crate::transport::descriptor::DescriptorSink;
 use crate::transport::frames::Framing;
@@ -33,6 +34,8 @@ pub(super) struct Reader<F> {
     pub(super) idle: bool,
     /// What it is served from disk, by channel.
     pub(super) disk: [Disk; 2],
+    /// What it has of relayed streams and was not given yet, by channel.
+    pub(super) branches: [Branch<F>; 2],
 }
 
 /// Retained bytes of ended streams, oldest first.
@@ -100,6 +103,7 @@ impl<D: Driver> Reactor<D> {
         if let Some(bytes) = subscribe.history_bytes {
             self.raise_history(process_place, bytes);
         }
+        self.settle_rests(process_place);
         let Some(reader) = self.make_reader(process_place, subscribe) else {
             return self.notices.push_back(Notice::Drained { subscription: key });
         };
@@ -170,7 +174,7 @@ impl<D: Driver> Reactor<D> {
                 (Some(framing), None)
             }
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => (None, Some(DescriptorSink { fd, armed: false })),
+                Ok(fd) => (None, Some(DescriptorSink::new(fd))),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
                     return None;
@@ -191,7 +195,12 @@ impl<D: Driver> Reactor<D> {
             meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
-        Some(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
+        let branches = Channel::ALL.map(|channel| {
+            let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+            Branch::joining(streams[channel as usize].history.total(), offset)
+        });
+        let disk = Default::default();
+        Some(Reader { subscriber, framing, sink, throttle, idle: false, disk, branches })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -237,7 +246,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Copies the unsent part of a reader's begun chunk to its connection's queue.
-    fn finish_rest_of(&mut self, place: Place) {
+    pub(super) fn finish_rest_of(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return };
         let (key, process) = (reader.subscriber.key, reader.subscriber.process);
@@ -247,6 +256,9 @@ impl<D: Driver> Reactor<D> {
         };
         if rest.subscription != key {
             return;
+        }
+        if self.is_relayed(process) {
+            return self.finish_relayed_rest(connection, rest);
         }
         let mut copy = Vec::new();
         let mut at = cursors[rest.channel as usize].map_or(rest.end, |cursor| cursor.offset);

@@ -30,6 +30,8 @@ enum Store {
     Ring(Writer),
     /// The stream has ended; no descriptor, no mapping.
     Kept { head: Bytes, tail: Bytes, total: u64 },
+    /// Nothing is kept. Of all that went by, `unread` went to nobody.
+    Passing { total: u64, unread: u64 },
 }
 
 /// What is at an offset.
@@ -46,12 +48,30 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        History { size, batch_bytes: TAKE_BYTES_MAX, store: Store::Empty, pin: Cell::new((0, 0)) }
+        let store = if size.is_none() { Store::Passing { total: 0, unread: 0 } } else { Store::Empty };
+        History { size, batch_bytes: TAKE_BYTES_MAX, store, pin: Cell::new((0, 0)) }
+    }
+
+    /// True exactly where nothing is kept: the stream is relayed.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.store, Store::Passing { .. })
+    }
+
+    /// So many bytes more went by, to somebody or to nobody.
+    pub fn pass(&mut self, bytes: usize, was_read: bool) {
+        debug_assert!(self.is_passing(), "bytes of a kept stream are taken");
+        if let Store::Passing { total, unread } = &mut self.store {
+            *total += bytes as u64;
+            *unread += if was_read { 0 } else { bytes as u64 };
+        }
     }
 
     /// Of a stream that goes on where a dead kernel had come to.
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
-        History { store: ring.map_or(Store::Empty, Store::Ring), ..History::new(size) }
+        match ring {
+            Some(ring) => History { store: Store::Ring(ring), ..History::new(size) },
+            None => History::new(size),
+        }
     }
 
     /// Of a stream that has ended and of which only the length is known.
@@ -75,7 +95,7 @@ impl History {
         match &self.store {
             Store::Ring(ring) => ring.pin(offset, blockers),
             Store::Empty => self.pin.set((offset, blockers)),
-            Store::Kept { .. } => {}
+            Store::Kept { .. } | Store::Passing { .. } => {}
         }
     }
 
@@ -89,7 +109,7 @@ impl History {
         match &self.store {
             Store::Empty => 0,
             Store::Ring(ring) => ring.taken(),
-            Store::Kept { total, .. } => *total,
+            Store::Kept { total, .. } | Store::Passing { total, .. } => *total,
         }
     }
 
@@ -98,6 +118,7 @@ impl History {
             Store::Empty => Geometry::new(self.size.head_bytes as usize, 0).head_bytes as u64,
             Store::Ring(ring) => ring.geometry().head_bytes as u64,
             Store::Kept { head, .. } => head.len() as u64,
+            Store::Passing { .. } => 0,
         }
     }
 
@@ -107,17 +128,24 @@ impl History {
             Store::Empty => 0,
             Store::Ring(ring) => ring.tail_from(),
             Store::Kept { tail, total, .. } => total - tail.len() as u64,
+            Store::Passing { total, .. } => *total,
         }
     }
 
-    /// Bytes that are gone from between head and tail.
+    /// Bytes that are gone from between head and tail; where nothing is kept, those nobody was there to read.
     pub fn cut_bytes(&self) -> u64 {
+        if let Store::Passing { unread, .. } = self.store {
+            return unread;
+        }
         let (from, to) = self.cut();
         to - from
     }
 
-    /// What is gone from between head and tail: `[from, to)`.
+    /// What is gone from between head and tail: `[from, to)`. Where nothing was to be kept nothing is gone.
     pub fn cut(&self) -> (u64, u64) {
+        if self.is_passing() {
+            return (0, 0);
+        }
         let from = self.head_bytes().min(self.total());
         (from, self.tail_from().min(self.total()).max(from))
     }
@@ -130,7 +158,7 @@ impl History {
     /// What it holds of the memory of all.
     pub fn charge(&self) -> Charge {
         match &self.store {
-            Store::Empty => Charge::default(),
+            Store::Empty | Store::Passing { .. } => Charge::default(),
             Store::Ring(ring) => {
                 let head = ring.taken().min(ring.geometry().head_bytes as u64);
                 let tail = ring.taken().saturating_sub(ring.tail_from());
@@ -149,7 +177,7 @@ impl History {
             return Peek::Nothing;
         }
         let run = match &self.store {
-            Store::Empty => None,
+            Store::Empty | Store::Passing { .. } => None,
             Store::Ring(ring) => ring.run(offset, max),
             Store::Kept { head, tail, total } => {
                 let tail_from = total - tail.len() as u64;
@@ -191,7 +219,7 @@ impl History {
         let (geometry, taken) = match &self.store {
             Store::Empty => (self.geometry(0), 0),
             Store::Ring(ring) => (ring.geometry(), ring.taken()),
-            Store::Kept { .. } => return 0,
+            Store::Kept { .. } | Store::Passing { .. } => return 0,
         };
         let head = geometry.head_bytes as u64;
         if taken < head {
@@ -218,7 +246,9 @@ impl History {
         }
         match &mut self.store {
             Store::Ring(ring) => Ok((ring, new)),
-            Store::Empty | Store::Kept { .. } => Err(RingError::Foreign("the stream has ended")),
+            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {
+                Err(RingError::Foreign("the stream has ended, or keeps nothing"))
+            }
         }
     }
 
@@ -229,7 +259,7 @@ impl History {
 
     /// Makes the tail at least `tail_bytes` large. True if there is a new ring.
     pub fn raise_tail(&mut self, tail_bytes: u32) -> Result<bool, RingError> {
-        if tail_bytes <= self.size.tail_bytes {
+        if tail_bytes <= self.size.tail_bytes || self.is_passing() {
             return Ok(false);
         }
         self.size.tail_bytes = tail_bytes;
@@ -250,7 +280,7 @@ impl History {
                 *ring = ring.resized(geometry)?;
                 Ok(true)
             }
-            Store::Ring(_) | Store::Empty | Store::Kept { .. } => Ok(false),
+            Store::Ring(_) | Store::Empty | Store::Kept { .. } | Store::Passing { .. } => Ok(false),
         }
     }
 
@@ -272,6 +302,7 @@ impl History {
     fn change(&mut self, size: HistorySize, pinned: Option<u64>) -> Result<bool, RingError> {
         match &mut self.store {
             Store::Empty => self.size = size,
+            Store::Passing { .. } => {}
             Store::Ring(ring) => {
                 let (total, whole) = (ring.taken(), ring.is_whole());
                 let old = ring.geometry().head_bytes as u64;
@@ -314,7 +345,7 @@ impl History {
     /// readers have all they wanted.
     pub fn retire(&mut self) {
         let kept = match &self.store {
-            Store::Kept { .. } => return,
+            Store::Kept { .. } | Store::Passing { .. } => return,
             Store::Empty => (Bytes::new(), Bytes::new(), 0),
             Store::Ring(ring) => {
                 let total = ring.taken();
@@ -331,7 +362,7 @@ impl History {
     pub fn retained_bytes(&self) -> usize {
         match &self.store {
             Store::Kept { head, tail, .. } => head.len() + tail.len(),
-            Store::Empty | Store::Ring(_) => 0,
+            Store::Empty | Store::Ring(_) | Store::Passing { .. } => 0,
         }
     }
 

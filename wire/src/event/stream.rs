@@ -206,5 +206,12 @@ crate::methods::words! {
         Unspooled = "unspooled",
         /// What allowed it was taken back.
         Revoked = "revoked",
+        /// It was to be read in lines, from a place in its past or with a larger history, and the process it waited for keeps
+        /// none.
+        Unkept = "unkept",
+        /// What its bytes were written to has no room for more.
+        Full = "full",
+        /// What its bytes were written to takes no more, for another reason than that nobody reads it.
+        Unwritable = "unwritable",
     }
 }
