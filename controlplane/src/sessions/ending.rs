@@ -241,6 +241,10 @@ impl Kernel {
                 self.deed_done(turn, ticket, serial, &deed, outcome);
             }
             Pending::Metrics => self.metrics_read(turn, ticket, outcome),
+            Pending::Open { opened } => {
+                let opened = (**opened).clone();
+                self.outlet_made(turn, ticket, &opened, outcome);
+            }
             // These are never answered by ticket.
             Pending::Spawn { .. }
             | Pending::Reuse { .. }
@@ -276,10 +280,7 @@ impl Kernel {
                 self.resolve(turn, ticket, &KillResult { status: KillStatus::Killed, id });
             }
             (Deed::Signal { .. }, Ok(outcome)) => {
-                let processes = match outcome {
-                    Outcome::Signalled { processes } => processes,
-                    Outcome::Ok | Outcome::Written { .. } | Outcome::Tuned { .. } | Outcome::Worked(_) => 1,
-                };
+                let processes = if let Outcome::Signalled { processes } = outcome { processes } else { 1 };
                 self.resolve(turn, ticket, &SignalResult { status: SignalStatus::Signalled, id, processes });
             }
             (Deed::Pause, outcome) if outcome.is_ok() || gone => {
@@ -295,13 +296,9 @@ impl Kernel {
                 self.resolve(turn, ticket, &ResumeResult { status, id });
             }
             (Deed::Write { data, .. }, Ok(outcome)) => {
-                let offset = match outcome {
-                    Outcome::Written { offset } => offset,
-                    Outcome::Ok | Outcome::Signalled { .. } | Outcome::Tuned { .. } | Outcome::Worked(_) => {
-                        data.len() as u64
-                    }
-                };
-                self.note_write(turn, serial, offset, data.len() as u64);
+                let whole = data.len() as u64;
+                let offset = if let Outcome::Written { offset } = outcome { offset } else { whole };
+                self.note_write(turn, serial, offset, whole);
                 self.resolve(
                     turn,
                     ticket,

@@ -4,6 +4,7 @@
 //! need them in memory (lines, a place in the past, a larger history, a spool, an adapter) is refused by its field, and never
 //! ignored.
 
+use crate::kernel::Kernel;
 use crate::state::{Process, Wish};
 use kairo_dataplane::command::{From, HistorySize, Mode, Stdio};
 use kairo_dataplane::sys::pipe::SPLICES;
@@ -56,6 +57,14 @@ impl Process {
             return Some(("from", "only what comes next can be had"));
         }
         None
+    }
+}
+
+impl Kernel {
+    /// Whether a process, if it is there, has what a reader wishes.
+    pub(crate) fn can_have(&self, target: &ProcessId, wish: &Wish) -> Result<(), WireError> {
+        let lack = self.state.exactly(target).and_then(|process| process.unsuited(wish));
+        lack.map_or(Ok(()), |lack| Err(refusal(target, lack)))
     }
 }
 

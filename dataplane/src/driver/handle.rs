@@ -9,6 +9,7 @@
 use super::Driver;
 use super::op::{Completion, Lent, Op};
 use super::token::Token;
+use crate::command::OutletKind;
 use crate::control::{Moment, Peer};
 use crate::sys::{Readiness, clock, pipe, socket};
 use std::cell::RefCell;
@@ -20,13 +21,23 @@ use std::rc::{Rc, Weak};
 #[derive(Clone, Debug)]
 pub struct Handle(Rc<Descriptor>);
 
+/// What a write or a splice into a descriptor has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Socket {
+    /// It is none that raw bytes are written to.
+    No,
+    /// Of our making: it never waits.
+    Ours,
+    /// Somebody else's: writes go by send(2), which alone can be told not to wait, and splices not at all.
+    Theirs,
+}
+
 #[derive(Debug)]
 struct Descriptor {
     /// Who watches it. Before `fd`, as fields are dropped in this order.
     watch: RefCell<Option<Watched>>,
     fd: OwnedFd,
-    /// Writes go by send(2), which alone can be told not to wait.
-    socket: bool,
+    socket: Socket,
 }
 
 /// A place in a readiness set, given up when dropped.
@@ -48,7 +59,7 @@ impl Drop for Watched {
 
 impl From<OwnedFd> for Handle {
     fn from(fd: OwnedFd) -> Handle {
-        Handle::with_kind(fd, false)
+        Handle::with_kind(fd, Socket::No)
     }
 }
 
@@ -81,7 +92,7 @@ impl Handle {
         WeakHandle(Rc::downgrade(&self.0))
     }
 
-    fn with_kind(fd: OwnedFd, socket: bool) -> Handle {
+    fn with_kind(fd: OwnedFd, socket: Socket) -> Handle {
         Handle(Rc::new(Descriptor { watch: RefCell::new(None), fd, socket }))
     }
 
@@ -123,7 +134,7 @@ impl Handle {
         let theirs = unsafe { BorrowedFd::borrow_raw(fd) };
         let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(theirs)?.st_mode);
         if kind == rustix::fs::FileType::Socket {
-            return Ok(Handle::with_kind(theirs.try_clone_to_owned()?, true));
+            return Ok(Handle::with_kind(theirs.try_clone_to_owned()?, Socket::Theirs));
         }
         let blocks = match kind {
             rustix::fs::FileType::Fifo => true,
@@ -147,7 +158,7 @@ impl Handle {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.socket {
+        if self.0.socket != Socket::No {
             return socket::send(self.as_fd(), &[IoSlice::new(bytes)]);
         }
         Ok(rustix::io::write(self, bytes)?)
@@ -230,6 +241,10 @@ impl<E: Engine> Driver for E {
         socket::send(to.as_fd(), bytes)
     }
 
+    fn send_with(&mut self, to: &Handle, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
+        socket::send_with(to.as_fd(), bytes, descriptors)
+    }
+
     fn widen(&mut self, socket: &Handle, bytes: usize) {
         // Refused is as good as granted less: the buffer stays as it is.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes);
@@ -244,8 +259,8 @@ impl<E: Engine> Driver for E {
     }
 
     fn splice(&mut self, from: &Handle, into: &Handle, max: usize) -> io::Result<usize> {
-        if into.0.socket {
-            // Somebody else's: only its own O_NONBLOCK would keep a splice from waiting.
+        if into.0.socket == Socket::Theirs {
+            // Only its own O_NONBLOCK would keep it from waiting.
             return Err(io::ErrorKind::Unsupported.into());
         }
         pipe::splice(from.as_fd(), into.as_fd(), max)
@@ -266,6 +281,20 @@ impl<E: Engine> Driver for E {
     fn pipe(&mut self, bytes: usize) -> io::Result<(Handle, Handle, usize)> {
         let made = pipe::pipe(bytes, pipe::NonBlocking::Both)?;
         Ok((Handle::from(made.reader), Handle::from(made.writer), made.capacity_bytes))
+    }
+
+    fn outlet(&mut self, kind: OutletKind) -> io::Result<(Handle, OwnedFd, usize)> {
+        match kind {
+            OutletKind::Pipe { bytes } => {
+                let made = pipe::pipe(bytes as usize, pipe::NonBlocking::Writer)?;
+                Ok((Handle::from(made.writer), made.reader, made.capacity_bytes))
+            }
+            OutletKind::Socket => {
+                let (ours, theirs) = socket::stream_pair(false)?;
+                pipe::set_nonblocking(&ours)?;
+                Ok((Handle::with_kind(ours, Socket::Ours), theirs, 0))
+            }
+        }
     }
 
     fn send_packet(&mut self, lane: &Handle, bytes: &[u8], fds: &[Handle]) -> io::Result<()> {

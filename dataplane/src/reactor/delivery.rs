@@ -99,7 +99,9 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) => self.later(Turn::Reader(place)),
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
+                self.later(Turn::Reader(place))
+            }
         }
     }
 
@@ -195,7 +197,7 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_)) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
         }
     }
 
@@ -472,8 +474,10 @@ impl<D: Driver> Reactor<D> {
                 tracing::debug!(%error, "the sink was closed");
                 reader.subscriber.failed(&error);
                 reader.subscriber.cursors[channel as usize] = None;
-                // For good and everywhere: its child gets SIGPIPE.
-                self.close_stream(process, channel);
+                // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
+                if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
+                    self.close_stream(process, channel);
+                }
                 Step::Moved(0)
             }
         }

@@ -185,7 +185,7 @@ impl<D: Driver> Reactor<D> {
             }
             (Some(_), _) => self.relay_raw(way),
             (None, Sink::Frames { connection, .. }) => self.relay_frame(way, *connection),
-            (None, Sink::Descriptor(_)) => Step::Gone,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => Step::Gone,
         }
     }
 
@@ -310,19 +310,21 @@ impl<D: Driver> Reactor<D> {
         Step::Full
     }
 
-    /// A reader's descriptor takes nothing any more. Where it is the stream's last, that ends for good and everywhere: its
-    /// child gets SIGPIPE.
+    /// A reader's descriptor takes nothing any more. Where that is our own output, and the last to read, the stream ends for
+    /// good and everywhere: its child gets SIGPIPE. Any other reader that leaves is one of many.
     pub(super) fn sink_broke(
         &mut self,
         (reader, process, channel): (Place, Place, Channel),
         error: &io::Error,
     ) -> Step {
         tracing::debug!(%error, "a relay's descriptor was closed");
+        let mut ours = false;
         if let Some(reader) = self.readers.get_mut(reader) {
             reader.subscriber.failed(error);
             reader.subscriber.cursors[channel as usize] = None;
+            ours = matches!(reader.subscriber.sink, Sink::Descriptor(_));
         }
-        if self.relay_readers(process, channel).is_empty() {
+        if ours && self.relay_readers(process, channel).is_empty() {
             self.close_stream(process, channel);
         } else {
             self.later(Turn::Source(process, channel));
