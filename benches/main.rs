@@ -24,6 +24,7 @@ mod lines;
 mod log;
 mod past;
 mod pty;
+mod relay;
 mod rpc;
 mod slow_client;
 mod spawn;
@@ -46,6 +47,7 @@ const fn bench(name: &'static str, what: &'static str, run: fn(&mut Report)) -> 
 
 const BENCHES: &[Bench] = &[
     bench("framed", "one stream to one subscriber in frames", framed::run),
+    bench("relay", "what is spliced from a child to its readers", relay::run),
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("contained", "contained children, spawn to exit, 8 in flight", contained::run),

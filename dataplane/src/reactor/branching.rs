@@ -11,10 +11,9 @@
 use super::delivery::Step;
 use super::processes::Phase;
 use super::table::Place;
-use super::{Kind, Reactor, Turn};
+use super::{Reactor, Turn};
 use crate::command::{Policy, Unread};
 use crate::driver::Driver;
-use crate::driver::op::{Interest, Op};
 use crate::key::Channel;
 use crate::limits::TURN_BYTES_MAX;
 use crate::stream::relay::{Moved, splice, tee};
@@ -156,10 +155,15 @@ impl<D: Driver> Reactor<D> {
         let Some(allowance) = self.allowance(place) else { return 0 };
         let Some(reader) = self.readers.get_mut(place) else { return 0 };
         let Some(sink) = reader.sink.as_mut().filter(|sink| !sink.armed) else { return 0 };
+        let drops = reader.subscriber.policy != Policy::Block;
         match tee(&mut self.driver, from, &sink.fd, max.min(allowance.bytes)) {
             Moved::Bytes(bytes) => {
                 reader.branches[channel as usize].taken += bytes as u64;
                 self.given(place, channel, bytes);
+                if drops && bytes < max {
+                    // It loses the rest: what it misses is one gap, told when it takes more.
+                    self.await_sink(place);
+                }
                 bytes
             }
             Moved::Unsuited => {
@@ -171,9 +175,7 @@ impl<D: Driver> Reactor<D> {
                 0
             }
             Moved::Full | Moved::Nothing | Moved::End => {
-                sink.armed = true;
-                let poll = Op::Poll(sink.fd.clone(), Interest::Write);
-                self.driver.submit(Kind::Sink.token(place), poll);
+                self.await_sink(place);
                 0
             }
         }

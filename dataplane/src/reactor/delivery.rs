@@ -465,9 +465,7 @@ impl<D: Driver> Reactor<D> {
                 Step::Moved(sent)
             }
             Put::Full => {
-                sink.armed = true;
-                let poll = Op::Poll(sink.fd.clone(), Interest::Write);
-                self.driver.submit(Kind::Sink.token(place), poll);
+                self.await_sink(place);
                 Step::Full
             }
             Put::Closed(error) => {
@@ -480,6 +478,16 @@ impl<D: Driver> Reactor<D> {
                 }
                 Step::Moved(0)
             }
+        }
+    }
+
+    /// Comes back when a reader's descriptor takes more.
+    pub(super) fn await_sink(&mut self, place: Place) {
+        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut())
+            && !std::mem::replace(&mut sink.armed, true)
+        {
+            let poll = Op::Poll(sink.fd.clone(), Interest::Write);
+            self.driver.submit(Kind::Sink.token(place), poll);
         }
     }
 

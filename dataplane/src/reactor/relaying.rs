@@ -10,11 +10,10 @@
 use super::delivery::Step;
 use super::processes::Process;
 use super::table::Place;
-use super::{Kind, Reactor, Turn};
+use super::{Reactor, Turn};
 use crate::command::{Policy, Sink};
 use crate::control::Notice;
 use crate::driver::Driver;
-use crate::driver::op::{Interest, Op};
 use crate::key::{Channel, ProcessKey};
 use crate::limits::TURN_BYTES_MAX;
 use crate::stream::relay::{COPY_BYTES, Moved, let_go, probe, read, splice};
@@ -295,15 +294,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn sink_is_full(&mut self, way: Way) -> Step {
-        let Some(reader) = self.readers.get_mut(way.reader) else { return Step::Gone };
+        let Some(reader) = self.readers.get(way.reader) else { return Step::Gone };
         let waits = reader.subscriber.policy == Policy::Block;
-        if let Some(sink) = &mut reader.sink
-            && !sink.armed
-        {
-            sink.armed = true;
-            let poll = Op::Poll(sink.fd.clone(), Interest::Write);
-            self.driver.submit(Kind::Sink.token(way.reader), poll);
-        }
+        self.await_sink(way.reader);
         if waits && way.direct {
             self.pause_source(way.process, way.channel);
         }
