@@ -189,7 +189,7 @@ fn frames_bring_every_byte_and_then_the_exit(daemon: &Daemon) {
             sequence += 1;
             assert_eq!(chunk.sequence, sequence);
             bytes.extend(chunk.data);
-        } else if frame.kind == EVENT && frame.json()["topic"] == "process.exit" {
+        } else if frame.kind == EVENT && frame.json()["data"] == json!({"id": "old", "code": 0}) {
             break;
         }
     }
