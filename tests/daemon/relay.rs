@@ -5,7 +5,7 @@
 use crate::support::output::Chunk;
 use crate::support::raw::{EVENT, Raw, STREAM_CHUNK};
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, on_both_drivers, program, until};
+use crate::support::{Daemon, Driver, Options, on_both_drivers, program, until};
 use kairo_client::Client;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::open::{OpenParams, Transport};
@@ -429,3 +429,85 @@ on_both_drivers!(
     what_cannot_be_had_of_it_is_refused_by_name,
     a_rate_is_kept_to_without_a_history,
 );
+
+/// What a file in the daemon's folder lets begin.
+fn gated(daemon: &Daemon, gate: &str) -> String {
+    format!("until [ -e {} ]; do sleep 0.01; done", daemon.folder().join(gate).display())
+}
+
+/// One that was idle when its kernel was killed is counted on to the byte, and its readers come back for what follows.
+fn a_killed_kernel_counts_on(driver: Driver) {
+    if !driver.is_available() {
+        return println!("skipped, this system forbids io_uring");
+    }
+    let mut daemon = Daemon::start(&Options::plain(driver));
+    let mut raw = daemon.connect_modern();
+    let script = format!("head -c 3000000 /dev/zero; {}; head -c 2000000 /dev/zero", gated(&daemon, "go"));
+    let subscription = raw.subscribe("lives", json!({"stream": "stdout"}));
+    raw.spawn("lives", &["sh", "-c", &script], json!({"history": "none"}));
+    raw.spawn("alone", &["sh", "-c", &script], json!({"history": "none"}));
+    let mut bytes = 0;
+    while bytes < 3_000_000 {
+        let frame = raw.frame().expect("frames");
+        bytes += if frame.kind == STREAM_CHUNK { Chunk::of(&frame).data.len() } else { 0 };
+    }
+    until("all is counted", || status(&mut raw, "alone")["bytes"] == 3_000_000);
+    daemon.kill_and_succeed();
+    let mut raw = daemon.connect_modern();
+    for id in ["lives", "alone"] {
+        let told = status(&mut raw, id);
+        assert_eq!((&told["bytes"], &told["engine"]), (&json!(3_000_000), &json!("relay")), "{told}");
+    }
+    // Who was read makes its child wait for its reader.
+    fs::write(daemon.folder().join("go"), "").expect("the folder is ours");
+    let resumes = json!({"stream": "stdout", "from": 3_000_000, "resumes": subscription});
+    let subscription = raw.subscribe("lives", resumes);
+    let (mut at, mut end) = (3_000_000, Json::Null);
+    while end.is_null() {
+        let frame = raw.frame().expect("frames");
+        if frame.kind == STREAM_CHUNK {
+            let chunk = Chunk::of(&frame);
+            assert_eq!(chunk.offset, Some(at), "nothing is missed");
+            at += chunk.data.len() as u64;
+        } else if frame.kind == EVENT && frame.json()["data"]["subscriptionId"] == subscription {
+            end = frame.json()["data"].clone();
+        }
+    }
+    assert_eq!((at, &end["totalBytes"], &end["gapBytes"]), (5_000_000, &json!(5_000_000), &json!(0)));
+    raw.wait_until_ended(&["lives", "alone"]);
+    assert_eq!(status(&mut raw, "alone")["bytes"], 5_000_000);
+    daemon.kill_and_succeed();
+    let mut raw = daemon.connect_modern();
+    assert_eq!(status(&mut raw, "alone")["bytes"], 5_000_000, "what has ended is as long as it was");
+    daemon.finish();
+}
+
+/// Killed in the middle of a flood: either the account is exact, or it is told where it may not be.
+fn a_kernel_killed_in_a_flood_names_what_it_can_not_tell(driver: Driver) {
+    if !driver.is_available() {
+        return println!("skipped, this system forbids io_uring");
+    }
+    const WRITTEN: u64 = 3_000 * BLOCK_BYTES as u64;
+    let mut daemon = Daemon::start(&Options::plain(driver));
+    let mut raw = daemon.connect_modern();
+    spawn(&mut raw, "flood", 3_000, &json!({}));
+    tell(&mut raw, "flood");
+    until("it flows", || status(&mut raw, "flood")["bytes"].as_u64() > Some(1 << 20));
+    daemon.kill_and_succeed();
+    let mut raw = daemon.connect_modern();
+    raw.wait_until_ended(&["flood"]);
+    let counted = status(&mut raw, "flood")["bytes"].as_u64().expect("a number");
+    let page = raw.ok("event.replay", json!({"types": ["kairo.stream.uncertain"]}));
+    let told = !page["events"].as_array().expect("events").is_empty();
+    assert!(counted <= WRITTEN, "{counted}");
+    assert!(WRITTEN - counted <= if told { 1 << 20 } else { 0 }, "{counted} of {WRITTEN}, told: {told}");
+    daemon.finish();
+}
+
+#[test]
+fn killed_kernels_count_on() {
+    for driver in [Driver::Uring, Driver::Poll] {
+        a_killed_kernel_counts_on(driver);
+        a_kernel_killed_in_a_flood_names_what_it_can_not_tell(driver);
+    }
+}

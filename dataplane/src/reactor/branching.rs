@@ -29,6 +29,10 @@ impl<D: Driver> Reactor<D> {
             if process.is_starting() || source.is_none_or(|source| source.armed) {
                 return;
             }
+            if process.streams[channel as usize].ghost.is_some() {
+                // Readers of a dead kernel are waited for.
+                return self.pause_source(place, channel);
+            }
             let readers = self.relay_readers(place, channel);
             match readers.as_slice() {
                 [] => return self.discard(place, channel),
@@ -72,7 +76,12 @@ impl<D: Driver> Reactor<D> {
             if room == 0 {
                 return;
             }
-            match splice(&mut self.driver, &from, &void, room) {
+            self.expect_to_pass(place, channel, room);
+            let moved = splice(&mut self.driver, &from, &void, room);
+            if !matches!(moved, Moved::Bytes(_)) {
+                self.expect_to_pass(place, channel, 0);
+            }
+            match moved {
                 Moved::Bytes(bytes) => {
                     self.passed(place, channel, bytes, false);
                     turn_bytes += bytes;

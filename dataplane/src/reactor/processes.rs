@@ -187,6 +187,7 @@ impl<D: Driver> Reactor<D> {
             meter.streams[1].closed.store(true, Ordering::Relaxed);
         }
         self.begin_spool(place, Channel::Stdout, false);
+        self.open_accounts(place);
         self.arm_source(place, Channel::Stdout);
         reach(Point::SpawnHeard);
         self.notices.push_back(Notice::Spawned { process: key, pid, tree, start_ticks, limits });
@@ -401,6 +402,9 @@ impl<D: Driver> Reactor<D> {
         reach(Point::StreamClosed);
         self.close_end(key, End::of(channel));
         self.notices.push_back(Notice::Closed { process: key, channel, end });
+        if self.is_relayed(key) {
+            self.let_go(key, channel);
+        }
         self.deliver_all(place);
         self.retire(place, channel);
     }
@@ -540,8 +544,8 @@ impl<D: Driver> Reactor<D> {
     }
 }
 
-/// Hands a ring to the keeper. If that fails the keeper is gone, which the lane's reader tells.
-fn hold_ring<D: Driver>(
+/// Hands a ring, or an account, to the keeper. If that fails the keeper is gone, which the lane's reader tells.
+pub(super) fn hold_ring<D: Driver>(
     driver: &mut D,
     lane: &mut super::lane::Lane<D::Fd>,
     key: ProcessKey,

@@ -85,8 +85,10 @@ impl<D: Driver> Reactor<D> {
     fn relay_short_frame(&mut self, way: Way, connection: ConnectionKey, from: &D::Fd, bytes: usize) -> Step {
         let mut data = std::mem::take(&mut self.lines);
         data.resize(bytes, 0);
+        self.expects(way, bytes);
         let read = read(&mut self.driver, from, &mut data);
         let Moved::Bytes(bytes) = read else {
+            self.expects(way, 0);
             self.lines = data;
             return match read {
                 Moved::End => self.source_ended(way),
@@ -136,6 +138,7 @@ impl<D: Driver> Reactor<D> {
         bytes: usize,
     ) -> Step {
         let whole = frame.len() + bytes;
+        self.expects(way, bytes);
         self.read_certain(from, &mut frame, bytes);
         self.taken(way, bytes);
         self.given(way.reader, way.channel, bytes);
@@ -185,7 +188,12 @@ impl<D: Driver> Reactor<D> {
             }
             let socket = connection.socket.clone();
             let Some(from) = self.origin(way) else { return false };
-            match splice(&mut self.driver, &from, &socket, way.max) {
+            self.expects(way, way.max);
+            let moved = splice(&mut self.driver, &from, &socket, way.max);
+            if !matches!(moved, Moved::Bytes(_)) {
+                self.expects(way, 0);
+            }
+            match moved {
                 Moved::Bytes(bytes) => {
                     self.taken(way, bytes);
                     self.given(way.reader, way.channel, bytes);
@@ -211,6 +219,7 @@ impl<D: Driver> Reactor<D> {
         let Some(way) = process.and_then(|process| self.rest_way(process, rest)) else { return };
         let mut bytes = Vec::new();
         if let Some(from) = self.origin(way) {
+            self.expects(way, way.max);
             self.read_certain(&from, &mut bytes, way.max);
         }
         debug_assert_eq!(bytes.len(), way.max, "a frame is begun when all of it is there");

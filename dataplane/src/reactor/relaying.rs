@@ -8,7 +8,7 @@
 //! gap. Frames are [`relayed_frames`](super::relayed_frames)', several readers at once [`branching`](super::branching)'s.
 
 use super::delivery::Step;
-use super::processes::Process;
+use super::processes::{Process, hold_ring};
 use super::table::Place;
 use super::{Reactor, Turn};
 use crate::command::{Policy, Sink};
@@ -49,6 +49,39 @@ impl<D: Driver> Reactor<D> {
         self.place_of_process(process)
             .and_then(|place| self.processes.get(place))
             .is_some_and(Process::relays)
+    }
+
+    /// Has the keeper hold the accounts of what is relayed, before a byte goes by.
+    pub(super) fn open_accounts(&mut self, process: Place) {
+        let Some(running) = self.processes.get_mut(process) else { return };
+        if !running.relays() {
+            return;
+        }
+        for channel in Channel::ALL {
+            let key = running.key;
+            let stream = &mut running.streams[channel as usize];
+            if stream.closed {
+                continue;
+            }
+            match stream.history.account() {
+                Ok(account) => hold_ring(&mut self.driver, &mut self.lane, key, channel, account),
+                Err(error) => tracing::warn!(%error, "a relayed stream has no account for a next kernel"),
+            }
+        }
+    }
+
+    /// Notes that bytes are about to leave a source, or that this is over.
+    pub(super) fn expect_to_pass(&self, process: Place, channel: Channel, bytes: usize) {
+        if let Some(running) = self.processes.get(process) {
+            running.streams[channel as usize].history.expect_to_pass(bytes);
+        }
+    }
+
+    /// The same for a reader that has the source alone.
+    pub(super) fn expects(&self, way: Way, bytes: usize) {
+        if way.direct {
+            self.expect_to_pass(way.process, way.channel, bytes);
+        }
     }
 
     /// Those who read a relayed stream.
@@ -159,7 +192,7 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get(process) else { return Step::Gone };
         let stream = &running.streams[channel as usize];
         let passed = stream.history.total();
-        if stream.source.as_ref().is_none_or(|source| source.armed) {
+        if stream.source.as_ref().is_none_or(|source| source.armed) || stream.ghost.is_some() {
             return Step::Nothing;
         }
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
@@ -232,10 +265,16 @@ impl<D: Driver> Reactor<D> {
 
     fn relay_raw(&mut self, way: Way) -> Step {
         let Some(from) = self.origin(way) else { return Step::Nothing };
-        let Some(sink) = self.readers.get_mut(way.reader).and_then(|reader| reader.sink.as_mut()) else {
+        let Some(sink) = self.readers.get(way.reader).and_then(|reader| reader.sink.as_ref()) else {
             return Step::Gone;
         };
-        match splice(&mut self.driver, &from, &sink.fd, way.max) {
+        let sink_fd = sink.fd.clone();
+        self.expects(way, way.max);
+        let moved = splice(&mut self.driver, &from, &sink_fd, way.max);
+        if !matches!(moved, Moved::Bytes(_)) {
+            self.expects(way, 0);
+        }
+        match moved {
             Moved::Bytes(bytes) => {
                 self.taken(way, bytes);
                 self.given(way.reader, way.channel, bytes);
@@ -245,7 +284,9 @@ impl<D: Driver> Reactor<D> {
             Moved::Nothing => self.source_is_empty(way.process, way.channel),
             Moved::Full => self.sink_is_full(way),
             Moved::Unsuited => {
-                sink.copies = true;
+                if let Some(sink) = self.readers.get_mut(way.reader).and_then(|reader| reader.sink.as_mut()) {
+                    sink.copies = true;
+                }
                 Step::Moved(0)
             }
             Moved::Broken(error) => self.sink_broke((way.reader, way.process, way.channel), &error),
@@ -262,7 +303,12 @@ impl<D: Driver> Reactor<D> {
         let Some(from) = self.origin(way) else { return Step::Nothing };
         let mut bytes = std::mem::take(&mut self.lines);
         bytes.resize(way.max.min(COPY_BYTES), 0);
-        let step = match read(&mut self.driver, &from, &mut bytes) {
+        self.expects(way, bytes.len());
+        let read = read(&mut self.driver, &from, &mut bytes);
+        if !matches!(read, Moved::Bytes(_)) {
+            self.expects(way, 0);
+        }
+        let step = match read {
             Moved::Bytes(count) => {
                 self.taken(way, count);
                 self.put(way, Bytes::copy_from_slice(&bytes[..count]))
@@ -374,6 +420,7 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get(process) else { return false };
         let Some(source) = &running.streams[channel as usize].source else { return false };
         let from = source.fd.clone();
+        self.expect_to_pass(process, channel, bytes);
         if let Err(error) = let_go(&mut self.driver, &from, &void, bytes) {
             tracing::error!(%error, "a relayed stream can't be taken any further");
             self.close_stream(process, channel);

@@ -30,8 +30,9 @@ enum Store {
     Ring(Writer),
     /// The stream has ended; no descriptor, no mapping.
     Kept { head: Bytes, tail: Bytes, total: u64 },
-    /// Nothing is kept. Of all that went by, `unread` went to nobody.
-    Passing { total: u64, unread: u64 },
+    /// Nothing is kept. Of all that went by, `unread` went to nobody. The account is a ring nothing is written to: its
+    /// header says for a successor how much went by, and whether more may have.
+    Passing { total: u64, unread: u64, account: Option<Writer> },
 }
 
 /// What is at an offset.
@@ -48,7 +49,8 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        let store = if size.is_none() { Store::Passing { total: 0, unread: 0 } } else { Store::Empty };
+        let store =
+            if size.is_none() { Store::Passing { total: 0, unread: 0, account: None } } else { Store::Empty };
         History { size, batch_bytes: TAKE_BYTES_MAX, store, pin: Cell::new((0, 0)) }
     }
 
@@ -60,18 +62,45 @@ impl History {
     /// So many bytes more went by, to somebody or to nobody.
     pub fn pass(&mut self, bytes: usize, was_read: bool) {
         debug_assert!(self.is_passing(), "bytes of a kept stream are taken");
-        if let Store::Passing { total, unread } = &mut self.store {
+        if let Store::Passing { total, unread, account } = &mut self.store {
             *total += bytes as u64;
             *unread += if was_read { 0 } else { bytes as u64 };
+            if let Some(account) = account {
+                account.commit(bytes);
+                account.expect(0);
+            }
+        }
+    }
+
+    /// Notes for a successor that at most so many bytes are about to go by; 0 when that is over.
+    pub fn expect_to_pass(&self, bytes: usize) {
+        if let Store::Passing { account: Some(account), .. } = &self.store {
+            account.expect(bytes);
+        }
+    }
+
+    /// The account of a stream that keeps nothing, to be handed to the keeper before a byte goes by.
+    pub fn account(&mut self) -> Result<&Writer, RingError> {
+        match &mut self.store {
+            Store::Passing { account: Some(account), .. } => Ok(account),
+            Store::Passing { account, total: 0, .. } => {
+                let ring = History::first_ring(HistorySize::NONE)?;
+                Ok(account.insert(ring))
+            }
+            _ => Err(RingError::Foreign("the stream keeps something, or has begun")),
         }
     }
 
     /// Of a stream that goes on where a dead kernel had come to.
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
-        match ring {
-            Some(ring) => History { store: Store::Ring(ring), ..History::new(size) },
-            None => History::new(size),
-        }
+        let store = match ring {
+            Some(ring) if size.is_none() => {
+                Store::Passing { total: ring.taken(), unread: 0, account: Some(ring) }
+            }
+            Some(ring) => Store::Ring(ring),
+            None => return History::new(size),
+        };
+        History { store, ..History::new(size) }
     }
 
     /// Of a stream that has ended and of which only the length is known.
@@ -95,12 +124,16 @@ impl History {
         match &self.store {
             Store::Ring(ring) => ring.pin(offset, blockers),
             Store::Empty => self.pin.set((offset, blockers)),
-            Store::Kept { .. } | Store::Passing { .. } => {}
+            Store::Passing { account: Some(account), .. } => account.pin(offset, blockers),
+            Store::Kept { .. } | Store::Passing { account: None, .. } => {}
         }
     }
 
     /// The ring a stream of this size begins with.
     pub fn first_ring(size: HistorySize) -> Result<Writer, RingError> {
+        if size.is_none() {
+            return Writer::create(Geometry::new(0, PAGE_BYTES));
+        }
         Writer::create(geometry(size, 0, TAKE_BYTES_MAX))
     }
 
@@ -344,8 +377,12 @@ impl History {
     /// Turns the ring into plain memory: head and tail as configured, nothing else. For ended streams whose
     /// readers have all they wanted.
     pub fn retire(&mut self) {
-        let kept = match &self.store {
-            Store::Kept { .. } | Store::Passing { .. } => return,
+        let kept = match &mut self.store {
+            Store::Kept { .. } => return,
+            Store::Passing { account, .. } => {
+                *account = None;
+                return;
+            }
             Store::Empty => (Bytes::new(), Bytes::new(), 0),
             Store::Ring(ring) => {
                 let total = ring.taken();

@@ -71,8 +71,8 @@ super::events! {
         pub to: u64,
     }
 
-    /// A kernel died in the middle of reading a stream on a system without splice(2): up to one read's worth of bytes may
-    /// be missing at this place. On Linux nothing is ever missing.
+    /// A kernel died in the middle of moving a stream's bytes that it didn't count first: of one spawned with `history: none`,
+    /// or on a system without splice(2). Up to 1 MiB may be missing at this place. Of others nothing is ever missing on Linux.
     StreamUncertain = "kairo.stream.uncertain", Bus {
         /// Of which process.
         pub id: ProcessId,
