@@ -110,15 +110,17 @@ impl<D: Driver> Reactor<D> {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.idle = last == Step::Nothing;
         reader.subscriber.meter.stalled.store(last == Step::Full, Ordering::Relaxed);
-        let subscription = reader.subscriber.key;
+        let (subscription, waits) = (reader.subscriber.key, reader.subscriber.policy == Policy::Block);
         if reader.subscriber.is_drained() && last == Step::Nothing {
             self.drop_reader(place);
             self.notices.push_back(Notice::Drained { subscription });
             return Step::Gone;
         }
-        if !in_round && last == Step::Nothing {
+        if !in_round {
+            // Others may wait for this one to take more, and no source waits for one that drops.
+            let goes_by = !waits && matches!(last, Step::Full | Step::Throttled);
             for channel in Channel::ALL {
-                if self.relay_readers(process, channel).len() > 1 {
+                if goes_by || last == Step::Nothing && self.relay_readers(process, channel).len() > 1 {
                     self.later(Turn::Source(process, channel));
                 }
             }
