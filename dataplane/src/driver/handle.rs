@@ -11,6 +11,7 @@ use super::op::{Completion, Lent, Op};
 use super::token::Token;
 use crate::command::OutletKind;
 use crate::control::{Moment, Peer};
+use crate::limits::PIPE_BYTES;
 use crate::sys::{Readiness, clock, pipe, socket};
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -150,6 +151,10 @@ impl Handle {
         if let Some(path) = socket::reopen_path(fd)
             && let Ok(own) = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
         {
+            if kind == rustix::fs::FileType::Fifo {
+                // The usual 64 KiB have its two sides take turns. Refused is as good as granted less.
+                let _ = pipe::set_capacity(&own, PIPE_BYTES as usize);
+            }
             return Ok(Handle::from(own));
         }
         let shared = theirs.try_clone_to_owned()?;
@@ -169,6 +174,8 @@ impl Handle {
 pub trait Engine {
     /// See [`Driver::name`].
     fn engine_name(&self) -> &'static str;
+    /// See [`Driver::is_punctual`].
+    fn waits_punctually(&self) -> bool;
     /// See [`Driver::submit`].
     fn start(&mut self, token: Token, op: Op<Handle>);
     /// See [`Driver::cancel`].
@@ -207,6 +214,10 @@ impl<E: Engine> Driver for E {
 
     fn name(&self) -> &'static str {
         self.engine_name()
+    }
+
+    fn is_punctual(&self) -> bool {
+        self.waits_punctually()
     }
 
     fn now(&self) -> Moment {

@@ -41,6 +41,9 @@ pub trait Driver {
     /// `io_uring`, `poll` or `sim`.
     fn name(&self) -> &'static str;
 
+    /// Whether a wait ends close to its deadline, and not up to a millisecond later.
+    fn is_punctual(&self) -> bool;
+
     /// Now, on both clocks.
     fn now(&self) -> Moment;
 

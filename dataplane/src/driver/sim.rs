@@ -245,6 +245,10 @@ impl Driver for Sim {
         "sim"
     }
 
+    fn is_punctual(&self) -> bool {
+        true
+    }
+
     fn now(&self) -> Moment {
         World(Rc::clone(&self.world)).now()
     }

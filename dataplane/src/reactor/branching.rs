@@ -102,6 +102,9 @@ impl<D: Driver> Reactor<D> {
     /// when it is the source that is waited for.
     fn branch_out(&mut self, place: Place, channel: Channel, readers: &[Place]) -> Option<usize> {
         let from = self.processes.get(place)?.streams[channel as usize].source.as_ref()?.fd.clone();
+        if self.gathers(place, channel) {
+            return None;
+        }
         let queued = self.driver.queued(&from).unwrap_or(0);
         if queued == 0 {
             // One byte may have come this moment.

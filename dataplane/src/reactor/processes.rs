@@ -71,6 +71,8 @@ pub(super) struct Stream<F> {
     pub(super) source: Option<Source<F>>,
     /// A relayed source was told to be ready, and nothing has come of that yet.
     pub(super) woken: bool,
+    /// Bytes that have left a relayed source without a pause.
+    pub(super) burst: usize,
     pub(super) paused_since_ns: Option<u64>,
     pub(super) pace: Pace,
     /// What it holds of the memory of all.
@@ -88,6 +90,7 @@ impl<F> Stream<F> {
             spool: None,
             source: None,
             woken: false,
+            burst: 0,
             paused_since_ns: None,
             pace,
             charge: Charge::default(),

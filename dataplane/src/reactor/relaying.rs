@@ -10,6 +10,7 @@
 use super::delivery::Step;
 use super::processes::{Process, hold_ring};
 use super::table::Place;
+use super::timers::Alarm;
 use super::{Reactor, Turn};
 use crate::command::{Policy, Sink};
 use crate::control::Notice;
@@ -22,6 +23,13 @@ use crate::transport::descriptor::Put;
 use bytes::{Buf, Bytes};
 use std::io;
 use std::sync::atomic::Ordering;
+
+/// A source flows that gave so much without a pause, bytes.
+const FLOW_BYTES_MIN: usize = 32 << 10;
+/// So much is worth moving at once, bytes.
+const BATCH_BYTES: usize = 192 << 10;
+/// How long a source that flows may gather, nanoseconds.
+const GATHER_NS: u64 = 60_000;
 
 /// Which bytes of which stream a reader is to be given.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +197,27 @@ impl<D: Driver> Reactor<D> {
         self.relay_directly(place, process, channel)
     }
 
+    /// A source that flows and has little is left alone for a moment: whoever moves each write as it comes has writer and
+    /// reader take turns, each asleep while the other works. True if that moment begins now; an alarm ends it.
+    pub(super) fn gathers(&mut self, process: Place, channel: Channel) -> bool {
+        if !self.driver.is_punctual() {
+            return false;
+        }
+        let Some(running) = self.processes.get_mut(process) else { return false };
+        let stream = &mut running.streams[channel as usize];
+        let Some(source) = &stream.source else { return false };
+        if stream.burst < FLOW_BYTES_MIN || stream.pace.throttle.rate().is_some() {
+            return false;
+        }
+        if self.driver.queued(&source.fd).unwrap_or(0) >= BATCH_BYTES {
+            return false;
+        }
+        stream.burst = 0;
+        let until_ns = self.driver.now().monotonic_ns + GATHER_NS;
+        self.timers.arm(Alarm::Source(process.slot, process.generation, channel), until_ns);
+        true
+    }
+
     /// The only reader of a stream is given what is in the source.
     fn relay_directly(&mut self, place: Place, process: Place, channel: Channel) -> Step {
         let Some(running) = self.processes.get(process) else { return Step::Gone };
@@ -196,6 +225,9 @@ impl<D: Driver> Reactor<D> {
         let passed = stream.history.total();
         if stream.source.as_ref().is_none_or(|source| source.armed) || stream.ghost.is_some() {
             return Step::Nothing;
+        }
+        if self.gathers(process, channel) {
+            return Step::Waiting;
         }
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
         let lead = reader.branches[channel as usize].taken.saturating_sub(passed) as usize;
@@ -256,6 +288,7 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get_mut(process) else { return };
         let stream = &mut running.streams[channel as usize];
         stream.woken = false;
+        stream.burst += bytes;
         stream.history.pass(bytes, was_read);
         stream.delivered = stream.history.total();
         let meter = &running.meter.streams[channel as usize];
