@@ -92,10 +92,6 @@ fn supervise(
     options.adapter = adapter.map(|declaration| declaration.name.clone());
     // Our stdout is the one reader: paced there, what is left at the program's exit keeps the rate as well.
     let rate = options.rate.take();
-    if adapter.is_none() && !args.pty && !io::stdout().is_terminal() {
-        // Nobody looks at it, so it needn't come here; for a terminal that would save nothing.
-        options.history = relayed();
-    }
     let bar = adapter.filter(|_| !args.pty).and_then(|_| Bar::begin(client).transpose()).transpose()?;
     let mut outputs = Vec::new();
     if !args.pty {
@@ -164,6 +160,10 @@ fn spawn_options(args: &Run) -> Result<SpawnOptions, Failure> {
         let size = terminal::size().map(|size| TerminalSize { rows: size.rows, cols: size.cols });
         options.pty = Pty(Some(size.unwrap_or(TerminalSize::DEFAULT)));
         return Ok(options);
+    }
+    if args.program.adapter.is_none() && !io::stdout().is_terminal() {
+        // Nobody looks at it, so it needn't come here; for a terminal that would save nothing.
+        options.history = relayed();
     }
     options.stdin = match args.stdin {
         RunStdin::Inherit => StdinOption::Inherit,

@@ -10,11 +10,10 @@ use super::pacing::Allowance;
 use super::processes::Process;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
-use super::{Kind, Reactor, Turn};
+use super::{Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
 use crate::control::Notice;
 use crate::driver::Driver;
-use crate::driver::op::{Interest, Op};
 use crate::key::{Channel, ConnectionKey, SubscriptionKey};
 use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
@@ -478,23 +477,6 @@ impl<D: Driver> Reactor<D> {
                 }
                 Step::Moved(0)
             }
-        }
-    }
-
-    /// Comes back when a reader's descriptor takes more.
-    pub(super) fn await_sink(&mut self, place: Place) {
-        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut())
-            && !std::mem::replace(&mut sink.armed, true)
-        {
-            let poll = Op::Poll(sink.fd.clone(), Interest::Write);
-            self.driver.submit(Kind::Sink.token(place), poll);
-        }
-    }
-
-    pub(super) fn sink_ready(&mut self, place: Place) {
-        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
-            sink.armed = false;
-            self.deliver(place);
         }
     }
 

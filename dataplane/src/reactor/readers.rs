@@ -11,6 +11,7 @@ use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
+use crate::driver::op::{Interest, Op};
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
@@ -232,6 +233,23 @@ impl<D: Driver> Reactor<D> {
         }
         if let Some((connection, frame)) = reply {
             self.carry_out(Command::Reply { connection, frame });
+        }
+    }
+
+    /// Comes back when a reader's descriptor takes more.
+    pub(super) fn await_sink(&mut self, place: Place) {
+        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut())
+            && !std::mem::replace(&mut sink.armed, true)
+        {
+            let poll = Op::Poll(sink.fd.clone(), Interest::Write);
+            self.driver.submit(Kind::Sink.token(place), poll);
+        }
+    }
+
+    pub(super) fn sink_ready(&mut self, place: Place) {
+        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
+            sink.armed = false;
+            self.deliver(place);
         }
     }
 
