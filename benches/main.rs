@@ -28,6 +28,7 @@ mod many;
 mod past;
 mod pipelines;
 mod pty;
+mod relay;
 mod rpc;
 mod slow_client;
 mod spawn;
@@ -105,6 +106,7 @@ const BENCHES: &[Bench] = &[
         "the same without the stopped reader",
         stopped::run,
     ),
+    bench("relay", "what is spliced from a child to its readers", "a direct pipe", relay::run),
     bench("pipelines", "raw video through three programs", "the shell's pipes", pipelines::run),
     bench(
         "survive",

@@ -430,13 +430,23 @@ impl CgroupLimits {
     }
 }
 
-/// Bytes of output that outlive their delivery.
+/// Bytes of output that outlive their delivery. A history that is kept has a tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistorySize {
     /// The first bytes of a stream.
     pub head_bytes: u32,
     /// The latest.
     pub tail_bytes: u32,
+}
+
+impl HistorySize {
+    /// Nothing at all is kept: the stream is relayed, and its bytes aren't seen.
+    pub const NONE: HistorySize = HistorySize { head_bytes: 0, tail_bytes: 0 };
+
+    /// True exactly for [`HistorySize::NONE`].
+    pub fn is_none(self) -> bool {
+        self == HistorySize::NONE
+    }
 }
 
 /// How fast bytes may go.

@@ -116,6 +116,8 @@ pub struct ReaderMeter {
     pub gap_bytes: Gauge,
     /// Frames sent.
     pub sequence: Gauge,
+    /// Why its descriptor took no more, 0 if it did or nobody was left to read it: an errno.
+    pub errno: AtomicI32,
     /// True exactly while its sink takes no more.
     pub stalled: AtomicBool,
     /// Time it has taken no more, nanoseconds, without the current wait.

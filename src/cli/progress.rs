@@ -8,7 +8,7 @@ use crate::cli::failure::Failure;
 use crate::cli::table::visible;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kairo_client::{Client, EventItem, Events, Item, Subscription};
-use kairo_wire::event::{Event, ProcessProgress};
+use kairo_wire::event::{Event, ProcessProgress, StreamEndReason};
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::stream::{Rate, Selector, StreamName, SubscribeParams};
 use std::io::{self, IsTerminal, Write};
@@ -134,14 +134,29 @@ impl Output {
     /// Waits until everything the program wrote is where it goes, or nobody reads that any more.
     pub(crate) fn drain(self) -> Result<(), Failure> {
         match self {
-            Output::Direct(output) => {
-                output.into_iter().try_for_each(|item| item.map(drop)).map_err(Failure::from)
-            }
+            Output::Direct(output) => output.into_iter().try_for_each(|item| match item? {
+                Item::End { stream, reason: StreamEndReason::Full, .. } => {
+                    Err(unwritable(stream, "no space is left there"))
+                }
+                Item::End { stream, reason: StreamEndReason::Unwritable, .. } => {
+                    Err(unwritable(stream, "it takes no more"))
+                }
+                Item::End { .. } | Item::Chunk(_) | Item::Gap { .. } | Item::Overflow => Ok(()),
+            }),
             Output::Past(thread) => {
                 thread.join().unwrap_or_else(|_| Err(Failure::new("E_IO", "the output was not written")))
             }
         }
     }
+}
+
+/// The program's output could not be written where it was to go.
+fn unwritable(stream: StreamName, why: &str) -> Failure {
+    let name = match stream {
+        StreamName::Stdout => "stdout",
+        StreamName::Stderr => "stderr",
+    };
+    Failure::new("E_IO", format!("{name} could not be written: {why}"))
 }
 
 /// Writes whole lines, each while the bar is away; of what has no end yet a line's worth is held back.

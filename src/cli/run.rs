@@ -1,8 +1,8 @@
 //! `kairo run`: one program under a kernel of its own.
 //!
 //! The kernel is embedded: it starts before this program has threads, and this program is its one client, over a
-//! socket pair. The child's stdin and stderr are ours through the keeper; its stdout goes through history to our
-//! descriptor 1, counted, without passing the client. Under an adapter its stderr does so too, if that is read; what
+//! socket pair. The child's stdin and stderr are ours through the keeper; its stdout is relayed to our descriptor 1,
+//! counted and unseen; to a terminal it goes through history, without passing the client either. Under an adapter its stderr does so too, if that is read; what
 //! goes to a terminal that shows a progress bar passes the client, which makes room for it ([`Output`]). Signals are
 //! handed on to everything the child started. When this program goes, however it goes, the keeper ends what is left.
 
@@ -26,8 +26,11 @@ use crate::config::policy;
 use crate::kernel::embedded::Embedded;
 use crate::logging;
 use kairo_client::{CallOptions, Client, ConnectOptions, Item};
+use kairo_dataplane::sys::pipe::SPLICES;
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::options::{Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize};
+use kairo_wire::methods::options::{
+    HistoryOption, Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize,
+};
 use kairo_wire::methods::process::{
     self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
 };
@@ -35,7 +38,7 @@ use kairo_wire::methods::stream::{Rate, Selector, StreamName, SubscribeParams};
 use serde_json::json;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
@@ -160,12 +163,21 @@ fn spawn_options(args: &Run) -> Result<SpawnOptions, Failure> {
         options.pty = Pty(Some(size.unwrap_or(TerminalSize::DEFAULT)));
         return Ok(options);
     }
+    if args.program.adapter.is_none() && !io::stdout().is_terminal() {
+        // Nobody looks at it, so it needn't come here; for a terminal that would save nothing.
+        options.history = relayed();
+    }
     options.stdin = match args.stdin {
         RunStdin::Inherit => StdinOption::Inherit,
         RunStdin::Null => StdinOption::Null,
     };
     options.stderr = StderrOption::Inherit;
     Ok(options)
+}
+
+/// The history of what is relayed, where that can be had.
+fn relayed() -> HistoryOption {
+    if SPLICES { HistoryOption::None } else { HistoryOption::Default }
 }
 
 fn wait(client: &Client, id: &ProcessId) -> Result<WaitResult, Failure> {

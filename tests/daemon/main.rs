@@ -27,6 +27,7 @@ mod programs;
 mod pty;
 mod quotas;
 mod reconnect;
+mod relay;
 mod retention;
 mod sandbox;
 mod service;

@@ -417,9 +417,6 @@ fn unknown_wishes_are_refused_by_name(daemon: &Daemon) {
         assert_eq!(refusal.code, "E_INVALID_PARAMS");
         assert!(refusal.info["message"].as_str().is_some_and(|text| text.contains(name)), "{refusal:?}");
     }
-    let refusal =
-        raw.refused("process.spawn", json!({"id": "n", "command": ["true"], "options": {"history": "none"}}));
-    assert_eq!(refusal.code, "E_UNSUPPORTED");
     for number in 0..64 {
         raw.subscribe(&format!("later-{number}"), json!({}));
     }

@@ -6,16 +6,25 @@ use kairo_wire::frame::{Decoder, Kind};
 use rmpv::Value;
 use std::collections::BTreeMap;
 
+/// Every other process keeps nothing of what it writes.
+pub(crate) fn is_relayed(process: usize) -> bool {
+    process % 2 == 1
+}
+
 /// One subscription, as far as it was delivered.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) process: usize,
     pub(crate) blocks: bool,
     pub(crate) line: bool,
+    /// It may have come after the first byte.
+    pub(crate) late: bool,
     offset: u64,
     gaps: u64,
     sequence: u64,
     pub(crate) ended: Option<(u64, u64)>,
+    /// It was given up, or is about to be.
+    left: bool,
     id: Option<String>,
 }
 
@@ -75,7 +84,11 @@ impl Client {
 
     pub(crate) fn spawn(&mut self, process: usize) {
         let argv = Value::Array(vec!["writer".into(), process.to_string().into()]);
-        let options = map(&self.pace());
+        let mut options = self.pace();
+        if is_relayed(process) {
+            options.push(("history", "none".into()));
+        }
+        let options = map(&options);
         let params = [("id", format!("p{process}").into()), ("command", argv), ("options", options)];
         self.call("process.spawn", &params, None);
     }
@@ -107,16 +120,27 @@ impl Client {
         self.call("stream.configure", &params, None);
     }
 
-    pub(crate) fn subscribe(&mut self, process: usize) {
-        let (mode, line) = match self.world.below(4) {
+    pub(crate) fn subscribe(&mut self, process: usize, late: bool) {
+        let modes = if is_relayed(process) { 1 } else { 4 };
+        let (mode, line) = match 3 - self.world.below(modes) {
             0 => ("line", true),
             1 => ("lines", true),
             _ => ("chunk", false),
         };
         let blocks = self.world.below(2) == 0;
         let policy = if blocks { "block" } else { "drop_oldest" };
-        let reading =
-            Reading { process, blocks, line, offset: 0, gaps: 0, sequence: 0, ended: None, id: None };
+        let reading = Reading {
+            process,
+            blocks,
+            line,
+            late,
+            offset: 0,
+            gaps: 0,
+            sequence: 0,
+            ended: None,
+            left: false,
+            id: None,
+        };
         self.readings.push(reading);
         let mut params = vec![
             ("pid", format!("p{process}").into()),
@@ -137,6 +161,17 @@ impl Client {
             1 => self.call("process.wait", &[id], None),
             _ => self.call("kernel.ping", &[], None),
         }
+    }
+
+    /// Gives up something it reads: after the answer nothing of that may come.
+    pub(crate) fn unsubscribe(&mut self) {
+        let at = self.world.below(self.readings.len().max(1) as u64) as usize;
+        let Some(reading) = self.readings.get(at).filter(|reading| reading.late && !reading.left) else {
+            return;
+        };
+        let Some(id) = reading.id.clone() else { return };
+        self.readings[at].left = true;
+        self.call("process.stdout.unsubscribe", &[("subscriptionId", id.into())], Some(at));
     }
 
     /// True exactly when every call was answered and every stream delivered to its end.
@@ -179,6 +214,7 @@ impl Client {
         let id = get(value, "id").as_u64().expect("our ids are numbers");
         let reading = self.calls.remove(&id).expect("every call is answered once");
         if let Some(at) = reading {
+            // A refusal has none, and neither has who has left.
             let id = get(get(value, "result"), "subscriptionId").as_str();
             self.readings[at].id = id.map(str::to_owned);
         }
@@ -218,6 +254,9 @@ impl Client {
                 let reading = self.reading(&data);
                 assert_eq!(from, Some(reading.offset), "a gap begins where the reader is");
                 assert!(to > reading.offset);
+                if reading.blocks && is_relayed(reading.process) {
+                    assert!(reading.late && reading.offset == 0, "only what was before it came is missed");
+                }
                 reading.gaps += to - reading.offset;
                 reading.offset = to;
             }
@@ -245,7 +284,7 @@ impl Client {
             assert!(truth.leader_bytes <= truth.total_bytes);
             let (total, gaps) = reading.ended.expect("every stream ends for its reader");
             assert_eq!(total, truth.total_bytes, "of p{}", reading.process);
-            if reading.blocks && from_start(reading.process) {
+            if reading.blocks && !reading.late && from_start(reading.process) {
                 assert_eq!(gaps, 0, "a reader that was there from the start and waits misses nothing");
             }
         }

@@ -54,7 +54,7 @@ pub(crate) fn history(seed: u64) -> u64 {
         match world.below(60) {
             0..=3 if spawned < PROCESSES => {
                 // The spawner reads from the start, and waits for it.
-                clients[at].subscribe(spawned);
+                clients[at].subscribe(spawned, false);
                 clients[at].spawn(spawned);
                 spawned += 1;
             }
@@ -62,6 +62,11 @@ pub(crate) fn history(seed: u64) -> u64 {
                 let process = world.below(spawned as u64) as usize;
                 clients[at].ask(process);
             }
+            8 if spawned > 0 && world.below(4) == 0 => {
+                let process = world.below(spawned as u64) as usize;
+                clients[at].subscribe(process, true);
+            }
+            9 => clients[at].unsubscribe(),
             7 if world.below(40) == 0 && clients.len() > 1 => {
                 // One vanishes, in the middle of whatever it was sent.
                 bytes += clients.remove(at).bytes;

@@ -44,7 +44,9 @@ pub fn put_prelude(buf: &mut BytesMut, dialect: Dialect, prelude: &Prelude<'_>, 
     );
     let at = buf.len();
     buf.put_slice(&[0; HEADER_BYTES]);
-    let optional = [prelude.offset.is_some(), prelude.time.is_some(), prelude.partial];
+    // Three months after the start of a machine its time fits no float any more: whoever reads floats is told none.
+    let time = prelude.time.filter(|time| dialect == Dialect::Int64 || *time < EXACT_INTEGER_END);
+    let optional = [prelude.offset.is_some(), time.is_some(), prelude.partial];
     encode::put_map16(buf, 4 + optional.into_iter().map(u16::from).sum::<u16>());
     encode::put_str(buf, "subscriptionId");
     encode::put_str(buf, prelude.subscription_id);
@@ -56,7 +58,7 @@ pub fn put_prelude(buf: &mut BytesMut, dialect: Dialect, prelude: &Prelude<'_>, 
         encode::put_str(buf, "offset");
         encode::put_uint(buf, dialect, offset);
     }
-    if let Some(time) = prelude.time {
+    if let Some(time) = time {
         encode::put_str(buf, "time");
         encode::put_uint(buf, dialect, time);
     }

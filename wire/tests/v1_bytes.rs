@@ -203,7 +203,7 @@ fn the_word_data_comes_once_and_last_before_the_bytes() {
             buf.resize(buf.len() + length, b'x');
             let chunk = Chunk::read(&buf[HEADER_BYTES..]).unwrap();
             assert_eq!((chunk.data.len(), chunk.offset), (length, Some((1 << 53) - 1)));
-            assert_eq!(chunk.time, Some(1 << 60));
+            assert_eq!(chunk.time, Some(1 << 60).filter(|_| dialect == Dialect::Int64));
             assert!(chunk.partial);
         }
     }

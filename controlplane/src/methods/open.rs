@@ -47,11 +47,10 @@ fn open(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
         StreamName::Stdout => 0,
         StreamName::Stderr => 1,
     };
-    let begin = kernel.begun(&params.id, begin(params.from, channel)?);
     let wish = Wish {
         stdout: channel == 0,
         stderr: channel == 1,
-        from: begin,
+        from: begin(params.from, channel)?,
         mode: mode(params.mode.unwrap_or_default()),
         policy: policy(params.policy),
         resumes: false,
@@ -59,6 +58,9 @@ fn open(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
         raw: None,
         rate: pacing::rate(params.rate, "rate")?,
     };
+    kernel.can_have(&params.id, &wish)?;
+    let begin = kernel.begun(&params.id, wish.from);
+    let wish = Wish { from: begin, ..wish };
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
     let from = match begin {
         From::At(offsets) => offsets[channel],

@@ -7,6 +7,7 @@ use crate::kernel::Kernel;
 use crate::methods::process::not_found;
 use crate::sessions::pacing;
 use crate::sessions::readers::Departure;
+use crate::sessions::relaying;
 use crate::sessions::spool::unspooled;
 use crate::state::{Deed, Named, Place, RawSink, Wish};
 use crate::table::{Answers, Entry};
@@ -45,6 +46,7 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     kernel.may_begin(under.as_deref())?;
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
     let mut wish = Wish { rate: pacing::rate(params.rate, "rate")?, ..wish(&params) };
+    kernel.can_have(&target, &wish)?;
     wish.from = kernel.begun(&target, wish.from);
     kernel.add_reader(turn, asking.connection, id.clone(), target.clone(), wish, under)?;
     let takes_records = kernel.state.connections.get(asking.connection).is_some_and(|peer| peer.records);
@@ -128,8 +130,12 @@ pub(crate) fn unsubscribe(
 fn configure(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Configure>()?;
     let process = kernel.target(turn, asking, &params.id)?.ok_or_else(|| not_found(&params.id))?;
-    let serial = process.key.serial;
+    let (serial, relayed) = (process.key.serial, process.is_relayed());
     let tuning = pacing::tuning(&kernel.config, &params)?;
+    if params.history.is_some() && relayed {
+        let lack = ("history", "none can be had any more");
+        return Err(relaying::refusal(&params.id, lack));
+    }
     kernel.undertake(turn, asking, serial, Deed::Tune { tuning });
     Ok(())
 }

@@ -30,6 +30,7 @@ pub(crate) mod readers;
 pub(crate) mod recall;
 pub(crate) mod record;
 pub(crate) mod recording;
+pub(crate) mod relaying;
 pub(crate) mod report;
 pub(crate) mod restart;
 pub(crate) mod retention;

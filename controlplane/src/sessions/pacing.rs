@@ -54,7 +54,7 @@ pub(crate) fn sizes(config: &Config, asked: HistoryOption) -> Result<(Option<u32
             return Ok((Some(head_bytes), Some(tail_bytes)));
         }
         HistoryOption::None => {
-            return Err(WireError::unsupported("history", "streams without history come with the relay"));
+            return Err(WireError::unsupported("history", "that is decided when a process is spawned"));
         }
         HistoryOption::Sizes { head_bytes, tail_bytes } => (head_bytes, tail_bytes),
     };

@@ -16,6 +16,7 @@ use crate::sessions::environment::Variables;
 use crate::sessions::measuring;
 use crate::sessions::pacing;
 use crate::sessions::placing;
+use crate::sessions::relaying;
 use crate::sessions::spool;
 use crate::sessions::wiring::Wires;
 use crate::state::{Cast, Connection, Trace};
@@ -199,6 +200,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
     let limits = asked.limits.clone().unwrap_or_default();
     let stdio = stdio(config, owner, &asked)?;
     let wires = Wires::asked(&asked)?;
+    let history = history(config, &asked, &stdio)?;
     let rlimits: Vec<(u32, u64)> =
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
     let cgroup = cgroup(&limits, asked.allow_weaker)?;
@@ -225,7 +227,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         cgroup,
         contained,
         program: measuring::asked(config, &asked, declared.filter(|_| asked.skill.is_some()))?,
-        history: history(config, asked.history)?,
+        history,
         placement: placing::asked(&config.cores, asker.principal, &asked)?,
         rate: pacing::rate(asked.rate, "options.rate")?,
         unread: pacing::unread(asked.when_unread),
@@ -455,16 +457,11 @@ fn cgroup(limits: &options::Limits, allow_weaker: bool) -> Result<CgroupLimits, 
     Ok(CgroupLimits { memory_bytes, cpu_percent: limits.cpu, pids: limits.pids, allow_weaker })
 }
 
-fn history(config: &Config, asked: HistoryOption) -> Result<HistorySize, WireError> {
+fn history(config: &Config, asked: &SpawnOptions, stdio: &Stdio) -> Result<HistorySize, WireError> {
     let (usual, most) = (config.limits.history, config.limits.history_bytes_max);
-    let (head_bytes, tail_bytes) = match asked {
+    let (head_bytes, tail_bytes) = match asked.history {
         HistoryOption::Default => return Ok(usual),
-        HistoryOption::None => {
-            return Err(WireError::unsupported(
-                "options.history",
-                "streams without history come with the relay",
-            ));
-        }
+        HistoryOption::None => return relaying::no_history(asked, stdio),
         HistoryOption::Sizes { head_bytes, tail_bytes } => {
             (head_bytes.unwrap_or(usual.head_bytes), tail_bytes.unwrap_or(usual.tail_bytes))
         }

@@ -26,9 +26,13 @@ use kairo_wire::limits::{CHUNK_V1_BYTES_MAX, WAITING_SUBSCRIPTION_MS, WAITING_SU
 use kairo_wire::methods::stream::StreamName;
 use kairo_wire::permission::Permission;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Readers of one connection that follow ids without reading; the oldest goes when there is one more.
 const FOLLOWING_MAX: usize = 1_024;
+
+/// ENOSPC, EFBIG and EDQUOT: what is written to has no room.
+const FULL: [i32; 3] = [28, 27, 122];
 
 /// How a reader leaves.
 #[derive(Debug)]
@@ -204,6 +208,9 @@ impl Kernel {
         if stream.wish.policy == Policy::Spool && there.spool.is_none() {
             return self.end_with_record(turn, serial, StreamEndReason::Unspooled);
         }
+        if there.unsuited(&Wish { from, ..stream.wish }).is_some() {
+            return self.end_with_record(turn, serial, StreamEndReason::Unkept);
+        }
         // What is held for readers of a former kernel is not in a process that begins.
         let wish = Wish { resumes: false, ..stream.wish };
         let (connection, id) = (stream.connection, stream.id.clone());
@@ -243,15 +250,21 @@ impl Kernel {
     pub(crate) fn drained(&mut self, turn: &mut Turn<'_>, key: SubscriptionKey) {
         let Some(serial) = self.state.reading.remove(&key.serial) else { return };
         let Some(stream) = self.state.streams.get_mut(&serial) else { return };
-        let Place::Reading { process, .. } = stream.place else { return };
+        let Place::Reading { process, ref meter, .. } = stream.place else { return };
+        let errno = meter.errno.load(Ordering::Relaxed);
         let connection = stream.connection;
         let Some(was) = self.state.processes.get_mut(&process) else { return };
         was.readers.remove(&serial);
         let (creator, superseded) = (was.creator.clone(), was.superseded);
         match stream.wish.raw {
             Some(RawSink::Own(_)) => {
+                let reason = match errno {
+                    0 => StreamEndReason::Closed,
+                    errno if FULL.contains(&errno) => StreamEndReason::Full,
+                    _ => StreamEndReason::Unwritable,
+                };
                 let totals = [0, 1].map(|channel| was.meter.streams[channel].taken_bytes.get());
-                return self.end_descriptor(turn, serial, totals);
+                return self.end_descriptor(turn, serial, totals, reason);
             }
             Some(RawSink::Outlet { .. }) => return self.end_outlet(turn, serial),
             None => {}
@@ -276,13 +289,19 @@ impl Kernel {
 
     /// Says that everything has gone to the descriptor, which for the connection is one gap. The subscription is over:
     /// it follows no later spawn. `totals`: how long each stream was.
-    fn end_descriptor(&mut self, turn: &mut Turn<'_>, serial: u64, totals: [u64; 2]) {
+    fn end_descriptor(
+        &mut self,
+        turn: &mut Turn<'_>,
+        serial: u64,
+        totals: [u64; 2],
+        reason: StreamEndReason,
+    ) {
         let Some(reader) = self.state.streams.get(&serial) else { return };
         let (connection, id, wish) = (reader.connection, reader.id.clone(), reader.wish);
         let [out, err] = totals;
         let streams = [(StreamName::Stdout, wish.stdout, out), (StreamName::Stderr, wish.stderr, err)];
         for (stream, _, total_bytes) in streams.into_iter().filter(|(_, wanted, _)| *wanted) {
-            let (subscription_id, reason) = (id.clone(), StreamEndReason::Closed);
+            let subscription_id = id.clone();
             let gap = StreamGapRecord { subscription_id: id.clone(), stream, from: 0, to: total_bytes };
             let end =
                 StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes: total_bytes, reason };

@@ -19,7 +19,7 @@ use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::options::{OnDisconnect, SignalName, TerminalSize, WhenUnread};
 use kairo_wire::methods::status::{
     self, ByteRange, Detail, EndCause, EndedBy, Exit, LimitStatus, ProcessStatus, ProcessUsage, ReaderOffset,
-    ReaderStatus, RecordStatus, State, StdinStatus, StreamStatus, TreeKnowledge, Waiting,
+    ReaderStatus, RecordStatus, State, StdinStatus, StreamEngine, StreamStatus, TreeKnowledge, Waiting,
 };
 use kairo_wire::methods::stream::{self, StreamName};
 use kairo_wire::methods::system;
@@ -209,7 +209,9 @@ fn output(process: &Process, channel: Channel) -> StreamStatus {
         paused: meter.paused.load(Ordering::Relaxed),
         paused_ms: meter.paused_ns.get() / crate::clock::MS,
         closed: !process.open[channel as usize],
-        cut: (cut_bytes > 0).then_some(ByteRange { from: cut_from, to: cut_from + cut_bytes }),
+        engine: if process.is_relayed() { StreamEngine::Relay } else { StreamEngine::History },
+        cut: (cut_bytes > 0 && !process.is_relayed())
+            .then_some(ByteRange { from: cut_from, to: cut_from + cut_bytes }),
         history_head_bytes: meter.head_bytes.load(Ordering::Relaxed),
         history_tail_bytes: meter.tail_bytes.load(Ordering::Relaxed),
         held_bytes: meter.held_bytes.get(),

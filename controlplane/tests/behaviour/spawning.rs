@@ -60,7 +60,7 @@ fn bad_requests_are_refused_by_the_name_of_the_field() {
         (json!({ "pty": { "rows": 24, "cols": 65_535 } }), "E_INVALID_PARAMS", "options.pty.cols"),
         (json!({ "pty": true, "stdin": "null" }), "E_CONFLICT", "options.pty"),
         (json!({ "sandbox": {} }), "E_UNSUPPORTED", "options.sandbox"),
-        (json!({ "history": "none" }), "E_UNSUPPORTED", "options.history"),
+        (json!({ "history": "none", "pty": true }), "E_CONFLICT", "options.pty"),
         (json!({ "history": { "tailBytes": 1 } }), "E_INVALID_PARAMS", "options.history.tailBytes"),
         (json!({ "history": { "headBytes": 1 << 30 } }), "E_INVALID_PARAMS", "options.history.headBytes"),
         (json!({ "stdin": "inherit" }), "E_UNSUPPORTED", "options.stdin"),

@@ -11,6 +11,7 @@ use super::op::{Completion, Lent, Op};
 use super::token::Token;
 use crate::command::OutletKind;
 use crate::control::{Moment, Peer};
+use crate::limits::PIPE_BYTES;
 use crate::sys::{Readiness, clock, pipe, socket};
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -21,13 +22,23 @@ use std::rc::{Rc, Weak};
 #[derive(Clone, Debug)]
 pub struct Handle(Rc<Descriptor>);
 
+/// What a write or a splice into a descriptor has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Socket {
+    /// It is none that raw bytes are written to.
+    No,
+    /// Of our making: it never waits.
+    Ours,
+    /// Somebody else's: writes go by send(2), which alone can be told not to wait, and splices not at all.
+    Theirs,
+}
+
 #[derive(Debug)]
 struct Descriptor {
     /// Who watches it. Before `fd`, as fields are dropped in this order.
     watch: RefCell<Option<Watched>>,
     fd: OwnedFd,
-    /// Writes go by send(2), which alone can be told not to wait.
-    socket: bool,
+    socket: Socket,
 }
 
 /// A place in a readiness set, given up when dropped.
@@ -49,7 +60,7 @@ impl Drop for Watched {
 
 impl From<OwnedFd> for Handle {
     fn from(fd: OwnedFd) -> Handle {
-        Handle::with_kind(fd, false)
+        Handle::with_kind(fd, Socket::No)
     }
 }
 
@@ -82,7 +93,7 @@ impl Handle {
         WeakHandle(Rc::downgrade(&self.0))
     }
 
-    fn with_kind(fd: OwnedFd, socket: bool) -> Handle {
+    fn with_kind(fd: OwnedFd, socket: Socket) -> Handle {
         Handle(Rc::new(Descriptor { watch: RefCell::new(None), fd, socket }))
     }
 
@@ -124,7 +135,7 @@ impl Handle {
         let theirs = unsafe { BorrowedFd::borrow_raw(fd) };
         let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(theirs)?.st_mode);
         if kind == rustix::fs::FileType::Socket {
-            return Ok(Handle::with_kind(theirs.try_clone_to_owned()?, true));
+            return Ok(Handle::with_kind(theirs.try_clone_to_owned()?, Socket::Theirs));
         }
         let blocks = match kind {
             rustix::fs::FileType::Fifo => true,
@@ -140,6 +151,10 @@ impl Handle {
         if let Some(path) = socket::reopen_path(fd)
             && let Ok(own) = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
         {
+            if kind == rustix::fs::FileType::Fifo {
+                // The usual 64 KiB have its two sides take turns. Refused is as good as granted less.
+                let _ = pipe::set_capacity(&own, PIPE_BYTES as usize);
+            }
             return Ok(Handle::from(own));
         }
         let shared = theirs.try_clone_to_owned()?;
@@ -148,7 +163,7 @@ impl Handle {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.socket {
+        if self.0.socket != Socket::No {
             return socket::send(self.as_fd(), &[IoSlice::new(bytes)]);
         }
         Ok(rustix::io::write(self, bytes)?)
@@ -159,6 +174,8 @@ impl Handle {
 pub trait Engine {
     /// See [`Driver::name`].
     fn engine_name(&self) -> &'static str;
+    /// See [`Driver::is_punctual`].
+    fn waits_punctually(&self) -> bool;
     /// See [`Driver::submit`].
     fn start(&mut self, token: Token, op: Op<Handle>);
     /// See [`Driver::cancel`].
@@ -197,6 +214,10 @@ impl<E: Engine> Driver for E {
 
     fn name(&self) -> &'static str {
         self.engine_name()
+    }
+
+    fn is_punctual(&self) -> bool {
+        self.waits_punctually()
     }
 
     fn now(&self) -> Moment {
@@ -248,8 +269,20 @@ impl<E: Engine> Driver for E {
         Ok(rustix::io::read(fd, into)?)
     }
 
-    fn splice(&mut self, from: &Handle, into_pipe: &Handle, max: usize) -> io::Result<usize> {
-        pipe::splice(from.as_fd(), into_pipe.as_fd(), max)
+    fn splice(&mut self, from: &Handle, into: &Handle, max: usize) -> io::Result<usize> {
+        if into.0.socket == Socket::Theirs {
+            // Only its own O_NONBLOCK would keep it from waiting.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        pipe::splice(from.as_fd(), into.as_fd(), max)
+    }
+
+    fn tee(&mut self, from: &Handle, into: &Handle, max: usize) -> io::Result<usize> {
+        pipe::tee(from.as_fd(), into.as_fd(), max)
+    }
+
+    fn void(&mut self) -> io::Result<Handle> {
+        Ok(Handle::from(pipe::void()?))
     }
 
     fn queued(&mut self, fd: &Handle) -> io::Result<usize> {
@@ -268,9 +301,9 @@ impl<E: Engine> Driver for E {
                 Ok((Handle::from(made.writer), made.reader, made.capacity_bytes))
             }
             OutletKind::Socket => {
-                // Ours is written to with MSG_DONTWAIT.
                 let (ours, theirs) = socket::stream_pair(false)?;
-                Ok((Handle::with_kind(ours, true), theirs, 0))
+                pipe::set_nonblocking(&ours)?;
+                Ok((Handle::with_kind(ours, Socket::Ours), theirs, 0))
             }
         }
     }

@@ -41,6 +41,9 @@ pub trait Driver {
     /// `io_uring`, `poll` or `sim`.
     fn name(&self) -> &'static str;
 
+    /// Whether a wait ends close to its deadline, and not up to a millisecond later.
+    fn is_punctual(&self) -> bool;
+
     /// Now, on both clocks.
     fn now(&self) -> Moment;
 
@@ -78,10 +81,17 @@ pub trait Driver {
     /// Non-blocking read. 0 is the end.
     fn read(&mut self, fd: &Self::Fd, into: &mut [u8]) -> io::Result<usize>;
 
-    /// splice(2) of at most `max` bytes from a source (pipe or PTY master) into a pipe, or from a pipe into a child's
-    /// stdin (pipe or PTY master), non-blocking. 0 is the end; a PTY's end is `EIO`, passed on as an error.
-    /// `Unsupported` where the platform has no splice.
+    /// splice(2) of at most `max` bytes from a source (pipe or PTY master) into a pipe, or from a pipe into whatever takes
+    /// bytes, non-blocking. 0 is the end; a PTY's end is `EIO`, passed on as an error. `Unsupported` where the platform has
+    /// no splice, or can't do it into this descriptor without blocking; `InvalidInput` where the descriptor doesn't take it.
     fn splice(&mut self, from: &Self::Fd, into: &Self::Fd, max: usize) -> io::Result<usize>;
+
+    /// tee(2) of at most `max` bytes from the front of a pipe into another, non-blocking; they stay in the first. 0 is the
+    /// end. `InvalidInput` where one of them is no pipe.
+    fn tee(&mut self, from: &Self::Fd, into: &Self::Fd, max: usize) -> io::Result<usize>;
+
+    /// What swallows everything that is spliced into it.
+    fn void(&mut self) -> io::Result<Self::Fd>;
 
     /// FIONREAD: bytes waiting in a pipe, asked at either end.
     fn queued(&mut self, fd: &Self::Fd) -> io::Result<usize>;

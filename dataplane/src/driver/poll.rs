@@ -246,6 +246,10 @@ impl Engine for Poll {
         "poll"
     }
 
+    fn waits_punctually(&self) -> bool {
+        false
+    }
+
     fn start(&mut self, token: Token, op: Op<Handle>) {
         let pending = Pending { token, op };
         let number =

@@ -228,6 +228,10 @@ impl Sim {
         let most = read.len().min(max);
         Ok(if private { most } else { self.world.cut(most) })
     }
+
+    fn move_out(&self, from: &Fd, count: usize) -> io::Result<Vec<u8>> {
+        Ok(bytes_of(from).ok_or_else(|| errno(libc::EINVAL))?.take(count))
+    }
 }
 
 fn errno(number: i32) -> io::Error {
@@ -239,6 +243,10 @@ impl Driver for Sim {
 
     fn name(&self) -> &'static str {
         "sim"
+    }
+
+    fn is_punctual(&self) -> bool {
+        true
     }
 
     fn now(&self) -> Moment {
@@ -333,6 +341,16 @@ impl Driver for Sim {
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Err(errno(libc::EIO)),
                 other => other,
             },
+            Kind::Void => Ok(bytes.len()),
+            Kind::File { bytes: file, bytes_max, .. } => {
+                let room = bytes_max - file.borrow().len();
+                if room == 0 {
+                    return Err(errno(libc::ENOSPC));
+                }
+                let count = self.world.cut(bytes.len().min(room));
+                file.borrow_mut().extend_from_slice(&bytes[..count]);
+                Ok(count)
+            }
             _ => Err(errno(libc::EBADF)),
         }
     }
@@ -344,10 +362,25 @@ impl Driver for Sim {
         Ok(count)
     }
 
-    fn splice(&mut self, from: &Fd, into_pipe: &Fd, max: usize) -> io::Result<usize> {
-        let (write, private, broken) = match &into_pipe.0.kind {
+    fn splice(&mut self, from: &Fd, into: &Fd, max: usize) -> io::Result<usize> {
+        let (write, private, broken) = match &into.0.kind {
             Kind::Writer { write, private } => (write, private, libc::EPIPE),
+            Kind::Socket { write, .. } => (write, &false, libc::EPIPE),
             Kind::Terminal { write, .. } => (write, &false, libc::EIO),
+            Kind::Void => {
+                let count = self.available(from, max)?;
+                return Ok(self.move_out(from, count)?.len());
+            }
+            Kind::File { appends: true, .. } => return Err(errno(libc::EINVAL)),
+            Kind::File { bytes, bytes_max, .. } => {
+                let room = bytes_max - bytes.borrow().len();
+                let count = self.available(from, max)?.min(room);
+                if count == 0 && room == 0 {
+                    return Err(errno(libc::ENOSPC));
+                }
+                bytes.borrow_mut().extend(self.move_out(from, count)?);
+                return Ok(count);
+            }
             _ => return Err(errno(libc::EINVAL)),
         };
         if write.is_broken() {
@@ -362,10 +395,29 @@ impl Driver for Sim {
             return Err(errno(libc::EAGAIN));
         }
         self.again(*private)?;
-        let count = count.min(room);
-        let read = bytes_of(from).ok_or_else(|| errno(libc::EINVAL))?;
-        write.put(read.take(count));
+        write.put(self.move_out(from, count.min(room))?);
+        Ok(count.min(room))
+    }
+
+    fn tee(&mut self, from: &Fd, into: &Fd, max: usize) -> io::Result<usize> {
+        let (Kind::Reader { read, .. }, Kind::Writer { write, private }) = (&from.0.kind, &into.0.kind)
+        else {
+            return Err(errno(libc::EINVAL));
+        };
+        if write.is_broken() {
+            return Err(errno(libc::EPIPE));
+        }
+        let count = self.available(from, max)?.min(write.room());
+        if count == 0 {
+            return if read.len() == 0 { Ok(0) } else { Err(errno(libc::EAGAIN)) };
+        }
+        self.again(*private)?;
+        write.put(read.copy(count));
         Ok(count)
+    }
+
+    fn void(&mut self) -> io::Result<Fd> {
+        Ok(World(Rc::clone(&self.world)).fd(Kind::Void))
     }
 
     fn queued(&mut self, fd: &Fd) -> io::Result<usize> {

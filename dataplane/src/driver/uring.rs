@@ -389,6 +389,10 @@ impl Engine for Uring {
         "io_uring"
     }
 
+    fn waits_punctually(&self) -> bool {
+        true
+    }
+
     fn start(&mut self, token: Token, op: Op<Handle>) {
         assert_ne!(token.kind(), INTERNAL, "kind {INTERNAL} is the driver's own");
         self.inflight.claim(token, Flight { op, stage: Stage::Asked, cancelled: false });

@@ -7,13 +7,13 @@
 
 use super::mail::Mail;
 use super::pacing::Allowance;
+use super::processes::Process;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
-use super::{Kind, Reactor, Turn};
+use super::{Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
 use crate::control::Notice;
 use crate::driver::Driver;
-use crate::driver::op::{Interest, Op};
 use crate::key::{Channel, ConnectionKey, SubscriptionKey};
 use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
@@ -32,7 +32,7 @@ const LINES_BATCH_BYTES: usize = 64 << 10;
 
 /// Where a reader stands after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// It moved so many bytes (0: a record).
     Moved(usize),
     /// There is nothing for it.
@@ -63,6 +63,10 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn deliver(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         let Some(process) = self.place_of_process(reader.subscriber.process) else { return };
+        if self.processes.get(process).is_some_and(Process::relays) {
+            self.deliver_relayed(place, process, false);
+            return self.make_announcements(process);
+        }
         let (mut turn_bytes, now_ns) = (0, self.at.monotonic_ns);
         let last = loop {
             match self.step(place, process) {
@@ -92,7 +96,7 @@ impl<D: Driver> Reactor<D> {
         self.make_announcements(process);
     }
 
-    fn yield_turn(&mut self, place: Place) {
+    pub(super) fn yield_turn(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         match reader.subscriber.sink {
             Sink::Frames { connection, .. } if connection.reactor == self.id => {
@@ -185,7 +189,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// True exactly when the reader's sink takes a frame now.
-    fn has_room(&mut self, place: Place) -> bool {
+    pub(super) fn has_room(&mut self, place: Place) -> bool {
         let Some(reader) = self.readers.get(place) else { return false };
         match (&reader.sink, &reader.subscriber.sink) {
             (Some(sink), _) => !sink.armed,
@@ -201,7 +205,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
+    pub(super) fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.skip(channel, to);
         let subscription = reader.subscriber.key;
@@ -213,7 +217,7 @@ impl<D: Driver> Reactor<D> {
         self.send_record(place, record)
     }
 
-    fn end(&mut self, place: Place, channel: Channel, total: u64, cursor: Cursor) -> Step {
+    pub(super) fn end(&mut self, place: Place, channel: Channel, total: u64, cursor: Cursor) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.cursors[channel as usize] = None;
         let mut record = BytesMut::new();
@@ -233,7 +237,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Queues whole frames here, or mails them to the connection's reactor.
-    fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
+    pub(super) fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
         if connection.reactor != self.id {
             let Some(reader) = self.readers.get_mut(place) else { return };
             let (subscription, credit) = (reader.subscriber.key, frames.len());
@@ -409,6 +413,12 @@ impl<D: Driver> Reactor<D> {
             let process = self.process_places.get(&reader.subscriber.process.serial).copied();
             let Some(process_place) = process else { return false };
             let Some(process) = self.processes.get_mut(process_place) else { return false };
+            if process.relays() {
+                if !self.send_relayed_rest(place, process_place, rest) {
+                    return false;
+                }
+                continue;
+            }
             let stream = &mut process.streams[rest.channel as usize];
             let offset = reader.subscriber.cursors[rest.channel as usize].map_or(rest.end, |c| c.offset);
             let Peek::Bytes(bytes) = stream.history.peek(offset, (rest.end - offset) as usize) else {
@@ -461,13 +471,12 @@ impl<D: Driver> Reactor<D> {
                 Step::Moved(sent)
             }
             Put::Full => {
-                sink.armed = true;
-                let poll = Op::Poll(sink.fd.clone(), Interest::Write);
-                self.driver.submit(Kind::Sink.token(place), poll);
+                self.await_sink(place);
                 Step::Full
             }
             Put::Closed(error) => {
                 tracing::debug!(%error, "the sink was closed");
+                reader.subscriber.failed(&error);
                 reader.subscriber.cursors[channel as usize] = None;
                 // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
                 if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
@@ -475,13 +484,6 @@ impl<D: Driver> Reactor<D> {
                 }
                 Step::Moved(0)
             }
-        }
-    }
-
-    pub(super) fn sink_ready(&mut self, place: Place) {
-        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
-            sink.armed = false;
-            self.deliver(place);
         }
     }
 

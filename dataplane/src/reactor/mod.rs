@@ -8,11 +8,13 @@
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
-//! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
-//! `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
+//! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
+//! lives, `delivery` from history to them, `relaying` and `branching` of what isn't kept, `spool` to disk and back, `pacing` how
+//! fast, `memory` within what budget, `lane` to the keeper, `mail` to other
 //! reactors.
 
 pub mod adoption;
+mod branching;
 mod connections;
 mod delivery;
 mod feeding;
@@ -23,6 +25,8 @@ mod memory;
 mod pacing;
 mod processes;
 mod readers;
+mod relayed_frames;
+mod relaying;
 mod spool;
 mod table;
 mod timers;
@@ -43,6 +47,7 @@ use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
 use readers::{Reader, Retained};
+use relaying::Tools;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -177,6 +182,7 @@ pub(crate) struct Reactor<D: Driver> {
     /// The other ends of pipes between children of which one end has been given away, by [`Joint`](crate::command::Joint);
     /// none where there could be no pipe.
     joints: HashMap<u64, Option<D::Fd>>,
+    relay_tools: Option<Tools<D::Fd>>,
     retained: Retained,
     reconnect_grace_ns: u64,
     spools: Option<Spools>,
@@ -222,6 +228,7 @@ impl<D: Driver> Reactor<D> {
             reader_places: HashMap::new(),
             staging: None,
             joints: HashMap::new(),
+            relay_tools: None,
             retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             spools: parts.spools,

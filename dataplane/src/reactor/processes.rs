@@ -80,6 +80,10 @@ pub(super) struct Stream<F> {
     pub(super) ghost: Option<Ghost>,
     pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
+    /// A relayed source was told to be ready, and nothing has come of that yet.
+    pub(super) woken: bool,
+    /// Bytes that have left a relayed source without a pause.
+    pub(super) burst: usize,
     pub(super) paused_since_ns: Option<u64>,
     /// The source is empty.
     pub(super) idle: Wait,
@@ -101,6 +105,8 @@ impl<F> Stream<F> {
             ghost: None,
             spool: None,
             source: None,
+            woken: false,
+            burst: 0,
             paused_since_ns: None,
             idle: Wait::default(),
             pace,
@@ -111,6 +117,11 @@ impl<F> Stream<F> {
 }
 
 impl<F> Process<F> {
+    /// Its outputs are relayed: nothing of them is kept.
+    pub(super) fn relays(&self) -> bool {
+        self.streams[0].history.size().is_none()
+    }
+
     pub(super) fn is_starting(&self) -> bool {
         self.phase == Phase::Starting
     }
@@ -123,7 +134,7 @@ impl<F> Process<F> {
     }
 }
 
-fn kind_of(channel: Channel) -> Kind {
+pub(super) fn kind_of(channel: Channel) -> Kind {
     match channel {
         Channel::Stdout => Kind::Stdout,
         Channel::Stderr => Kind::Stderr,
@@ -214,6 +225,7 @@ impl<D: Driver> Reactor<D> {
         for (channel, fd, terminal) in outputs {
             self.begin_output(place, channel, fd.map(|fd| Source { fd, terminal, armed: false }));
         }
+        self.open_accounts(place);
         reach(Point::SpawnHeard);
         self.notices.push_back(Notice::Spawned { process: key, pid, tree, start_ticks, limits });
     }
@@ -248,10 +260,11 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn source_ready(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
-        let Stream { source, idle, .. } = &mut process.streams[channel as usize];
-        if let Some(source) = source {
+        let stream = &mut process.streams[channel as usize];
+        if let Some(source) = &mut stream.source {
             source.armed = false;
-            idle.set(false, now_ns, &process.meter.streams[channel as usize].idle_ns);
+            stream.woken = true;
+            stream.idle.set(false, now_ns, &process.meter.streams[channel as usize].idle_ns);
             self.run_source(place, channel);
         }
     }
@@ -292,6 +305,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
     pub(super) fn run_source(&mut self, place: Place, channel: Channel) {
+        if self.processes.get(place).is_some_and(Process::relays) {
+            return self.run_relay(place, channel);
+        }
         let mut turn_bytes = 0;
         loop {
             let pinned = self.pinned(place, channel);
@@ -343,7 +359,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn pause_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn pause_source(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.streams[channel as usize].paused.store(true, Ordering::Relaxed);
@@ -351,7 +367,7 @@ impl<D: Driver> Reactor<D> {
         self.watch_stall(place, channel);
     }
 
-    fn resume_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn resume_source(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         if let Some(since_ns) = process.streams[channel as usize].paused_since_ns.take() {
@@ -365,11 +381,13 @@ impl<D: Driver> Reactor<D> {
     /// Lets paused sources go on, after readers have moved.
     pub(super) fn resume_sources(&mut self, place: Place) {
         for channel in Channel::ALL {
-            let paused = self
-                .processes
-                .get(place)
-                .is_some_and(|process| process.streams[channel as usize].paused_since_ns.is_some());
-            if paused {
+            let waits = self.processes.get(place).is_some_and(|process| {
+                let stream = &process.streams[channel as usize];
+                // A relayed one waits for whoever isn't served from anywhere else.
+                stream.paused_since_ns.is_some()
+                    || process.relays() && stream.source.as_ref().is_some_and(|source| !source.armed)
+            });
+            if waits {
                 self.later(Turn::Source(place, channel));
             }
         }
@@ -448,6 +466,9 @@ impl<D: Driver> Reactor<D> {
         reach(Point::StreamClosed);
         self.close_end(key, End::of(channel));
         self.notices.push_back(Notice::Closed { process: key, channel, end });
+        if self.is_relayed(key) {
+            self.let_go(key, channel);
+        }
         self.deliver_all(place);
         self.retire(place, channel);
     }
@@ -462,11 +483,17 @@ impl<D: Driver> Reactor<D> {
         }
         if let Some(process) = self.processes.get_mut(place) {
             process.phase = Phase::Exited;
+            let relays = process.relays();
             for stream in &mut process.streams {
-                stream.exit_mark = stream.history.total();
+                let left = stream.source.as_ref().filter(|_| relays);
+                let left = left.map_or(0, |source| self.driver.queued(&source.fd).unwrap_or(0));
+                stream.exit_mark = stream.history.total() + left as u64;
             }
         }
         reach(Point::ExitHeard);
+        if self.is_relayed(key) {
+            self.resume_sources(place);
+        }
         self.deliver_all(place);
         self.notices.push_back(Notice::Exited { process: key, status, usage, at_ns });
     }
@@ -474,6 +501,10 @@ impl<D: Driver> Reactor<D> {
     /// Takes what is in the pipe right now (a terminal: up to EAGAIN or EIO) into memory, whoever stalls.
     fn take_leftovers(&mut self, place: Place, channel: Channel) -> Result<(), TakeError> {
         let Some(process) = self.processes.get(place) else { return Ok(()) };
+        if process.relays() {
+            // There is no memory for them: whoever is given them is given them from the pipe.
+            return Ok(());
+        }
         let Some(source) = &process.streams[channel as usize].source else { return Ok(()) };
         let (fd, terminal) = (source.fd.clone(), source.terminal);
         let mut left = if terminal { usize::MAX } else { self.driver.queued(&fd)? };
@@ -547,6 +578,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
+        if let Some(place) = self.place_of_process(key) {
+            self.settle_rests(place);
+        }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
         self.unlink_feeds(place);
         for channel in Channel::ALL {
@@ -575,8 +609,8 @@ impl<D: Driver> Reactor<D> {
     }
 }
 
-/// Hands a ring to the keeper. If that fails the keeper is gone, which the lane's reader tells.
-fn hold_ring<D: Driver>(
+/// Hands a ring, or an account, to the keeper. If that fails the keeper is gone, which the lane's reader tells.
+pub(super) fn hold_ring<D: Driver>(
     driver: &mut D,
     lane: &mut super::lane::Lane<D::Fd>,
     key: ProcessKey,

@@ -11,11 +11,13 @@ use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
+use crate::driver::op::{Interest, Op};
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
 use crate::meter::Wait;
 use crate::stream::history::Peek;
+use crate::stream::relay::Branch;
 use crate::stream::subscriber::{Cursor, Subscriber};
 use crate::transport::descriptor::DescriptorSink;
 use crate::transport::frames::Framing;
@@ -38,6 +40,8 @@ pub(super) struct Reader<F> {
     pub(super) idle: bool,
     /// What it is served from disk, by channel.
     pub(super) disk: [Disk; 2],
+    /// What it has of relayed streams and was not given yet, by channel.
+    pub(super) branches: [Branch<F>; 2],
 }
 
 impl<F> Reader<F> {
@@ -117,7 +121,10 @@ impl<D: Driver> Reactor<D> {
         };
         let history_bytes = subscribe.history_bytes;
         let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
-        let made = place.and_then(|place| Ok((place, self.make_reader(place, subscribe)?)));
+        let made = place.and_then(|place| {
+            self.settle_rests(place);
+            Ok((place, self.make_reader(place, subscribe)?))
+        });
         let (process_place, reader) = match (made, ticket) {
             (Ok(made), _) => made,
             // Who waits for an outlet learns why there is none.
@@ -167,6 +174,7 @@ impl<D: Driver> Reactor<D> {
 
     fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Result<Reader<D::Fd>, Failure> {
         let streams = &self.processes.get(process).ok_or(Failure::Gone)?.streams;
+        let passed = Channel::ALL.map(|channel| streams[channel as usize].history.total());
         let cursor = |wanted: bool, channel: Channel| {
             let stream = &streams[channel as usize];
             let total = stream.history.total();
@@ -197,7 +205,7 @@ impl<D: Driver> Reactor<D> {
                 (Some(framing), None)
             }
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => (None, Some(DescriptorSink { fd, armed: false })),
+                Ok(fd) => (None, Some(DescriptorSink::new(fd))),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
                     return Err(refusal(&error));
@@ -207,7 +215,7 @@ impl<D: Driver> Reactor<D> {
                 let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
                 let descriptors = Descriptors(Arc::new(vec![theirs]));
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, Some(DescriptorSink { fd, armed: false }))
+                (None, Some(DescriptorSink::new(fd)))
             }
         };
         let subscriber = Subscriber {
@@ -224,6 +232,10 @@ impl<D: Driver> Reactor<D> {
             meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
+        let branches = Channel::ALL.map(|channel| {
+            let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+            Branch::joining(passed[channel as usize], offset)
+        });
         Ok(Reader {
             subscriber,
             framing,
@@ -232,6 +244,7 @@ impl<D: Driver> Reactor<D> {
             full: Wait::default(),
             idle: false,
             disk: Default::default(),
+            branches,
         })
     }
 
@@ -241,6 +254,23 @@ impl<D: Driver> Reactor<D> {
         }
         if let Some((connection, frame)) = reply {
             self.carry_out(Command::Reply { connection, frame });
+        }
+    }
+
+    /// Comes back when a reader's descriptor takes more.
+    pub(super) fn await_sink(&mut self, place: Place) {
+        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut())
+            && !std::mem::replace(&mut sink.armed, true)
+        {
+            let poll = Op::Poll(sink.fd.clone(), Interest::Write);
+            self.driver.submit(Kind::Sink.token(place), poll);
+        }
+    }
+
+    pub(super) fn sink_ready(&mut self, place: Place) {
+        if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
+            sink.armed = false;
+            self.deliver(place);
         }
     }
 
@@ -279,7 +309,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Copies the unsent part of a reader's begun chunk to its connection's queue.
-    fn finish_rest_of(&mut self, place: Place) {
+    pub(super) fn finish_rest_of(&mut self, place: Place) {
         let Some(reader) = self.readers.get(place) else { return };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return };
         let (key, process) = (reader.subscriber.key, reader.subscriber.process);
@@ -289,6 +319,9 @@ impl<D: Driver> Reactor<D> {
         };
         if rest.subscription != key {
             return;
+        }
+        if self.is_relayed(process) {
+            return self.finish_relayed_rest(connection, rest);
         }
         let mut copy = Vec::new();
         let mut at = cursors[rest.channel as usize].map_or(rest.end, |cursor| cursor.offset);

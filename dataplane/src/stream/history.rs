@@ -30,6 +30,9 @@ enum Store {
     Ring(Writer),
     /// The stream has ended; no descriptor, no mapping.
     Kept { head: Bytes, tail: Bytes, total: u64 },
+    /// Nothing is kept. Of all that went by, `unread` went to nobody. The account is a ring nothing is written to: its
+    /// header says for a successor how much went by, and whether more may have.
+    Passing { total: u64, unread: u64, account: Option<Writer> },
 }
 
 /// What is at an offset.
@@ -46,12 +49,58 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        History { size, batch_bytes: TAKE_BYTES_MAX, store: Store::Empty, pin: Cell::new((0, 0)) }
+        let store =
+            if size.is_none() { Store::Passing { total: 0, unread: 0, account: None } } else { Store::Empty };
+        History { size, batch_bytes: TAKE_BYTES_MAX, store, pin: Cell::new((0, 0)) }
+    }
+
+    /// True exactly where nothing is kept: the stream is relayed.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.store, Store::Passing { .. })
+    }
+
+    /// So many bytes more went by, to somebody or to nobody.
+    pub fn pass(&mut self, bytes: usize, was_read: bool) {
+        debug_assert!(self.is_passing(), "bytes of a kept stream are taken");
+        if let Store::Passing { total, unread, account } = &mut self.store {
+            *total += bytes as u64;
+            *unread += if was_read { 0 } else { bytes as u64 };
+            if let Some(account) = account {
+                account.commit(bytes);
+                account.expect(0);
+            }
+        }
+    }
+
+    /// Notes for a successor that at most so many bytes are about to go by; 0 when that is over.
+    pub fn expect_to_pass(&self, bytes: usize) {
+        if let Store::Passing { account: Some(account), .. } = &self.store {
+            account.expect(bytes);
+        }
+    }
+
+    /// The account of a stream that keeps nothing, to be handed to the keeper before a byte goes by.
+    pub fn account(&mut self) -> Result<&Writer, RingError> {
+        match &mut self.store {
+            Store::Passing { account: Some(account), .. } => Ok(account),
+            Store::Passing { account, total: 0, .. } => {
+                let ring = History::first_ring(HistorySize::NONE)?;
+                Ok(account.insert(ring))
+            }
+            _ => Err(RingError::Foreign("the stream keeps something, or has begun")),
+        }
     }
 
     /// Of a stream that goes on where a dead kernel had come to.
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
-        History { store: ring.map_or(Store::Empty, Store::Ring), ..History::new(size) }
+        let store = match ring {
+            Some(ring) if size.is_none() => {
+                Store::Passing { total: ring.taken(), unread: 0, account: Some(ring) }
+            }
+            Some(ring) => Store::Ring(ring),
+            None => return History::new(size),
+        };
+        History { store, ..History::new(size) }
     }
 
     /// Of a stream that has ended and of which only the length is known.
@@ -75,12 +124,16 @@ impl History {
         match &self.store {
             Store::Ring(ring) => ring.pin(offset, blockers),
             Store::Empty => self.pin.set((offset, blockers)),
-            Store::Kept { .. } => {}
+            Store::Passing { account: Some(account), .. } => account.pin(offset, blockers),
+            Store::Kept { .. } | Store::Passing { account: None, .. } => {}
         }
     }
 
     /// The ring a stream of this size begins with.
     pub fn first_ring(size: HistorySize) -> Result<Writer, RingError> {
+        if size.is_none() {
+            return Writer::create(Geometry::new(0, PAGE_BYTES));
+        }
         Writer::create(geometry(size, 0, TAKE_BYTES_MAX))
     }
 
@@ -89,7 +142,7 @@ impl History {
         match &self.store {
             Store::Empty => 0,
             Store::Ring(ring) => ring.taken(),
-            Store::Kept { total, .. } => *total,
+            Store::Kept { total, .. } | Store::Passing { total, .. } => *total,
         }
     }
 
@@ -98,6 +151,7 @@ impl History {
             Store::Empty => Geometry::new(self.size.head_bytes as usize, 0).head_bytes as u64,
             Store::Ring(ring) => ring.geometry().head_bytes as u64,
             Store::Kept { head, .. } => head.len() as u64,
+            Store::Passing { .. } => 0,
         }
     }
 
@@ -107,17 +161,24 @@ impl History {
             Store::Empty => 0,
             Store::Ring(ring) => ring.tail_from(),
             Store::Kept { tail, total, .. } => total - tail.len() as u64,
+            Store::Passing { total, .. } => *total,
         }
     }
 
-    /// Bytes that are gone from between head and tail.
+    /// Bytes that are gone from between head and tail; where nothing is kept, those nobody was there to read.
     pub fn cut_bytes(&self) -> u64 {
+        if let Store::Passing { unread, .. } = self.store {
+            return unread;
+        }
         let (from, to) = self.cut();
         to - from
     }
 
-    /// What is gone from between head and tail: `[from, to)`.
+    /// What is gone from between head and tail: `[from, to)`. Where nothing was to be kept nothing is gone.
     pub fn cut(&self) -> (u64, u64) {
+        if self.is_passing() {
+            return (0, 0);
+        }
         let from = self.head_bytes().min(self.total());
         (from, self.tail_from().min(self.total()).max(from))
     }
@@ -130,7 +191,7 @@ impl History {
     /// What it holds of the memory of all.
     pub fn charge(&self) -> Charge {
         match &self.store {
-            Store::Empty => Charge::default(),
+            Store::Empty | Store::Passing { .. } => Charge::default(),
             Store::Ring(ring) => {
                 let head = ring.taken().min(ring.geometry().head_bytes as u64);
                 let tail = ring.taken().saturating_sub(ring.tail_from());
@@ -149,7 +210,7 @@ impl History {
             return Peek::Nothing;
         }
         let run = match &self.store {
-            Store::Empty => None,
+            Store::Empty | Store::Passing { .. } => None,
             Store::Ring(ring) => ring.run(offset, max),
             Store::Kept { head, tail, total } => {
                 let tail_from = total - tail.len() as u64;
@@ -191,7 +252,7 @@ impl History {
         let (geometry, taken) = match &self.store {
             Store::Empty => (self.geometry(0), 0),
             Store::Ring(ring) => (ring.geometry(), ring.taken()),
-            Store::Kept { .. } => return 0,
+            Store::Kept { .. } | Store::Passing { .. } => return 0,
         };
         let head = geometry.head_bytes as u64;
         if taken < head {
@@ -218,7 +279,9 @@ impl History {
         }
         match &mut self.store {
             Store::Ring(ring) => Ok((ring, new)),
-            Store::Empty | Store::Kept { .. } => Err(RingError::Foreign("the stream has ended")),
+            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {
+                Err(RingError::Foreign("the stream has ended, or keeps nothing"))
+            }
         }
     }
 
@@ -229,7 +292,7 @@ impl History {
 
     /// Makes the tail at least `tail_bytes` large. True if there is a new ring.
     pub fn raise_tail(&mut self, tail_bytes: u32) -> Result<bool, RingError> {
-        if tail_bytes <= self.size.tail_bytes {
+        if tail_bytes <= self.size.tail_bytes || self.is_passing() {
             return Ok(false);
         }
         self.size.tail_bytes = tail_bytes;
@@ -250,7 +313,7 @@ impl History {
                 *ring = ring.resized(geometry)?;
                 Ok(true)
             }
-            Store::Ring(_) | Store::Empty | Store::Kept { .. } => Ok(false),
+            Store::Ring(_) | Store::Empty | Store::Kept { .. } | Store::Passing { .. } => Ok(false),
         }
     }
 
@@ -272,6 +335,7 @@ impl History {
     fn change(&mut self, size: HistorySize, pinned: Option<u64>) -> Result<bool, RingError> {
         match &mut self.store {
             Store::Empty => self.size = size,
+            Store::Passing { .. } => {}
             Store::Ring(ring) => {
                 let (total, whole) = (ring.taken(), ring.is_whole());
                 let old = ring.geometry().head_bytes as u64;
@@ -313,8 +377,12 @@ impl History {
     /// Turns the ring into plain memory: head and tail as configured, nothing else. For ended streams whose
     /// readers have all they wanted.
     pub fn retire(&mut self) {
-        let kept = match &self.store {
+        let kept = match &mut self.store {
             Store::Kept { .. } => return,
+            Store::Passing { account, .. } => {
+                *account = None;
+                return;
+            }
             Store::Empty => (Bytes::new(), Bytes::new(), 0),
             Store::Ring(ring) => {
                 let total = ring.taken();
@@ -331,7 +399,7 @@ impl History {
     pub fn retained_bytes(&self) -> usize {
         match &self.store {
             Store::Kept { head, tail, .. } => head.len() + tail.len(),
-            Store::Empty | Store::Ring(_) => 0,
+            Store::Empty | Store::Ring(_) | Store::Passing { .. } => 0,
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Staging<F> {
 }
 
 /// A pipe that bytes stop in on their way, and that is empty between two ways.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StagingPipe<F> {
     /// Where bytes leave.
     pub read_end: F,

@@ -9,6 +9,7 @@ use crate::limits::LINE_BYTES_MAX;
 use crate::meter::ReaderMeter;
 use memchr::{memchr, memrchr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// One reader of one process.
 #[derive(Debug)]
@@ -88,6 +89,13 @@ impl Subscriber {
     /// True exactly when it has delivered the end of every stream it reads, and nothing is on its way any more.
     pub fn is_drained(&self) -> bool {
         self.in_flight_bytes == 0 && self.cursors.iter().all(Option::is_none)
+    }
+
+    /// Its descriptor takes no more. That nobody reads it is nothing to tell.
+    pub fn failed(&self, error: &std::io::Error) {
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            self.meter.errno.store(error.raw_os_error().unwrap_or(libc::EIO), Ordering::Relaxed);
+        }
     }
 
     /// The numbers of the next frame.

@@ -87,6 +87,23 @@ pub fn splice(from: BorrowedFd<'_>, into: BorrowedFd<'_>, max: usize) -> io::Res
     platform::splice(from, into, max)
 }
 
+/// tee(2): as [`splice`] between two pipes, but the bytes stay in `from` as well. Always begins at the first of them.
+pub fn tee(from: BorrowedFd<'_>, into: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+    platform::tee(from, into, max)
+}
+
+/// Where whatever is spliced into it is gone.
+pub fn void() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?)
+}
+
+/// True exactly where the platform has [`splice`] and [`tee`].
+pub const SPLICES: bool = platform::SPLICES;
+
 /// FIONREAD: bytes waiting to be read.
 pub fn queued(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let queued = rustix::io::ioctl_fionread(fd)?;

@@ -1,7 +1,7 @@
 //! Raw bytes to a descriptor of this process: how `kairo run` feeds its own stdout.
 //!
-//! A descriptor has no place for a record, so only a reader that makes its source wait is allowed here, and the
-//! end of the stream is the end of the writes.
+//! A descriptor has no place for a record: what a reader here misses is told beside it, and the end of the stream is the
+//! end of the writes.
 
 use crate::driver::Driver;
 use std::io;
@@ -13,6 +13,10 @@ pub struct DescriptorSink<F> {
     pub fd: F,
     /// True exactly while a writability poll is in flight.
     pub armed: bool,
+    /// It can't be spliced into: a file that only appends, a device, somebody else's socket.
+    pub copies: bool,
+    /// It is a pipe, as far as anybody has found out: what goes to several readers can be duplicated right into it.
+    pub tees: bool,
 }
 
 /// What a write came to.
@@ -27,6 +31,11 @@ pub enum Put {
 }
 
 impl<F> DescriptorSink<F> {
+    /// To a descriptor of which nothing is known yet.
+    pub fn new(fd: F) -> DescriptorSink<F> {
+        DescriptorSink { fd, armed: false, copies: false, tees: true }
+    }
+
     /// Writes what goes.
     pub fn put<D: Driver<Fd = F>>(&self, driver: &mut D, bytes: &[u8]) -> Put {
         loop {

@@ -31,8 +31,8 @@ use tempfile::TempDir;
 
 /// A user without rights, where the tests run as root.
 pub(crate) const NOBODY: u32 = 65534;
-/// Descriptors a reactor may come to hold once for all its streams: its staging pipe and what wakes it.
-const DESCRIPTORS_PER_REACTOR: usize = 6;
+/// Descriptors a reactor may come to hold once for all its streams: its staging pipes, what wakes it, and what a relay needs.
+const DESCRIPTORS_PER_REACTOR: usize = 9;
 /// What its worker comes to hold with its first job.
 const DESCRIPTORS_OF_WORKER: usize = 8;
 

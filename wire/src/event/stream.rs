@@ -71,8 +71,8 @@ super::events! {
         pub to: u64,
     }
 
-    /// A kernel died in the middle of reading a stream on a system without splice(2): up to one read's worth of bytes may
-    /// be missing at this place. On Linux nothing is ever missing.
+    /// A kernel died in the middle of moving a stream's bytes that it didn't count first: of one spawned with `history: none`,
+    /// or on a system without splice(2). Up to 1 MiB may be missing at this place. Of others nothing is ever missing on Linux.
     StreamUncertain = "kairo.stream.uncertain", Bus {
         /// Of which process.
         pub id: ProcessId,
@@ -208,5 +208,12 @@ crate::methods::words! {
         ReaderGone = "reader_gone",
         /// What allowed it was taken back.
         Revoked = "revoked",
+        /// It was to be read in lines, from a place in its past or with a larger history, and the process it waited for keeps
+        /// none.
+        Unkept = "unkept",
+        /// What its bytes were written to has no room for more.
+        Full = "full",
+        /// What its bytes were written to takes no more, for another reason than that nobody reads it.
+        Unwritable = "unwritable",
     }
 }

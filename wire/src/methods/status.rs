@@ -208,7 +208,7 @@ pub struct StreamStatus {
     pub stream: StreamName,
     /// Taken from the child since its birth.
     pub bytes: u64,
-    /// Of these, no longer in the history.
+    /// Of these, no longer in the history; without one, those nobody was there to read.
     pub cut_bytes: u64,
     /// Size of its pipe in force; 0 without a pipe.
     pub pipe_bytes: u32,
@@ -242,6 +242,19 @@ pub struct StreamStatus {
     /// How long it has waited so in all, milliseconds.
     #[serde(default)]
     pub throttled_ms: u64,
+    /// How its bytes get to its readers.
+    #[serde(default)]
+    pub engine: StreamEngine,
+}
+
+crate::methods::words! {
+    /// How an output's bytes get to its readers.
+    StreamEngine or History {
+        /// By way of a history, from which each is given what it asked for.
+        History = "history",
+        /// From pipe to descriptor, unseen: nothing is kept, and `cutBytes` are those nobody was there to read.
+        Relay = "relay",
+    }
 }
 
 /// Bytes `[from, to)` of an output.

@@ -55,6 +55,14 @@ pub(super) enum Kind {
     },
     /// A real descriptor, only passed around.
     Outside(Rc<OwnedFd>),
+    /// `/dev/null`.
+    Void,
+    /// A file: takes everything, up to a size. One that only appends isn't spliced into.
+    File {
+        bytes: Rc<RefCell<Vec<u8>>>,
+        bytes_max: usize,
+        appends: bool,
+    },
 }
 
 /// Who has connected and isn't accepted yet.
@@ -81,6 +89,8 @@ impl Fd {
             Kind::Listener(_) => "listener",
             Kind::Lane { .. } => "lane",
             Kind::Outside(_) => "real descriptor",
+            Kind::Void => "void",
+            Kind::File { .. } => "file",
         };
         let serial = world.opened(what);
         Fd(Rc::new(Node { world, serial, kind }))
@@ -103,6 +113,10 @@ impl Fd {
             }
             Kind::Lane { read, write } => Kind::Lane { read: read.clone(), write: write.clone() },
             Kind::Outside(real) => Kind::Outside(Rc::clone(real)),
+            Kind::Void => Kind::Void,
+            Kind::File { bytes, bytes_max, appends } => {
+                Kind::File { bytes: Rc::clone(bytes), bytes_max: *bytes_max, appends: *appends }
+            }
         };
         Fd::new(Rc::clone(&self.0.world), kind)
     }
@@ -151,8 +165,8 @@ impl Fd {
             (Kind::Listener(backlog), Interest::Read) => !backlog.waiting.borrow().is_empty(),
             (Kind::Listener(_), Interest::Write | Interest::Hangup) => false,
             (Kind::Reader { .. }, Interest::Write) | (Kind::Writer { .. }, Interest::Read) => false,
-            (Kind::Outside(_), Interest::Read | Interest::Write) => true,
-            (Kind::Outside(_), Interest::Hangup) => false,
+            (Kind::Outside(_) | Kind::Void | Kind::File { .. }, Interest::Read | Interest::Write) => true,
+            (Kind::Outside(_) | Kind::Void | Kind::File { .. }, Interest::Hangup) => false,
         }
     }
 }

@@ -68,6 +68,12 @@ impl<T> ReadEnd<T> {
     pub(super) fn is_ending(&self) -> bool {
         self.0.writers.get() == 0
     }
+    pub(super) fn copy(&self, count: usize) -> Vec<T>
+    where
+        T: Clone,
+    {
+        self.0.queue.borrow().iter().take(count).cloned().collect()
+    }
     pub(super) fn take(&self, count: usize) -> Vec<T> {
         self.0.queue.borrow_mut().drain(..count).collect()
     }

@@ -215,6 +215,13 @@ impl World {
         (self.fd(Kind::Writer { write, private: false }), Remote { read: Some(read), write: None })
     }
 
+    /// A file for the driver that takes `bytes_max` bytes, then no more; one that `appends` can't be spliced into. What is in
+    /// it is in the cell.
+    pub fn file(&self, bytes_max: usize, appends: bool) -> (Fd, Rc<RefCell<Vec<u8>>>) {
+        let bytes = Rc::<RefCell<Vec<u8>>>::default();
+        (self.fd(Kind::File { bytes: Rc::clone(&bytes), bytes_max, appends }), bytes)
+    }
+
     /// A terminal: the master for the driver, and the child on the other side. It ends with `EIO`.
     pub fn terminal(&self) -> (Fd, Remote) {
         let (theirs_in, ours_out) = flow(4096);

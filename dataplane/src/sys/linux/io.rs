@@ -110,6 +110,13 @@ pub(crate) fn splice(from: BorrowedFd<'_>, into: BorrowedFd<'_>, max: usize) -> 
     Ok(rustix::pipe::splice(from, None, into, None, max, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
 }
 
+/// Bytes can move between descriptors without coming through here.
+pub(crate) const SPLICES: bool = true;
+
+pub(crate) fn tee(from: BorrowedFd<'_>, into: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+    Ok(rustix::pipe::tee(from, into, max, SpliceFlags::NONBLOCK)?)
+}
+
 /// (hear, ring): one eventfd, twice.
 pub(crate) fn bell() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
