@@ -3,6 +3,7 @@
 //! A command names its object by key. A reactor that is handed a command for an object of another reactor
 //! forwards it; commands from one reactor to another arrive in the order they were given.
 
+use crate::control::Descriptors;
 use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey, WriteKey};
 use crate::meter::{ProcessMeter, ReaderMeter};
 use crate::spool::SpoolLimits;
@@ -49,6 +50,15 @@ pub enum Command {
         connection: ConnectionKey,
         /// Headers and payloads.
         frames: Bytes,
+    },
+    /// Queue a whole frame, and descriptors that arrive with its first byte.
+    Hand {
+        /// Where to.
+        connection: ConnectionKey,
+        /// Header and payload.
+        frame: Bytes,
+        /// What comes with it.
+        descriptors: Descriptors,
     },
     /// Flush what is queued, then close.
     Close {
@@ -493,4 +503,24 @@ pub enum Sink {
     },
     /// Raw bytes to a descriptor of this process (embedded kernel only).
     Descriptor(RawFd),
+    /// Raw bytes to an outlet that is made for it; the other end goes to whoever asked, with
+    /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+    Outlet {
+        /// What is made.
+        kind: OutletKind,
+        /// Answered when it is there, or can't be.
+        ticket: Ticket,
+    },
+}
+
+/// What raw bytes leave by, to a client that takes them off a descriptor of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutletKind {
+    /// A pipe.
+    Pipe {
+        /// Size to ask for, bytes.
+        bytes: u32,
+    },
+    /// A connected pair of stream sockets.
+    Socket,
 }

@@ -11,6 +11,8 @@ use crate::spool::Cut;
 use bytes::Bytes;
 use kairo_sandbox::containment::Finding;
 use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// The time of a call: both clocks, read once per batch by the reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -314,7 +316,27 @@ pub enum Outcome {
     },
     /// Worker: what it read or computed, in the order asked for.
     Worked(Vec<Result<Bytes, i32>>),
+    /// An outlet is made: the end that is the client's, and how much it holds.
+    Opened {
+        /// The client's end.
+        descriptors: Descriptors,
+        /// Capacity in force, bytes; 0 where it has none of its own.
+        bytes: usize,
+    },
 }
+
+/// Descriptors on their way to a client. The last clone closes them.
+#[derive(Clone, Debug)]
+pub struct Descriptors(pub Arc<Vec<OwnedFd>>);
+
+impl PartialEq for Descriptors {
+    /// The same descriptors, not equal ones.
+    fn eq(&self, other: &Descriptors) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Descriptors {}
 
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

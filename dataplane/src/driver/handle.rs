@@ -9,6 +9,7 @@
 use super::Driver;
 use super::op::{Completion, Lent, Op};
 use super::token::Token;
+use crate::command::OutletKind;
 use crate::control::{Moment, Peer};
 use crate::sys::{Readiness, clock, pipe, socket};
 use std::cell::RefCell;
@@ -230,6 +231,10 @@ impl<E: Engine> Driver for E {
         socket::send(to.as_fd(), bytes)
     }
 
+    fn send_with(&mut self, to: &Handle, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
+        socket::send_with(to.as_fd(), bytes, descriptors)
+    }
+
     fn widen(&mut self, socket: &Handle, bytes: usize) {
         // Refused is as good as granted less: the buffer stays as it is.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes);
@@ -254,6 +259,20 @@ impl<E: Engine> Driver for E {
     fn pipe(&mut self, bytes: usize) -> io::Result<(Handle, Handle, usize)> {
         let made = pipe::pipe(bytes, pipe::NonBlocking::Both)?;
         Ok((Handle::from(made.reader), Handle::from(made.writer), made.capacity_bytes))
+    }
+
+    fn outlet(&mut self, kind: OutletKind) -> io::Result<(Handle, OwnedFd, usize)> {
+        match kind {
+            OutletKind::Pipe { bytes } => {
+                let made = pipe::pipe(bytes as usize, pipe::NonBlocking::Writer)?;
+                Ok((Handle::from(made.writer), made.reader, made.capacity_bytes))
+            }
+            OutletKind::Socket => {
+                // Ours is written to with MSG_DONTWAIT.
+                let (ours, theirs) = socket::stream_pair(false)?;
+                Ok((Handle::with_kind(ours, true), theirs, 0))
+            }
+        }
     }
 
     fn send_packet(&mut self, lane: &Handle, bytes: &[u8], fds: &[Handle]) -> io::Result<()> {

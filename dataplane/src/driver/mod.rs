@@ -26,9 +26,11 @@ pub type Preferred = uring::Uring;
 #[cfg(not(target_os = "linux"))]
 pub type Preferred = poll::Poll;
 
+use crate::command::OutletKind;
 use crate::control::{Moment, Peer};
 use op::{Completion, Lent, Op};
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use token::Token;
 
 /// The operating system, as a reactor sees it. Not shared between threads.
@@ -64,6 +66,9 @@ pub trait Driver {
     /// sendmsg(2) with MSG_DONTWAIT | MSG_NOSIGNAL. Bytes queued; may be fewer than given.
     fn send(&mut self, socket: &Self::Fd, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// As [`Driver::send`], with descriptors that arrive with the first byte; nothing of it is sent without them.
+    fn send_with(&mut self, socket: &Self::Fd, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize>;
+
     /// Asks for a send buffer of `bytes`; what the system grants is less or nothing, and that is fine.
     fn widen(&mut self, socket: &Self::Fd, bytes: usize);
 
@@ -84,6 +89,10 @@ pub trait Driver {
     /// A private pipe of at least `bytes` capacity if that can be had: (read end, write end, capacity).
     fn pipe(&mut self, bytes: usize) -> io::Result<(Self::Fd, Self::Fd, usize)>;
 
+    /// What raw bytes leave by: our end, which never blocks, the other one, which does, and its capacity (0 where it has none
+    /// of its own). `Unsupported` where nobody could take the other end.
+    fn outlet(&mut self, kind: OutletKind) -> io::Result<(Self::Fd, OwnedFd, usize)>;
+
     /// Sends one packet with descriptors on a keeper lane.
     fn send_packet(&mut self, lane: &Self::Fd, bytes: &[u8], fds: &[Self::Fd]) -> io::Result<()>;
 
@@ -102,10 +111,10 @@ pub trait Driver {
     fn eof_character(&mut self, terminal: &Self::Fd) -> io::Result<u8>;
 
     /// Wraps an owned descriptor that came from outside: a listener, a lane, a ring to be kept by the keeper.
-    fn import(&mut self, fd: std::os::fd::OwnedFd) -> Self::Fd;
+    fn import(&mut self, fd: OwnedFd) -> Self::Fd;
 
     /// Gives a descriptor away to another reactor; hands it back where it is shared or can't travel.
-    fn export(&mut self, fd: Self::Fd) -> Result<std::os::fd::OwnedFd, Self::Fd>;
+    fn export(&mut self, fd: Self::Fd) -> Result<OwnedFd, Self::Fd>;
 
     /// Takes over a descriptor of this process (embedded `kairo run`: its stdout), see the driver for how it is
     /// made non-blocking without changing it for others.

@@ -23,6 +23,7 @@ use super::Driver;
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
 use super::token::Token;
+use crate::command::OutletKind;
 use crate::control::{Moment, Peer};
 use descriptor::{Kind, Packet, bytes_of};
 use flow::{ReadEnd, WriteEnd, flow};
@@ -316,6 +317,11 @@ impl Driver for Sim {
         self.put(write, &bytes, 0, false)
     }
 
+    fn send_with(&mut self, socket: &Fd, bytes: &[u8], _descriptors: &[OwnedFd]) -> io::Result<usize> {
+        // Clients of this world have no place for descriptors.
+        self.send(socket, &[IoSlice::new(bytes)])
+    }
+
     fn widen(&mut self, _socket: &Fd, _bytes: usize) {}
 
     fn write(&mut self, fd: &Fd, bytes: &[u8]) -> io::Result<usize> {
@@ -375,6 +381,11 @@ impl Driver for Sim {
         let world = World(Rc::clone(&self.world));
         let reader = world.fd(Kind::Reader { read, private: true });
         Ok((reader, world.fd(Kind::Writer { write, private: true }), capacity))
+    }
+
+    fn outlet(&mut self, _kind: OutletKind) -> io::Result<(Fd, OwnedFd, usize)> {
+        // Only real descriptors can leave the world.
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn send_packet(&mut self, lane: &Fd, bytes: &[u8], fds: &[Fd]) -> io::Result<()> {

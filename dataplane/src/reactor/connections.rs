@@ -12,7 +12,7 @@ use super::mail::Mail;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Kind, Reactor, Turn};
-use crate::control::{Inbound, Notice, Peer};
+use crate::control::{Descriptors, Inbound, Notice, Peer};
 use crate::driver::Driver;
 use crate::driver::op::{Answer, Interest, Op};
 use crate::key::{ConnectionKey, ReactorId, SubscriptionKey};
@@ -274,6 +274,11 @@ impl<D: Driver> Reactor<D> {
     /// Queues a whole frame.
     pub(super) fn queue(&mut self, key: ConnectionKey, frame: Bytes) {
         self.queue_with(key, |outflow| outflow.push(frame));
+    }
+
+    /// Queues a whole frame, and descriptors that come with it.
+    pub(super) fn queue_with_descriptors(&mut self, key: ConnectionKey, frame: Bytes, with: Descriptors) {
+        self.queue_with(key, |outflow| outflow.push_with(frame, with));
     }
 
     /// Queues whole frames of events.

@@ -94,7 +94,9 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) => self.later(Turn::Reader(place)),
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
+                self.later(Turn::Reader(place))
+            }
         }
     }
 
@@ -190,7 +192,7 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_)) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
         }
     }
 
@@ -460,8 +462,10 @@ impl<D: Driver> Reactor<D> {
             Put::Closed(error) => {
                 tracing::debug!(%error, "the sink was closed");
                 reader.subscriber.cursors[channel as usize] = None;
-                // For good and everywhere: its child gets SIGPIPE.
-                self.close_stream(process, channel);
+                // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
+                if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
+                    self.close_stream(process, channel);
+                }
                 Step::Moved(0)
             }
         }

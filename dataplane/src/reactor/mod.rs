@@ -429,6 +429,9 @@ impl<D: Driver> Reactor<D> {
         match command {
             Command::Reply { connection, frame } => self.queue(connection, frame),
             Command::News { connection, frames } => self.queue_news(connection, frames),
+            Command::Hand { connection, frame, descriptors } => {
+                self.queue_with_descriptors(connection, frame, descriptors);
+            }
             Command::Close { connection } => self.close_after_flush(connection),
             Command::Spawn(spawn) => self.spawn(*spawn),
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
@@ -485,6 +488,7 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
     match command {
         Command::Reply { connection, .. }
         | Command::News { connection, .. }
+        | Command::Hand { connection, .. }
         | Command::Close { connection } => Some(connection.reactor),
         Command::Spawn(spawn) => Some(spawn.process.home),
         Command::Subscribe(subscribe) => Some(subscribe.process.home),

@@ -9,7 +9,7 @@ use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
-use crate::control::{Notice, StreamEnd};
+use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
@@ -21,6 +21,8 @@ use crate::transport::frames::Framing;
 use bytes::Bytes;
 use kairo_wire::limits::CHUNK_V1_BYTES_MAX;
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct Reader<F> {
@@ -85,24 +87,36 @@ impl Retained {
     }
 }
 
+/// What a system's refusal is to whoever asked.
+fn failure(error: &io::Error) -> Failure {
+    Failure::Os(error.raw_os_error().unwrap_or(libc::ENOSYS))
+}
+
 impl<D: Driver> Reactor<D> {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
         let key = subscribe.subscription;
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) => None,
+            Sink::Descriptor(_) | Sink::Outlet { .. } => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
-        let Some(process_place) = self.place_of_process(subscribe.process) else {
-            return self.notices.push_back(Notice::Drained { subscription: key });
+        let ticket = match &subscribe.sink {
+            Sink::Outlet { ticket, .. } => Some(*ticket),
+            Sink::Frames { .. } | Sink::Descriptor(_) => None,
         };
-        if let Some(bytes) = subscribe.history_bytes {
+        let history_bytes = subscribe.history_bytes;
+        let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
+        let made = place.and_then(|place| Ok((place, self.make_reader(place, subscribe)?)));
+        let (process_place, reader) = match (made, ticket) {
+            (Ok(made), _) => made,
+            // Who waits for an outlet learns why there is none.
+            (Err(failure), Some(ticket)) => return self.done(ticket, Err(failure)),
+            (Err(_), None) => return self.notices.push_back(Notice::Drained { subscription: key }),
+        };
+        if let Some(bytes) = history_bytes {
             self.raise_history(process_place, bytes);
         }
-        let Some(reader) = self.make_reader(process_place, subscribe) else {
-            return self.notices.push_back(Notice::Drained { subscription: key });
-        };
         // Only those who make a source wait are waited for.
         let blocks = reader.subscriber.policy == Policy::Block;
         let back = (resumes && blocks).then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
@@ -139,8 +153,8 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Option<Reader<D::Fd>> {
-        let streams = &self.processes.get(process)?.streams;
+    fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Result<Reader<D::Fd>, Failure> {
+        let streams = &self.processes.get(process).ok_or(Failure::Gone)?.streams;
         let cursor = |wanted: bool, channel: Channel| {
             let stream = &streams[channel as usize];
             let total = stream.history.total();
@@ -173,9 +187,15 @@ impl<D: Driver> Reactor<D> {
                 Ok(fd) => (None, Some(DescriptorSink { fd, armed: false })),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
-                    return None;
+                    return Err(failure(&error));
                 }
             },
+            Sink::Outlet { kind, ticket } => {
+                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| failure(&error))?;
+                let descriptors = Descriptors(Arc::new(vec![theirs]));
+                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+                (None, Some(DescriptorSink { fd, armed: false }))
+            }
         };
         let subscriber = Subscriber {
             key: subscribe.subscription,
@@ -191,7 +211,7 @@ impl<D: Driver> Reactor<D> {
             meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
-        Some(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
+        Ok(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {

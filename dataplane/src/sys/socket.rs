@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Largest packet on a keeper lane.
@@ -101,6 +101,26 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[IoSlice<'_>]) -> io::Result<usize> 
     Ok(sent)
 }
 
+/// As [`send`], of one slice, with descriptors that come with its first byte. `InvalidInput` without a byte or with more than
+/// [`PACKET_FDS_MAX`].
+pub fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    send_ancillary(socket, bytes, &borrowed)
+}
+
+fn send_ancillary(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if fds.len() > PACKET_FDS_MAX || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)))
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, platform::SEND_FLAGS)?)
+}
+
 /// recv(2) that doesn't wait. 0 is the end.
 pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     let (received, _) = rustix::net::recv(socket, into, rustix::net::RecvFlags::DONTWAIT)?;
@@ -114,15 +134,10 @@ pub(crate) fn reopen_path(fd: i32) -> Option<String> {
 
 /// Sends one packet, whole or not at all. `EAGAIN` if the lane is full. `InvalidInput` beyond the two limits.
 pub fn send_packet(lane: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if bytes.is_empty() || bytes.len() > PACKET_BYTES_MAX || fds.len() > PACKET_FDS_MAX {
+    if bytes.is_empty() || bytes.len() > PACKET_BYTES_MAX {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS_MAX))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let sent = rustix::net::sendmsg(lane, &[IoSlice::new(bytes)], &mut control, platform::SEND_FLAGS)?;
+    let sent = send_ancillary(lane, bytes, fds)?;
     if sent == bytes.len() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) }
 }
 

@@ -7,6 +7,7 @@
 //! Invariant: a frame that has begun is finished before any other begins. The rest of a chunk of a reader that
 //! makes its source wait stays where it is, in the ring; everything else that a send left over is owned here.
 
+use crate::control::Descriptors;
 use crate::driver::Driver;
 use crate::key::{Channel, SubscriptionKey};
 use crate::limits::NEWS_TOLD_BYTES_MIN;
@@ -45,6 +46,8 @@ struct Queued {
     credit: Option<(SubscriptionKey, usize)>,
     /// Bytes of events among them.
     news: usize,
+    /// They come with its first byte; none once that is sent.
+    descriptors: Option<Descriptors>,
 }
 
 /// What a flush came to.
@@ -76,6 +79,14 @@ impl Outflow {
         self.put(bytes, None, 0);
     }
 
+    /// Queues a frame, and descriptors that come with it.
+    pub fn push_with(&mut self, bytes: Bytes, descriptors: Descriptors) {
+        self.put(bytes, None, 0);
+        if let Some(queued) = self.queue.back_mut() {
+            queued.descriptors = Some(descriptors);
+        }
+    }
+
     /// Queues whole frames of events, which are counted when they have gone out.
     pub fn push_news(&mut self, bytes: Bytes) {
         let news = bytes.len();
@@ -95,13 +106,13 @@ impl Outflow {
 
     fn put(&mut self, bytes: Bytes, credit: Option<(SubscriptionKey, usize)>, news: usize) {
         self.queued_bytes += bytes.len();
-        self.queue.push_back(Queued { bytes, credit, news });
+        self.queue.push_back(Queued { bytes, credit, news, descriptors: None });
     }
 
     /// Puts the rest of a frame that has begun in front of everything else.
     pub fn push_front(&mut self, bytes: Bytes) {
         self.queued_bytes += bytes.len();
-        self.queue.push_front(Queued { bytes, credit: None, news: 0 });
+        self.queue.push_front(Queued { bytes, credit: None, news: 0, descriptors: None });
     }
 
     /// Sends from the queue. Credits of remote readers whose frames are gone are appended to `credits`.
@@ -116,10 +127,19 @@ impl Outflow {
             let mut vectors = [IoSlice::new(&[]); VECTORS];
             let mut count = 0;
             for (vector, queued) in vectors.iter_mut().zip(&self.queue) {
+                if queued.descriptors.is_some() {
+                    break;
+                }
                 *vector = IoSlice::new(&queued.bytes);
                 count += 1;
             }
-            match driver.send(socket, &vectors[..count]) {
+            let sent = match self.queue.front() {
+                Some(Queued { bytes, descriptors: Some(descriptors), .. }) => {
+                    driver.send_with(socket, bytes, &descriptors.0)
+                }
+                _ => driver.send(socket, &vectors[..count]),
+            };
+            match sent {
                 Ok(sent) => self.consume(sent, credits),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flushed::Full,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -138,6 +158,9 @@ impl Outflow {
         while let Some(front) = self.queue.front_mut() {
             if front.bytes.len() > sent {
                 front.bytes.advance(sent);
+                if sent > 0 {
+                    front.descriptors = None;
+                }
                 return;
             }
             sent -= front.bytes.len();
