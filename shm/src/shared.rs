@@ -124,11 +124,9 @@ impl SharedReader {
                 None => Next::Nothing,
             });
         }
-        if let Some(closed) = self.place.closed() {
-            return Ok(Next::Closed(closed));
-        }
-        match self.ring.end() {
-            Some((end, total)) if self.offset >= total => Ok(Next::End(end, total)),
+        match (self.ring.end(), self.place.closed()) {
+            (Some((end, total)), _) if self.offset >= total => Ok(Next::End(end, total)),
+            (_, Some(closed)) => Ok(Next::Closed(closed)),
             _ if self.lost => Ok(Next::Lost),
             _ => Ok(Next::Nothing),
         }

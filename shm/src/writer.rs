@@ -41,6 +41,9 @@ impl Writer {
         ring.copy(self, keep_from, self.taken);
         let (pinned, blockers) = self.pinned();
         ring.pin(pinned, blockers);
+        for word in [field::TOTAL, field::ENDED, field::WANTED] {
+            ring.map.word(word).store(self.map.word(word).load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         self.map.word(field::NEWER).store(ring.generation, Ordering::Release);
         self.tell();
         self.wake();
@@ -200,10 +203,13 @@ impl Writer {
         self.map.word(field::TAKEN).store(self.taken, Ordering::Release);
     }
 
-    /// Nothing more comes. Whoever sleeps is to be woken.
+    /// Nothing more comes. The first reason counts. Whoever sleeps is to be woken.
     pub fn end(&self, why: End) {
         self.map.word(field::TOTAL).store(self.taken, Ordering::Relaxed);
-        self.map.word(field::ENDED).store(why as u64, Ordering::Release);
+        let ended = self.map.word(field::ENDED);
+        let _ = ended.compare_exchange(0, why as u64, Ordering::SeqCst, Ordering::SeqCst);
+        // Whoever has it all is waited for no longer.
+        self.want(Some(self.taken));
         self.tell();
     }
 

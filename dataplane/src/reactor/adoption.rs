@@ -20,6 +20,7 @@ use crate::spool::SpoolLimits;
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::Source;
+use kairo_shm::layout::End;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,6 +125,9 @@ impl<D: Driver> Reactor<D> {
         let total_bytes = stream.history.total();
         if exited {
             stream.exit_mark = total_bytes;
+        }
+        if stream.closed {
+            stream.history.end(End::Complete);
         }
         let (closed, awaited) = (stream.closed, stream.ghost.is_some());
         let meter = &process.meter.streams[channel as usize];

@@ -50,6 +50,7 @@ enum Step {
 impl<D: Driver> Reactor<D> {
     /// Lets every reader of a process send.
     pub(super) fn deliver_all(&mut self, place: Place) {
+        self.tell_shared(place);
         // A copy: a reader that is drained leaves the list.
         let readers = self.processes.get(place).map(|process| process.readers.clone()).unwrap_or_default();
         for reader in readers {
@@ -60,6 +61,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Lets one reader send until its sink is full, it has nothing, or its turn is over.
     pub(super) fn deliver(&mut self, place: Place) {
+        if self.look_at(place) {
+            return;
+        }
         let Some(reader) = self.readers.get(place) else { return };
         let Some(process) = self.place_of_process(reader.subscriber.process) else { return };
         let mut turn_bytes = 0;
@@ -94,7 +98,7 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Shared { .. } => {
                 self.later(Turn::Reader(place))
             }
         }
@@ -192,7 +196,7 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Shared { .. }) => false,
         }
     }
 
@@ -472,6 +476,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn sink_ready(&mut self, place: Place) {
+        if self.bell_of_reader(place) {
+            return;
+        }
         if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
             sink.armed = false;
             self.deliver(place);

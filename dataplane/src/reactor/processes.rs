@@ -25,6 +25,7 @@ use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::{Source, Staging, StagingPipe, TakeError, Taken, output_name, take};
 use bytes::Bytes;
+use kairo_shm::layout::End as Why;
 use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
 use std::sync::Arc;
@@ -70,6 +71,10 @@ pub(super) struct Stream<F> {
     pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
     pub(super) paused_since_ns: Option<u64>,
+    /// Readers in other processes that map its ring.
+    pub(super) shared: u32,
+    /// One of them has left, and still maps the ring bytes come into.
+    pub(super) left: bool,
     pub(super) pace: Pace,
     /// What it holds of the memory of all.
     pub(super) charge: Charge,
@@ -86,6 +91,8 @@ impl<F> Stream<F> {
             spool: None,
             source: None,
             paused_since_ns: None,
+            shared: 0,
+            left: false,
             pace,
             charge: Charge::default(),
         }
@@ -234,7 +241,8 @@ impl<D: Driver> Reactor<D> {
 
     /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
     pub(super) fn run_source(&mut self, place: Place, channel: Channel) {
-        let mut turn_bytes = 0;
+        let (mut turn_bytes, mut asked) = (0, false);
+        self.leave_old_ring(place, channel);
         loop {
             let pinned = self.pinned(place, channel);
             let Some(process) = self.processes.get_mut(place) else { return };
@@ -257,6 +265,9 @@ impl<D: Driver> Reactor<D> {
             let head_room = stream.history.total() < room as u64;
             let wants = if stream.paused_since_ns.is_some() && !head_room { RESUME_BYTES_MIN } else { 1 };
             if room < wants {
+                if !std::mem::replace(&mut asked, true) && self.ask_shared(place, channel) {
+                    continue;
+                }
                 return self.pause_source(place, channel);
             }
             self.resume_source(place, channel);
@@ -279,6 +290,7 @@ impl<D: Driver> Reactor<D> {
                 Ok(Taken::End) => return self.close_stream(place, channel),
                 Err(error) => {
                     tracing::error!(slot = place.slot, %error, "a stream can't be taken any further");
+                    stream_breaks(self.processes.get(place), channel);
                     return self.close_stream(place, channel);
                 }
             }
@@ -300,6 +312,7 @@ impl<D: Driver> Reactor<D> {
             let meter = &process.meter.streams[channel as usize];
             meter.paused.store(false, Ordering::Relaxed);
             meter.paused_ns.add(now_ns.saturating_sub(since_ns));
+            process.streams[channel as usize].history.want_moves(false);
             self.stall_over(place, channel, now_ns.saturating_sub(since_ns));
         }
     }
@@ -360,6 +373,7 @@ impl<D: Driver> Reactor<D> {
         if let Ok((ring, _)) = process.streams[channel as usize].history.ring() {
             hold_ring(&mut self.driver, &mut self.lane, key, channel, ring);
         }
+        self.hand_over(place, channel);
         reach(Point::RingReplaced);
     }
 
@@ -371,6 +385,7 @@ impl<D: Driver> Reactor<D> {
         let stream = &mut process.streams[channel as usize];
         let Some(source) = stream.source.take() else { return };
         stream.closed = true;
+        stream.history.end(Why::Complete);
         let end = StreamEnd { total_bytes: stream.history.total(), cut_bytes: stream.history.cut_bytes() };
         process.meter.streams[channel as usize].closed.store(true, Ordering::Relaxed);
         if source.armed {
@@ -395,6 +410,7 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             if let Err(error) = self.take_leftovers(place, channel) {
                 tracing::error!(%error, "what the leader had left could not be taken");
+                stream_breaks(self.processes.get(place), channel);
                 self.close_stream(place, channel);
             }
         }
@@ -509,6 +525,13 @@ impl<D: Driver> Reactor<D> {
         }
         self.timers.disarm(Alarm::ghosts(place));
         self.tell_keeper(|packet| link::encode_forget(key, packet));
+    }
+}
+
+/// Whoever maps the ring is to know that its end isn't the stream's.
+fn stream_breaks<F>(process: Option<&Process<F>>, channel: Channel) {
+    if let Some(process) = process {
+        process.streams[channel as usize].history.end(Why::Broken);
     }
 }
 

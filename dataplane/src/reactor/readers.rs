@@ -5,6 +5,7 @@
 
 use super::connections::Connection;
 use super::pacing::Throttle;
+use super::shared::Shared;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
@@ -30,6 +31,8 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    /// It is in another process and maps the ring.
+    pub(super) shared: Option<Shared<F>>,
     pub(super) throttle: Throttle,
     /// True exactly when, asked last, it had nothing more to send: all, or an unfinished line, is left.
     pub(super) idle: bool,
@@ -97,15 +100,17 @@ impl<D: Driver> Reactor<D> {
         let key = subscribe.subscription;
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) | Sink::Outlet { .. } => None,
+            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Shared { .. } => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
         let ticket = match &subscribe.sink {
-            Sink::Outlet { ticket, .. } => Some(*ticket),
+            Sink::Outlet { ticket, .. } | Sink::Shared { ticket } => Some(*ticket),
             Sink::Frames { .. } | Sink::Descriptor(_) => None,
         };
-        let history_bytes = subscribe.history_bytes;
+        // A ring that is to be mapped is raised before it is handed out.
+        let maps = matches!(subscribe.sink, Sink::Shared { .. });
+        let history_bytes = subscribe.history_bytes.filter(|_| !maps);
         let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
         let made = place.and_then(|place| Ok((place, self.make_reader(place, subscribe)?)));
         let (process_place, reader) = match (made, ticket) {
@@ -125,6 +130,7 @@ impl<D: Driver> Reactor<D> {
         if let Some(process) = self.processes.get_mut(process_place) {
             process.readers.push(place);
         }
+        self.begin_shared(place, process_place);
         if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
             && let Some(connection) =
                 self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
@@ -172,7 +178,7 @@ impl<D: Driver> Reactor<D> {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
         let rate = subscribe.rate;
-        let (framing, sink) = match &subscribe.sink {
+        let (framing, sink, shared) = match &subscribe.sink {
             Sink::Frames { chunk_bytes_max, records, dialect, process_id, .. } => {
                 let framing = Framing {
                     id: subscribe.id,
@@ -181,10 +187,10 @@ impl<D: Driver> Reactor<D> {
                     records: *records,
                     dialect: *dialect,
                 };
-                (Some(framing), None)
+                (Some(framing), None, None)
             }
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => (None, Some(DescriptorSink { fd, armed: false })),
+                Ok(fd) => (None, Some(DescriptorSink { fd, armed: false }), None),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
                     return Err(failure(&error));
@@ -194,7 +200,15 @@ impl<D: Driver> Reactor<D> {
                 let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| failure(&error))?;
                 let descriptors = Descriptors(Arc::new(vec![theirs]));
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, Some(DescriptorSink { fd, armed: false }))
+                (None, Some(DescriptorSink { fd, armed: false }), None)
+            }
+            Sink::Shared { ticket } => {
+                let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
+                let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+                let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
+                let (shared, descriptors, bytes) = opened;
+                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+                (None, None, Some(shared))
             }
         };
         let subscriber = Subscriber {
@@ -211,7 +225,7 @@ impl<D: Driver> Reactor<D> {
             meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
-        Ok(Reader { subscriber, framing, sink, throttle, idle: false, disk: Default::default() })
+        Ok(Reader { subscriber, framing, sink, shared, throttle, idle: false, disk: Default::default() })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -240,7 +254,11 @@ impl<D: Driver> Reactor<D> {
         {
             connection.readers.retain(|other| *other != place);
         }
-        let Some(process_place) = self.place_of_process(reader.subscriber.process) else { return };
+        let process_place = self.place_of_process(reader.subscriber.process);
+        if let Some(shared) = reader.shared.take() {
+            self.part_from_shared(place, shared, process_place);
+        }
+        let Some(process_place) = process_place else { return };
         if let Some(process) = self.processes.get_mut(process_place) {
             process.readers.retain(|other| *other != place);
         }

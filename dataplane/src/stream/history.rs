@@ -7,9 +7,10 @@ use crate::budget::{Charge, ChargeKind};
 use crate::command::HistorySize;
 use crate::limits::{SQUEEZED_BATCH_BYTES, TAKE_BYTES_MAX};
 use bytes::Bytes;
-use kairo_shm::layout::{Geometry, PAGE_BYTES, RingError};
+use kairo_shm::layout::{End, Geometry, PAGE_BYTES, RingError};
 use kairo_shm::writer::Writer;
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
@@ -219,6 +220,58 @@ impl History {
         match &mut self.store {
             Store::Ring(ring) => Ok((ring, new)),
             Store::Empty | Store::Kept { .. } => Err(RingError::Foreign("the stream has ended")),
+        }
+    }
+
+    /// The ring, for another process that may only read, and its sizes. A stream that has ended has one made for it.
+    pub fn shared_ring(&self) -> Result<(OwnedFd, Geometry), RingError> {
+        let made = |ring: &Writer| Ok((ring.read_only()?, ring.geometry()));
+        match &self.store {
+            Store::Ring(ring) => made(ring),
+            Store::Kept { head, tail, total } => made(&Writer::of_ended(head, tail, *total)?),
+            Store::Empty => made(&Writer::of_ended(&[], &[], 0)?),
+        }
+    }
+
+    /// The same bytes in a new ring. True if there is one.
+    pub fn renew(&mut self) -> Result<bool, RingError> {
+        let Store::Ring(ring) = &mut self.store else { return Ok(false) };
+        *ring = ring.resized(ring.geometry())?;
+        Ok(true)
+    }
+
+    /// How often the ring has been replaced.
+    pub fn generation(&self) -> u64 {
+        self.living().map_or(0, Writer::generation)
+    }
+
+    fn living(&self) -> Option<&Writer> {
+        match &self.store {
+            Store::Ring(ring) => Some(ring),
+            Store::Empty | Store::Kept { .. } => None,
+        }
+    }
+
+    /// Nothing more comes. The first reason counts.
+    pub fn end(&self, why: End) {
+        self.living().into_iter().for_each(|ring| ring.end(why));
+    }
+
+    /// See [`Writer::tell`].
+    pub fn tell(&self) {
+        self.living().into_iter().for_each(Writer::tell);
+    }
+
+    /// See [`Writer::wake`].
+    pub fn wake(&self) {
+        self.living().into_iter().for_each(Writer::wake);
+    }
+
+    /// Whether readers in other processes are to say when half of the ring is free; see [`Writer::want`].
+    pub fn want_moves(&self, wanted: bool) {
+        if let Some(ring) = self.living() {
+            let half = ring.taken().saturating_sub(ring.geometry().tail_bytes as u64 / 2);
+            ring.want(wanted.then_some(half));
         }
     }
 
