@@ -511,12 +511,6 @@ pub enum Sink {
         /// Answered when it is there, or can't be.
         ticket: Ticket,
     },
-    /// Nowhere: the reader maps the ring of one output and is handed the ring, its page and its doorbell, in this order,
-    /// with [`Outcome::Opened`](crate::control::Outcome::Opened).
-    Shared {
-        /// Answered when they are there, or can't be.
-        ticket: Ticket,
-    },
 }
 
 /// What raw bytes leave by, to a client that takes them off a descriptor of its own.
@@ -529,4 +523,6 @@ pub enum OutletKind {
     },
     /// A connected pair of stream sockets.
     Socket,
+    /// Nothing: the reader maps the ring of one output. It is handed the ring, its page and its doorbell, in this order.
+    Shared,
 }

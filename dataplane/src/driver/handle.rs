@@ -272,6 +272,11 @@ impl<E: Engine> Driver for E {
                 let (ours, theirs) = socket::stream_pair(false)?;
                 Ok((Handle::with_kind(ours, true), theirs, 0))
             }
+            OutletKind::Shared => {
+                // Ours is read as well, and must never wait.
+                let (ours, theirs) = socket::stream_pair(true)?;
+                Ok((Handle::with_kind(ours, true), theirs, 0))
+            }
         }
     }
 

@@ -98,7 +98,7 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Shared { .. } => {
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
                 self.later(Turn::Reader(place))
             }
         }
@@ -196,7 +196,7 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Shared { .. }) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
         }
     }
 

@@ -9,7 +9,7 @@ use super::shared::Shared;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
-use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
+use crate::command::{Command, From, Mode, OutletKind, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::keeper::protocol::End;
@@ -100,16 +100,16 @@ impl<D: Driver> Reactor<D> {
         let key = subscribe.subscription;
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Shared { .. } => None,
+            Sink::Descriptor(_) | Sink::Outlet { .. } => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
         let ticket = match &subscribe.sink {
-            Sink::Outlet { ticket, .. } | Sink::Shared { ticket } => Some(*ticket),
+            Sink::Outlet { ticket, .. } => Some(*ticket),
             Sink::Frames { .. } | Sink::Descriptor(_) => None,
         };
         // A ring that is to be mapped is raised before it is handed out.
-        let maps = matches!(subscribe.sink, Sink::Shared { .. });
+        let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
         let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
         let made = place.and_then(|place| Ok((place, self.make_reader(place, subscribe)?)));
@@ -196,19 +196,19 @@ impl<D: Driver> Reactor<D> {
                     return Err(failure(&error));
                 }
             },
-            Sink::Outlet { kind, ticket } => {
-                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| failure(&error))?;
-                let descriptors = Descriptors(Arc::new(vec![theirs]));
-                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, Some(DescriptorSink { fd, armed: false }), None)
-            }
-            Sink::Shared { ticket } => {
+            Sink::Outlet { kind: OutletKind::Shared, ticket } => {
                 let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
                 let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
                 let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
                 let (shared, descriptors, bytes) = opened;
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
                 (None, None, Some(shared))
+            }
+            Sink::Outlet { kind, ticket } => {
+                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| failure(&error))?;
+                let descriptors = Descriptors(Arc::new(vec![theirs]));
+                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+                (None, Some(DescriptorSink { fd, armed: false }), None)
             }
         };
         let subscriber = Subscriber {

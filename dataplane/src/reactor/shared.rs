@@ -58,7 +58,7 @@ impl<D: Driver> Reactor<D> {
         let seat = Seat::create(offset).map_err(|error| refusal(&error))?;
         let system = |error: io::Error| Failure::Os(error.raw_os_error().unwrap_or(libc::ENOSYS));
         let page = seat.descriptor().try_clone_to_owned().map_err(system)?;
-        let (doorbell, theirs, _) = self.driver.outlet(OutletKind::Socket).map_err(system)?;
+        let (doorbell, theirs, _) = self.driver.outlet(OutletKind::Shared).map_err(system)?;
         let descriptors = Descriptors(Arc::new(vec![ring, page, theirs]));
         Ok((Shared { seat, doorbell, channel, armed: false }, descriptors, bytes))
     }
