@@ -250,6 +250,11 @@ impl Client {
         DirectStream::open(line, socket, standing, home, params)
     }
 
+    /// The descriptors that came with the answer to a call.
+    pub(crate) fn handed(&self, call: u64) -> Vec<std::os::fd::OwnedFd> {
+        self.link.lock().handed.remove(&call).unwrap_or_default()
+    }
+
     /// Ends the connection for all who share it; their calls and subscriptions fail at once.
     pub fn close(&self) {
         let mut state = self.link.lock();

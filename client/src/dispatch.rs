@@ -19,10 +19,20 @@ use kairo_wire::method::Method;
 use kairo_wire::methods::identity::Identify;
 use kairo_wire::methods::stream::SubscribeResult;
 use kairo_wire::request;
+use serde::Deserialize;
+use std::os::fd::OwnedFd;
+
+/// What any answer says of the descriptors that come with it.
+#[derive(Deserialize)]
+struct Handed {
+    #[serde(default)]
+    descriptors: Vec<String>,
+}
 
 impl State {
     /// Puts every whole frame at hand where it belongs.
     pub(crate) fn dispatch(&mut self, inlet: &mut Inlet) -> Result<(), Lost> {
+        self.arrived.extend(inlet.take_descriptors());
         while let Some((kind, range)) = inlet.ready() {
             if matches!(kind, Kind::STREAM_CHUNK | Kind::RESPONSE) && range.len() > COPIED_BYTES_MAX {
                 let first = range.start;
@@ -68,8 +78,10 @@ impl State {
         }
         let Some(CallSlot::Waiting(waiting)) = self.calls.remove(&call) else { return Ok(()) };
         if let Ok(result) = &answer {
-            if let Some(opens) = waiting.opens {
-                self.opened(opens, result)?;
+            match waiting.opens {
+                Some(Opens::Descriptors) => self.handed_over(call, result, waiting.wanted)?,
+                Some(opens) => self.opened(opens, result)?,
+                None => {}
             }
             self.note_identity(&waiting);
         }
@@ -90,6 +102,18 @@ impl State {
                 let opened: kairo_wire::methods::event::SubscribeResult = crate::codec::value(result)?;
                 self.opened_events(room, opened);
             }
+            Opens::Descriptors => {}
+        }
+        Ok(())
+    }
+
+    /// What an answer says comes with it has come, and before it.
+    fn handed_over(&mut self, call: u64, result: &[u8], wanted: bool) -> Result<(), Lost> {
+        let Handed { descriptors } = crate::codec::value(result)?;
+        let count = descriptors.len().min(self.arrived.len());
+        let handed: Vec<OwnedFd> = self.arrived.drain(..count).collect();
+        if wanted {
+            self.handed.insert(call, handed);
         }
         Ok(())
     }

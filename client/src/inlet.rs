@@ -9,22 +9,26 @@
 //!           │ handed  │ frame at │ lookahead   │ room          │
 //!           │ out     │ hand     │ (≤ 32 KiB)  │               │
 //!           └─────────┴──────────┴─────────────┴───────────────┘
-//!                     ↑ start                  ↑ len           ↑ capacity
+//!                     ↑ start                  ↑ len           ↑ buffer.len()
 //! ```
 //!
-//! Invariant: `start <= buffer.len()`, and the bytes from `start` begin with a header.
+//! Descriptors that come with bytes are kept in their order until they are asked for.
+//!
+//! Invariant: `start <= len <= buffer.len()`, and the bytes from `start` begin with a header. All of the buffer is
+//! initialized, as a receive that takes descriptors wants it; it is so once, and not at each read.
 
 use crate::error::Lost;
 use bytes::Bytes;
 use kairo_wire::frame::{FrameError, Header, Kind};
 use kairo_wire::limits::HEADER_BYTES;
-use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
-use std::io;
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,11 +71,16 @@ pub(crate) struct Inlet {
     socket: Arc<UnixStream>,
     buffer: Vec<u8>,
     start: usize,
+    len: usize,
+    descriptors: VecDeque<OwnedFd>,
 }
+
+/// So many come with one answer at most; more are closed.
+const DESCRIPTORS_MAX: usize = 8;
 
 impl Inlet {
     pub(crate) fn new(socket: Arc<UnixStream>) -> Inlet {
-        Inlet { socket, buffer: Vec::new(), start: 0 }
+        Inlet { socket, buffer: Vec::new(), start: 0, len: 0, descriptors: VecDeque::new() }
     }
 
     /// Reads until a whole frame is at hand, and returns what it is and where its payload is in [`Inlet::bytes`].
@@ -87,20 +96,39 @@ impl Inlet {
             if let Some(deadline) = deadline {
                 self.wait(deadline)?;
             }
-            match rustix::net::recv(self.socket.as_fd(), spare_capacity(&mut self.buffer), RecvFlags::empty())
-            {
-                Ok((0, _)) => return Err(Stop::Closed { unread: self.buffer.len() - self.start }),
-                Ok(_) => {}
+            match self.receive() {
+                Ok(0) | Err(Errno::CONNRESET) => return Err(Stop::Closed { unread: self.len - self.start }),
+                Ok(received) => self.len += received,
                 Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => return Err(Stop::Closed { unread: self.buffer.len() - self.start }),
                 Err(errno) => return Err(Stop::Os(errno.into())),
             }
         }
     }
 
+    fn receive(&mut self) -> Result<usize, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut room = [IoSliceMut::new(&mut self.buffer[self.len..])];
+        let received = rustix::net::recvmsg(&self.socket, &mut room, &mut control, RecvFlags::empty())?;
+        for message in control.drain() {
+            let RecvAncillaryMessage::ScmRights(descriptors) = message else { continue };
+            for descriptor in descriptors {
+                // The flag that does it with the receive is not there on every system.
+                rustix::io::fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
+                self.descriptors.push_back(descriptor);
+            }
+        }
+        Ok(received.bytes)
+    }
+
+    /// Descriptors that have come, in order.
+    pub(crate) fn take_descriptors(&mut self) -> impl Iterator<Item = OwnedFd> + '_ {
+        self.descriptors.drain(..)
+    }
+
     /// The frame at hand, or how many bytes it lacks.
     fn at_hand(&self) -> Result<Result<(Kind, Range<usize>), usize>, Stop> {
-        let ready = &self.buffer[self.start..];
+        let ready = &self.buffer[self.start..self.len];
         let Some(header) = ready.first_chunk::<HEADER_BYTES>() else {
             return Ok(Err(HEADER_BYTES - ready.len()));
         };
@@ -121,17 +149,20 @@ impl Inlet {
     /// Makes sure that the rest of the frame at hand, and some lookahead, fit behind what is there.
     fn make_room(&mut self, wanted: usize) {
         let room = wanted + LOOKAHEAD_BYTES;
-        if self.buffer.capacity() - self.buffer.len() >= room {
+        if self.buffer.len() - self.len >= room {
             return;
         }
-        let left = self.buffer.len() - self.start;
-        self.buffer.copy_within(self.start.., 0);
-        self.buffer.truncate(left);
-        self.start = 0;
-        let capacity = (left + room).max(BUFFER_BYTES);
-        if self.buffer.capacity() < capacity {
-            self.buffer.reserve_exact(capacity - left);
+        let left = self.len - self.start;
+        let size = (left + room).max(BUFFER_BYTES);
+        if self.buffer.len() < size {
+            // Fresh from the system it is zero already, and not touched.
+            let mut larger = vec![0; size];
+            larger[..left].copy_from_slice(&self.buffer[self.start..self.len]);
+            self.buffer = larger;
+        } else {
+            self.buffer.copy_within(self.start..self.len, 0);
         }
+        (self.start, self.len) = (0, left);
     }
 
     fn wait(&self, deadline: Instant) -> Result<(), Stop> {
@@ -160,15 +191,14 @@ impl Inlet {
 
     /// An empty buffer begins at its beginning.
     fn tidy(&mut self) {
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
+        if self.start == self.len {
+            (self.start, self.len) = (0, 0);
         }
     }
 
     /// The same, but the bytes stay where they are until the next [`Inlet::fill`].
     pub(crate) fn release(&mut self, end: usize) {
-        debug_assert!(self.start <= end && end <= self.buffer.len());
+        debug_assert!(self.start <= end && end <= self.len);
         self.start = end;
     }
 
@@ -176,17 +206,17 @@ impl Inlet {
     /// buffer for the rest. The ranges of frames at hand refer to the piece.
     pub(crate) fn share(&mut self) -> Bytes {
         let mut end = self.start;
-        while let Some(header) = self.buffer[end..].first_chunk::<HEADER_BYTES>() {
+        while let Some(header) = self.buffer[end..self.len].first_chunk::<HEADER_BYTES>() {
             match Header::parse(header) {
-                Ok(header) if self.buffer.len() - end >= HEADER_BYTES + header.length => {
+                Ok(header) if self.len - end >= HEADER_BYTES + header.length => {
                     end += HEADER_BYTES + header.length;
                 }
                 _ => break,
             }
         }
-        let rest = self.buffer[end..].to_vec();
+        let rest = self.buffer[end..self.len].to_vec();
+        (self.start, self.len) = (0, rest.len());
         let mut whole = std::mem::replace(&mut self.buffer, rest);
-        self.start = 0;
         whole.truncate(end);
         Bytes::from(whole)
     }

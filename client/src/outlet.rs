@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{consumer, device, event, identity, intent, quota, stream, view};
+use kairo_wire::methods::{consumer, device, event, identity, intent, open, quota, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -161,6 +161,7 @@ impl Link {
             match sending {
                 Sending::Call { wanted: false, .. } if !up => return Ok(call),
                 Sending::Call { opens, wanted } => {
+                    let opens = opens.or_else(|| brings_descriptors(&method).then_some(Opens::Descriptors));
                     let request = self.home.is_some().then(|| {
                         // One that is not delivered is sent later, whatever it is.
                         let frame = frame.clone().or_else(|| (!up).then(|| kept(&mut out.buffer)));
@@ -246,6 +247,11 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether descriptors come with the answers of a method.
+fn brings_descriptors(method: &str) -> bool {
+    method == open::Open::NAME
 }
 
 /// Where the answer of a request goes.

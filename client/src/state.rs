@@ -35,7 +35,8 @@ use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::consumer::NameParams;
 use kairo_wire::methods::event::{self, Gap};
 use kairo_wire::methods::stream::{StreamName, SubscribeParams};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -67,6 +68,8 @@ pub(crate) enum Unmet {
 pub(crate) enum Opens {
     Stream(u64),
     Events(u64),
+    /// Nothing here: descriptors come with it, whether or not anybody still wants them.
+    Descriptors,
 }
 
 /// A call in flight.
@@ -191,6 +194,10 @@ pub(crate) struct State {
     /// How long the last outage was.
     pub(crate) outage: Duration,
     next: u64,
+    /// Descriptors that have come, and whose answers have not been looked at.
+    pub(crate) arrived: VecDeque<OwnedFd>,
+    /// Those that came with an answer, by call.
+    pub(crate) handed: HashMap<u64, Vec<OwnedFd>>,
 }
 
 /// What calls and subscriptions of one connection share.
@@ -232,6 +239,8 @@ impl Link {
             down: false,
             outage: Duration::ZERO,
             next: 1,
+            arrived: VecDeque::new(),
+            handed: HashMap::new(),
         };
         let out = Mutex::new(Outlet::new(socket));
         Link { state: Mutex::new(state), out, home, number: AtomicU64::new(FIRST_CALL) }
@@ -363,12 +372,13 @@ impl State {
                 match waiting.opens {
                     Some(Opens::Stream(stream)) => drop(self.streams.remove(&stream)),
                     Some(Opens::Events(room)) => drop(self.events.remove(&room)),
-                    None => {}
+                    Some(Opens::Descriptors) | None => {}
                 }
             }
             Some(CallSlot::Answered(_)) => drop(self.calls.remove(&call)),
             None => {}
         }
+        self.handed.remove(&call);
     }
 
     /// A place for the items of a subscription that is about to be asked for.

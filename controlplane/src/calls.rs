@@ -20,7 +20,7 @@ use crate::receipts::Claim;
 use crate::state::{Call, Deed, Pending, Timer, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{Command, Commands};
-use kairo_dataplane::control::Moment;
+use kairo_dataplane::control::{Descriptors, Moment};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey, ReactorId, Ticket, TimerKey};
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
@@ -115,6 +115,22 @@ impl Kernel {
                 response::put_ok_with(buf, dialect, id, result, meta.as_ref());
             });
         }
+    }
+
+    /// Answers a parked call with a result and descriptors that come with it.
+    pub(crate) fn resolve_with<R: Serialize>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ticket: u64,
+        result: &R,
+        descriptors: Descriptors,
+    ) {
+        let Some(call) = self.unpark(turn, ticket) else { return };
+        let Some(dialect) = self.greet(call.connection) else { return };
+        let mut frame = BytesMut::new();
+        response::put_ok(&mut frame, dialect, call.id.as_ref(), result);
+        turn.out.push(Command::Hand { connection: call.connection, frame: frame.freeze(), descriptors });
+        self.close_if_over(turn, call.connection);
     }
 
     /// Answers a parked call with a failure, and those that repeat it; its key is free.
@@ -293,6 +309,7 @@ impl Kernel {
             | Pending::Published
             | Pending::Compaction { .. }
             | Pending::Replay
+            | Pending::Open { .. }
             | Pending::Watch { .. } => None,
         };
         if let Some(timer) = timer {
@@ -315,6 +332,10 @@ impl Kernel {
             Pending::Spawn { process } => {
                 let (process, by) = (*process, self.ended_by(call.connection, cause));
                 self.doom(turn, process, by);
+            }
+            Pending::Open { opened } => {
+                let id = opened.id.clone();
+                self.end_opened(turn, &id);
             }
             // A signal and an event can't be taken back, a wait and a reading leave nothing behind.
             Pending::Deed { .. }

@@ -96,6 +96,7 @@ impl Kernel {
                 | Pending::Published
                 | Pending::Compaction { .. }
                 | Pending::Replay
+                | Pending::Open { .. }
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
                 Pending::Request { event, .. } => {
@@ -309,6 +310,7 @@ impl Kernel {
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
                 | Pending::Replay
+                | Pending::Open { .. }
                 | Pending::Changes { timer: None, .. }
                 | Pending::Watch { .. } => {}
             }

@@ -15,10 +15,10 @@ mod calls;
 mod connections;
 mod subscriptions;
 
-pub(crate) use calls::{Call, Deed, Pending};
+pub(crate) use calls::{Call, Deed, Opened, Pending};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
-    Place, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
+    Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
 };
 
 use crate::auth::decision::Rights;

@@ -289,6 +289,7 @@ impl World {
                 | Command::Resize { ticket, .. }
                 | Command::Work { ticket, .. } => self.tickets.push(ticket),
                 Command::Signal { ticket, .. } => self.tickets.extend(ticket),
+                Command::Hand { connection, frame, .. } => self.arrive_at(connection, &frame),
                 Command::News { connection, frames } => self.arrive_at(connection, &frames),
                 Command::Announce { frames, .. } => {
                     for (connection, frame) in frames {
@@ -466,6 +467,7 @@ impl World {
 fn name(command: &Command) -> &'static str {
     match command {
         Command::Reply { .. } => "reply",
+        Command::Hand { .. } => "hand",
         Command::Close { .. } => "close",
         Command::Spawn(_) => "spawn",
         Command::Subscribe(_) => "subscribe",

@@ -17,6 +17,7 @@ mod events;
 mod intents;
 mod library;
 mod limits;
+mod open;
 mod permissions;
 mod principals;
 mod processes;

@@ -9,8 +9,8 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, permission, process, quota, stream, system,
-    view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, quota, stream,
+    system, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -202,6 +202,8 @@ pub const METHODS: &[&MethodRow] = &[
     stream::Unsubscribe::ROW,
     stream::Configure::ROW,
     stream::ConfigureReader::ROW,
+    open::Open::ROW,
+    open::Close::ROW,
     event::Subscribe::ROW,
     event::Unsubscribe::ROW,
     event::Publish::ROW,

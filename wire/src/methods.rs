@@ -11,6 +11,7 @@ pub mod event;
 pub mod identity;
 pub mod intent;
 pub mod log;
+pub mod open;
 pub mod options;
 pub mod permission;
 pub mod process;

@@ -14,6 +14,7 @@ pub(crate) mod event;
 pub(crate) mod identity;
 pub(crate) mod intent;
 pub(crate) mod log;
+pub(crate) mod open;
 pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod quota;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         system::METHODS,
         process::METHODS,
         stream::METHODS,
+        open::METHODS,
         event::METHODS,
         intent::METHODS,
         log::METHODS,

@@ -129,6 +129,7 @@ impl Kernel {
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Replay
+            | Pending::Open { .. }
             | Pending::Watch { .. } => return,
         };
         self.reject(turn, ticket, &error);

@@ -8,7 +8,7 @@ use crate::methods::process::not_found;
 use crate::sessions::pacing;
 use crate::sessions::readers::Departure;
 use crate::sessions::spool::unspooled;
-use crate::state::{Deed, Named, Place, Wish};
+use crate::state::{Deed, Named, Place, RawSink, Wish};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::{Command, From, Mode, Policy};
 use kairo_dataplane::key::ConnectionKey;
@@ -40,12 +40,7 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     if params.descriptor.is_some() && !(kernel.config.embedded && *principal == Principal::Owner) {
         return Err(WireError::unsupported("descriptor", "only an embedded kernel writes to descriptors"));
     }
-    if params.policy == stream::Policy::Spool
-        && let Some(process) = kernel.state.exactly(&target)
-        && process.spool.is_none()
-    {
-        return Err(unspooled(&target));
-    }
+    kernel.can_be_read_by(&target, params.policy)?;
     let under = kernel.under(asking);
     kernel.may_begin(under.as_deref())?;
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
@@ -63,38 +58,57 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     Ok(())
 }
 
+/// Where a reader begins, in the data plane's words.
+pub(crate) fn from(start: Start) -> From {
+    match start {
+        Start::Oldest => From::Oldest,
+        Start::Now => From::Now,
+        Start::At(offset) => From::At([offset, offset]),
+        Start::Each { stdout, stderr } => From::At([stdout, stderr]),
+    }
+}
+
+/// How bytes become frames, in the data plane's words.
+pub(crate) fn mode(mode: stream::Mode) -> Mode {
+    match mode {
+        stream::Mode::Chunk => Mode::Chunk,
+        stream::Mode::Line => Mode::Line,
+        stream::Mode::Lines => Mode::Lines,
+    }
+}
+
+/// What a slow reader causes, in the data plane's words.
+pub(crate) fn policy(policy: stream::Policy) -> Policy {
+    match policy {
+        stream::Policy::Block => Policy::Block,
+        stream::Policy::DropOldest => Policy::DropOldest,
+        stream::Policy::Spool => Policy::Spool,
+    }
+}
+
 fn wish(params: &SubscribeParams) -> Wish {
     Wish {
         stdout: params.stream.stdout(),
         stderr: params.stream.stderr(),
-        from: match params.from {
-            Start::Oldest => From::Oldest,
-            Start::Now => From::Now,
-            Start::At(offset) => From::At([offset, offset]),
-            Start::Each { stdout, stderr } => From::At([stdout, stderr]),
-        },
-        mode: match params.mode {
-            stream::Mode::Chunk => Mode::Chunk,
-            stream::Mode::Line => Mode::Line,
-            stream::Mode::Lines => Mode::Lines,
-        },
-        policy: match params.policy {
-            stream::Policy::Block => Policy::Block,
-            stream::Policy::DropOldest => Policy::DropOldest,
-            stream::Policy::Spool => Policy::Spool,
-        },
+        from: from(params.from),
+        mode: mode(params.mode),
+        policy: policy(params.policy),
         resumes: params.resumes.is_some(),
         history_bytes: params
             .buffer_size
             .filter(|wanted| *wanted > 0)
             .map(|wanted| wanted.min(BUFFER_BYTES_MAX as u64) as u32),
-        descriptor: params.descriptor,
+        raw: params.descriptor.map(RawSink::Own),
         // Checked by the caller, for it can be wrong.
         rate: None,
     }
 }
 
-fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+pub(crate) fn unsubscribe(
+    kernel: &mut Kernel,
+    turn: &mut Turn<'_>,
+    asking: &Asking<'_>,
+) -> Result<(), WireError> {
     let params = asking.read::<Unsubscribe>()?;
     let id = &params.subscription_id;
     let subscription = match kernel.state.subscriptions.get(id.as_str()) {
@@ -146,9 +160,19 @@ fn configure_reader(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_
 }
 
 impl Kernel {
+    /// Whether a process, if it is there, has what a policy needs.
+    pub(crate) fn can_be_read_by(&self, target: &ProcessId, policy: stream::Policy) -> Result<(), WireError> {
+        match self.state.exactly(target) {
+            Some(process) if policy == stream::Policy::Spool && process.spool.is_none() => {
+                Err(unspooled(target))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Where `now` is, if the process is there: so that whoever loses its connection before the first byte knows where
     /// to go on. What has been taken since is delivered too.
-    fn begun(&self, target: &ProcessId, from: From) -> From {
+    pub(crate) fn begun(&self, target: &ProcessId, from: From) -> From {
         match (from, self.state.exactly(target)) {
             (From::Now, Some(process)) => {
                 From::At([0, 1].map(|channel: usize| process.meter.streams[channel].taken_bytes.get()))

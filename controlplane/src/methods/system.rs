@@ -179,7 +179,13 @@ impl Kernel {
         let connection = call.connection;
         let read = match outcome {
             Ok(Outcome::Worked(read)) => read,
-            Ok(Outcome::Ok | Outcome::Written { .. } | Outcome::Signalled { .. } | Outcome::Tuned { .. })
+            Ok(
+                Outcome::Ok
+                | Outcome::Written { .. }
+                | Outcome::Signalled { .. }
+                | Outcome::Tuned { .. }
+                | Outcome::Opened { .. },
+            )
             | Err(_) => Vec::new(),
         };
         let text = |place: usize| -> Option<&str> {

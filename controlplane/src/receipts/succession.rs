@@ -45,6 +45,7 @@ impl Kernel {
             | Pending::Repeat { .. }
             | Pending::Decision { .. }
             | Pending::Replay
+            | Pending::Open { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => false,
         };

@@ -241,6 +241,10 @@ impl Kernel {
                 self.deed_done(turn, ticket, serial, &deed, outcome);
             }
             Pending::Metrics => self.metrics_read(turn, ticket, outcome),
+            Pending::Open { opened } => {
+                let opened = (**opened).clone();
+                self.outlet_made(turn, ticket, &opened, outcome);
+            }
             // These are never answered by ticket.
             Pending::Spawn { .. }
             | Pending::Reuse { .. }
@@ -278,7 +282,11 @@ impl Kernel {
             (Deed::Signal { .. }, Ok(outcome)) => {
                 let processes = match outcome {
                     Outcome::Signalled { processes } => processes,
-                    Outcome::Ok | Outcome::Written { .. } | Outcome::Tuned { .. } | Outcome::Worked(_) => 1,
+                    Outcome::Ok
+                    | Outcome::Written { .. }
+                    | Outcome::Tuned { .. }
+                    | Outcome::Worked(_)
+                    | Outcome::Opened { .. } => 1,
                 };
                 self.resolve(turn, ticket, &SignalResult { status: SignalStatus::Signalled, id, processes });
             }
@@ -297,9 +305,11 @@ impl Kernel {
             (Deed::Write { data, .. }, Ok(outcome)) => {
                 let offset = match outcome {
                     Outcome::Written { offset } => offset,
-                    Outcome::Ok | Outcome::Signalled { .. } | Outcome::Tuned { .. } | Outcome::Worked(_) => {
-                        data.len() as u64
-                    }
+                    Outcome::Ok
+                    | Outcome::Signalled { .. }
+                    | Outcome::Tuned { .. }
+                    | Outcome::Worked(_)
+                    | Outcome::Opened { .. } => data.len() as u64,
                 };
                 self.note_write(turn, serial, offset, data.len() as u64);
                 self.resolve(

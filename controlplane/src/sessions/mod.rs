@@ -22,6 +22,7 @@ pub(crate) mod environment;
 pub(crate) mod launch;
 pub(crate) mod lifecycle;
 pub(crate) mod measuring;
+pub(crate) mod outlets;
 pub(crate) mod pacing;
 pub(crate) mod plan;
 pub(crate) mod readers;

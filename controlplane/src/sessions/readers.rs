@@ -12,10 +12,10 @@ use crate::calls::Turn;
 use crate::clock::after_ms;
 use crate::intents::members::{Member, Under};
 use crate::kernel::Kernel;
-use crate::state::{Named, Phase, Place, Process, StreamSubscription, Timer, Wish};
+use crate::state::{Named, Phase, Place, Process, RawSink, StreamSubscription, Timer, Wish};
 use bytes::Bytes;
 use kairo_dataplane::command::{Command, From, Policy, Sink, Subscribe};
-use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
+use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey, Ticket};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::envelope::put_notice;
@@ -156,8 +156,10 @@ impl Kernel {
 
     /// Where the bytes of a reader go, and in which form.
     fn sink(&self, connection: ConnectionKey, wish: Wish, process_id: ProcessId) -> Sink {
-        if let Some(descriptor) = wish.descriptor {
-            return Sink::Descriptor(descriptor);
+        match wish.raw {
+            Some(RawSink::Own(descriptor)) => return Sink::Descriptor(descriptor),
+            Some(RawSink::Outlet { kind, ticket }) => return Sink::Outlet { kind, ticket: Ticket(ticket) },
+            None => {}
         }
         let (chunk_bytes_max, records, dialect) = match self.state.connections.get(connection) {
             Some(peer) => (peer.chunk_bytes_max, peer.records, peer.dialect),
@@ -243,9 +245,13 @@ impl Kernel {
         let Some(was) = self.state.processes.get_mut(&process) else { return };
         was.readers.remove(&serial);
         let (creator, superseded) = (was.creator.clone(), was.superseded);
-        if stream.wish.descriptor.is_some() {
-            let totals = [0, 1].map(|channel| was.meter.streams[channel].taken_bytes.get());
-            return self.end_descriptor(turn, serial, totals);
+        match stream.wish.raw {
+            Some(RawSink::Own(_)) => {
+                let totals = [0, 1].map(|channel| was.meter.streams[channel].taken_bytes.get());
+                return self.end_descriptor(turn, serial, totals);
+            }
+            Some(RawSink::Outlet { .. }) => return self.end_outlet(turn, serial),
+            None => {}
         }
         stream.place = Place::Following { creator };
         let target = stream.target.clone();

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use kairo_dataplane::command::{Scope, TerminalSize, Tuning};
 use kairo_dataplane::key::{ConnectionKey, TimerKey, WriteKey};
 use kairo_wire::codec::raw::Raw;
+use kairo_wire::id::SubscriptionId;
+use kairo_wire::methods::open::OpenResult;
 use kairo_wire::methods::view::ViewWatchParams;
 use std::sync::Arc;
 
@@ -48,9 +50,19 @@ impl Call {
             | Pending::Replay
             | Pending::Decision { .. }
             | Pending::Changes { .. }
+            | Pending::Open { .. }
             | Pending::Watch { .. } => 0,
         }
     }
+}
+
+/// A stream that is being opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    /// Its reader.
+    pub id: SubscriptionId,
+    /// What is answered.
+    pub result: OpenResult,
 }
 
 /// What a call waits for.
@@ -123,6 +135,11 @@ pub(crate) enum Pending {
         /// Rings after `waitMs`.
         timer: Option<TimerKey>,
     },
+    /// An outlet to be made.
+    Open {
+        /// What is answered then.
+        opened: Box<Opened>,
+    },
     /// The views to say from where on changes are told.
     Watch {
         /// Of what.
@@ -151,6 +168,7 @@ impl Pending {
                 Deed::Tune { .. } => "stream.configure",
                 Deed::Resize { .. } => "process.resize",
             },
+            Pending::Open { .. } => "stream.open",
             Pending::Metrics => "system.get_metrics",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
             Pending::Compaction { .. } => "event.compact",

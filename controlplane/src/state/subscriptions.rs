@@ -4,7 +4,7 @@
 
 use crate::auth::principal::Creator;
 use crate::intents::members::Under;
-use kairo_dataplane::command::{From, Mode, Policy, Rate};
+use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate};
 use kairo_dataplane::key::{ConnectionKey, SubscriptionKey, TimerKey};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_wire::id::{ProcessId, SubscriptionId};
@@ -45,10 +45,24 @@ pub(crate) struct Wish {
     pub resumes: bool,
     /// Least history wanted, bytes.
     pub history_bytes: Option<u32>,
-    /// Descriptor to write to instead of frames (embedded kernel only).
-    pub descriptor: Option<i32>,
+    /// Where its bytes go raw instead of in frames.
+    pub raw: Option<RawSink>,
     /// How fast it is given bytes.
     pub rate: Option<Rate>,
+}
+
+/// Where raw bytes go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RawSink {
+    /// To a descriptor of this process (embedded kernel only).
+    Own(i32),
+    /// To an outlet whose other end is the client's.
+    Outlet {
+        /// What is made.
+        kind: OutletKind,
+        /// The call that is answered with it.
+        ticket: u64,
+    },
 }
 
 /// Where a reader stands.

@@ -204,6 +204,8 @@ crate::methods::words! {
         Cancelled = "cancelled",
         /// It was to be read with the policy `spool`, and the process it waited for has none.
         Unspooled = "unspooled",
+        /// Its reader has closed the descriptor it read from.
+        ReaderGone = "reader_gone",
         /// What allowed it was taken back.
         Revoked = "revoked",
     }

@@ -1,0 +1,120 @@
+//! Outlets: raw bytes of a stream on a descriptor that is the client's alone.
+//!
+//! ```text
+//!   stream.open ──park──▶ Subscribe, with an outlet ──made──▶ the answer, with the client's end of it
+//!                                    └────────────no──▶ the reader ends, the call is refused
+//! ```
+//!
+//! Invariant: a call that opens an outlet and its reader have each other's names until the outlet is made; then the call is
+//! answered, and the reader lives as any other.
+
+use crate::calls::{Asking, Turn};
+use crate::intents::members::Under;
+use crate::kernel::Kernel;
+use crate::sessions::readers::Departure;
+use crate::state::{Named, Opened, Pending, Place, RawSink, Wish};
+use kairo_dataplane::command::OutletKind;
+use kairo_dataplane::control::{Failure, Outcome};
+use kairo_wire::envelope::put_notice;
+use kairo_wire::error::{Code, WireError};
+use kairo_wire::event::{StreamEndReason, StreamEndRecord};
+use kairo_wire::id::{ProcessId, SubscriptionId};
+use kairo_wire::methods::open::{DescriptorRole, OpenResult};
+use kairo_wire::methods::stream::StreamName;
+
+/// ENFILE and EMFILE, which have these numbers everywhere.
+const TOO_MANY_FILES: [i32; 2] = [23, 24];
+
+/// An outlet to be.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub id: SubscriptionId,
+    pub target: ProcessId,
+    pub wish: Wish,
+    pub kind: OutletKind,
+    pub under: Option<Box<Under>>,
+    /// What is answered once it is there.
+    pub result: OpenResult,
+}
+
+impl Kernel {
+    /// Has an outlet made and read into. The call is answered with it.
+    pub(crate) fn open_outlet(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asking: &Asking<'_>,
+        opening: Opening,
+    ) -> Result<(), WireError> {
+        let Opening { id, target, wish, kind, under, mut result } = opening;
+        result.descriptors = vec![match kind {
+            OutletKind::Pipe { .. } => DescriptorRole::PipeReader,
+            OutletKind::Socket => DescriptorRole::Socket,
+        }];
+        let opened = Box::new(Opened { id: id.clone(), result });
+        let ticket = self.park(turn, asking, Pending::Open { opened });
+        let wish = Wish { raw: Some(RawSink::Outlet { kind, ticket }), ..wish };
+        let added = self.add_reader(turn, asking.connection, id, target, wish, under);
+        if let Err(error) = added {
+            self.reject(turn, ticket, &error);
+        }
+        Ok(())
+    }
+
+    /// The outlet is made, or can't be.
+    pub(crate) fn outlet_made(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ticket: u64,
+        opened: &Opened,
+        outcome: Result<Outcome, Failure>,
+    ) {
+        let error = match outcome {
+            Ok(Outcome::Opened { descriptors, bytes }) => {
+                let mut result = opened.result.clone();
+                result.pipe_bytes = Some(bytes as u64).filter(|bytes| *bytes > 0);
+                return self.resolve_with(turn, ticket, &result, descriptors);
+            }
+            Ok(_) => WireError::new(Code::Internal, "another answer than an outlet"),
+            Err(Failure::Gone) => WireError::new(Code::NotFound, "the process is gone"),
+            Err(Failure::Os(errno)) if TOO_MANY_FILES.contains(&errno) => {
+                WireError::new(Code::Busy, "transport: no more descriptors can be had")
+                    .with("field", "transport")
+            }
+            Err(failure) => WireError::unsupported("transport", &failure.to_string()),
+        };
+        self.reject(turn, ticket, &error);
+        self.end_opened(turn, &opened.id);
+    }
+
+    /// Ends the reader of an outlet nobody takes.
+    pub(crate) fn end_opened(&mut self, turn: &mut Turn<'_>, id: &SubscriptionId) {
+        if let Some(Named::Stream(serial)) = self.state.subscriptions.get(id.as_str()).copied() {
+            self.end_reader(turn, serial, Departure::Unasked);
+        }
+    }
+
+    /// Everything has gone into an outlet, or its reader has closed it: the subscription is over, and follows no later spawn.
+    pub(crate) fn end_outlet(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(reader) = self.state.streams.get(&serial) else { return };
+        let (connection, subscription_id, wish) = (reader.connection, reader.id.clone(), reader.wish);
+        let Place::Reading { process, meter, .. } = &reader.place else { return };
+        let channel = usize::from(wish.stderr);
+        let total_bytes =
+            self.state.processes.get(process).map_or(0, |was| was.meter.streams[channel].taken_bytes.get());
+        let gap_bytes = meter.gap_bytes.get();
+        let reason = match meter.offset[channel].get() < total_bytes {
+            true => StreamEndReason::ReaderGone,
+            false => StreamEndReason::Closed,
+        };
+        let stream = if wish.stderr { StreamName::Stderr } else { StreamName::Stdout };
+        let end = StreamEndRecord { subscription_id, stream, total_bytes, gap_bytes, reason };
+        if self.state.connections.get(connection).is_some_and(|peer| peer.records) {
+            self.send(turn, connection, |buf, dialect| {
+                if let Err(error) = put_notice(buf, dialect, &end) {
+                    tracing::error!(component = "controlplane", %error, "a record was not sent");
+                }
+            });
+        }
+        self.end_reader(turn, serial, Departure::Unasked);
+    }
+}

@@ -1,0 +1,114 @@
+//! Opening a stream with a choice of how its bytes travel.
+
+use crate::id::{ProcessId, SessionId, SubscriptionId};
+use crate::method::{Since, methods, need};
+use crate::methods::event::{UnsubscribeParams, UnsubscribeResult};
+use crate::methods::stream::{Mode, Policy, Rate, Start, StreamName};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+methods! {
+    /// Opens one output of a process for reading, by a transport of one's choice.
+    ///
+    /// With `frames` it is `process.stdout.subscribe`. With `pipe` and `socket` the reply brings a descriptor (SCM_RIGHTS, with
+    /// the first byte of its frame) from which the bytes are read as they are, without frames: whoever receives the reply has
+    /// to receive it with room for one. It is read to its end, closed when its connection or its subscription ends, and a
+    /// reader that closes it ends its subscription. A raw descriptor has no place for records: with `drop_oldest` what went
+    /// by is told as `kairo.stream.gap` only, and its end as `stream.end` on this connection. The process must be there.
+    Open = "stream.open"(OpenParams) -> OpenResult {
+        required: [need("id")],
+        permission: ProcessRead,
+        since: Since::Release("0.1.0"),
+        errors: [Busy, Conflict, NotFound, Unsupported],
+        example: r#"{"id": "clip", "stream": "stdout", "transport": "pipe", "pipeBytes": 1048576}"#,
+    }
+
+    /// Ends what `stream.open` has begun. After the reply nothing of it arrives; what is in its descriptor can still be read.
+    Close = "stream.close"(UnsubscribeParams) -> UnsubscribeResult {
+        required: [need("subscriptionId")],
+        permission: ProcessRead,
+        since: Since::Release("0.1.0"),
+        errors: [],
+        example: r#"{"subscriptionId": "stream_00112233445566778899aabbccddeeff"}"#,
+    }
+}
+
+crate::methods::words! {
+    /// How bytes travel to a reader.
+    Transport or Frames {
+        /// STREAM_CHUNK frames on this connection.
+        Frames = "frames",
+        /// The raw bytes, from a pipe of one's own.
+        Pipe = "pipe",
+        /// The raw bytes, from a socket of one's own.
+        Socket = "socket",
+    }
+}
+
+/// What to open, and how.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StreamOpenParams")]
+pub struct OpenParams {
+    /// The process.
+    pub id: ProcessId,
+    /// Which output.
+    #[serde(default = "stdout")]
+    #[schemars(default = "stdout")]
+    pub stream: StreamName,
+    /// How its bytes travel.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Where to begin.
+    #[serde(default)]
+    pub from: Start,
+    /// What happens when this reader is slow.
+    #[serde(default)]
+    pub policy: Policy,
+    /// How bytes become frames, with `frames`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Size to ask for, bytes, with `pipe`; 262,144 if absent. The answer tells what is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipe_bytes: Option<u32>,
+    /// How fast this reader is given bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+}
+
+fn stdout() -> StreamName {
+    StreamName::Stdout
+}
+
+/// It is open.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StreamOpenResult")]
+pub struct OpenResult {
+    /// Its name.
+    pub subscription_id: SubscriptionId,
+    /// How its bytes travel.
+    pub transport: Transport,
+    /// The life of the id that is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// Where in it the stream is read from. What is no longer there is missed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// What each descriptor that comes with this answer is, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub descriptors: Vec<DescriptorRole>,
+    /// How much the pipe holds, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipe_bytes: Option<u64>,
+}
+
+crate::methods::words! {
+    /// What a descriptor is.
+    DescriptorRole {
+        /// The end of a pipe that is read.
+        PipeReader = "pipe",
+        /// A connected stream socket.
+        Socket = "socket",
+    }
+}
