@@ -60,6 +60,7 @@ pub struct Nonsense;
 pub struct Seat {
     words: Words,
     believed: u64,
+    closed: bool,
 }
 
 impl Seat {
@@ -69,7 +70,7 @@ impl Seat {
         words.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
         words.word(field::VERSION).store(VERSION, Ordering::Relaxed);
         words.word(field::CURSOR).store(offset, Ordering::Release);
-        Ok(Seat { words, believed: offset })
+        Ok(Seat { words, believed: offset, closed: false })
     }
 
     /// The file, for the reader.
@@ -93,8 +94,11 @@ impl Seat {
         self.words.word(field::ASLEEP).load(Ordering::SeqCst) != 0
     }
 
-    /// Tells the reader that nobody looks any more. It is to be woken.
-    pub fn close(&self, why: Closed) {
+    /// Tells the reader that nobody looks any more. The first reason counts. It is to be woken.
+    pub fn close(&mut self, why: Closed) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
         self.words.word(field::CLOSED).store(why as u64, Ordering::SeqCst);
     }
 }

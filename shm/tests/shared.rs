@@ -268,7 +268,7 @@ fn what_is_no_ring_or_no_page_is_refused() {
 fn a_reader_hears_that_it_is_closed_and_that_its_kernel_is_gone() {
     let mut ring = Writer::create(Geometry::new(0, 8192)).unwrap();
     put(&mut ring, 100);
-    let (served, mut reader) = serve(&ring, 40, Pace::Waits);
+    let (mut served, mut reader) = serve(&ring, 40, Pace::Waits);
     assert!(matches!(reader.next(99, PATIENCE).unwrap(), Next::Run(40, bytes) if bytes.len() == 60));
     assert!(reader.advance(60));
     assert_eq!(reader.next(99, Duration::ZERO).unwrap(), Next::Nothing);

@@ -28,6 +28,7 @@ mod reconnect;
 mod retention;
 mod sandbox;
 mod service;
+mod shared;
 mod spool;
 mod state;
 mod streams;

@@ -171,7 +171,7 @@ impl<D: Driver> Reactor<D> {
     fn dismiss(&mut self, place: Place, why: Closed) {
         let Some(reader) = self.readers.get_mut(place) else { return };
         let subscription = reader.subscriber.key;
-        if let Some(shared) = &reader.shared {
+        if let Some(shared) = &mut reader.shared {
             shared.seat.close(why);
         }
         self.drop_reader(place);
@@ -179,7 +179,12 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// A reader has left the tables.
-    pub(super) fn part_from_shared(&mut self, place: Place, shared: Shared<D::Fd>, process: Option<Place>) {
+    pub(super) fn part_from_shared(
+        &mut self,
+        place: Place,
+        mut shared: Shared<D::Fd>,
+        process: Option<Place>,
+    ) {
         shared.seat.close(Closed::Ended);
         if shared.armed {
             self.driver.cancel(Kind::Sink.token(place));
