@@ -25,6 +25,7 @@ mod log;
 mod past;
 mod pty;
 mod rpc;
+mod shared;
 mod slow_client;
 mod spawn;
 mod spool;
@@ -46,6 +47,7 @@ const fn bench(name: &'static str, what: &'static str, run: fn(&mut Report)) -> 
 
 const BENCHES: &[Bench] = &[
     bench("framed", "one stream to one subscriber in frames", framed::run),
+    bench("shared", "one stream in a shared ring, to one reader and to many", shared::run),
     bench("rpc", "calls, one after the other and 64 deep", rpc::run),
     bench("spawn", "spawn to exit, 8 in flight", spawn::run),
     bench("contained", "contained children, spawn to exit, 8 in flight", contained::run),

@@ -35,6 +35,7 @@ use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
+use crate::sessions::plan::Published;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::writing::Written;
@@ -517,6 +518,8 @@ pub(crate) struct Process {
     pub follows: Option<String>,
     /// What reads its output.
     pub adapter: Option<String>,
+    /// It is a stream that a client writes.
+    pub published: Option<Published>,
 }
 
 /// What of a process is in the log already, whoever tells it again.

@@ -286,6 +286,8 @@ pub struct Spawn {
     pub record: Bytes,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ProcessMeter>,
+    /// There is no child: a client writes its output, by the other end of this. Nothing else of a child counts then.
+    pub produced: Option<OutletKind>,
 }
 
 /// How what is executed is looked at: it stands still at exec, is read to its end while nobody can write to it, and told

@@ -9,8 +9,8 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, quota, stream,
-    system, view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, publish, quota,
+    stream, system, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -257,6 +257,7 @@ pub const METHODS: &[&MethodRow] = &[
     audit::AuditExport::ROW,
     audit::AuditCheckpoint::ROW,
     audit::AuditPrune::ROW,
+    publish::Publish::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

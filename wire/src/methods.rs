@@ -15,6 +15,7 @@ pub mod open;
 pub mod options;
 pub mod permission;
 pub mod process;
+pub mod publish;
 pub mod quota;
 pub mod restart;
 pub mod rows;

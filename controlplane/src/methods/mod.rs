@@ -17,6 +17,7 @@ pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod permission;
 pub(crate) mod process;
+pub(crate) mod publish;
 pub(crate) mod quota;
 pub(crate) mod stream;
 pub(crate) mod system;
@@ -40,6 +41,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         agent::METHODS,
         quota::METHODS,
         audit::METHODS,
+        publish::METHODS,
     ]
     .into_iter()
     .flatten()

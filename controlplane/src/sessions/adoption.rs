@@ -162,6 +162,7 @@ impl Kernel {
         let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
         let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
+            published: None,
             key: held.process,
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),

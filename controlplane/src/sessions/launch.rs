@@ -206,6 +206,7 @@ impl Kernel {
             spool: plan.spool,
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
+            produced: plan.published.map(|published| published.kind),
         });
         have_watched(turn, &spawn);
         let spawned_at = turn.out.list.len();
@@ -255,7 +256,8 @@ pub(crate) fn open_record(
 ) -> Process {
     let terminal = plan.terminal();
     let renewal = Renewal::of(&plan);
-    let second = matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+    let second =
+        plan.published.is_none() && matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
     Process {
         key,
         id: plan.id,
@@ -312,6 +314,7 @@ pub(crate) fn open_record(
         renewal,
         follows: plan.follows,
         adapter: plan.adapter,
+        published: plan.published,
     }
 }
 

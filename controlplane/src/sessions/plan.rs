@@ -17,7 +17,7 @@ use crate::sessions::pacing;
 use crate::sessions::spool;
 use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
+    CgroupLimits, Credentials, HistorySize, OutletKind, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
     TerminalSize, Unread,
 };
 use kairo_dataplane::spool::SpoolLimits;
@@ -94,6 +94,17 @@ pub(crate) struct Plan {
     pub adapter: Option<String>,
     /// In whose name it is started.
     pub cast: Cast,
+    /// It is a stream that a client writes, and nothing is started.
+    pub published: Option<Published>,
+}
+
+/// How a client writes a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// By what.
+    pub kind: OutletKind,
+    /// Its process.
+    pub pid: i32,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -159,6 +170,7 @@ impl Plan {
             request: None,
             adapter: None,
             cast: Cast::default(),
+            published: None,
         }
     }
 }
@@ -217,6 +229,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         follows: None,
         argv,
         cast: Cast { acts_as, under: under.map(|grant| Arc::clone(&grant.id)) },
+        published: None,
     })
 }
 

@@ -280,6 +280,11 @@ impl<E: Engine> Driver for E {
         }
     }
 
+    fn inlet(&mut self, bytes: usize) -> io::Result<(Handle, OwnedFd, usize)> {
+        let made = pipe::pipe(bytes, pipe::NonBlocking::Reader)?;
+        Ok((Handle::from(made.reader), made.writer, made.capacity_bytes))
+    }
+
     fn send_packet(&mut self, lane: &Handle, bytes: &[u8], fds: &[Handle]) -> io::Result<()> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         socket::send_packet(lane.as_fd(), bytes, &fds)

@@ -103,6 +103,7 @@ impl<D: Driver> Reactor<D> {
             unread,
             inflow,
             releasing: Vec::new(),
+            produced: None,
             meter,
         });
         self.process_places.insert(key.serial, place);

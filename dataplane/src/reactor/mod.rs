@@ -9,7 +9,7 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
 //! written to it, `adoption` of a dead kernel's processes, `readers` and their lives, `delivery` from history to them,
-//! `shared` where they map it, `spool` to disk and back, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
+//! `shared` where they map it, `spool` to disk and back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail` to other
 //! reactors.
 
 pub mod adoption;
@@ -21,6 +21,7 @@ pub(crate) mod mail;
 mod memory;
 mod pacing;
 mod processes;
+mod producing;
 mod readers;
 mod shared;
 mod spool;

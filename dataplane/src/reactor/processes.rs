@@ -51,6 +51,8 @@ pub(super) struct Process<F> {
     pub(super) inflow: Inflow<F>,
     /// What the keeper lets go of once the note is with it that tells what it was.
     pub(super) releasing: Vec<End>,
+    /// A client writes its output, and it has no child: how it exits with it; `Some(None)` once it has.
+    pub(super) produced: Option<Option<ExitStatus>>,
     pub(super) meter: Arc<ProcessMeter>,
 }
 
@@ -103,6 +105,23 @@ impl<F> Process<F> {
     pub(super) fn is_starting(&self) -> bool {
         self.phase == Phase::Starting
     }
+
+    /// It runs, and has one output and no input.
+    pub(super) fn begin_without_a_child(&mut self) {
+        self.phase = Phase::Running;
+        self.meter.stdin_closed.store(true, Ordering::Relaxed);
+        self.streams[1].spool = None;
+        self.streams[1].closed = true;
+        self.meter.streams[1].closed.store(true, Ordering::Relaxed);
+    }
+
+    /// It has exited with its output.
+    pub(super) fn exit_without_a_child(&mut self) {
+        self.phase = Phase::Exited;
+        for stream in &mut self.streams {
+            stream.exit_mark = stream.history.total();
+        }
+    }
 }
 
 fn kind_of(channel: Channel) -> Kind {
@@ -136,11 +155,15 @@ impl<D: Driver> Reactor<D> {
             unread: spawn.unread,
             inflow: Inflow::new(None, 0),
             releasing: Vec::new(),
+            produced: spawn.produced.map(|_| Some(ExitStatus::Code(0))),
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
         Channel::ALL.into_iter().for_each(|channel| self.take_stock(place, channel));
-        self.send_spawn(spawn);
+        match spawn.produced {
+            Some(kind) => self.publish(place, &spawn, kind),
+            None => self.send_spawn(spawn),
+        }
     }
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
@@ -338,8 +361,12 @@ impl<D: Driver> Reactor<D> {
         let Some(process) = self.processes.get_mut(place) else { return Ok(Taken::Nothing) };
         let (key, stream) = (process.key, &mut process.streams[channel as usize]);
         let Some(source) = &stream.source else { return Ok(Taken::Nothing) };
-        let lane = &mut self.lane;
-        let hold = |driver: &mut D, ring: &Writer| hold_ring(driver, lane, key, channel, ring);
+        let (lane, kept) = (&mut self.lane, process.produced.is_none());
+        let hold = |driver: &mut D, ring: &Writer| {
+            if kept {
+                hold_ring(driver, lane, key, channel, ring);
+            }
+        };
         let name = output_name(key, channel);
         let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
         process.meter.streams[channel as usize].taken_bytes.set(stream.history.total());
@@ -370,7 +397,10 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn hold_new_ring(&mut self, place: Place, channel: Channel) {
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
-        if let Ok((ring, _)) = process.streams[channel as usize].history.ring() {
+        let kept = process.produced.is_none();
+        if let Ok((ring, _)) = process.streams[channel as usize].history.ring()
+            && kept
+        {
             hold_ring(&mut self.driver, &mut self.lane, key, channel, ring);
         }
         self.hand_over(place, channel);
@@ -403,6 +433,7 @@ impl<D: Driver> Reactor<D> {
         self.notices.push_back(Notice::Closed { process: key, channel, end });
         self.deliver_all(place);
         self.retire(place, channel);
+        self.producer_over(place);
     }
 
     pub(super) fn exited(&mut self, key: ProcessKey, status: ExitStatus, usage: Usage, at_ns: u64) {
@@ -489,6 +520,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn signal(&mut self, key: ProcessKey, signal: i32, scope: Scope, ticket: Option<Ticket>) {
+        if self.signal_producer(key, signal, ticket) {
+            return;
+        }
         let sent = self.lane.send(
             &mut self.driver,
             |packet| link::encode_signal(key, signal, scope, ticket, packet),
@@ -501,6 +535,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
+        let kept = !self.is_produced(key);
         let Some(place) = self.process_places.remove(&key.serial) else { return };
         for channel in Channel::ALL {
             self.source_over(place, channel);
@@ -524,7 +559,9 @@ impl<D: Driver> Reactor<D> {
             self.driver.cancel(Kind::Stdin.token(place));
         }
         self.timers.disarm(Alarm::ghosts(place));
-        self.tell_keeper(|packet| link::encode_forget(key, packet));
+        if kept {
+            self.tell_keeper(|packet| link::encode_forget(key, packet));
+        }
     }
 }
 

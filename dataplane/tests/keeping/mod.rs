@@ -75,6 +75,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         unread: Unread::Drop,
         spool: None,
         record: Vec::new().into(),
+        produced: None,
         meter: Default::default(),
     }
 }

@@ -121,13 +121,15 @@ crate::methods::words! {
     DescriptorRole {
         /// The end of a pipe that is read.
         PipeReader = "pipe",
+        /// The end of a pipe that is written.
+        PipeWriter = "pipeWriter",
         /// A connected stream socket.
         Socket = "socket",
-        /// A shared ring, read-only.
+        /// A shared ring; read-only, or to be written by its producer.
         Ring = "ring",
-        /// A page in which its reader says where it is.
+        /// A page between its reader, or its producer, and the kernel.
         Seat = "seat",
-        /// A socket between its reader and the kernel.
+        /// A socket between the same.
         Doorbell = "doorbell",
     }
 }
