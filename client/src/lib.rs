@@ -35,6 +35,7 @@
 //! | [`subscription`], [`events`], [`replay`] | iterators over shared connections |
 //! | [`direct`] | one stream with a connection of its own |
 //! | [`shared`] | one stream read in place, in a shared ring |
+//! | [`produce`] | streams this client writes |
 //! | [`reconnect`] | from a lost connection to the next one |
 //! | `state`, `queue` | who waits, reads; where things wait |
 //! | `outlet`, `inlet`, `dispatch` | requests out; frames in, and where they go |
@@ -55,6 +56,7 @@ mod inlet;
 mod ledger;
 pub mod opened;
 mod outlet;
+pub mod produce;
 mod queue;
 mod reading;
 pub mod reconnect;

@@ -33,7 +33,7 @@ impl Reader {
         Ok(Reader { map, geometry, born_at })
     }
 
-    fn geometry_of(fd: BorrowedFd<'_>, size: usize) -> Result<Geometry, RingError> {
+    pub(crate) fn geometry_of(fd: BorrowedFd<'_>, size: usize) -> Result<Geometry, RingError> {
         if size < 2 * PAGE_BYTES {
             return Err(RingError::Foreign("too short"));
         }

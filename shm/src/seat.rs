@@ -41,7 +41,7 @@ pub enum Closed {
 }
 
 impl Closed {
-    fn of(word: u64) -> Option<Closed> {
+    pub(crate) fn of(word: u64) -> Option<Closed> {
         match word {
             0 => None,
             2 => Some(Closed::Nonsense),

@@ -98,10 +98,7 @@ impl Writer {
     fn with(geometry: Geometry, generation: u64, born_at: u64, taken: u64) -> Result<Writer, RingError> {
         let fd = anonymous("kairo-ring", geometry.file_bytes())?;
         let map = Map::new(fd.as_fd(), geometry, true)?;
-        map.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
-        map.word(field::VERSION).store(VERSION.into(), Ordering::Relaxed);
-        map.word(field::HEAD_BYTES).store(geometry.head_bytes as u64, Ordering::Relaxed);
-        map.word(field::TAIL_BYTES).store(geometry.tail_bytes as u64, Ordering::Relaxed);
+        title(&map, geometry);
         map.word(field::GENERATION).store(generation, Ordering::Relaxed);
         map.word(field::BORN_AT).store(born_at, Ordering::Relaxed);
         map.word(field::EXPECTED).store(taken, Ordering::Relaxed);
@@ -205,18 +202,12 @@ impl Writer {
 
     /// Nothing more comes. The first reason counts. Whoever sleeps is to be woken.
     pub fn end(&self, why: End) {
-        self.map.word(field::TOTAL).store(self.taken, Ordering::Relaxed);
-        let ended = self.map.word(field::ENDED);
-        let _ = ended.compare_exchange(0, why as u64, Ordering::SeqCst, Ordering::SeqCst);
-        // Whoever has it all is waited for no longer.
-        self.want(Some(self.taken));
-        self.tell();
+        finish(&self.map, why, self.taken);
     }
 
     /// There is news: whoever is about to sleep doesn't, and who says that it sleeps by now is to be woken.
     pub fn tell(&self) {
-        self.map.half(field::NEWS).fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        tell(&self.map);
     }
 
     /// Wakes everybody who sleeps on this ring.
@@ -227,7 +218,35 @@ impl Writer {
     /// Whether, and at which offset, the writer is to hear of a waiting reader's moves. Cursors that are looked at
     /// afterwards are as new as this.
     pub fn want(&self, offset: Option<u64>) {
-        self.map.word(field::WANTED).store(offset.unwrap_or(0), Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        want(&self.map, offset);
     }
+}
+
+/// What a ring is known by.
+pub(crate) fn title(map: &Map, geometry: Geometry) {
+    map.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
+    map.word(field::VERSION).store(VERSION.into(), Ordering::Relaxed);
+    map.word(field::HEAD_BYTES).store(geometry.head_bytes as u64, Ordering::Relaxed);
+    map.word(field::TAIL_BYTES).store(geometry.tail_bytes as u64, Ordering::Relaxed);
+}
+
+/// See [`Writer::end`].
+pub(crate) fn finish(map: &Map, why: End, total: u64) {
+    map.word(field::TOTAL).store(total, Ordering::Relaxed);
+    let _ = map.word(field::ENDED).compare_exchange(0, why as u64, Ordering::SeqCst, Ordering::SeqCst);
+    // Whoever has it all is waited for no longer.
+    want(map, Some(total));
+    tell(map);
+}
+
+/// See [`Writer::tell`].
+pub(crate) fn tell(map: &Map) {
+    map.half(field::NEWS).fetch_add(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+}
+
+/// See [`Writer::want`].
+pub(crate) fn want(map: &Map, offset: Option<u64>) {
+    map.word(field::WANTED).store(offset.unwrap_or(0), Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }

@@ -21,6 +21,7 @@ mod open;
 mod permissions;
 mod principals;
 mod processes;
+mod produce;
 mod programs;
 mod pty;
 mod quotas;

@@ -8,12 +8,12 @@ use crate::table::{Answers, Entry};
 use kairo_dataplane::command::OutletKind;
 use kairo_dataplane::control::{Descriptors, Tree};
 use kairo_dataplane::key::ProcessKey;
-use kairo_dataplane::limits::PIPE_BYTES;
+use kairo_dataplane::limits::{PIPE_BYTES, SHARED_TAIL_BYTES};
 use kairo_wire::codec::text::OsText;
 use kairo_wire::error::WireError;
 use kairo_wire::method::Method;
 use kairo_wire::methods::open::DescriptorRole;
-use kairo_wire::methods::options::{OnDisconnect, SpawnOptions};
+use kairo_wire::methods::options::{HistoryOption, OnDisconnect, SpawnOptions};
 use kairo_wire::methods::process::SpawnParams;
 use kairo_wire::methods::publish::{Entrance, Publish, PublishParams, PublishResult};
 
@@ -30,7 +30,13 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let pid = peer.peer.pid;
     kernel.may_begin_under(asking.trace.intent.as_deref())?;
     let options = SpawnOptions {
-        history: params.history,
+        history: match kind {
+            OutletKind::Shared => {
+                let tail_bytes = params.ring_bytes.unwrap_or(SHARED_TAIL_BYTES);
+                HistoryOption::Sizes { head_bytes: Some(0), tail_bytes: Some(tail_bytes) }
+            }
+            OutletKind::Pipe { .. } | OutletKind::Socket => params.history,
+        },
         when_unread: params.when_unread,
         on_disconnect: OnDisconnect::Kill,
         spool: params.spool,
@@ -55,6 +61,9 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
 fn entrance(params: &PublishParams) -> Result<OutletKind, WireError> {
     match (params.transport, params.pipe_bytes, params.ring_bytes) {
         (Entrance::Pipe, bytes, None) => Ok(OutletKind::Pipe { bytes: bytes.unwrap_or(PIPE_BYTES) }),
+        (Entrance::Shared, None, _) if params.rate.is_some() => {
+            Err(WireError::unsupported("rate", "a shared ring is written as fast as its readers let it"))
+        }
         (Entrance::Shared, None, _) => Ok(OutletKind::Shared),
         (Entrance::Pipe, _, Some(_)) => {
             Err(WireError::invalid("ringBytes", "only the transport shared has a ring"))

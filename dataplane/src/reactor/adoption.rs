@@ -104,6 +104,7 @@ impl<D: Driver> Reactor<D> {
             inflow,
             releasing: Vec::new(),
             produced: None,
+            lending: None,
             meter,
         });
         self.process_places.insert(key.serial, place);

@@ -6,6 +6,7 @@
 
 use super::adoption::Ghost;
 use super::pacing::Pace;
+use super::producing::Lending;
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -53,6 +54,8 @@ pub(super) struct Process<F> {
     pub(super) releasing: Vec<End>,
     /// A client writes its output, and it has no child: how it exits with it; `Some(None)` once it has.
     pub(super) produced: Option<Option<ExitStatus>>,
+    /// That client writes in place.
+    pub(super) lending: Option<Lending<F>>,
     pub(super) meter: Arc<ProcessMeter>,
 }
 
@@ -156,6 +159,7 @@ impl<D: Driver> Reactor<D> {
             inflow: Inflow::new(None, 0),
             releasing: Vec::new(),
             produced: spawn.produced.map(|_| Some(ExitStatus::Code(0))),
+            lending: None,
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
@@ -225,6 +229,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn source_ready(&mut self, place: Place, channel: Channel) {
+        if channel == Channel::Stdout && self.bell_of_producer(place) {
+            return;
+        }
         let Some(process) = self.processes.get_mut(place) else { return };
         if let Some(source) = &mut process.streams[channel as usize].source {
             source.armed = false;
@@ -264,6 +271,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Takes from a source and hands on, until it is empty, waits for a reader, or has had its turn.
     pub(super) fn run_source(&mut self, place: Place, channel: Channel) {
+        if channel == Channel::Stdout {
+            self.run_lent(place);
+        }
         let (mut turn_bytes, mut asked) = (0, false);
         self.leave_old_ring(place, channel);
         loop {
@@ -320,7 +330,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn pause_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn pause_source(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         process.meter.streams[channel as usize].paused.store(true, Ordering::Relaxed);
@@ -328,7 +338,7 @@ impl<D: Driver> Reactor<D> {
         self.watch_stall(place, channel);
     }
 
-    fn resume_source(&mut self, place: Place, channel: Channel) {
+    pub(super) fn resume_source(&mut self, place: Place, channel: Channel) {
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         if let Some(since_ns) = process.streams[channel as usize].paused_since_ns.take() {
@@ -410,18 +420,22 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
         self.resume_source(place, channel);
         self.source_over(place, channel);
+        let lent = channel == Channel::Stdout && self.part_from_producer(place);
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
         let stream = &mut process.streams[channel as usize];
-        let Some(source) = stream.source.take() else { return };
+        let source = stream.source.take();
+        if stream.closed || (source.is_none() && !lent) {
+            return;
+        }
         stream.closed = true;
         stream.history.end(Why::Complete);
         let end = StreamEnd { total_bytes: stream.history.total(), cut_bytes: stream.history.cut_bytes() };
         process.meter.streams[channel as usize].closed.store(true, Ordering::Relaxed);
-        if source.armed {
+        if source.as_ref().is_some_and(|source| source.armed) {
             self.driver.cancel(kind_of(channel).token(place));
         }
-        if source.terminal {
+        if source.as_ref().is_some_and(|source| source.terminal) {
             let mut answers = Vec::new();
             process.inflow.fail(&mut answers);
             self.input_closed(place, answers);
@@ -536,6 +550,9 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
         let kept = !self.is_produced(key);
+        if let Some(place) = self.place_of_process(key) {
+            self.part_from_producer(place);
+        }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
         for channel in Channel::ALL {
             self.source_over(place, channel);

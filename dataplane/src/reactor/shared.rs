@@ -146,7 +146,7 @@ impl<D: Driver> Reactor<D> {
             return true;
         };
         let stream = &mut process.streams[channel as usize];
-        let total = stream.history.total();
+        let total = stream.history.seen();
         match reader.see(total) {
             None => {
                 tracing::warn!(
@@ -234,13 +234,13 @@ impl<D: Driver> Reactor<D> {
     /// A source can take no more: its readers in other processes are to say when they have moved, and may have already.
     /// True if there is any.
     pub(super) fn ask_shared(&mut self, place: Place, channel: Channel) -> bool {
-        let Some(process) = self.processes.get(place) else { return false };
-        let stream = &process.streams[channel as usize];
+        let Some(process) = self.processes.get_mut(place) else { return false };
+        let stream = &mut process.streams[channel as usize];
         if stream.shared == 0 {
             return false;
         }
         stream.history.want_moves(true);
-        let total = stream.history.total();
+        let total = stream.history.seen();
         for reader in &process.readers {
             if let Some(reader) = self.readers.get_mut(*reader)
                 && reader.on(channel).is_some()
