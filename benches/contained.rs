@@ -6,6 +6,7 @@
 //! With namespaces both make a mount and a network namespace, mount one folder read-only and hide another.
 
 use crate::support::daemon::Daemon;
+use crate::support::monotonic;
 use crate::support::raw::{EVENT, Raw, value};
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles;
@@ -25,6 +26,7 @@ use std::time::Instant;
 
 const CHILDREN: usize = 1_000;
 const IN_FLIGHT: usize = 8;
+const DENIED: usize = 30;
 /// What bubblewrap is asked for beside the plain profile.
 const PLAIN: [&str; 4] = ["--unshare-net", "--ro-bind", "/", "/"];
 
@@ -69,8 +71,49 @@ pub(crate) fn run(report: &mut Report) {
     } else {
         report.row("bwrap --unshare-net --ro-bind / /", "/s", &wrapped, Bar::None);
         report.ratio("  kairo beside bwrap", &ours, &wrapped, Bar::AtLeast(3.5));
+        // What is left is the child: its exec, its loader, its end.
+        report.ratio("  the same rules without a kernel beside bwrap", &bare, &wrapped, Bar::None);
     }
     with_namespaces(report, &daemon);
+    violations(report, &daemon);
+}
+
+/// From the moment before a child does what is denied to the event that tells of it. Each child is one of its own, for what is
+/// denied again and again is told together.
+fn violations(report: &mut Report, daemon: &Daemon) {
+    if !Ability::probe().denied_calls.allowed() {
+        return println!("  this machine doesn't tell of denied calls");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut wish = profile();
+    wish["files"]["write"] = json!([folder.path()]);
+    let script = "import socket, sys, time\nfile = open(sys.argv[1], 'w')\nprint(time.monotonic_ns(), file=file, flush=True)\n\
+        try: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nexcept OSError: time.sleep(1)\n";
+    let mut raw = daemon.connect();
+    raw.ok("subscribe", json!({"topic": "kairo.security.violation"}));
+    let mut waits = Vec::new();
+    for number in 0..DENIED {
+        let (id, note) = (format!("denied.{number}"), folder.path().join(number.to_string()));
+        let command = json!(["python3", "-c", script, &note]);
+        let options = json!({"watch": true});
+        raw.ok("process.spawn", json!({"id": id, "command": command, "sandbox": wish, "options": options}));
+        loop {
+            let frame = raw.frame().expect("the daemon stays");
+            let is_told = |event: Value| {
+                event["topic"] == "kairo.security.violation" && event["payload"]["id"] == json!(id)
+            };
+            if frame.kind == EVENT && is_told(frame.json()) {
+                break;
+            }
+        }
+        let told = monotonic().as_nanos() as f64;
+        let begun = std::fs::read_to_string(&note).expect("it has noted when");
+        waits.push((told - begun.trim().parse::<f64>().expect("a time")) / 1e6);
+        raw.ok("process.kill", json!({"id": id, "signal": "SIGKILL"}));
+    }
+    report.row("a denied call, until its event", "ms", &waits, Bar::None);
+    waits.sort_by(f64::total_cmp);
+    report.row("  the slowest of them", "ms", &waits[waits.len() - 1..], Bar::AtMost(50.0));
 }
 
 fn with_namespaces(report: &mut Report, daemon: &Daemon) {

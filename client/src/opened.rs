@@ -2,9 +2,11 @@
 //!
 //! Invariant: a descriptor comes with exactly the answer that names it, so whoever has the answer has them all.
 
-use crate::connection::{Call, Client};
+use crate::connection::Client;
 use crate::error::CallError;
-use kairo_wire::methods::open::{Open, OpenParams, OpenResult};
+use kairo_wire::id::ProcessId;
+use kairo_wire::method::Method;
+use kairo_wire::methods::open::{Open, OpenParams, OpenResult, OpenStdin, OpenStdinParams, OpenStdinResult};
 use std::os::fd::OwnedFd;
 
 /// A stream that is open.
@@ -20,15 +22,36 @@ impl Client {
     /// Opens an output of a process by a transport of one's choice. What is read from its descriptor ends with this connection:
     /// the stream's own end is told apart by its length, in the event `kairo.stream.closed` and in the status.
     pub fn open(&self, params: &OpenParams) -> Result<Opened, CallError> {
-        let call: Call<Open> = self.begin(params)?;
+        let (result, descriptors) =
+            self.with_descriptors::<Open>(params, |result| result.descriptors.len())?;
+        Ok(Opened { result, descriptors })
+    }
+
+    /// Takes the way into a process: what is written to the descriptor is what it reads, until the descriptor is closed.
+    pub fn open_stdin(&self, id: ProcessId) -> Result<(OpenStdinResult, OwnedFd), CallError> {
+        let params = OpenStdinParams { id };
+        let (result, descriptors) =
+            self.with_descriptors::<OpenStdin>(&params, |result| result.descriptors.len())?;
+        match <[OwnedFd; 1]>::try_from(descriptors) {
+            Ok([descriptor]) => Ok((result, descriptor)),
+            Err(others) => Err(CallError::Shape(format!("{} descriptors came instead of one", others.len()))),
+        }
+    }
+
+    /// Calls what descriptors come with; `named` tells how many the result names.
+    fn with_descriptors<M: Method>(
+        &self,
+        params: &M::Params,
+        named: impl FnOnce(&M::Result) -> usize,
+    ) -> Result<(M::Result, Vec<OwnedFd>), CallError> {
+        let call = self.begin::<M>(params)?;
         let number = call.number();
         let result = call.wait()?;
-        let descriptors = self.handed(number);
-        if descriptors.len() == result.descriptors.len() {
-            return Ok(Opened { result, descriptors });
+        let (descriptors, named) = (self.handed(number), named(&result));
+        if descriptors.len() != named {
+            let came = descriptors.len();
+            return Err(CallError::Shape(format!("{came} descriptors came, and {named} are named")));
         }
-        let missing =
-            format!("{} descriptors came, and {} are named", descriptors.len(), result.descriptors.len());
-        Err(CallError::Shape(missing))
+        Ok((result, descriptors))
     }
 }

@@ -26,8 +26,9 @@ use kairo_wire::codec::encode::Dialect;
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::limits::CALLS_IN_FLIGHT_MAX;
-use kairo_wire::method::{Method, params};
+use kairo_wire::method::{Method, MethodRow, params};
 use kairo_wire::methods::event::Ack;
+use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::status::EndCause;
 use kairo_wire::request::Meta;
 use kairo_wire::response;
@@ -66,6 +67,8 @@ pub(crate) struct Asking<'a> {
     pub claim: Option<Claim>,
     /// The grant it is allowed by, if the caller may not anyway.
     pub grant: Option<Arc<Grant>>,
+    /// The row of what is called.
+    pub row: Option<&'static MethodRow>,
 }
 
 impl Asking<'_> {
@@ -210,7 +213,9 @@ impl Kernel {
         let under = if pending.can_be_stopped() { self.under(asking) } else { None };
         self.enroll_under(Member::Call(ticket), under.as_deref());
         let (connection, id) = (asking.connection, asking.id.to_owned());
-        let call = Call { connection, id, deadline, pending, under, claim, headless: false };
+        let of_grant = asking.grant.as_ref().is_some_and(|grant| grant.scope == GrantScope::Once);
+        let (row, once) = (asking.row, of_grant || self.once_used);
+        let call = Call { connection, id, deadline, pending, under, claim, headless: false, row, once };
         if let Some(connection) = self.state.connections.get_mut(asking.connection) {
             connection.calls.push(ticket);
             self.quotas.parked(connection, call.parked_bytes());
@@ -291,8 +296,8 @@ impl Kernel {
             }
             Pending::Request { event, timer } => self.close_request(event, *timer),
             Pending::Decision { request, timer } => {
-                let request = request.as_ref().and_then(|id| self.permissions.requests.get_mut(id));
-                unlist(request.map(|request| &mut request.waiting), ticket);
+                let waiting = request.as_ref().and_then(|id| self.permissions.requests.waiting(id));
+                unlist(waiting, ticket);
                 *timer
             }
             Pending::Repeat { name } => {
@@ -308,7 +313,7 @@ impl Kernel {
             | Pending::Metrics
             | Pending::Published
             | Pending::Compaction { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Open { .. }
             | Pending::Watch { .. } => None,
         };
@@ -348,7 +353,7 @@ impl Kernel {
             | Pending::Decision { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
         }

@@ -186,6 +186,10 @@ pub struct Limits {
     pub subscriber_patience_ms: u64,
     /// How many exited processes are remembered.
     pub retained_max: usize,
+    /// How long a request for permissions waits for a decision.
+    pub request_ms: u64,
+    /// The same, once the child that asked is gone with its connections.
+    pub request_left_ms: u64,
     /// How long the receipt of a keyed call counts.
     pub receipt_ms: u64,
     /// How many receipts are kept.
@@ -218,6 +222,8 @@ impl Default for Limits {
             reconnect_grace_ms: 10_000,
             subscriber_patience_ms: 30_000,
             retained_max: 10_000,
+            request_ms: 86_400_000,
+            request_left_ms: 3_600_000,
             receipt_ms: 86_400_000,
             receipts_max: 100_000,
             consumers_max: 256,

@@ -28,6 +28,19 @@ impl Kernel {
         self.check_intents(&mut hold);
         self.check_members(&mut hold);
         self.check_quotas(&mut hold);
+        let permissions = &self.permissions;
+        hold(
+            permissions.grants.is_whole(),
+            "the indexes of grants are wrong",
+            permissions.grants.len() as u64,
+        );
+        hold(permissions.requests.is_whole(), "the indexes of requests are wrong", 0);
+        let noted: usize = self.state.connections.iter().map(|peer| peer.names.len()).sum();
+        hold(
+            noted == permissions.known.count(),
+            "a name is noted of a connection that is gone",
+            noted as u64,
+        );
         broken
     }
 
@@ -95,7 +108,7 @@ impl Kernel {
                 | Pending::Metrics
                 | Pending::Published
                 | Pending::Compaction { .. }
-                | Pending::Replay
+                | Pending::Replay { .. }
                 | Pending::Open { .. }
                 | Pending::Changes { .. }
                 | Pending::Watch { .. } => true,
@@ -309,13 +322,15 @@ impl Kernel {
                 | Pending::Compaction { .. }
                 | Pending::Repeat { .. }
                 | Pending::Cancelling { .. }
-                | Pending::Replay
+                | Pending::Replay { .. }
                 | Pending::Open { .. }
                 | Pending::Changes { timer: None, .. }
                 | Pending::Watch { .. } => {}
             }
         }
+        wanted.extend(self.quotas.telling.map(|timer| (timer.serial, "refusals")));
         wanted.extend(self.permissions.expiry.map(|(timer, _)| (timer.serial, "grants")));
+        wanted.extend(self.permissions.patience.map(|(timer, _)| (timer.serial, "requests")));
         wanted.extend(self.agents.expiry.map(|(timer, _)| (timer.serial, "agents")));
         self.intent_timers(&mut wanted);
         for process in state.processes.values() {

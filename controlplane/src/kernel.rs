@@ -35,7 +35,6 @@ use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
 use kairo_wire::limits::{CALL_ID_BYTES_MAX, META_BYTES_MAX};
-use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::request::{self, Meta, Refused, Request};
 use kairo_wire::{introspect, response};
@@ -68,6 +67,8 @@ pub struct Kernel {
     pub(crate) in_hand: Option<Errand>,
     /// Who was granted what.
     pub(crate) permissions: Permissions,
+    /// The call that is being looked at has used up what was granted for one use.
+    pub(crate) once_used: bool,
     /// Agents and their sessions.
     pub(crate) agents: Agents,
     /// What each principal has.
@@ -139,6 +140,7 @@ impl Kernel {
             described: false,
             in_hand: None,
             permissions,
+            once_used: false,
             agents: Agents::default(),
         }
     }
@@ -233,6 +235,7 @@ impl Kernel {
             component = "controlplane", connectionId = ?key, pid = peer.pid, %principal, "a peer connected"
         );
         self.state.connections.insert(Connection::new(key, peer, known, account, welcome));
+        self.note_names(key);
         if welcome == Welcome::Closed {
             out.push(Command::Close { connection: key });
         }
@@ -299,7 +302,9 @@ impl Kernel {
             key: None,
             claim: None,
             grant: None,
+            row: None,
         };
+        self.once_used = false;
         if request.has_meta() {
             match request.meta().and_then(bounded) {
                 Ok(meta) => asking.meta = Some(meta),
@@ -317,6 +322,7 @@ impl Kernel {
         if !self.described && asking.method == "kernel.introspect" {
             return Errand::Describe;
         }
+        asking.row = route.row;
         let outcome = self.permit(turn.at, &asking, route);
         let mut told = false;
         let outcome = outcome.and_then(|grant| {
@@ -332,21 +338,12 @@ impl Kernel {
             }
             asking.grant = grant;
             if route.told {
+                self.refuse_flood(turn, &asking)?;
                 self.tell_call(turn, &mut asking);
                 told = true;
             }
             (route.handler)(self, turn, &asking)?;
-            // What is for one use has been used. What is for a manifest's program is used by that.
-            match asking
-                .grant
-                .take()
-                .filter(|grant| grant.scope == GrantScope::Once && grant.declared.is_none())
-            {
-                Some(grant) if !route.permission.resource().is_known_to_methods() => {
-                    self.use_up(turn, &grant)
-                }
-                _ => {}
-            }
+            self.used(turn, &mut asking, route);
             Ok(())
         });
         if let Err(error) = outcome {
@@ -357,6 +354,12 @@ impl Kernel {
             self.refuse(turn, connection, request.id, &error);
         }
         self.in_hand.take().unwrap_or(Errand::None)
+    }
+
+    /// What is for one use has been used. What is for a manifest's program is used by that.
+    fn used(&mut self, turn: &mut Turn<'_>, asking: &mut Asking<'_>, route: Route) {
+        let grant = asking.grant.take();
+        self.spend(turn, grant.filter(|_| !route.permission.resource().is_known_to_methods()));
     }
 
     /// Whether the caller may make such a call at all, and has room for it. Returns the grant that allows it.
@@ -472,6 +475,8 @@ impl Kernel {
             Timer::CancelPatience { cancel } => self.patience_with_cancel_over(turn, cancel),
             Timer::CancelWalk => self.walk_on(turn),
             Timer::Grants => self.grants_rang(turn),
+            Timer::Requests => self.requests_rang(turn),
+            Timer::Refusals => self.refusals_rang(turn),
             Timer::Agents => self.agents_rang(turn),
             Timer::Written { process } => self.tell_written(turn, process),
         }
@@ -502,6 +507,10 @@ impl Kernel {
         self.state.audience.remove(&key);
         if let Some(peer) = self.state.connections.remove(key) {
             self.unbill_connection(turn.at.monotonic_ns, &peer);
+            peer.names.iter().for_each(|party| self.permissions.known.take(party, &key));
+            if let Some(life) = &peer.life {
+                self.asker_gone(turn, life, Some(key));
+            }
         }
     }
 }

@@ -13,6 +13,7 @@
 //! Invariant: an entry that names a life the fold doesn't know changes nothing, so entries may be folded twice.
 
 use crate::auth::principal::Creator;
+use crate::state::Cast;
 use kairo_dataplane::control::{ExitStatus, StreamEnd};
 use kairo_dataplane::key::Channel;
 use kairo_dataplane::spool::SpoolLimits;
@@ -138,6 +139,15 @@ pub struct Life {
     /// Restarts it has had.
     #[serde(default)]
     pub attempts: u32,
+    /// Whom it is for the kernel: of which user, by which name, in which session of an agent.
+    #[serde(default)]
+    pub acts_as: Option<(u32, String, Option<String>)>,
+    /// The grant it ran under.
+    #[serde(default)]
+    pub under: Option<String>,
+    /// Who started it, and who started that: of which user, by which name.
+    #[serde(default)]
+    pub line: Vec<(u32, String)>,
 }
 
 impl Life {
@@ -148,6 +158,11 @@ impl Life {
             session: self.owner_session.as_deref().map(Into::into),
             name: self.owner_skill.as_deref().map(Into::into),
         }
+    }
+
+    /// In whose name it ran.
+    pub(crate) fn cast(&self) -> Cast {
+        Cast::read(self.acts_as.as_ref(), self.under.as_deref(), &self.line)
     }
 }
 
@@ -364,6 +379,9 @@ mod tests {
             spool: None,
             restart: Restart::default(),
             attempts: 3,
+            acts_as: Some((7, "agent:a".to_owned(), Some("as_1".to_owned()))),
+            under: None,
+            line: vec![(7, "skill:x".to_owned())],
         }
     }
 

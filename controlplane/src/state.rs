@@ -12,10 +12,12 @@
 //! `kernel`, `calls`, `sessions` and `methods`.
 
 mod calls;
+mod cast;
 mod connections;
 mod subscriptions;
 
-pub(crate) use calls::{Call, Deed, Opened, Pending};
+pub(crate) use calls::{Call, Deed, Opened, Pending, Topics};
+pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
     Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
@@ -23,7 +25,7 @@ pub(crate) use subscriptions::{
 
 use crate::auth::decision::Rights;
 use crate::auth::principal::{Creator, Principal};
-use crate::auth::subject::{Party, Subject};
+use crate::auth::subject::Party;
 use crate::digest::GuardianDigest;
 use crate::entropy::{Entropy, Keyed, KeyedMap};
 use crate::events::consumers::Consumers;
@@ -243,6 +245,8 @@ pub(crate) struct Connection {
     pub agent_session: Option<Arc<str>>,
     /// Whom it was started as, if that has another user than it runs as, or a session.
     pub party: Option<Party>,
+    /// The names it goes by, as they are noted of it.
+    pub names: Vec<Party>,
     /// What it remembers of what it may.
     pub rights: Rights,
 }
@@ -323,6 +327,10 @@ pub(crate) enum Timer {
     CancelWalk,
     /// A grant expires.
     Grants,
+    /// A request has waited enough.
+    Requests,
+    /// What was refused over a quota is told.
+    Refusals,
     /// An agent or a session of one expires.
     Agents,
 }
@@ -346,6 +354,8 @@ impl Timer {
             Timer::CancelPatience { .. } => "patience with a cancel",
             Timer::CancelWalk => "walk",
             Timer::Grants => "grants",
+            Timer::Requests => "requests",
+            Timer::Refusals => "refusals",
             Timer::Agents => "agents",
             Timer::Consumer { .. } => "consumer",
         }
@@ -363,33 +373,6 @@ pub(crate) enum Named {
     Attached(u64),
     /// Of a view.
     Watch(u64),
-}
-
-/// In whose name a process runs, and by what right.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Cast {
-    /// Whom it is for the kernel, if somebody with a name.
-    pub acts_as: Option<ActsAs>,
-    /// The grant it runs under.
-    pub under: Option<Arc<str>>,
-}
-
-/// Whom a process is for the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ActsAs {
-    /// The user that name is of; not always the one it runs as.
-    pub uid: u32,
-    /// A skill, or an agent with what agents begin with.
-    pub name: Arc<str>,
-    /// The session of an agent.
-    pub session: Option<Arc<str>>,
-}
-
-impl ActsAs {
-    /// The party that is.
-    pub(crate) fn party(&self) -> Party {
-        Party { uid: self.uid, subject: Subject::of_name(&self.name) }
-    }
 }
 
 /// How far a process's life has gone.

@@ -25,6 +25,8 @@ pub(crate) enum Answers {
 /// Where a call goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route {
+    /// The row it is made of; none for one that was added later.
+    pub row: Option<&'static MethodRow>,
     /// What the caller must hold.
     pub permission: Permission,
     /// It changes something.
@@ -72,6 +74,7 @@ impl Table {
         let mut table = Table::default();
         for (row, answers, handler) in entries {
             let route = Route {
+                row: Some(row),
                 permission: row.permission,
                 changes: row.changes,
                 keeps_receipt: row.keeps_receipt(),

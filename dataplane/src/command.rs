@@ -117,6 +117,14 @@ pub enum Command {
         /// Answered.
         ticket: Ticket,
     },
+    /// Give the writing end of stdin away: it is over for us. Answered with
+    /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+    HandStdin {
+        /// Whose.
+        process: ProcessKey,
+        /// Answered.
+        ticket: Ticket,
+    },
     /// Change the terminal's size; the child's foreground group gets SIGWINCH from the kernel.
     Resize {
         /// Whose.

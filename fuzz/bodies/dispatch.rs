@@ -197,7 +197,7 @@ impl World {
             // A call is answered with a value, a subscription with frames, of which there may be none.
             let nil = Bytes::from_static(&[0xc0]);
             let bytes = if raw || subscription.is_some() { Bytes::new() } else { nil };
-            let found = Found { bytes, events: 0, seen, more: false, records, gaps: Vec::new() };
+            let found = Found { bytes, events: 0, seen, more: false, records, ..Found::default() };
             let mut out = Commands::default();
             self.kernel.answered(self.at, Answer { ticket, found: Ok(found), keep: Vec::new() }, &mut out);
             self.carry_out(None, out);
@@ -286,6 +286,7 @@ impl World {
                 Command::Tune { ticket, .. }
                 | Command::Write { ticket, .. }
                 | Command::CloseStdin { ticket, .. }
+                | Command::HandStdin { ticket, .. }
                 | Command::Resize { ticket, .. }
                 | Command::Work { ticket, .. } => self.tickets.push(ticket),
                 Command::Signal { ticket, .. } => self.tickets.extend(ticket),
@@ -477,6 +478,7 @@ fn name(command: &Command) -> &'static str {
         Command::Write { .. } => "write",
         Command::AbandonWrite { .. } => "abandon write",
         Command::CloseStdin { .. } => "close stdin",
+        Command::HandStdin { .. } => "hand stdin",
         Command::Resize { .. } => "resize",
         Command::Signal { .. } => "signal",
         Command::Announce { .. } => "announce",

@@ -30,6 +30,7 @@ pub mod pattern;
 pub mod ports;
 pub mod refusal;
 mod sense;
+pub mod single;
 pub mod syntax;
 pub mod tree;
 pub mod wider;
@@ -286,6 +287,7 @@ fn add(profile: &mut Profile, ask: &Ask) {
         Ask::Listen { ports } => profile.network.bind.extend(ports.each()),
         Ask::Loopback { ports } => profile.network.loopback.extend(ports.each()),
         Ask::Udp => profile.network.udp = true,
+        Ask::PrivateNetwork => profile.network.private = true,
         Ask::UnixSocket { path } => put(&mut profile.unix_sockets.paths, path),
         Ask::AnyUnixSocket => profile.unix_sockets.any = true,
         Ask::DevicePath { path } => put(&mut profile.devices.allow, path),

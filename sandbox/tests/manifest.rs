@@ -787,3 +787,38 @@ fn the_document_says_what_is_so() {
     );
     assert!(document.contains(&bounds), "{bounds}");
 }
+
+// ---------------------------------------------------------------- a network of its own
+
+#[test]
+fn a_network_of_its_own_is_the_profiles_and_goes_with_no_other() {
+    let private = json!({"privateNetwork": {"purpose": "its workers talk to each other"}});
+    let manifest = read(&ours(private.clone())).unwrap();
+    let network = manifest.profile().network;
+    assert!(network.private && network.connect.is_empty() && !network.udp);
+    let texts: Vec<String> = words::lines(&manifest).into_iter().map(|line| line.text).collect();
+    assert!(
+        texts.contains(&"talk to itself on a network of its own, which reaches nobody else".to_owned()),
+        "{texts:?}"
+    );
+    let plain = read(&ours(json!({}))).unwrap();
+    assert_ne!(manifest.digest(), plain.digest());
+    assert_eq!((manifest.beyond(&plain).len(), plain.beyond(&manifest).len()), (1, 0));
+    for (shared, rule) in [
+        ("connect", json!([{"ports": [443], "purpose": "p"}])),
+        ("listen", json!([{"ports": [0], "purpose": "p"}])),
+        ("loopback", json!([{"ports": [7700], "purpose": "p"}])),
+        ("udp", json!({"purpose": "p"})),
+    ] {
+        let mut both = private.clone();
+        both[shared] = rule;
+        assert_eq!(
+            refused(&ours(both)),
+            ("permissions.privateNetwork".to_owned(), Reason::Contradiction),
+            "{shared}"
+        );
+    }
+    assert_eq!(refused(&ours(json!({"privateNetwork": true}))).0, "permissions.privateNetwork");
+    let schema = manifest::schema().to_string();
+    assert!(schema.contains("privateNetwork"));
+}

@@ -139,6 +139,7 @@ pub(crate) fn revoke(context: &Context, args: &Revoke) -> Outcome {
         grant: what.clone().filter(|_| !of_principal),
         principal: what.filter(|_| of_principal),
         running: args.running.option(),
+        used: false,
     };
     let done = context.client()?.call::<permission::Revoke>(&params).map_err(|error| match error.code() {
         Some(Code::NotFound) => {

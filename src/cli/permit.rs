@@ -95,6 +95,7 @@ fn use_up(daemon: &Client, grant: &Grant) -> Result<bool, Failure> {
     let params = RevokeParams {
         grant: Some(grant.id.clone()),
         running: RunningOption::Keep,
+        used: true,
         ..RevokeParams::default()
     };
     match daemon.call::<Revoke>(&params) {
@@ -141,6 +142,7 @@ pub(crate) fn words(cause: RevokeCause) -> &'static str {
         RevokeCause::Intent => "its intent has ended",
         RevokeCause::Replaced => "another approval has taken its place",
         RevokeCause::Policy => "forbidden by the policy",
+        RevokeCause::Source => "what it was given by is gone",
     }
 }
 

@@ -33,7 +33,7 @@ fn table(accounts: &[QuotaAccount], all: bool) -> Table {
                 account.principal.clone(),
                 one.quota.word().to_owned(),
                 amount(one, one.used),
-                one.limit.map_or_else(|| "-".to_owned(), |limit| amount(one, limit)),
+                one.limit.map_or_else(|| "-".to_owned(), |limit| limited(one, limit)),
                 amount(one, one.peak),
                 one.refused.to_string(),
                 account.under.clone().unwrap_or_default(),
@@ -41,6 +41,12 @@ fn table(accounts: &[QuotaAccount], all: bool) -> Table {
         }
     }
     table
+}
+
+/// What may be had, and that it is.
+fn limited(of: &QuotaUse, limit: u64) -> String {
+    let mark = if of.is_reached() { " (reached)" } else { "" };
+    format!("{}{mark}", amount(of, limit))
 }
 
 fn amount(of: &QuotaUse, number: u64) -> String {
@@ -73,5 +79,12 @@ mod tests {
         assert_eq!(lines[2], ["skill:x", "spoolBytes", "2.0", "KiB", "-", "2.0", "KiB", "0", "owner"]);
         assert_eq!(lines.len(), 3);
         assert_eq!(table(&[account], true).render(None, false).lines().count(), 4);
+        let full = QuotaAccount {
+            principal: "skill:y".to_owned(),
+            uid: 1,
+            under: None,
+            quotas: vec![one(QuotaName::Processes, 4, Some(4), 0)],
+        };
+        assert!(table(&[full], false).render(None, false).contains("4 (reached)"));
     }
 }

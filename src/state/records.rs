@@ -155,6 +155,9 @@ pub(super) mod tests {
             spool: None,
             restart: Default::default(),
             attempts: 0,
+            acts_as: None,
+            under: None,
+            line: Vec::new(),
         }
     }
 

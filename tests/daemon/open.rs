@@ -1,7 +1,7 @@
 //! Streams on descriptors of their own, from the real daemon: every byte, every way to leave.
 
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, on_both_drivers};
+use crate::support::{Daemon, on_both_drivers, pattern, python};
 use kairo_client::{Client, Opened};
 use kairo_wire::codec::data::Data;
 use kairo_wire::codec::text::OsText;
@@ -13,8 +13,9 @@ use kairo_wire::methods::process::{
     Kill, KillParams, Spawn, SpawnParams, StdinWrite, StdinWriteParams, Wait, WaitParams,
 };
 use kairo_wire::methods::stream::{Policy, Start, StreamName, UnsubscribeParams};
+use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 
 pub(crate) fn id(text: &str) -> ProcessId {
@@ -151,6 +152,28 @@ fn a_descriptor_ends_with_its_connection_or_when_it_is_closed(daemon: &Daemon) {
     kill(&client, "yes");
 }
 
+fn a_stdin_that_is_handed_out_is_a_pipe_like_any(daemon: &Daemon) {
+    let client = connect(daemon);
+    let sum = "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())";
+    spawn(&client, "sum", &[python(), "-c", sum]);
+    let first = StdinWriteParams { id: id("sum"), data: Data(b"first\n".to_vec().into()) };
+    client.call::<StdinWrite>(&first).expect("it reads");
+    let (result, descriptor) = client.open_stdin(id("sum")).expect("it is ours");
+    assert_eq!((result.offset, &result.descriptors[..]), (6, &[DescriptorRole::PipeWriter][..]));
+    let rest = pattern::bytes(0, 8 << 20);
+    File::from(descriptor).write_all(&rest).expect("it reads on");
+    let digest = Sha256::new().chain_update(b"first\n").chain_update(&rest).finalize();
+    let said = whole(file(client.open(&by("sum", Transport::Pipe)).expect("it opens")));
+    assert_eq!(String::from_utf8_lossy(&said).trim(), format!("{digest:x}"));
+    spawn(&client, "cat", &["cat"]);
+    let (_, ours) = client.open_stdin(id("cat")).expect("it is ours");
+    let error = client.open_stdin(id("cat")).expect_err("it is nobody else's");
+    assert_eq!(error.code(), Some(Code::StdinClosed));
+    drop(ours);
+    let exit = client.call::<Wait>(&WaitParams { id: id("cat"), timeout_ms: None }).expect("it ends");
+    assert_eq!(exit.exit_code, 0);
+}
+
 fn what_cannot_be_opened_is_refused_by_name(daemon: &Daemon) {
     let client = connect(daemon);
     let refused = |params: &OpenParams| {
@@ -189,6 +212,7 @@ on_both_drivers!(
     many_read_beside_each_other_and_one_who_leaves_hurts_nobody,
     who_goes_by_drops_and_paces_nobody,
     a_descriptor_ends_with_its_connection_or_when_it_is_closed,
+    a_stdin_that_is_handed_out_is_a_pipe_like_any,
     what_cannot_be_opened_is_refused_by_name,
     an_answer_nobody_waits_for_takes_its_descriptor_along,
 );

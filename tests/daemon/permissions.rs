@@ -226,6 +226,8 @@ fn a_person_is_asked_and_what_they_say_is_done(daemon: &Daemon) {
     terminal.until("said 42");
     terminal.until("ended 0.");
     assert!(grants(daemon).is_empty(), "once is over");
+    let told = good(daemon, &["--json", "events", "--reverse", "--limit", "1", "kairo.permission.revoked"]);
+    assert!(told.contains("\"cause\":\"used\""), "{told}");
     terminal.run_and_answer(&skill, "s");
     terminal.until("said 42");
     terminal.until("ended 0.");

@@ -20,8 +20,8 @@ pub use kernel::{
     SecurityDenied, SecurityViolation, ViolationMechanism,
 };
 pub use permission::{
-    AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionRequested, PermissionRevoked,
-    SessionCreated, SessionEnded,
+    AgentCreated, AgentRemoved, PermissionApproved, PermissionDenied, PermissionExpired, PermissionRequested,
+    PermissionRevoked, SessionCreated, SessionEnded,
 };
 pub use process::{
     LossCause, ProcessEnded, ProcessExitNotice, ProcessExited, ProcessLost, ProcessProgress,

@@ -204,6 +204,7 @@ pub const METHODS: &[&MethodRow] = &[
     stream::ConfigureReader::ROW,
     open::Open::ROW,
     open::Close::ROW,
+    open::OpenStdin::ROW,
     event::Subscribe::ROW,
     event::Unsubscribe::ROW,
     event::Publish::ROW,

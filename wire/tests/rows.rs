@@ -9,8 +9,8 @@ use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
 use kairo_wire::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, permission, process, quota, stream, system,
-    view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, quota, stream,
+    system, view,
 };
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
@@ -87,6 +87,9 @@ fn every_example_is_a_call_that_makes_sense() {
         (stream::Unsubscribe::ROW, example::<stream::Unsubscribe>),
         (stream::Configure::ROW, example::<stream::Configure>),
         (stream::ConfigureReader::ROW, example::<stream::ConfigureReader>),
+        (open::Open::ROW, example::<open::Open>),
+        (open::Close::ROW, example::<open::Close>),
+        (open::OpenStdin::ROW, example::<open::OpenStdin>),
         (event::Subscribe::ROW, example::<event::Subscribe>),
         (event::Unsubscribe::ROW, example::<event::Unsubscribe>),
         (event::Publish::ROW, example::<event::Publish>),

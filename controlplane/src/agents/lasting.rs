@@ -10,10 +10,10 @@ use crate::entropy::bits;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::permissions::asking::clause;
-use crate::permissions::deciding::Terms;
+use crate::permissions::giving::{Basis, Wish};
 use crate::permissions::revoking::Taking;
-use crate::permissions::{Clause, Request};
-use crate::state::{Timer, Trace};
+use crate::permissions::{Clause, Grant};
+use crate::state::{Cast, Timer, Trace};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
@@ -46,9 +46,10 @@ impl Kernel {
         let uid = self.principal(asking.connection).uid(self.config.owner_uid);
         let name: Arc<str> = params.name.as_str().into();
         let party = Party { uid, subject: Subject::Agent(Arc::clone(&name)) };
-        self.may_decide(turn, asking, Permission::AgentManage, &party)?;
+        let decides_by = self.may_decide(turn, asking, Permission::AgentManage, &party)?;
         let rules = params.permissions.map(|told| clauses(&told)).transpose()?;
-        rules.iter().flatten().try_for_each(|clause| self.may_give(turn, asking, clause))?;
+        let mut basis = Basis::of(decides_by);
+        rules.iter().flatten().try_for_each(|clause| self.may_give(turn, asking, clause, &mut basis))?;
         let of_user = self.agents.agents.keys().filter(|(of, _)| *of == uid).count();
         let created = !self.agents.agents.contains_key(&(uid, Arc::clone(&name)));
         if created && of_user >= AGENTS_MAX {
@@ -61,8 +62,9 @@ impl Kernel {
         let created_ms =
             self.agents.agents.get(&(uid, Arc::clone(&name))).map_or(now_ms, |agent| agent.created_ms);
         if let Some(rules) = rules {
-            self.permit_agent(turn, asking, &party, rules)?;
+            self.permit_agent(turn, asking, &party, rules, &basis)?;
         }
+        self.spend_all(turn, basis);
         self.agents.agents.insert((uid, Arc::clone(&name)), Agent { by, created_ms, expires_ms });
         self.keep_agent(uid, &name);
         self.await_agents(turn);
@@ -82,28 +84,22 @@ impl Kernel {
         asking: &Asking<'_>,
         party: &Party,
         rules: Vec<Clause>,
+        basis: &Basis,
     ) -> Result<(), WireError> {
         const REQUEST: &str = "agent.create";
-        let by = self.principal(asking.connection).to_string();
         let mut former = self.grants_of(party);
-        former.retain(|id| self.permissions.grants[id].request.as_deref() == Some(REQUEST));
-        self.declare(party);
+        let is_former = |id: &str| {
+            let grant = self.permissions.grants.get(id);
+            grant.is_some_and(|grant| grant.request.as_deref() == Some(REQUEST))
+        };
+        former.retain(|id| is_former(id));
+        let wish = Wish { scope: None, otherwise: GrantScope::Always, expires_in_ms: None };
+        let terms = self.terms(turn, asking, basis, &wish)?;
         if !rules.is_empty() {
-            let request = Request {
-                party: party.clone(),
-                by: by.as_str().into(),
-                rules,
-                declared: None,
-                scope: None,
-                session: None,
-                intent: None,
-                at_ms: wall_ms(turn.at),
-                newly: None,
-                waiting: Vec::new(),
-            };
-            let terms = Terms { scope: GrantScope::Always, expires_ms: None, by };
-            self.grant_request(turn, &asking.trace, REQUEST, request, terms)?;
+            let grant = self.drafted(turn, party.clone(), rules, &terms, (None, None))?;
+            self.put_in_force(turn, &asking.trace, Grant { request: Some(REQUEST.into()), ..grant });
         }
+        self.declare(party);
         let taking = Taking { cause: RevokeCause::Replaced, running: RunningOption::Keep, by: None };
         for id in former {
             self.take_back(turn, &id, &taking);
@@ -121,8 +117,9 @@ impl Kernel {
         self.takes_events()?;
         let uid = self.principal(asking.connection).uid(self.config.owner_uid);
         let party = self.agent_named(uid, &params.name)?;
-        self.may_decide(turn, asking, Permission::AgentManage, &party)?;
+        let decides_by = self.may_decide(turn, asking, Permission::AgentManage, &party)?;
         let result = self.end_agent(turn, &party, RevokeCause::Revoked, params.running);
+        self.spend(turn, decides_by);
         self.answer_when_written(turn, asking, &result);
         Ok(())
     }
@@ -154,6 +151,12 @@ impl Kernel {
             result.ended.extend(ended.ended);
             result.sessions.push(session.as_ref().to_owned());
         }
+        if running == RunningOption::End {
+            let acts = |cast: &Cast| cast.acts_as.as_ref().is_some_and(|acts_as| acts_as.party() == *party);
+            // What ran in its sessions is told already.
+            let outside = self.cast_so(|cast| acts(cast) && cast.session().is_none());
+            result.ended.extend(self.end_those(turn, outside));
+        }
         for id in self.grants_of(party) {
             let gone = self.take_back(turn, &id, &Taking { cause, running, by: None });
             result.revoked.extend(gone.revoked);
@@ -161,7 +164,7 @@ impl Kernel {
         self.agents.agents.remove(&(party.uid, Arc::clone(name)));
         // One of the same name that is made later is another one; whoever acts as this one is left with what any child may,
         // so it is cut off instead.
-        self.dismiss(turn, party);
+        self.dismiss(turn, party, RunningOption::Keep);
         self.undeclare(party);
         self.keep_agent(party.uid, name);
         self.await_agents(turn);
@@ -170,17 +173,25 @@ impl Kernel {
         result
     }
 
-    /// Closes the connections of a party that is no more.
-    fn dismiss(&mut self, turn: &mut Turn<'_>, party: &Party) {
-        let keys: Vec<ConnectionKey> = self.state.connections.keys().collect();
+    /// Ends processes, and names them.
+    fn end_those(&mut self, turn: &mut Turn<'_>, those: Vec<(u64, ProcessId)>) -> Vec<ProcessId> {
+        let end = |(serial, process)| {
+            self.doom(turn, serial, EndedBy { cause: EndCause::Kill, principal: None });
+            process
+        };
+        those.into_iter().map(end).collect()
+    }
+
+    /// Closes the connections of a party that is no more; those of processes only if they aren't ended.
+    fn dismiss(&mut self, turn: &mut Turn<'_>, party: &Party, running: RunningOption) {
+        let keys: Vec<ConnectionKey> = self.permissions.known.of(party).copied().collect();
         for key in keys {
-            if !self.standing(key).parties.contains(party) {
-                continue;
+            let is_it = self.standing(key).parties.contains(party);
+            let is_ended = running == RunningOption::End
+                && self.state.connections.get(key).is_some_and(|peer| peer.life.is_some());
+            if is_it && !is_ended {
+                self.cut_off(turn, key, "whom it acts as is no more");
             }
-            if let Some(peer) = self.state.connections.get_mut(key) {
-                peer.closing = true;
-            }
-            turn.out.push(kairo_dataplane::command::Command::Close { connection: key });
         }
     }
 
@@ -194,7 +205,7 @@ impl Kernel {
         self.takes_events()?;
         let uid = self.principal(asking.connection).uid(self.config.owner_uid);
         let party = self.agent_named(uid, &params.agent)?;
-        self.may_decide(turn, asking, Permission::AgentManage, &party)?;
+        let decides_by = self.may_decide(turn, asking, Permission::AgentManage, &party)?;
         let Subject::Agent(agent) = &party.subject else { return Ok(()) };
         let of =
             self.agents.sessions.values().filter(|session| session.uid == uid && session.agent == *agent);
@@ -209,6 +220,7 @@ impl Kernel {
         let id: Arc<str> = format!("{SESSION_PREFIX}{:032x}", bits(&mut *self.entropy)).into();
         let session = Session { uid, agent: Arc::clone(agent), created_ms: now_ms, expires_ms };
         self.agents.sessions.insert(Arc::clone(&id), session);
+        self.spend(turn, decides_by);
         self.keep_session(&id);
         self.await_agents(turn);
         let session_id = id.as_ref().to_owned();
@@ -229,8 +241,9 @@ impl Kernel {
         self.takes_events()?;
         let (id, session) = self.agent_session(&params.session_id)?;
         let party = Party { uid: session.uid, subject: Subject::Agent(Arc::clone(&session.agent)) };
-        self.may_decide(turn, asking, Permission::AgentManage, &party)?;
+        let decides_by = self.may_decide(turn, asking, Permission::AgentManage, &party)?;
         let result = self.end_session(turn, &id, RevokeCause::Revoked, params.running);
+        self.spend(turn, decides_by);
         self.answer_when_written(turn, asking, &result);
         Ok(())
     }
@@ -255,12 +268,14 @@ impl Kernel {
         let Some((id, session)) = self.agents.sessions.remove_entry(id) else { return result };
         self.keep_session(&id);
         if running == RunningOption::End {
-            for (serial, process) in self.running_in(&id) {
-                self.doom(turn, serial, EndedBy { cause: EndCause::Kill, principal: None });
-                result.ended.push(process);
-            }
+            let inside = self.running_in(&id);
+            result.ended = self.end_those(turn, inside);
         }
         result.revoked = self.session_over(turn, &id, running);
+        // What is being ended may say so yet; nobody else acts in it any more.
+        let inside = Party { uid: session.uid, subject: Subject::Session(Arc::clone(&id)) };
+        self.dismiss(turn, &inside, running);
+        self.leave_session(turn, &id);
         self.await_agents(turn);
         let event = SessionEnded {
             session_id: id.as_ref().to_owned(),
@@ -274,9 +289,7 @@ impl Kernel {
 
     /// What runs in a session, or will again.
     fn running_in(&self, session: &str) -> Vec<(u64, ProcessId)> {
-        self.cast_so(|cast| {
-            cast.acts_as.as_ref().and_then(|acts_as| acts_as.session.as_deref()) == Some(session)
-        })
+        self.cast_so(|cast| cast.session() == Some(session))
     }
 
     /// All agents a connection may know of.

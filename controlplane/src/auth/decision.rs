@@ -14,6 +14,7 @@ use crate::auth::policy::holds;
 use crate::auth::snapshot::{Extent, Found, Snapshot};
 use crate::auth::subject::Party;
 use crate::permissions::{Clause, Grant};
+use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::system::PrincipalKind;
 use kairo_wire::permission::{Permission, PermissionScope};
 use std::sync::Arc;
@@ -71,6 +72,28 @@ impl Denial {
             Denial::Forbidden(grant) => format!("{name}{of} is forbidden by {grant}"),
             Denial::Policy(rule) => format!("{name}{of} is forbidden by rule {rule} of the policy"),
             Denial::Nothing => format!("it takes the permission {name}{of}"),
+        }
+    }
+}
+
+/// Which events somebody may hear, as things are when it asks.
+#[derive(Clone, Debug)]
+pub struct Hearing {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) standing: Standing,
+    pub(crate) now_ms: u64,
+}
+
+impl Hearing {
+    /// Why it may not hear events of this type. A grant for one use is for one subscription, and none.
+    pub(crate) fn denies(&self, topic: &str) -> Option<Denial> {
+        const SUBSCRIBE: &str = "subscribe";
+        let permission = Permission::EventSubscribe;
+        let deed = Deed { permission, method: Some(SUBSCRIBE), resource: Some(topic) };
+        match self.standing.decide(&self.snapshot, &deed, self.now_ms) {
+            Verdict::Anyway => None,
+            Verdict::Granted(grant) => (grant.scope == GrantScope::Once).then_some(Denial::Nothing),
+            Verdict::Denied(denial) => Some(denial),
         }
     }
 }
@@ -147,19 +170,26 @@ impl Standing {
         self.parties.iter().chain(&self.bound)
     }
 
-    fn allowing<'s>(&self, snapshot: &'s Snapshot, deed: &Deed<'_>, now_ms: u64) -> Option<&'s Arc<Grant>> {
-        let own = |party| snapshot.allowing(party, deed.permission, deed.resource, now_ms);
+    /// The grants that allow it, whatever forbids it.
+    pub(crate) fn allowing<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        deed: &'a Deed<'a>,
+        now_ms: u64,
+    ) -> impl Iterator<Item = &'a Arc<Grant>> {
+        let own = move |party: &Party| snapshot.allowing(party, deed.permission, deed.resource, now_ms);
         // What only the administrator may is reached by its whole name, not by a pattern.
-        let by_call = |party| {
-            let method = deed.method?;
-            let grant = snapshot.allowing(party, Permission::KernelCall, Some(method), now_ms)?;
-            let is_whole = |rule: &Clause| {
-                rule.permission == Permission::KernelCall && rule.resource.as_deref() == Some(method)
-            };
-            let whole = grant.rules.iter().any(is_whole);
-            (deed.permission.scope() != PermissionScope::Administrator || whole).then_some(grant)
+        let by_call = move |party: &Party| {
+            let of = |method| snapshot.allowing(party, Permission::KernelCall, Some(method), now_ms);
+            deed.method.map(of).into_iter().flatten()
         };
-        self.parties.iter().find_map(own).or_else(|| self.parties.iter().find_map(by_call))
+        let is_enough = |grant: &&Arc<Grant>| {
+            let is_whole = |rule: &Clause| {
+                rule.permission == Permission::KernelCall && rule.resource.as_deref() == deed.method
+            };
+            deed.permission.scope() != PermissionScope::Administrator || grant.rules.iter().any(is_whole)
+        };
+        self.parties.iter().flat_map(own).chain(self.parties.iter().flat_map(by_call).filter(is_enough))
     }
 
     /// What forbids it the method itself.
@@ -184,7 +214,7 @@ impl Standing {
         if anyway(snapshot, self, deed.permission) {
             return Verdict::Anyway;
         }
-        match self.allowing(snapshot, deed, now_ms) {
+        match self.allowing(snapshot, deed, now_ms).next() {
             Some(grant) => Verdict::Granted(Arc::clone(grant)),
             None => Verdict::Denied(Denial::Nothing),
         }
@@ -221,7 +251,7 @@ impl Standing {
         }
         let allowed = |party| snapshot.allowed(party, deed.permission, now_ms);
         let allowed = self.parties.iter().map(allowed).fold(Extent::NOTHING, Extent::and);
-        match self.allowing(snapshot, deed, now_ms) {
+        match self.allowing(snapshot, deed, now_ms).next() {
             Some(grant) => {
                 let lasts = allowed.whole && !own.some && !calls.some;
                 (Verdict::Granted(Arc::clone(grant)), lasts.then_some(allowed.until_ms))

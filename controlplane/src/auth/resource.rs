@@ -3,8 +3,50 @@
 //! Invariant: answered no where it can't be told, so that what allows never allows too much. What *forbids* is asked the other way:
 //! whether the two may have anything in common ([`may_meet`]).
 
+use crate::auth::subject::Party;
+use crate::events::pattern::Pattern;
 use kairo_sandbox::manifest::pattern::{self, call_covers, is_within, topic_covers, variable_covers};
+use kairo_sandbox::manifest::single;
 use kairo_wire::permission::Resource;
+
+/// Longest resource, bytes: as long as a path can be.
+const BYTES_MAX: usize = 4_096;
+
+/// What is wrong with a resource somebody names, in words. What passes is written in the one way it is compared.
+pub(crate) fn check(form: Resource, text: &str) -> Result<(), String> {
+    if text.len() > BYTES_MAX {
+        return Err("at most 4,096 bytes".to_owned());
+    }
+    single::text(text)?;
+    let words = |fine: bool, why: &str| if fine { Ok(()) } else { Err(why.to_owned()) };
+    match form {
+        _ if text == "*" => Ok(()),
+        Resource::None => Err("this permission is for nothing in particular".to_owned()),
+        Resource::Path => single::path(text),
+        Resource::Endpoint => single::endpoint(text),
+        Resource::Port => single::ports(text, 0),
+        Resource::Variable => single::variable(text),
+        Resource::Method => single::call(text),
+        Resource::Topic => Pattern::new(text).map(drop).map_err(|error| error.to_string()),
+        Resource::Reach => words(["none", "inside", "any"].contains(&text), "none, inside or any"),
+        Resource::Principal => {
+            let (start, rest) = text.split_once('*').unwrap_or((text, ""));
+            let kind = start.split_once(':').map(|(kind, _)| kind);
+            let is_one = match text.ends_with('*') {
+                true => rest.is_empty() && kind.is_some_and(|kind| KINDS.contains(&kind)),
+                false => Party::from_text(text, 0).is_some() && !text.contains('*'),
+            };
+            words(
+                is_one,
+                "skill:NAME, agent:NAME, session:ID or user:UID, with * at its end for all that begin so",
+            )
+        }
+        Resource::Process | Resource::Device | Resource::Limit => Ok(()),
+    }
+}
+
+/// What principals begin with.
+const KINDS: [&str; 4] = ["skill", "agent", "session", "user"];
 
 /// Whether `granted` has all of `asked`. `*` has all of everything; nothing else has all that `*` asks for.
 pub(crate) fn covers(form: Resource, granted: &str, asked: &str) -> bool {

@@ -4,11 +4,11 @@
 //! forbids is heeded wherever it stands, and at every call. Invariant: a request of many permissions is approved by the policy
 //! only if each of them is.
 
-use crate::auth::resource::{covers, may_meet};
+use crate::auth::resource::{check, covers, may_meet};
 use crate::auth::subject::is_meant;
 use crate::digest::sha256_of;
 use kairo_wire::methods::permission::GrantScope;
-use kairo_wire::permission::{PERMISSIONS, Permission};
+use kairo_wire::permission::{PERMISSIONS, Permission, Resource};
 use serde::Deserialize;
 
 /// Everything it says.
@@ -135,6 +135,10 @@ impl Policy {
             if !names_some(&rule.permission) {
                 return complain("permission", "there is no permission of this name");
             }
+            if let Some(Err(why)) = rule.resource.as_deref().map(|resource| fits(&rule.permission, resource))
+            {
+                return complain("resource", &why);
+            }
             for (field, digest) in [("manifest", &rule.manifest), ("program", &rule.program)] {
                 if digest.as_deref().is_some_and(|text| sha256_of(text).is_none()) {
                     return complain(field, "a digest is 64 hexadecimal digits");
@@ -218,6 +222,17 @@ fn breadth(scope: GrantScope) -> u8 {
         GrantScope::Session => 2,
         GrantScope::Always => 3,
     }
+}
+
+/// Whether a resource is one of any of the permissions a rule is about. What is written as a path is one for all of them.
+fn fits(permission: &str, resource: &str) -> Result<(), String> {
+    if resource.starts_with(['/', '~', '.']) {
+        return check(Resource::Path, resource);
+    }
+    let meant = PERMISSIONS.iter().filter(|row| is_meant(permission, row.name));
+    let mut checked = meant.map(|row| check(row.resource, resource));
+    let first = checked.next().unwrap_or(Ok(()));
+    if first.is_ok() || checked.any(|checked| checked.is_ok()) { Ok(()) } else { first }
 }
 
 fn names_some(pattern: &str) -> bool {

@@ -102,31 +102,33 @@ impl Side {
         }
     }
 
-    /// A grant that has all of `asked`; the one that lasts longest is not looked for.
-    fn covering(&self, permission: Permission, asked: Option<&str>, now_ms: u64) -> Option<&Arc<Grant>> {
+    /// The grants that have all of `asked`, in no order that means anything.
+    fn covering<'a>(
+        &'a self,
+        permission: Permission,
+        asked: Option<&'a str>,
+        now_ms: u64,
+    ) -> impl Iterator<Item = &'a Arc<Grant>> {
         let form = permission.resource();
-        let reaches = |grant: &Grant| asked.is_none_or(|asked| grant.reaches(permission, asked));
-        let live = |grant: &&Arc<Grant>| grant.is_live(now_ms) && reaches(grant);
         let own_alone = form == Resource::Process && asked.is_some();
-        if let Some(grant) = self.all.values().find(live).filter(|_| !own_alone) {
-            return Some(grant);
-        }
-        let asked = asked?;
-        let named = |text: &str| {
+        let all = self.all.values().filter(move |_| !own_alone);
+        let named = |text: &'a str| {
             let text: Arc<str> = text.into();
             let from = (Arc::clone(&text), Id::from(""));
             let same = self.named.range(from..).take_while(move |((of, _), _)| *of == text);
-            same.map(|(_, grant)| grant).find(live)
+            same.map(|(_, grant)| grant)
         };
-        let found = match form {
-            Resource::Path => above(asked).find_map(named),
-            _ => named(asked),
-        };
-        let tried = || {
-            let mut wild = self.wild.iter().filter(|((pattern, _), _)| covers(form, pattern, asked));
-            wild.find(|(_, grant)| live(grant)).map(|(_, grant)| grant)
-        };
-        found.or_else(tried)
+        // Of a path, what is named is a folder above it as well.
+        let texts = asked.into_iter().flat_map(move |asked| {
+            above(asked).filter(move |text| form == Resource::Path || text.len() == asked.len())
+        });
+        let wild = asked.into_iter().flat_map(move |asked| {
+            let wild = self.wild.iter().filter(move |((pattern, _), _)| covers(form, pattern, asked));
+            wild.map(|(_, grant)| grant)
+        });
+        let found = all.chain(texts.flat_map(named)).chain(wild);
+        let reaches = move |grant: &Grant| asked.is_none_or(|asked| grant.reaches(permission, asked));
+        found.filter(move |grant| grant.is_live(now_ms) && reaches(grant))
     }
 
     /// A grant that may have something in common with `asked`.
@@ -274,16 +276,16 @@ impl Snapshot {
         extent
     }
 
-    /// The grant that allows it.
-    pub(crate) fn allowing(
-        &self,
+    /// The grants that allow it.
+    pub(crate) fn allowing<'a>(
+        &'a self,
         party: &Party,
         permission: Permission,
-        resource: Option<&str>,
+        resource: Option<&'a str>,
         now_ms: u64,
-    ) -> Option<&Arc<Grant>> {
-        let held = self.held.get(&(party.clone(), permission))?;
-        held.allowed.covering(permission, resource, now_ms)
+    ) -> impl Iterator<Item = &'a Arc<Grant>> + use<'a> {
+        let held = self.held.get(&(party.clone(), permission));
+        held.into_iter().flat_map(move |held| held.allowed.covering(permission, resource, now_ms))
     }
 
     /// What forbids it.
@@ -337,7 +339,7 @@ mod tests {
         let before = Snapshot::default();
         let one = grant("1", "x", read, Some("/usr"));
         let after = before.with(&one);
-        let may = |of: &Snapshot, path| of.allowing(&party("x"), read, Some(path), 0).is_some();
+        let may = |of: &Snapshot, path| of.allowing(&party("x"), read, Some(path), 0).next().is_some();
         assert!(!may(&before, "/usr") && may(&after, "/usr/lib/x") && !may(&after, "/etc"));
         assert!(!may(&after.without(&one), "/usr") && may(&after, "/usr"));
         assert!(
@@ -356,7 +358,7 @@ mod tests {
             grant("4", "x", publish, None),
         ];
         let mut snapshot = all.iter().fold(Snapshot::default(), |snapshot, grant| snapshot.with(grant));
-        let may = |of: &Snapshot, topic| of.allowing(&party("x"), publish, Some(topic), 0).is_some();
+        let may = |of: &Snapshot, topic| of.allowing(&party("x"), publish, Some(topic), 0).next().is_some();
         for (taken, left) in [
             (3, [true, true, false]),
             (0, [true, true, false]),

@@ -12,14 +12,18 @@ use crate::calls::Turn;
 use crate::events::journal::unkept;
 use crate::kernel::Kernel;
 use crate::methods::event::acknowledge_parked;
+use crate::permissions::Grant;
+use crate::permissions::grants::Id;
 use crate::state::Trace;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::limits::EVENTS_IN_BATCH_MAX;
 use kairo_wire::method::{Method, params};
 use kairo_wire::methods::event::{Ack, Draft, PublishBatch, PublishBatchParams, PublishBatchResult};
+use kairo_wire::permission::Permission;
 use kairo_wire::request;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::vec::IntoIter;
 
 /// What is done under one hold of the lock: some tens of microseconds.
@@ -40,8 +44,17 @@ pub struct Batch {
 enum Stage {
     Unread,
     Wrong(WireError),
-    Checking { params: PublishBatchParams, checked: usize, answered: BTreeSet<String> },
+    Checking { params: PublishBatchParams, checked: usize, met: Met },
     Publishing { left: IntoIter<Draft>, ack: Ack, result: PublishBatchResult },
+}
+
+/// What one event of a batch may have, and no other.
+#[derive(Debug, Default)]
+struct Met {
+    /// Requests that are answered.
+    answered: BTreeSet<String>,
+    /// Grants for one use.
+    spent: BTreeMap<Id, Arc<Grant>>,
 }
 
 impl Batch {
@@ -54,7 +67,7 @@ impl Batch {
     pub(crate) fn read(&mut self, payload: &[u8]) {
         if matches!(self.stage, Stage::Unread) {
             self.stage = match read(payload) {
-                Ok(params) => Stage::Checking { params, checked: 0, answered: BTreeSet::new() },
+                Ok(params) => Stage::Checking { params, checked: 0, met: Met::default() },
                 Err(error) => Stage::Wrong(error),
             };
         }
@@ -77,6 +90,26 @@ fn read(payload: &[u8]) -> Result<PublishBatchParams, WireError> {
     Ok(params)
 }
 
+impl Met {
+    /// One more event of the batch, which this grant lets its client publish.
+    fn meet(&mut self, draft: &Draft, grant: Option<Arc<Grant>>) -> Result<(), WireError> {
+        if draft.answers.as_ref().is_some_and(|answers| !self.answered.insert(answers.clone())) {
+            let error = WireError::new(Code::Conflict, "answers: the batch answers one request twice");
+            return Err(error.with("field", "answers"));
+        }
+        let Some(grant) = grant.filter(|grant| grant.is_for_one_call()) else { return Ok(()) };
+        match self.spent.insert(Arc::clone(&grant.id), Arc::clone(&grant)) {
+            None => Ok(()),
+            Some(_) => {
+                let permission = Permission::EventPublish;
+                let why = format!("{} is for one event", grant.id);
+                let error = WireError::denied(PublishBatch::NAME, &why).with("permission", permission.name());
+                Err(error.with("resource", draft.topic.as_str()).with("grant", grant.id.as_ref()))
+            }
+        }
+    }
+}
+
 impl Kernel {
     /// Does the next slice. Returns the batch if there is more.
     pub(crate) fn slice(&mut self, turn: &mut Turn<'_>, mut batch: Box<Batch>) -> Option<Box<Batch>> {
@@ -91,9 +124,9 @@ impl Kernel {
                     self.reject(turn, batch.call, error);
                     return None;
                 }
-                Stage::Checking { params, checked, answered } => {
+                Stage::Checking { params, checked, met } => {
                     let (stage, used) =
-                        self.check_slice(turn, batch.connection, params, checked, answered, budget);
+                        self.check_slice(turn, batch.connection, params, checked, met, budget);
                     budget -= used;
                     stage
                 }
@@ -126,23 +159,19 @@ impl Kernel {
         connection: ConnectionKey,
         params: PublishBatchParams,
         checked: usize,
-        mut answered: BTreeSet<String>,
+        mut met: Met,
         budget: usize,
     ) -> (Stage, usize) {
         let count = params.events.len();
         let to = count.min(checked + budget);
         for (place, draft) in params.events.iter().enumerate().take(to).skip(checked) {
-            if let Err(error) = self.check_draft(turn.at, connection, draft) {
+            let outcome = self.check_draft(turn.at, connection, draft).map_err(|error| *error);
+            if let Err(error) = outcome.and_then(|grant| met.meet(draft, grant)) {
                 return (Stage::Wrong(error.with("event", place)), place - checked);
-            }
-            if draft.answers.as_ref().is_some_and(|answers| !answered.insert(answers.clone())) {
-                let error = WireError::new(Code::Conflict, "answers: the batch answers one request twice");
-                let error = error.with("field", "answers").with("event", place);
-                return (Stage::Wrong(error), place - checked);
             }
         }
         if to < count {
-            return (Stage::Checking { params, checked: to, answered }, to - checked);
+            return (Stage::Checking { params, checked: to, met }, to - checked);
         }
         if let Some(reason) = &self.journal.broken {
             return (Stage::Wrong(unkept(reason)), to - checked);
@@ -151,6 +180,7 @@ impl Kernel {
             return (Stage::Wrong(error), to - checked);
         }
         self.journal.hold();
+        met.spent.into_values().for_each(|grant| self.spend(turn, Some(grant)));
         let ack = params.ack;
         let result = PublishBatchResult { count: count as u32, first_seq: 0, last_seq: 0, ack };
         (Stage::Publishing { left: params.events.into_iter(), ack, result }, to - checked)

@@ -25,6 +25,7 @@ use kairo_wire::codec::raw::Raw;
 use kairo_wire::envelope::put_notice;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{CutReason, EventCutRecord};
+use std::sync::Arc;
 
 /// Most bytes of events a connection may have unread: past it, what follows waits in the log. Below the mark at which
 /// its calls are no longer read.
@@ -136,8 +137,15 @@ impl Kernel {
 
     /// A call is answered with what was read, once what it changed is written.
     fn was_read(&mut self, turn: &mut Turn<'_>, call: u64, found: Result<Found, WireError>, kept: bool) {
-        match self.state.calls.get(&call).map(|call| &call.pending) {
-            Some(Pending::Replay | Pending::Changes { .. }) => {}
+        let found = found.and_then(|found| self.may_be_told(turn.at, call, &found.topics).map(|()| found));
+        match self.state.calls.get_mut(&call).map(|call| &mut call.pending) {
+            Some(Pending::Replay { .. }) => {}
+            Some(Pending::Changes { topics, .. }) => {
+                if let Some(found) = found.as_ref().ok().filter(|found| found.more) {
+                    *topics = Arc::clone(&found.topics);
+                    return;
+                }
+            }
             Some(Pending::Watch { .. }) => return self.watch_begins(turn, call, found),
             Some(_) | None => return,
         }

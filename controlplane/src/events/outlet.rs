@@ -7,6 +7,7 @@
 
 use crate::audit::Order;
 use crate::audit::inspecting::Inspection;
+use crate::auth::decision::Hearing;
 use crate::auth::principal::Principal;
 use crate::events::compacting::Chore;
 use crate::events::log::{Query, Retention};
@@ -120,8 +121,8 @@ pub enum Inquiry {
 /// What the views are asked.
 #[derive(Clone, Debug)]
 pub enum Wanted {
-    /// `view.list`.
-    List,
+    /// `view.list`, of what is made of events that may be heard.
+    List(Box<Hearing>),
     /// `view.get`.
     Get(ViewGetParams),
     /// `view.define`.
@@ -169,6 +170,8 @@ pub struct Found {
     pub records: Vec<(u64, Bytes)>,
     /// What is missing among them.
     pub gaps: Vec<Gap>,
+    /// Of which types the events are that a view is made of, if it is of one.
+    pub topics: Arc<[Arc<str>]>,
 }
 
 /// How the log stands, as whoever writes it last counted.

@@ -9,6 +9,7 @@ use crate::events::journal::unkept;
 use crate::events::record::Audience;
 use crate::intents::requests;
 use crate::kernel::Kernel;
+use crate::permissions::Grant;
 use crate::state::Trace;
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
@@ -21,8 +22,8 @@ use kairo_wire::id::EventId;
 use kairo_wire::limits::{EVENT_DATA_BYTES_MAX, META_BYTES_MAX, TOPIC_BYTES_MAX};
 use kairo_wire::method::Method;
 use kairo_wire::methods::event::{Draft, Publish, Reach};
-use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::permission::Permission;
+use std::sync::Arc;
 
 /// Types of the kernel begin so.
 const RESERVED: [&str; 14] = [
@@ -82,14 +83,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether a client may publish this.
+    /// Whether a client may publish this. Returns the grant that lets it, which is spent before it is published.
     pub(crate) fn check_draft(
         &self,
         at: Moment,
         connection: ConnectionKey,
         draft: &Draft,
-    ) -> Result<(), Box<WireError>> {
-        self.may_be(at, connection, PUBLISH, Permission::EventPublish, &draft.topic)?;
+    ) -> Result<Option<Arc<Grant>>, Box<WireError>> {
+        let grant = self.may_be(at, connection, PUBLISH, Permission::EventPublish, &draft.topic)?;
         if let Some(id) = &draft.intent_id {
             self.may_be_under(connection, PUBLISH, "intentId", id)?;
         }
@@ -123,7 +124,8 @@ impl Kernel {
             let message = format!("data: an event carries at most {EVENT_DATA_BYTES_MAX} bytes");
             return Err(Box::new(WireError::too_large("eventDataBytesMax", message).with("field", "data")));
         }
-        self.check_answer(connection, draft)
+        self.check_answer(connection, draft)?;
+        Ok(grant)
     }
 
     /// Publishes what was checked, under the caller's name; once, if there is a key.
@@ -145,12 +147,6 @@ impl Kernel {
         said(&mut trace.causation, draft.causation_id);
         said(&mut trace.intent, draft.intent_id);
         said(&mut trace.tool_call, draft.tool_call_id);
-        if let Ok(Some(grant)) =
-            self.may_be(turn.at, connection, PUBLISH, Permission::EventPublish, &draft.topic)
-            && grant.scope == GrantScope::Once
-        {
-            self.use_up(turn, &grant);
-        }
         let principal = self.principal(connection);
         let own = principal.to_string();
         let source = draft.source.map_or_else(|| own.clone(), |part| format!("{own}/{part}"));
@@ -188,8 +184,9 @@ impl Kernel {
     pub(crate) fn overheard(&mut self, turn: &mut Turn<'_>, connection: ConnectionKey, payload: &[u8]) {
         let outcome = self.takes_events().and_then(|()| {
             let draft = draft_of(payload)?;
-            self.check_draft(turn.at, connection, &draft).map_err(|error| *error)?;
+            let grant = self.check_draft(turn.at, connection, &draft).map_err(|error| *error)?;
             self.within_rate(turn, connection, 1)?;
+            self.spend(turn, grant);
             Ok(draft)
         });
         match outcome {

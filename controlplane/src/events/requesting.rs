@@ -30,6 +30,8 @@ use std::sync::Arc;
 pub(crate) struct Request {
     /// The event that asks.
     pub id: EventId,
+    /// Its type.
+    pub topic: Arc<str>,
     /// The call that waits.
     pub call: u64,
     /// Whose that is.

@@ -19,7 +19,8 @@ use kairo_wire::envelope::put_notice;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{ResetReason, ViewResetRecord};
 use kairo_wire::id::SubscriptionId;
-use kairo_wire::methods::view::ViewWatchResult;
+use kairo_wire::method::Method;
+use kairo_wire::methods::view::{ViewWatchResult, Watch};
 
 impl Kernel {
     /// Whether a connection may have one more subscription to events or views.
@@ -42,9 +43,9 @@ impl Kernel {
             return;
         };
         let (mut of, connection) = (of.clone(), self.state.calls[&call].connection);
-        let begun = found.and_then(|found| self.may_subscribe(turn, connection).map(|()| found.seen));
-        let seq = match begun {
-            Ok(seq) => seq,
+        let begun = found.and_then(|found| self.may_subscribe(turn, connection).map(|()| found));
+        let (seq, topics) = match begun {
+            Ok(found) => (found.seen, found.topics),
             Err(error) => return self.reject(turn, call, &error),
         };
         let id = SubscriptionId::topic(bits(&mut *self.entropy));
@@ -55,7 +56,7 @@ impl Kernel {
         of.since = Some(seq);
         self.state.subscriptions.insert(id.shared(), Named::Watch(serial));
         let result = ViewWatchResult { subscription_id: id.clone(), seq };
-        self.state.watches.insert(serial, WatchSubscription { id, connection, of, asked: None });
+        self.state.watches.insert(serial, WatchSubscription { id, connection, of, topics, asked: None });
         self.resolve(turn, call, &result);
         self.look(serial);
     }
@@ -84,6 +85,13 @@ impl Kernel {
         let Some(watch) = self.state.watches.get_mut(&serial) else { return };
         watch.asked = None;
         let Ok(found) = found else { return self.watch_over(turn, serial) };
+        let connection = watch.connection;
+        // It may have been defined anew, of other events.
+        if self.may_hear(turn.at, connection, Watch::ROW.name, &found.topics).is_err() {
+            return self.watch_over(turn, serial);
+        }
+        let Some(watch) = self.state.watches.get_mut(&serial) else { return };
+        watch.topics = found.topics;
         watch.of.since = Some(found.seen);
         if let Some(peer) = self.state.connections.get_mut(watch.connection) {
             self.quotas.news_given(peer, found.bytes.len());
@@ -92,8 +100,8 @@ impl Kernel {
         self.look(serial);
     }
 
-    /// The view is gone: its watcher is told so.
-    fn watch_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
+    /// The view is gone, or its watcher may not see it any more, who is told so.
+    pub(crate) fn watch_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(watch) = self.state.watches.get(&serial) else { return };
         let record = ViewResetRecord {
             subscription_id: watch.id.clone(),

@@ -8,7 +8,7 @@ use crate::events::journal::unkept;
 use crate::events::log::Types;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
-use crate::state::Pending;
+use crate::state::{Pending, Topics};
 use crate::table::{Answers, Entry};
 use kairo_wire::error::WireError;
 use kairo_wire::event::KernelAuditPruned;
@@ -106,7 +106,7 @@ fn inspect(
 ) -> Result<(), WireError> {
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let dialect = peer.dialect;
-    let ticket = kernel.park(turn, asking, Pending::Replay);
+    let ticket = kernel.park(turn, asking, Pending::Replay { topics: Topics::default() });
     kernel.journal.inspect(Inspection { ticket, dialect, what });
     Ok(())
 }

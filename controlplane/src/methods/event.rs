@@ -12,7 +12,7 @@ use crate::events::requesting;
 use crate::intents::members::Member;
 use crate::kernel::{Errand, Kernel};
 use crate::methods::consumer::detach;
-use crate::state::{Named, Pending, TopicPlace, TopicSubscription, Trace};
+use crate::state::{Named, Pending, TopicPlace, TopicSubscription, Topics, Trace};
 use crate::table::{Answers, Entry};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::WireError;
@@ -25,6 +25,7 @@ use kairo_wire::methods::event::{
 };
 use kairo_wire::permission::Permission;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -115,8 +116,9 @@ fn unsubscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) ->
 fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let draft = asking.read::<Publish>()?;
     kernel.takes_events()?;
-    kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
+    let grant = kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
     kernel.within_rate(turn, asking.connection, 1)?;
+    kernel.spend(turn, grant);
     let ack = draft.ack;
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &asking.trace, draft, key);
@@ -137,11 +139,13 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let RequestParams { topic, data, timeout_ms, reply_type, source, reach } = asking.read::<Request>()?;
     kernel.takes_events()?;
     let draft = Draft { topic, data, source, reach, ..Draft::default() };
-    kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
+    let grant = kernel.check_draft(turn.at, asking.connection, &draft).map_err(|error| *error)?;
+    let topic: Arc<str> = draft.topic.as_str().into();
     if reply_type.as_ref().is_some_and(|of| of.len() > TOPIC_BYTES_MAX) {
         return Err(WireError::invalid("replyType", format!("a type has 1 to {TOPIC_BYTES_MAX} bytes")));
     }
     kernel.within_rate(turn, asking.connection, 1)?;
+    kernel.spend(turn, grant);
     let audience = kernel.audience_of(asking.connection, reach);
     // Parked first: whatever answers it comes later.
     let call = kernel.park(turn, asking, Pending::Published);
@@ -149,7 +153,8 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let key = asking.meta.as_ref().and_then(|meta| meta.idempotency_key.as_deref());
     let published = kernel.publish_draft(turn, asking.connection, &story, draft, key);
     let (connection, reply) = (asking.connection, reply_type.map(Into::into));
-    let open = requesting::Request { id: published.id, call, connection, audience, reply, answered: false };
+    let open =
+        requesting::Request { id: published.id, topic, call, connection, audience, reply, answered: false };
     kernel.open_request(turn, open, timeout_ms.unwrap_or(REQUEST_TIMEOUT_MS));
     Ok(())
 }
@@ -199,14 +204,15 @@ fn replay(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     // Without a condition all types are meant.
     let all = TopicPattern::from_text(">");
     let types = params.types.iter().chain(all.iter().filter(|_| params.types.is_empty()));
-    for types in types {
-        kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, types.as_str())?;
+    let topics: Topics = types.map(|types| types.as_str().into()).collect();
+    for topic in &*topics {
+        kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, topic)?;
     }
     let limit = params.limit.map_or(REPLAY_EVENTS_MAX, |limit| limit as usize).clamp(1, REPLAY_EVENTS_MAX);
     let query = query(params)?;
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
-    let ticket = kernel.park(turn, asking, Pending::Replay);
+    let ticket = kernel.park(turn, asking, Pending::Replay { topics });
     kernel.journal.ask_for_all(Question { ticket, query, limit, hearer, subscription: None, raw: false });
     Ok(())
 }

@@ -33,6 +33,7 @@ fn identify(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Re
         if let Some(peer) = kernel.state.connections.get_mut(asking.connection) {
             peer.agent_session = session.or(peer.agent_session.take());
         }
+        kernel.note_names(asking.connection);
         end_unseen(kernel, turn, asking.connection);
         kernel.close_unallowed(turn, asking.connection);
     }

@@ -10,7 +10,7 @@ use crate::intents::members::{denied, no_intent, over};
 use crate::intents::requests::{Given, which};
 use crate::intents::{Intent, Stage};
 use crate::kernel::Kernel;
-use crate::state::Pending;
+use crate::state::{Pending, Topics};
 use crate::table::{Answers, Entry};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::limits::{
@@ -222,7 +222,7 @@ fn timeline(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Re
     };
     let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
     let hearer = Hearer { principal: peer.principal.clone(), dialect: peer.dialect, envelope: true };
-    let ticket = kernel.park(turn, asking, Pending::Replay);
+    let ticket = kernel.park(turn, asking, Pending::Replay { topics: Topics::default() });
     kernel.journal.ask_for_all(Question { ticket, query, limit, hearer, subscription: None, raw: false });
     Ok(())
 }

@@ -4,11 +4,11 @@
 use crate::calls::{Asking, Turn};
 use crate::entropy::bits;
 use crate::kernel::Kernel;
-use crate::methods::process::not_found;
+use crate::methods::process::{not_found, with_stdin};
 use crate::methods::stream::{from, mode, policy, unsubscribe};
 use crate::sessions::outlets::Opening;
 use crate::sessions::pacing;
-use crate::state::Wish;
+use crate::state::{Deed, Wish};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::{From, OutletKind};
 use kairo_dataplane::limits::PIPE_BYTES;
@@ -16,12 +16,25 @@ use kairo_wire::error::WireError;
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::limits::BUFFER_BYTES_MAX;
 use kairo_wire::method::Method;
-use kairo_wire::methods::open::{Close, Open, OpenParams, OpenResult, Transport};
+use kairo_wire::methods::open::{Close, Open, OpenParams, OpenResult, OpenStdin, Transport};
 use kairo_wire::methods::stream::{self, Start, StreamName};
 
 /// The behaviours of this room's rows.
-pub(crate) const METHODS: &[Entry] =
-    &[(Open::ROW, Answers::Later, open), (Close::ROW, Answers::AtOnce, unsubscribe)];
+pub(crate) const METHODS: &[Entry] = &[
+    (Open::ROW, Answers::Later, open),
+    (Close::ROW, Answers::AtOnce, unsubscribe),
+    (OpenStdin::ROW, Answers::Later, open_stdin),
+];
+
+fn open_stdin(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    let params = asking.read::<OpenStdin>()?;
+    let serial = with_stdin(kernel, turn, asking, &params.id)?;
+    if kernel.state.processes.get(&serial).is_some_and(|process| process.terminal.is_some()) {
+        return Err(WireError::unsupported("id", "a terminal is no pipe that could be handed out"));
+    }
+    kernel.undertake(turn, asking, serial, Deed::OpenStdin);
+    Ok(())
+}
 
 fn open(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Open>()?;

@@ -18,7 +18,6 @@ use kairo_wire::methods::permission::{
 };
 use kairo_wire::methods::system::PrincipalKind;
 use kairo_wire::permission::{Permission, PermissionScope};
-use std::ops::Bound;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -101,18 +100,18 @@ fn grants(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(WireError::invalid("limit", format!("1 to {PAGE_MAX}")));
     }
-    let after = params.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
     let standing = kernel.standing(asking.connection);
     let principal = kernel.principal(asking.connection);
     let wanted = |grant: &Grant| {
         knows_of(principal, &standing, &grant.party)
             && params.principal.as_deref().is_none_or(|wanted| wanted == grant.party.to_string())
     };
-    let mut found =
-        kernel.permissions.grants.range::<str, _>((after, Bound::Unbounded)).map(|(_, grant)| grant);
-    let mut found = found.by_ref().filter(|grant| wanted(grant));
-    let grants = found.by_ref().take(limit as usize).map(|grant| grant.told()).collect();
-    let more = found.next().is_some();
+    let (grants, more) = {
+        let all = kernel.permissions.grants.after(params.after.as_deref());
+        let mut found = all.filter(|grant| wanted(grant));
+        let grants = found.by_ref().take(limit as usize).map(|grant| grant.told()).collect();
+        (grants, found.next().is_some())
+    };
     kernel.answer(turn, asking, &GrantsResult { grants, more });
     Ok(())
 }

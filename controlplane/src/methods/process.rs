@@ -12,16 +12,15 @@ use crate::digest::IdempotencyKey;
 use crate::kernel::Kernel;
 use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
-use crate::sessions::plan::{self, Asker};
+use crate::sessions::plan::{self, Asker, Plan};
 use crate::sessions::report;
 use crate::state::{Deed, Pending, Phase, Process, Timer};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::Scope;
-use kairo_dataplane::control::Failure;
+use kairo_dataplane::control::{Failure, Moment};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::method::Method;
-use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::process::{
     self, Kill, KillResult, KillStatus, List, ListResult, Pause, PauseResult, PauseStatus, Resize, Resume,
     ResumeResult, ResumeStatus, Signal, Spawn, Status, StdinClose, StdinWrite, Wait, WaitResult, WaitStatus,
@@ -79,12 +78,22 @@ impl Kernel {
             } else {
                 let grant = self.by_grant(turn.at, connection, permission, uid, &text);
                 let grant = grant.map_err(|denial| denied(Some(&denial)))?;
-                if grant.scope == GrantScope::Once {
-                    self.use_up(turn, &grant);
-                }
+                self.spend(turn, Some(grant));
             }
         }
         Ok(self.state.exactly(id))
+    }
+
+    /// What a `process.spawn` asks for, checked; nothing if nobody is there to have it.
+    pub(crate) fn planned(&self, at: Moment, asking: &Asking<'_>) -> Result<Option<Plan>, WireError> {
+        let params = asking.read::<Spawn>()?;
+        let Some(peer) = self.state.connections.get(asking.connection) else { return Ok(None) };
+        let intent = asking.trace.intent.as_deref();
+        self.may_begin_under(intent)?;
+        let identity = self.identity(at, asking.connection, params.options.as_deref(), intent)?;
+        let within = self.within(asking.connection);
+        let plan = plan::check(&self.config, &Asker::behind(peer, within, identity), params)?;
+        Ok(Some(Plan { trace: asking.trace.clone(), given_key: asking.key, ..plan }))
     }
 
     /// The error of what is asked of a process that is lost.
@@ -128,7 +137,7 @@ impl Kernel {
             | Pending::Compaction { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Open { .. }
             | Pending::Watch { .. } => return,
         };
@@ -157,20 +166,10 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
 }
 
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
-    let params = asking.read::<Spawn>()?;
-    let Some(peer) = kernel.state.connections.get(asking.connection) else { return Ok(()) };
-    kernel.may_begin_under(asking.trace.intent.as_deref())?;
-    let identity = kernel.identity(
-        turn.at,
-        asking.connection,
-        params.options.as_deref(),
-        asking.trace.intent.as_deref(),
-    )?;
-    let within = kernel.within(asking.connection);
-    let mut plan = plan::check(&kernel.config, &Asker::behind(peer, within, identity), params)?;
-    plan.trace = asking.trace.clone();
-    plan.given_key = asking.key;
-    kernel.spawn(turn, asking, plan)
+    match kernel.planned(turn.at, asking)? {
+        Some(plan) => kernel.spawn(turn, asking, plan),
+        None => Ok(()),
+    }
 }
 
 fn kill(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
@@ -232,7 +231,7 @@ fn resume(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
 }
 
 /// The process whose stdin is meant, by serial.
-fn with_stdin(
+pub(crate) fn with_stdin(
     kernel: &mut Kernel,
     turn: &mut Turn<'_>,
     asking: &Asking<'_>,

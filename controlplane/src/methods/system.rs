@@ -131,6 +131,7 @@ fn doctor(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Resu
         }),
     });
     facts.push(kernel.records_fact());
+    facts.push(kernel.quotas_fact(asking.connection, turn.at.monotonic_ns));
     kernel.answer(turn, asking, &DoctorResult { facts });
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::clock::after_ms;
 use crate::events::journal::unkept;
 use crate::events::outlet::{Inquiry, Wanted};
 use crate::kernel::Kernel;
-use crate::state::{Pending, Timer};
+use crate::state::{Pending, Timer, Topics};
 use crate::table::{Answers, Entry};
 use kairo_wire::error::WireError;
 use kairo_wire::method::Method;
@@ -25,6 +25,7 @@ pub(crate) const METHODS: &[Entry] = &[
 
 fn define(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Define>()?;
+    kernel.may_hear(turn.at, asking.connection, asking.method, &[params.definition.topic.as_str().into()])?;
     change(kernel, turn, asking, Wanted::Define(Box::new(params.definition)))
 }
 
@@ -40,19 +41,20 @@ fn rebuild(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
 
 fn list(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     asking.read::<List>()?;
-    inquire(kernel, turn, asking, Pending::Replay, Wanted::List);
+    let hearing = Box::new(kernel.hearing(turn.at, asking.connection));
+    inquire(kernel, turn, asking, Pending::Replay { topics: Topics::default() }, Wanted::List(hearing));
     Ok(())
 }
 
 fn get(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<Get>()?;
-    inquire(kernel, turn, asking, Pending::Replay, Wanted::Get(params));
+    inquire(kernel, turn, asking, Pending::Replay { topics: Topics::default() }, Wanted::Get(params));
     Ok(())
 }
 
 fn changes(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let of = asking.read::<Changes>()?;
-    let pending = Pending::Changes { since: of.since, timer: None };
+    let pending = Pending::Changes { since: of.since, topics: Topics::default(), timer: None };
     let wait_ms = of.wait_ms;
     let ticket = inquire(kernel, turn, asking, pending, Wanted::Poll(of));
     let (Some(wait_ms), Some(call)) = (wait_ms, ticket) else { return Ok(()) };
@@ -83,7 +85,7 @@ fn change(
     if let Some(reason) = &kernel.journal.broken {
         return Err(unkept(reason));
     }
-    inquire(kernel, turn, asking, Pending::Replay, what);
+    inquire(kernel, turn, asking, Pending::Replay { topics: Topics::default() }, what);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! A manifest is read while nobody holds the lock. Invariant: one thing asked for twice is one request.
 
 use crate::auth::principal::Principal;
+use crate::auth::resource::check;
 use crate::auth::rules::{Effect, Question};
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
@@ -11,14 +12,14 @@ use crate::digest::sha256_of;
 use crate::entropy::bits;
 use crate::events::record::Audience;
 use crate::kernel::{Errand, Kernel};
-use crate::permissions::deciding::Terms;
 use crate::permissions::declared::Declared;
-use crate::permissions::{
-    Clause, Grant, PENDING_MAX, PENDING_OF_ONE_MAX, PURPOSE_BYTES_MAX, RESOURCE_BYTES_MAX, Request,
-};
+use crate::permissions::giving::Terms;
+use crate::permissions::grants::Id;
+use crate::permissions::pending::Asker;
+use crate::permissions::{Clause, Grant, PURPOSE_BYTES_MAX, Request};
 use crate::state::{Pending, Timer, Trace};
 use kairo_dataplane::key::ConnectionKey;
-use kairo_wire::error::{Code, WireError};
+use kairo_wire::error::WireError;
 use kairo_wire::event::{PermissionDenied, PermissionRequested};
 use kairo_wire::methods::permission::{GrantScope, RequestParams, RequestResult, RequestStatus};
 use kairo_wire::permission::{Permission, PermissionScope};
@@ -71,6 +72,14 @@ impl Kernel {
         if params.program.is_some() != params.program_digest.is_some() {
             return wrong("programDigest", "a program goes with its digest, and a digest with its program");
         }
+        // Else whoever asked could start whatever it likes as that skill.
+        let by_program = matches!(self.principal(asking.connection), Principal::Skill(_));
+        if by_program && clause.is_none() && params.program_digest.is_none() {
+            return wrong(
+                "programDigest",
+                "a program asks for a skill with the digest of that skill's program",
+            );
+        }
         if clause.is_some() && (params.program.is_some() || params.program_digest.is_some()) {
             return wrong("program", "it goes with a manifest");
         }
@@ -121,8 +130,8 @@ impl Kernel {
             let result = approved(id, &grant, request.newly);
             return self.resolve(turn, asked.call, &result);
         }
-        let like = self.permissions.requests.iter().find(|(_, other)| other.is_like(&request));
-        if let Some(id) = like.map(|(id, _)| id.clone()) {
+        if let Some(id) = self.permissions.requests.like(&request) {
+            self.ask_also(&id, asked.connection);
             return self.await_decision(turn, &asked, &id);
         }
         self.consider(turn, &asked, request);
@@ -154,15 +163,21 @@ impl Kernel {
         // Whoever is in a session can't have one decided about for another.
         let session = own.or_else(|| asked.params.session.as_deref().map(Arc::from));
         let newly = declared.as_ref().and_then(|declared| self.newly(&party, declared));
+        let life = peer.and_then(|peer| peer.life.clone());
+        let at_ms = wall_ms(turn.at);
         Ok(Request {
             party,
             by: principal.to_string().into(),
+            by_program: matches!(principal, Principal::Skill(_)),
+            asker: life.map(|life| Asker { life, connections: [asked.connection].into() }),
             rules,
             declared,
             scope: asked.params.scope,
             session,
             intent: asked.trace.intent.as_deref().map(Into::into),
-            at_ms: wall_ms(turn.at),
+            at_ms,
+            until_ms: at_ms.saturating_add(self.config.limits.request_ms),
+            bytes: 0,
             newly,
             waiting: Vec::new(),
         })
@@ -229,14 +244,17 @@ impl Kernel {
         };
         let policy = self.permissions.snapshot.policy();
         let decision = policy.decide(&question).cloned();
-        let id: Box<str> = format!("rq_{:032x}", bits(&mut *self.entropy)).into();
+        let others = decision.as_ref().is_some_and(|rule| rule.effect == Effect::Approve)
+            && self.is_anothers(asked.connection, &request);
+        let id: Id = format!("rq_{:032x}", bits(&mut *self.entropy)).into();
         match decision {
+            Some(_) if others => self.put_before_somebody(turn, asked, &id, request),
             Some(rule) if rule.effect == Effect::Forbid => {
                 let reason = format!("rule {} of the policy forbids it", rule.name);
                 let by = format!("policy:{}", rule.name);
                 self.tell_denied_request(turn, &asked.trace, &id, &request, &by, Some(&reason));
                 let result = RequestResult {
-                    request_id: id.into_string(),
+                    request_id: id.as_ref().to_owned(),
                     status: RequestStatus::Denied,
                     grant: None,
                     by: Some(by),
@@ -246,63 +264,59 @@ impl Kernel {
                 self.resolve(turn, asked.call, &result);
             }
             Some(rule) => {
-                let terms = Terms {
-                    scope: rule.scope.unwrap_or(GrantScope::Always),
-                    expires_ms: rule
-                        .expires_seconds
-                        .map(|s| wall_ms(turn.at).saturating_add(s.saturating_mul(1_000))),
-                    by: format!("policy:{}", rule.name),
-                };
+                let lasts_ms = rule.expires_seconds.map(|seconds| seconds.saturating_mul(1_000));
+                let expires_ms = lasts_ms.map(|ms| wall_ms(turn.at).saturating_add(ms));
+                let scope = rule.scope.unwrap_or(GrantScope::Always);
+                let terms = Terms::plain(scope, expires_ms, format!("policy:{}", rule.name));
                 let newly = request.newly.clone();
                 match self.grant_request(turn, &asked.trace, &id, request, terms) {
                     Ok(grant) => {
-                        let result = approved(id.into_string(), &grant, newly);
+                        let result = approved(id.as_ref().to_owned(), &grant, newly);
                         self.resolve_when_written(turn, asked.call, &result);
                     }
                     Err(error) => self.reject(turn, asked.call, &error),
                 }
             }
-            None => self.put_before_somebody(turn, asked, id, request),
+            None => self.put_before_somebody(turn, asked, &id, request),
         }
+    }
+
+    /// Whether a program asks under a name that isn't its own and to which something was given that it hasn't asked for itself.
+    /// What a policy says of names isn't said of whoever takes one: its approval would put that program in the place of the one
+    /// that was approved, so somebody decides.
+    fn is_anothers(&self, connection: ConnectionKey, request: &Request) -> bool {
+        let asked_itself = |grant: &Arc<Grant>| grant.asked_by.as_ref() == Some(&request.by);
+        request.by_program
+            && request.declared.is_some()
+            && !self.standing(connection).parties.contains(&request.party)
+            && self.permissions.grants.of_party(&request.party).any(|grant| !asked_itself(grant))
     }
 
     /// What was asked for of another manifest or program of the same skill, for the same session, is no longer wanted.
     fn supersede_request(&mut self, turn: &mut Turn<'_>, asked: &Asked, by: &Request) {
         let is_older = |other: &Request| {
             other.declared.is_some()
-                && (&other.party, &other.by, &other.session) == (&by.party, &by.by, &by.session)
+                && (&other.by, &other.session) == (&by.by, &by.session)
                 && other.intent == by.intent
         };
-        let older =
-            self.permissions.requests.iter().filter(|(_, other)| by.declared.is_some() && is_older(other));
-        let older: Vec<Box<str>> = older.map(|(id, _)| id.clone()).collect();
+        let older = self.permissions.requests.of_party(&by.party);
+        let older = older.filter(|(_, other)| by.declared.is_some() && is_older(other));
+        let older: Vec<Id> = older.map(|(id, _)| Arc::clone(id)).collect();
         for id in older {
             let reason = "another manifest, or another program, was asked for instead";
             self.deny_request(turn, &asked.trace, &id, &by.by, Some(reason));
         }
     }
 
-    fn put_before_somebody(&mut self, turn: &mut Turn<'_>, asked: &Asked, id: Box<str>, request: Request) {
+    fn put_before_somebody(&mut self, turn: &mut Turn<'_>, asked: &Asked, id: &Id, request: Request) {
         self.supersede_request(turn, asked, &request);
-        let by_program = matches!(self.principal(asked.connection), Principal::Skill(_));
-        let of_one = self
-            .permissions
-            .requests
-            .values()
-            .filter(|other| other.party == request.party || (by_program && other.by == request.by));
-        let of_one = of_one.count();
-        if self.permissions.requests.len() >= PENDING_MAX || of_one >= PENDING_OF_ONE_MAX {
-            let message = format!(
-                "{PENDING_OF_ONE_MAX} requests of one principal, or {PENDING_MAX} of all, wait to be decided"
-            );
-            let error = WireError::new(Code::Busy, message).with("limit", "requestsPendingMax");
+        let (event, uid) = (PermissionRequested { request: request.told(id) }, request.party.uid);
+        let owner = *self.principal(asked.connection) == Principal::Owner;
+        if let Err(error) = self.keep_request(turn, id, request, owner) {
             return self.reject(turn, asked.call, &error);
         }
-        let event = PermissionRequested { request: request.told(&id) };
-        let audience = Audience::Administration(request.party.uid);
-        self.publish(turn, audience, &asked.trace, &event);
-        self.permissions.requests.insert(id.clone(), request);
-        self.await_decision(turn, asked, &id);
+        self.publish(turn, Audience::Administration(uid), &asked.trace, &event);
+        self.await_decision(turn, asked, id);
     }
 
     /// Answers a call that it is pending, or lets it wait for the decision.
@@ -315,8 +329,8 @@ impl Kernel {
         if let Some(call) = self.state.calls.get_mut(&asked.call) {
             call.pending = Pending::Decision { request: Some(id.into()), timer: Some(timer) };
         }
-        if let Some(request) = self.permissions.requests.get_mut(id) {
-            request.waiting.push(asked.call);
+        if let Some(waiting) = self.permissions.requests.waiting(id) {
+            waiting.push(asked.call);
         }
     }
 
@@ -379,18 +393,7 @@ pub(crate) fn clause(
         return Err(WireError::invalid("permission", "everybody has it"));
     }
     if let Some(resource) = resource {
-        let why = match resource {
-            "" => Some("it is not empty"),
-            text if text.len() > RESOURCE_BYTES_MAX => Some("at most 4,096 bytes"),
-            text if text.chars().any(char::is_control) => Some("it has no control characters"),
-            text if form.name().is_empty() && text != "*" => {
-                Some("this permission is for nothing in particular")
-            }
-            _ => None,
-        };
-        if let Some(why) = why {
-            return Err(WireError::invalid("resource", why));
-        }
+        check(form, resource).map_err(|why| WireError::invalid("resource", why))?;
     }
     Ok(Clause { permission, resource: resource.map(Arc::from), purpose: purpose.map(Box::from) })
 }

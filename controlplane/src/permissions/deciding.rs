@@ -1,10 +1,8 @@
-//! Deciding: by whom, and what a decision puts in force.
+//! Deciding: what a decision puts in force, and what it takes the place of. By whom is in [`giving`](super::giving).
 //!
-//! Invariant: nobody decides about itself, and a program only about what it was granted to decide.
+//! Invariant: what was decided is written down before its call is answered.
 
-use crate::auth::decision::{Deed, Verdict};
-use crate::auth::principal::Principal;
-use crate::auth::subject::{Party, Subject};
+use crate::auth::subject::Party;
 use crate::calls::{Asking, Turn};
 use crate::clock::{MS, after_ms, wall_ms};
 use crate::entropy::bits;
@@ -12,70 +10,27 @@ use crate::events::journal::Awaiting;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::permissions::asking::{approved, clause};
+use crate::permissions::giving::{Basis, Terms, Wish};
+use crate::permissions::grants::Id;
 use crate::permissions::revoking::Taking;
-use crate::permissions::standing::refused;
 use crate::permissions::{Clause, GRANTS_MAX, Grant, Request};
 use crate::state::{Timer, Trace};
 use kairo_dataplane::key::{ReactorId, TimerKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::PermissionApproved;
-use kairo_wire::method::row;
 use kairo_wire::methods::permission::{
     ApproveParams, ApproveResult, DenyParams, GrantEffect, GrantParams, GrantScope, RequestResult,
     RequestStatus, RevokeCause, RunningOption,
 };
-use kairo_wire::permission::{Permission, Resource};
+use kairo_wire::permission::Permission;
 use serde::Serialize;
 use std::sync::Arc;
 
 /// How long a grant for a session can last that the kernel can't see the end of, milliseconds.
 const FOREIGN_SESSION_MS: u64 = 12 * 3_600_000;
 
-/// On what terms something is granted.
-pub(crate) struct Terms {
-    pub scope: GrantScope,
-    pub expires_ms: Option<u64>,
-    pub by: String,
-}
-
 impl Kernel {
-    /// Whether the caller may decide about somebody.
-    pub(crate) fn may_decide(
-        &self,
-        turn: &Turn<'_>,
-        asking: &Asking<'_>,
-        permission: Permission,
-        party: &Party,
-    ) -> Result<(), WireError> {
-        let principal = self.principal(asking.connection);
-        let denied =
-            |why: &str| Err(WireError::denied(asking.method, why).with("permission", permission.name()));
-        match principal {
-            Principal::Owner => Ok(()),
-            Principal::User { uid } if *uid == party.uid => Ok(()),
-            Principal::User { .. } => denied("it is about somebody of another user"),
-            Principal::Nobody { .. } => denied("nobody can be told to be you"),
-            Principal::Skill(skill) => {
-                let standing = self.standing(asking.connection);
-                let mut names = standing.parties.iter().chain(&standing.bound);
-                if skill.uid != party.uid || party.subject == Subject::User {
-                    return denied("it is about somebody of another user, or the user");
-                }
-                if names.any(|name| name == party) {
-                    return denied("nobody decides about itself");
-                }
-                let text = party.to_string();
-                let deed = Deed { permission, method: Some(asking.method), resource: Some(&text) };
-                let verdict = standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at));
-                match verdict {
-                    Verdict::Denied(denial) => Err(refused(asking.method, &denial, permission, Some(&text))),
-                    _ => Ok(()),
-                }
-            }
-        }
-    }
-
     /// `permission.approve`.
     pub(crate) fn approve(
         &mut self,
@@ -84,18 +39,21 @@ impl Kernel {
         params: ApproveParams,
     ) -> Result<(), WireError> {
         self.takes_events()?;
-        let request = self.pending_request(turn, asking, &params.request_id)?.clone();
-        request.rules.iter().try_for_each(|clause| self.may_give(turn, asking, clause))?;
-        let scope = params.scope.or(request.scope).unwrap_or(GrantScope::Session);
-        let terms = Terms {
-            scope,
-            expires_ms: params.expires_in_ms.map(|ms| wall_ms(turn.at).saturating_add(ms)),
-            by: self.principal(asking.connection).to_string(),
+        let (request, by) = self.pending_request(turn, asking, &params.request_id)?;
+        let (request, mut basis) = (request.clone(), Basis::of(by));
+        request.rules.iter().try_for_each(|clause| self.may_give(turn, asking, clause, &mut basis))?;
+        let wish = Wish {
+            scope: params.scope,
+            otherwise: request.scope.unwrap_or(GrantScope::Session),
+            expires_in_ms: params.expires_in_ms,
         };
+        let terms = self.terms(turn, asking, &basis, &wish)?;
         let newly = request.newly.clone();
         let id = params.request_id;
         let grant = self.grant_request(turn, &asking.trace, &id, request, terms)?;
+        self.spend_all(turn, basis);
         let waiting = self.permissions.requests.remove(id.as_str()).map(|request| request.waiting);
+        self.await_requests(turn);
         for call in waiting.into_iter().flatten() {
             self.resolve_when_written(turn, call, &approved(id.clone(), &grant, newly.clone()));
         }
@@ -110,9 +68,10 @@ impl Kernel {
         asking: &Asking<'_>,
         params: &DenyParams,
     ) -> Result<(), WireError> {
-        self.pending_request(turn, asking, &params.request_id)?;
+        let (_, decides_by) = self.pending_request(turn, asking, &params.request_id)?;
         let by = self.principal(asking.connection).to_string();
         self.deny_request(turn, &asking.trace, &params.request_id, &by, params.reason.as_deref());
+        self.spend(turn, decides_by);
         Ok(())
     }
 
@@ -125,30 +84,48 @@ impl Kernel {
         by: &str,
         reason: Option<&str>,
     ) {
-        let Some(mut request) = self.permissions.requests.remove(id) else { return };
-        let waiting = std::mem::take(&mut request.waiting);
+        let Some(request) = self.permissions.requests.remove(id) else { return };
         self.tell_denied_request(turn, trace, id, &request, by, reason);
+        self.answer_denied(turn, id, request, Some(by), reason);
+        self.await_requests(turn);
+    }
+
+    /// Answers whoever waits for what nobody will approve any more.
+    pub(crate) fn answer_denied(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: &str,
+        request: Request,
+        by: Option<&str>,
+        reason: Option<&str>,
+    ) {
         let result = RequestResult {
             request_id: id.to_owned(),
             status: RequestStatus::Denied,
             grant: None,
-            by: Some(by.to_owned()),
+            by: by.map(str::to_owned),
             reason: reason.map(str::to_owned),
             newly: request.newly,
         };
-        for call in waiting {
+        for call in request.waiting {
             self.resolve(turn, call, &result);
         }
     }
 
-    fn pending_request(&self, turn: &Turn<'_>, asking: &Asking<'_>, id: &str) -> Result<&Request, WireError> {
+    /// A request that waits, and by what the caller may decide it.
+    fn pending_request(
+        &self,
+        turn: &Turn<'_>,
+        asking: &Asking<'_>,
+        id: &str,
+    ) -> Result<(&Request, Option<Arc<Grant>>), WireError> {
         let gone = || {
             WireError::new(Code::NotFound, format!("no request {id} waits for a decision"))
                 .with("requestId", id)
         };
         let request = self.permissions.requests.get(id).ok_or_else(gone)?;
-        self.may_decide(turn, asking, Permission::PermissionDecide, &request.party)?;
-        Ok(request)
+        let by = self.may_decide(turn, asking, Permission::PermissionDecide, &request.party)?;
+        Ok((request, by))
     }
 
     /// `permission.grant`.
@@ -162,18 +139,17 @@ impl Kernel {
         let own = self.principal(asking.connection).uid(self.config.owner_uid);
         let uid = params.uid.unwrap_or(own);
         let party = self.party_named("principal", &params.principal, uid)?;
-        self.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
+        let by = self.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
         let purpose = params.purpose.as_deref();
         let clause = clause(&params.permission, params.resource.as_deref(), purpose)?;
+        let mut basis = Basis::default();
         if params.effect == GrantEffect::Allow {
-            self.may_give(turn, asking, &clause)?;
+            basis = Basis::of(by.clone());
+            self.may_give(turn, asking, &clause, &mut basis)?;
         }
-        let scope = params.scope.unwrap_or(GrantScope::Always);
-        let terms = Terms {
-            scope,
-            expires_ms: params.expires_in_ms.map(|ms| wall_ms(turn.at).saturating_add(ms)),
-            by: self.principal(asking.connection).to_string(),
-        };
+        let wish =
+            Wish { scope: params.scope, otherwise: GrantScope::Always, expires_in_ms: params.expires_in_ms };
+        let terms = self.terms(turn, asking, &basis, &wish)?;
         let session = params.session.as_deref().map(Arc::from);
         let intent = params.intent.as_deref().map(Box::from);
         let grant = Grant {
@@ -181,39 +157,10 @@ impl Kernel {
             ..self.drafted(turn, party, vec![clause], &terms, (session, intent))?
         };
         let grant = self.put_in_force(turn, &asking.trace, grant);
+        self.spend_all(turn, basis);
+        self.spend(turn, by);
         self.answer_when_written(turn, asking, &ApproveResult { grant: grant.told() });
         Ok(())
-    }
-
-    /// A user can't give what only the administrator has, and a program nothing that it hasn't got.
-    pub(crate) fn may_give(
-        &self,
-        turn: &Turn<'_>,
-        asking: &Asking<'_>,
-        clause: &Clause,
-    ) -> Result<(), WireError> {
-        let standing = self.standing(asking.connection);
-        let resource = Some(clause.resource.as_deref().unwrap_or("*"));
-        // A method by its whole name is as much as the permission it takes.
-        let method = resource.filter(|_| clause.permission == Permission::KernelCall).and_then(row);
-        let deed = match method {
-            Some(row) => Deed { permission: row.permission, method: Some(row.name), resource: None },
-            None => Deed { permission: clause.permission, method: None, resource },
-        };
-        let (permission, principal) = (clause.permission, self.principal(asking.connection));
-        // What any program may, it may to what it has started itself; here others are named.
-        let of_others = permission.resource() == Resource::Process && clause.resource.is_some();
-        let has = if let (true, Principal::Skill(skill), Some(id)) = (of_others, principal, resource) {
-            self.by_grant(turn.at, asking.connection, permission, skill.uid, id).is_ok()
-        } else {
-            let verdict = standing.decide(&self.permissions.snapshot, &deed, wall_ms(turn.at));
-            !matches!(verdict, Verdict::Denied(_))
-        };
-        if has {
-            return Ok(());
-        }
-        let why = format!("nobody gives what it hasn't got: {}", permission.name());
-        Err(WireError::denied(asking.method, &why).with("permission", permission.name()))
     }
 
     /// Whom a text names.
@@ -235,24 +182,16 @@ impl Kernel {
         request: Request,
         terms: Terms,
     ) -> Result<Arc<Grant>, WireError> {
-        let Request { party, rules, declared, session, intent, .. } = request;
+        let Request { party, rules, declared, session, intent, by, .. } = request;
         let grant = self.drafted(turn, party, rules, &terms, (session, intent))?;
-        let grant = Grant { declared, request: Some(id.into()), ..grant };
+        let grant = Grant { declared, request: Some(id.into()), asked_by: Some(by), ..grant };
         if grant.declared.is_some() {
             let replaced = |other: &&Arc<Grant>| {
-                other.party == grant.party
-                    && other.declared.is_some()
-                    && (other.scope, &other.session, &other.intent)
-                        == (grant.scope, &grant.session, &grant.intent)
-                    || is_void(other, &grant)
+                let place = |of: &Grant| (of.scope, of.session.clone(), of.intent.clone());
+                place(other) == place(&grant) || is_void(other, &grant)
             };
-            let replaced: Vec<Arc<str>> = self
-                .permissions
-                .grants
-                .values()
-                .filter(replaced)
-                .map(|other| Arc::clone(&other.id))
-                .collect();
+            let replaced = self.permissions.approvals(&grant.party).filter(replaced);
+            let replaced: Vec<Id> = replaced.map(|other| Arc::clone(&other.id)).collect();
             let taking = Taking { cause: RevokeCause::Replaced, running: RunningOption::Keep, by: None };
             for id in replaced {
                 self.take_back(turn, &id, &taking);
@@ -262,7 +201,8 @@ impl Kernel {
         Ok(self.put_in_force(turn, trace, grant))
     }
 
-    fn drafted(
+    /// A grant on these terms, of nothing that was asked for yet.
+    pub(crate) fn drafted(
         &mut self,
         turn: &Turn<'_>,
         party: Party,
@@ -278,12 +218,14 @@ impl Kernel {
             GrantScope::Once | GrantScope::Always => (None, None),
             GrantScope::Session => {
                 let session = session
+                    .or_else(|| terms.session.clone())
                     .ok_or_else(|| WireError::invalid("scope", "there is no session it could mean"))?;
                 (Some(session), None)
             }
             GrantScope::Intent => {
-                let intent =
-                    intent.ok_or_else(|| WireError::invalid("scope", "there is no intent it could mean"))?;
+                let intent = intent
+                    .or_else(|| terms.intent.clone())
+                    .ok_or_else(|| WireError::invalid("scope", "there is no intent it could mean"))?;
                 if self.state.intents.named(&intent).is_none_or(|intent| intent.is_over()) {
                     return Err(WireError::invalid("intent", "there is no such intent, or it is over"));
                 }
@@ -304,6 +246,7 @@ impl Kernel {
             expires_ms: terms.expires_ms.into_iter().chain(latest).min(),
             by: terms.by.as_str().into(),
             at_ms: wall_ms(turn.at),
+            rests_on: terms.rests_on.clone(),
             ..Grant::new(&id, party, rules)
         })
     }
@@ -316,7 +259,7 @@ impl Kernel {
         let event = PermissionApproved { grant: grant.told() };
         self.publish(turn, Audience::Administration(grant.party.uid), trace, &event);
         if grant.effect == GrantEffect::Forbid {
-            self.close_forbidden(turn);
+            self.close_unheld(turn, &grant.party);
         }
         self.await_expiry(turn);
         grant
@@ -324,7 +267,7 @@ impl Kernel {
 
     /// Arms the timer of the next grant to expire.
     pub(crate) fn await_expiry(&mut self, turn: &mut Turn<'_>) {
-        let next = self.permissions.grants.values().filter_map(|grant| grant.expires_ms).min();
+        let next = self.permissions.grants.next_due();
         self.permissions.expiry = self.ring_at(turn, self.permissions.expiry, next, Timer::Grants);
     }
 
@@ -372,8 +315,8 @@ impl Kernel {
     }
 }
 
-/// True if an approval is void once another manifest, or another program, of its skill was approved for a scope as wide.
+/// True if an approval of a skill is void once another one of it was given: its manifest is another.
 fn is_void(other: &Grant, by: &Grant) -> bool {
     let Some((of, new)) = other.declared.as_deref().zip(by.declared.as_deref()) else { return false };
-    other.party == by.party && of.summary.digest != new.summary.digest
+    of.summary.digest != new.summary.digest
 }

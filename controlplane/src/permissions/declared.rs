@@ -131,8 +131,8 @@ fn wanted(ask: &Ask) -> Vec<(Permission, Option<String>)> {
             };
             one(permission, path)
         }
-        // It takes away; what it leaves is in the profile.
-        Ask::NoFile { .. } => Vec::new(),
+        // One takes away, the other reaches nobody: both are in the profile.
+        Ask::NoFile { .. } | Ask::PrivateNetwork => Vec::new(),
         Ask::Metadata => vec![(Permission::FileMetadata, None)],
         Ask::Connect { host, ports } => {
             let host = host.as_deref().unwrap_or("*");

@@ -50,6 +50,10 @@ struct Written {
     manifest: Option<Manifest>,
     #[serde(default)]
     request: Option<Box<str>>,
+    #[serde(default)]
+    asked_by: Option<Box<str>>,
+    #[serde(default)]
+    rests_on: Vec<Arc<str>>,
     by: Box<str>,
     at_ms: u64,
 }
@@ -87,6 +91,8 @@ impl Grant {
             expires_ms: self.expires_ms,
             manifest,
             request: self.request.clone(),
+            asked_by: self.asked_by.clone(),
+            rests_on: self.rests_on.clone(),
             by: self.by.clone(),
             at_ms: self.at_ms,
         };
@@ -124,6 +130,8 @@ impl Grant {
             expires_ms: written.expires_ms,
             declared: written.manifest.map(read).transpose()?,
             request: written.request,
+            asked_by: written.asked_by,
+            rests_on: written.rests_on,
             by: written.by,
             at_ms: written.at_ms,
         })
@@ -178,6 +186,21 @@ impl Kernel {
                 Ok(_) => drop(self.journal.value(key, None)),
                 // It stays written: a version that can read it may come.
                 Err(error) => tracing::error!(component = "controlplane", error, "a grant is not in force"),
+            }
+        }
+        self.forget_unfounded();
+    }
+
+    /// What was given by a grant that is no longer there is gone with it.
+    fn forget_unfounded(&mut self) {
+        let mut missing = self.permissions.grants.missing();
+        while let Some(source) = missing.pop() {
+            let resting: Vec<_> =
+                self.permissions.grants.resting_on(&source).map(|grant| Arc::clone(&grant.id)).collect();
+            for id in resting {
+                self.permissions.remove(&id);
+                self.keep_grant(&id);
+                missing.push(id);
             }
         }
     }

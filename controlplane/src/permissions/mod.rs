@@ -6,17 +6,21 @@
 //!   decided ─▶ Grant ─▶ snapshot (in force) ─▶ revoking: taken back, expired, used, its session or intent over
 //! ```
 //!
-//! What a decision is made from is in [`auth`](crate::auth). Invariant: the snapshot holds exactly the grants of the table, and
+//! What a decision is made from is in [`auth`](crate::auth); by what somebody may decide, and how much, in `giving`. Invariant: the snapshot holds exactly the grants of the table, and
 //! the log has each of them before its call is answered.
 
 pub(crate) mod asking;
 pub(crate) mod deciding;
 pub(crate) mod declared;
+pub(crate) mod giving;
+pub(crate) mod grants;
 pub(crate) mod keeping;
+pub(crate) mod pending;
 pub(crate) mod recognizing;
 pub(crate) mod revoking;
 pub(crate) mod standing;
 pub(crate) mod starting;
+pub(crate) mod waiting;
 
 pub use declared::asked_by;
 pub use keeping::{DECLARED_PREFIX, GRANT_PREFIX};
@@ -25,21 +29,18 @@ use crate::auth::rules::Policy;
 use crate::auth::snapshot::Snapshot;
 use crate::auth::subject::Party;
 use declared::Declared;
-use kairo_dataplane::key::TimerKey;
+use grants::{Grants, Id, Index};
+use kairo_dataplane::key::{ConnectionKey, TimerKey};
 use kairo_wire::methods::permission::{
     self as wire, GrantEffect, GrantScope, GrantedPermission, PendingRequest,
 };
 use kairo_wire::permission::Permission;
-use std::collections::BTreeMap;
+use pending::{Asker, Requests};
 use std::sync::Arc;
 
-/// Requests that may wait for a decision, of all and of one party.
-pub(crate) const PENDING_MAX: usize = 1_024;
-pub(crate) const PENDING_OF_ONE_MAX: usize = 64;
 /// Grants there may be: an index of so many is some tens of megabytes.
 pub(crate) const GRANTS_MAX: usize = 100_000;
-/// What a text of a request may have, bytes: a resource, and a purpose.
-pub(crate) const RESOURCE_BYTES_MAX: usize = 4_096;
+/// What the purpose of a request may have, bytes.
 pub(crate) const PURPOSE_BYTES_MAX: usize = 500;
 
 /// One permission, for what, and what for.
@@ -87,6 +88,10 @@ pub struct Grant {
     pub(crate) declared: Option<Arc<Declared>>,
     /// The request it came of.
     pub request: Option<Box<str>>,
+    /// Who asked for it, if somebody did.
+    pub(crate) asked_by: Option<Box<str>>,
+    /// The grants by which a program gave it; it ends with the first of them.
+    pub(crate) rests_on: Vec<Id>,
     /// Who granted it.
     pub by: Box<str>,
     /// When, milliseconds since 1970.
@@ -107,6 +112,8 @@ impl Grant {
             expires_ms: None,
             declared: None,
             request: None,
+            asked_by: None,
+            rests_on: Vec::new(),
             by: "".into(),
             at_ms: 0,
         }
@@ -115,6 +122,11 @@ impl Grant {
     /// Whether its time is not over.
     pub(crate) fn is_live(&self, now_ms: u64) -> bool {
         self.expires_ms.is_none_or(|until| now_ms < until)
+    }
+
+    /// Whether one call or one event uses it up. An approval that is for one use is for one start of its program.
+    pub(crate) fn is_for_one_call(&self) -> bool {
+        self.scope == GrantScope::Once && self.declared.is_none()
     }
 
     /// Whether it may be used for this: the manifest it is for may deny itself a path below one it is allowed.
@@ -138,6 +150,7 @@ impl Grant {
             request_id: self.request.as_deref().map(str::to_owned),
             by: self.by.as_ref().to_owned(),
             at_ms: self.at_ms,
+            rests_on: self.rests_on.iter().map(|id| id.as_ref().to_owned()).collect(),
         }
     }
 }
@@ -149,6 +162,10 @@ pub(crate) struct Request {
     pub party: Party,
     /// Who asked.
     pub by: Box<str>,
+    /// That is a program: a skill, an agent, a child.
+    pub by_program: bool,
+    /// The process it asked from, if the kernel has started it.
+    pub asker: Option<Asker>,
     /// What.
     pub rules: Vec<Clause>,
     /// By which manifest.
@@ -161,6 +178,10 @@ pub(crate) struct Request {
     pub intent: Option<Box<str>>,
     /// When, milliseconds since 1970.
     pub at_ms: u64,
+    /// Until when it waits for a decision, milliseconds since 1970.
+    pub until_ms: u64,
+    /// What it takes, bytes.
+    pub bytes: usize,
     /// What the approved manifest of this name doesn't reach.
     pub newly: Option<Vec<String>>,
     /// Calls that wait for the decision.
@@ -201,12 +222,16 @@ impl Request {
 pub(crate) struct Permissions {
     /// In force.
     pub snapshot: Arc<Snapshot>,
-    /// By id.
-    pub grants: BTreeMap<Arc<str>, Arc<Grant>>,
-    /// Nobody has decided, by id.
-    pub requests: BTreeMap<Box<str>, Request>,
+    /// The same, to be found.
+    pub grants: Grants,
+    /// Nobody has decided.
+    pub requests: Requests,
+    /// The connections that go by a name, known by it or only bound by it. One that no longer is may still be among them.
+    pub known: Index<Party, ConnectionKey>,
     /// Rings when the next grant expires, and at which time of the clock that is.
     pub expiry: Option<(TimerKey, u64)>,
+    /// The same of requests.
+    pub patience: Option<(TimerKey, u64)>,
 }
 
 impl Permissions {
@@ -214,16 +239,18 @@ impl Permissions {
     pub(crate) fn new(policy: Arc<Policy>) -> Permissions {
         Permissions {
             snapshot: Arc::new(Snapshot::new(policy)),
-            grants: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            grants: Grants::default(),
+            requests: Requests::default(),
+            known: Index::default(),
             expiry: None,
+            patience: None,
         }
     }
 
     /// Puts a grant in force.
     pub(crate) fn insert(&mut self, grant: Arc<Grant>) {
         self.snapshot = Arc::new(self.snapshot.with(&grant));
-        self.grants.insert(Arc::clone(&grant.id), grant);
+        self.grants.insert(grant);
     }
 
     /// Takes one out of force.
@@ -233,9 +260,8 @@ impl Permissions {
         Some(grant)
     }
 
-    /// The approval of a skill's manifest that is in force.
-    pub(crate) fn approvals<'a>(&'a self, party: &'a Party) -> impl Iterator<Item = &'a Arc<Grant>> {
-        // Few grants are approvals, and a spawn is rare beside a call.
-        self.grants.values().filter(move |grant| grant.declared.is_some() && grant.party == *party)
+    /// The approvals of a skill's manifests that are in force.
+    pub(crate) fn approvals<'a>(&'a self, party: &Party) -> impl Iterator<Item = &'a Arc<Grant>> {
+        self.grants.of_party(party).filter(|grant| grant.declared.is_some())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: whose session can't be told has the least rights, and nothing a peer says of itself gives it any.
 
-use crate::auth::principal::{AGENT, Principal, Skill};
+use crate::auth::principal::{Principal, Skill};
 use crate::auth::subject::Party;
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
@@ -48,17 +48,12 @@ impl Kernel {
             let skill = Skill { uid, session: Some(Arc::clone(&life)), name: None };
             return Recognized { life: Some(life), ..Recognized::plain(Principal::Skill(skill)) };
         };
-        let party = acts_as.party();
-        let ActsAs { uid: of, name, session } = acts_as;
         // An agent that is no more, and a session that is over, are nobody.
+        let there = self.is_there(&acts_as, started_ms);
+        let party = acts_as.party();
+        let ActsAs { name, session, .. } = acts_as;
         let over = session.as_deref().is_some_and(|session| !self.agents.sessions.contains_key(session));
-        let agent = name.strip_prefix(AGENT);
-        // One of the same name that was made since is another agent.
-        let is_there = |agent: &str| {
-            let agent = self.agents.agents.get(&(of, agent.into()));
-            agent.is_some_and(|agent| agent.created_ms <= started_ms)
-        };
-        if over || agent.is_some_and(|agent| !is_there(agent)) {
+        if over || !there {
             return Recognized::plain(Principal::Nobody { uid });
         }
         let principal = Principal::Skill(Skill { uid, session: None, name: Some(name) });

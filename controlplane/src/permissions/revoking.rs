@@ -3,25 +3,27 @@
 //! Invariant: when a grant is gone no call is allowed by it, nothing is read by it, and what ran under it is being ended or is
 //! named with what it keeps.
 
-use crate::auth::decision::{Deed, Verdict};
 use crate::auth::principal::Principal;
-use crate::auth::subject::{Party, Subject};
+use crate::auth::subject::Party;
 use crate::calls::{Asking, Turn};
 use crate::clock::wall_ms;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
+use crate::permissions::grants::Id;
 use crate::state::{Cast, Place, StreamSubscription, Trace};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{CutReason, DeadReason, PermissionRevoked, StreamEndReason};
 use kairo_wire::id::ProcessId;
+use kairo_wire::method::Method;
 use kairo_wire::methods::permission::{
     GrantScope, GrantedPermission, KeptProcess, RevokeCause, RevokeParams, RevokeResult, RunningOption,
 };
 use kairo_wire::methods::status::{EndCause, EndedBy};
 use kairo_wire::methods::system;
+use kairo_wire::methods::view::Watch;
 use kairo_wire::permission::{Guard, PERMISSIONS, Permission};
 use std::sync::Arc;
 
@@ -46,18 +48,28 @@ impl Kernel {
     ) -> Result<(), WireError> {
         self.takes_events()?;
         let not_found = |what: &str| WireError::new(Code::NotFound, format!("there is no grant {what}"));
-        let ids: Vec<Arc<str>> = match (&params.grant, &params.principal) {
+        let mut cause = RevokeCause::Revoked;
+        let (ids, decides_by) = match (&params.grant, &params.principal) {
             (Some(id), None) => {
                 let grant = self.permissions.grants.get(id.as_str());
                 let grant = grant.ok_or_else(|| not_found(id).with("grant", id.as_str()))?;
-                self.may_decide(turn, asking, Permission::PermissionDecide, &grant.party)?;
-                vec![Arc::clone(&grant.id)]
+                let by = self.may_decide(turn, asking, Permission::PermissionDecide, &grant.party)?;
+                if params.used {
+                    cause = RevokeCause::Used;
+                }
+                if params.used && grant.scope != GrantScope::Once {
+                    return Err(WireError::invalid("used", "this grant is for more than one use"));
+                }
+                (vec![Arc::clone(&grant.id)], by)
+            }
+            (None, Some(_)) if params.used => {
+                return Err(WireError::invalid("used", "it is said of one grant"));
             }
             (None, Some(text)) => {
                 let uid = self.principal(asking.connection).uid(self.config.owner_uid);
                 let party = self.party_named("principal", text, uid)?;
-                self.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
-                self.grants_of(&party)
+                let by = self.may_decide(turn, asking, Permission::PermissionDecide, &party)?;
+                (self.grants_of(&party), by)
             }
             _ => return Err(WireError::invalid("grant", "one grant is named, or a principal")),
         };
@@ -65,7 +77,7 @@ impl Kernel {
             return Err(not_found(&format!("of {}", params.principal.as_deref().unwrap_or_default())));
         }
         let by = Some(self.principal_told(asking.connection));
-        let taking = Taking { cause: RevokeCause::Revoked, running: params.running, by };
+        let taking = Taking { cause, running: params.running, by };
         let mut result = RevokeResult::default();
         for id in ids {
             let RevokeResult { revoked, ended, kept, closed } = self.take_back(turn, &id, &taking);
@@ -74,23 +86,45 @@ impl Kernel {
             result.kept.extend(kept);
             result.closed += closed;
         }
+        self.spend(turn, decides_by);
         self.answer_when_written(turn, asking, &result);
         Ok(())
     }
 
     /// All grants of a party.
-    pub(crate) fn grants_of(&self, party: &Party) -> Vec<Arc<str>> {
-        let of = |grant: &&Arc<Grant>| grant.party == *party;
-        self.permissions.grants.values().filter(of).map(|grant| Arc::clone(&grant.id)).collect()
+    pub(crate) fn grants_of(&self, party: &Party) -> Vec<Id> {
+        self.permissions.grants.of_party(party).map(|grant| Arc::clone(&grant.id)).collect()
     }
 
-    /// Takes a grant out of force.
+    /// Takes a grant out of force, and what was given by it.
     pub(crate) fn take_back(&mut self, turn: &mut Turn<'_>, id: &str, taking: &Taking) -> RevokeResult {
+        let mut result = RevokeResult::default();
+        let mut gone = vec![Id::from(id)];
+        let mut taking = taking.clone();
+        while let Some(id) = gone.pop() {
+            let RevokeResult { revoked, ended, kept, closed } = self.take_one_back(turn, &id, &taking);
+            result.revoked.extend(revoked);
+            result.ended.extend(ended);
+            result.kept.extend(kept);
+            result.closed += closed;
+            gone.extend(self.permissions.grants.resting_on(&id).map(|grant| Arc::clone(&grant.id)));
+            taking.cause = RevokeCause::Source;
+        }
+        self.await_expiry(turn);
+        result
+    }
+
+    fn take_one_back(&mut self, turn: &mut Turn<'_>, id: &str, taking: &Taking) -> RevokeResult {
         let mut result = RevokeResult::default();
         let Some(grant) = self.permissions.remove(id) else { return result };
         self.keep_grant(id);
         result.revoked.push(id.to_owned());
-        for (serial, process) in self.cast_so(|cast| cast.under.as_deref() == Some(id)) {
+        // Only what is for a manifest is something to run under.
+        let under = match grant.declared {
+            Some(_) => self.cast_so(|cast| cast.under.as_deref() == Some(id)),
+            None => Vec::new(),
+        };
+        for (serial, process) in under {
             match taking.running {
                 RunningOption::End => {
                     self.doom(turn, serial, EndedBy { cause: EndCause::Kill, principal: taking.by.clone() });
@@ -111,7 +145,6 @@ impl Kernel {
             kept: result.kept.clone(),
         };
         self.publish(turn, Audience::Administration(grant.party.uid), &Trace::default(), &event);
-        self.await_expiry(turn);
         result
     }
 
@@ -129,8 +162,7 @@ impl Kernel {
     pub(crate) fn grants_rang(&mut self, turn: &mut Turn<'_>) {
         self.permissions.expiry = None;
         let now_ms = wall_ms(turn.at);
-        let over = self.permissions.grants.values().filter(|grant| !grant.is_live(now_ms));
-        let over: Vec<Arc<str>> = over.map(|grant| Arc::clone(&grant.id)).collect();
+        let over = self.permissions.grants.due(now_ms);
         let taking = Taking { cause: RevokeCause::Expired, running: RunningOption::End, by: None };
         for id in over {
             self.take_back(turn, &id, &taking);
@@ -145,13 +177,8 @@ impl Kernel {
         session: &str,
         running: RunningOption,
     ) -> Vec<String> {
-        let of = |grant: &&Arc<Grant>| {
-            let own = matches!(&grant.party.subject, Subject::Session(of) if **of == *session);
-            own || grant.session.as_deref() == Some(session)
-        };
-        let over = self.permissions.grants.values().filter(of);
-        let over: Vec<(Arc<str>, GrantScope)> =
-            over.map(|grant| (Arc::clone(&grant.id), grant.scope)).collect();
+        let over = self.permissions.grants.of_session(session);
+        let over: Vec<(Id, GrantScope)> = over.map(|grant| (Arc::clone(&grant.id), grant.scope)).collect();
         for (id, scope) in &over {
             let cause = if *scope == GrantScope::Once { RevokeCause::Used } else { RevokeCause::Session };
             self.take_back(turn, id, &Taking { cause, running, by: None });
@@ -159,19 +186,20 @@ impl Kernel {
         over.into_iter().map(|(id, _)| id.as_ref().to_owned()).collect()
     }
 
-    /// A life is over, and no other follows it under the same grant.
+    /// A life is over: if no other follows it under the same grant, so is that.
     pub(crate) fn life_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(process) = self.state.processes.get(&serial) else { return };
-        if !process.awaits_another() {
-            let session = process.session.clone();
+        let (session, last) = (process.session.clone(), !process.awaits_another());
+        self.asker_gone(turn, session.as_str(), None);
+        if last {
             self.session_over(turn, session.as_str(), RunningOption::End);
         }
     }
 
     /// An intent is over, and with it what was granted for it.
     pub(crate) fn intent_over(&mut self, turn: &mut Turn<'_>, intent: &str) {
-        let over = self.permissions.grants.values().filter(|grant| grant.intent.as_deref() == Some(intent));
-        let over: Vec<Arc<str>> = over.map(|grant| Arc::clone(&grant.id)).collect();
+        let over = self.permissions.grants.of_intent(intent);
+        let over: Vec<Id> = over.map(|grant| Arc::clone(&grant.id)).collect();
         let taking = Taking { cause: RevokeCause::Intent, running: RunningOption::End, by: None };
         for id in over {
             self.take_back(turn, &id, &taking);
@@ -181,25 +209,13 @@ impl Kernel {
     /// Grants of sessions that ended while there was no kernel are over.
     pub fn settle_grants(&mut self, at: Moment, out: &mut kairo_dataplane::command::Commands) {
         let turn = &mut Turn { at, here: None, out };
-        let sessions: Vec<Arc<str>> = self
-            .permissions
-            .grants
-            .values()
-            .flat_map(|grant| {
-                let own = match &grant.party.subject {
-                    Subject::Session(session) => Some(Arc::clone(session)),
-                    _ => None,
-                };
-                own.into_iter().chain(grant.session.clone())
-            })
-            .filter(|session| self.session_ends(session) == Some(true))
-            .collect();
+        let (mut sessions, mut intents) = self.permissions.grants.ends();
+        sessions.retain(|session| self.session_ends(session) == Some(true));
         for session in sessions {
             self.session_over(turn, &session, RunningOption::End);
         }
-        let intents = self.permissions.grants.values().filter_map(|grant| grant.intent.clone());
         let over = |id: &str| self.state.intents.named(id).is_none_or(|intent| intent.is_over());
-        let intents: Vec<Box<str>> = intents.filter(|id| over(id)).collect();
+        intents.retain(|id| over(id));
         for intent in intents {
             self.intent_over(turn, &intent);
         }
@@ -215,23 +231,10 @@ impl Kernel {
         is_life.then(|| self.of_life(session).is_none_or(|process| !process.is_member()))
     }
 
-    /// Closes what connections read that may no longer, of those that are known as this party. Returns how many.
-    fn close_unheld(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
-        let known = |kernel: &Kernel, key| {
-            let standing = kernel.standing(key);
-            standing.parties.iter().chain(&standing.bound).any(|of| of == party)
-        };
-        let keys: Vec<ConnectionKey> =
-            self.state.connections.keys().filter(|key| known(self, *key)).collect();
+    /// Closes what connections read that may no longer, of those that go by this name. Returns how many.
+    pub(crate) fn close_unheld(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
+        let keys: Vec<ConnectionKey> = self.permissions.known.of(party).copied().collect();
         keys.into_iter().map(|key| self.close_unallowed(turn, key)).sum()
-    }
-
-    /// Closes what anybody reads that is forbidden now.
-    pub(crate) fn close_forbidden(&mut self, turn: &mut Turn<'_>) {
-        let keys: Vec<ConnectionKey> = self.state.connections.keys().collect();
-        for key in keys {
-            self.close_unallowed(turn, key);
-        }
     }
 
     /// Closes what a connection reads that it may not.
@@ -253,10 +256,15 @@ impl Kernel {
         for serial in topics {
             let hears = match self.state.topics.get(&serial) {
                 Some(topic) => self.may_now(turn.at, key, Permission::EventSubscribe, Some(&topic.text)),
-                None => self.may_now(turn.at, key, Permission::ViewRead, None),
+                None => {
+                    let of = self.state.watches.get(&serial).map(|watch| Arc::clone(&watch.topics));
+                    let made_of = of.unwrap_or_default();
+                    self.may_now(turn.at, key, Permission::ViewRead, None)
+                        && self.may_hear(turn.at, key, Watch::ROW.name, &made_of).is_ok()
+                }
             };
             if !hears {
-                self.end_watch(serial);
+                self.watch_over(turn, serial);
                 self.cut(turn, serial, CutReason::Revoked);
                 closed += 1;
             }
@@ -270,6 +278,7 @@ impl Kernel {
                 closed += 1;
             }
         }
+        self.refuse_waiting(turn, key);
         self.close_if_over(turn, key);
         closed
     }
@@ -291,13 +300,7 @@ impl Kernel {
         permission: Permission,
         resource: Option<&str>,
     ) -> bool {
-        let deed = Deed { permission, method: any_method_of(permission), resource };
-        let (snapshot, standing) = (&self.permissions.snapshot, self.standing(key));
-        let verdict = match resource {
-            Some(_) => standing.decide(snapshot, &deed, wall_ms(at)),
-            None => standing.decide_call(snapshot, &deed, wall_ms(at)).0,
-        };
-        !matches!(verdict, Verdict::Denied(_))
+        self.denial_now(at, key, any_method_of(permission), permission, resource).is_none()
     }
 }
 

@@ -14,12 +14,9 @@ use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::raw::RawRef;
 use kairo_wire::error::WireError;
-use kairo_wire::methods::permission::{GrantScope, RevokeCause, RunningOption};
+use kairo_wire::methods::permission::{RevokeCause, RunningOption};
 use kairo_wire::permission::{Permission, Resource};
 use std::sync::Arc;
-
-/// How far up it is looked who started whom.
-const ANCESTORS_MAX: usize = 16;
 
 impl Kernel {
     /// As what a connection stands.
@@ -47,6 +44,18 @@ impl Kernel {
         of
     }
 
+    /// Notes the names a connection goes by. They change when it takes one; that the records of who started it are forgotten some
+    /// day only makes them fewer.
+    pub(crate) fn note_names(&mut self, connection: ConnectionKey) {
+        let Standing { mut parties, bound, .. } = self.standing(connection);
+        parties.extend(bound);
+        let Some(peer) = self.state.connections.get_mut(connection) else { return };
+        let former = std::mem::replace(&mut peer.names, parties);
+        let known = &mut self.permissions.known;
+        former.iter().for_each(|party| known.take(party, &connection));
+        peer.names.iter().for_each(|party| known.put(party, &connection));
+    }
+
     /// As what a principal stands that is nothing else.
     pub(crate) fn standing_of(&self, principal: &Principal) -> Standing {
         let parties: Vec<Party> = known_as(principal).into_iter().collect();
@@ -66,15 +75,10 @@ impl Kernel {
 
     /// What is forbidden to whoever started it is forbidden to a process: else it would only have to be started.
     fn bind_by_ancestors(&self, of: &mut Standing, process: &Process) {
-        let mut next = Some(process);
-        for _ in 0..ANCESTORS_MAX {
-            let Some(process) = next else { return };
-            for party in claimed(&process.creator) {
-                if !of.parties.contains(&party) && !of.bound.contains(&party) {
-                    of.bound.push(party);
-                }
+        for party in claimed(&process.creator).iter().chain(&*process.cast.line) {
+            if !of.parties.contains(party) && !of.bound.contains(party) {
+                of.bound.push(party.clone());
             }
-            next = process.creator.session.as_deref().and_then(|life| self.of_life(life));
         }
     }
 
@@ -124,13 +128,9 @@ impl Kernel {
         permission: Permission,
         resource: &str,
     ) -> Result<(), WireError> {
-        match self.may_be(turn.at, connection, method, permission, resource)? {
-            Some(grant) if grant.scope == GrantScope::Once => {
-                self.use_up(turn, &grant);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        let grant = self.may_be(turn.at, connection, method, permission, resource)?;
+        self.spend(turn, grant);
+        Ok(())
     }
 
     /// The same, without using anything up. Returns the grant it is allowed by.
@@ -206,15 +206,26 @@ impl Kernel {
             return Err(denial);
         }
         let standing = self.standing(connection);
-        let granted = |party: &Party| {
-            let of_user = party.uid == uid;
-            self.permissions.snapshot.allowing(party, permission, Some(id), wall_ms(at)).filter(|_| of_user)
-        };
-        standing.parties.iter().find_map(granted).cloned().ok_or(Denial::Nothing)
+        let mut granted = self.grants_for(at, &standing, permission, (uid, id));
+        granted.next().cloned().ok_or(Denial::Nothing)
+    }
+
+    /// The grants by which somebody may do this to a process of a user that it hasn't started, whatever forbids it.
+    pub(crate) fn grants_for<'a>(
+        &'a self,
+        at: Moment,
+        standing: &'a Standing,
+        permission: Permission,
+        (uid, id): (u32, &'a str),
+    ) -> impl Iterator<Item = &'a Arc<Grant>> {
+        let parties = standing.parties.iter().filter(move |party| party.uid == uid);
+        let snapshot = &self.permissions.snapshot;
+        parties.flat_map(move |party| snapshot.allowing(party, permission, Some(id), wall_ms(at)))
     }
 
     /// A grant that was for one use has had it.
     pub(crate) fn use_up(&mut self, turn: &mut Turn<'_>, grant: &Arc<Grant>) {
+        self.once_used = true;
         let taking = Taking { cause: RevokeCause::Used, running: RunningOption::Keep, by: None };
         self.take_back(turn, &grant.id, &taking);
     }

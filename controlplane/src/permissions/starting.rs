@@ -4,13 +4,13 @@
 //! is said of it by starting itself again.
 
 use crate::auth::decision::{Deed, Denial, Standing, Verdict};
-use crate::auth::principal::{Principal, Skill};
+use crate::auth::principal::{AGENT, Principal, Skill};
 use crate::auth::subject::{Party, Subject, known_as};
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
 use crate::permissions::standing::refused;
-use crate::state::ActsAs;
+use crate::state::{ActsAs, Cast};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
@@ -21,6 +21,8 @@ use kairo_wire::permission::Permission;
 use std::sync::Arc;
 
 const METHOD: &str = "process.spawn";
+/// Names in a line of processes that start each other: each costs a decision a look, and all are written down with each.
+const LINE_MAX: usize = 256;
 
 /// As whom something is started.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ pub(crate) struct Identity {
     pub acts_as: Option<ActsAs>,
     /// The grant it runs under.
     pub under: Option<Arc<Grant>>,
+    /// Whoever starts it, and whoever started that.
+    pub line: Arc<[Party]>,
 }
 
 /// For what an approval has to be good.
@@ -42,11 +46,43 @@ pub(crate) struct Occasion<'a> {
     pub intent: Option<&'a str>,
     /// The life that ran under it before, if it is a restart.
     pub after: Option<&'a str>,
+    /// A program starts it: a skill, an agent, a child.
+    pub by_program: bool,
 }
 
 impl Kernel {
     /// As whom a spawn of this connection starts its program.
     pub(crate) fn identity(
+        &self,
+        at: Moment,
+        connection: ConnectionKey,
+        options: Option<&SpawnOptions>,
+        intent: Option<&str>,
+    ) -> Result<Identity, WireError> {
+        let line = self.line(connection)?;
+        Ok(Identity { line, ..self.name_for(at, connection, options, intent)? })
+    }
+
+    /// Everybody a connection goes by, and whoever started it does. A session that is over is left out: nothing is said of it
+    /// any more, and a process that starts the next one and ends, for ever, would have an endless line.
+    fn line(&self, connection: ConnectionKey) -> Result<Arc<[Party]>, WireError> {
+        let Standing { parties, bound, .. } = self.standing(connection);
+        let goes_on = |party: &Party| match &party.subject {
+            Subject::Session(session) => self.session_ends(session) != Some(true),
+            Subject::User | Subject::Agent(_) | Subject::Skill(_) => true,
+        };
+        let line: Vec<Party> = parties.into_iter().chain(bound).filter(goes_on).collect();
+        if line.len() > LINE_MAX {
+            let message = format!(
+                "whoever starts it and whoever started that go by {} names; {LINE_MAX} is most",
+                line.len()
+            );
+            return Err(WireError::too_large("lineMax", message));
+        }
+        Ok(line.into())
+    }
+
+    fn name_for(
         &self,
         at: Moment,
         connection: ConnectionKey,
@@ -61,21 +97,35 @@ impl Kernel {
         let asked = options.and_then(|options| options.agent_session.as_deref());
         let session = match asked {
             Some(id) => Some(self.session_for(connection, uid, id)?),
-            None => inherited.map(|session| (session, None)),
+            // Whoever acts in a session does so as long as that is there.
+            None => match inherited {
+                Some(session) if !self.agents.sessions.contains_key(&session) => {
+                    return Err(WireError::denied(METHOD, "the session of its caller is over"));
+                }
+                inherited => inherited.map(|session| (session, None)),
+            },
         };
         let id = session.as_ref().map(|(id, _)| Arc::clone(id));
         if let Some(skill) = options.and_then(|options| options.skill.as_ref()) {
             let life = peer.and_then(|peer| peer.life.as_deref());
             let session = id.as_deref().or(life).or(skill.session.as_deref());
-            let occasion = Occasion { uid, session, intent, after: None };
+            let by_program = matches!(principal, Principal::Skill(_));
+            let occasion = Occasion { uid, session, intent, after: None, by_program };
             let under = self.approval_of(at, skill, &occasion)?;
             self.forbids_none(at, &self.standing(connection), &under)?;
             let name = skill.name.as_str().into();
-            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: id }), under: Some(under) });
+            return Ok(Identity {
+                acts_as: Some(ActsAs { uid, name, session: id }),
+                under: Some(under),
+                ..Identity::default()
+            });
         }
         if let Some((id, Some(agent))) = session {
             let name = Kernel::agent_text(&agent).into();
-            return Ok(Identity { acts_as: Some(ActsAs { uid, name, session: Some(id) }), under: None });
+            return Ok(Identity {
+                acts_as: Some(ActsAs { uid, name, session: Some(id) }),
+                ..Identity::default()
+            });
         }
         let Principal::Skill(Skill { session: None, name: Some(name), .. }) = principal else {
             return Ok(Identity::default());
@@ -90,7 +140,8 @@ impl Kernel {
         let process = peer.and_then(|peer| peer.life.as_deref()).and_then(|life| self.of_life(life));
         let under = process.and_then(|process| process.cast.under.as_ref());
         let under = under.and_then(|id| self.permissions.grants.get(id)).cloned();
-        Ok(Identity { acts_as: Some(ActsAs { uid, name: Arc::clone(name), session: id }), under })
+        let acts_as = Some(ActsAs { uid, name: Arc::clone(name), session: id });
+        Ok(Identity { acts_as, under, ..Identity::default() })
     }
 
     /// The session a caller wants something started in: its users', or one of its own agent.
@@ -126,12 +177,15 @@ impl Kernel {
         let now_ms = wall_ms(at);
         let meant = |grant: &Grant| {
             let summary = grant.declared.as_deref().map(|declared| &declared.summary);
+            // One that names no program is for whoever knows which it starts.
+            let named = summary.is_some_and(|summary| summary.program_digest.is_some());
             let is = |wanted: &Option<String>, digest: Option<&str>| {
                 wanted
                     .as_deref()
                     .is_none_or(|wanted| digest.is_some_and(|digest| digest.eq_ignore_ascii_case(wanted)))
             };
-            is(&skill.manifest_digest, summary.map(|summary| summary.digest.as_str()))
+            (named || !occasion.by_program)
+                && is(&skill.manifest_digest, summary.map(|summary| summary.digest.as_str()))
                 && is(&skill.program_digest, summary.and_then(|summary| summary.program_digest.as_deref()))
         };
         let bound = |grant: &Grant| occasion.after.is_some() && grant.session.as_deref() == occasion.after;
@@ -145,7 +199,8 @@ impl Kernel {
         let why = match self.permissions.approvals(&party).any(|grant| meant(grant)) {
             true => "its approval is used up, expired, or for another session or intent",
             false if self.permissions.approvals(&party).next().is_some() => {
-                "another manifest of it, or another program, was approved"
+                "another manifest of it, or another program, was approved, or none by its digest, which only the kernel's \
+                 users can start"
             }
             false => "no manifest of it was approved",
         };
@@ -183,6 +238,9 @@ impl Kernel {
         if session.is_some_and(|session| !self.agents.sessions.contains_key(session)) {
             return over("options.agentSession: it is over meanwhile");
         }
+        if acts_as.is_some_and(|acts_as| !self.is_there(acts_as, wall_ms(at))) {
+            return over("its agent was removed meanwhile");
+        }
         let Some(under) = under else { return Ok(()) };
         let life = self.state.connections.get(connection).and_then(|peer| peer.life.as_ref());
         // One that was for one use may have had it, in another life than the caller's.
@@ -193,6 +251,29 @@ impl Kernel {
         match self.permissions.grants.get(under).is_some_and(good) {
             true => Ok(()),
             false => over("options.skill: its approval was taken back or used up meanwhile"),
+        }
+    }
+
+    /// Whether whom something acts as since then is still there: an agent may have been removed, and another one made of its name.
+    pub(crate) fn is_there(&self, acts_as: &ActsAs, since_ms: u64) -> bool {
+        let Some(name) = acts_as.name.strip_prefix(AGENT) else { return true };
+        let agent = self.agents.agents.get(&(acts_as.uid, name.into()));
+        agent.is_some_and(|agent| agent.created_ms <= since_ms)
+    }
+
+    /// Whether what ran in a name when it began may be started in it again.
+    pub(crate) fn stands(&self, at: Moment, cast: &Cast, started_ms: u64) -> Result<(), WireError> {
+        let over = |why: &str| Err(WireError::denied(METHOD, why));
+        if cast.session().is_some_and(|session| !self.agents.sessions.contains_key(session)) {
+            return over("the session it ran in is over");
+        }
+        if cast.acts_as.as_ref().is_some_and(|acts_as| !self.is_there(acts_as, started_ms)) {
+            return over("the agent it ran as is no more");
+        }
+        let grant = cast.under.as_ref().map(|id| self.permissions.grants.get(id));
+        match grant.is_none_or(|grant| grant.is_some_and(|grant| grant.is_live(wall_ms(at)))) {
+            true => Ok(()),
+            false => over("what it ran under was taken back"),
         }
     }
 

@@ -8,6 +8,7 @@ use super::bounds::{Bounds, COUNT, Rules};
 use super::bucket::{Bucket, SECOND, Second};
 use super::holder::Holder;
 use crate::state::SerialMap;
+use kairo_dataplane::key::TimerKey;
 use kairo_wire::methods::quota::QuotaName;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -97,6 +98,8 @@ pub(crate) struct Ledger {
     pub spooling: BTreeSet<u64>,
     /// Connections of others than the owner.
     pub strangers: u64,
+    /// Rings when refusals that are not told yet are due.
+    pub telling: Option<TimerKey>,
 }
 
 impl Ledger {
@@ -243,6 +246,31 @@ impl Ledger {
             next = self.get(id).and_then(|account| account.above);
         }
         next.is_some()
+    }
+
+    /// True if a refusal of any of these was told within the last second, to whoever it was that has too much.
+    pub(crate) fn told_lately(&self, id: AccountId, quotas: &[QuotaName], now_ns: u64) -> bool {
+        let mut next = Some(id);
+        while let Some(account) = next.and_then(|id| self.get(id)) {
+            let lately = |quota: &QuotaName| {
+                let (told, _) = account.told[*quota as usize];
+                told.is_some_and(|told| told.saturating_add(SECOND) > now_ns)
+            };
+            if quotas.iter().any(lately) {
+                return true;
+            }
+            next = account.above;
+        }
+        false
+    }
+
+    /// Of what refusals are not told, and whose.
+    pub(crate) fn untold(&self) -> Vec<(AccountId, QuotaName)> {
+        let of = |(id, account): (AccountId, &Account)| {
+            let quotas = QuotaName::ALL.into_iter().filter(|quota| account.told[*quota as usize].1 > 0);
+            quotas.map(|quota| (id, quota)).collect::<Vec<_>>()
+        };
+        self.iter().flat_map(of).collect()
     }
 
     /// The narrowest bound there is; none if there is none.

@@ -2,17 +2,19 @@
 
 use super::bucket::SECOND;
 use super::ledger::{AccountId, Ledger, Over};
-use crate::calls::Turn;
+use crate::calls::{Asking, Turn};
 use crate::clock::MS;
 use crate::events::following::PAGE_BELOW_BYTES;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::sessions::plan::Plan;
-use crate::state::{Connection, Trace};
-use kairo_dataplane::key::ConnectionKey;
+use crate::state::{Connection, Timer, Trace};
+use kairo_dataplane::key::{ConnectionKey, ReactorId};
 use kairo_dataplane::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENT_BYTES_MIN};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::QuotaExceeded;
+use kairo_wire::method::Method;
+use kairo_wire::methods::process::Spawn;
 use kairo_wire::methods::quota::QuotaName;
 
 /// A spool that said nothing of its size has this part of what its principal may have, for each output.
@@ -94,38 +96,96 @@ impl Kernel {
         spool.bytes_max = Some(bytes);
     }
 
-    /// Something was refused: that is counted, and told unless it was within the last second. Returns what the caller is told.
+    /// Refuses a spawn that is too much before it is told as a call, if such a refusal was told within the last second: whoever
+    /// floods fills a count, and not the log.
+    pub(crate) fn refuse_flood(&mut self, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+        const QUOTAS: [QuotaName; 2] = [QuotaName::Processes, QuotaName::SpoolBytes];
+        let Some(peer) = self.state.connections.get(asking.connection) else { return Ok(()) };
+        let account = peer.account;
+        if asking.method != Spawn::ROW.name
+            || !self.quotas.told_lately(account, &QUOTAS, turn.at.monotonic_ns)
+        {
+            return Ok(());
+        }
+        // What is wrong otherwise is told as ever.
+        let Ok(Some(mut plan)) = self.planned(turn.at, asking) else { return Ok(()) };
+        match self.is_free(asking.connection, &plan.id) {
+            true => self.may_launch(turn, &mut plan),
+            false => Ok(()),
+        }
+    }
+
+    /// Something was refused: that is counted, and told at once, or if something was told within the last second at the end of
+    /// that. Returns what the caller is told.
     pub(crate) fn exceeded(&mut self, turn: &mut Turn<'_>, over: Over) -> WireError {
-        let Over { account, quota, limit, used, wait_ns } = over;
-        let (place, now_ns, owner_uid) = (quota as usize, turn.at.monotonic_ns, self.config.owner_uid);
-        let Some(account) = self.quotas.get_mut(account) else {
+        let Over { account: id, quota, wait_ns, .. } = over;
+        let (place, now_ns) = (quota as usize, turn.at.monotonic_ns);
+        let Some(account) = self.quotas.get_mut(id) else {
             return WireError::new(Code::Internal, "an account is gone");
         };
         account.refused[place] += 1;
         let (told, untold) = &mut account.told[place];
         *untold += 1;
         let is_due = told.is_none_or(|told| told.saturating_add(SECOND) <= now_ns);
-        let name = account.name.clone().into_string();
-        let error = refusal(&name, over);
-        if is_due {
-            let count = std::mem::take(untold);
-            *told = Some(now_ns);
-            let audience = Audience::Of(account.holder.creator(owner_uid));
-            let uid = account.holder.uid(owner_uid);
-            tracing::info!(
-                component = "controlplane",
-                principal = name,
-                quota = quota.word(),
-                limit,
-                used,
-                count,
-                "too much"
-            );
-            let event = QuotaExceeded { principal: name, uid, quota, limit, used, count };
-            self.publish(turn, audience, &Trace::default(), &event);
+        let error = refusal(&account.name, over);
+        match is_due {
+            true => self.tell_refused(turn, over),
+            false => self.await_telling(turn),
         }
         debug_assert!(wait_ns.is_none() || quota == QuotaName::EventsPerSecond);
         error
+    }
+
+    /// Tells what was refused and isn't told.
+    fn tell_refused(&mut self, turn: &mut Turn<'_>, over: Over) {
+        let Over { account, quota, limit, used, .. } = over;
+        let (now_ns, owner_uid) = (turn.at.monotonic_ns, self.config.owner_uid);
+        let Some(account) = self.quotas.get_mut(account) else { return };
+        let (told, untold) = &mut account.told[quota as usize];
+        let count = std::mem::take(untold);
+        *told = Some(now_ns);
+        let (principal, uid) = (account.name.clone().into_string(), account.holder.uid(owner_uid));
+        let audience = Audience::Of(account.holder.creator(owner_uid));
+        tracing::info!(
+            component = "controlplane",
+            principal,
+            quota = quota.word(),
+            limit,
+            used,
+            count,
+            "too much"
+        );
+        let event = QuotaExceeded { principal, uid, quota, limit, used, count };
+        self.publish(turn, audience, &Trace::default(), &event);
+    }
+
+    /// Arms the timer of what is not told, if it isn't.
+    fn await_telling(&mut self, turn: &mut Turn<'_>) {
+        if self.quotas.telling.is_some() {
+            return;
+        }
+        let timer = self.arm(turn, ReactorId(0), turn.at.monotonic_ns.saturating_add(SECOND));
+        self.state.timers.insert(timer.serial, Timer::Refusals);
+        self.quotas.telling = Some(timer);
+    }
+
+    /// Tells all that was refused and isn't told, for what it was refused for a second ago or longer.
+    pub(crate) fn refusals_rang(&mut self, turn: &mut Turn<'_>) {
+        self.quotas.telling = None;
+        for (id, quota) in self.quotas.untold() {
+            let Some(account) = self.quotas.get(id) else { continue };
+            let (told, _) = account.told[quota as usize];
+            if told.is_some_and(|told| told.saturating_add(SECOND) > turn.at.monotonic_ns) {
+                self.await_telling(turn);
+                continue;
+            }
+            let limit = account.limits[quota as usize];
+            let used = match quota {
+                QuotaName::EventsPerSecond => account.events.so_far(turn.at.monotonic_ns),
+                _ => account.used[quota as usize],
+            };
+            self.tell_refused(turn, Over { account: id, quota, limit, used, wait_ns: None });
+        }
     }
 
     /// True when a connection is to be sent nothing more before it has read: it has enough unread itself, or it has some and

@@ -44,7 +44,7 @@ impl Kernel {
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Decision { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Open { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => false,

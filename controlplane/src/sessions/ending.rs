@@ -108,6 +108,7 @@ impl Kernel {
                 turn.out.push(Command::Write { process: key, data, key: write_key, ticket });
             }
             Deed::CloseStdin => turn.out.push(Command::CloseStdin { process: key, ticket }),
+            Deed::OpenStdin => turn.out.push(Command::HandStdin { process: key, ticket }),
             Deed::Tune { tuning } => turn.out.push(Command::Tune { process: key, tuning, ticket }),
             Deed::Resize { size } => turn.out.push(Command::Resize { process: key, size, ticket }),
         }
@@ -255,7 +256,7 @@ impl Kernel {
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
             | Pending::Decision { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Changes { .. }
             | Pending::Watch { .. } => {}
         }
@@ -280,14 +281,7 @@ impl Kernel {
                 self.resolve(turn, ticket, &KillResult { status: KillStatus::Killed, id });
             }
             (Deed::Signal { .. }, Ok(outcome)) => {
-                let processes = match outcome {
-                    Outcome::Signalled { processes } => processes,
-                    Outcome::Ok
-                    | Outcome::Written { .. }
-                    | Outcome::Tuned { .. }
-                    | Outcome::Worked(_)
-                    | Outcome::Opened { .. } => 1,
-                };
+                let processes = if let Outcome::Signalled { processes } = outcome { processes } else { 1 };
                 self.resolve(turn, ticket, &SignalResult { status: SignalStatus::Signalled, id, processes });
             }
             (Deed::Pause, outcome) if outcome.is_ok() || gone => {
@@ -303,15 +297,9 @@ impl Kernel {
                 self.resolve(turn, ticket, &ResumeResult { status, id });
             }
             (Deed::Write { data, .. }, Ok(outcome)) => {
-                let offset = match outcome {
-                    Outcome::Written { offset } => offset,
-                    Outcome::Ok
-                    | Outcome::Signalled { .. }
-                    | Outcome::Tuned { .. }
-                    | Outcome::Worked(_)
-                    | Outcome::Opened { .. } => data.len() as u64,
-                };
-                self.note_write(turn, serial, offset, data.len() as u64);
+                let whole = data.len() as u64;
+                let offset = if let Outcome::Written { offset } = outcome { offset } else { whole };
+                self.note_write(turn, serial, offset, whole);
                 self.resolve(
                     turn,
                     ticket,
@@ -321,6 +309,7 @@ impl Kernel {
             (Deed::CloseStdin, Ok(_)) => {
                 self.resolve(turn, ticket, &StdinCloseResult { status: StdinCloseStatus::Closed, id });
             }
+            (Deed::OpenStdin, Ok(outcome)) => self.stdin_handed(turn, ticket, id, serial, outcome),
             (Deed::Tune { tuning }, Ok(outcome)) => {
                 let settings = process.tuned(tuning, outcome);
                 self.annotate(turn, serial, usize::MAX);
@@ -340,7 +329,7 @@ impl Kernel {
 
 /// The error of a deed that was not done.
 pub(crate) fn deed_error(id: &ProcessId, deed: &Deed, failure: &Failure) -> WireError {
-    let of_stdin = matches!(deed, Deed::Write { .. } | Deed::CloseStdin);
+    let of_stdin = matches!(deed, Deed::Write { .. } | Deed::CloseStdin | Deed::OpenStdin);
     let error = match failure {
         Failure::Gone if of_stdin => stdin_closed(id),
         Failure::Gone => WireError::process_not_found(&id.to_string()),

@@ -95,6 +95,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether an id can be had at once.
+    pub(crate) fn is_free(&self, connection: ConnectionKey, id: &ProcessId) -> bool {
+        matches!(self.claim(connection, id), Ok(Claim::Free))
+    }
+
     fn claim(&self, connection: ConnectionKey, id: &ProcessId) -> Result<Claim, WireError> {
         let Some(holder) = self.state.named(id) else { return Ok(Claim::Free) };
         let principal = self.principal(connection);

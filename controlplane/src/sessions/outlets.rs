@@ -19,7 +19,7 @@ use kairo_wire::envelope::put_notice;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{StreamEndReason, StreamEndRecord};
 use kairo_wire::id::{ProcessId, SubscriptionId};
-use kairo_wire::methods::open::{DescriptorRole, OpenResult, Transport};
+use kairo_wire::methods::open::{DescriptorRole, OpenResult, OpenStdinResult, Transport};
 use kairo_wire::methods::stream::StreamName;
 
 /// ENFILE and EMFILE, which have these numbers everywhere.
@@ -96,6 +96,24 @@ impl Kernel {
         if let Some(Named::Stream(serial)) = self.state.subscriptions.get(id.as_str()).copied() {
             self.end_reader(turn, serial, Departure::Unasked);
         }
+    }
+
+    /// The writing end of a stdin is the caller's from now on.
+    pub(crate) fn stdin_handed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ticket: u64,
+        id: ProcessId,
+        serial: u64,
+        outcome: Outcome,
+    ) {
+        let Outcome::Opened { descriptors, bytes } = outcome else {
+            return self.reject(turn, ticket, &WireError::new(Code::Internal, "another answer than a pipe"));
+        };
+        let offset = self.state.processes.get(&serial).map_or(0, |process| process.meter.stdin_bytes.get());
+        let (roles, pipe_bytes) = (vec![DescriptorRole::PipeWriter], bytes as u64);
+        let result = OpenStdinResult { id, offset, descriptors: roles, pipe_bytes };
+        self.resolve_with(turn, ticket, &result, descriptors);
     }
 
     /// Everything has gone into an outlet, or its reader has closed it: the subscription is over, and follows no later spawn.

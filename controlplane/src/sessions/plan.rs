@@ -169,7 +169,7 @@ impl Plan {
             follows: None,
             request: None,
             adapter: None,
-            cast: Cast::default(),
+            cast: life.cast(),
             published: None,
         }
     }
@@ -196,7 +196,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
     let cgroup = cgroup(&limits, asked.allow_weaker)?;
     let place = (account.as_ref(), cwd.as_deref());
-    let Identity { acts_as, under } = asker.identity.clone();
+    let Identity { acts_as, under, line } = asker.identity.clone();
     let declared = under.as_deref().and_then(|grant| grant.declared.as_deref());
     // What a skill's process starts in the skill's name is contained as that process is.
     let approved = declared.filter(|_| asked.skill.is_some()).map(|declared| &declared.profile);
@@ -228,7 +228,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         request,
         follows: None,
         argv,
-        cast: Cast { acts_as, under: under.map(|grant| Arc::clone(&grant.id)) },
+        cast: Cast { acts_as, under: under.map(|grant| Arc::clone(&grant.id)), line },
         published: None,
     })
 }

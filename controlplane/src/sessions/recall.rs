@@ -218,17 +218,23 @@ impl Kernel {
     fn plan_again(&self, at: Moment, life: &Life, spec: &Spec) -> Result<Plan, WireError> {
         let creator = life.creator();
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
+        let cast = life.cast();
+        self.stands(at, &cast, life.started_ms)?;
         let skill = spec.params.options.as_deref().and_then(|options| options.skill.as_ref());
-        let identity = match skill {
-            None => Identity::default(),
+        let uid = cast.acts_as.as_ref().map_or_else(|| principal.uid(self.config.owner_uid), |of| of.uid);
+        let session = cast.acts_as.as_ref().and_then(|of| of.session.clone());
+        let (acts_as, under) = match skill {
+            None => (cast.acts_as, cast.under.and_then(|id| self.permissions.grants.get(&id)).cloned()),
             Some(skill) => {
-                let uid = principal.uid(self.config.owner_uid);
-                let occasion = Occasion { uid, session: None, intent: None, after: Some(&life.session) };
+                let by_program = matches!(principal, Principal::Skill(_));
+                let wanted = session.as_deref().or(skill.session.as_deref());
+                let after = Some(life.session.as_str());
+                let occasion = Occasion { uid, session: wanted, intent: None, after, by_program };
                 let under = self.approval_of(at, skill, &occasion)?;
-                let acts_as = ActsAs { uid, name: skill.name.as_str().into(), session: None };
-                Identity { acts_as: Some(acts_as), under: Some(under) }
+                (Some(ActsAs { uid, name: skill.name.as_str().into(), session }), Some(under))
             }
         };
+        let identity = Identity { acts_as, under, line: cast.line };
         let (gid, groups, within) = (spec.gid, &spec.groups, Within::Nothing);
         let asker = Asker { principal: &principal, gid, groups, within, identity };
         let mut plan = plan::check(&self.config, &asker, spec.params.clone())?;

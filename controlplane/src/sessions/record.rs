@@ -11,7 +11,7 @@ use crate::auth::principal::Creator;
 use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
-use crate::state::{ActsAs, Cast, Process, Trace};
+use crate::state::{Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
@@ -99,6 +99,9 @@ pub(crate) struct Record {
     /// The grant it runs under.
     #[serde(default)]
     under: Option<String>,
+    /// Who started it, and who started that: of which user, by which name.
+    #[serde(default)]
+    line: Vec<(u32, String)>,
 }
 
 /// Decided since.
@@ -176,10 +179,9 @@ impl Record {
             unrecorded: process.record == RecordStatus::None,
             adapter: process.adapter.clone(),
             contained: !matches!(process.contained, Containing::Not),
-            acts_as: process.cast.acts_as.as_ref().map(|ActsAs { uid, name, session }| {
-                (*uid, name.as_ref().to_owned(), session.as_deref().map(str::to_owned))
-            }),
+            acts_as: process.cast.acts_as_written(),
             under: owned(&process.cast.under),
+            line: process.cast.line_written(),
         }
     }
 
@@ -200,12 +202,7 @@ impl Record {
 
     /// In whose name it runs.
     pub(crate) fn cast(&self) -> Cast {
-        let acts_as = self.acts_as.clone().map(|(uid, name, session)| ActsAs {
-            uid,
-            name: name.into(),
-            session: session.map(Into::into),
-        });
-        Cast { acts_as, under: self.under.as_deref().map(Into::into) }
+        Cast::read(self.acts_as.as_ref(), self.under.as_deref(), &self.line)
     }
 
     pub(crate) fn creator(&self) -> Creator {

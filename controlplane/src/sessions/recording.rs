@@ -153,6 +153,9 @@ fn life(process: &Process) -> Life {
         spool: process.spool,
         restart: renewal.map(|renewal| renewal.plan.restart).unwrap_or_default(),
         attempts: renewal.map_or(0, |renewal| renewal.attempts),
+        acts_as: process.cast.acts_as_written(),
+        under: process.cast.under.as_deref().map(str::to_owned),
+        line: process.cast.line_written(),
     }
 }
 

@@ -10,7 +10,7 @@
 //! there are never two lives of one id. A client's kill, a disconnect, a shutdown and a spawn over the id win against it.
 
 use crate::calls::Turn;
-use crate::clock::{MS, after_ms, between_ms};
+use crate::clock::{MS, after_ms, between_ms, wall_ms};
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::records::Entry;
@@ -192,6 +192,7 @@ impl Kernel {
         }
         if let Some(pending) = renewal.pending {
             self.disarm(turn, pending.timer);
+            self.life_over(turn, serial);
             self.settle(turn, serial);
         }
     }
@@ -208,6 +209,11 @@ impl Kernel {
 
     /// The time of the next life has come.
     pub(crate) fn renew(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        if let Err(error) = self.stands(turn.at, &process.cast, wall_ms(process.started)) {
+            tracing::warn!(component = "controlplane", processId = %process.id, %error, "it is not started again");
+            return self.renounce(turn, serial);
+        }
         let Some(process) = self.state.processes.get_mut(&serial) else { return };
         let Some(mut renewal) = process.renewal.take() else { return };
         let Some(Pending { delay_ms, cause, .. }) = renewal.pending.take() else { return };

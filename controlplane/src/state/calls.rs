@@ -9,6 +9,7 @@ use kairo_dataplane::command::{Scope, TerminalSize, Tuning};
 use kairo_dataplane::key::{ConnectionKey, TimerKey, WriteKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::SubscriptionId;
+use kairo_wire::method::MethodRow;
 use kairo_wire::methods::open::OpenResult;
 use kairo_wire::methods::view::ViewWatchParams;
 use std::sync::Arc;
@@ -30,7 +31,14 @@ pub(crate) struct Call {
     pub headless: bool,
     /// To what it belongs.
     pub under: Option<Box<Under>>,
+    /// What was called; none for what is in no row.
+    pub row: Option<&'static MethodRow>,
+    /// It was allowed by a grant for one use, which it is.
+    pub once: bool,
 }
+
+/// Patterns of types of events.
+pub(crate) type Topics = Arc<[Arc<str>]>;
 
 impl Call {
     /// Bytes it waits to see in a child's stdin.
@@ -47,7 +55,7 @@ impl Call {
             | Pending::Request { .. }
             | Pending::Repeat { .. }
             | Pending::Cancelling { .. }
-            | Pending::Replay
+            | Pending::Replay { .. }
             | Pending::Decision { .. }
             | Pending::Changes { .. }
             | Pending::Open { .. }
@@ -126,12 +134,17 @@ pub(crate) enum Pending {
         /// Rings after `waitMs`.
         timer: Option<TimerKey>,
     },
-    /// A page of the log, or an answer of the views.
-    Replay,
+    /// A page of the log, or an answer of the views or the audit.
+    Replay {
+        /// Events of which types, if it is the log.
+        topics: Topics,
+    },
     /// Rows of a view to change.
     Changes {
         /// After which event.
         since: u64,
+        /// Which events the view is made of, once that is known.
+        topics: Topics,
         /// Rings after `waitMs`.
         timer: Option<TimerKey>,
     },
@@ -165,6 +178,7 @@ impl Pending {
                 Deed::Resume => "process.resume",
                 Deed::Write { .. } => "process.stdin.write",
                 Deed::CloseStdin => "process.stdin.close",
+                Deed::OpenStdin => "stdin.open",
                 Deed::Tune { .. } => "stream.configure",
                 Deed::Resize { .. } => "process.resize",
             },
@@ -172,7 +186,7 @@ impl Pending {
             Pending::Metrics => "system.get_metrics",
             Pending::Published | Pending::Repeat { .. } => "event.publish",
             Pending::Compaction { .. } => "event.compact",
-            Pending::Replay => "event.replay",
+            Pending::Replay { .. } => "event.replay",
             Pending::Changes { .. } => "view.changes",
             Pending::Watch { .. } => "view.watch",
             Pending::Request { .. } => "event.request",
@@ -226,6 +240,8 @@ pub(crate) enum Deed {
     },
     /// `process.stdin.close`.
     CloseStdin,
+    /// `stdin.open`.
+    OpenStdin,
     /// `stream.configure`.
     Tune {
         /// How.

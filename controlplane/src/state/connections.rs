@@ -53,6 +53,7 @@ impl Connection {
             life,
             agent_session,
             party,
+            names: Vec::new(),
             rights: Rights::default(),
         }
     }
@@ -104,11 +105,6 @@ impl Connections {
     }
 
     /// All of them, by place.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = ConnectionKey> {
-        self.iter().map(|connection| connection.key)
-    }
-
-    /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.reactors.iter().flatten().flatten().map(|connection| &**connection)
     }

@@ -4,6 +4,7 @@
 
 use crate::auth::principal::Creator;
 use crate::intents::members::Under;
+use crate::state::Topics;
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate};
 use kairo_dataplane::key::{ConnectionKey, SubscriptionKey, TimerKey};
 use kairo_dataplane::meter::ReaderMeter;
@@ -119,6 +120,8 @@ pub(crate) struct WatchSubscription {
     pub connection: ConnectionKey,
     /// What, and up to where it has been told.
     pub of: ViewWatchParams,
+    /// Of which types the events are that the view is made of.
+    pub topics: Topics,
     /// The ticket of the changes it waits for; none while it has too much unread.
     pub asked: Option<u64>,
 }

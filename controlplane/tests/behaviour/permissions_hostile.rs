@@ -169,7 +169,7 @@ fn one_program_doesnt_fill_the_list_of_requests() {
     let child = world.child(&[pid], None);
     let manifest = |at: u32| {
         let text = json!({ "manifest": 1, "name": format!("s{at}"), "version": "1" }).to_string();
-        json!({ "manifest": text })
+        json!({ "manifest": text, "program": "/bin/x", "programDigest": "0a".repeat(32) })
     };
     for at in 0..64 {
         world.ok(child, "permission.request", manifest(at));
@@ -222,4 +222,76 @@ fn a_spawn_that_waits_for_its_id_is_not_started_under_what_was_taken_back() {
     world.notice(kairo_dataplane::control::Notice::Ended { process });
     let answer = world.answer(agent, &waiting).expect("it is answered");
     assert!(answer.is_err(), "{answer:?}");
+}
+
+#[test]
+fn what_is_granted_has_one_spelling() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let agent = agent(&mut world, "a", json!([]));
+    let wrong = [
+        ("file.read", "/usr/../etc"),
+        ("file.read", "/usr/./lib"),
+        ("file.read", "//usr"),
+        ("file.write", "/usr/"),
+        ("file.write", "usr"),
+        ("file.execute", "./x"),
+        ("file.create", "~"),
+        ("file.delete", "/tmp/*"),
+        ("file.read", "/tmp/\0x"),
+        ("file.read", "/tmp/\u{7f}x"),
+        ("file.read", "/tmp/\u{202e}x"),
+        ("unix.connect", "/run/../x"),
+        ("device.open", "/dev//null"),
+        ("network.connect", "example.org"),
+        ("network.connect", "127.0.0.1:80"),
+        ("network.bind", "8010-8000"),
+        ("network.loopback", "080"),
+        ("signal.send", "all"),
+        ("environment.read", "A=B"),
+        ("kernel.call", "process."),
+        ("permission.decide", "skill"),
+        ("permission.decide", "skill:*x"),
+        ("event.publish", ""),
+    ];
+    for (permission, resource) in wrong {
+        let mut calls = vec![
+            (owner, "permission.grant", json!({ "principal": "skill:x" })),
+            (owner, "permission.grant", json!({ "principal": "skill:x", "effect": "forbid" })),
+            (owner, "permission.can", json!({ "principal": "skill:x" })),
+            (agent, "permission.request", json!({ "purpose": "to try" })),
+        ];
+        for (connection, method, params) in &mut calls {
+            params["permission"] = json!(permission);
+            params["resource"] = json!(resource);
+            let error = world.call(*connection, method, params.clone()).expect_err(resource);
+            let info = error.info.expect("it says more");
+            let details: Value = info.details.expect("a field").decode().expect("a map");
+            assert_eq!(
+                (&*info.code, &details["field"]),
+                ("E_INVALID_PARAMS", &json!("resource")),
+                "{method} {resource:?}"
+            );
+        }
+        let listed = json!([{ "permission": permission, "resource": resource }]);
+        let error =
+            world.call(owner, "agent.create", json!({ "name": "b", "permissions": listed })).unwrap_err();
+        let details: Value = error.info.unwrap().details.unwrap().decode().expect("a map");
+        assert_eq!(details["field"], "permissions[0].resource");
+        let rule =
+            json!({ "effect": "approve", "principal": "*", "permission": permission, "resource": resource });
+        let policy: Policy = serde_json::from_value(json!({ "rule": [rule] })).expect("it can be read");
+        assert_eq!(policy.check().expect_err(resource).field, "rule[0].resource");
+    }
+    for (permission, resource) in [
+        ("file.read", "/usr/lib"),
+        ("file.read", "~/.ssh"),
+        ("file.read", "*"),
+        ("network.connect", "*.example.org:443"),
+        ("network.bind", "0"),
+        ("permission.decide", "skill:photo-*"),
+        ("event.publish", "photo.>"),
+    ] {
+        allow(&mut world, "skill:x", permission, json!(resource));
+    }
 }

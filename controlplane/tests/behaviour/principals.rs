@@ -107,7 +107,8 @@ fn every_method_that_names_a_process_checks_whose_it_is() {
     world.run_with(alice, json!({ "id": "p", "command": ["a"], "options": { "pty": true } }));
     for row in METHODS {
         let scope = PERMISSIONS.iter().find(|p| p.permission == row.permission).unwrap().scope;
-        let of_a_subscription = ["process.stdout.unsubscribe", "subscription.configure"].contains(&row.name);
+        let of_a_subscription =
+            ["process.stdout.unsubscribe", "stream.close", "subscription.configure"].contains(&row.name);
         if scope != PermissionScope::Process || of_a_subscription {
             continue;
         }

@@ -11,6 +11,7 @@ use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey};
 use kairo_wire::frame::Kind;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 const PROCESSES: usize = 0;
 const BYTES: usize = 1;
@@ -404,16 +405,20 @@ fn a_refusal_is_told_once_a_second_and_counted() {
     for _ in 0..5 {
         refused(&mut world, x, "process.spawn", spawn("q"));
     }
-    world.advance(1_000);
+    world.advance(999);
+    assert_eq!(world.events(owner).len(), 1, "the rest comes with the second's end");
+    world.advance(1);
+    assert_eq!(world.timers.len(), 0);
     refused(&mut world, x, "process.spawn", spawn("q"));
+    world.advance(1_000);
     let told = world.events(owner);
     let event = |count: u64| {
         let event = json!({ "principal": "skill:x", "uid": OWNER, "quota": "processes", "limit": 1, "used": 1,
             "count": count });
         ("kairo.quota.exceeded".to_owned(), event)
     };
-    assert_eq!(told, [event(1), event(5)]);
-    assert_eq!(world.events(x), told, "it hears of itself");
+    assert_eq!(told, [event(4), event(1)]);
+    assert_eq!(world.events(x), [event(1), event(4), event(1)], "it hears of itself");
     assert!(world.events(y).is_empty());
     let (code, _) = world.fails(x, "event.publish", json!({ "type": "kairo.quota.exceeded" }));
     assert_eq!(code, "E_PERMISSION_DENIED");
@@ -475,4 +480,51 @@ fn the_next_kernel_counts_what_it_took_over_for_whoever_started_it() {
     assert_eq!(used(&mut world, "skill:x", PROCESSES), 0);
     ended(&mut world, two.process);
     assert_eq!(used(&mut world, "owner", PROCESSES), 0);
+}
+
+#[test]
+fn a_flood_of_spawns_fills_a_count_and_not_the_log() {
+    let mut world = world(&[("skill:x", PROCESSES, 1), ("skill:x", SPOOL, 1 << 30)]);
+    let (owner, x) = (world.owner(), skill(&mut world, "x"));
+    world.run(x, "p");
+    world.ok(owner, "subscribe", json!({ "topic": "kairo.>" }));
+    world.events(owner);
+    let flood = 3_000;
+    for _ in 0..flood {
+        refused(&mut world, x, "process.spawn", spawn("q"));
+        world.advance(1);
+    }
+    world.advance(1_000);
+    let mut told: BTreeMap<String, u64> = BTreeMap::new();
+    let mut count = 0;
+    for (topic, event) in world.events(owner) {
+        count += event["count"].as_u64().unwrap_or(0);
+        *told.entry(topic).or_default() += 1;
+    }
+    assert_eq!(count, flood, "all are counted");
+    assert!(told.values().all(|events| *events <= 4), "{told:?}");
+    // What is not refused is told as ever, and so is what is wrong otherwise.
+    refused(&mut world, x, "process.spawn", spawn("q"));
+    world.events(owner);
+    assert_eq!(world.fails(x, "process.spawn", json!({ "id": "q", "command": [] })).0, "E_INVALID_PARAMS");
+    world.start(x, "process.kill", json!({ "id": "p" }));
+    let told: Vec<Value> =
+        world.events(owner).into_iter().map(|(_, event)| event["method"].clone()).collect();
+    assert!(told.contains(&json!("process.spawn")) && told.contains(&json!("process.kill")), "{told:?}");
+}
+
+#[test]
+fn a_doctor_tells_who_has_all_it_may() {
+    let mut world = world(&[("skill:x", PROCESSES, 1)]);
+    let (owner, x, y) = (world.owner(), skill(&mut world, "x"), skill(&mut world, "y"));
+    let fact = |world: &mut World, by| {
+        let facts = world.ok(by, "kernel.doctor", json!({}))["facts"].clone();
+        facts.as_array().unwrap().iter().find(|fact| fact["name"] == "quotas").cloned().expect("the fact")
+    };
+    assert_eq!(fact(&mut world, owner)["holds"], true);
+    world.run(x, "p");
+    let told = fact(&mut world, owner);
+    assert_eq!((&told["holds"], &told["value"]), (&json!(false), &json!("skill:x has 1 of 1 processes")));
+    assert!(told["advice"].as_str().unwrap().contains("kairo quotas"));
+    assert_eq!(fact(&mut world, y)["holds"], true, "it may not know of others");
 }

@@ -510,3 +510,96 @@ fn of_two_lives_that_were_faster_than_the_log_both_are_told_in_their_order() {
     assert_eq!(births, [0, 1], "{told:?}");
     assert_eq!(told.iter().filter(|told| told.0 == "kairo.stream.closed").count(), 4, "{told:?}");
 }
+
+/// The kernel and its keeper are gone, the log and the records are not.
+fn risen(before: World) -> World {
+    let (memories, at) = (past(&before), before.at);
+    let mut next = World::over(config(), before.kept);
+    next.at = at;
+    recall(&mut next, memories, LossCause::Keeper);
+    next
+}
+
+/// A process in a session of an agent, and one that starts in it; both are started again.
+fn in_a_session(lifetime_ms: u64) -> (World, Value) {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.ok(owner, "agent.create", json!({ "name": "coder" }));
+    let session = json!({ "agent": "coder", "lifetimeMs": lifetime_ms });
+    let session = world.ok(owner, "session.create", session)["sessionId"].clone();
+    let options = json!({ "agentSession": session, "restart": { "policy": "always", "backoffMs": 10 } });
+    let (_, pid) = world.run_with(owner, json!({ "id": "repl", "command": ["a"], "options": options }));
+    let inside = world.child(&[pid], None);
+    let options = json!({ "restart": { "policy": "always", "backoffMs": 10 } });
+    world.run_with(inside, json!({ "id": "build", "command": ["b"], "options": options }));
+    (world, session)
+}
+
+#[test]
+fn what_ran_in_an_agents_session_is_started_again_in_it_and_ends_with_it() {
+    let (before, session) = in_a_session(60_000);
+    let mut world = risen(before);
+    let owner = world.owner();
+    let listed = |world: &mut World| {
+        world.ok(owner, "agent.list", json!({}))["agents"][0]["sessions"][0]["processes"].clone()
+    };
+    assert_eq!(listed(&mut world), json!(["repl", "build"]), "they will run again");
+    world.advance(10);
+    for id in ["repl", "build"] {
+        let (_, pid) = world.born();
+        let child = world.child(&[pid], None);
+        let who = world.ok(child, "kernel.hello", json!({}))["principal"].clone();
+        assert_eq!(who, json!({ "kind": "agent", "uid": OWNER, "agent": "coder" }), "{id}");
+    }
+    assert_eq!(listed(&mut world), json!(["repl", "build"]));
+    let accounts = world.ok(owner, "quota.status", json!({ "principal": "agent:coder" }))["accounts"].clone();
+    let processes = &accounts[0]["quotas"].as_array().unwrap()[0];
+    assert_eq!((&processes["quota"], &processes["used"]), (&json!("processes"), &json!(1)), "{accounts}");
+    let ended = world.ok(owner, "session.end", json!({ "sessionId": session }))["ended"].clone();
+    assert_eq!(ended, json!(["repl", "build"]));
+}
+
+#[test]
+fn what_ran_in_a_session_that_is_over_is_not_started_again() {
+    let (mut before, session) = in_a_session(60_000);
+    let owner = before.owner();
+    before.ok(owner, "session.end", json!({ "sessionId": session, "running": "keep" }));
+    let mut world = risen(before);
+    world.advance(1_000_000);
+    assert!(world.take_spawn().is_none(), "it was over before its kernel died");
+
+    let (mut before, _) = in_a_session(5_000);
+    before.at.wall_ns += 5_000_000_000;
+    let mut world = risen(before);
+    let (at, mut out) = (world.at, Commands::default());
+    world.kernel.settle_agents(at, &mut out);
+    world.carry_out(None, out);
+    world.advance(1_000_000);
+    assert!(world.take_spawn().is_none(), "its time came while there was no kernel");
+}
+
+#[test]
+fn what_an_agent_had_started_is_not_started_as_another_of_its_name() {
+    let (mut before, _) = in_a_session(60_000);
+    let owner = before.owner();
+    before.ok(owner, "agent.remove", json!({ "name": "coder", "running": "keep" }));
+    before.advance(1);
+    before.ok(owner, "agent.create", json!({ "name": "coder" }));
+    let mut world = risen(before);
+    world.advance(1_000_000);
+    assert!(world.take_spawn().is_none());
+}
+
+#[test]
+fn a_life_of_a_session_that_is_over_is_followed_by_none() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.ok(owner, "agent.create", json!({ "name": "coder" }));
+    let session = world.ok(owner, "session.create", json!({ "agent": "coder" }))["sessionId"].clone();
+    let options = json!({ "agentSession": session, "restart": { "policy": "always", "backoffMs": 10 } });
+    let (process, _) = world.run_with(owner, json!({ "id": "p", "command": ["a"], "options": options }));
+    world.ok(owner, "session.end", json!({ "sessionId": session, "running": "keep" }));
+    world.finish(process, 1);
+    world.advance(1_000_000);
+    assert!(world.take_spawn().is_none());
+}

@@ -227,3 +227,88 @@ fn the_outputs_of_a_terminal_are_one() {
     world.exits(process, ExitStatus::Code(0));
     assert_eq!(rows(&mut world, owner, "live").as_array().unwrap().len(), 1);
 }
+
+/// Somebody who may read and define views, and hear what is granted to it.
+fn reader(world: &mut World, topics: &[&str]) -> ConnectionKey {
+    let mut permissions = vec![json!({ "permission": "view.read" }), json!({ "permission": "view.define" })];
+    permissions.extend(topics.iter().map(|of| json!({ "permission": "event.subscribe", "resource": of })));
+    let reader = world.owner();
+    world.ok(reader, "agent.create", json!({ "name": "reader", "permissions": permissions }));
+    world.ok(reader, "identify", json!({ "agentId": "reader" }));
+    reader
+}
+
+#[test]
+fn nobody_sees_by_a_view_what_it_may_not_subscribe_to() {
+    const DENIED: &str = "E_PERMISSION_DENIED";
+    let mut world = World::new();
+    let owner = world.owner();
+    let reader = reader(&mut world, &["build.>", "kairo.process.>"]);
+    let secret = |name: &str| json!({ "definition": { "name": name, "topic": "secret.*", "reducers": [{ "name": "n", "op": "count" }] } });
+    world.ok(owner, "view.define", counting("open"));
+    world.ok(owner, "view.define", secret("closed"));
+    built(&mut world, owner, "lib", 7);
+    world.ok(owner, "event.publish", json!({ "type": "secret.plan" }));
+    assert_eq!(rows(&mut world, reader, "open")[0]["value"]["n"], 1);
+    let all = json!({ "definition": { "name": "all", "topic": ">", "reducers": [{ "name": "n", "op": "count" }] } });
+    for (method, params) in [
+        ("view.get", json!({ "name": "closed" })),
+        ("view.changes", json!({ "name": "closed" })),
+        ("view.changes", json!({ "name": "closed", "since": 1_000, "waitMs": 60_000 })),
+        ("view.watch", json!({ "name": "closed" })),
+        ("view.define", secret("mine")),
+        ("view.define", all),
+        // Outputs' ends are events of other types.
+        ("view.get", json!({ "name": "processes" })),
+        ("view.get", json!({ "name": "correlations" })),
+    ] {
+        assert_eq!(world.fails(reader, method, params.clone()).0, DENIED, "{method} {params}");
+    }
+    world.ok(reader, "view.define", counting("own"));
+    let names = |world: &mut World, by| -> Vec<String> {
+        let views = world.ok(by, "view.list", json!({}))["views"].clone();
+        views.as_array().unwrap().iter().map(|view| view["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&mut world, reader), ["open", "own"]);
+    assert_eq!(names(&mut world, owner).len(), 8);
+    // Whatever it defined before is no way to hear what it may not any more.
+    world.ok(
+        owner,
+        "agent.create",
+        json!({ "name": "reader", "permissions": [{ "permission": "view.read" }] }),
+    );
+    assert_eq!(world.fails(reader, "view.get", json!({ "name": "own" })).0, DENIED);
+}
+
+#[test]
+fn a_built_in_view_is_read_by_whoever_may_hear_what_it_is_made_of() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let reader = reader(&mut world, &["kairo.process.>", "kairo.stream.closed"]);
+    world.run(owner, "p");
+    assert_eq!(rows(&mut world, reader, "processes"), json!([]), "they are the owner's");
+    for name in ["live", "intents", "correlations"] {
+        assert_eq!(world.fails(reader, "view.get", json!({ "name": name })).0, "E_PERMISSION_DENIED");
+    }
+}
+
+#[test]
+fn a_watcher_is_told_nothing_of_a_view_that_becomes_another() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let reader = reader(&mut world, &["build.>"]);
+    world.ok(owner, "view.define", counting("v"));
+    world.ok(reader, "view.watch", json!({ "name": "v" }));
+    built(&mut world, owner, "lib", 1);
+    assert_eq!(told(&mut world, reader).len(), 1);
+    let seq = world.ok(reader, "view.get", json!({ "name": "v" }))["seq"].clone();
+    let waits = world.start(reader, "view.changes", json!({ "name": "v", "since": seq, "waitMs": 60_000 }));
+    assert!(world.answer(reader, &waits).is_none());
+    let secret = json!({ "definition": { "name": "v", "topic": "secret.*", "key": ["data.target"],
+        "reducers": [{ "name": "n", "op": "count" }] } });
+    world.ok(owner, "view.define", secret);
+    world.ok(owner, "event.publish", json!({ "type": "secret.plan", "data": { "target": "x" } }));
+    assert!(told(&mut world, reader).iter().all(|(topic, key, _)| topic == "view.reset" && key.is_null()));
+    let answer = world.answer(reader, &waits).expect("it is answered");
+    assert_eq!(code(&answer.unwrap_err()).0, "E_PERMISSION_DENIED");
+}

@@ -313,6 +313,12 @@ impl<E: Engine> Driver for E {
         Handle::from(fd)
     }
 
+    fn hand_over(&mut self, fd: &Handle) -> io::Result<OwnedFd> {
+        let theirs = fd.as_fd().try_clone_to_owned()?;
+        pipe::set_blocking(&theirs)?;
+        Ok(theirs)
+    }
+
     fn export(&mut self, fd: Handle) -> Result<OwnedFd, Handle> {
         fd.into_owned()
     }

@@ -117,6 +117,9 @@ pub trait Driver {
     /// Wraps an owned descriptor that came from outside: a listener, a lane, a ring to be kept by the keeper.
     fn import(&mut self, fd: OwnedFd) -> Self::Fd;
 
+    /// A duplicate for somebody else, which blocks: as ours does from now on, since both are one open file.
+    fn hand_over(&mut self, fd: &Self::Fd) -> io::Result<OwnedFd>;
+
     /// Gives a descriptor away to another reactor; hands it back where it is shared or can't travel.
     fn export(&mut self, fd: Self::Fd) -> Result<OwnedFd, Self::Fd>;
 

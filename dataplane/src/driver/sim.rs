@@ -438,6 +438,11 @@ impl Driver for Sim {
         World(Rc::clone(&self.world)).fd(Kind::Outside(Rc::new(fd)))
     }
 
+    fn hand_over(&mut self, _fd: &Fd) -> io::Result<OwnedFd> {
+        // Only real descriptors can leave the world.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn export(&mut self, fd: Fd) -> Result<OwnedFd, Fd> {
         // Only real descriptors can leave the world. It is not closed: its count goes with it.
         match &fd.0.kind {

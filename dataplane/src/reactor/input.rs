@@ -3,9 +3,10 @@
 //! How bytes get in, and how that is accounted for, is [`inflow`](crate::stream::inflow)'s. Invariant: nothing leaves an
 //! inbox that the keeper has not been given.
 
+use super::readers::refusal;
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
-use crate::control::{Failure, Notice};
+use crate::control::{Descriptors, Failure, Notice, Outcome};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link;
@@ -15,6 +16,7 @@ use crate::stream::inflow::Answer;
 use crate::stream::source::{TakeError, input_name};
 use bytes::Bytes;
 use kairo_shm::layout::RingError;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl<D: Driver> Reactor<D> {
@@ -36,6 +38,34 @@ impl<D: Driver> Reactor<D> {
                 Ok(())
             }
         });
+    }
+
+    /// Gives the writing end away, once all that was taken is through.
+    pub(super) fn hand_stdin(&mut self, key: ProcessKey, ticket: Ticket) {
+        let place = self.place_of_process(key);
+        let Some((place, process)) = place.and_then(|place| Some((place, self.processes.get_mut(place)?)))
+        else {
+            return self.done(ticket, Err(Failure::Gone));
+        };
+        let inflow = &mut process.inflow;
+        let outcome = match inflow.fd() {
+            None => Err(Failure::BrokenPipe { offset: inflow.written() }),
+            Some(_) if inflow.is_closed() => Err(Failure::BrokenPipe { offset: inflow.written() }),
+            Some(_) if inflow.is_waiting() => Err(Failure::WouldBlock),
+            Some(fd) => self.driver.hand_over(fd).map_err(|error| refusal(&error)),
+        };
+        let descriptor = match outcome {
+            Ok(descriptor) => descriptor,
+            Err(failure) => return self.done(ticket, Err(failure)),
+        };
+        let bytes = inflow.pipe_bytes();
+        let mut answers = Vec::new();
+        inflow.fail(&mut answers);
+        self.done(
+            ticket,
+            Ok(Outcome::Opened { descriptors: Descriptors(Arc::new(vec![descriptor])), bytes }),
+        );
+        self.input_closed(place, answers);
     }
 
     fn with_input(

@@ -443,6 +443,7 @@ impl<D: Driver> Reactor<D> {
             Command::Pace { subscription, rate } => self.pace_reader(subscription, rate),
             Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
+            Command::HandStdin { process, ticket } => self.hand_stdin(process, ticket),
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
             Command::Signal { process, signal, scope, ticket } => self.signal(process, signal, scope, ticket),
             Command::Announce { process, frames } => self.announce(process, frames),
@@ -501,6 +502,7 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::Write { process, .. }
         | Command::AbandonWrite { process, .. }
         | Command::CloseStdin { process, .. }
+        | Command::HandStdin { process, .. }
         | Command::Resize { process, .. }
         | Command::Signal { process, .. }
         | Command::Announce { process, .. }

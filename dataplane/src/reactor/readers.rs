@@ -91,7 +91,7 @@ impl Retained {
 }
 
 /// What a system's refusal is to whoever asked.
-fn failure(error: &io::Error) -> Failure {
+pub(super) fn refusal(error: &io::Error) -> Failure {
     Failure::Os(error.raw_os_error().unwrap_or(libc::ENOSYS))
 }
 
@@ -193,7 +193,7 @@ impl<D: Driver> Reactor<D> {
                 Ok(fd) => (None, Some(DescriptorSink { fd, armed: false }), None),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
-                    return Err(failure(&error));
+                    return Err(refusal(&error));
                 }
             },
             Sink::Outlet { kind: OutletKind::Shared, ticket } => {
@@ -205,7 +205,7 @@ impl<D: Driver> Reactor<D> {
                 (None, None, Some(shared))
             }
             Sink::Outlet { kind, ticket } => {
-                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| failure(&error))?;
+                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
                 let descriptors = Descriptors(Arc::new(vec![theirs]));
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
                 (None, Some(DescriptorSink { fd, armed: false }), None)

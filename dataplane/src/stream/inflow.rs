@@ -185,6 +185,11 @@ impl<F: Clone> Inflow<F> {
         self.terminal
     }
 
+    /// Size of its pipe, bytes; 0 for a terminal.
+    pub fn pipe_bytes(&self) -> usize {
+        self.pipe_bytes
+    }
+
     /// Gives up what has not gone in of a write. True if it was still waiting.
     pub fn abandon(&mut self, ticket: Ticket) -> Result<bool, RingError> {
         let Some(place) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else {

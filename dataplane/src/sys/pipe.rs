@@ -72,6 +72,12 @@ pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes O_NONBLOCK from the open file, for everybody who shares it.
+pub fn set_blocking(fd: &impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags - rustix::fs::OFlags::NONBLOCK)?)
+}
+
 /// splice(2) of at most `max` bytes, non-blocking on both sides. 0 is the end of `from`; `EAGAIN` means one side
 /// isn't ready. A socket as `into` raises SIGPIPE besides EPIPE when its peer is gone: the process ignores it.
 /// `Unsupported` where the platform has no splice.

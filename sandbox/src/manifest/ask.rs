@@ -79,6 +79,8 @@ pub enum Ask {
     },
     /// UDP, to and from anywhere.
     Udp,
+    /// A network of its own, with a loopback nobody else is on.
+    PrivateNetwork,
     /// A unix socket, by path.
     UnixSocket {
         /// In its one spelling.

@@ -82,6 +82,8 @@ struct Permissions {
     loopback: Vec<PortRule>,
     /// UDP, to and from anywhere.
     udp: Option<Wish>,
+    /// A network of its own instead: a loopback that nobody else is on, every port of it, and no other machine.
+    private_network: Option<Wish>,
     /// Unix sockets by path.
     unix_sockets: Vec<PathRule>,
     /// Any unix socket.
@@ -341,6 +343,7 @@ impl Asked {
         let single = [
             ("metadata", wish(of.metadata, Ask::Metadata)),
             ("udp", wish(of.udp, Ask::Udp)),
+            ("privateNetwork", wish(of.private_network, Ask::PrivateNetwork)),
             ("anyUnixSocket", wish(of.any_unix_socket, Ask::AnyUnixSocket)),
             ("signal", reach(of.signal, |reach| Ask::Signal { reach })),
             ("ptrace", reach(of.ptrace, |reach| Ask::Ptrace { reach })),

@@ -87,6 +87,7 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
     bounds(manifest)?;
     files(manifest)?;
     hosts(manifest)?;
+    networks(manifest)?;
     sockets(manifest)?;
     settings(manifest)
 }
@@ -162,6 +163,21 @@ fn hosts(manifest: &Manifest) -> Result<(), Refusal> {
         (Some(any), Some(named)) => Err(contradiction(
             named,
             format!("it names a host, and {any} allows every host: name all, or none"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whoever has a network of its own is on no other.
+fn networks(manifest: &Manifest) -> Result<(), Refusal> {
+    let private = manifest.permissions.iter().find(|permission| permission.ask == Ask::PrivateNetwork);
+    let is_shared =
+        |ask: &Ask| matches!(ask, Ask::Connect { .. } | Ask::Listen { .. } | Ask::Loopback { .. } | Ask::Udp);
+    let shared = manifest.permissions.iter().find(|permission| is_shared(&permission.ask));
+    match (private, shared) {
+        (Some(private), Some(shared)) => Err(contradiction(
+            &private.field,
+            format!("whoever has a network of its own reaches no other, and {} asks for that", shared.field),
         )),
         _ => Ok(()),
     }

@@ -112,7 +112,7 @@ pub(super) fn text(text: &str, trail: &Trail<'_>) -> Result<Tree, Refusal> {
 }
 
 /// Whether whoever reads a text sees all of it, in its order: an approval is given to what is seen.
-fn shown(text: &str) -> Result<(), String> {
+pub(super) fn shown(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
         return Err("is empty".to_owned());
     }

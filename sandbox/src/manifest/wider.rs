@@ -187,7 +187,7 @@ fn rest(ask: &Ask, older: &Manifest) -> Option<Ask> {
             left.extend(&ports.without(&here).without(&listened(older)));
             some(left).map(|ports| Ask::Loopback { ports })
         }
-        Ask::Metadata | Ask::Udp | Ask::AnyUnixSocket => had(&|before| before == ask),
+        Ask::Metadata | Ask::Udp | Ask::PrivateNetwork | Ask::AnyUnixSocket => had(&|before| before == ask),
         Ask::UnixSocket { path } => had(&|before| match before {
             Ask::AnyUnixSocket => true,
             Ask::UnixSocket { path: folder } => is_within(path, folder),

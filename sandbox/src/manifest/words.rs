@@ -177,6 +177,9 @@ pub(super) fn say(ask: &Ask) -> Option<(Group, String)> {
             (Group::Network, format!("connect and be reached within this machine on ports {ports}"))
         }
         Ask::Udp => (Group::Network, "send and receive UDP, to and from anywhere".to_owned()),
+        Ask::PrivateNetwork => {
+            (Group::Network, "talk to itself on a network of its own, which reaches nobody else".to_owned())
+        }
         Ask::UnixSocket { path } => (Group::Network, format!("connect to unix sockets at {}", place(path))),
         Ask::AnyUnixSocket => (Group::Network, "connect to every unix socket its user may".to_owned()),
         Ask::DevicePath { path } => (Group::Devices, format!("read, write and command {}", place(path))),

@@ -92,4 +92,10 @@ super::events! {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub ended: Vec<ProcessId>,
     }
+
+    /// Nobody has decided what was asked for, and it no longer waits.
+    PermissionExpired = "kairo.permission.expired", Bus {
+        /// What was asked for.
+        pub request: PendingRequest,
+    }
 }

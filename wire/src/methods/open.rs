@@ -34,6 +34,22 @@ methods! {
     }
 }
 
+methods! {
+    /// Hands the way into a process to the caller: the reply brings the end of its stdin's pipe that is written to.
+    ///
+    /// What is written there goes in as from a shell, past the kernel: at the speed of a pipe, over the end of this kernel, and
+    /// uncounted. `process.stdin.write` and `.close` are over for this process (`E_STDIN_CLOSED`); its stdin ends when the
+    /// descriptor is closed. What was written before must be through (`E_WOULD_BLOCK`, retry then). A descriptor that was
+    /// handed out can't be taken back: a revoke doesn't reach it. A terminal is refused.
+    OpenStdin = "stdin.open"(OpenStdinParams) -> OpenStdinResult {
+        required: [need("id")],
+        permission: ProcessWrite,
+        since: Since::Release("0.1.0"),
+        errors: [Conflict, NotFound, StdinClosed, Unsupported, WouldBlock],
+        example: r#"{"id": "encoder"}"#,
+    }
+}
+
 crate::methods::words! {
     /// How bytes travel to a reader.
     Transport or Frames {
@@ -116,13 +132,37 @@ pub struct OpenResult {
     pub ring_bytes: Option<u64>,
 }
 
+/// Whose stdin.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StdinOpenParams")]
+pub struct OpenStdinParams {
+    /// The process.
+    pub id: ProcessId,
+}
+
+/// It is the caller's.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StdinOpenResult")]
+pub struct OpenStdinResult {
+    /// The process.
+    pub id: ProcessId,
+    /// Bytes that went in before.
+    pub offset: u64,
+    /// What each descriptor that comes with this answer is, in their order.
+    pub descriptors: Vec<DescriptorRole>,
+    /// How much the pipe holds, bytes.
+    pub pipe_bytes: u64,
+}
+
 crate::methods::words! {
     /// What a descriptor is.
     DescriptorRole {
         /// The end of a pipe that is read.
         PipeReader = "pipe",
-        /// The end of a pipe that is written.
-        PipeWriter = "pipeWriter",
+        /// The end of a pipe that is written to.
+        PipeWriter = "pipe_writer",
         /// A connected stream socket.
         Socket = "socket",
         /// A shared ring; read-only, or to be written by its producer.

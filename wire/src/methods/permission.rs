@@ -15,7 +15,8 @@ methods! {
     /// Asks for what a manifest lists, or for one permission.
     ///
     /// Answered at once: approved or denied if the policy says so, else pending, and told as `kairo.permission.requested` to
-    /// whoever may decide. With `waitMs` the answer waits that long for the decision.
+    /// whoever may decide. With `waitMs` the answer waits that long for the decision. What nobody decides within a day, or within
+    /// an hour after the child that asked is gone, counts as denied, and is told as `kairo.permission.expired`.
     Request = "permission.request"(RequestParams) -> RequestResult {
         required: [],
         permission: PermissionRequest,
@@ -176,6 +177,8 @@ crate::methods::words! {
         Replaced = "replaced",
         /// The policy of this kernel forbids it.
         Policy = "policy",
+        /// A grant by which it was given is no longer in force.
+        Source = "source_gone",
     }
 }
 
@@ -191,7 +194,7 @@ pub struct RequestParams {
     /// The program it is for, as it will be started: what is approved then is good for this file alone, by its contents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<OsText>,
-    /// SHA-256 of that program, hexadecimal.
+    /// SHA-256 of that program, hexadecimal. A program the kernel knows as a skill, an agent or a child has to say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program_digest: Option<String>,
     /// One permission.
@@ -347,6 +350,9 @@ pub struct Grant {
     pub by: String,
     /// When, milliseconds since 1970.
     pub at_ms: u64,
+    /// The grants by which a program gave it: when one of them ends, so does this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rests_on: Vec<String>,
 }
 
 /// How to grant what was asked for.
@@ -355,7 +361,7 @@ pub struct Grant {
 pub struct ApproveParams {
     /// Which request.
     pub request_id: String,
-    /// How long; as the request wants it, else for its session.
+    /// How long; as the request wants it, else for its session, and no longer than a program that decides may itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<GrantScope>,
     /// At most so long, milliseconds.
@@ -404,7 +410,7 @@ pub struct GrantParams {
     /// Whether it allows.
     #[serde(default)]
     pub effect: GrantEffect,
-    /// How long; always if absent.
+    /// How long; if absent always, or as long as a program that gives it may itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<GrantScope>,
     /// The session that a `session` scope means.
@@ -462,6 +468,9 @@ pub struct RevokeParams {
     pub principal: Option<String>,
     /// What becomes of what runs under it.
     pub running: RunningOption,
+    /// A grant for one use has had it, where this kernel couldn't see that: it is told as used.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub used: bool,
 }
 
 /// What was taken back.

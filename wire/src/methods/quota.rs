@@ -100,3 +100,10 @@ pub struct QuotaUse {
     /// How often it was refused more.
     pub refused: u64,
 }
+
+impl QuotaUse {
+    /// Whether there is no room for more.
+    pub fn is_reached(&self) -> bool {
+        self.limit.is_some_and(|limit| self.used >= limit)
+    }
+}

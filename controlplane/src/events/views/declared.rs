@@ -22,6 +22,7 @@ use std::fmt::Write;
 /// A definition, ready to fold.
 #[derive(Debug)]
 pub(super) struct Declared {
+    topic: Box<str>,
     pattern: Pattern,
     filter: Vec<Condition>,
     key: Vec<Path>,
@@ -40,6 +41,7 @@ impl Declared {
         let key = definition.key.iter().enumerate();
         let reducers = definition.reducers.iter().enumerate();
         Ok(Declared {
+            topic: definition.topic.as_str().into(),
             pattern,
             filter: filter.map(|(at, condition)| Condition::new(at, condition)).collect::<Result<_, _>>()?,
             key: key
@@ -50,6 +52,11 @@ impl Declared {
                 .collect::<Result<_, DefinitionError>>()?,
             definer: definer.clone(),
         })
+    }
+
+    /// Of which types its events are.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
     }
 
     pub(super) fn fold(&self, record: &Record<'_>, table: &mut Table) -> Result<Folded, Skip> {

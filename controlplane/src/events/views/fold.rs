@@ -10,9 +10,11 @@ use crate::events::views::{correlations, intents, live, processes};
 use kairo_wire::codec::CodecError;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::raw::{Raw, RawRef};
+use kairo_wire::event::{Event, StreamClosed};
 use kairo_wire::methods::rows::{ProcessRow, SessionRow};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Why an event could not be digested. Says nothing of what was in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +72,19 @@ impl Fold {
         ("processes", Fold::Processes),
         ("sessions", Fold::Sessions),
     ];
+
+    /// Of which types the events are that it is made of.
+    pub(super) fn topics(&self) -> Arc<[Arc<str>]> {
+        let all: &[&str] = match self {
+            Fold::Processes | Fold::Sessions => &["kairo.process.>", StreamClosed::TOPIC],
+            Fold::Intents => &["kairo.intent.>", "kairo.process.>"],
+            Fold::Live => &["kairo.intent.>", "kairo.process.>", StreamClosed::TOPIC],
+            // It names the types of all there are.
+            Fold::Correlations => &[">"],
+            Fold::Declared(declared) => &[declared.topic()],
+        };
+        all.iter().map(|topic| Arc::from(*topic)).collect()
+    }
 
     /// Folds one event.
     pub(super) fn fold(&self, record: &Record<'_>, table: &mut Table) -> Result<Folded, Skip> {

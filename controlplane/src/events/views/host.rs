@@ -10,6 +10,7 @@
 //! checkpoint that is torn, damaged, another version's or of events that are lost since is not taken, and then the view is
 //! folded again.
 
+use crate::auth::decision::Hearing;
 use crate::events::log::{Gap, LogError, PageLimit, Query as Events, Reader, Reason};
 use crate::events::outlet::{Answer, Found, Hearer, Inquiry, Wanted};
 use crate::events::views::{Limits, Query, View, Views};
@@ -210,7 +211,7 @@ impl Host {
         };
         let mut keep = Vec::new();
         let found = match what {
-            Wanted::List => self.list(&hearer),
+            Wanted::List(hearing) => self.list(&hearer, &hearing),
             Wanted::Get(params) => self.get(&params, &hearer),
             Wanted::Define(definition) => self.define(*definition, &hearer, &mut keep),
             Wanted::Drop(name) => self.drop_view(&name, &hearer, &mut keep),
@@ -221,8 +222,9 @@ impl Host {
                 match polled(&self.views, &poll, waits).transpose() {
                     Some(found) => found,
                     None => {
+                        let waits = self.about(&poll.of.name, Found { more: true, ..Found::default() });
                         self.polls.insert(ticket, poll);
-                        return None;
+                        waits
                     }
                 }
             }
@@ -256,9 +258,16 @@ impl Host {
         due
     }
 
-    fn list(&self, hearer: &Hearer) -> Result<Found, WireError> {
+    /// Something found of a view, with what that is made of.
+    fn about(&self, name: &str, found: Found) -> Result<Found, WireError> {
+        Ok(Found { topics: self.views.topics(name)?, ..found })
+    }
+
+    fn list(&self, hearer: &Hearer, hearing: &Hearing) -> Result<Found, WireError> {
         let last = self.reader.last_seq().map_err(unread)?;
         let mut views = self.views.list(last, &hearer.principal);
+        let is_heard = |topic: &Arc<str>| hearing.denies(topic).is_none();
+        views.retain(|view| self.views.topics(&view.name).is_ok_and(|topics| topics.iter().all(is_heard)));
         for view in &mut views {
             view.stored_seq = self.stored.get(view.name.as_str()).copied();
         }
@@ -281,7 +290,7 @@ impl Host {
         for row in &mut result.rows {
             speak(hearer.dialect, row)?;
         }
-        said(hearer.dialect, &result)
+        self.about(&params.name, said(hearer.dialect, &result)?)
     }
 
     fn define(
@@ -332,7 +341,7 @@ impl Host {
 
     fn begin(&self, of: &ViewWatchParams) -> Result<Found, WireError> {
         let seq = self.views.seq(&of.name)?;
-        Ok(Found { seen: of.since.unwrap_or(seq), more: true, ..Found::default() })
+        self.about(&of.name, Found { seen: of.since.unwrap_or(seq), more: true, ..Found::default() })
     }
 
     /// Whether a checkpoint is to be written; `caught_up` says that there is nothing to fold for now.
@@ -459,7 +468,7 @@ fn polled(views: &Views, poll: &Poll, waits: bool) -> Result<Option<Found>, Wire
     for row in &mut changes.rows {
         speak(hearer.dialect, row)?;
     }
-    said(hearer.dialect, &changes).map(Some)
+    Ok(Some(Found { topics: views.topics(&of.name)?, ..said(hearer.dialect, &changes)? }))
 }
 
 /// Frames of what a watcher is to be told; nothing if there is nothing.
@@ -501,7 +510,8 @@ fn changes(
         };
         put_notice(&mut frames, hearer.dialect, &record).map_err(WireError::from)?;
     }
-    let told = Found { bytes: frames.freeze(), events, seen: seq, more: true, ..Found::default() };
+    let topics = views.topics(&of.name)?;
+    let told = Found { bytes: frames.freeze(), events, seen: seq, more: true, topics, ..Found::default() };
     Ok((!told.bytes.is_empty()).then_some(told))
 }
 

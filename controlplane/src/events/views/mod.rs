@@ -315,6 +315,11 @@ impl Views {
         wrong
     }
 
+    /// Of which types the events are that a view is made of.
+    pub fn topics(&self, name: &str) -> Result<Arc<[Arc<str>]>, ViewError> {
+        self.views.get(name).map(|(_, view)| view.topics()).ok_or(ViewError::Unknown)
+    }
+
     /// How far a view is.
     pub fn seq(&self, name: &str) -> Result<u64, ViewError> {
         self.views.get(name).map(|(_, view)| view.seq()).ok_or(ViewError::Unknown)

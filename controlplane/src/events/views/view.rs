@@ -19,6 +19,7 @@ use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::methods::view::{ViewChangesResult, ViewGap, ViewGetResult, ViewRow, ViewSkip, ViewSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Version of folds and of the form they are stored in: another one's checkpoint is no use.
 const VERSION: u32 = 1;
@@ -102,6 +103,11 @@ pub struct Checkpoint<R> {
 impl View {
     pub(super) fn new(fold: Fold, digest: u128, bounds: Bounds) -> View {
         View { fold, digest, bounds, table: Table::new(bounds), counts: Counts::default() }
+    }
+
+    /// Of which types the events are that it is made of.
+    pub(super) fn topics(&self) -> Arc<[Arc<str>]> {
+        self.fold.topics()
     }
 
     /// The last event it has looked at.
