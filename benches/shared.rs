@@ -4,8 +4,9 @@ use crate::framed::pipe;
 use crate::support::daemon::Daemon;
 use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles::{self, PIPE_BYTES};
-use kairo_client::Client;
+use kairo_client::produce::Room;
 use kairo_client::shared::Next;
+use kairo_client::{Client, SharedStream};
 use kairo_wire::methods::open::OpenParams;
 use serde_json::json;
 use std::io::Read;
@@ -32,6 +33,7 @@ pub(crate) fn run(report: &mut Report) {
     let (mut direct, mut one, mut many) = (Vec::new(), Vec::new(), Vec::new());
     let (mut one_cpu, mut many_cpu) = (Vec::new(), Vec::new());
     let (mut eight, mut beside) = (Vec::new(), Vec::new());
+    let mut produced = Vec::new();
     for round in 0..ROUNDS {
         direct.push(gigabytes / direct_pipe());
         let cpu = daemon.cpu();
@@ -41,6 +43,7 @@ pub(crate) fn run(report: &mut Report) {
         many.push(MANY as f64 * gigabytes / shared(&daemon, &format!("many-{round}"), MANY, 0));
         many_cpu.push((daemon.cpu() - cpu) / gigabytes);
         eight.push(gigabytes / shared(&daemon, &format!("eight-{round}"), 8, 0));
+        produced.push(gigabytes / in_place(&daemon, &format!("made-{round}")));
         beside.push(gigabytes / shared(&daemon, &format!("beside-{round}"), 8, 1));
     }
     report.row("direct pipe, summed", "GB/s", &direct, Bar::None);
@@ -52,6 +55,62 @@ pub(crate) fn run(report: &mut Report) {
     report.row("  CPU", "s/GB of input", &many_cpu, Bar::AtMost(0.30));
     report.row("shared, each of 8 readers", "GB/s", &eight, Bar::None);
     report.ratio("  with one beside them that has stopped", &beside, &eight, Bar::AtLeast(0.9));
+    report.row("written in place, one reader", "GB/s", &produced, Bar::None);
+    report.ratio("  beside the direct pipe", &produced, &direct, Bar::AtLeast(3.0));
+}
+
+/// Seconds in which a reader has summed all that a producer has written in place.
+fn in_place(daemon: &Daemon, id: &str) -> f64 {
+    let connect = || {
+        let socket = UnixStream::connect(&daemon.socket).expect("it is there");
+        Client::over(socket, &Default::default()).expect("it greets")
+    };
+    let (writing, reading) = (connect(), connect());
+    let params = serde_json::from_value(json!({"id": id})).expect("parameters");
+    let (_, mut producer) = writing.produce_in_place(&params).expect("it is made");
+    let until = Instant::now() + Duration::from_secs(5);
+    let stream = loop {
+        match reading.open_shared(&open_params(id, "block")) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+    };
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while producer.taken() < TOTAL {
+                let left = (TOTAL - producer.taken()).min(RUN_BYTES as u64) as usize;
+                match producer.room(left, Duration::from_secs(5)) {
+                    Room::Bytes(room) => {
+                        room.fill(b'x');
+                        let len = room.len();
+                        producer.commit(len);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        sum_all(stream);
+    });
+    begun.elapsed().as_secs_f64()
+}
+
+fn sum_all(mut stream: SharedStream<'_>) {
+    let (mut bytes, mut total) = (0, 0_u64);
+    loop {
+        let len = match stream.next(RUN_BYTES, Duration::from_secs(5)).expect("it is open") {
+            Next::Run(_, run) => {
+                total = total.wrapping_add(sum(run));
+                run.len()
+            }
+            Next::End(..) => break,
+            other => panic!("{other:?}"),
+        };
+        assert!(stream.advance(len));
+        bytes += len as u64;
+    }
+    std::hint::black_box(total);
+    assert_eq!(bytes, TOTAL);
 }
 
 fn direct_pipe() -> f64 {
@@ -103,24 +162,8 @@ fn shared(daemon: &Daemon, id: &str, readers: usize, stopped: usize) -> f64 {
     let begun = Instant::now();
     raw.ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
     std::thread::scope(|scope| {
-        for mut stream in streams {
-            scope.spawn(move || {
-                let (mut bytes, mut total) = (0, 0_u64);
-                loop {
-                    let len = match stream.next(RUN_BYTES, Duration::from_secs(5)).expect("it is open") {
-                        Next::Run(_, run) => {
-                            total = total.wrapping_add(sum(run));
-                            run.len()
-                        }
-                        Next::End(..) => break,
-                        other => panic!("{other:?}"),
-                    };
-                    assert!(stream.advance(len));
-                    bytes += len as u64;
-                }
-                std::hint::black_box(total);
-                assert_eq!(bytes, TOTAL);
-            });
+        for stream in streams {
+            scope.spawn(move || sum_all(stream));
         }
     });
     begun.elapsed().as_secs_f64()
