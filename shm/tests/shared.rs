@@ -38,14 +38,15 @@ struct Served {
 
 fn serve(ring: &Writer, offset: u64, pace: Pace) -> (Served, SharedReader) {
     let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
-    let seat = Seat::create(offset).unwrap();
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .expect("as asked");
+    let seat = Seat::create(offset).expect("as asked");
     let parts = Parts {
-        ring: ring.read_only().unwrap(),
-        seat: seat.descriptor().try_clone_to_owned().unwrap(),
+        ring: ring.read_only().expect("as asked"),
+        seat: seat.descriptor().try_clone_to_owned().expect("as asked"),
         doorbell: theirs,
     };
-    (Served { seat, bell: ours.into() }, SharedReader::open(parts, pace).unwrap())
+    (Served { seat, bell: ours.into() }, SharedReader::open(parts, pace).expect("as asked"))
 }
 
 fn put(ring: &mut Writer, bytes: usize) {
@@ -63,13 +64,13 @@ fn put(ring: &mut Writer, bytes: usize) {
 }
 
 fn hand_over(bell: &UnixStream, ring: &Writer) {
-    let fd = ring.read_only().unwrap();
+    let fd = ring.read_only().expect("as asked");
     let fds = [fd.as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
     let word = ring.generation().to_le_bytes();
-    rustix::net::sendmsg(bell, &[IoSlice::new(&word)], &mut ancillary, SendFlags::empty()).unwrap();
+    rustix::net::sendmsg(bell, &[IoSlice::new(&word)], &mut ancillary, SendFlags::empty()).expect("as asked");
 }
 
 /// Reads all there is; returns how many bytes were right and what was missed.
@@ -78,7 +79,7 @@ fn drain(mut reader: SharedReader) -> (u64, u64) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < deadline, "stuck at {}", reader.offset());
-        let len = match reader.next(1 << 16, Duration::from_secs(1)).unwrap() {
+        let len = match reader.next(1 << 16, Duration::from_secs(1)).expect("as asked") {
             Next::Run(offset, bytes) => {
                 let good = bytes.iter().enumerate().all(|(i, byte)| *byte == value(offset + i as u64));
                 Some((bytes.len(), good))
@@ -105,21 +106,25 @@ fn drain(mut reader: SharedReader) -> (u64, u64) {
 
 #[test]
 fn a_waiting_reader_gets_every_byte_and_sleeps_in_between() {
-    let mut ring = Writer::create(Geometry::new(4096, 1 << 16)).unwrap();
+    let mut ring = Writer::create(Geometry::new(4096, 1 << 16)).expect("as asked");
     let (mut served, reader) = serve(&ring, 0, Pace::Waits);
     let thread = std::thread::spawn(move || drain(reader));
     let (total, deadline) = (8 << 20, Instant::now() + PATIENCE);
     let mut random = Random(7);
-    served.bell.set_read_timeout(Some(PATIENCE)).unwrap();
+    served.bell.set_read_timeout(Some(PATIENCE)).expect("as asked");
     while ring.taken() < total {
         assert!(Instant::now() < deadline);
         let room = |cursor: u64, taken: u64| ((1 << 16) - (taken - cursor.max(4096).min(taken))) as usize;
-        let mut cursor = served.seat.look(ring.taken()).unwrap();
+        let mut cursor = served.seat.look(ring.taken()).expect("as asked");
         if room(cursor, ring.taken()) == 0 {
             ring.want(Some(ring.taken() - (1 << 15)));
-            cursor = served.seat.look(ring.taken()).unwrap();
+            cursor = served.seat.look(ring.taken()).expect("as asked");
             if room(cursor, ring.taken()) == 0 {
-                assert_eq!(served.bell.read(&mut [0]).unwrap(), 1, "it rings when it has come so far");
+                assert_eq!(
+                    served.bell.read(&mut [0]).expect("as asked"),
+                    1,
+                    "it rings when it has come so far"
+                );
             }
             ring.want(None);
             continue;
@@ -134,12 +139,12 @@ fn a_waiting_reader_gets_every_byte_and_sleeps_in_between() {
     }
     ring.end(End::Complete);
     ring.wake();
-    assert_eq!(thread.join().unwrap(), (total, 0));
+    assert_eq!(thread.join().expect("as asked"), (total, 0));
 }
 
 #[test]
 fn a_dropping_reader_never_believes_a_torn_byte_and_knows_what_it_missed() {
-    let mut ring = Writer::create(Geometry::new(0, 1 << 14)).unwrap();
+    let mut ring = Writer::create(Geometry::new(0, 1 << 14)).expect("as asked");
     let readers: Vec<_> = (0..3).map(|_| serve(&ring, 0, Pace::Drops)).collect();
     let threads: Vec<_> = readers
         .into_iter()
@@ -155,19 +160,19 @@ fn a_dropping_reader_never_believes_a_torn_byte_and_knows_what_it_missed() {
     ring.end(End::Complete);
     ring.wake();
     for (_served, thread) in threads {
-        let (right, missed) = thread.join().unwrap();
+        let (right, missed) = thread.join().expect("as asked");
         assert_eq!(right + missed, total);
     }
 }
 
 #[test]
 fn a_reader_moves_to_the_new_ring_after_the_last_byte_of_the_old() {
-    let mut ring = Writer::create(Geometry::new(4096, 1 << 14)).unwrap();
+    let mut ring = Writer::create(Geometry::new(4096, 1 << 14)).expect("as asked");
     let (served, reader) = serve(&ring, 0, Pace::Waits);
     put(&mut ring, 10_000);
     let thread = std::thread::spawn(move || drain(reader));
     for step in 1..=5 {
-        ring = ring.resized(Geometry::new(4096, (1 << 14) + step * 4096)).unwrap();
+        ring = ring.resized(Geometry::new(4096, (1 << 14) + step * 4096)).expect("as asked");
         hand_over(&served.bell, &ring);
         let mut served_to = 0;
         put(&mut ring, 3_000);
@@ -180,7 +185,7 @@ fn a_reader_moves_to_the_new_ring_after_the_last_byte_of_the_old() {
     }
     ring.end(End::Complete);
     ring.wake();
-    assert_eq!(thread.join().unwrap(), (25_000, 0));
+    assert_eq!(thread.join().expect("as asked"), (25_000, 0));
 }
 
 fn cursor_of(served: &Served) -> u64 {
@@ -189,12 +194,12 @@ fn cursor_of(served: &Served) -> u64 {
 
 fn page_word(seat: &Seat, at: usize) -> u64 {
     let mut word = [0; 8];
-    rustix::io::pread(seat.descriptor(), &mut word, at as u64).unwrap();
+    rustix::io::pread(seat.descriptor(), &mut word, at as u64).expect("as asked");
     u64::from_le_bytes(word)
 }
 
 fn scribble(seat: &Seat, at: usize, word: u64) {
-    rustix::io::pwrite(seat.descriptor(), &word.to_le_bytes(), at as u64).unwrap();
+    rustix::io::pwrite(seat.descriptor(), &word.to_le_bytes(), at as u64).expect("as asked");
 }
 
 #[test]
@@ -231,13 +236,13 @@ fn whatever_a_reader_writes_the_owner_believes_only_what_can_be() {
 
 #[test]
 fn a_page_can_be_neither_cut_nor_grown_nor_a_ring_written_to() {
-    let ring = Writer::create(Geometry::new(0, 8192)).unwrap();
+    let ring = Writer::create(Geometry::new(0, 8192)).expect("as asked");
     let (served, _reader) = serve(&ring, 0, Pace::Waits);
     let page = served.seat.descriptor();
     assert!(rustix::fs::ftruncate(page, 0).is_err());
     assert!(rustix::fs::ftruncate(page, 1 << 20).is_err());
     assert!(rustix::fs::fcntl_add_seals(page, rustix::fs::SealFlags::WRITE).is_err());
-    let shared: OwnedFd = ring.read_only().unwrap();
+    let shared: OwnedFd = ring.read_only().expect("as asked");
     assert!(rustix::io::write(&shared, b"x").is_err());
     assert!(rustix::fs::ftruncate(&shared, 0).is_err());
     // Opened for writing again, as one of the same user can: still sealed.
@@ -252,46 +257,54 @@ fn a_page_can_be_neither_cut_nor_grown_nor_a_ring_written_to() {
 
 #[test]
 fn what_is_no_ring_or_no_page_is_refused() {
-    let ring = Writer::create(Geometry::new(0, 8192)).unwrap();
-    let seat = Seat::create(0).unwrap();
-    let (_ours, theirs) = UnixStream::pair().unwrap();
-    let page = || seat.descriptor().try_clone_to_owned().unwrap();
-    let swapped =
-        Parts { ring: page(), seat: ring.read_only().unwrap(), doorbell: theirs.try_clone().unwrap().into() };
+    let ring = Writer::create(Geometry::new(0, 8192)).expect("as asked");
+    let seat = Seat::create(0).expect("as asked");
+    let (_ours, theirs) = UnixStream::pair().expect("as asked");
+    let page = || seat.descriptor().try_clone_to_owned().expect("as asked");
+    let swapped = Parts {
+        ring: page(),
+        seat: ring.read_only().expect("as asked"),
+        doorbell: theirs.try_clone().unwrap().into(),
+    };
     assert!(SharedReader::open(swapped, Pace::Waits).is_err());
-    let twice =
-        Parts { ring: ring.read_only().unwrap(), seat: ring.read_only().unwrap(), doorbell: theirs.into() };
+    let twice = Parts {
+        ring: ring.read_only().expect("as asked"),
+        seat: ring.read_only().unwrap(),
+        doorbell: theirs.into(),
+    };
     assert!(SharedReader::open(twice, Pace::Waits).is_err());
 }
 
 #[test]
 fn a_reader_hears_that_it_is_closed_and_that_its_kernel_is_gone() {
-    let mut ring = Writer::create(Geometry::new(0, 8192)).unwrap();
+    let mut ring = Writer::create(Geometry::new(0, 8192)).expect("as asked");
     put(&mut ring, 100);
     let (mut served, mut reader) = serve(&ring, 40, Pace::Waits);
-    assert!(matches!(reader.next(99, PATIENCE).unwrap(), Next::Run(40, bytes) if bytes.len() == 60));
+    assert!(
+        matches!(reader.next(99, PATIENCE).expect("as asked"), Next::Run(40, bytes) if bytes.len() == 60)
+    );
     assert!(reader.advance(60));
-    assert_eq!(reader.next(99, Duration::ZERO).unwrap(), Next::Nothing);
+    assert_eq!(reader.next(99, Duration::ZERO).expect("as asked"), Next::Nothing);
     served.seat.close(Closed::Ended);
     ring.tell();
     ring.wake();
-    assert_eq!(reader.next(99, PATIENCE).unwrap(), Next::Closed(Closed::Ended));
+    assert_eq!(reader.next(99, PATIENCE).expect("as asked"), Next::Closed(Closed::Ended));
     let (served, mut reader) = serve(&ring, 100, Pace::Waits);
     drop(served);
-    assert_eq!(reader.next(99, PATIENCE).unwrap(), Next::Lost);
+    assert_eq!(reader.next(99, PATIENCE).expect("as asked"), Next::Lost);
 }
 
 #[test]
 fn the_ring_of_an_ended_stream_has_what_is_left_of_it() {
     let head: Vec<u8> = (0..8192).map(value).collect();
     let tail: Vec<u8> = (99_000..100_000).map(value).collect();
-    let ring = Writer::of_ended(&head, &tail, 100_000).unwrap();
+    let ring = Writer::of_ended(&head, &tail, 100_000).expect("as asked");
     let (_served, reader) = serve(&ring, 0, Pace::Waits);
     assert_eq!(drain(reader), (9_192, 99_000 - 8192));
-    let ring = Writer::of_ended(&head[..100], &[], 100).unwrap();
+    let ring = Writer::of_ended(&head[..100], &[], 100).expect("as asked");
     let (_served, reader) = serve(&ring, 0, Pace::Drops);
     assert_eq!(drain(reader), (100, 0));
-    let ring = Writer::of_ended(&[], &[], 100_000).unwrap();
+    let ring = Writer::of_ended(&[], &[], 100_000).expect("as asked");
     let (_served, reader) = serve(&ring, 0, Pace::Waits);
     assert_eq!(drain(reader), (0, 100_000));
 }

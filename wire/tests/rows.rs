@@ -9,8 +9,8 @@ use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
 use kairo_wire::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, quota, stream,
-    system, view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, process, publish, quota,
+    stream, system, view,
 };
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
@@ -143,6 +143,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (audit::AuditExport::ROW, example::<audit::AuditExport>),
         (audit::AuditCheckpoint::ROW, example::<audit::AuditCheckpoint>),
         (audit::AuditPrune::ROW, example::<audit::AuditPrune>),
+        (publish::Publish::ROW, example::<publish::Publish>),
     ];
     let names: Vec<&str> = checked.iter().map(|(row, _)| row.name).collect();
     assert_eq!(names, METHODS.iter().map(|row| row.name).collect::<Vec<_>>(), "this table follows METHODS");

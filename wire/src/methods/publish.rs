@@ -38,6 +38,7 @@ crate::methods::words! {
 /// What to make.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "StreamPublishParams")]
 pub struct PublishParams {
     /// Its id, which no living process has.
     pub id: ProcessId,
@@ -67,6 +68,7 @@ pub struct PublishParams {
 /// It is there.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "StreamPublishResult")]
 pub struct PublishResult {
     /// Its id.
     pub id: ProcessId,
