@@ -55,6 +55,7 @@ pub struct Lent {
     page: Words,
     taken: u64,
     limit: u64,
+    heed: u64,
     sealed: bool,
 }
 
@@ -69,7 +70,7 @@ impl Lent {
         let page = Words::create("kairo-producer")?;
         page.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
         page.word(field::VERSION).store(VERSION, Ordering::Relaxed);
-        let mut lent = Lent { fd, map, geometry, page, taken: 0, limit: 0, sealed: false };
+        let mut lent = Lent { fd, map, geometry, page, taken: 0, limit: 0, heed: 0, sealed: false };
         lent.grant(None, false);
         Ok(lent)
     }
@@ -146,7 +147,8 @@ impl Lent {
         let bound = pinned.map_or(u64::MAX, |offset| offset.saturating_add(tail));
         let limit = free.min(bound).max(self.limit);
         let heed = if eager { self.taken + 1 } else { limit.saturating_sub(tail / 4).max(self.taken + 1) };
-        self.page.word(field::HEED).store(heed.min(limit), Ordering::SeqCst);
+        self.heed = heed.min(limit);
+        self.page.word(field::HEED).store(self.heed, Ordering::SeqCst);
         if limit > self.limit {
             self.limit = limit;
             self.page.word(field::LIMIT).store(limit, Ordering::SeqCst);
@@ -154,6 +156,12 @@ impl Lent {
         }
         fence(Ordering::SeqCst);
         limit < free
+    }
+
+    /// True exactly when the producer has come as far as it is heeded, and may not have known: asked after a grant.
+    pub fn is_due(&self) -> bool {
+        let taken = self.map.word(ring::TAKEN).load(Ordering::SeqCst);
+        taken > self.taken && taken >= self.heed
     }
 
     fn tell_producer(&self) {

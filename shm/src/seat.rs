@@ -90,7 +90,7 @@ impl Seat {
     }
 
     /// True while the reader says that it must be woken; asked after [`Writer::tell`](crate::writer::Writer::tell).
-    pub fn is_asleep(&self) -> bool {
+    pub fn wants_waking(&self) -> bool {
         self.words.word(field::ASLEEP).load(Ordering::SeqCst) != 0
     }
 

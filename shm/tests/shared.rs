@@ -133,7 +133,7 @@ fn a_waiting_reader_gets_every_byte_and_sleeps_in_between() {
         let left = (total - ring.taken()) as usize;
         put(&mut ring, bytes.min(left));
         ring.tell();
-        if served.seat.is_asleep() {
+        if served.seat.wants_waking() {
             ring.wake();
         }
     }
@@ -229,7 +229,7 @@ fn whatever_a_reader_writes_the_owner_believes_only_what_can_be() {
         for at in (0..4096).step_by(8) {
             scribble(&seat, at, random.next());
         }
-        let _ = (seat.look(taken), seat.is_asleep());
+        let _ = (seat.look(taken), seat.wants_waking());
         seat.close(Closed::Nonsense);
     }
 }

@@ -157,9 +157,8 @@ impl Kernel {
         note: &Note,
         meter: Arc<ProcessMeter>,
     ) -> Process {
-        let usual =
-            Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
-        let output = note.output.unwrap_or_else(|| record.map_or(usual, Record::output));
+        let own = Output { history: [self.config.limits.history; 2], rate: [None; 2], unread: Unread::Drop };
+        let output = note.output.unwrap_or_else(|| record.map_or(own, Record::output));
         let owner = || Principal::Owner.creator(self.config.owner_uid);
         Process {
             published: None,

@@ -19,7 +19,7 @@ use crate::sessions::restart::Renewal;
 use crate::sessions::violating::have_watched;
 use crate::sessions::wards::Guardian;
 use crate::state::{Pending, Phase, Process, Timer};
-use kairo_dataplane::command::{Command, Spawn, StderrTarget, Stdio};
+use kairo_dataplane::command::{Command, Spawn};
 use kairo_dataplane::control::{Moment, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use kairo_dataplane::meter::ProcessMeter;
@@ -259,10 +259,7 @@ pub(crate) fn open_record(
     environment_digest: u64,
     meter: Arc<ProcessMeter>,
 ) -> Process {
-    let terminal = plan.terminal();
-    let renewal = Renewal::of(&plan);
-    let second =
-        plan.published.is_none() && matches!(plan.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+    let (terminal, renewal, second) = (plan.terminal(), Renewal::of(&plan), plan.has_second_output());
     Process {
         key,
         id: plan.id,

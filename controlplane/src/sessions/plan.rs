@@ -139,6 +139,12 @@ impl Plan {
         }
     }
 
+    /// It has a stderr of its own.
+    pub(crate) fn has_second_output(&self) -> bool {
+        let apart = matches!(self.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
+        apart && self.published.is_none()
+    }
+
     /// What a life was, as far as its record tells; never carried out.
     pub(crate) fn of_the_past(life: &Life, terminal: Option<TerminalSize>) -> Plan {
         let second = if life.stderr { StderrTarget::Pipe } else { StderrTarget::Stdout };

@@ -108,23 +108,6 @@ impl<F> Process<F> {
     pub(super) fn is_starting(&self) -> bool {
         self.phase == Phase::Starting
     }
-
-    /// It runs, and has one output and no input.
-    pub(super) fn begin_without_a_child(&mut self) {
-        self.phase = Phase::Running;
-        self.meter.stdin_closed.store(true, Ordering::Relaxed);
-        self.streams[1].spool = None;
-        self.streams[1].closed = true;
-        self.meter.streams[1].closed.store(true, Ordering::Relaxed);
-    }
-
-    /// It has exited with its output.
-    pub(super) fn exit_without_a_child(&mut self) {
-        self.phase = Phase::Exited;
-        for stream in &mut self.streams {
-            stream.exit_mark = stream.history.total();
-        }
-    }
 }
 
 fn kind_of(channel: Channel) -> Kind {

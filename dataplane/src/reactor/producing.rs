@@ -3,8 +3,9 @@
 //! To readers, histories, spools and rates it is a process like any other. The keeper knows nothing of it: it ends with its
 //! kernel. Invariant: it exits, and its tree ends, with its output, whoever ended that; so it has exactly one of each end.
 
+use super::processes::{Phase, Process};
 use super::table::Place;
-use super::{Kind, Reactor};
+use super::{Kind, Reactor, Turn};
 use crate::command::{OutletKind, Spawn};
 use crate::control::{Descriptors, ExitStatus, Notice, Outcome, SpawnFailure, SpawnStage, Usage};
 use crate::driver::Driver;
@@ -154,9 +155,14 @@ impl<D: Driver> Reactor<D> {
         let eager = process.readers.len() > stream.shared as usize || stream.spool.is_some();
         let Some(ring) = stream.history.lending() else { return false };
         let held = ring.grant(pinned, eager);
+        // It may have come so far before it knew that this was to be heard of.
+        let due = ring.is_due();
         match held {
             true => self.pause_source(place, Channel::Stdout),
             false => self.resume_source(place, Channel::Stdout),
+        }
+        if due {
+            self.later(Turn::Source(place, Channel::Stdout));
         }
         held
     }
@@ -221,5 +227,24 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn is_produced(&self, key: ProcessKey) -> bool {
         let process = self.place_of_process(key).and_then(|place| self.processes.get(place));
         process.is_some_and(|process| process.produced.is_some())
+    }
+}
+
+impl<F> Process<F> {
+    /// It runs, and has one output and no input.
+    fn begin_without_a_child(&mut self) {
+        self.phase = Phase::Running;
+        self.meter.stdin_closed.store(true, Ordering::Relaxed);
+        self.streams[1].spool = None;
+        self.streams[1].closed = true;
+        self.meter.streams[1].closed.store(true, Ordering::Relaxed);
+    }
+
+    /// It has exited with its output.
+    fn exit_without_a_child(&mut self) {
+        self.phase = Phase::Exited;
+        for stream in &mut self.streams {
+            stream.exit_mark = stream.history.total();
+        }
     }
 }

@@ -195,7 +195,7 @@ impl<D: Driver> Reactor<D> {
         // What it has mapped it may go on reading: nothing more goes in there.
         stream.left |= !stream.closed;
         stream.history.tell();
-        if shared.seat.is_asleep() {
+        if shared.seat.wants_waking() {
             stream.history.wake();
         }
     }
@@ -225,7 +225,7 @@ impl<D: Driver> Reactor<D> {
             }
             stream.history.tell();
             let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-            if readers.filter_map(|reader| reader.on(channel)).any(|shared| shared.seat.is_asleep()) {
+            if readers.filter_map(|reader| reader.on(channel)).any(|shared| shared.seat.wants_waking()) {
                 stream.history.wake();
             }
         }
