@@ -90,7 +90,7 @@ pub struct OpenParams {
     /// Size to ask for, bytes, with `pipe`; 262,144 if absent. The answer tells what is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipe_bytes: Option<u32>,
-    /// Least size of the ring's tail, bytes, with `shared`; 4,194,304 if absent. The answer tells what it is.
+    /// Least size of the ring's tail, bytes, with `shared`; 1,048,576 if absent. The answer tells what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ring_bytes: Option<u32>,
     /// It goes on for a reader that a kernel which died had served; `from` is where that one had come to. With `block` it is held
