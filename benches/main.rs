@@ -30,6 +30,7 @@ mod pipelines;
 mod pty;
 mod relay;
 mod rpc;
+mod shared;
 mod slow_client;
 mod spawn;
 mod spool;
@@ -105,6 +106,12 @@ const BENCHES: &[Bench] = &[
         "a flood to eight readers, and one that has stopped",
         "the same without the stopped reader",
         stopped::run,
+    ),
+    bench(
+        "shared",
+        "one stream in a shared ring, to one reader and to many",
+        "a direct pipe whose consumer sums",
+        shared::run,
     ),
     bench("relay", "what is spliced from a child to its readers", "a direct pipe", relay::run),
     bench("pipelines", "raw video through three programs", "the shell's pipes", pipelines::run),

@@ -145,6 +145,8 @@ fn opened(daemon: &Daemon, figures: &mut Figures, id: &str, readers: usize, tota
         mode: None,
         pipe_bytes: Some(PIPE_BYTES as u32),
         rate: None,
+        ring_bytes: None,
+        resumes: None,
     };
     let open = |_| client.open(&params).expect("it opens").descriptors.pop().expect("a descriptor");
     let files: Vec<File> = (0..readers).map(open).map(File::from).collect();

@@ -34,6 +34,8 @@
 //! | [`connection`] | connecting, greeting, calling |
 //! | [`subscription`], [`events`], [`replay`] | iterators over shared connections |
 //! | [`direct`] | one stream with a connection of its own |
+//! | [`shared`] | one stream read in place, in a shared ring |
+//! | [`produce`] | streams this client writes |
 //! | [`reconnect`] | from a lost connection to the next one |
 //! | `state`, `queue` | who waits, reads; where things wait |
 //! | `outlet`, `inlet`, `dispatch` | requests out; frames in, and where they go |
@@ -54,11 +56,13 @@ mod inlet;
 mod ledger;
 pub mod opened;
 mod outlet;
+pub mod produce;
 mod queue;
 mod reading;
 pub mod reconnect;
 pub mod replay;
 mod resume;
+pub mod shared;
 mod state;
 pub mod subscription;
 pub mod text;
@@ -71,5 +75,6 @@ pub use events::{BusEvent, Cancels, EventItem, Events, Exits, Notices};
 pub use opened::Opened;
 pub use reconnect::{Change, Reconnect, Watch};
 pub use replay::{Page, Replay};
+pub use shared::SharedStream;
 pub use subscription::{Chunk, Item, Subscription};
 pub use text::Text;

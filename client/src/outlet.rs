@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use kairo_wire::method::Method;
 use kairo_wire::methods::process::{List, Spawn, Status, StdinWrite, Wait};
 use kairo_wire::methods::system::{Cancel, Doctor, GetMetrics, Introspect, Ping};
-use kairo_wire::methods::{consumer, device, event, identity, intent, open, quota, stream, view};
+use kairo_wire::methods::{consumer, device, event, identity, intent, open, publish, quota, stream, view};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -251,7 +251,7 @@ impl Link {
 
 /// Whether descriptors come with the answers of a method.
 fn brings_descriptors(method: &str) -> bool {
-    [open::Open::NAME, open::OpenStdin::NAME].contains(&method)
+    [open::Open::NAME, open::OpenStdin::NAME, publish::Publish::NAME].contains(&method)
 }
 
 /// Where the answer of a request goes.

@@ -412,6 +412,9 @@ impl Kernel {
                     process.measured.found = Some(program);
                 }
             }
+            Notice::Published { process, descriptors, bytes } => {
+                self.published(turn, process, &descriptors, bytes);
+            }
             Notice::SpawnFailed { process, failure } => self.spawn_failed(turn, process, &failure),
             Notice::Exited { process, status, usage, at_ns } => {
                 self.exited(turn, process, status, usage, at_ns);

@@ -38,6 +38,7 @@ use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::measuring::Measured;
+use crate::sessions::plan::Published;
 use crate::sessions::restart::Renewal;
 use crate::sessions::wards::Guardian;
 use crate::sessions::wiring::Wired;
@@ -511,6 +512,8 @@ pub(crate) struct Process {
     pub adapter: Option<String>,
     /// Where it was put.
     pub placement: Placement,
+    /// It is a stream that a client writes.
+    pub published: Option<Published>,
 }
 
 /// What of a process is in the log already, whoever tells it again.

@@ -298,6 +298,8 @@ pub struct Spawn {
     pub placement: Placement,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ProcessMeter>,
+    /// There is no child: a client writes its output, by the other end of this. Nothing else of a child counts then.
+    pub produced: Option<OutletKind>,
 }
 
 /// Where a process is put; as the scheduler likes by default.
@@ -598,4 +600,6 @@ pub enum OutletKind {
     },
     /// A connected pair of stream sockets.
     Socket,
+    /// Nothing: the reader maps the ring of one output. It is handed the ring, its page and its doorbell, in this order.
+    Shared,
 }

@@ -107,6 +107,15 @@ pub enum Notice {
         /// What.
         program: Box<Program>,
     },
+    /// A process without a child is there: its output is what comes from the client that is handed these.
+    Published {
+        /// Which.
+        process: ProcessKey,
+        /// The client's end.
+        descriptors: Descriptors,
+        /// How much it holds, bytes.
+        bytes: usize,
+    },
     /// There is no child.
     SpawnFailed {
         /// Which.

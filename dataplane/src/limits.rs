@@ -12,6 +12,9 @@ pub const TAKE_BYTES_MAX: usize = 256 << 10;
 pub const RESUME_BYTES_MIN: usize = 64 << 10;
 /// Bytes one source or one reader may move before others have their turn.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
+/// Tail of a ring that other processes map, unless they ask for another or memory is tight, bytes: a reader works on one
+/// half while the other is written.
+pub const SHARED_TAIL_BYTES: u32 = 1 << 20;
 /// Retained history of ended streams, all of a kernel together, bytes.
 pub const RETAINED_BYTES_MAX: usize = 256 << 20;
 

@@ -109,6 +109,7 @@ fn spawn(world: &World, unread: Unread) -> Spawn {
         containment: None,
         program: None,
         placement: Default::default(),
+        produced: None,
         wiring: Default::default(),
         history: HistorySize::NONE,
         rate: [rate; 2],

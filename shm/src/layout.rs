@@ -31,6 +31,37 @@ pub mod field {
     pub const PINNED: usize = 80;
     /// u64, atomic: how many waiting readers there are.
     pub const BLOCKERS: usize = 88;
+    /// u32, atomic: changes after everything a sleeping reader wants to hear of; what it sleeps on.
+    pub const NEWS: usize = 96;
+    /// u64, atomic: the generation of the ring that is written to instead of this one; 0 while this one is.
+    pub const NEWER: usize = 104;
+    /// u64, atomic: why nothing is added any more, a [`super::End`]; 0 while something may be.
+    pub const ENDED: usize = 112;
+    /// u64, atomic: how long the stream was; only once it has ended.
+    pub const TOTAL: usize = 120;
+    /// u64, atomic: the writer wants to hear of a waiting reader that reaches this offset; 0 if it doesn't.
+    pub const WANTED: usize = 128;
+}
+
+/// Why a stream ended, as its ring says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum End {
+    /// Whoever wrote it is done.
+    Complete = 1,
+    /// It could not be taken any further.
+    Broken = 2,
+}
+
+impl End {
+    /// From the word in a ring.
+    pub fn of(word: u64) -> Option<End> {
+        match word {
+            0 => None,
+            1 => Some(End::Complete),
+            _ => Some(End::Broken),
+        }
+    }
 }
 
 /// Sizes of a ring. Both are multiples of [`PAGE_BYTES`].

@@ -10,14 +10,19 @@
 //! ```
 //!
 //! Invariant: `taken − tail_bytes ≤ oldest ≤ taken ≤ expected`. [`layout`] says where things are, [`writer`] owns
-//! the only writable mapping, [`reader`] is what everybody else has, [`page`] is the note a reactor leaves about
-//! the stream it is just moving, [`inbox`] is the way in: bytes that wait for a child to read them. What a stream
-//! *is* is not known here; see the data plane.
+//! the only writable mapping, [`reader`] is what everybody else has, [`seat`] is where one of them stands, [`shared`] is
+//! all of it from a client's side, [`producer`] a ring
+//! that a client writes. [`page`] is the note a reactor leaves about the stream it is just moving, [`inbox`] is
+//! the way in: bytes that wait for a child to read them. What a stream *is* is not known here; see the data plane.
 
 pub mod inbox;
 pub mod layout;
 mod map;
 mod memory;
 pub mod page;
+pub mod producer;
 pub mod reader;
+pub mod seat;
+pub mod shared;
+mod words;
 pub mod writer;

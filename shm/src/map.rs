@@ -8,7 +8,7 @@ use rustix::fd::BorrowedFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -55,6 +55,14 @@ impl Map {
         // SAFETY: inside the header page (asserted), aligned (pages are, `at` is a multiple of 8), mapped as long as
         // `self` lives; everybody, other processes included, touches these words as atomics.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast::<u64>()) }
+    }
+
+    /// A half word of the header that is somebody's bed. `at` is [`field::NEWS`](crate::layout::field::NEWS).
+    pub(crate) fn half(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(8) && at + 8 <= PAGE_BYTES, "a header field");
+        // SAFETY: inside the header page (asserted), aligned, mapped as long as `self` lives; everybody touches this half
+        // word as an atomic, and nobody the whole it is a part of.
+        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(at).cast::<u32>()) }
     }
 
     /// `len` bytes at `place`.

@@ -3,13 +3,14 @@
 //! A copy is valid only if, after it was made, the writer had not yet come round to it; [`Reader::copy`] checks
 //! that, so a torn copy is never returned.
 
-use crate::layout::{Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
+use crate::layout::{End, Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
 use crate::map::Map;
-use crate::memory::is_fixed;
+use crate::memory::{is_fixed, sleep};
 use rustix::fd::BorrowedFd;
 use rustix::fs::fstat;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 /// A read-only mapping of somebody's ring.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl Reader {
         Ok(Reader { map, geometry, born_at })
     }
 
-    fn geometry_of(fd: BorrowedFd<'_>, size: usize) -> Result<Geometry, RingError> {
+    pub(crate) fn geometry_of(fd: BorrowedFd<'_>, size: usize) -> Result<Geometry, RingError> {
         if size < 2 * PAGE_BYTES {
             return Err(RingError::Foreign("too short"));
         }
@@ -89,6 +90,39 @@ impl Reader {
     /// How often the stream has got a new ring.
     pub fn generation(&self) -> u64 {
         self.map.word(field::GENERATION).load(Ordering::Acquire)
+    }
+
+    /// What changes with every piece of news; see [`Reader::sleep`].
+    pub fn news(&self) -> u32 {
+        self.map.half(field::NEWS).load(Ordering::SeqCst)
+    }
+
+    /// Sleeps until there is news after `seen`, at most so long. Wakes for no reason at times.
+    pub fn sleep(&self, seen: u32, timeout: Duration) {
+        sleep(self.map.half(field::NEWS), seen, timeout);
+    }
+
+    /// How the stream ended and how long it was, once it has.
+    pub fn end(&self) -> Option<(End, u64)> {
+        let end = End::of(self.map.word(field::ENDED).load(Ordering::Acquire))?;
+        Some((end, self.map.word(field::TOTAL).load(Ordering::Relaxed)))
+    }
+
+    /// The generation of the ring that is written to instead of this one.
+    pub fn newer(&self) -> Option<u64> {
+        Some(self.map.word(field::NEWER).load(Ordering::Acquire)).filter(|generation| *generation != 0)
+    }
+
+    /// The offset whose passing the writer wants to hear of.
+    pub fn wanted(&self) -> Option<u64> {
+        Some(self.map.word(field::WANTED).load(Ordering::SeqCst)).filter(|offset| *offset != 0)
+    }
+
+    /// True exactly when nothing of `[from, ..)` had been overwritten, or begun to be, when this was called: what was
+    /// read of it before is what the stream had there.
+    pub fn is_intact(&self, from: u64) -> bool {
+        fence(Ordering::Acquire);
+        from < self.geometry.head_bytes as u64 || from >= self.tail_from(self.expected().max(self.taken()))
     }
 
     /// First offset of the tail that is here, if `taken` bytes have come.

@@ -4,12 +4,12 @@
 //! [`Writer::expect`] says where T will be, then the bytes are copied in, then [`Writer::commit`] makes them
 //! count. Between the two they are in the staging pipe or already in the ring, never nowhere.
 
-use crate::layout::{Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
+use crate::layout::{End, Geometry, MAGIC, PAGE_BYTES, RingError, VERSION, field};
 use crate::map::Map;
-use crate::memory::{Writers, anonymous, seal};
+use crate::memory::{Writers, anonymous, read_only, seal, wake};
 use crate::reader::Reader;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 /// A ring and the only writable mapping of it there will ever be.
 #[derive(Debug)]
@@ -41,6 +41,26 @@ impl Writer {
         ring.copy(self, keep_from, self.taken);
         let (pinned, blockers) = self.pinned();
         ring.pin(pinned, blockers);
+        for word in [field::TOTAL, field::ENDED, field::WANTED] {
+            ring.map.word(word).store(self.map.word(word).load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.map.word(field::NEWER).store(ring.generation, Ordering::Release);
+        self.tell();
+        self.wake();
+        Ok(ring)
+    }
+
+    /// The ring of a stream of which only the beginning and the latest are left, and which has ended.
+    pub fn of_ended(head: &[u8], tail: &[u8], total: u64) -> Result<Writer, RingError> {
+        // A head that doesn't fill its pages would hold places for bytes that aren't here.
+        let whole = head.len() as u64 == total;
+        let head = if whole { head } else { &head[..head.len() / PAGE_BYTES * PAGE_BYTES] };
+        let geometry = Geometry::new(head.len(), tail.len());
+        let mut ring = Writer::with(geometry, 0, total - tail.len() as u64, total)?;
+        ring.map.bytes_mut(PAGE_BYTES, head.len()).copy_from_slice(head);
+        let place = geometry.place(total - tail.len() as u64);
+        ring.map.bytes_mut(place, tail.len()).copy_from_slice(tail);
+        ring.end(End::Complete);
         Ok(ring)
     }
 
@@ -78,10 +98,7 @@ impl Writer {
     fn with(geometry: Geometry, generation: u64, born_at: u64, taken: u64) -> Result<Writer, RingError> {
         let fd = anonymous("kairo-ring", geometry.file_bytes())?;
         let map = Map::new(fd.as_fd(), geometry, true)?;
-        map.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
-        map.word(field::VERSION).store(VERSION.into(), Ordering::Relaxed);
-        map.word(field::HEAD_BYTES).store(geometry.head_bytes as u64, Ordering::Relaxed);
-        map.word(field::TAIL_BYTES).store(geometry.tail_bytes as u64, Ordering::Relaxed);
+        title(&map, geometry);
         map.word(field::GENERATION).store(generation, Ordering::Relaxed);
         map.word(field::BORN_AT).store(born_at, Ordering::Relaxed);
         map.word(field::EXPECTED).store(taken, Ordering::Relaxed);
@@ -94,6 +111,11 @@ impl Writer {
     /// The file, to be handed to whoever may read it.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The same for somebody who may only read.
+    pub fn read_only(&self) -> Result<OwnedFd, RingError> {
+        read_only(self.fd.as_fd())
     }
 
     /// Its sizes.
@@ -168,6 +190,8 @@ impl Writer {
     /// Notes that `bytes` more are on their way (E = T + bytes).
     pub fn expect(&self, bytes: usize) {
         self.map.word(field::EXPECTED).store(self.taken + bytes as u64, Ordering::Release);
+        // Before any byte of them: a reader that meets one of them finds E when it looks afterwards.
+        fence(Ordering::SeqCst);
     }
 
     /// Makes `bytes` more count (T = T + bytes), after they were written to [`Writer::room`].
@@ -175,4 +199,54 @@ impl Writer {
         self.taken += bytes as u64;
         self.map.word(field::TAKEN).store(self.taken, Ordering::Release);
     }
+
+    /// Nothing more comes. The first reason counts. Whoever sleeps is to be woken.
+    pub fn end(&self, why: End) {
+        finish(&self.map, why, self.taken);
+    }
+
+    /// There is news: whoever is about to sleep doesn't, and who says that it sleeps by now is to be woken.
+    pub fn tell(&self) {
+        tell(&self.map);
+    }
+
+    /// Wakes everybody who sleeps on this ring.
+    pub fn wake(&self) {
+        wake(self.map.half(field::NEWS));
+    }
+
+    /// Whether, and at which offset, the writer is to hear of a waiting reader's moves. Cursors that are looked at
+    /// afterwards are as new as this.
+    pub fn want(&self, offset: Option<u64>) {
+        want(&self.map, offset);
+    }
+}
+
+/// What a ring is known by.
+pub(crate) fn title(map: &Map, geometry: Geometry) {
+    map.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
+    map.word(field::VERSION).store(VERSION.into(), Ordering::Relaxed);
+    map.word(field::HEAD_BYTES).store(geometry.head_bytes as u64, Ordering::Relaxed);
+    map.word(field::TAIL_BYTES).store(geometry.tail_bytes as u64, Ordering::Relaxed);
+}
+
+/// See [`Writer::end`].
+pub(crate) fn finish(map: &Map, why: End, total: u64) {
+    map.word(field::TOTAL).store(total, Ordering::Relaxed);
+    let _ = map.word(field::ENDED).compare_exchange(0, why as u64, Ordering::SeqCst, Ordering::SeqCst);
+    // Whoever has it all is waited for no longer.
+    want(map, Some(total));
+    tell(map);
+}
+
+/// See [`Writer::tell`].
+pub(crate) fn tell(map: &Map) {
+    map.half(field::NEWS).fetch_add(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+}
+
+/// See [`Writer::want`].
+pub(crate) fn want(map: &Map, offset: Option<u64>) {
+    map.word(field::WANTED).store(offset.unwrap_or(0), Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }

@@ -18,16 +18,16 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 
-fn id(text: &str) -> ProcessId {
+pub(crate) fn id(text: &str) -> ProcessId {
     ProcessId::from_text(text).expect("a short id")
 }
 
-fn connect(daemon: &Daemon) -> Client {
+pub(crate) fn connect(daemon: &Daemon) -> Client {
     Client::connect(&daemon.socket).expect("the daemon is there")
 }
 
 /// Starts a program that waits for whoever reads it.
-fn spawn(client: &Client, name: &str, argv: &[&str]) {
+pub(crate) fn spawn(client: &Client, name: &str, argv: &[&str]) {
     let command: Vec<OsText> = argv.iter().map(|word| (*word).into()).collect();
     let options = SpawnOptions { when_unread: WhenUnread::Block, ..SpawnOptions::default() };
     client
@@ -36,23 +36,23 @@ fn spawn(client: &Client, name: &str, argv: &[&str]) {
 }
 
 /// Starts one that writes the sequence once it is told to.
-fn spawn_ready(client: &Client, name: &str) {
+pub(crate) fn spawn_ready(client: &Client, name: &str) {
     let writer = sequence::argv("256");
     let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &writer[..]].concat();
     spawn(client, name, &argv);
 }
 
-fn tell(client: &Client, name: &str) {
+pub(crate) fn tell(client: &Client, name: &str) {
     let params = StdinWriteParams { id: id(name), data: Data(b"go\n".to_vec().into()) };
     client.call::<StdinWrite>(&params).expect("it reads");
 }
 
-fn kill(client: &Client, name: &str) {
+pub(crate) fn kill(client: &Client, name: &str) {
     let params = KillParams { id: id(name), signal: None, grace_ms: None, scope: None };
     client.call::<Kill>(&params).expect("it is there");
 }
 
-fn by(name: &str, transport: Transport) -> OpenParams {
+pub(crate) fn by(name: &str, transport: Transport) -> OpenParams {
     OpenParams {
         id: id(name),
         stream: StreamName::Stdout,
@@ -61,6 +61,8 @@ fn by(name: &str, transport: Transport) -> OpenParams {
         policy: Policy::Block,
         mode: None,
         pipe_bytes: None,
+        ring_bytes: None,
+        resumes: None,
         rate: None,
     }
 }

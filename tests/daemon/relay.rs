@@ -265,7 +265,18 @@ fn who_drops_paces_nobody_and_its_gaps_are_exact(daemon: &Daemon) {
 fn by(id: &str, transport: Transport, policy: Policy) -> OpenParams {
     let id = ProcessId::from_text(id).expect("a short id");
     let stream = StreamName::Stdout;
-    OpenParams { id, stream, transport, from: Start::Now, policy, mode: None, pipe_bytes: None, rate: None }
+    OpenParams {
+        id,
+        stream,
+        transport,
+        from: Start::Now,
+        policy,
+        mode: None,
+        pipe_bytes: None,
+        ring_bytes: None,
+        resumes: None,
+        rate: None,
+    }
 }
 
 fn open(client: &Client, params: &OpenParams) -> File {

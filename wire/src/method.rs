@@ -9,8 +9,8 @@ use crate::codec::decode;
 use crate::codec::raw::RawRef;
 use crate::error::{Code, WireError};
 use crate::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process, quota,
-    stream, system, usage, view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process,
+    publish, quota, stream, system, usage, view,
 };
 use crate::permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -266,6 +266,7 @@ pub const METHODS: &[&MethodRow] = &[
     pipeline::Wait::ROW,
     pipeline::Kill::ROW,
     pipeline::List::ROW,
+    publish::Publish::ROW,
 ];
 
 /// Reads a method's parameters. Anything but a map counts as an empty one, as it did for v1. All missing names are

@@ -16,6 +16,7 @@ pub mod options;
 pub mod permission;
 pub mod pipeline;
 pub mod process;
+pub mod publish;
 pub mod quota;
 pub mod restart;
 pub mod rows;

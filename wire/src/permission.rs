@@ -267,4 +267,6 @@ permissions! {
     QuotaRead = "quota.read", Filtered, None, Guard::Kernel;
     /// Read the audit, and have it signed and verified.
     AuditRead = "audit.read", Administrator, None, Guard::Kernel;
+    /// Own streams and write them. A program only if it was granted that.
+    StreamPublish = "stream.publish", Caller, None, Guard::Kernel;
 }

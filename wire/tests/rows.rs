@@ -9,8 +9,8 @@ use kairo_wire::event::{EVENTS, Shape};
 use kairo_wire::limits::LIMITS;
 use kairo_wire::method::{METHODS, Method, MethodRow, missing, params, row};
 use kairo_wire::methods::{
-    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process, quota,
-    stream, system, usage, view,
+    agent, audit, consumer, device, event, identity, intent, log, open, permission, pipeline, process,
+    publish, quota, stream, system, usage, view,
 };
 use kairo_wire::permission::{PERMISSIONS, PermissionScope};
 use kairo_wire::{introspect, json};
@@ -149,6 +149,7 @@ fn every_example_is_a_call_that_makes_sense() {
         (pipeline::Wait::ROW, example::<pipeline::Wait>),
         (pipeline::Kill::ROW, example::<pipeline::Kill>),
         (pipeline::List::ROW, example::<pipeline::List>),
+        (publish::Publish::ROW, example::<publish::Publish>),
     ];
     let names: Vec<&str> = checked.iter().map(|(row, _)| row.name).collect();
     assert_eq!(names, METHODS.iter().map(|row| row.name).collect::<Vec<_>>(), "this table follows METHODS");

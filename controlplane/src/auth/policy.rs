@@ -47,7 +47,8 @@ fn row(permission: Permission) -> [bool; 4] {
         Permission::PermissionDecide
         | Permission::AgentManage
         | Permission::KernelCall
-        | Permission::DeviceClaim => [true, true, false, false],
+        | Permission::DeviceClaim
+        | Permission::StreamPublish => [true, true, false, false],
         // Whoever runs under no manifest is kept from nothing by it; its sandbox, if it has one, is in its receipt.
         Permission::FileRead
         | Permission::FileWrite

@@ -18,6 +18,7 @@ pub(crate) mod open;
 pub(crate) mod permission;
 pub(crate) mod pipeline;
 pub(crate) mod process;
+pub(crate) mod publish;
 pub(crate) mod quota;
 pub(crate) mod stream;
 pub(crate) mod system;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
         audit::METHODS,
         usage::METHODS,
         pipeline::METHODS,
+        publish::METHODS,
     ]
     .into_iter()
     .flatten()

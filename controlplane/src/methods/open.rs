@@ -8,15 +8,16 @@ use crate::methods::process::{not_found, with_stdin};
 use crate::methods::stream::{from, mode, policy, unsubscribe};
 use crate::sessions::outlets::Opening;
 use crate::sessions::pacing;
-use crate::state::{Deed, Wish};
+use crate::state::{Deed, RawSink, Wish};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::{From, OutletKind};
 use kairo_dataplane::limits::PIPE_BYTES;
 use kairo_wire::error::WireError;
 use kairo_wire::id::SubscriptionId;
+use kairo_wire::limits::BUFFER_BYTES_MAX;
 use kairo_wire::method::Method;
 use kairo_wire::methods::open::{Close, Open, OpenParams, OpenResult, OpenStdin, Transport};
-use kairo_wire::methods::stream::{Start, StreamName};
+use kairo_wire::methods::stream::{self, Start, StreamName};
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -53,12 +54,13 @@ fn open(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
         from: begin(params.from, channel)?,
         mode: mode(params.mode.unwrap_or_default()),
         policy: policy(params.policy),
-        resumes: false,
-        history_bytes: None,
+        resumes: params.resumes.is_some(),
+        history_bytes: params.ring_bytes.map(|bytes| bytes.min(BUFFER_BYTES_MAX as u32)),
         raw: None,
         rate: pacing::rate(params.rate, "rate")?,
     };
-    kernel.can_have(&params.id, &wish)?;
+    let raw = kind.map(|kind| RawSink::Outlet { kind, ticket: 0 });
+    kernel.can_have(&params.id, &Wish { raw, ..wish })?;
     let begin = kernel.begun(&params.id, wish.from);
     let wish = Wish { from: begin, ..wish };
     let id = SubscriptionId::stream(bits(&mut *kernel.entropy));
@@ -73,6 +75,7 @@ fn open(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result
         from: Some(from),
         descriptors: Vec::new(),
         pipe_bytes: None,
+        ring_bytes: None,
     };
     match kind {
         Some(kind) => {
@@ -91,14 +94,32 @@ fn outlet(params: &OpenParams) -> Result<Option<OutletKind>, WireError> {
     if params.mode.is_some() && params.transport != Transport::Frames {
         return Err(WireError::invalid("mode", "raw bytes are not cut into frames"));
     }
+    if params.ring_bytes.is_some() && params.transport != Transport::Shared {
+        return Err(WireError::invalid("ringBytes", "only the transport shared has a ring"));
+    }
+    if params.transport == Transport::Shared {
+        shareable(params)?;
+    }
     match (params.transport, params.pipe_bytes) {
-        (Transport::Frames | Transport::Socket, Some(_)) => {
+        (Transport::Frames | Transport::Socket | Transport::Shared, Some(_)) => {
             Err(WireError::invalid("pipeBytes", "only the transport pipe has one"))
         }
         (Transport::Frames, None) => Ok(None),
         (Transport::Socket, None) => Ok(Some(OutletKind::Socket)),
+        (Transport::Shared, None) => Ok(Some(OutletKind::Shared)),
         (Transport::Pipe, bytes) => Ok(Some(OutletKind::Pipe { bytes: bytes.unwrap_or(PIPE_BYTES) })),
     }
+}
+
+/// Nothing is sent to a reader of a shared ring, so nothing can be held back from it or brought from disk.
+fn shareable(params: &OpenParams) -> Result<(), WireError> {
+    if params.policy == stream::Policy::Spool {
+        return Err(WireError::unsupported("policy", "a shared ring has no disk behind it"));
+    }
+    if params.rate.is_some() {
+        return Err(WireError::unsupported("rate", "a shared ring is read as fast as its reader does"));
+    }
+    Ok(())
 }
 
 fn begin(start: Start, channel: usize) -> Result<From, WireError> {

@@ -13,7 +13,7 @@ use kairo_dataplane::command::{Joint, Stdio};
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::PipelineStarted;
 use kairo_wire::id::{EventId, ProcessId};
-use kairo_wire::methods::options::{SpawnOptions, StderrOption, StdinOption};
+use kairo_wire::methods::options::{HistoryOption, SpawnOptions, StderrOption, StdinOption};
 use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::methods::pipeline::{EdgeStderr, PipelineEdge, PipelineSpawnParams, PipelineStage};
 use kairo_wire::methods::process::SpawnParams;
@@ -267,6 +267,11 @@ fn suits_a_stage(options: &SpawnOptions, index: usize, edge: Option<PipelineEdge
             untapped && options.rate.is_some(),
             "options.rate",
             "its stdout does not pass the kernel: it takes a tap",
+        ),
+        (
+            edge.is_some_and(|edge| edge.tap) && options.history == HistoryOption::None,
+            "options.history",
+            "a tap is fed from what is kept",
         ),
         (
             untapped && options.spool.0.is_some(),

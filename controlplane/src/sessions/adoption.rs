@@ -162,6 +162,7 @@ impl Kernel {
     ) -> Process {
         let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
         Process {
+            published: None,
             key: held.process,
             placement: Default::default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),

@@ -221,6 +221,7 @@ impl Kernel {
             placement: plan.placement.clone(),
             record: bytes::Bytes::new(),
             meter: Arc::clone(&meter),
+            produced: plan.published.map(|published| published.kind),
         });
         have_watched(turn, &spawn);
         let spawned_at = turn.out.list.len();
@@ -328,6 +329,7 @@ pub(crate) fn open_record(
         follows: plan.follows,
         adapter: plan.adapter,
         placement: plan.placement,
+        published: plan.published,
     }
 }
 

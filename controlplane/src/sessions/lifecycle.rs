@@ -58,7 +58,10 @@ impl Kernel {
         process.start_ticks = birth.start_ticks;
         process.limits = birth.limits;
         process.status = report::running(Some(birth.pid));
-        self.state.leaders.insert(birth.pid as u64, serial);
+        // A producer leads nobody.
+        if process.published.is_none() {
+            self.state.leaders.insert(birth.pid as u64, serial);
+        }
         let result = receipt(process);
         let deferred = std::mem::take(&mut process.deferred);
         let doom = process.doom.take();
@@ -163,7 +166,9 @@ impl Kernel {
         let running = self.state.processes.get_mut(&serial).filter(|process| process.phase == Phase::Running);
         let Some(process) = running else { return self.acknowledge(turn, key) };
         process.phase = Phase::Exited;
-        self.state.leaders.remove(&(process.pid as u64));
+        if process.published.is_none() {
+            self.state.leaders.remove(&(process.pid as u64));
+        }
         process.exited = Some(moment_of(turn.at, Some(at_ns)));
         process.exit = Some((status, usage));
         process.paused = false;
@@ -390,7 +395,9 @@ impl Kernel {
         let (calls, heirs) = (std::mem::take(&mut process.spawning), std::mem::take(&mut process.heirs));
         let (phase, id) = (process.phase, process.id.clone());
         if phase != Phase::Exited {
-            self.state.leaders.remove(&(process.pid as u64));
+            if process.published.is_none() {
+                self.state.leaders.remove(&(process.pid as u64));
+            }
             process.phase = Phase::Lost;
             process.status = report::unknown();
         }

@@ -19,7 +19,7 @@ use kairo_wire::envelope::put_notice;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{StreamEndReason, StreamEndRecord};
 use kairo_wire::id::{ProcessId, SubscriptionId};
-use kairo_wire::methods::open::{DescriptorRole, OpenResult, OpenStdinResult};
+use kairo_wire::methods::open::{DescriptorRole, OpenResult, OpenStdinResult, Transport};
 use kairo_wire::methods::stream::StreamName;
 
 /// ENFILE and EMFILE, which have these numbers everywhere.
@@ -46,10 +46,11 @@ impl Kernel {
         opening: Opening,
     ) -> Result<(), WireError> {
         let Opening { id, target, wish, kind, under, mut result } = opening;
-        result.descriptors = vec![match kind {
-            OutletKind::Pipe { .. } => DescriptorRole::PipeReader,
-            OutletKind::Socket => DescriptorRole::Socket,
-        }];
+        result.descriptors = match kind {
+            OutletKind::Pipe { .. } => vec![DescriptorRole::PipeReader],
+            OutletKind::Socket => vec![DescriptorRole::Socket],
+            OutletKind::Shared => vec![DescriptorRole::Ring, DescriptorRole::Seat, DescriptorRole::Doorbell],
+        };
         let opened = Box::new(Opened { id: id.clone(), result });
         let ticket = self.park(turn, asking, Pending::Open { opened });
         let wish = Wish { raw: Some(RawSink::Outlet { kind, ticket }), ..wish };
@@ -71,7 +72,11 @@ impl Kernel {
         let error = match outcome {
             Ok(Outcome::Opened { descriptors, bytes }) => {
                 let mut result = opened.result.clone();
-                result.pipe_bytes = Some(bytes as u64).filter(|bytes| *bytes > 0);
+                let bytes = Some(bytes as u64).filter(|bytes| *bytes > 0);
+                match result.transport {
+                    Transport::Shared => result.ring_bytes = bytes,
+                    Transport::Frames | Transport::Pipe | Transport::Socket => result.pipe_bytes = bytes,
+                }
                 return self.resolve_with(turn, ticket, &result, descriptors);
             }
             Ok(_) => WireError::new(Code::Internal, "another answer than an outlet"),

@@ -21,8 +21,8 @@ use crate::sessions::spool;
 use crate::sessions::wiring::Wires;
 use crate::state::{Cast, Connection, Trace};
 use kairo_dataplane::command::{
-    CgroupLimits, Credentials, HistorySize, Placement, ProgramCheck, Rate, StderrTarget, StdinSource, Stdio,
-    TerminalSize, Unread,
+    CgroupLimits, Credentials, HistorySize, OutletKind, Placement, ProgramCheck, Rate, StderrTarget,
+    StdinSource, Stdio, TerminalSize, Unread,
 };
 use kairo_dataplane::spool::SpoolLimits;
 use kairo_wire::codec::text::OsText;
@@ -104,6 +104,17 @@ pub(crate) struct Plan {
     pub cast: Cast,
     /// On which cores.
     pub placement: Placement,
+    /// It is a stream that a client writes, and nothing is started.
+    pub published: Option<Published>,
+}
+
+/// How a client writes a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// By what.
+    pub kind: OutletKind,
+    /// Its process.
+    pub pid: i32,
 }
 
 /// Whoever asks for a spawn, as far as a plan depends on it.
@@ -141,7 +152,7 @@ impl Plan {
     /// Which outputs will be ours, by channel.
     pub(crate) fn outputs(&self) -> [bool; 2] {
         let second = matches!(self.stdio, Stdio::Pipes { stderr: StderrTarget::Pipe, .. });
-        [self.wires.stdout.is_none(), second]
+        [self.wires.stdout.is_none(), second && self.published.is_none()]
     }
 
     /// What a life was, as far as its record tells; never carried out.
@@ -178,6 +189,7 @@ impl Plan {
             adapter: None,
             cast: life.cast(),
             placement: Placement::default(),
+            published: None,
         }
     }
 }
@@ -241,6 +253,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         follows: None,
         argv,
         cast: Cast { acts_as, under: under.map(|grant| Arc::clone(&grant.id)), line },
+        published: None,
     })
 }
 

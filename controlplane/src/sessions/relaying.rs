@@ -5,8 +5,8 @@
 //! ignored.
 
 use crate::kernel::Kernel;
-use crate::state::{Process, Wish};
-use kairo_dataplane::command::{From, HistorySize, Mode, Stdio};
+use crate::state::{Process, RawSink, Wish};
+use kairo_dataplane::command::{From, HistorySize, Mode, OutletKind, Stdio};
 use kairo_dataplane::sys::pipe::SPLICES;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
@@ -48,6 +48,9 @@ impl Process {
         }
         if wish.mode != Mode::Chunk {
             return Some(("mode", "lines are found by looking at bytes"));
+        }
+        if matches!(wish.raw, Some(RawSink::Outlet { kind: OutletKind::Shared, .. })) {
+            return Some(("transport", "there is no ring to share"));
         }
         if wish.history_bytes.is_some() {
             return Some(("bufferSize", "there is no history to be larger"));

@@ -160,6 +160,10 @@ impl Kernel {
             let message = format!("{FIELD}: process {} has no {}", stream.id, channel.name());
             return Err(WireError::new(Code::Conflict, message).with("field", FIELD));
         }
+        if process.is_relayed() {
+            return Err(WireError::new(Code::Conflict, format!("{FIELD}: nothing is kept of {}", stream.id))
+                .with("field", FIELD));
+        }
         Ok(Fed {
             session: process.session.as_str().to_owned(),
             source: process.key.serial,

@@ -203,6 +203,7 @@ fn every_method_asks_for_its_permission_of_every_principal() {
         "agent.remove",
         "session.create",
         "session.end",
+        "stream.publish",
     ];
     // Even whoever may nothing can ask for more.
     let always =

@@ -305,7 +305,17 @@ impl<E: Engine> Driver for E {
                 pipe::set_nonblocking(&ours)?;
                 Ok((Handle::with_kind(ours, Socket::Ours), theirs, 0))
             }
+            OutletKind::Shared => {
+                // Ours is read as well, and must never wait.
+                let (ours, theirs) = socket::stream_pair(true)?;
+                Ok((Handle::with_kind(ours, Socket::Ours), theirs, 0))
+            }
         }
+    }
+
+    fn inlet(&mut self, bytes: usize) -> io::Result<(Handle, OwnedFd, usize)> {
+        let made = pipe::pipe(bytes, pipe::NonBlocking::Reader)?;
+        Ok((Handle::from(made.reader), made.writer, made.capacity_bytes))
     }
 
     fn send_packet(&mut self, lane: &Handle, bytes: &[u8], fds: &[Handle]) -> io::Result<()> {

@@ -103,6 +103,10 @@ pub trait Driver {
     /// of its own). `Unsupported` where nobody could take the other end.
     fn outlet(&mut self, kind: OutletKind) -> io::Result<(Self::Fd, OwnedFd, usize)>;
 
+    /// A pipe for a client to write to: our end, which never blocks, the other one, which does, and its capacity. `Unsupported`
+    /// where nobody could take the other end.
+    fn inlet(&mut self, bytes: usize) -> io::Result<(Self::Fd, OwnedFd, usize)>;
+
     /// Sends one packet with descriptors on a keeper lane.
     fn send_packet(&mut self, lane: &Self::Fd, bytes: &[u8], fds: &[Self::Fd]) -> io::Result<()>;
 

@@ -440,6 +440,10 @@ impl Driver for Sim {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn inlet(&mut self, _bytes: usize) -> io::Result<(Fd, OwnedFd, usize)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn send_packet(&mut self, lane: &Fd, bytes: &[u8], fds: &[Fd]) -> io::Result<()> {
         let Kind::Lane { write, .. } = &lane.0.kind else { return Err(errno(libc::ENOTSOCK)) };
         if bytes.is_empty() || fds.len() > PACKET_FDS_MAX {

@@ -21,6 +21,7 @@ use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::Source;
 use crate::stream::times::Times;
+use kairo_shm::layout::End;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -120,6 +121,8 @@ impl<D: Driver> Reactor<D> {
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
+            produced: None,
+            lending: None,
             meter,
         });
         self.process_places.insert(key.serial, place);
@@ -143,6 +146,9 @@ impl<D: Driver> Reactor<D> {
         let total_bytes = stream.history.total();
         if exited {
             stream.exit_mark = total_bytes;
+        }
+        if stream.closed {
+            stream.history.end(End::Complete);
         }
         let (closed, awaited) = (stream.closed, stream.ghost.is_some());
         let meter = &process.meter.streams[channel as usize];

@@ -50,6 +50,7 @@ pub(super) enum Step {
 impl<D: Driver> Reactor<D> {
     /// Lets every reader of a process send.
     pub(super) fn deliver_all(&mut self, place: Place) {
+        self.tell_shared(place);
         // A copy: a reader that is drained leaves the list.
         let readers = self.processes.get(place).map(|process| process.readers.clone()).unwrap_or_default();
         for reader in readers {
@@ -61,6 +62,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Lets one reader send until its sink is full, it has nothing, or its turn is over.
     pub(super) fn deliver(&mut self, place: Place) {
+        if self.look_at(place) {
+            return;
+        }
         let Some(reader) = self.readers.get(place) else { return };
         let Some(process) = self.place_of_process(reader.subscriber.process) else { return };
         if self.processes.get(process).is_some_and(Process::relays) {

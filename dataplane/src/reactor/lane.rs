@@ -301,17 +301,23 @@ impl<D: Driver> Reactor<D> {
     /// The keeper need not tell an end again. Only once it is kept: one that is not is told to our successor.
     pub(super) fn acknowledge(&mut self, process: ProcessKey) {
         reach(Point::ExitTold);
+        if self.is_produced(process) {
+            return;
+        }
         self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
     }
 
     /// Drops the keeper's duplicate of one end, so that the child sees it closed.
     pub(super) fn close_end(&mut self, process: ProcessKey, end: End) {
+        if self.is_produced(process) {
+            return;
+        }
         self.tell_keeper(|packet| link::encode_close_channel(process, end, packet));
     }
 
     /// Has the keeper keep a note of a process, if it understands that, and let go of what is in the note from now on.
     pub(super) fn annotate(&mut self, process: ProcessKey, note: &[u8]) {
-        if self.lane.version >= 3 {
+        if self.lane.version >= 3 && !self.is_produced(process) {
             self.tell_keeper(|packet| link::encode_annotate(process, note, packet));
         }
         let place = self.place_of_process(process);

@@ -9,8 +9,9 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
-//! lives, `delivery` from history to them, `relaying` and `branching` of what isn't kept, `spool` to disk and back, `pacing` how
-//! fast, `memory` within what budget, `lane` to the keeper, `mail` to other
+//! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
+//! disk and back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
+//! to other
 //! reactors.
 
 pub mod adoption;
@@ -24,9 +25,11 @@ pub(crate) mod mail;
 mod memory;
 mod pacing;
 mod processes;
+mod producing;
 mod readers;
 mod relayed_frames;
 mod relaying;
+mod shared;
 mod spool;
 mod table;
 mod timers;

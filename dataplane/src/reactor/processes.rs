@@ -7,6 +7,7 @@
 use super::adoption::Ghost;
 use super::feeding::Feeding;
 use super::pacing::Pace;
+use super::producing::Lending;
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -28,6 +29,7 @@ use crate::stream::source::{Source, Staging, StagingPipe, TakeError, Taken, outp
 use crate::stream::times::Times;
 use crate::sys::process::bind_thread;
 use bytes::Bytes;
+use kairo_shm::layout::End as Why;
 use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
 use std::sync::Arc;
@@ -59,6 +61,10 @@ pub(super) struct Process<F> {
     pub(super) unfed: bool,
     /// What the keeper lets go of once the note is with it that tells what it was.
     pub(super) releasing: Vec<End>,
+    /// A client writes its output, and it has no child: how it exits with it; `Some(None)` once it has.
+    pub(super) produced: Option<Option<ExitStatus>>,
+    /// That client writes in place.
+    pub(super) lending: Option<Lending<F>>,
     pub(super) meter: Arc<ProcessMeter>,
 }
 
@@ -87,6 +93,10 @@ pub(super) struct Stream<F> {
     pub(super) paused_since_ns: Option<u64>,
     /// The source is empty.
     pub(super) idle: Wait,
+    /// Readers in other processes that map its ring.
+    pub(super) shared: u32,
+    /// One of them has left, and still maps the ring bytes come into.
+    pub(super) left: bool,
     pub(super) pace: Pace,
     /// When its bytes were read.
     pub(super) times: Times,
@@ -109,6 +119,8 @@ impl<F> Stream<F> {
             burst: 0,
             paused_since_ns: None,
             idle: Wait::default(),
+            shared: 0,
+            left: false,
             pace,
             times: Times::default(),
             charge: Charge::default(),
@@ -173,6 +185,8 @@ impl<D: Driver> Reactor<D> {
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
+            produced: spawn.produced.map(|_| Some(ExitStatus::Code(0))),
+            lending: None,
             meter: spawn.meter.clone(),
         });
         self.process_places.insert(key.serial, place);
@@ -180,7 +194,10 @@ impl<D: Driver> Reactor<D> {
         if let Some(feed) = spawn.wiring.feed {
             self.begin_feed(place, feed);
         }
-        self.send_spawn(spawn);
+        match spawn.produced {
+            Some(kind) => self.publish(place, &spawn, kind),
+            None => self.send_spawn(spawn),
+        }
     }
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
@@ -258,6 +275,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn source_ready(&mut self, place: Place, channel: Channel) {
+        if channel == Channel::Stdout && self.bell_of_producer(place) {
+            return;
+        }
         let now_ns = self.at.monotonic_ns;
         let Some(process) = self.processes.get_mut(place) else { return };
         let stream = &mut process.streams[channel as usize];
@@ -308,7 +328,11 @@ impl<D: Driver> Reactor<D> {
         if self.processes.get(place).is_some_and(Process::relays) {
             return self.run_relay(place, channel);
         }
-        let mut turn_bytes = 0;
+        if channel == Channel::Stdout {
+            self.run_lent(place);
+        }
+        let (mut turn_bytes, mut asked) = (0, false);
+        self.leave_old_ring(place, channel);
         loop {
             let pinned = self.pinned(place, channel);
             let Some(process) = self.processes.get_mut(place) else { return };
@@ -331,6 +355,9 @@ impl<D: Driver> Reactor<D> {
             let head_room = stream.history.total() < room as u64;
             let wants = if stream.paused_since_ns.is_some() && !head_room { RESUME_BYTES_MIN } else { 1 };
             if room < wants {
+                if !std::mem::replace(&mut asked, true) && self.ask_shared(place, channel) {
+                    continue;
+                }
                 return self.pause_source(place, channel);
             }
             self.resume_source(place, channel);
@@ -353,6 +380,7 @@ impl<D: Driver> Reactor<D> {
                 Ok(Taken::End) => return self.close_stream(place, channel),
                 Err(error) => {
                     tracing::error!(slot = place.slot, %error, "a stream can't be taken any further");
+                    stream_breaks(self.processes.get(place), channel);
                     return self.close_stream(place, channel);
                 }
             }
@@ -374,6 +402,7 @@ impl<D: Driver> Reactor<D> {
             let meter = &process.meter.streams[channel as usize];
             meter.paused.store(false, Ordering::Relaxed);
             meter.paused_ns.add(now_ns.saturating_sub(since_ns));
+            process.streams[channel as usize].history.want_moves(false);
             self.stall_over(place, channel, now_ns.saturating_sub(since_ns));
         }
     }
@@ -401,8 +430,12 @@ impl<D: Driver> Reactor<D> {
         let Some(process) = self.processes.get_mut(place) else { return Ok(Taken::Nothing) };
         let (key, stream) = (process.key, &mut process.streams[channel as usize]);
         let Some(source) = &stream.source else { return Ok(Taken::Nothing) };
-        let lane = &mut self.lane;
-        let hold = |driver: &mut D, ring: &Writer| hold_ring(driver, lane, key, channel, ring);
+        let (lane, kept) = (&mut self.lane, process.produced.is_none());
+        let hold = |driver: &mut D, ring: &Writer| {
+            if kept {
+                hold_ring(driver, lane, key, channel, ring);
+            }
+        };
         let name = output_name(key, channel);
         let taken = take(&mut self.driver, source, staging, name, &mut stream.history, max, hold)?;
         process.meter.streams[channel as usize].taken_bytes.set(stream.history.total());
@@ -437,26 +470,35 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn hold_new_ring(&mut self, place: Place, channel: Channel) {
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
-        if let Ok((ring, _)) = process.streams[channel as usize].history.ring() {
+        let kept = process.produced.is_none();
+        if let Ok((ring, _)) = process.streams[channel as usize].history.ring()
+            && kept
+        {
             hold_ring(&mut self.driver, &mut self.lane, key, channel, ring);
         }
+        self.hand_over(place, channel);
         reach(Point::RingReplaced);
     }
 
     pub(super) fn close_stream(&mut self, place: Place, channel: Channel) {
         self.resume_source(place, channel);
         self.source_over(place, channel);
+        let lent = channel == Channel::Stdout && self.part_from_producer(place);
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
         let stream = &mut process.streams[channel as usize];
-        let Some(source) = stream.source.take() else { return };
+        let source = stream.source.take();
+        if stream.closed || (source.is_none() && !lent) {
+            return;
+        }
         stream.closed = true;
+        stream.history.end(Why::Complete);
         let end = StreamEnd { total_bytes: stream.history.total(), cut_bytes: stream.history.cut_bytes() };
         process.meter.streams[channel as usize].closed.store(true, Ordering::Relaxed);
-        if source.armed {
+        if source.as_ref().is_some_and(|source| source.armed) {
             self.driver.cancel(kind_of(channel).token(place));
         }
-        if source.terminal {
+        if source.as_ref().is_some_and(|source| source.terminal) {
             let mut answers = Vec::new();
             process.inflow.fail(&mut answers);
             self.input_closed(place, answers);
@@ -471,6 +513,7 @@ impl<D: Driver> Reactor<D> {
         }
         self.deliver_all(place);
         self.retire(place, channel);
+        self.producer_over(place);
     }
 
     pub(super) fn exited(&mut self, key: ProcessKey, status: ExitStatus, usage: Usage, at_ns: u64) {
@@ -478,6 +521,7 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             if let Err(error) = self.take_leftovers(place, channel) {
                 tracing::error!(%error, "what the leader had left could not be taken");
+                stream_breaks(self.processes.get(place), channel);
                 self.close_stream(place, channel);
             }
         }
@@ -566,6 +610,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn signal(&mut self, key: ProcessKey, signal: i32, scope: Scope, ticket: Option<Ticket>) {
+        if self.signal_producer(key, signal, ticket) {
+            return;
+        }
         let sent = self.lane.send(
             &mut self.driver,
             |packet| link::encode_signal(key, signal, scope, ticket, packet),
@@ -578,7 +625,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
+        let kept = !self.is_produced(key);
         if let Some(place) = self.place_of_process(key) {
+            self.part_from_producer(place);
             self.settle_rests(place);
         }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
@@ -605,7 +654,16 @@ impl<D: Driver> Reactor<D> {
             self.driver.cancel(Kind::Stdin.token(place));
         }
         self.timers.disarm(Alarm::ghosts(place));
-        self.tell_keeper(|packet| link::encode_forget(key, packet));
+        if kept {
+            self.tell_keeper(|packet| link::encode_forget(key, packet));
+        }
+    }
+}
+
+/// Whoever maps the ring is to know that its end isn't the stream's.
+fn stream_breaks<F>(process: Option<&Process<F>>, channel: Channel) {
+    if let Some(process) = process {
+        process.streams[channel as usize].history.end(Why::Broken);
     }
 }
 

@@ -5,10 +5,11 @@
 
 use super::connections::Connection;
 use super::pacing::Throttle;
+use super::shared::Shared;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
 use super::{Kind, Reactor};
-use crate::command::{Command, From, Mode, Policy, Sink, Subscribe};
+use crate::command::{Command, From, Mode, OutletKind, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
@@ -33,6 +34,8 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    /// It is in another process and maps the ring.
+    pub(super) shared: Option<Shared<F>>,
     pub(super) throttle: Throttle,
     /// Its sink takes no more.
     pub(super) full: Wait,
@@ -119,7 +122,9 @@ impl<D: Driver> Reactor<D> {
             Sink::Outlet { ticket, .. } => Some(*ticket),
             Sink::Frames { .. } | Sink::Descriptor(_) => None,
         };
-        let history_bytes = subscribe.history_bytes;
+        // A ring that is to be mapped is raised before it is handed out.
+        let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
+        let history_bytes = subscribe.history_bytes.filter(|_| !maps);
         let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
         let made = place.and_then(|place| {
             self.settle_rests(place);
@@ -144,6 +149,7 @@ impl<D: Driver> Reactor<D> {
             process.readers.push(place);
             process.ask_times(timed, true);
         }
+        self.begin_shared(place, process_place);
         if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
             && let Some(connection) =
                 self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
@@ -192,7 +198,7 @@ impl<D: Driver> Reactor<D> {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
         let rate = subscribe.rate;
-        let (framing, sink) = match &subscribe.sink {
+        let (framing, sink, shared) = match &subscribe.sink {
             Sink::Frames { chunk_bytes_max, records, timestamps, dialect, process_id, .. } => {
                 let framing = Framing {
                     id: subscribe.id,
@@ -202,20 +208,28 @@ impl<D: Driver> Reactor<D> {
                     timestamps: *timestamps,
                     dialect: *dialect,
                 };
-                (Some(framing), None)
+                (Some(framing), None, None)
             }
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => (None, Some(DescriptorSink::new(fd))),
+                Ok(fd) => (None, Some(DescriptorSink::new(fd)), None),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
                     return Err(refusal(&error));
                 }
             },
+            Sink::Outlet { kind: OutletKind::Shared, ticket } => {
+                let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
+                let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+                let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
+                let (shared, descriptors, bytes) = opened;
+                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+                (None, None, Some(shared))
+            }
             Sink::Outlet { kind, ticket } => {
                 let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
                 let descriptors = Descriptors(Arc::new(vec![theirs]));
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, Some(DescriptorSink::new(fd)))
+                (None, Some(DescriptorSink::new(fd)), None)
             }
         };
         let subscriber = Subscriber {
@@ -240,6 +254,7 @@ impl<D: Driver> Reactor<D> {
             subscriber,
             framing,
             sink,
+            shared,
             throttle,
             full: Wait::default(),
             idle: false,
@@ -268,6 +283,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn sink_ready(&mut self, place: Place) {
+        if self.bell_of_reader(place) {
+            return;
+        }
         if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
             sink.armed = false;
             self.deliver(place);
@@ -291,7 +309,11 @@ impl<D: Driver> Reactor<D> {
         {
             connection.readers.retain(|other| *other != place);
         }
-        let Some(process_place) = self.place_of_process(reader.subscriber.process) else { return };
+        let process_place = self.place_of_process(reader.subscriber.process);
+        if let Some(shared) = reader.shared.take() {
+            self.part_from_shared(place, shared, process_place);
+        }
+        let Some(process_place) = process_place else { return };
         if let Some(process) = self.processes.get_mut(process_place) {
             process.readers.retain(|other| *other != place);
             process.ask_times(reader.is_timed(), false);

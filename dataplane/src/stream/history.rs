@@ -7,9 +7,11 @@ use crate::budget::{Charge, ChargeKind};
 use crate::command::HistorySize;
 use crate::limits::{SQUEEZED_BATCH_BYTES, TAKE_BYTES_MAX};
 use bytes::Bytes;
-use kairo_shm::layout::{Geometry, PAGE_BYTES, RingError};
+use kairo_shm::layout::{End, Geometry, PAGE_BYTES, RingError};
+use kairo_shm::producer::Lent;
 use kairo_shm::writer::Writer;
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ enum Store {
     Empty,
     /// The stream lives.
     Ring(Writer),
+    /// The stream lives, and a client writes it there.
+    Lent(Lent),
     /// The stream has ended; no descriptor, no mapping.
     Kept { head: Bytes, tail: Bytes, total: u64 },
     /// Nothing is kept. Of all that went by, `unread` went to nobody. The account is a ring nothing is written to: its
@@ -103,6 +107,29 @@ impl History {
         History { store, ..History::new(size) }
     }
 
+    /// Of a stream that a client writes in place.
+    pub fn lent(ring: Lent) -> History {
+        let tail_bytes = ring.geometry().tail_bytes as u32;
+        History { store: Store::Lent(ring), ..History::new(HistorySize { head_bytes: 0, tail_bytes }) }
+    }
+
+    /// The ring a client writes.
+    pub fn lending(&mut self) -> Option<&mut Lent> {
+        match &mut self.store {
+            Store::Lent(ring) => Some(ring),
+            Store::Empty | Store::Ring(_) | Store::Kept { .. } | Store::Passing { .. } => None,
+        }
+    }
+
+    /// Bytes of the stream so far; what a client writes is looked at anew.
+    pub fn seen(&mut self) -> u64 {
+        if let Store::Lent(ring) = &mut self.store {
+            // Nonsense is for whoever hears its bell.
+            let _ = ring.look();
+        }
+        self.total()
+    }
+
     /// Of a stream that has ended and of which only the length is known.
     pub fn gone(size: HistorySize, total: u64) -> History {
         let store = Store::Kept { head: Bytes::new(), tail: Bytes::new(), total };
@@ -125,7 +152,7 @@ impl History {
             Store::Ring(ring) => ring.pin(offset, blockers),
             Store::Empty => self.pin.set((offset, blockers)),
             Store::Passing { account: Some(account), .. } => account.pin(offset, blockers),
-            Store::Kept { .. } | Store::Passing { account: None, .. } => {}
+            Store::Lent(_) | Store::Kept { .. } | Store::Passing { account: None, .. } => {}
         }
     }
 
@@ -142,6 +169,7 @@ impl History {
         match &self.store {
             Store::Empty => 0,
             Store::Ring(ring) => ring.taken(),
+            Store::Lent(ring) => ring.taken(),
             Store::Kept { total, .. } | Store::Passing { total, .. } => *total,
         }
     }
@@ -150,6 +178,7 @@ impl History {
         match &self.store {
             Store::Empty => Geometry::new(self.size.head_bytes as usize, 0).head_bytes as u64,
             Store::Ring(ring) => ring.geometry().head_bytes as u64,
+            Store::Lent(_) => 0,
             Store::Kept { head, .. } => head.len() as u64,
             Store::Passing { .. } => 0,
         }
@@ -160,6 +189,7 @@ impl History {
         match &self.store {
             Store::Empty => 0,
             Store::Ring(ring) => ring.tail_from(),
+            Store::Lent(ring) => ring.tail_from(),
             Store::Kept { tail, total, .. } => total - tail.len() as u64,
             Store::Passing { total, .. } => *total,
         }
@@ -197,6 +227,10 @@ impl History {
                 let tail = ring.taken().saturating_sub(ring.tail_from());
                 Charge { bytes: PAGE_BYTES as u64 + head + tail, kind: ChargeKind::Live }
             }
+            // All of it is there from the beginning, in a client's hands.
+            Store::Lent(ring) => {
+                Charge { bytes: ring.geometry().file_bytes() as u64, kind: ChargeKind::Live }
+            }
             Store::Kept { head, tail, .. } if head.is_empty() && tail.is_empty() => Charge::default(),
             Store::Kept { head, tail, .. } => {
                 Charge { bytes: (head.len() + tail.len()) as u64, kind: ChargeKind::Retained }
@@ -212,6 +246,7 @@ impl History {
         let run = match &self.store {
             Store::Empty | Store::Passing { .. } => None,
             Store::Ring(ring) => ring.run(offset, max),
+            Store::Lent(ring) => ring.run(offset, max),
             Store::Kept { head, tail, total } => {
                 let tail_from = total - tail.len() as u64;
                 let run = if offset < head.len() as u64 {
@@ -252,7 +287,7 @@ impl History {
         let (geometry, taken) = match &self.store {
             Store::Empty => (self.geometry(0), 0),
             Store::Ring(ring) => (ring.geometry(), ring.taken()),
-            Store::Kept { .. } | Store::Passing { .. } => return 0,
+            Store::Lent(_) | Store::Kept { .. } | Store::Passing { .. } => return 0,
         };
         let head = geometry.head_bytes as u64;
         if taken < head {
@@ -279,9 +314,86 @@ impl History {
         }
         match &mut self.store {
             Store::Ring(ring) => Ok((ring, new)),
-            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {
-                Err(RingError::Foreign("the stream has ended, or keeps nothing"))
+            Store::Empty | Store::Lent(_) | Store::Kept { .. } | Store::Passing { .. } => {
+                Err(RingError::Foreign("nothing is taken into it"))
             }
+        }
+    }
+
+    /// The ring, for another process that may only read, and its sizes. A stream that has ended has one made for it.
+    pub fn shared_ring(&self) -> Result<(OwnedFd, Geometry), RingError> {
+        let made = |ring: &Writer| Ok((ring.read_only()?, ring.geometry()));
+        match &self.store {
+            Store::Ring(ring) => made(ring),
+            Store::Kept { head, tail, total } => made(&Writer::of_ended(head, tail, *total)?),
+            Store::Empty => made(&Writer::of_ended(&[], &[], 0)?),
+            Store::Passing { .. } => Err(RingError::Foreign("nothing is kept of it")),
+            Store::Lent(ring) => match ring.read_only() {
+                Some(fd) => Ok((fd?, ring.geometry())),
+                None => Err(RingError::Foreign("its producer has not mapped it")),
+            },
+        }
+    }
+
+    /// The same bytes in a new ring. True if there is one.
+    pub fn renew(&mut self) -> Result<bool, RingError> {
+        let Store::Ring(ring) = &mut self.store else { return Ok(false) };
+        *ring = ring.resized(ring.geometry())?;
+        Ok(true)
+    }
+
+    /// How often the ring has been replaced.
+    pub fn generation(&self) -> u64 {
+        self.living().map_or(0, Writer::generation)
+    }
+
+    fn living(&self) -> Option<&Writer> {
+        match &self.store {
+            Store::Ring(ring) => Some(ring),
+            Store::Empty | Store::Lent(_) | Store::Kept { .. } | Store::Passing { .. } => None,
+        }
+    }
+
+    /// Nothing more comes. The first reason counts.
+    pub fn end(&self, why: End) {
+        match &self.store {
+            Store::Ring(ring) => ring.end(why),
+            Store::Lent(ring) => ring.end(why),
+            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {}
+        }
+    }
+
+    /// See [`Writer::tell`].
+    pub fn tell(&self) {
+        match &self.store {
+            Store::Ring(ring) => ring.tell(),
+            Store::Lent(ring) => ring.tell(),
+            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {}
+        }
+    }
+
+    /// See [`Writer::wake`].
+    pub fn wake(&self) {
+        match &self.store {
+            Store::Ring(ring) => ring.wake(),
+            Store::Lent(ring) => ring.wake(),
+            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {}
+        }
+    }
+
+    /// Whether readers in other processes are to say when half of the ring is free; see [`Writer::want`].
+    pub fn want_moves(&self, wanted: bool) {
+        match &self.store {
+            Store::Ring(ring) => {
+                let half = ring.taken().saturating_sub(ring.geometry().tail_bytes as u64 / 2);
+                ring.want(wanted.then_some(half));
+            }
+            // The limit is a ring beyond what is pinned: with a quarter of it free there is something to give.
+            Store::Lent(ring) => {
+                let quarter = ring.tail_from() + ring.geometry().tail_bytes as u64 / 4;
+                ring.want(wanted.then_some(quarter));
+            }
+            Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {}
         }
     }
 
@@ -313,7 +425,9 @@ impl History {
                 *ring = ring.resized(geometry)?;
                 Ok(true)
             }
-            Store::Ring(_) | Store::Empty | Store::Kept { .. } | Store::Passing { .. } => Ok(false),
+            Store::Ring(_) | Store::Lent(_) | Store::Empty | Store::Kept { .. } | Store::Passing { .. } => {
+                Ok(false)
+            }
         }
     }
 
@@ -336,6 +450,8 @@ impl History {
         match &mut self.store {
             Store::Empty => self.size = size,
             Store::Passing { .. } => {}
+            // It is as large as its producer has it.
+            Store::Lent(_) => {}
             Store::Ring(ring) => {
                 let (total, whole) = (ring.taken(), ring.is_whole());
                 let old = ring.geometry().head_bytes as u64;
@@ -384,6 +500,11 @@ impl History {
                 return;
             }
             Store::Empty => (Bytes::new(), Bytes::new(), 0),
+            Store::Lent(ring) => {
+                let (from, total) = (ring.tail_from(), ring.taken());
+                let tail = ring.run(from, (total - from.min(total)) as usize).unwrap_or_default();
+                (Bytes::new(), Bytes::copy_from_slice(tail), total)
+            }
             Store::Ring(ring) => {
                 let total = ring.taken();
                 let head_end = total.min(ring.geometry().head_bytes as u64);
@@ -399,7 +520,7 @@ impl History {
     pub fn retained_bytes(&self) -> usize {
         match &self.store {
             Store::Kept { head, tail, .. } => head.len() + tail.len(),
-            Store::Empty | Store::Ring(_) | Store::Passing { .. } => 0,
+            Store::Empty | Store::Ring(_) | Store::Lent(_) | Store::Passing { .. } => 0,
         }
     }
 

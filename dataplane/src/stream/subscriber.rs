@@ -57,6 +57,14 @@ impl Subscriber {
         }
     }
 
+    /// A reader in another process says that it has come to `offset`; it knows itself what it missed.
+    pub fn stand_at(&mut self, channel: Channel, offset: u64) {
+        let Some(cursor) = &mut self.cursors[channel as usize] else { return };
+        cursor.offset = offset;
+        self.meter.offset[channel as usize].set(offset);
+        self.confirm();
+    }
+
     /// Moves a cursor over bytes that are gone. Returns how many.
     pub fn skip(&mut self, channel: Channel, to: u64) -> u64 {
         let Some(cursor) = &mut self.cursors[channel as usize] else { return 0 };

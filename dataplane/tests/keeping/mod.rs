@@ -77,6 +77,7 @@ pub(crate) fn command(argv: &[&str]) -> Spawn {
         spool: None,
         record: Vec::new().into(),
         placement: Default::default(),
+        produced: None,
         meter: Default::default(),
     }
 }

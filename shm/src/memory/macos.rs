@@ -7,8 +7,18 @@ use super::Writers;
 use crate::layout::RingError;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, fstat, ftruncate};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::shm;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Doesn't wait.
+pub(crate) const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
+/// Doesn't wait.
+pub(crate) const RECEIVE_FLAGS: RecvFlags = RecvFlags::DONTWAIT;
+
+/// There is no sleeping on a word of shared memory in older systems: it is looked at so often.
+const NAP: Duration = Duration::from_millis(1);
 
 /// Makes names of one process differ.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -33,3 +43,16 @@ pub(crate) fn is_fixed(fd: BorrowedFd<'_>) -> Result<bool, RingError> {
     let size = fstat(fd).map_err(RingError::os("read the size"))?.st_size;
     Ok(size > 0)
 }
+
+/// Not to be had once the name is gone: shared rings are not handed out here.
+pub(crate) fn read_only(_fd: BorrowedFd<'_>) -> Result<OwnedFd, RingError> {
+    Err(RingError::os("open shared memory read-only")(rustix::io::Errno::NOTSUP))
+}
+
+pub(crate) fn sleep(word: &AtomicU32, seen: u32, timeout: Duration) {
+    if word.load(Ordering::Acquire) == seen {
+        std::thread::sleep(timeout.min(NAP));
+    }
+}
+
+pub(crate) fn wake(_word: &AtomicU32) {}

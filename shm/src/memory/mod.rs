@@ -2,7 +2,9 @@
 //!
 //! Each platform gives: `anonymous(name, bytes)`, a descriptor of zeroed memory; `seal(fd, writers)`, which fixes the
 //! size for good and, for [`Writers::Nobody`], lets no new writable mapping be made where the platform can say so;
-//! and `is_fixed(fd)`, whether its size can't change.
+//! `is_fixed(fd)`, whether its size can't change; `read_only(fd)`, another descriptor of the same memory that can't be
+//! written through; `sleep(word, seen, timeout)` with `wake(word)`, for words that several processes share; and
+//! `SEND_FLAGS` and `RECEIVE_FLAGS`, for doorbells.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -10,9 +12,9 @@ mod linux;
 mod macos;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{anonymous, is_fixed, seal};
+pub(crate) use linux::{RECEIVE_FLAGS, SEND_FLAGS, anonymous, is_fixed, read_only, seal, sleep, wake};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{anonymous, is_fixed, seal};
+pub(crate) use macos::{RECEIVE_FLAGS, SEND_FLAGS, anonymous, is_fixed, read_only, seal, sleep, wake};
 
 /// Who may map sealed memory writable from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,4 +23,6 @@ pub(crate) enum Writers {
     Anybody,
     /// Nobody, its maker included; mappings that exist stay.
     Nobody,
+    /// Anybody for now: it can be sealed once more.
+    Undecided,
 }

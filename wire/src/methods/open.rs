@@ -15,6 +15,7 @@ methods! {
     /// to receive it with room for one. It is read to its end, closed when its connection or its subscription ends, and a
     /// reader that closes it ends its subscription. A raw descriptor has no place for records: with `drop_oldest` what went
     /// by is told as `kairo.stream.gap` only, and its end as `stream.end` on this connection. The process must be there.
+    /// With `shared` it brings three, of a ring that is read in place (`docs/SHARED-RING.md`).
     Open = "stream.open"(OpenParams) -> OpenResult {
         required: [need("id")],
         permission: ProcessRead,
@@ -58,6 +59,8 @@ crate::methods::words! {
         Pipe = "pipe",
         /// The raw bytes, from a socket of one's own.
         Socket = "socket",
+        /// Not at all: the reader maps the ring they are in. See `docs/SHARED-RING.md`.
+        Shared = "shared",
     }
 }
 
@@ -87,6 +90,13 @@ pub struct OpenParams {
     /// Size to ask for, bytes, with `pipe`; 262,144 if absent. The answer tells what is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipe_bytes: Option<u32>,
+    /// Least size of the ring's tail, bytes, with `shared`; 1,048,576 if absent. The answer tells what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring_bytes: Option<u32>,
+    /// It goes on for a reader that a kernel which died had served; `from` is where that one had come to. With `block` it is held
+    /// the bytes from there on, for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<SubscriptionId>,
     /// How fast this reader is given bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
@@ -117,6 +127,9 @@ pub struct OpenResult {
     /// How much the pipe holds, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipe_bytes: Option<u64>,
+    /// Size of the ring's tail, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring_bytes: Option<u64>,
 }
 
 /// Whose stdin.
@@ -152,5 +165,11 @@ crate::methods::words! {
         PipeWriter = "pipe_writer",
         /// A connected stream socket.
         Socket = "socket",
+        /// A shared ring; read-only, or to be written by its producer.
+        Ring = "ring",
+        /// A page between its reader, or its producer, and the kernel.
+        Seat = "seat",
+        /// A socket between the same.
+        Doorbell = "doorbell",
     }
 }
