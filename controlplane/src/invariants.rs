@@ -75,10 +75,8 @@ impl Kernel {
             hold(parked == peer.parked_bytes, "the parked bytes are miscounted", parked as u64);
             let greeted = peer.greeted == state.audience.contains(&peer.key);
             hold(greeted, "the audience is not exactly the greeted", u64::from(peer.key.slot));
-            let idle = peer.half_closed
-                && peer.calls.is_empty()
-                && peer.topics.is_empty()
-                && peer.attached.is_empty();
+            let waits = !peer.calls.is_empty() || !peer.topics.is_empty() || !peer.attached.is_empty();
+            let idle = peer.half_closed && !waits;
             let listens = peer.streams.iter().filter_map(|s| state.streams.get(s)).any(|s| s.is_live());
             hold(peer.closing || !idle || listens, "a half-closed connection waits for nothing", 0);
         }

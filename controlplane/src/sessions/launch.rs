@@ -233,10 +233,8 @@ impl Kernel {
         }
         self.occupy(plan.cast.under.as_ref(), session.as_str());
         let mut process =
-            open_record(turn.at, key, connection, (session, birth), plan, environment_digest, meter);
-        if self.config.embedded {
-            process.record = RecordStatus::None;
-        }
+            open_record(turn.at, (key, connection), (session, birth), plan, environment_digest, meter);
+        process.record = if self.config.embedded { RecordStatus::None } else { process.record };
         let stage = self.joined(&mut process);
         spawn.record = Record::of(&process, guardian, key_used, stage).encode();
         turn.out.list.insert(spawned_at, Command::Spawn(spawn));
@@ -263,8 +261,7 @@ impl Kernel {
 /// The record of a process to be.
 pub(crate) fn open_record(
     at: Moment,
-    key: ProcessKey,
-    connection: ConnectionKey,
+    (key, connection): (ProcessKey, ConnectionKey),
     (session, birth): (SessionId, EventId),
     plan: Plan,
     environment_digest: u64,

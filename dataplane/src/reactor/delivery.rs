@@ -14,7 +14,7 @@ use super::{Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
 use crate::control::Notice;
 use crate::driver::Driver;
-use crate::key::{Channel, ConnectionKey, SubscriptionKey};
+use crate::key::{Channel, ConnectionKey};
 use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::stream::history::Peek;
@@ -488,15 +488,6 @@ impl<D: Driver> Reactor<D> {
                 }
                 Step::Moved(0)
             }
-        }
-    }
-
-    pub(super) fn credited(&mut self, subscription: SubscriptionKey, bytes: usize) {
-        let Some(place) = self.reader_places.get(&subscription.serial).copied() else { return };
-        if let Some(reader) = self.readers.get_mut(place) {
-            let in_flight = &mut reader.subscriber.in_flight_bytes;
-            *in_flight = in_flight.saturating_sub(bytes);
-            self.deliver(place);
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! A reactor owns its connections, processes and readers alone, so nothing here is locked. It never blocks but in
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
-//! undone. The rooms: `connections` and what is sent on them, `processes` and their sources, `input` and what is
+//! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
 //! disk and back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
@@ -30,6 +30,7 @@ mod readers;
 mod relayed_frames;
 mod relaying;
 mod shared;
+mod sources;
 mod spool;
 mod table;
 mod timers;

@@ -292,6 +292,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
+    /// A frame of it has left another reactor, or never will.
+    pub(super) fn credited(&mut self, subscription: SubscriptionKey, bytes: usize) {
+        let Some(place) = self.reader_places.get(&subscription.serial).copied() else { return };
+        if let Some(reader) = self.readers.get_mut(place) {
+            let in_flight = &mut reader.subscriber.in_flight_bytes;
+            *in_flight = in_flight.saturating_sub(bytes);
+            self.deliver(place);
+        }
+    }
+
     /// Forgets a reader. A frame of it that has begun is finished from a copy.
     pub(super) fn drop_reader(&mut self, place: Place) {
         self.finish_rest_of(place);

@@ -8,7 +8,8 @@
 //! gap. Frames are [`relayed_frames`](super::relayed_frames)', several readers at once [`branching`](super::branching)'s.
 
 use super::delivery::Step;
-use super::processes::{Process, hold_ring};
+use super::processes::Process;
+use super::sources::hold_ring;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
