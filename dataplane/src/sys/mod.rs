@@ -24,6 +24,7 @@ mod linux {
     pub(super) mod process;
     mod stdin;
     pub(crate) mod stopped;
+    mod words;
 }
 #[cfg(target_os = "macos")]
 mod macos {

@@ -13,6 +13,7 @@
 
 use super::clone::{Stack, clone, clone3};
 use super::process::start_ticks;
+use super::words::{Pointers, terminated};
 use super::{cores, stdin, stopped};
 use crate::control::{SpawnFailure, SpawnStage};
 use crate::sys::process::{Child, Image};
@@ -61,29 +62,6 @@ impl Told {
         let mut words = bytes.chunks_exact(4).map(|word| word.try_into().map_or(0, i32::from_ne_bytes));
         let mut next = || words.next().unwrap_or_default();
         Told { stage: next(), errno: next(), seen: std::array::from_fn(|_| next()) }
-    }
-}
-
-/// A NULL-terminated array of C strings.
-#[derive(Debug, Default)]
-struct Pointers(Vec<*const c_char>);
-
-impl Pointers {
-    /// Of NUL-terminated strings that stand one after the other.
-    fn fill(&mut self, strings: &[u8]) {
-        self.0.clear();
-        let mut rest = strings;
-        while let Some(end) = memchr::memchr(0, rest) {
-            self.0.push(rest.as_ptr().cast());
-            rest = &rest[end + 1..];
-        }
-        self.0.push(ptr::null());
-    }
-
-    /// Gives back what one enormous spawn took.
-    fn shrink(&mut self) {
-        self.0.clear();
-        self.0.shrink_to(512);
     }
 }
 
@@ -376,13 +354,6 @@ fn reaped(pid: i32, stage: i32, errno: i32) -> SpawnFailure {
 
 fn stage_of(number: i32) -> SpawnStage {
     SpawnStage::of(number).unwrap_or(SpawnStage::Fork)
-}
-
-fn terminated(path: &[u8]) -> Vec<u8> {
-    let mut whole = Vec::with_capacity(path.len() + 1);
-    whole.extend_from_slice(path);
-    whole.push(0);
-    whole
 }
 
 /// Makes `number` a close-on-exec duplicate of `fd`, whatever it was. Only for numbers the forker owns.
