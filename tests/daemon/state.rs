@@ -229,7 +229,7 @@ fn what_ran_when_keeper_and_kernel_died_is_lost_and_known(place: &Place) {
     assert_eq!(raw.ok("process.status", json!({ "id": "bare" }))["state"], "unknown");
     // Nobody asked for it to be ended, so it runs on, and the log says so.
     assert!(processes::is_alive(left));
-    assert!(place.log().contains("running=true"), "{}", place.log());
+    until("the log says so", || place.log().contains("running=true"));
     let mut command = Command::new(program());
     let output =
         command.args(["ps", "--all"]).env("KAIRO_IPC_SOCKET", &kernel.socket).output().expect("it ends");
