@@ -50,8 +50,9 @@ fn divided(folder: &Path) -> Value {
 
 pub(crate) fn run(report: &mut Report) {
     let daemon = Daemon::start(&[]);
-    if let Err(error) = daemon.connect().call("process.spawn", params("first", Some(&profile()))) {
-        return println!("  this machine can't contain it: {error:?}");
+    match daemon.connect().call("process.spawn", params("first", Some(&profile()))) {
+        Ok(answer) => assert!(answer["sandbox"].is_object(), "it is contained, with a receipt: {answer}"),
+        Err(error) => return println!("  this machine can't contain it: {error:?}"),
     }
     let has_bwrap = bwrap(&PLAIN).is_some();
     let (mut free, mut ours, mut bare, mut wrapped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -95,8 +96,8 @@ fn violations(report: &mut Report, daemon: &Daemon) {
     for number in 0..DENIED {
         let (id, note) = (format!("denied.{number}"), folder.path().join(number.to_string()));
         let command = json!(["python3", "-c", script, &note]);
-        let options = json!({"watch": true});
-        raw.ok("process.spawn", json!({"id": id, "command": command, "sandbox": wish, "options": options}));
+        let options = json!({"watch": true, "sandbox": wish});
+        raw.ok("process.spawn", json!({"id": id, "command": command, "options": options}));
         loop {
             let frame = raw.frame().expect("the daemon stays");
             let is_told = |event: Value| {
@@ -143,7 +144,7 @@ fn with_namespaces(report: &mut Report, daemon: &Daemon) {
 fn params(id: &str, sandbox: Option<&Value>) -> Value {
     let mut params = json!({"id": id, "command": ["/bin/true"]});
     if let Some(sandbox) = sandbox {
-        params["sandbox"] = sandbox.clone();
+        params["options"] = json!({"sandbox": sandbox});
     }
     params
 }

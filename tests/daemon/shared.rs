@@ -29,6 +29,7 @@ on_both_drivers!(
     a_stream_that_has_ended_is_shared_too,
     what_cannot_be_shared_is_refused_by_name,
     who_has_left_sees_nothing_more,
+    many_who_wait_hold_a_flood_up_and_let_it_go_on,
 );
 
 mod killed {
@@ -74,6 +75,31 @@ fn a_ring_has_every_byte_and_its_end(daemon: &Daemon) {
     spawn(&client, "writer", &sequence::argv("512"));
     let mut stream = client.open_shared(&shared("writer")).expect("it opens");
     assert_eq!(read(&mut stream, u64::MAX), (0, Some(512 * BLOCK_BYTES as u64)));
+}
+
+/// The source is held up again and again, also by what it took since its readers were last asked to tell where they are.
+fn many_who_wait_hold_a_flood_up_and_let_it_go_on(daemon: &Daemon) {
+    const FLOOD_BYTES: u64 = 300_000_000;
+    let client = connect(daemon);
+    spawn(&client, "flood", &["sh", "-c", "read x; exec head -c 300000000 /dev/zero"]);
+    let clients: Vec<_> = (0..8).map(|_| connect(daemon)).collect();
+    let streams: Vec<_> =
+        clients.iter().map(|client| client.open_shared(&shared("flood")).expect("it opens")).collect();
+    tell(&client, "flood");
+    std::thread::scope(|scope| {
+        for mut stream in streams {
+            scope.spawn(move || {
+                loop {
+                    let len = match stream.next(RUN_BYTES, PATIENCE).expect("it is open") {
+                        Next::Run(_, bytes) => bytes.len(),
+                        Next::End(_, total) => break assert_eq!(total, FLOOD_BYTES),
+                        other => panic!("{other:?}"),
+                    };
+                    assert!(stream.advance(len));
+                }
+            });
+        }
+    });
 }
 
 /// The reader that was written from the specification.

@@ -18,6 +18,8 @@ use crate::state::{Deed, Pending, Phase, Process, Timer};
 use crate::table::{Answers, Entry};
 use kairo_dataplane::command::Scope;
 use kairo_dataplane::control::{Failure, Moment};
+use kairo_wire::codec::decode;
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
 use kairo_wire::method::Method;
@@ -29,6 +31,7 @@ use kairo_wire::methods::quota::QuotaName;
 use kairo_wire::methods::status::ProcessStatus;
 use kairo_wire::methods::view::ViewChangesResult;
 use kairo_wire::permission::Permission;
+use serde::Deserialize;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -169,7 +172,17 @@ fn is_reachable(process: &Process, scope: Scope) -> bool {
     }
 }
 
+/// What would be let by as a name nobody knows, though whoever writes it wants a program contained.
+#[derive(Deserialize)]
+struct Misplaced {
+    #[serde(default)]
+    sandbox: Option<Raw>,
+}
+
 fn spawn(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
+    if let Ok(Misplaced { sandbox: Some(_) }) = decode::from_slice(asking.params.bytes()) {
+        return Err(WireError::invalid("sandbox", "it belongs into options, and would be of no effect here"));
+    }
     match kernel.planned(turn.at, asking)? {
         Some(plan) => kernel.spawn(turn, asking, plan),
         None => Ok(()),

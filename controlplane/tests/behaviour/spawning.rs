@@ -473,3 +473,12 @@ fn sixty_four_spawns_of_a_connection_wait_for_their_ids() {
     }
     assert_eq!(world.fails(owner, "process.spawn", params).0, "E_BUSY");
 }
+
+#[test]
+fn a_sandbox_in_the_wrong_place_is_not_let_by() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let params = json!({ "id": "p", "command": ["a"], "sandbox": { "files": {} } });
+    let (code, text) = world.fails(owner, "process.spawn", params);
+    assert!(code == "E_INVALID_PARAMS" && text.contains("sandbox"), "{text}");
+}

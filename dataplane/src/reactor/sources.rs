@@ -143,6 +143,8 @@ impl<D: Driver> Reactor<D> {
             }
             match self.take(place, channel, room) {
                 Ok(Taken::Bytes(bytes)) => {
+                    // What shared readers were asked to tell was told, or is behind them: the next wait is another one.
+                    asked = false;
                     self.deliver_all(place);
                     turn_bytes += bytes;
                     if turn_bytes >= TURN_BYTES_MAX {
