@@ -95,7 +95,7 @@ fn violations(report: &mut Report, daemon: &Daemon) {
     let mut waits = Vec::new();
     for number in 0..DENIED {
         let (id, note) = (format!("denied.{number}"), folder.path().join(number.to_string()));
-        let command = json!(["python3", "-c", script, &note]);
+        let command = json!(["/usr/bin/python3", "-c", script, &note]);
         let options = json!({"watch": true, "sandbox": wish});
         raw.ok("process.spawn", json!({"id": id, "command": command, "options": options}));
         loop {

@@ -5,6 +5,7 @@
 
 use super::connections::Connection;
 use super::pacing::Throttle;
+use super::processes::Stream;
 use super::shared::Shared;
 use super::spool::{Disk, StreamSpool};
 use super::table::Place;
@@ -109,6 +110,19 @@ pub(super) fn refusal(error: &io::Error) -> Failure {
     Failure::Os(error.raw_os_error().unwrap_or(libc::ENOSYS))
 }
 
+/// Where a reader begins.
+fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
+    let total = stream.history.total();
+    // How much there is of what a former kernel has spooled is not always known yet.
+    let known = !stream.spool.as_ref().is_some_and(StreamSpool::is_opening);
+    let offset = match from {
+        From::Oldest => 0,
+        From::Now => total,
+        From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
+    };
+    Cursor { offset, gap_bytes: 0 }
+}
+
 impl<D: Driver> Reactor<D> {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
         let key = subscribe.subscription;
@@ -182,16 +196,7 @@ impl<D: Driver> Reactor<D> {
         let streams = &self.processes.get(process).ok_or(Failure::Gone)?.streams;
         let passed = Channel::ALL.map(|channel| streams[channel as usize].history.total());
         let cursor = |wanted: bool, channel: Channel| {
-            let stream = &streams[channel as usize];
-            let total = stream.history.total();
-            // How much there is of what a former kernel has spooled is not always known yet.
-            let known = !stream.spool.as_ref().is_some_and(StreamSpool::is_opening);
-            let offset = match subscribe.from {
-                From::Oldest => 0,
-                From::Now => total,
-                From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
-            };
-            wanted.then_some(Cursor { offset, gap_bytes: 0 })
+            wanted.then(|| beginning(&streams[channel as usize], subscribe.from, channel))
         };
         let cursors = [cursor(subscribe.stdout, Channel::Stdout), cursor(subscribe.stderr, Channel::Stderr)];
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
