@@ -110,6 +110,22 @@ pub(super) fn refusal(error: &io::Error) -> Failure {
     Failure::Os(error.raw_os_error().unwrap_or(libc::ENOSYS))
 }
 
+/// How what a reader is sent looks, if it is sent frames.
+fn framing_of(subscribe: &Subscribe) -> Option<Framing> {
+    let Sink::Frames { chunk_bytes_max, records, timestamps, dialect, process_id, .. } = &subscribe.sink
+    else {
+        return None;
+    };
+    Some(Framing {
+        id: subscribe.id.clone(),
+        process_id: process_id.clone(),
+        chunk_bytes_max: *chunk_bytes_max as usize,
+        records: *records,
+        timestamps: *timestamps,
+        dialect: *dialect,
+    })
+}
+
 /// Where a reader begins.
 fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
     let total = stream.history.total();
@@ -204,17 +220,7 @@ impl<D: Driver> Reactor<D> {
         }
         let rate = subscribe.rate;
         let (framing, sink, shared) = match &subscribe.sink {
-            Sink::Frames { chunk_bytes_max, records, timestamps, dialect, process_id, .. } => {
-                let framing = Framing {
-                    id: subscribe.id,
-                    process_id: process_id.clone(),
-                    chunk_bytes_max: *chunk_bytes_max as usize,
-                    records: *records,
-                    timestamps: *timestamps,
-                    dialect: *dialect,
-                };
-                (Some(framing), None, None)
-            }
+            Sink::Frames { .. } => (framing_of(&subscribe), None, None),
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
                 Ok(fd) => (None, Some(DescriptorSink::new(fd)), None),
                 Err(error) => {
