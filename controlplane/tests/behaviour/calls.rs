@@ -310,7 +310,10 @@ fn hello_grants_what_it_knows_and_says_who_one_is() {
     world.run(owner, "p");
     world.ok(owner, "process.stdout.subscribe", json!({ "pid": "p" }));
     let sink = format!("{:?}", world.take_subscribe().unwrap().sink);
-    assert!(sink.contains("chunk_bytes_max: 1048576, records: true, dialect: Int64"), "{sink}");
+    assert!(
+        sink.contains("chunk_bytes_max: 1048576, records: true, timestamps: false, dialect: Int64"),
+        "{sink}"
+    );
 }
 
 #[test]
