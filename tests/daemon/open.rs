@@ -28,8 +28,13 @@ pub(crate) fn connect(daemon: &Daemon) -> Client {
 
 /// Starts a program that waits for whoever reads it.
 pub(crate) fn spawn(client: &Client, name: &str, argv: &[&str]) {
+    spawn_with(client, name, argv, SpawnOptions::default());
+}
+
+/// The same with more options.
+pub(crate) fn spawn_with(client: &Client, name: &str, argv: &[&str], options: SpawnOptions) {
     let command: Vec<OsText> = argv.iter().map(|word| (*word).into()).collect();
-    let options = SpawnOptions { when_unread: WhenUnread::Block, ..SpawnOptions::default() };
+    let options = SpawnOptions { when_unread: WhenUnread::Block, ..options };
     client
         .call::<Spawn>(&SpawnParams { id: id(name), command, options: Some(Box::new(options)) })
         .expect("it starts");

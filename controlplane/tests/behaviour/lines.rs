@@ -1,14 +1,13 @@
 //! Who started whom: what is forbidden to anybody in a line is forbidden to all behind it.
 
 use crate::harness::{OWNER, World, config};
+use crate::named::DENIED;
 use kairo_dataplane::command::{Commands, Spawn};
 use kairo_dataplane::control::{ExitStatus, Lineage, Notice};
 use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use serde_json::json;
 use std::collections::BTreeSet;
-
-const DENIED: &str = "E_PERMISSION_DENIED";
 
 fn forbid(world: &mut World, principal: &str) {
     let owner = world.owner();

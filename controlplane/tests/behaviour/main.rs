@@ -13,6 +13,7 @@ mod harness;
 mod intents;
 mod limits;
 mod lines;
+mod named;
 mod permissions;
 mod permissions_bounds;
 mod permissions_hostile;

@@ -1,6 +1,7 @@
 //! Nobody gives more than it has, waits longer than its time, goes on in a name that is gone, or takes what was another's.
 
 use crate::harness::{World, config};
+use crate::named::{DENIED, agent, code};
 use kairo_controlplane::auth::rules::Policy;
 use kairo_controlplane::config::Config;
 use kairo_dataplane::command::Command;
@@ -9,19 +10,7 @@ use kairo_dataplane::key::ConnectionKey;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-const DENIED: &str = "E_PERMISSION_DENIED";
 const HOUR: u64 = 3_600_000;
-
-fn code(world: &mut World, connection: ConnectionKey, method: &str, params: Value) -> String {
-    world.fails(connection, method, params).0
-}
-
-fn agent(world: &mut World, name: &str, permissions: Value) -> ConnectionKey {
-    let owner = world.owner();
-    world.ok(owner, "agent.create", json!({ "name": name, "permissions": permissions }));
-    world.ok(owner, "identify", json!({ "agentId": name }));
-    owner
-}
 
 /// An agent that decides about skills and agents by one grant, has another permission for good, and that grant's name.
 fn decider(world: &mut World, terms: Value) -> (ConnectionKey, Value) {

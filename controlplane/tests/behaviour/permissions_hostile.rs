@@ -1,26 +1,14 @@
 //! What somebody would try who wants more than it was given.
 
 use crate::harness::{OWNER, World, config};
+use crate::named::{DENIED, agent, code};
 use kairo_controlplane::auth::rules::Policy;
 use kairo_controlplane::config::Config;
 use kairo_dataplane::control::Lineage;
-use kairo_dataplane::key::ConnectionKey;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-const DENIED: &str = "E_PERMISSION_DENIED";
 const OTHER: u32 = OWNER + 1;
-
-fn code(world: &mut World, connection: ConnectionKey, method: &str, params: Value) -> String {
-    world.fails(connection, method, params).0
-}
-
-fn agent(world: &mut World, name: &str, permissions: Value) -> ConnectionKey {
-    let owner = world.owner();
-    world.ok(owner, "agent.create", json!({ "name": name, "permissions": permissions }));
-    world.ok(owner, "identify", json!({ "agentId": name }));
-    owner
-}
 
 fn allow(world: &mut World, principal: &str, permission: &str, resource: Value) -> Value {
     let owner = world.owner();

@@ -1,6 +1,7 @@
 //! Views: what is asked of them, who may change them, how a watcher is told.
 
 use crate::harness::{Arrival, World, code};
+use crate::named::DENIED;
 use kairo_dataplane::control::{ExitStatus, Notice};
 use kairo_dataplane::key::ConnectionKey;
 use serde_json::{Value, json};
@@ -240,7 +241,6 @@ fn reader(world: &mut World, topics: &[&str]) -> ConnectionKey {
 
 #[test]
 fn nobody_sees_by_a_view_what_it_may_not_subscribe_to() {
-    const DENIED: &str = "E_PERMISSION_DENIED";
     let mut world = World::new();
     let owner = world.owner();
     let reader = reader(&mut world, &["build.>", "kairo.process.>"]);

@@ -1,18 +1,10 @@
 //! Calls that wait while the right to them is taken away.
 
 use crate::harness::{World, code};
+use crate::named::{DENIED, agent};
 use kairo_dataplane::control::{ExitStatus, Notice};
 use kairo_dataplane::key::ConnectionKey;
 use serde_json::{Value, json};
-
-const DENIED: &str = "E_PERMISSION_DENIED";
-
-fn agent(world: &mut World, permissions: Value) -> ConnectionKey {
-    let agent = world.owner();
-    world.ok(agent, "agent.create", json!({ "name": "a", "permissions": permissions }));
-    world.ok(agent, "identify", json!({ "agentId": "a" }));
-    agent
-}
 
 fn grant(world: &mut World, permission: &str, resource: Option<&str>, more: Value) -> Value {
     let owner = world.owner();
@@ -66,7 +58,7 @@ fn waiting(
     let mut world = World::new();
     let owner = world.owner();
     world.run(owner, "p");
-    let agent = agent(&mut world, json!([{ "permission": "view.read" }]));
+    let agent = agent(&mut world, "a", json!([{ "permission": "view.read" }]));
     let once = grant(&mut world, "process.spawn", None, json!({}));
     let (mine, _) = world.run(agent, "mine");
     world.ok(owner, "permission.revoke", json!({ "grant": once }));
@@ -141,7 +133,7 @@ fn whoever_waits_in_a_session_or_as_an_agent_is_refused_at_its_end() {
     for ends in ["session.end", "agent.remove"] {
         let mut world = World::new();
         let owner = world.owner();
-        let agent = agent(&mut world, json!([{ "permission": "process.observe", "resource": "p" }]));
+        let agent = agent(&mut world, "a", json!([{ "permission": "process.observe", "resource": "p" }]));
         let session = world.ok(owner, "session.create", json!({ "agent": "a" }))["sessionId"].clone();
         let inside = world.owner();
         world.ok(inside, "identify", json!({ "agentId": "a", "agentSession": session }));
@@ -164,7 +156,7 @@ fn whoever_waits_in_a_session_or_as_an_agent_is_refused_at_its_end() {
 fn whoever_takes_a_name_waits_for_no_more_than_that_name_may() {
     let mut world = World::new();
     let owner = world.owner();
-    agent(&mut world, json!([]));
+    agent(&mut world, "a", json!([]));
     world.run(owner, "p");
     let call = parked(&mut world, owner, "process.wait");
     world.ok(owner, "identify", json!({ "agentId": "a" }));

@@ -73,7 +73,7 @@ impl<D: Driver> Reactor<D> {
         }
         let (mut turn_bytes, now_ns) = (0, self.at.monotonic_ns);
         let last = loop {
-            match self.step(place, process) {
+            match self.step(place, process, Self::step_on) {
                 Step::Moved(bytes) => turn_bytes += bytes,
                 step => break step,
             }
@@ -113,14 +113,19 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// One frame or record of one reader.
-    fn step(&mut self, place: Place, process: Place) -> Step {
+    /// One frame or record of one reader: its channels take turns, and `on` says what a step on one of them is.
+    pub(super) fn step(
+        &mut self,
+        place: Place,
+        process: Place,
+        on: fn(&mut Self, Place, Place, Channel) -> Step,
+    ) -> Step {
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
         let first = reader.subscriber.next_channel;
         let mut otherwise = Step::Nothing;
         for turn in 0..2 {
             let channel = Channel::ALL[(first + turn) % 2];
-            match self.step_on(place, process, channel) {
+            match on(self, place, process, channel) {
                 Step::Nothing => {}
                 Step::Waiting => otherwise = Step::Waiting,
                 step => {

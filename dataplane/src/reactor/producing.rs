@@ -4,6 +4,7 @@
 //! kernel. Invariant: it exits, and its tree ends, with its output, whoever ended that; so it has exactly one of each end.
 
 use super::processes::{Phase, Process};
+use super::shared::is_left;
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::command::{OutletKind, Spawn};
@@ -19,9 +20,6 @@ use kairo_shm::seat::Closed;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// A doorbell may have been rung so often between two looks; what is left rings again.
-const RINGS: usize = 256;
 
 /// What the reactor has of a producer that writes in place.
 #[derive(Debug)]
@@ -96,11 +94,7 @@ impl<D: Driver> Reactor<D> {
         let Some(process) = self.processes.get_mut(place) else { return false };
         let Some(lending) = &mut process.lending else { return false };
         lending.armed = false;
-        let rang = self.driver.read(&lending.doorbell, &mut [0; RINGS]);
-        let gone = match rang {
-            Ok(bytes) => bytes == 0,
-            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        };
+        let gone = is_left(&mut self.driver, &lending.doorbell);
         // It rings first when it has mapped the ring.
         let settled = process.streams[0].history.lending().is_some_and(|ring| ring.settle().is_ok());
         if !settled {

@@ -12,7 +12,7 @@ use crate::command::Policy;
 use crate::driver::Driver;
 use crate::key::ConnectionKey;
 use crate::points::{Point, reach};
-use crate::stream::relay::{Moved, SPLICE_BYTES_MIN, read, splice};
+use crate::stream::relay::{Moved, SPLICE_BYTES_MIN, read};
 use crate::stream::subscriber::Cursor;
 use crate::transport::frames::Chunk;
 use crate::transport::outflow::Rest;
@@ -87,17 +87,13 @@ impl<D: Driver> Reactor<D> {
     fn relay_short_frame(&mut self, way: Way, connection: ConnectionKey, from: &D::Fd, bytes: usize) -> Step {
         let mut data = std::mem::take(&mut self.lines);
         data.resize(bytes, 0);
-        self.expects(way, bytes);
-        let read = read(&mut self.driver, from, &mut data);
-        let Moved::Bytes(bytes) = read else {
-            self.expects(way, 0);
-            self.lines = data;
-            return match read {
-                Moved::End => self.source_ended(way),
-                _ => self.source_is_empty(way.process, way.channel),
-            };
+        let bytes = match self.read_on(way, from, &mut data) {
+            Ok(bytes) => bytes,
+            Err(step) => {
+                self.lines = data;
+                return step;
+            }
         };
-        self.taken(way, bytes);
         self.prelude_of(way, bytes);
         self.given(way.reader, way.channel, bytes);
         if let Some(reader) = self.readers.get_mut(way.reader) {
@@ -190,16 +186,8 @@ impl<D: Driver> Reactor<D> {
             }
             let socket = connection.socket.clone();
             let Some(from) = self.origin(way) else { return false };
-            self.expects(way, way.max);
-            let moved = splice(&mut self.driver, &from, &socket, way.max);
-            if !matches!(moved, Moved::Bytes(_)) {
-                self.expects(way, 0);
-            }
-            match moved {
-                Moved::Bytes(bytes) => {
-                    self.taken(way, bytes);
-                    self.given(way.reader, way.channel, bytes);
-                }
+            match self.splice_on(way, &from, &socket) {
+                Moved::Bytes(_) => {}
                 Moved::Full => {
                     self.await_room(place);
                     return false;

@@ -107,7 +107,7 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn deliver_relayed(&mut self, place: Place, process: Place, in_round: bool) -> Step {
         let mut turn_bytes = 0;
         let last = loop {
-            match self.relay_step(place, process) {
+            match self.step(place, process, Self::relay_step_on) {
                 Step::Moved(bytes) => turn_bytes += bytes,
                 step => break step,
             }
@@ -135,26 +135,6 @@ impl<D: Driver> Reactor<D> {
             }
         }
         last
-    }
-
-    fn relay_step(&mut self, place: Place, process: Place) -> Step {
-        let Some(reader) = self.readers.get(place) else { return Step::Gone };
-        let first = reader.subscriber.next_channel;
-        let mut otherwise = Step::Nothing;
-        for turn in 0..2 {
-            let channel = Channel::ALL[(first + turn) % 2];
-            match self.relay_step_on(place, process, channel) {
-                Step::Nothing => {}
-                Step::Waiting => otherwise = Step::Waiting,
-                step => {
-                    if let Some(reader) = self.readers.get_mut(place) {
-                        reader.subscriber.next_channel = (channel as usize + 1) % 2;
-                    }
-                    return step;
-                }
-            }
-        }
-        otherwise
     }
 
     fn relay_step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
@@ -299,23 +279,47 @@ impl<D: Driver> Reactor<D> {
         self.resume_source(process, channel);
     }
 
+    /// Splices what comes next for a reader into what takes it, and keeps account of it.
+    pub(super) fn splice_on(&mut self, way: Way, from: &D::Fd, into: &D::Fd) -> Moved {
+        self.expects(way, way.max);
+        let moved = splice(&mut self.driver, from, into, way.max);
+        match moved {
+            Moved::Bytes(bytes) => {
+                self.taken(way, bytes);
+                self.given(way.reader, way.channel, bytes);
+            }
+            _ => self.expects(way, 0),
+        }
+        moved
+    }
+
+    /// Reads what comes next for a reader into memory, and keeps account of what is taken. Without a byte it says where that
+    /// leaves the reader.
+    pub(super) fn read_on(&mut self, way: Way, from: &D::Fd, into: &mut [u8]) -> Result<usize, Step> {
+        self.expects(way, into.len());
+        match read(&mut self.driver, from, into) {
+            Moved::Bytes(bytes) => {
+                self.taken(way, bytes);
+                Ok(bytes)
+            }
+            moved => {
+                self.expects(way, 0);
+                Err(match moved {
+                    Moved::End => self.source_ended(way),
+                    _ => self.source_is_empty(way.process, way.channel),
+                })
+            }
+        }
+    }
+
     fn relay_raw(&mut self, way: Way) -> Step {
         let Some(from) = self.origin(way) else { return Step::Nothing };
         let Some(sink) = self.readers.get(way.reader).and_then(|reader| reader.sink.as_ref()) else {
             return Step::Gone;
         };
         let sink_fd = sink.fd.clone();
-        self.expects(way, way.max);
-        let moved = splice(&mut self.driver, &from, &sink_fd, way.max);
-        if !matches!(moved, Moved::Bytes(_)) {
-            self.expects(way, 0);
-        }
-        match moved {
-            Moved::Bytes(bytes) => {
-                self.taken(way, bytes);
-                self.given(way.reader, way.channel, bytes);
-                Step::Moved(bytes)
-            }
+        match self.splice_on(way, &from, &sink_fd) {
+            Moved::Bytes(bytes) => Step::Moved(bytes),
             Moved::End => self.source_ended(way),
             Moved::Nothing => self.source_is_empty(way.process, way.channel),
             Moved::Full => self.sink_is_full(way),
@@ -339,18 +343,9 @@ impl<D: Driver> Reactor<D> {
         let Some(from) = self.origin(way) else { return Step::Nothing };
         let mut bytes = std::mem::take(&mut self.lines);
         bytes.resize(way.max.min(COPY_BYTES), 0);
-        self.expects(way, bytes.len());
-        let read = read(&mut self.driver, &from, &mut bytes);
-        if !matches!(read, Moved::Bytes(_)) {
-            self.expects(way, 0);
-        }
-        let step = match read {
-            Moved::Bytes(count) => {
-                self.taken(way, count);
-                self.put(way, Bytes::copy_from_slice(&bytes[..count]))
-            }
-            Moved::End => self.source_ended(way),
-            _ => self.source_is_empty(way.process, way.channel),
+        let step = match self.read_on(way, &from, &mut bytes) {
+            Ok(count) => self.put(way, Bytes::copy_from_slice(&bytes[..count])),
+            Err(step) => step,
         };
         self.lines = bytes;
         step

@@ -9,7 +9,7 @@
 //! whoever is killed. Invariants: a cursor is read once per look and believed only where it can be; a reader that left a
 //! living stream maps a ring that no further byte comes into.
 
-use super::readers::Reader;
+use super::readers::{Reader, refusal};
 use super::table::Place;
 use super::{Kind, Reactor};
 use crate::command::{OutletKind, Policy};
@@ -37,10 +37,19 @@ pub(super) struct Shared<F> {
 /// A doorbell may have been rung so often between two looks; what is left rings again.
 const RINGS: usize = 256;
 
-fn refusal(error: &RingError) -> Failure {
+fn ring_refusal(error: &RingError) -> Failure {
     match error {
-        RingError::Os { source, .. } => Failure::Os(source.raw_os_error().unwrap_or(libc::ENOSYS)),
+        RingError::Os { source, .. } => refusal(source),
         RingError::Foreign(_) => Failure::Gone,
+    }
+}
+
+/// Takes the rings of a doorbell, and says whether nobody is left to ring it. Once for each time it is ready: only we read this
+/// end, so it doesn't wait.
+pub(super) fn is_left<D: Driver>(driver: &mut D, doorbell: &D::Fd) -> bool {
+    match driver.read(doorbell, &mut [0; RINGS]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
     }
 }
 
@@ -55,10 +64,10 @@ impl<D: Driver> Reactor<D> {
         tail_bytes: Option<u32>,
     ) -> Result<(Shared<D::Fd>, Descriptors, usize), Failure> {
         let (ring, bytes) = self.ring_to_share(place, channel, tail_bytes)?;
-        let seat = Seat::create(offset).map_err(|error| refusal(&error))?;
-        let system = |error: io::Error| Failure::Os(error.raw_os_error().unwrap_or(libc::ENOSYS));
-        let page = seat.descriptor().try_clone_to_owned().map_err(system)?;
-        let (doorbell, theirs, _) = self.driver.outlet(OutletKind::Shared).map_err(system)?;
+        let seat = Seat::create(offset).map_err(|error| ring_refusal(&error))?;
+        let page = seat.descriptor().try_clone_to_owned().map_err(|error| refusal(&error))?;
+        let (doorbell, theirs, _) =
+            self.driver.outlet(OutletKind::Shared).map_err(|error| refusal(&error))?;
         let descriptors = Descriptors(Arc::new(vec![ring, page, theirs]));
         Ok((Shared { seat, doorbell, channel, armed: false }, descriptors, bytes))
     }
@@ -88,7 +97,7 @@ impl<D: Driver> Reactor<D> {
         }
         let process = self.processes.get_mut(place).ok_or(Failure::Gone)?;
         let history = &mut process.streams[channel as usize].history;
-        let shared = history.shared_ring().map_err(|error| refusal(&error))?;
+        let shared = history.shared_ring().map_err(|error| ring_refusal(&error))?;
         Ok((shared.0, shared.1.tail_bytes))
     }
 
@@ -118,16 +127,11 @@ impl<D: Driver> Reactor<D> {
             return false;
         };
         shared.armed = false;
-        // Once for each time it is ready: only we read this end, so it doesn't wait.
-        match self.driver.read(&shared.doorbell, &mut [0; RINGS]) {
-            Ok(0) => self.dismiss(place, Closed::Ended),
-            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                self.dismiss(place, Closed::Ended);
-            }
-            Ok(_) | Err(_) => {
-                self.arm_doorbell(place);
-                self.look_at(place);
-            }
+        if is_left(&mut self.driver, &shared.doorbell) {
+            self.dismiss(place, Closed::Ended);
+        } else {
+            self.arm_doorbell(place);
+            self.look_at(place);
         }
         true
     }
