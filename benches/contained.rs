@@ -87,7 +87,9 @@ fn violations(report: &mut Report, daemon: &Daemon) {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let mut wish = profile();
-    wish["files"]["write"] = json!([folder.path()]);
+    for access in ["write", "create"] {
+        wish["files"][access] = json!([folder.path()]);
+    }
     let script = "import socket, sys, time\nfile = open(sys.argv[1], 'w')\nprint(time.monotonic_ns(), file=file, flush=True)\n\
         try: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nexcept OSError: time.sleep(1)\n";
     let mut raw = daemon.connect();
