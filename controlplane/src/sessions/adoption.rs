@@ -108,14 +108,15 @@ impl Kernel {
     pub fn adopt(&mut self, at: Moment, mut heirs: Vec<Heir>, out: &mut Commands) -> Vec<Adopted> {
         // In the order they were spawned, so that the younger of two of one id is the one it names.
         heirs.sort_unstable_by_key(|heir| heir.session.process.serial);
-        let last = heirs.last().map_or(0, |heir| heir.session.process.serial);
+        let outlets = heirs.iter().flat_map(|heir| heir.outlets.iter().map(|outlet| outlet.serial));
+        let last = heirs.iter().map(|heir| heir.session.process.serial).chain(outlets).max().unwrap_or(0);
         self.state.skip_serials(last);
         let adopted = heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect();
         self.settle_pipelines(&mut Turn { at, here: None, out });
         adopted
     }
 
-    fn adopt_one(&mut self, at: Moment, heir: Heir, out: &mut Commands) -> Adopted {
+    fn adopt_one(&mut self, at: Moment, mut heir: Heir, out: &mut Commands) -> Adopted {
         let held = &heir.session;
         let serial = held.process.serial;
         let record = Record::decode(&held.record)
@@ -148,8 +149,10 @@ impl Kernel {
         let feed = self.adopt_wires(serial, record.as_ref(), &note);
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.adapt_again(turn, serial);
+        let outlets = self.adopt_outlets(serial, std::mem::take(&mut heir.outlets));
         self.settle(turn, serial);
-        Adopted { heir, history, rate, unread, spool, ends, feed, stdin: note.stdin.unwrap_or(0), meter }
+        let stdin = note.stdin.unwrap_or(0);
+        Adopted { heir, history, rate, unread, spool, ends, feed, outlets, stdin, meter }
     }
 
     fn recorded(

@@ -107,7 +107,7 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => {
                 self.later(Turn::Reader(place))
             }
         }
@@ -210,13 +210,16 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept) => false,
         }
     }
 
     pub(super) fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.skip(channel, to);
+        if let Some(held) = &reader.held {
+            held.stand_at(to);
+        }
         let subscription = reader.subscriber.key;
         let mut record = BytesMut::new();
         if let Some(framing) = &reader.framing {
@@ -465,6 +468,9 @@ impl<D: Driver> Reactor<D> {
         channel: Channel,
         allowance: Allowance,
     ) -> Step {
+        if let Some(step) = self.outlet_waits(place) {
+            return step;
+        }
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Some(sink) = &mut reader.sink else { return Step::Gone };
@@ -472,7 +478,13 @@ impl<D: Driver> Reactor<D> {
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let max = TURN_BYTES_MAX.min(allowance.bytes);
         let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
-        match sink.put(&mut self.driver, bytes) {
+        let put = match (&reader.held, &self.staging) {
+            (Some(held), Some(staging)) => {
+                held.put(&mut self.driver, staging, sink, reader.subscriber.key, bytes)
+            }
+            _ => sink.put(&mut self.driver, bytes),
+        };
+        match put {
             Put::Bytes(sent) => {
                 reader.subscriber.advance(channel, sent);
                 reader.subscriber.confirm();
