@@ -122,7 +122,7 @@ fn end(daemon: &Daemon, id: &str, readers: Vec<Reader>) {
 /// How often a count was lost.
 fn uncertain(raw: &mut Raw) -> usize {
     raw.ok("kernel.hello", json!({"features": ["int64"]}));
-    let page = raw.ok("event.query", json!({"topic": "kairo.stream.uncertain"}));
+    let page = raw.ok("event.replay", json!({"fromSeq": 1, "types": ["kairo.stream.uncertain"]}));
     page["events"].as_array().map_or(0, Vec::len)
 }
 
@@ -228,7 +228,11 @@ fn an_outlet_ends_when_it_is_closed_by_whoever_had_it(daemon: &mut Daemon) {
 fn a_daemon_that_ends_in_order_is_no_end_to_an_outlet(daemon: &mut Daemon) {
     let mut raw = daemon.connect_modern();
     let blocks = 64;
-    raw.spawn("short", &sequence::argv(&blocks.to_string()), json!({"whenUnread": "block", "history": history()}));
+    raw.spawn(
+        "short",
+        &sequence::argv(&blocks.to_string()),
+        json!({"whenUnread": "block", "history": history()}),
+    );
     let client = connect(daemon);
     let opened = client.open(&by("short", Transport::Pipe)).expect("it opens");
     flood(&mut raw, "flood", &json!("none"));

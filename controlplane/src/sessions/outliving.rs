@@ -15,8 +15,8 @@ use crate::kernel::Kernel;
 use crate::state::{Named, Place, RawSink, StreamSubscription, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
-use kairo_dataplane::key::{Channel, ConnectionKey, SubscriptionKey};
 use kairo_dataplane::keeper::settlement::Outlet;
+use kairo_dataplane::key::{Channel, ConnectionKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
 use kairo_dataplane::reactor::outlets::AdoptedOutlet;
 use kairo_wire::codec::decode::from_slice;
@@ -51,15 +51,15 @@ impl Kernel {
         match wish.raw {
             Some(RawSink::Outlet { kind: OutletKind::Pipe { .. } | OutletKind::Socket, .. }) => {}
             // The ring is mapped by its reader, which finds out by itself that nobody writes it any more.
-            Some(RawSink::Outlet { kind: OutletKind::Shared, .. } | RawSink::Own(_) | RawSink::Kept) | None => {
+            Some(RawSink::Outlet { kind: OutletKind::Shared, .. } | RawSink::Own(_) | RawSink::Kept)
+            | None => {
                 return None;
             }
         }
         let Creator { uid, session, name } = self.principal(connection).creator(self.config.owner_uid);
         let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
         let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
-        let note =
-            Note { v: 1, id, policy, rate, uid, of_session: owned(session), of_skill: owned(name) };
+        let note = Note { v: 1, id, policy, rate, uid, of_session: owned(session), of_skill: owned(name) };
         let mut buf = BytesMut::new();
         to_buf(&mut buf, Dialect::Int64, &note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of an outlet"))

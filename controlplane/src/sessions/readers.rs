@@ -84,8 +84,7 @@ impl Kernel {
         }
         self.bill_subscription(connection, true);
         self.enroll_under(Member::Stream(serial), under.as_deref());
-        let subscription =
-            StreamSubscription { id, connection, target, wish, place, under, outlives: None };
+        let subscription = StreamSubscription { id, connection, target, wish, place, under, outlives: None };
         self.state.streams.insert(serial, subscription);
         Ok(())
     }

@@ -330,6 +330,22 @@ impl Keeper {
                 }
             }
             ToKeeper::Forget { process } => self.forget(*process),
+            ToKeeper::HoldReactor
+            | ToKeeper::HoldStream { .. }
+            | ToKeeper::HoldInput { .. }
+            | ToKeeper::HoldOutlet { .. }
+            | ToKeeper::DropOutlet { .. }
+            | ToKeeper::Annotate { .. } => self.keep(lane, request, fds),
+            ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
+            ToKeeper::Leave => self.left = true,
+            // Unpacked before; one within another is no message.
+            ToKeeper::Bulk { .. } | ToKeeper::Several { .. } => self.lanes[lane].lose(),
+        }
+    }
+
+    /// Keeps something for a successor, or no longer.
+    fn keep(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &mut Vec<OwnedFd>) {
+        match request {
             ToKeeper::HoldReactor => {
                 self.lanes[lane].held = std::mem::take(fds).try_into().ok();
             }
@@ -362,10 +378,7 @@ impl Keeper {
                     session.note = note.0.into();
                 }
             }
-            ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
-            ToKeeper::Leave => self.left = true,
-            // Unpacked before; one within another is no message.
-            ToKeeper::Bulk { .. } | ToKeeper::Several { .. } => self.lanes[lane].lose(),
+            _ => {}
         }
     }
 

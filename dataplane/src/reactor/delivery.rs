@@ -19,7 +19,6 @@ use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::stream::history::Peek;
 use crate::stream::subscriber::{Cursor, Cut, Subscriber, cut, look_bytes};
-use crate::transport::descriptor::Put;
 use crate::transport::frames::{Chunk, Framing};
 use crate::transport::outflow::Rest;
 use bytes::{Bytes, BytesMut};
@@ -457,53 +456,6 @@ impl<D: Driver> Reactor<D> {
                     self.disconnect(place);
                     return false;
                 }
-            }
-        }
-    }
-
-    fn write_to_sink(
-        &mut self,
-        place: Place,
-        process: Place,
-        channel: Channel,
-        allowance: Allowance,
-    ) -> Step {
-        if let Some(step) = self.outlet_waits(place) {
-            return step;
-        }
-        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
-        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
-        let Some(sink) = &mut reader.sink else { return Step::Gone };
-        let stream = &mut running.streams[channel as usize];
-        let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let max = TURN_BYTES_MAX.min(allowance.bytes);
-        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
-        let put = match (&reader.held, &self.staging) {
-            (Some(held), Some(staging)) => {
-                held.put(&mut self.driver, staging, sink, reader.subscriber.key, bytes)
-            }
-            _ => sink.put(&mut self.driver, bytes),
-        };
-        match put {
-            Put::Bytes(sent) => {
-                reader.subscriber.advance(channel, sent);
-                reader.subscriber.confirm();
-                stream.delivered = stream.delivered.max(offset + sent as u64);
-                Step::Moved(sent)
-            }
-            Put::Full => {
-                self.await_sink(place);
-                Step::Full
-            }
-            Put::Closed(error) => {
-                tracing::debug!(%error, "the sink was closed");
-                reader.subscriber.failed(&error);
-                reader.subscriber.cursors[channel as usize] = None;
-                // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
-                if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
-                    self.close_stream(process, channel);
-                }
-                Step::Moved(0)
             }
         }
     }

@@ -10,8 +10,8 @@ use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
-    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_HOLDS, VERSION_JOINS,
-    VERSION_MEASURES, VERSION_PLACES,
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_HOLDS,
+    VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES,
 };
 use crate::key::{ProcessKey, SubscriptionKey};
 use crate::points::{Point, reach};

@@ -14,16 +14,18 @@
 use super::Reactor;
 use super::Turn;
 use super::delivery::Step;
+use super::pacing::{Allowance, Throttle};
 use super::readers::{Reader, subscriber_of};
 use super::table::Place;
-use crate::command::{Policy, Subscribe};
+use crate::command::{Policy, Sink, Subscribe};
 use crate::driver::Driver;
 use crate::keeper::link;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, SubscriptionKey};
-use crate::limits::INPUT_STAGING_BYTES;
-use crate::stream::inflow::{Fed, carry, duplicate};
+use crate::limits::{INPUT_STAGING_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
+use crate::stream::history::Peek;
+use crate::stream::inflow::{Fed, carry, duplicate};
 use crate::stream::relay::{Branch, Moved, let_go, splice};
 use crate::stream::source::{Staging, outlet_name, output_name};
 use crate::stream::subscriber::Cursor;
@@ -153,9 +155,7 @@ impl<D: Driver> Reactor<D> {
         let (process, serial) = (subscribe.process, subscribe.subscription.serial);
         let told = held.map_err(io::Error::other).and_then(|held| {
             let place = self.driver.import(held.place.descriptor().try_clone_to_owned()?);
-            let encode = |packet: &mut Vec<u8>| {
-                link::encode_hold_outlet(process, serial, end, note, packet)
-            };
+            let encode = |packet: &mut Vec<u8>| link::encode_hold_outlet(process, serial, end, note, packet);
             self.lane.send(&mut self.driver, encode, &[fd.clone(), place])?;
             Ok(held)
         });
@@ -176,6 +176,54 @@ impl<D: Driver> Reactor<D> {
             return Some(Step::Waiting);
         }
         None
+    }
+
+    /// Writes what comes next for a reader to its descriptor.
+    pub(super) fn write_to_sink(
+        &mut self,
+        place: Place,
+        process: Place,
+        channel: Channel,
+        allowance: Allowance,
+    ) -> Step {
+        if let Some(step) = self.outlet_waits(place) {
+            return step;
+        }
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
+        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
+        let Some(sink) = &mut reader.sink else { return Step::Gone };
+        let stream = &mut running.streams[channel as usize];
+        let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+        let max = TURN_BYTES_MAX.min(allowance.bytes);
+        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
+        let put = match (&reader.held, &self.staging) {
+            (Some(held), Some(staging)) => {
+                held.put(&mut self.driver, staging, sink, reader.subscriber.key, bytes)
+            }
+            _ => sink.put(&mut self.driver, bytes),
+        };
+        match put {
+            Put::Bytes(sent) => {
+                reader.subscriber.advance(channel, sent);
+                reader.subscriber.confirm();
+                stream.delivered = stream.delivered.max(offset + sent as u64);
+                Step::Moved(sent)
+            }
+            Put::Full => {
+                self.await_sink(place);
+                Step::Full
+            }
+            Put::Closed(error) => {
+                tracing::debug!(%error, "the sink was closed");
+                reader.subscriber.failed(&error);
+                reader.subscriber.cursors[channel as usize] = None;
+                // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
+                if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
+                    self.close_stream(process, channel);
+                }
+                Step::Moved(0)
+            }
+        }
     }
 
     /// Duplicates what is at the front of a source for a reader whose outlet is held; none if it isn't. How many bytes it took.
@@ -267,6 +315,16 @@ impl<D: Driver> Reactor<D> {
         Some(true)
     }
 
+    /// How much can go to all of them in one round: what goes by the staging pipe goes at once or not at all.
+    pub(super) fn round_bytes(&self, readers: &[Place]) -> usize {
+        let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        match &self.staging {
+            _ if !readers.iter().any(is_held) => usize::MAX,
+            Some(staging) => staging.input.bytes_max,
+            None => INPUT_STAGING_BYTES,
+        }
+    }
+
     /// A reader has bytes that its outlet says it has.
     fn had(&mut self, place: Place, channel: Channel, bytes: usize) {
         if let Some(reader) = self.readers.get_mut(place) {
@@ -285,7 +343,7 @@ impl<D: Driver> Reactor<D> {
         let cursors = [cursor(subscribe.stdout), cursor(subscribe.stderr)];
         let Some(running) = self.processes.get_mut(process) else { return };
         let passed = Channel::ALL.map(|channel| running.streams[channel as usize].history.total());
-        let throttle = super::pacing::Throttle::new(subscribe.rate, self.at.monotonic_ns);
+        let throttle = Throttle::new(subscribe.rate, self.at.monotonic_ns);
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }

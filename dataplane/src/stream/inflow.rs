@@ -90,7 +90,18 @@ impl<F: Clone> Inflow<F> {
         let written = inbox.as_ref().map_or(went_in, Inbox::written);
         let terminal = pipe_bytes == 0;
         let (waiting, unheld) = (VecDeque::new(), false);
-        Inflow { fd, terminal, pipe_bytes, inbox, waiting, unheld, written, had_inbox: false, armed: false, woken: false }
+        Inflow {
+            fd,
+            terminal,
+            pipe_bytes,
+            inbox,
+            waiting,
+            unheld,
+            written,
+            had_inbox: false,
+            armed: false,
+            woken: false,
+        }
     }
 
     /// The descriptor, while it is open.
