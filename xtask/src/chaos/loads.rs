@@ -8,8 +8,8 @@
 //! Invariant: everything a row decides comes from the `Random` it is given.
 
 use super::plan::{
-    Consumer, Deed, Exit, Input, Intents, Killer, Mode, Pace, Policy, Process, Publisher, Reader, Script,
-    Writer,
+    Consumer, Deed, Exit, Input, Intents, Killer, Mode, Outlet, Pace, Policy, Process, Publisher, Reader,
+    Script, Writer,
 };
 use super::random::Random;
 use crate::child::RECORD_BYTES;
@@ -57,6 +57,16 @@ pub(crate) const LOADS: &[Load] = &[
         name: "spooled",
         about: "output on disk, readers from disk and from memory",
         plan: Draw::Processes(spooled),
+    },
+    Load {
+        name: "outlets",
+        about: "raw bytes by pipes and sockets, of a history",
+        plan: Draw::Processes(outlets),
+    },
+    Load {
+        name: "relayed",
+        about: "the same of a stream of which nothing is kept",
+        plan: Draw::Processes(relayed),
     },
     Load { name: "limited", about: "rates of streams and of readers", plan: Draw::Processes(limited) },
     Load { name: "terminal", about: "a PTY that floods", plan: Draw::Processes(terminal) },
@@ -125,6 +135,7 @@ fn process(random: &mut Random, role: &[&str]) -> Process {
         lives: 1,
         witness: false,
         readers: Vec::new(),
+        outlets: Vec::new(),
         writer: None,
         killer: None,
     }
@@ -147,6 +158,11 @@ impl Process {
             self.flag("exit", code);
             self.exit = Exit::Code(code);
         }
+    }
+
+    /// Nothing of what it writes is kept.
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.options["history"] == "none"
     }
 
     /// Everything it writes is on disk.
@@ -240,6 +256,37 @@ fn spooled(random: &mut Random) -> Vec<Process> {
         }
     }
     vec![flood]
+}
+
+fn outlets(random: &mut Random) -> Vec<Process> {
+    let mut flood = process(random, &["flood", "--gate"]);
+    let bytes = random.of_any_size(20_000..=16 * MIB);
+    flood.flag("bytes", bytes);
+    cut(&mut flood, random, bytes);
+    flood.stdout = Script::Sequence(Some(bytes));
+    flood.options = json!({"whenUnread": "block"});
+    if random.chance(1, 3) {
+        flood.options["pipeBytes"] = random.of_any_size(4_096..=MIB).into();
+    }
+    for _ in 0..random.within(1..=3) {
+        let pace = if random.chance(1, 5) { Pace::Stopped } else { pace(random) };
+        flood.outlets.push(Outlet { transport: *random.one_of(&["pipe", "socket"]), pace });
+    }
+    if random.chance(1, 3) {
+        flood.readers.push(block(Mode::Chunk, pace(random)));
+    }
+    flood.ends_anyhow(random);
+    vec![flood]
+}
+
+fn relayed(random: &mut Random) -> Vec<Process> {
+    let mut all = outlets(random);
+    for flood in &mut all {
+        flood.options["history"] = "none".into();
+        // What was on its way in a frame that was not whole is a gap, and where it is may be uncertain.
+        flood.readers.clear();
+    }
+    all
 }
 
 fn limited(random: &mut Random) -> Vec<Process> {

@@ -18,6 +18,7 @@ mod kernel;
 mod ledger;
 mod line;
 mod loads;
+mod outlets;
 mod plan;
 mod random;
 mod reader;

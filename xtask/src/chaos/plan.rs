@@ -47,6 +47,8 @@ pub(crate) struct Process {
     /// It keeps a file with how much it has written, as it may be killed at any byte.
     pub(crate) witness: bool,
     pub(crate) readers: Vec<Reader>,
+    /// Who reads raw bytes, from before its first.
+    pub(crate) outlets: Vec<Outlet>,
     pub(crate) writer: Option<Writer>,
     pub(crate) killer: Option<Killer>,
 }
@@ -81,6 +83,14 @@ pub(crate) struct Reader {
     pub(crate) pace: Pace,
     /// The most it is given, bytes a second.
     pub(crate) rate: Option<u64>,
+}
+
+/// Somebody who takes raw bytes off a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outlet {
+    /// `pipe` or `socket`.
+    pub(crate) transport: &'static str,
+    pub(crate) pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,7 +288,7 @@ impl Plan {
     pub(crate) fn bytes(&self) -> u64 {
         let of = |process: &Process| {
             let bytes = process.stdout.bytes() + process.stderr.bytes();
-            bytes * process.readers.len() as u64
+            bytes * process.readers.len() as u64 + process.stdout.bytes() * process.outlets.len() as u64
         };
         self.processes.iter().map(of).sum()
     }
