@@ -12,6 +12,7 @@ use super::actors::{Actor, check_exit, observe};
 use super::census::{Census, Past};
 use super::check::Wrong;
 use super::deeds::Doer;
+use super::flows;
 use super::kernel::{Home, MARKER};
 use super::line::Caller;
 use super::outlets;
@@ -247,6 +248,8 @@ impl<'e> Cast<'e, 'e> {
                     Deed::Publish(publisher) => doer.publish(publisher),
                     Deed::Follow { from_the_first } => doer.follow(*from_the_first),
                     Deed::Consume(consumer) => doer.consume(consumer),
+                    Deed::Pipe(pipeline) => flows::join(stage, &name, pipeline, child, &marker),
+                    Deed::Produce(producer) => flows::produce(stage, &name, *producer),
                     Deed::Intend(intents) => {
                         doer.intend(intents, &[child, &intents.role[..]].concat(), &marker)
                     }
