@@ -23,6 +23,7 @@ lives_on_both_drivers!(
     outlets_of_a_history_go_on_at_the_byte,
     outlets_of_a_relay_go_on_at_the_byte,
     one_who_has_a_relay_alone_goes_on_at_the_byte,
+    a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same,
     at_every_point_an_outlet_is_exact,
     an_outlet_ends_when_it_is_closed_by_whoever_had_it,
     a_daemon_that_ends_in_order_is_no_end_to_an_outlet,
@@ -144,6 +145,25 @@ fn outlets_of_a_history_go_on_at_the_byte(daemon: &mut Daemon) {
 
 fn outlets_of_a_relay_go_on_at_the_byte(daemon: &mut Daemon) {
     goes_on_over_kills(daemon, &json!("none"));
+}
+
+fn a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same(daemon: &mut Daemon) {
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    daemon.succeed_unasked(&["--die-at", "spawn.heard:1"]);
+    let options = json!({"whenUnread": "block", "history": "none"});
+    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("100000000")[..]].concat();
+    let spawn = json!({"id": "early", "command": argv, "options": options});
+    assert!(daemon.connect_modern().try_call("process.spawn", spawn).is_none(), "it dies of it");
+    daemon.wait();
+    daemon.succeed(&[]);
+    let readers = open(daemon, "early", &[Transport::Pipe, Transport::Pipe]);
+    for _ in 0..2 {
+        readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+        daemon.kill_and_succeed();
+    }
+    readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+    end(daemon, "early", readers);
 }
 
 /// What it gets is exact; how much that was may not be, and is said then.

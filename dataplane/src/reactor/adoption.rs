@@ -135,6 +135,8 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             self.go_on_with(place, channel, uncertain[channel as usize]);
         }
+        // Its kernel may have died before there was one.
+        self.open_accounts(place);
         self.input_accounted(place);
         self.later(Turn::Input(place));
         place

@@ -69,7 +69,7 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             let key = running.key;
             let stream = &mut running.streams[channel as usize];
-            if stream.closed {
+            if stream.closed || stream.history.has_account() {
                 continue;
             }
             match stream.history.account() {
