@@ -86,6 +86,12 @@ impl Kernel {
         for serial in superseded {
             self.settle(&mut Turn { at, here: None, out }, serial);
         }
+        let doubted = self.state.processes.iter().filter(|(_, process)| process.uncertain != [None; 2]);
+        let mut doubted: Vec<u64> = doubted.map(|(serial, _)| *serial).collect();
+        doubted.sort_unstable();
+        for serial in doubted {
+            self.tell_uncertain(&mut Turn { at, here: None, out }, serial);
+        }
     }
 
     /// Tells which outputs of what was adopted have closed, where a former kernel did not come to it.
@@ -203,6 +209,7 @@ impl Kernel {
             open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
+            uncertain: note.uncertain,
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

@@ -281,7 +281,12 @@ fn renew(
             account.ok_or(SettleError::Account { session, taken, expected, staged })?
         }
     };
-    Ok((Writer::succeed(&old, account.in_ring_to).map_err(memory)?, account.staged_bytes, uncertain))
+    let writer = Writer::succeed(&old, account.in_ring_to).map_err(memory)?;
+    if uncertain && size.is_none() {
+        // Whoever dies before it could say so leaves it to the next one.
+        writer.expect((expected - taken) as usize);
+    }
+    Ok((writer, account.staged_bytes, uncertain))
 }
 
 /// Has the keeper hold a ring instead of the old one, and waits until it does.
