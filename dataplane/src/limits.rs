@@ -58,8 +58,8 @@ pub const PIPE_BYTES: u32 = 256 << 10;
 pub const INBOX_BYTES: usize = 64 << 10;
 /// Past this it is given back once the child has everything, bytes.
 pub const INBOX_BYTES_KEPT: usize = 1 << 20;
-/// The pipe through which bytes go into children, bytes.
-pub const INPUT_STAGING_BYTES: usize = 64 << 10;
+/// The pipe through which bytes go into children and outlets, bytes.
+pub const INPUT_STAGING_BYTES: usize = 256 << 10;
 
 /// Longest line, terminator included, that is delivered as one, bytes.
 pub const LINE_BYTES_MAX: usize = 65_535;
