@@ -90,7 +90,9 @@ impl Kernel {
         let mut doubted: Vec<u64> = doubted.map(|(serial, _)| *serial).collect();
         doubted.sort_unstable();
         for serial in doubted {
-            self.tell_uncertain(&mut Turn { at, here: None, out }, serial);
+            let turn = &mut Turn { at, here: None, out };
+            self.annotate(turn, serial, usize::MAX);
+            self.tell_uncertain(turn, serial);
         }
     }
 
