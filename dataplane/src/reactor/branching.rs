@@ -110,7 +110,7 @@ impl<D: Driver> Reactor<D> {
             // One byte may have come this moment.
             return (self.source_is_empty(place, channel) == Step::Moved(0)).then_some(1);
         }
-        let room = self.allowed(place, channel, queued.min(self.round_bytes(readers)));
+        let room = self.allowed(place, channel, queued.min(self.round_bytes(place, readers)));
         if room == 0 {
             return None;
         }

@@ -59,7 +59,8 @@ pub struct AdoptedOutlet {
 
 impl Held {
     fn new(offset: u64, pipe_bytes: Option<usize>) -> Result<Held, RingError> {
-        let place = Inbox::create(INPUT_STAGING_BYTES)?;
+        // Nothing is ever in it: that is how much may be on its way at once.
+        let place = Inbox::create(TURN_BYTES_MAX)?;
         place.begin_feed(offset);
         Ok(Held { place, pipe_bytes })
     }
@@ -357,10 +358,15 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// How much can go to all of them in one round: what goes by the staging pipe goes at once or not at all.
-    pub(super) fn round_bytes(&self, readers: &[Place]) -> usize {
+    pub(super) fn round_bytes(&self, process: Place, readers: &[Place]) -> usize {
         let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        let is_pipe = |held: &Held| held.pipe_bytes.is_some();
+        let by_pipe = |place: &Place| {
+            self.readers.get(*place).is_none_or(|reader| reader.held.as_ref().is_none_or(is_pipe))
+        };
         match &self.staging {
             _ if !readers.iter().any(is_held) => usize::MAX,
+            _ if self.are_many(process) && readers.iter().all(by_pipe) => TURN_BYTES_MAX,
             Some(staging) => staging.input.bytes_max,
             None => INPUT_STAGING_BYTES,
         }
