@@ -19,6 +19,7 @@ mod library;
 mod limits;
 mod numbers;
 mod open;
+mod outliving;
 mod permissions;
 mod pipelines;
 mod principals;

@@ -9,7 +9,8 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
-//! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
+//! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `outlets` that
+//! outlive us, `spool` to
 //! disk and back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
 //! to other
 //! reactors.
@@ -23,6 +24,7 @@ mod input;
 mod lane;
 pub(crate) mod mail;
 mod memory;
+pub mod outlets;
 mod pacing;
 mod processes;
 mod producing;

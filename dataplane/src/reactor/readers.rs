@@ -4,6 +4,7 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::outlets::Held;
 use super::pacing::Throttle;
 use super::processes::Stream;
 use super::shared::Shared;
@@ -14,6 +15,7 @@ use crate::command::{Command, From, Mode, OutletKind, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
+use crate::keeper::link;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
@@ -35,6 +37,8 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    /// The keeper holds its sink too, and this says where it has come to.
+    pub(super) held: Option<Held>,
     /// It is in another process and maps the ring.
     pub(super) shared: Option<Shared<F>>,
     pub(super) throttle: Throttle,
@@ -126,6 +130,23 @@ fn framing_of(subscribe: &Subscribe) -> Option<Framing> {
     })
 }
 
+/// A reader that stands there.
+pub(super) fn subscriber_of(subscribe: Subscribe, cursors: [Option<Cursor>; 2]) -> Subscriber {
+    Subscriber {
+        key: subscribe.subscription,
+        process: subscribe.process,
+        cursors,
+        mode: subscribe.mode,
+        policy: subscribe.policy,
+        sink: subscribe.sink,
+        sequence: 0,
+        confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
+        in_flight_bytes: 0,
+        next_channel: 0,
+        meter: subscribe.meter,
+    }
+}
+
 /// Where a reader begins.
 fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
     let total = stream.history.total();
@@ -141,16 +162,17 @@ fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
 
 impl<D: Driver> Reactor<D> {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
+        let Some(subscribe) = self.unless_unheard(subscribe) else { return };
         let key = subscribe.subscription;
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) | Sink::Outlet { .. } => None,
+            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
         let ticket = match &subscribe.sink {
             Sink::Outlet { ticket, .. } => Some(*ticket),
-            Sink::Frames { .. } | Sink::Descriptor(_) => None,
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Kept => None,
         };
         // A ring that is to be mapped is raised before it is handed out.
         let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
@@ -219,8 +241,11 @@ impl<D: Driver> Reactor<D> {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
         let rate = subscribe.rate;
+        let mut held = None;
         let (framing, sink, shared) = match &subscribe.sink {
             Sink::Frames { .. } => (framing_of(&subscribe), None, None),
+            // Those are taken over, not subscribed to.
+            Sink::Kept => return Err(Failure::Gone),
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
                 Ok(fd) => (None, Some(DescriptorSink::new(fd)), None),
                 Err(error) => {
@@ -238,43 +263,24 @@ impl<D: Driver> Reactor<D> {
             }
             Sink::Outlet { kind, ticket } => {
                 let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
+                held = self.hold_outlet(&subscribe, &fd, bytes, cursors);
                 let descriptors = Descriptors(Arc::new(vec![theirs]));
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
                 (None, Some(DescriptorSink::new(fd)), None)
             }
-        };
-        let subscriber = Subscriber {
-            key: subscribe.subscription,
-            process: subscribe.process,
-            cursors,
-            mode: subscribe.mode,
-            policy: subscribe.policy,
-            sink: subscribe.sink,
-            sequence: 0,
-            confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
-            in_flight_bytes: 0,
-            next_channel: 0,
-            meter: subscribe.meter,
         };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
         let branches = Channel::ALL.map(|channel| {
             let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             Branch::joining(passed[channel as usize], offset)
         });
-        Ok(Reader {
-            subscriber,
-            framing,
-            sink,
-            shared,
-            throttle,
-            full: Wait::default(),
-            idle: false,
-            disk: Default::default(),
-            branches,
-        })
+        let subscriber = subscriber_of(subscribe, cursors);
+        let (full, idle, disk) = (Wait::default(), false, Default::default());
+        Ok(Reader { subscriber, framing, sink, held, shared, throttle, full, idle, disk, branches })
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
+        self.lane.forget_reader(key);
         if let Some(place) = self.reader_places.get(&key.serial).copied() {
             self.drop_reader(place);
         }
@@ -298,7 +304,7 @@ impl<D: Driver> Reactor<D> {
             return;
         }
         if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
-            sink.armed = false;
+            (sink.armed, sink.woken) = (false, true);
             self.deliver(place);
         }
     }
@@ -320,6 +326,10 @@ impl<D: Driver> Reactor<D> {
         self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
         self.reader_places.remove(&reader.subscriber.key.serial);
+        if reader.held.is_some() {
+            let (process, serial) = (reader.subscriber.process, reader.subscriber.key.serial);
+            self.tell_keeper(|packet| link::encode_drop_outlet(process, serial, packet));
+        }
         if let Some(sink) = reader.sink.take()
             && sink.armed
         {

@@ -16,6 +16,9 @@ methods! {
     /// reader that closes it ends its subscription. A raw descriptor has no place for records: with `drop_oldest` what went
     /// by is told as `kairo.stream.gap` only, and its end as `stream.end` on this connection. The process must be there.
     /// With `shared` it brings three, of a ring that is read in place (`docs/SHARED-RING.md`).
+    ///
+    /// A kernel that dies takes its connections with it, and no raw descriptor: the next one goes on at the byte. What belongs to no
+    /// connection any more ends with its stream, its reader, or `stream.close` of whoever opened it.
     Open = "stream.open"(OpenParams) -> OpenResult {
         required: [need("id")],
         permission: ProcessRead,
