@@ -7,6 +7,7 @@ use crate::control::Descriptors;
 use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey, WriteKey};
 use crate::meter::{ProcessMeter, ReaderMeter};
 use crate::spool::SpoolLimits;
+use crate::sys::fifo::User;
 use bytes::{Bytes, BytesMut};
 use kairo_sandbox::containment::Containment;
 use kairo_wire::codec::encode::Dialect;
@@ -519,6 +520,8 @@ pub enum Policy {
     DropOldest,
     /// The reader gets from disk what has left memory; the stream must have a spool.
     Spool,
+    /// The reader gets only the newest whenever it takes something, and is told what it missed.
+    Latest,
 }
 
 /// Where a reader's bytes go.
@@ -526,8 +529,11 @@ pub enum Policy {
 pub enum Sink {
     /// STREAM_CHUNK frames on a connection.
     Frames {
-        /// Which.
+        /// Which; whose wishes it has, where it is on a socket of its own.
         connection: ConnectionKey,
+        /// They leave by a socket that is made for them; its other end goes to whoever asked, with
+        /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+        dedicated: Option<Ticket>,
         /// Largest `data`, bytes: 65,535 for v1, up to 1 MiB negotiated.
         chunk_bytes_max: u32,
         /// Add `offset`, and send `stream.gap` and `stream.end` records (negotiated); a v1 reader gets
@@ -543,7 +549,8 @@ pub enum Sink {
     /// Raw bytes to a descriptor of this process (embedded kernel only).
     Descriptor(RawFd),
     /// Raw bytes to an outlet that is made for it; the other end goes to whoever asked, with
-    /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+    /// [`Outcome::Opened`](crate::control::Outcome::Opened), or its name with
+    /// [`Outcome::Named`](crate::control::Outcome::Named).
     Outlet {
         /// What is made.
         kind: OutletKind,
@@ -564,4 +571,13 @@ pub enum OutletKind {
     Socket,
     /// Nothing: the reader maps the ring of one output. It is handed the ring, its page and its doorbell, in this order.
     Shared,
+    /// A pipe with a name in the file system, which is the reader's.
+    Fifo {
+        /// Size to ask for, bytes.
+        bytes: u32,
+        /// Who may open it.
+        user: User,
+        /// How long it waits for that, nanoseconds.
+        wait_ns: u64,
+    },
 }

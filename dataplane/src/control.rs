@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kairo_sandbox::containment::Finding;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The time of a call: both clocks, read once per batch by the reactor.
@@ -330,6 +331,13 @@ pub enum Outcome {
         /// The client's end.
         descriptors: Descriptors,
         /// Capacity in force, bytes; 0 where it has none of its own.
+        bytes: usize,
+    },
+    /// A fifo is made and waits to be opened.
+    Named {
+        /// Where.
+        path: PathBuf,
+        /// Capacity in force, bytes.
         bytes: usize,
     },
 }

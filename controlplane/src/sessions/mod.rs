@@ -24,6 +24,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod measuring;
 pub(crate) mod outlets;
 pub(crate) mod pacing;
+pub(crate) mod parting;
 pub(crate) mod placing;
 pub(crate) mod plan;
 pub(crate) mod readers;

@@ -10,15 +10,17 @@
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
-//! disk and back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
+//! disk and back, `producing` where a client writes, `fifos` that wait to be opened, `cutting` what a frame is, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
 //! to other
 //! reactors.
 
 pub mod adoption;
 mod branching;
 mod connections;
+mod cutting;
 mod delivery;
 mod feeding;
+mod fifos;
 mod input;
 mod lane;
 pub(crate) mod mail;
@@ -47,6 +49,7 @@ use crate::stream::source::Staging;
 use adoption::Adopted;
 use bytes::{Bytes, BytesMut};
 use connections::{Connection, Listener};
+use fifos::Fifos;
 use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
@@ -54,6 +57,7 @@ use readers::{Reader, Retained};
 use relaying::Tools;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use table::{Place, Table};
 use timers::{Alarm, Timers};
@@ -90,10 +94,11 @@ enum Kind {
     Stderr,
     Stdin,
     Sink,
+    Fifo,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::Bell,
         Kind::Listener,
         Kind::LaneRead,
@@ -105,6 +110,7 @@ impl Kind {
         Kind::Stderr,
         Kind::Stdin,
         Kind::Sink,
+        Kind::Fifo,
     ];
 
     fn of(token: Token) -> Option<Kind> {
@@ -158,6 +164,8 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) adopted: Vec<Adopted>,
     /// None where nothing can be spooled.
     pub(crate) spools: Option<Spools>,
+    /// Where fifos are made; none where there are none.
+    pub(crate) fifos: Option<PathBuf>,
     /// Of all reactors.
     pub(crate) budget: Arc<Budget>,
     /// When a wait for a reader is a stall.
@@ -190,6 +198,9 @@ pub(crate) struct Reactor<D: Driver> {
     retained: Retained,
     reconnect_grace_ns: u64,
     spools: Option<Spools>,
+    fifo_base: Option<PathBuf>,
+    /// None before the first.
+    fifos: Option<Fifos<D::Fd>>,
     budget: Arc<Budget>,
     /// When memory was last looked for in vain.
     in_vain_ns: Option<u64>,
@@ -236,6 +247,8 @@ impl<D: Driver> Reactor<D> {
             retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             spools: parts.spools,
+            fifo_base: parts.fifos,
+            fifos: None,
             budget: parts.budget,
             in_vain_ns: None,
             others_asked: false,
@@ -335,6 +348,7 @@ impl<D: Driver> Reactor<D> {
             (Some(Kind::Stderr), _) => self.source_ready(place, crate::key::Channel::Stderr),
             (Some(Kind::Stdin), _) => self.stdin_ready(place),
             (Some(Kind::Sink), _) => self.sink_ready(place),
+            (Some(Kind::Fifo), _) => self.fifos_opened(),
             (None, _) => tracing::error!(token = token.bits(), "an answer nobody asked for"),
         }
     }
@@ -412,6 +426,7 @@ impl<D: Driver> Reactor<D> {
             Alarm::Tell(slot, generation, channel) => self.tell(Place { slot, generation }, channel),
             Alarm::Squeeze => self.squeeze(false),
             Alarm::Reader(slot, generation) => self.deliver(Place { slot, generation }),
+            Alarm::Fifo(slot, generation) => self.never_opened(Place { slot, generation }),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::meter::Wait;
 use crate::stream::history::Peek;
 use crate::stream::relay::Branch;
 use crate::stream::subscriber::{Cursor, Subscriber};
+use crate::sys::fifo::{Plug, Side};
 use crate::transport::descriptor::DescriptorSink;
 use crate::transport::frames::Framing;
 use bytes::Bytes;
@@ -35,6 +36,8 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    /// Nobody has opened its fifo yet.
+    pub(super) plug: Option<Plug>,
     /// It is in another process and maps the ring.
     pub(super) shared: Option<Shared<F>>,
     pub(super) throttle: Throttle,
@@ -49,6 +52,11 @@ pub(super) struct Reader<F> {
 }
 
 impl<F> Reader<F> {
+    /// It has everything, and somebody has opened its fifo if it has one.
+    pub(super) fn is_done(&self) -> bool {
+        self.subscriber.is_drained() && self.plug.is_none()
+    }
+
     /// It is told when what it gets was read.
     fn is_timed(&self) -> bool {
         self.framing.as_ref().is_some_and(|framing| framing.timestamps)
@@ -140,22 +148,25 @@ fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
 }
 
 impl<D: Driver> Reactor<D> {
-    pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
+    pub(super) fn subscribe(&mut self, mut subscribe: Subscribe) {
         let key = subscribe.subscription;
+        let (ticket, wait_ns) = match &subscribe.sink {
+            Sink::Outlet { kind: OutletKind::Fifo { wait_ns, .. }, ticket } => (Some(*ticket), *wait_ns),
+            Sink::Outlet { ticket, .. } => (Some(*ticket), 0),
+            Sink::Frames { dedicated, .. } => (*dedicated, 0),
+            Sink::Descriptor(_) => (None, 0),
+        };
+        let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
+        let place = place.and_then(|place| self.make_own_socket(&mut subscribe).map(|()| place));
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
             Sink::Descriptor(_) | Sink::Outlet { .. } => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
-        let ticket = match &subscribe.sink {
-            Sink::Outlet { ticket, .. } => Some(*ticket),
-            Sink::Frames { .. } | Sink::Descriptor(_) => None,
-        };
         // A ring that is to be mapped is raised before it is handed out.
         let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
-        let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
         let made = place.and_then(|place| {
             self.settle_rests(place);
             Ok((place, self.make_reader(place, subscribe)?))
@@ -180,14 +191,9 @@ impl<D: Driver> Reactor<D> {
             process.ask_times(timed, true);
         }
         self.begin_shared(place, process_place);
-        if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
-            && let Some(connection) =
-                self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
-        {
-            connection.readers.push(place);
-            if large {
-                self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
-            }
+        self.await_opening(place, wait_ns);
+        if let Some(connection) = connection {
+            self.list_reader(place, connection, large);
         }
         if let Some(wanted) = back {
             self.come_back(process_place, wanted);
@@ -197,6 +203,34 @@ impl<D: Driver> Reactor<D> {
             self.pinned(process_place, channel);
         }
         self.deliver(place);
+    }
+
+    /// Makes the socket that frames of a reader of its own leave by, and tells whoever asked of the other end.
+    fn make_own_socket(&mut self, subscribe: &mut Subscribe) -> Result<(), Failure> {
+        let Sink::Frames { connection, dedicated: Some(ticket), .. } = &mut subscribe.sink else {
+            return Ok(());
+        };
+        let made = self.driver.outlet(OutletKind::Socket);
+        let (socket, theirs, bytes) = made.map_err(|error| refusal(&error))?;
+        *connection = self.dedicate(socket);
+        let descriptors = Descriptors(Arc::new(vec![theirs]));
+        self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+        Ok(())
+    }
+
+    /// A reader sends on a connection, which is served here or elsewhere.
+    fn list_reader(&mut self, place: Place, key: ConnectionKey, large: bool) {
+        if key.reactor != self.id {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(Place { slot: key.slot, generation: key.generation })
+        else {
+            return;
+        };
+        connection.readers.push(place);
+        if large {
+            self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
+        }
     }
 
     fn raise_history(&mut self, place: Place, bytes: u32) {
@@ -219,30 +253,17 @@ impl<D: Driver> Reactor<D> {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
         let rate = subscribe.rate;
-        let (framing, sink, shared) = match &subscribe.sink {
-            Sink::Frames { .. } => (framing_of(&subscribe), None, None),
-            Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => (None, Some(DescriptorSink::new(fd)), None),
-                Err(error) => {
-                    tracing::error!(%error, "the descriptor can't be written to");
-                    return Err(refusal(&error));
-                }
-            },
-            Sink::Outlet { kind: OutletKind::Shared, ticket } => {
-                let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
-                let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-                let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
-                let (shared, descriptors, bytes) = opened;
-                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, None, Some(shared))
-            }
-            Sink::Outlet { kind, ticket } => {
-                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
-                let descriptors = Descriptors(Arc::new(vec![theirs]));
-                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, Some(DescriptorSink::new(fd)), None)
-            }
-        };
+        let framing = framing_of(&subscribe);
+        let mut shared = None;
+        if let Sink::Outlet { kind: OutletKind::Shared, ticket } = &subscribe.sink {
+            let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
+            let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+            let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
+            let (mapped, descriptors, bytes) = opened;
+            self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+            shared = Some(mapped);
+        }
+        let (sink, plug) = self.make_sink(&subscribe)?;
         let subscriber = Subscriber {
             key: subscribe.subscription,
             process: subscribe.process,
@@ -264,7 +285,8 @@ impl<D: Driver> Reactor<D> {
         Ok(Reader {
             subscriber,
             framing,
-            sink,
+            sink: sink.map(DescriptorSink::new),
+            plug,
             shared,
             throttle,
             full: Wait::default(),
@@ -272,6 +294,32 @@ impl<D: Driver> Reactor<D> {
             disk: Default::default(),
             branches,
         })
+    }
+
+    /// Makes what raw bytes go to, if they do, and tells whoever asked of the other end; with the plug of a fifo.
+    fn make_sink(&mut self, subscribe: &Subscribe) -> Result<(Option<D::Fd>, Option<Plug>), Failure> {
+        match &subscribe.sink {
+            Sink::Frames { .. } | Sink::Outlet { kind: OutletKind::Shared, .. } => Ok((None, None)),
+            Sink::Descriptor(number) => match self.driver.adopt(*number) {
+                Ok(fd) => Ok((Some(fd), None)),
+                Err(error) => {
+                    tracing::error!(%error, "the descriptor can't be written to");
+                    Err(refusal(&error))
+                }
+            },
+            Sink::Outlet { kind: OutletKind::Fifo { bytes, user, .. }, ticket } => {
+                let made = self.make_fifo(subscribe.id.as_str(), *user, Side::Reads, *bytes)?;
+                let (fd, plug, bytes) = made;
+                self.done(*ticket, Ok(Outcome::Named { path: plug.path().to_path_buf(), bytes }));
+                Ok((Some(fd), Some(plug)))
+            }
+            Sink::Outlet { kind, ticket } => {
+                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
+                let descriptors = Descriptors(Arc::new(vec![theirs]));
+                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+                Ok((Some(fd), None))
+            }
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
@@ -319,16 +367,17 @@ impl<D: Driver> Reactor<D> {
         self.part_from_disk(place);
         self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
+        if let Some(plug) = &reader.plug {
+            self.part_from_fifo(place, plug);
+        }
         self.reader_places.remove(&reader.subscriber.key.serial);
         if let Some(sink) = reader.sink.take()
             && sink.armed
         {
             self.driver.cancel(Kind::Sink.token(place));
         }
-        if let Sink::Frames { connection, .. } = reader.subscriber.sink
-            && let Some(connection) = self.local(connection)
-        {
-            connection.readers.retain(|other| *other != place);
+        if let Sink::Frames { connection, .. } = reader.subscriber.sink {
+            self.part_from_connection(place, connection);
         }
         let process_place = self.place_of_process(reader.subscriber.process);
         if let Some(shared) = reader.shared.take() {

@@ -11,8 +11,8 @@
 //! Invariant: a name is in the file system no longer than its [`Plug`] lives, but for a kernel that is killed; what that leaves,
 //! [`prepare`] clears.
 
-use super::platform::fifo as platform;
 use super::pipe;
+use super::platform::fifo as platform;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, DirBuilder};
 use std::io;
