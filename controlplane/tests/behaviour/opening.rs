@@ -2,9 +2,10 @@
 
 use crate::harness::World;
 use kairo_dataplane::command::{OutletKind, Sink, Subscribe};
-use kairo_dataplane::control::{Notice, Outcome};
+use kairo_dataplane::control::{Descriptors, Notice, Outcome};
 use kairo_dataplane::key::{ConnectionKey, Ticket};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const OTHER: u32 = 1_001;
 
@@ -91,11 +92,12 @@ fn a_fifo_is_for_a_user_it_can_be_given_to() {
     };
     assert_eq!((whose.uid, whose.gid, wait_ns, bytes), (OTHER, OTHER, 60_000_000_000, 256 << 10));
     let mut world = World::new();
-    let (owner, user) = (world.owner(), world.user(OTHER));
-    world.run(owner, "p");
-    let principal = format!("user:{OTHER}");
-    let grant = json!({ "principal": principal, "permission": "process.read", "resource": "p" });
-    world.ok(owner, "permission.grant", grant);
+    let user = world.user(OTHER);
+    // It can have a stream of its own there, if no process.
+    world.start(user, "stream.publish", json!({ "id": "p" }));
+    let process = world.take_spawn().expect("it is made").process;
+    let descriptors = Descriptors(Arc::default());
+    world.notice(Notice::Published { process, descriptors, bytes: 4_096 });
     let (code, text) = world.fails(user, "stream.open", fifo("p"));
     assert!(code == "E_UNSUPPORTED" && text.contains("transport"), "{text}");
 }
