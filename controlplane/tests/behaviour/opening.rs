@@ -92,7 +92,9 @@ fn a_fifo_is_for_a_user_it_can_be_given_to() {
     };
     assert_eq!((whose.uid, whose.gid, wait_ns, bytes), (OTHER, OTHER, 60_000_000_000, 256 << 10));
     let mut world = World::new();
-    let user = world.user(OTHER);
+    let (owner, user) = (world.owner(), world.user(OTHER));
+    let grant = json!({ "principal": format!("user:{OTHER}"), "permission": "stream.publish" });
+    world.ok(owner, "permission.grant", grant);
     // It can have a stream of its own there, if no process.
     world.start(user, "stream.publish", json!({ "id": "p" }));
     let process = world.take_spawn().expect("it is made").process;
