@@ -2,10 +2,9 @@
 
 use crate::harness::World;
 use kairo_dataplane::command::{OutletKind, Sink, Subscribe};
-use kairo_dataplane::control::{Descriptors, Notice, Outcome};
+use kairo_dataplane::control::{Notice, Outcome};
 use kairo_dataplane::key::{ConnectionKey, Ticket};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 const OTHER: u32 = 1_001;
 
@@ -80,7 +79,7 @@ fn what_is_taken_back_closes_the_fifo_of_a_connection_that_is_gone() {
 }
 
 #[test]
-fn a_fifo_is_for_a_user_it_can_be_given_to() {
+fn a_fifo_is_its_callers_users() {
     let mut world = World::of_root();
     let user = world.user(OTHER);
     world.run(user, "p");
@@ -91,17 +90,6 @@ fn a_fifo_is_for_a_user_it_can_be_given_to() {
         panic!("no fifo");
     };
     assert_eq!((whose.uid, whose.gid, wait_ns, bytes), (OTHER, OTHER, 60_000_000_000, 256 << 10));
-    let mut world = World::new();
-    let (owner, user) = (world.owner(), world.user(OTHER));
-    let grant = json!({ "principal": format!("user:{OTHER}"), "permission": "stream.publish" });
-    world.ok(owner, "permission.grant", grant);
-    // It can have a stream of its own there, if no process.
-    world.start(user, "stream.publish", json!({ "id": "p" }));
-    let process = world.take_spawn().expect("it is made").process;
-    let descriptors = Descriptors(Arc::default());
-    world.notice(Notice::Published { process, descriptors, bytes: 4_096 });
-    let (code, text) = world.fails(user, "stream.open", fifo("p"));
-    assert!(code == "E_UNSUPPORTED" && text.contains("transport"), "{text}");
 }
 
 #[test]
