@@ -422,6 +422,7 @@ impl Kernel {
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::LetGo { process, channel, end } => self.let_go(turn, process, channel, end),
             Notice::InputClosed { process, written } => self.input_closed(turn, process, written),
+            Notice::InletOver { process } => self.inlet_over(turn, process.serial),
             Notice::Ended { process } => self.ended(turn, process),
             Notice::Spool { process, channel, news } => self.spool_news(turn, process, channel, news),
             Notice::Lagged { subscription, channel, from, to } => {

@@ -7,7 +7,6 @@ use crate::control::Descriptors;
 use crate::key::{ConnectionKey, ProcessKey, SubscriptionKey, Ticket, TimerKey, WriteKey};
 use crate::meter::{ProcessMeter, ReaderMeter};
 use crate::spool::SpoolLimits;
-use crate::sys::fifo::User;
 use bytes::{Bytes, BytesMut};
 use kairo_sandbox::containment::Containment;
 use kairo_wire::codec::encode::Dialect;
@@ -17,8 +16,10 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod opening;
 mod wiring;
 
+pub use opening::{NamedInlet, OutletKind};
 pub use wiring::{Feed, Joint, Wiring};
 
 /// What a call into the control plane returns: whole reply frames for the connection it was about, appended to
@@ -123,12 +124,20 @@ pub enum Command {
         ticket: Ticket,
     },
     /// Give the writing end of stdin away: it is over for us. Answered with
-    /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+    /// [`Outcome::Opened`](crate::control::Outcome::Opened). Or let it be written by a path, which is answered with
+    /// [`Outcome::Named`](crate::control::Outcome::Named).
     HandStdin {
         /// Whose.
         process: ProcessKey,
+        /// The path; none for the writing end.
+        inlet: Option<Box<NamedInlet>>,
         /// Answered.
         ticket: Ticket,
+    },
+    /// End a path that stdin is written by. What came by it goes in.
+    EndInlet {
+        /// Whose.
+        process: ProcessKey,
     },
     /// Change the terminal's size; the child's foreground group gets SIGWINCH from the kernel.
     Resize {
@@ -556,28 +565,5 @@ pub enum Sink {
         kind: OutletKind,
         /// Answered when it is there, or can't be.
         ticket: Ticket,
-    },
-}
-
-/// What raw bytes leave by, to a client that takes them off a descriptor of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutletKind {
-    /// A pipe.
-    Pipe {
-        /// Size to ask for, bytes.
-        bytes: u32,
-    },
-    /// A connected pair of stream sockets.
-    Socket,
-    /// Nothing: the reader maps the ring of one output. It is handed the ring, its page and its doorbell, in this order.
-    Shared,
-    /// A pipe with a name in the file system, which is the reader's.
-    Fifo {
-        /// Size to ask for, bytes.
-        bytes: u32,
-        /// Who may open it.
-        user: User,
-        /// How long it waits for that, nanoseconds.
-        wait_ns: u64,
     },
 }

@@ -162,6 +162,11 @@ pub enum Notice {
         /// How long it was, all of it cut for whoever comes after us.
         end: StreamEnd,
     },
+    /// A path that stdin was written by is over: its writers are gone, nobody came, or it was ended.
+    InletOver {
+        /// Whose stdin.
+        process: ProcessKey,
+    },
     /// Nothing more goes into a process. What is held of its stdin is let go once this is noted.
     InputClosed {
         /// Whose.

@@ -3,19 +3,19 @@
 use crate::open::{by, connect, id, kill, spawn, spawn_ready, spawn_with, tell};
 use crate::support::raw::EVENT;
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, Driver, Options, on_both_drivers, program, python, until};
+use crate::support::{Daemon, Driver, Options, on_both_drivers, pattern, program, python, until};
 use kairo_client::Client;
 use kairo_wire::error::Code;
-use kairo_wire::methods::open::{Close, OpenParams, Transport};
+use kairo_wire::methods::open::{Close, OpenParams, OpenStdinParams, StdinTransport, Transport};
 use kairo_wire::methods::options::{HistoryOption, SpawnOptions};
-use kairo_wire::methods::process::{Status, StatusParams, Wait, WaitParams};
+use kairo_wire::methods::process::{Status, StatusParams, StdinClose, TargetParams, Wait, WaitParams};
 use kairo_wire::methods::stream::{Policy, Start, UnsubscribeParams};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,6 +35,15 @@ fn whole(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     File::open(path).expect("it is there").read_to_end(&mut bytes).expect("it can be read");
     bytes
+}
+
+fn stdin(name: &str) -> OpenStdinParams {
+    OpenStdinParams { id: id(name), transport: StdinTransport::Fifo, keep_open: false, wait_ms: None }
+}
+
+fn said_so_far(client: &Client, name: &str) -> u64 {
+    let status = client.call::<Status>(&StatusParams { id: id(name), detail: true }).expect("it is known");
+    status.detail.expect("it is ours").streams[0].bytes
 }
 
 fn folder(daemon: &Daemon) -> PathBuf {
@@ -203,7 +212,89 @@ fn what_a_fifo_can_not_be_is_refused_by_name(daemon: &Daemon) {
     kill(&client, "sleep");
 }
 
+/// The sum a process has printed of what it read.
+fn said(client: &Client, name: &str) -> String {
+    let bytes = whole(&path_of(client, &fifo(name)));
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+fn any_program_writes_a_stdin_by_its_path(daemon: &Daemon) {
+    let client = connect(daemon);
+    let bytes = pattern::bytes(0, 8 << 20);
+    let sum = format!("{:x}", Sha256::digest(&bytes));
+    let source = daemon.folder().join("source");
+    fs::write(&source, &bytes).expect("it can be written");
+    let summer = "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())";
+    // Each waits a little before it reads, and nobody loses a byte.
+    let slow = format!("import time; time.sleep(0.2)\n{summer}");
+    for (name, program) in [("quick", summer), ("slow", &slow)] {
+        spawn(&client, name, &[python(), "-c", program]);
+        let source = source.display();
+        shell(daemon, &format!(r#"cat {source} > "$("$kairo" open --stdin {name})""#));
+        assert_eq!(said(&client, name), sum);
+        let status = client.call::<Status>(&StatusParams { id: id(name), detail: true }).expect("known");
+        let stdin = status.detail.expect("ours").stdin;
+        assert_eq!(stdin.bytes, 8 << 20, "what goes in is counted");
+    }
+    assert_eq!(names(daemon), 0);
+    // Its end is no end, if that was wished: others go on writing.
+    spawn(&client, "cat", &["cat"]);
+    shell(daemon, r#"printf one > "$("$kairo" open --stdin --keep-open cat)""#);
+    let mut path = None;
+    until("the way is free again", || {
+        path = client.open_stdin_fifo(&stdin("cat")).ok().map(|(_, path)| path);
+        path.is_some()
+    });
+    // Nothing at all is written there, which is an end, too.
+    drop(File::options().write(true).open(path.expect("a path")).expect("it is there"));
+    let exit = client.call::<Wait>(&WaitParams { id: id("cat"), timeout_ms: None }).expect("it ends");
+    assert_eq!((exit.exit_code, said(&client, "cat").as_str()), (0, "one"));
+}
+
+fn a_way_in_is_one_programs_and_goes_when_nobody_comes(daemon: &Daemon) {
+    let (client, other) = (connect(daemon), connect(daemon));
+    spawn(&client, "cat", &["cat"]);
+    let (result, path) = other.open_stdin_fifo(&stdin("cat")).expect("it is ours");
+    assert!(result.descriptors.is_empty() && result.offset == 0);
+    let error = client.open_stdin_fifo(&stdin("cat")).expect_err("there is one");
+    assert_eq!(error.code(), Some(Code::WouldBlock));
+    drop(other);
+    let mut writer = File::options().write(true).open(&path).expect("it outlives who asked");
+    until("its name is gone", || !path.exists());
+    writer.write_all(b"first ").expect("it is read");
+    // Others may write, too; what they write comes in between.
+    until("the first is in", || {
+        let status = client.call::<Status>(&StatusParams { id: id("cat"), detail: true }).expect("known");
+        status.detail.is_some_and(|detail| detail.stdin.bytes == 6)
+    });
+    tell(&client, "cat");
+    writer.write_all(b"last").expect("it is read");
+    drop(writer);
+    assert_eq!(said(&client, "cat"), "first go\nlast");
+    spawn(&client, "other", &["cat"]);
+    let brief = OpenStdinParams { wait_ms: Some(50), ..stdin("other") };
+    let (_, path) = client.open_stdin_fifo(&brief).expect("it is ours");
+    until("nobody came", || !path.exists());
+    // Its stdin is as it was; whoever writes when it is closed finds a broken pipe.
+    let (_, path) = client.open_stdin_fifo(&stdin("other")).expect("it is ours");
+    let mut writer = File::options().write(true).open(&path).expect("it is there");
+    writer.write_all(b"x").expect("it is read");
+    until("it has come", || said_so_far(&client, "other") == 1);
+    client.call::<StdinClose>(&TargetParams { id: id("other") }).expect("it is ours");
+    until("nobody reads any more", || writer.write_all(b"y").is_err());
+    let refused = |params: &OpenStdinParams, code: Code, field: &str| {
+        let error = client.open_stdin_fifo(params).expect_err("it can't be");
+        assert!(error.code() == Some(code) && error.to_string().contains(field), "{error}");
+    };
+    refused(&stdin("other"), Code::StdinClosed, "other");
+    spawn(&client, "sleep", &["sleep", "1000"]);
+    refused(&OpenStdinParams { wait_ms: Some(0), ..stdin("sleep") }, Code::InvalidParams, "waitMs");
+    kill(&client, "sleep");
+}
+
 on_both_drivers!(
+    any_program_writes_a_stdin_by_its_path,
+    a_way_in_is_one_programs_and_goes_when_nobody_comes,
     any_program_reads_a_stream_by_its_path,
     ffmpeg_reads_raw_video_by_a_path,
     it_is_one_readers_and_outlives_who_asked_for_it,

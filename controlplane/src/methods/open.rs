@@ -10,14 +10,16 @@ use crate::sessions::outlets::Opening;
 use crate::sessions::pacing;
 use crate::state::{Deed, RawSink, Wish};
 use crate::table::{Answers, Entry};
-use kairo_dataplane::command::{From, OutletKind};
+use kairo_dataplane::command::{From, NamedInlet, OutletKind};
 use kairo_dataplane::limits::PIPE_BYTES;
 use kairo_dataplane::sys::fifo::User;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::limits::{BUFFER_BYTES_MAX, FIFO_WAIT_MS, FIFO_WAIT_MS_MAX};
 use kairo_wire::method::Method;
-use kairo_wire::methods::open::{Close, Framing, Open, OpenParams, OpenResult, OpenStdin, Transport};
+use kairo_wire::methods::open::{
+    Close, Framing, Open, OpenParams, OpenResult, OpenStdin, StdinTransport, Transport,
+};
 use kairo_wire::methods::stream::{self, Start, StreamName};
 
 /// The behaviours of this room's rows.
@@ -30,10 +32,22 @@ pub(crate) const METHODS: &[Entry] = &[
 fn open_stdin(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Result<(), WireError> {
     let params = asking.read::<OpenStdin>()?;
     let serial = with_stdin(kernel, turn, asking, &params.id)?;
+    if params.transport == StdinTransport::Fifo {
+        let name = format!("stdin_{:032x}", bits(&mut *kernel.entropy)).into();
+        let (user, wait_ns) = (kernel.user_of_fifo(asking)?, wait_ns(params.wait_ms)?);
+        let inlet = NamedInlet { name, user, wait_ns, closes: !params.keep_open };
+        kernel.undertake(turn, asking, serial, Deed::OpenStdin { inlet: Some(Box::new(inlet)) });
+        return Ok(());
+    }
+    for (given, field) in [(params.keep_open, "keepOpen"), (params.wait_ms.is_some(), "waitMs")] {
+        if given {
+            return Err(WireError::invalid(field, "only the transport fifo has it"));
+        }
+    }
     if kernel.state.processes.get(&serial).is_some_and(|process| process.terminal.is_some()) {
         return Err(WireError::unsupported("id", "a terminal is no pipe that could be handed out"));
     }
-    kernel.undertake(turn, asking, serial, Deed::OpenStdin);
+    kernel.undertake(turn, asking, serial, Deed::OpenStdin { inlet: None });
     Ok(())
 }
 

@@ -114,7 +114,7 @@ impl Kernel {
         }
     }
 
-    /// The writing end of a stdin is the caller's from now on.
+    /// The writing end of a stdin is the caller's from now on, or a path is that leads there.
     pub(crate) fn stdin_handed(
         &mut self,
         turn: &mut Turn<'_>,
@@ -123,13 +123,22 @@ impl Kernel {
         serial: u64,
         outcome: Outcome,
     ) {
-        let Outcome::Opened { descriptors, bytes } = outcome else {
-            return self.reject(turn, ticket, &WireError::new(Code::Internal, "another answer than a pipe"));
-        };
         let offset = self.state.processes.get(&serial).map_or(0, |process| process.meter.stdin_bytes.get());
-        let (roles, pipe_bytes) = (vec![DescriptorRole::PipeWriter], bytes as u64);
-        let result = OpenStdinResult { id, offset, descriptors: roles, pipe_bytes };
-        self.resolve_with(turn, ticket, &result, descriptors);
+        match outcome {
+            Outcome::Opened { descriptors, bytes } => {
+                let (roles, pipe_bytes) = (vec![DescriptorRole::PipeWriter], bytes as u64);
+                let result = OpenStdinResult { id, offset, descriptors: roles, path: None, pipe_bytes };
+                self.resolve_with(turn, ticket, &result, descriptors);
+            }
+            Outcome::Named { path, bytes } => {
+                let (descriptors, pipe_bytes) = (Vec::new(), bytes as u64);
+                let path = OsText::new(path.into_os_string().into_vec());
+                let result = OpenStdinResult { id, offset, descriptors, path, pipe_bytes };
+                self.note_inlet(turn, ticket, serial);
+                self.resolve(turn, ticket, &result);
+            }
+            _ => self.reject(turn, ticket, &WireError::new(Code::Internal, "another answer than a pipe")),
+        }
     }
 
     /// Everything has gone into an outlet, or its reader has closed it: the subscription is over, and follows no later spawn.

@@ -1,14 +1,17 @@
 //! A connection that goes: what goes with it, and what outlives it.
 //!
-//! A reader with a name in the file system is for whoever opens that, so it stays when the program that asked for it ends. What
-//! it may is what its connection might: that stays for it, without a socket, in the eyes of quotas and of whoever takes
-//! something back.
+//! What has a name in the file system, a reader or the way into a stdin, is for whoever opens that, so it stays when the program
+//! that asked for it ends. What it may is what its connection might: that stays for it, without a socket, in the eyes of quotas
+//! and of whoever takes something back.
 //!
-//! Invariant: a connection that is gone is known exactly as long as a reader outlives it.
+//! Invariant: a connection that is gone is known exactly as long as something outlives it; a way into a stdin is listed by the
+//! connection it was asked for on, and by its process's serial.
 
 use crate::calls::Turn;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
+use crate::state::{Connection, Process};
+use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::event::{DeadReason, StreamEndReason};
 
@@ -40,7 +43,8 @@ impl Kernel {
         self.end_intents(turn, key);
         self.state.audience.remove(&key);
         let life = self.state.connections.get(key).and_then(|peer| peer.life.clone());
-        if lasting.is_empty() {
+        let inlets = self.state.connections.get(key).is_some_and(|peer| !peer.inlets.is_empty());
+        if lasting.is_empty() && !inlets {
             self.forget_connection(turn, key);
         } else {
             self.state.connections.linger(key);
@@ -61,14 +65,63 @@ impl Kernel {
     /// What has outlived a connection is over, too.
     pub(crate) fn end_lasting(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) {
         let streams = self.state.connections.lingers(key).map(|peer| peer.streams.clone());
+        if streams.is_some() {
+            self.end_inlets(turn, key, |_, _| true);
+        }
         for stream in streams.into_iter().flatten() {
             self.end_with_record(turn, stream, StreamEndReason::Revoked);
         }
     }
 
+    /// A path leads into a stdin, for whoever asked in this call; if that is gone, for nobody.
+    pub(crate) fn note_inlet(&mut self, turn: &mut Turn<'_>, ticket: u64, serial: u64) {
+        let connection = self.state.calls.get(&ticket).map(|call| call.connection);
+        match connection.and_then(|key| Some((key, self.state.connections.get_mut(key)?))) {
+            Some((key, peer)) if !peer.closing => {
+                peer.inlets.insert(serial);
+                self.state.inlets.insert(serial, key);
+            }
+            Some(_) | None => self.end_inlet(turn, serial),
+        }
+    }
+
+    fn end_inlet(&self, turn: &mut Turn<'_>, serial: u64) {
+        if let Some(process) = self.state.processes.get(&serial) {
+            turn.out.push(Command::EndInlet { process: process.key });
+        }
+    }
+
+    /// Ends the ways into stdins of a connection that are so. Returns how many.
+    pub(crate) fn end_inlets(
+        &self,
+        turn: &mut Turn<'_>,
+        key: ConnectionKey,
+        so: impl Fn(&Kernel, &Process) -> bool,
+    ) -> u32 {
+        let inlets = self.state.connections.get(key).into_iter().flat_map(|peer| &peer.inlets);
+        let mut ended = 0;
+        for serial in inlets {
+            if self.state.processes.get(serial).is_none_or(|process| so(self, process)) {
+                self.end_inlet(turn, *serial);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// A way into a stdin is over.
+    pub(crate) fn inlet_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        let Some(key) = self.state.inlets.remove(&serial) else { return };
+        if let Some(peer) = self.state.connections.get_mut(key) {
+            peer.inlets.remove(&serial);
+        }
+        self.forget_if_over(turn, key);
+    }
+
     /// The last reader that has outlived a connection may be gone.
     pub(crate) fn forget_if_over(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) {
-        if self.state.connections.lingers(key).is_some_and(|peer| peer.streams.is_empty()) {
+        let is_over = |peer: &Connection| peer.streams.is_empty() && peer.inlets.is_empty();
+        if self.state.connections.lingers(key).is_some_and(is_over) {
             self.forget_connection(turn, key);
         }
     }

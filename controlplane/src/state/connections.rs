@@ -42,6 +42,7 @@ impl Connection {
             closing: welcome == Welcome::Closed,
             calls: Vec::new(),
             streams: BTreeSet::new(),
+            inlets: BTreeSet::new(),
             following: BTreeSet::new(),
             waiting: 0,
             topics: BTreeSet::new(),

@@ -118,6 +118,7 @@ impl<D: Driver> Reactor<D> {
             unread,
             inflow,
             parked: Default::default(),
+            inlet: None,
             feeding: None,
             unfed: false,
             releasing: Vec::new(),

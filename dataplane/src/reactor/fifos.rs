@@ -1,12 +1,13 @@
-//! Outlets with a name in the file system, from their making to the moment somebody opens them.
+//! Pipes with a name in the file system, from their making to the moment somebody opens them.
 //!
 //! ```text
 //!  made ─▶ unopened ──opened──▶ a pipe like any other
-//!             └──nobody came──▶ its reader ends
+//!             └──nobody came──▶ over
 //! ```
 //!
 //! What goes into one meanwhile waits in it. Making, giving away and removing are calls to a file system in memory, as runtime
-//! folders are. Invariant: a reader holds its plug exactly while nobody has opened its fifo, and isn't done before.
+//! folders are. Invariant: whoever
+//! has one holds its plug exactly while nobody has opened it; a reader isn't done before.
 
 use super::readers::refusal;
 use super::table::Place;
@@ -27,11 +28,25 @@ pub(super) struct Fifos<F> {
     /// Readable when one was opened; a poll of it is always in flight.
     ear: F,
     /// Whose, by what it is watched by.
-    unopened: HashMap<i32, Place>,
+    unopened: HashMap<i32, Whose>,
 }
 
-fn alarm(place: Place) -> Alarm {
-    Alarm::Fifo(place.slot, place.generation)
+/// Who waits for a fifo to be opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose {
+    /// A reader, for whoever reads.
+    Reader(Place),
+    /// A process, for whoever writes its stdin.
+    Input(Place),
+}
+
+impl Whose {
+    fn alarm(self) -> Alarm {
+        match self {
+            Whose::Reader(Place { slot, generation }) => Alarm::Fifo(slot, generation),
+            Whose::Input(Place { slot, generation }) => Alarm::Inlet(slot, generation),
+        }
+    }
 }
 
 impl<D: Driver> Reactor<D> {
@@ -59,13 +74,12 @@ impl<D: Driver> Reactor<D> {
         self.fifos.as_mut().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// A reader with a fifo is in the tables: it waits so long for somebody to open it.
-    pub(super) fn await_opening(&mut self, place: Place, wait_ns: u64) {
-        let Some(plug) = self.readers.get(place).and_then(|reader| reader.plug.as_ref()) else { return };
+    /// It waits so long for somebody to open it.
+    pub(super) fn await_opening(&mut self, whose: Whose, watch: i32, wait_ns: u64) {
         if let Some(fifos) = &mut self.fifos {
-            fifos.unopened.insert(plug.watch, place);
+            fifos.unopened.insert(watch, whose);
         }
-        self.timers.arm(alarm(place), self.at.monotonic_ns.saturating_add(wait_ns));
+        self.timers.arm(whose.alarm(), self.at.monotonic_ns.saturating_add(wait_ns));
     }
 
     /// Some fifos were opened: each is a pipe between us and whoever did, and nobody else finds it.
@@ -77,14 +91,19 @@ impl<D: Driver> Reactor<D> {
         }
         self.driver.submit(Kind::Fifo.only(), Op::Poll(fifos.ear.clone(), Interest::Read));
         for watch in opened {
-            let place = self.fifos.as_mut().and_then(|fifos| fifos.unopened.remove(&watch));
-            let Some((place, reader)) = place.and_then(|place| Some((place, self.readers.get_mut(place)?)))
-            else {
+            let Some(whose) = self.fifos.as_mut().and_then(|fifos| fifos.unopened.remove(&watch)) else {
                 continue;
             };
-            reader.plug = None;
-            self.timers.disarm(alarm(place));
-            self.deliver(place);
+            self.timers.disarm(whose.alarm());
+            match whose {
+                Whose::Reader(place) => {
+                    if let Some(reader) = self.readers.get_mut(place) {
+                        reader.plug = None;
+                    }
+                    self.deliver(place);
+                }
+                Whose::Input(place) => self.inlet_opened(place),
+            }
         }
     }
 
@@ -97,11 +116,11 @@ impl<D: Driver> Reactor<D> {
         self.notices.push_back(Notice::Drained { subscription });
     }
 
-    /// A reader goes before anybody has opened its fifo.
-    pub(super) fn part_from_fifo(&mut self, place: Place, plug: &Plug) {
+    /// Nobody is to open it any more.
+    pub(super) fn part_from_fifo(&mut self, whose: Whose, plug: &Plug) {
         if let Some(fifos) = &mut self.fifos {
             fifos.unopened.remove(&plug.watch);
         }
-        self.timers.disarm(alarm(place));
+        self.timers.disarm(whose.alarm());
     }
 }

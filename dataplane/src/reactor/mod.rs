@@ -10,7 +10,7 @@
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
-//! disk and back, `producing` where a client writes, `fifos` that wait to be opened, `cutting` what a frame is, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
+//! disk and back, `producing` where a client writes, `fifos` that wait to be opened, `inlets` by which programs write stdins, `cutting` what a frame is, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
 //! to other
 //! reactors.
 
@@ -21,6 +21,7 @@ mod cutting;
 mod delivery;
 mod feeding;
 mod fifos;
+mod inlets;
 mod input;
 mod lane;
 pub(crate) mod mail;
@@ -95,10 +96,11 @@ enum Kind {
     Stdin,
     Sink,
     Fifo,
+    Inlet,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 13] = [
         Kind::Bell,
         Kind::Listener,
         Kind::LaneRead,
@@ -111,6 +113,7 @@ impl Kind {
         Kind::Stdin,
         Kind::Sink,
         Kind::Fifo,
+        Kind::Inlet,
     ];
 
     fn of(token: Token) -> Option<Kind> {
@@ -349,6 +352,7 @@ impl<D: Driver> Reactor<D> {
             (Some(Kind::Stdin), _) => self.stdin_ready(place),
             (Some(Kind::Sink), _) => self.sink_ready(place),
             (Some(Kind::Fifo), _) => self.fifos_opened(),
+            (Some(Kind::Inlet), _) => self.inlet_ready(place),
             (None, _) => tracing::error!(token = token.bits(), "an answer nobody asked for"),
         }
     }
@@ -427,6 +431,7 @@ impl<D: Driver> Reactor<D> {
             Alarm::Squeeze => self.squeeze(false),
             Alarm::Reader(slot, generation) => self.deliver(Place { slot, generation }),
             Alarm::Fifo(slot, generation) => self.never_opened(Place { slot, generation }),
+            Alarm::Inlet(slot, generation) => self.end_inlet(Place { slot, generation }),
         }
     }
 
@@ -472,7 +477,15 @@ impl<D: Driver> Reactor<D> {
             Command::Pace { subscription, rate } => self.pace_reader(subscription, rate),
             Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
-            Command::HandStdin { process, ticket } => self.hand_stdin(process, ticket),
+            Command::HandStdin { process, inlet: None, ticket } => self.hand_stdin(process, ticket),
+            Command::HandStdin { process, inlet: Some(inlet), ticket } => {
+                self.open_inlet(process, &inlet, ticket);
+            }
+            Command::EndInlet { process } => {
+                if let Some(place) = self.place_of_process(process) {
+                    self.end_inlet(place);
+                }
+            }
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
             Command::Signal { process, signal, scope, ticket } => self.signal(process, signal, scope, ticket),
             Command::Announce { process, frames } => self.announce(process, frames),
@@ -504,6 +517,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn done(&mut self, ticket: Ticket, outcome: Result<crate::control::Outcome, Failure>) {
+        if ticket == Ticket::NOBODYS {
+            return;
+        }
         self.notices.push_back(Notice::Done { ticket, outcome });
     }
 
@@ -532,6 +548,7 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::AbandonWrite { process, .. }
         | Command::CloseStdin { process, .. }
         | Command::HandStdin { process, .. }
+        | Command::EndInlet { process }
         | Command::Resize { process, .. }
         | Command::Signal { process, .. }
         | Command::Announce { process, .. }

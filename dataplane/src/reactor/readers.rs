@@ -4,6 +4,7 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::fifos::Whose;
 use super::pacing::Throttle;
 use super::processes::Stream;
 use super::shared::Shared;
@@ -191,7 +192,10 @@ impl<D: Driver> Reactor<D> {
             process.ask_times(timed, true);
         }
         self.begin_shared(place, process_place);
-        self.await_opening(place, wait_ns);
+        if let Some(plug) = self.readers.get(place).and_then(|reader| reader.plug.as_ref()) {
+            let watch = plug.watch;
+            self.await_opening(Whose::Reader(place), watch, wait_ns);
+        }
         if let Some(connection) = connection {
             self.list_reader(place, connection, large);
         }
@@ -368,7 +372,7 @@ impl<D: Driver> Reactor<D> {
         self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
         if let Some(plug) = &reader.plug {
-            self.part_from_fifo(place, plug);
+            self.part_from_fifo(Whose::Reader(place), plug);
         }
         self.reader_places.remove(&reader.subscriber.key.serial);
         if let Some(sink) = reader.sink.take()

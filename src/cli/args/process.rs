@@ -314,7 +314,7 @@ impl std::str::FromStr for FromChoice {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  ffmpeg -i \"$(kairo open cam)\" out.mkv\n  kairo open --stream stderr --from now build\n  \
-    kairo open --policy drop_oldest --wait 10m cam"
+    kairo open --policy drop_oldest --wait 10m cam\n  zcat words.gz > \"$(kairo open --stdin sorter)\""
 )]
 pub(crate) struct Open {
     /// The process
@@ -322,6 +322,12 @@ pub(crate) struct Open {
     /// Which stream
     #[arg(long, value_enum, default_value_t = OutputChoice::Stdout)]
     pub(crate) stream: OutputChoice,
+    /// Its stdin instead: what is written there is what it reads, and the end of that the end of its stdin
+    #[arg(long, conflicts_with_all = ["stream", "from", "policy"])]
+    pub(crate) stdin: bool,
+    /// With --stdin: its stdin stays open when the last writer has closed the path
+    #[arg(long, requires = "stdin")]
+    pub(crate) keep_open: bool,
     /// Where to begin: oldest, now, or a byte offset
     #[arg(long, value_name = "WHERE", default_value = "oldest")]
     pub(crate) from: FromChoice,

@@ -49,6 +49,13 @@ methods! {
     /// uncounted. `process.stdin.write` and `.close` are over for this process (`E_STDIN_CLOSED`); its stdin ends when the
     /// descriptor is closed. What was written before must be through (`E_WOULD_BLOCK`, retry then). A descriptor that was
     /// handed out can't be taken back: a revoke doesn't reach it. A terminal is refused.
+    ///
+    /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens it
+    /// first, for writing, writes what the process reads, and then the name is gone. It goes through the kernel, as other writes,
+    /// which stay allowed and come in between; so it is counted, a terminal has it too, and a revoke ends it. When the last who has
+    /// it open closes it, stdin is closed, or stays open if `keepOpen`. It outlives this connection, and ends when nobody has
+    /// opened it for `waitMs`, with `process.stdin.close`, and with the kernel: a writer then finds a broken pipe. There is one at a time
+    /// (`E_WOULD_BLOCK`).
     OpenStdin = "stdin.open"(OpenStdinParams) -> OpenStdinResult {
         required: [need("id")],
         permission: ProcessWrite,
@@ -182,13 +189,32 @@ pub struct OpenResult {
     pub ring_bytes: Option<u64>,
 }
 
-/// Whose stdin.
+crate::methods::words! {
+    /// How bytes come to a stdin.
+    StdinTransport or Pipe {
+        /// Through the writing end of its own pipe.
+        Pipe = "pipe",
+        /// Through a pipe with a name in the file system, and the kernel.
+        Fifo = "fifo",
+    }
+}
+
+/// Whose stdin, and by what.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "StdinOpenParams")]
 pub struct OpenStdinParams {
     /// The process.
     pub id: ProcessId,
+    /// How bytes come there.
+    #[serde(default)]
+    pub transport: StdinTransport,
+    /// With `fifo`: stdin stays open when its last writer has closed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_open: bool,
+    /// How long a `fifo` waits for somebody to open it, milliseconds, up to 3,600,000; 60,000 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u32>,
 }
 
 /// It is the caller's.
@@ -202,6 +228,9 @@ pub struct OpenStdinResult {
     pub offset: u64,
     /// What each descriptor that comes with this answer is, in their order.
     pub descriptors: Vec<DescriptorRole>,
+    /// Where the fifo is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<OsText>,
     /// How much the pipe holds, bytes.
     pub pipe_bytes: u64,
 }
