@@ -163,7 +163,7 @@ impl Kernel {
 fn wait_ns(wait_ms: Option<u32>) -> Result<u64, WireError> {
     let wait_ms = wait_ms.unwrap_or(FIFO_WAIT_MS);
     if !(1..=FIFO_WAIT_MS_MAX).contains(&wait_ms) {
-        return Err(WireError::invalid("waitMs", &format!("a fifo waits 1 to {FIFO_WAIT_MS_MAX} ms")));
+        return Err(WireError::invalid("waitMs", format!("a fifo waits 1 to {FIFO_WAIT_MS_MAX} ms")));
     }
     Ok(u64::from(wait_ms) * crate::clock::MS)
 }
