@@ -14,6 +14,8 @@ mod bus;
 mod cli;
 mod counting;
 mod events;
+mod fifo;
+mod framed;
 mod intents;
 mod library;
 mod limits;

@@ -35,7 +35,7 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
                 let tail_bytes = params.ring_bytes.unwrap_or(SHARED_TAIL_BYTES);
                 HistoryOption::Sizes { head_bytes: Some(0), tail_bytes: Some(tail_bytes) }
             }
-            OutletKind::Pipe { .. } | OutletKind::Socket => params.history,
+            OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. } => params.history,
         },
         when_unread: params.when_unread,
         on_disconnect: OnDisconnect::Kill,
@@ -89,7 +89,9 @@ impl Kernel {
             id: process.id.clone(),
             session: process.session.clone(),
             descriptors: match kind {
-                OutletKind::Pipe { .. } | OutletKind::Socket => vec![DescriptorRole::PipeWriter],
+                OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. } => {
+                    vec![DescriptorRole::PipeWriter]
+                }
                 OutletKind::Shared => {
                     vec![DescriptorRole::Ring, DescriptorRole::Seat, DescriptorRole::Doorbell]
                 }

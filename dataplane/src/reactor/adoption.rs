@@ -124,6 +124,7 @@ impl<D: Driver> Reactor<D> {
             unread,
             inflow,
             parked: Default::default(),
+            inlet: None,
             feeding: None,
             unfed: false,
             releasing: Vec::new(),

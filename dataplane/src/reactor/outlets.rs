@@ -195,7 +195,11 @@ impl<D: Driver> Reactor<D> {
         let stream = &mut running.streams[channel as usize];
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let max = TURN_BYTES_MAX.min(allowance.bytes);
-        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
+        let bytes = match (reader.disk[channel as usize].bytes(offset), stream.history.peek(offset, max)) {
+            (Some(piece), _) => &piece[..piece.len().min(max)],
+            (None, Peek::Bytes(bytes)) => bytes,
+            (None, Peek::Gap(_) | Peek::Nothing) => return Step::Nothing,
+        };
         let put = match (&reader.held, &self.staging) {
             (Some(held), Some(staging)) => {
                 held.put(&mut self.driver, staging, sink, reader.subscriber.key, bytes)
@@ -355,6 +359,7 @@ impl<D: Driver> Reactor<D> {
             framing: None,
             sink: Some(DescriptorSink::new(fd)),
             held: Some(held),
+            plug: None,
             shared: None,
             throttle,
             full: Default::default(),
