@@ -33,6 +33,7 @@ mod retention;
 mod sandbox;
 mod service;
 mod shared;
+mod soak;
 mod spool;
 mod state;
 mod streams;

@@ -470,8 +470,8 @@ impl<D: Driver> Reactor<D> {
         let Some(sink) = &mut reader.sink else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let max = TURN_BYTES_MAX.min(allowance.bytes);
-        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
+        let (disk, max) = (&reader.disk[channel as usize], TURN_BYTES_MAX.min(allowance.bytes));
+        let Some(bytes) = disk.or(&stream.history, offset, max) else { return Step::Nothing };
         match sink.put(&mut self.driver, bytes) {
             Put::Bytes(sent) => {
                 reader.subscriber.advance(channel, sent);

@@ -130,6 +130,14 @@ impl Disk {
         bytes.get(at.checked_sub(*offset)? as usize..).filter(|bytes| !bytes.is_empty())
     }
 
+    /// What there is at an offset, at most so much: in memory, or, of what that has no more, in hand.
+    pub(super) fn or<'a>(&'a self, history: &'a History, at: u64, max: usize) -> Option<&'a [u8]> {
+        match history.peek(at, max) {
+            Peek::Bytes(bytes) => Some(bytes),
+            Peek::Gap(_) | Peek::Nothing => self.bytes(at).map(|bytes| &bytes[..bytes.len().min(max)]),
+        }
+    }
+
     /// Where the gap ends in which an offset lies, if the disk is known to have nothing there.
     pub(super) fn gap(&self, at: u64) -> Option<u64> {
         match self.fetch {
