@@ -133,6 +133,7 @@ impl Kernel {
             process.open[place] &= ends[place].is_none();
         }
         let (history, rate, unread, spool) = (process.history, process.rate, process.unread, process.spool);
+        let reactor_cpu = process.placement.reactor_cpu.filter(|_| !process.tree_gone);
         let turn = &mut Turn { at, here: None, out };
         self.unname(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
@@ -149,7 +150,8 @@ impl Kernel {
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.adapt_again(turn, serial);
         self.settle(turn, serial);
-        Adopted { heir, history, rate, unread, spool, ends, feed, stdin: note.stdin.unwrap_or(0), meter }
+        let stdin = note.stdin.unwrap_or(0);
+        Adopted { heir, history, rate, unread, spool, ends, feed, reactor_cpu, stdin, meter }
     }
 
     fn recorded(
@@ -164,7 +166,7 @@ impl Kernel {
         Process {
             published: None,
             key: held.process,
-            placement: Default::default(),
+            placement: record.map(Record::placement).unwrap_or_default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),
             creator: record.map_or_else(|| Principal::Owner.creator(self.config.owner_uid), Record::creator),

@@ -250,7 +250,7 @@ fn on_disk(process: &Process) -> Option<Adopted> {
     let heir = Heir::of_nothing(process.key, process.session.as_str(), process.pid, process.start_ticks);
     let Process { history, rate, unread, spool, ends, .. } = *process;
     let meter = Arc::clone(&process.meter);
-    Some(Adopted { heir, history, rate, unread, spool, ends, feed: None, stdin: 0, meter })
+    Some(Adopted { heir, history, rate, unread, spool, ends, feed: None, reactor_cpu: None, stdin: 0, meter })
 }
 
 fn as_it_was(at: Moment, serial: u64, birth: EventId, past: &Recollection) -> Process {

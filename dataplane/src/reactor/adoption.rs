@@ -5,7 +5,7 @@
 //! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
 
 use super::pacing::Pace;
-use super::processes::{Phase, Process, Stream};
+use super::processes::{Phase, Process, Stream, stay_on};
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -43,6 +43,8 @@ pub struct Adopted {
     pub ends: [Option<StreamEnd>; 2],
     /// The output that fills its stdin, if that is not over.
     pub feed: Option<Feed>,
+    /// The core that serves its streams, if it lives and one was asked for.
+    pub reactor_cpu: Option<u16>,
     /// Bytes that went into its stdin, if that is over and nothing else is held of it.
     pub stdin: u64,
     /// Numbers the control plane reads at any time.
@@ -64,6 +66,7 @@ impl<D: Driver> Reactor<D> {
         let mut feeds = Vec::new();
         for mut adopted in adopted {
             let feed = adopted.feed.take();
+            adopted.reactor_cpu.into_iter().for_each(stay_on);
             let target = self.inherit(adopted);
             feeds.extend(feed.map(|feed| (target, feed)));
         }
@@ -79,7 +82,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) -> Place {
-        let Adopted { heir, history, rate, unread, spool, ends, feed: _, stdin: went_in, meter } = adopted;
+        let Adopted { heir, history, rate, unread, spool, ends, stdin: went_in, meter, .. } = adopted;
         let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, uncertain } = heir;
         let (key, terminal) = (session.process, session.terminal);
