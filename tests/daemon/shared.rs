@@ -25,6 +25,7 @@ on_both_drivers!(
     a_ring_has_every_byte_and_its_end,
     python_reads_the_same_bytes_through_new_rings,
     who_drops_knows_what_it_missed_and_paces_nobody,
+    what_went_by_a_dropping_reader_is_an_event,
     a_reader_that_is_killed_or_leaves_is_waited_for_no_longer,
     whatever_a_reader_writes_the_others_feel_nothing,
     nobody_feels_who_is_deaf_or_goes_mad_on_the_way,
@@ -173,6 +174,40 @@ fn who_drops_knows_what_it_missed_and_paces_nobody(daemon: &Daemon) {
     let report = slow.report();
     let gaps: u64 = report["gaps"].as_array().into_iter().flatten().map(gap_bytes).sum();
     assert_eq!(report["bytes"].as_u64().map(|bytes| bytes + gaps), Some(total), "{report}");
+}
+
+/// What went by a reader in place is told to whoever listens, too.
+fn what_went_by_a_dropping_reader_is_an_event(daemon: &Daemon) {
+    let client = connect(daemon);
+    let mut raw = daemon.connect_modern();
+    raw.ok("subscribe", json!({"topic": "kairo.stream.gap"}));
+    spawn_ready(&client, "writer");
+    let dropping = OpenParams { policy: Policy::DropOldest, ..shared("writer") };
+    let mut stopped = client.open_shared(&dropping).expect("it opens");
+    let mut live = client.open_shared(&dropping).expect("it opens");
+    tell(&client, "writer");
+    let total = 256 * BLOCK_BYTES as u64;
+    assert_eq!(read(&mut live, u64::MAX).1, Some(total));
+    // It has the head, then nothing up to what is left of the tail.
+    let Next::Run(0, head) = stopped.next(RUN_BYTES, PATIENCE).expect("it is open") else {
+        panic!("no head")
+    };
+    let head = head.len();
+    assert!(stopped.advance(head));
+    let gap = loop {
+        match stopped.next(RUN_BYTES, PATIENCE).expect("it is open") {
+            Next::Gap(from, to) => break (from, to),
+            Next::Run(_, run) => {
+                let len = run.len();
+                assert!(stopped.advance(len));
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(read(&mut stopped, u64::MAX), (0, Some(total)));
+    let told = raw.event("kairo.stream.gap", |event| event["payload"]["from"] == gap.0);
+    assert_eq!((&told["payload"]["to"], &told["payload"]["id"]), (&json!(gap.1), &json!("writer")), "{told}");
+    assert_eq!(told["payload"]["stream"], "stdout");
 }
 
 fn gap_bytes(gap: &Json) -> u64 {

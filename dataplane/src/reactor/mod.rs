@@ -23,6 +23,7 @@ mod input;
 mod lane;
 pub(crate) mod mail;
 mod memory;
+mod overtaken;
 mod pacing;
 mod processes;
 mod producing;
