@@ -12,7 +12,7 @@ use crate::support::raw::{EVENT, Raw, STREAM_CHUNK};
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 const SIZE: &str = "320x180";
 const FRAME_BYTES: usize = 320 * 180 * 3 / 2;
@@ -85,6 +85,7 @@ fn run(site: &Site<'_>, random: &mut Random, is_kept: bool) -> Result<Seen, Wron
     let (_, hashed) = pipe(&mut raw, "camera", "block")?;
     let hash = reading(&["sha256sum"], hashed)?;
     let mut stopped = Stopped::open(site)?;
+    let in_place = if is_kept { in_place(site)? } else { None };
     let (encoder, encoded) = if is_kept {
         let options = json!({"stdin": {"stream": {"id": "camera"}}});
         raw.ok("process.spawn", json!({"id": "encoder", "command": ENCODER, "options": options}));
@@ -107,7 +108,7 @@ fn run(site: &Site<'_>, random: &mut Random, is_kept: bool) -> Result<Seen, Wron
         let guests: Vec<_> =
             guests.iter().map(|guest| scope.spawn(|| guest.visit(site, "camera", &video.bytes))).collect();
         // Those that want the first byte are there when it comes: two that have stopped and the hash besides, and an encoder that is no child.
-        let there = 3 + early + u64::from(!is_kept);
+        let there = 3 + early + u64::from(!is_kept) + u64::from(in_place.is_some());
         super::tools::until("all readers are there", || Ok(readers(&mut raw, "camera") >= there))?;
         raw.ok("process.stdin.write", json!({"id": "camera", "data": "go\n"}));
         // All are waited for, whoever fails: the first wrong is told.
@@ -119,6 +120,13 @@ fn run(site: &Site<'_>, random: &mut Random, is_kept: bool) -> Result<Seen, Wron
     encoder.map(ended).transpose()?;
     let said = String::from_utf8_lossy(&ended(hash)?).into_owned();
     same("the hash", &said.split(' ').next().unwrap_or_default(), &video.sum.as_str())?;
+    if let Some(reader) = in_place {
+        let said = String::from_utf8_lossy(&ended(reader)?).into_owned();
+        let is_whole = said.contains(&video.sum) && said.contains("\"gaps\": []");
+        is_whole
+            .then_some(())
+            .ok_or_else(|| format!("in place, {} was to be read, and was {said}", video.sum))?;
+    }
     stopped.looks_at_last(&video.bytes)?;
     if is_kept {
         let late = Guest::faithful(By::Frames, "spool");
@@ -126,6 +134,18 @@ fn run(site: &Site<'_>, random: &mut Random, is_kept: bool) -> Result<Seen, Wron
             .map_err(|wrong| format!("read again from the disk: {wrong}"))?;
     }
     Ok(Seen::Bytes(given + 2 * total))
+}
+
+/// One that reads the ring in place and sums it, where there is a Python and our own reader in it.
+fn in_place(site: &Site<'_>) -> Result<Option<Child>, Wrong> {
+    let script = site.tree.join("tests/fixtures/shared_ring.py");
+    if !has("python3") || File::open(&script).is_err() {
+        return Ok(None);
+    }
+    let mut command = Command::new("python3");
+    command.arg(script).arg(site.socket).args(["camera", "block"]).stdin(Stdio::null());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    child.map(Some).map_err(|error| format!("python3: {error}"))
 }
 
 /// How many read a process's stdout.
