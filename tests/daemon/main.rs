@@ -36,6 +36,7 @@ mod retention;
 mod sandbox;
 mod service;
 mod shared;
+mod soak;
 mod spool;
 mod state;
 mod streams;

@@ -28,6 +28,7 @@ mod lane;
 pub(crate) mod mail;
 mod memory;
 pub mod outlets;
+mod overtaken;
 mod pacing;
 mod processes;
 mod producing;
