@@ -148,6 +148,7 @@ impl<D: Driver> Reactor<D> {
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
+        let relayed = self.is_relayed(subscribe.process);
         let ticket = match &subscribe.sink {
             Sink::Outlet { ticket, .. } => Some(*ticket),
             Sink::Frames { .. } | Sink::Descriptor(_) => None,
@@ -185,7 +186,8 @@ impl<D: Driver> Reactor<D> {
                 self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
         {
             connection.readers.push(place);
-            if large {
+            // What is spliced counts by its pages, and every wait for room wakes two that could have slept.
+            if large || relayed {
                 self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
             }
         }
