@@ -200,6 +200,8 @@ impl<D: Driver> Reactor<D> {
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
+        // What is spliced counts by its pages, and every wait for room wakes two that could have slept.
+        let large = large || self.is_relayed(subscribe.process);
         // A ring that is to be mapped is raised before it is handed out.
         let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
