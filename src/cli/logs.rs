@@ -72,9 +72,11 @@ pub(crate) fn logs(context: &Context, args: &Logs) -> Outcome {
         None => start(args.from),
     };
     let _violations = match args.follow {
-        true => {
-            Some(Violations::begin(context, &context.lasting_silently(args.lasting.no_reconnect)?, &wish.id)?)
-        }
+        true => Some(Violations::begin(
+            context,
+            &context.lasting_silently(args.lasting.no_reconnect)?,
+            std::slice::from_ref(&wish.id),
+        )?),
         false => None,
     };
     let mut stream = client.into_stream(&wish.from(start))?;
@@ -119,7 +121,8 @@ fn select(args: &Logs, found: &ProcessStatus) -> Result<Selector, Failure> {
     }
 }
 
-fn start(from: FromChoice) -> Start {
+/// A place to begin, in the wire's words.
+pub(crate) fn start(from: FromChoice) -> Start {
     match from {
         FromChoice::Oldest => Start::Oldest,
         FromChoice::Now => Start::Now,

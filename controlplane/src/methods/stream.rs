@@ -41,6 +41,9 @@ fn subscribe(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> R
     if params.descriptor.is_some() && !(kernel.config.embedded && *principal == Principal::Owner) {
         return Err(WireError::unsupported("descriptor", "only an embedded kernel writes to descriptors"));
     }
+    if params.descriptor.is_some() && params.policy == stream::Policy::Latest {
+        return Err(no_latest());
+    }
     kernel.can_be_read_by(&target, params.policy)?;
     let under = kernel.under(asking);
     kernel.may_begin(under.as_deref())?;
@@ -79,12 +82,21 @@ pub(crate) fn mode(mode: stream::Mode) -> Mode {
     }
 }
 
+/// What is only the newest has no mark in raw bytes.
+pub(crate) fn no_latest() -> WireError {
+    WireError::unsupported(
+        "policy",
+        "raw bytes have no place to say what was passed; frames and a shared ring have",
+    )
+}
+
 /// What a slow reader causes, in the data plane's words.
 pub(crate) fn policy(policy: stream::Policy) -> Policy {
     match policy {
         stream::Policy::Block => Policy::Block,
         stream::Policy::DropOldest => Policy::DropOldest,
         stream::Policy::Spool => Policy::Spool,
+        stream::Policy::Latest => Policy::Latest,
     }
 }
 

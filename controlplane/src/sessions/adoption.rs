@@ -142,6 +142,7 @@ impl Kernel {
             process.open[place] &= ends[place].is_none();
         }
         let (history, rate, unread, spool) = (process.history, process.rate, process.unread, process.spool);
+        let reactor_cpu = process.placement.reactor_cpu.filter(|_| !process.tree_gone);
         let turn = &mut Turn { at, here: None, out };
         self.unname(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
@@ -160,7 +161,7 @@ impl Kernel {
         let outlets = self.adopt_outlets(serial, std::mem::take(&mut heir.outlets));
         self.settle(turn, serial);
         let stdin = note.stdin.unwrap_or(0);
-        Adopted { heir, history, rate, unread, spool, ends, feed, outlets, stdin, meter }
+        Adopted { heir, history, rate, unread, spool, ends, feed, outlets, reactor_cpu, stdin, meter }
     }
 
     fn recorded(
@@ -175,7 +176,7 @@ impl Kernel {
         Process {
             published: None,
             key: held.process,
-            placement: Default::default(),
+            placement: record.map(Record::placement).unwrap_or_default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),
             creator: record.map_or_else(|| Principal::Owner.creator(self.config.owner_uid), Record::creator),

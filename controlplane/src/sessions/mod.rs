@@ -25,6 +25,7 @@ pub(crate) mod measuring;
 pub(crate) mod outlets;
 pub(crate) mod outliving;
 pub(crate) mod pacing;
+pub(crate) mod parting;
 pub(crate) mod placing;
 pub(crate) mod plan;
 pub(crate) mod readers;

@@ -50,11 +50,15 @@ impl Kernel {
     ) -> Option<Bytes> {
         match wish.raw {
             Some(RawSink::Outlet { kind: OutletKind::Pipe { .. } | OutletKind::Socket, .. }) => {}
-            // The ring is mapped by its reader, which finds out by itself that nobody writes it any more.
-            Some(RawSink::Outlet { kind: OutletKind::Shared, .. } | RawSink::Own(_) | RawSink::Kept)
-            | None => {
-                return None;
-            }
+            // The ring is mapped by its reader, which finds out by itself that nobody writes it any more; a name in the file system
+            // goes with its kernel.
+            Some(
+                RawSink::Outlet { kind: OutletKind::Shared | OutletKind::Fifo { .. }, .. }
+                | RawSink::Own(_)
+                | RawSink::Framed { .. }
+                | RawSink::Kept,
+            )
+            | None => return None,
         }
         let Creator { uid, session, name } = self.principal(connection).creator(self.config.owner_uid);
         let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());

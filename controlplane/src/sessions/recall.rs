@@ -254,6 +254,7 @@ fn on_disk(process: &Process) -> Option<Adopted> {
     let heir = Heir::of_nothing(process.key, process.session.as_str(), process.pid, process.start_ticks);
     let Process { history, rate, unread, spool, ends, .. } = *process;
     let meter = Arc::clone(&process.meter);
+    let (outlets, reactor_cpu) = (Vec::new(), None);
     Some(Adopted {
         heir,
         history,
@@ -262,7 +263,8 @@ fn on_disk(process: &Process) -> Option<Adopted> {
         spool,
         ends,
         feed: None,
-        outlets: Vec::new(),
+        outlets,
+        reactor_cpu,
         stdin: 0,
         meter,
     })

@@ -48,13 +48,13 @@ pub(crate) struct Wish {
     pub resumes: bool,
     /// Least history wanted, bytes.
     pub history_bytes: Option<u32>,
-    /// Where its bytes go raw instead of in frames.
+    /// Where its bytes go if not in frames on its connection.
     pub raw: Option<RawSink>,
     /// How fast it is given bytes.
     pub rate: Option<Rate>,
 }
 
-/// Where raw bytes go.
+/// Where bytes go instead of in frames on their reader's connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RawSink {
     /// To a descriptor of this process (embedded kernel only).
@@ -68,6 +68,22 @@ pub(crate) enum RawSink {
     },
     /// To one of a former kernel.
     Kept,
+    /// In frames, on a socket of its own whose other end is the client's.
+    Framed {
+        /// The call that is answered with it.
+        ticket: u64,
+    },
+}
+
+impl StreamSubscription {
+    /// The call whose answer its client goes on with, without its connection: it has a name in the file system.
+    pub(crate) fn named_by(&self) -> Option<u64> {
+        match self.wish.raw {
+            Some(RawSink::Outlet { kind: OutletKind::Fifo { .. }, ticket }) => Some(ticket),
+            Some(RawSink::Outlet { .. } | RawSink::Own(_) | RawSink::Kept | RawSink::Framed { .. })
+            | None => None,
+        }
+    }
 }
 
 /// Where a reader stands.

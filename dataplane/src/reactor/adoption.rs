@@ -6,7 +6,7 @@
 
 use super::outlets::AdoptedOutlet;
 use super::pacing::Pace;
-use super::processes::{Phase, Process, Stream};
+use super::processes::{Phase, Process, Stream, stay_on};
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -46,6 +46,8 @@ pub struct Adopted {
     pub feed: Option<Feed>,
     /// Who reads it by an outlet that the keeper had.
     pub outlets: Vec<AdoptedOutlet>,
+    /// The core that serves its streams, if it lives and one was asked for.
+    pub reactor_cpu: Option<u16>,
     /// Bytes that went into its stdin, if that is over and nothing else is held of it.
     pub stdin: u64,
     /// Numbers the control plane reads at any time.
@@ -67,6 +69,7 @@ impl<D: Driver> Reactor<D> {
         let mut feeds = Vec::new();
         for mut adopted in adopted {
             let (feed, outlets) = (adopted.feed.take(), std::mem::take(&mut adopted.outlets));
+            adopted.reactor_cpu.into_iter().for_each(stay_on);
             let target = self.inherit(adopted);
             for outlet in outlets {
                 self.inherit_outlet(target, outlet);
@@ -124,6 +127,7 @@ impl<D: Driver> Reactor<D> {
             unread,
             inflow,
             parked: Default::default(),
+            inlet: None,
             feeding: None,
             unfed: false,
             releasing: Vec::new(),

@@ -165,6 +165,8 @@ impl<D: Driver> Reactor<D> {
         }
         if process.inflow.is_waiting() {
             self.await_stdin(place);
+        } else {
+            self.await_inlet(place);
         }
         self.answer_input(answers);
     }
@@ -220,6 +222,7 @@ impl<D: Driver> Reactor<D> {
         }
         self.input_accounted(place);
         self.answer_input(answers);
+        self.end_inlet(place);
         self.feed_over(place);
     }
 

@@ -25,7 +25,6 @@ use crate::keeper::protocol::End;
 use crate::key::{Channel, SubscriptionKey};
 use crate::limits::{EXACT_READERS_MAX, INPUT_STAGING_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
-use crate::stream::history::Peek;
 use crate::stream::inflow::{Fed, carry, duplicate};
 use crate::stream::relay::{Branch, Moved, let_go, splice, tee};
 use crate::stream::source::{Staging, outlet_name, output_name};
@@ -221,8 +220,8 @@ impl<D: Driver> Reactor<D> {
         let Some(sink) = &mut reader.sink else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let max = TURN_BYTES_MAX.min(allowance.bytes);
-        let Peek::Bytes(bytes) = stream.history.peek(offset, max) else { return Step::Nothing };
+        let (disk, max) = (&reader.disk[channel as usize], TURN_BYTES_MAX.min(allowance.bytes));
+        let Some(bytes) = disk.or(&stream.history, offset, max) else { return Step::Nothing };
         let put = match (&reader.held, &self.staging) {
             (Some(held), Some(staging)) => {
                 held.put(&mut self.driver, staging, sink, reader.subscriber.key, bytes)
@@ -402,6 +401,7 @@ impl<D: Driver> Reactor<D> {
             framing: None,
             sink: Some(DescriptorSink::new(fd)),
             held: Some(held),
+            plug: None,
             shared: None,
             throttle,
             full: Default::default(),

@@ -6,6 +6,7 @@
 
 use super::adoption::Ghost;
 use super::feeding::Feeding;
+use super::inlets::Inlet;
 use super::pacing::Pace;
 use super::producing::Lending;
 use super::sources::stream_breaks;
@@ -51,6 +52,8 @@ pub(super) struct Process<F> {
     pub(super) inflow: Inflow<F>,
     /// What is written to it waits.
     pub(super) parked: Wait,
+    /// A path that its input is written by.
+    pub(super) inlet: Option<Inlet<F>>,
     /// Whose output fills its input.
     pub(super) feeding: Option<Feeding>,
     /// It was to be fed from an output that is gone.
@@ -149,6 +152,13 @@ pub(super) fn kind_of(channel: Channel) -> Kind {
     }
 }
 
+/// Binds the reactor whose thread this is to a core, for a process that asked for it.
+pub(super) fn stay_on(cpu: u16) {
+    if let Err(error) = bind_thread(cpu) {
+        tracing::warn!(cpu, %error, "the reactor stays where it is");
+    }
+}
+
 impl<D: Driver> Reactor<D> {
     pub(super) fn place_of_process(&self, key: ProcessKey) -> Option<Place> {
         self.process_places.get(&key.serial).copied()
@@ -156,11 +166,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
         let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
-        if let Some(cpu) = spawn.placement.reactor_cpu
-            && let Err(error) = bind_thread(cpu)
-        {
-            tracing::warn!(cpu, %error, "the reactor stays where it is");
-        }
+        spawn.placement.reactor_cpu.into_iter().for_each(stay_on);
         let spool = || spawn.spool.map(|limits| StreamSpool::new(&spawn.session, limits));
         let place = self.processes.insert_with(|_| Process {
             key,
@@ -173,6 +179,7 @@ impl<D: Driver> Reactor<D> {
             unread: spawn.unread,
             inflow: Inflow::new(None, 0),
             parked: Wait::default(),
+            inlet: None,
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
@@ -193,6 +200,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        self.end_inlet(place);
         self.unlink_feeds(place);
         if let Some(process) = self.processes.remove(place) {
             for reader in process.readers {

@@ -120,7 +120,7 @@ impl<D: Driver> Reactor<D> {
         reader.idle = last == Step::Nothing;
         reader.subscriber.meter.stalled.store(last == Step::Full, Ordering::Relaxed);
         let (subscription, waits) = (reader.subscriber.key, reader.subscriber.policy == Policy::Block);
-        if reader.subscriber.is_drained() && last == Step::Nothing {
+        if reader.is_done() && last == Step::Nothing {
             self.drop_reader(place);
             self.notices.push_back(Notice::Drained { subscription });
             return Step::Gone;

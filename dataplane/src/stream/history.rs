@@ -11,7 +11,7 @@ use kairo_shm::layout::{End, Geometry, PAGE_BYTES, RingError};
 use kairo_shm::producer::Lent;
 use kairo_shm::writer::Writer;
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
@@ -323,6 +323,15 @@ impl History {
                 Err(RingError::Foreign("nothing is taken into it"))
             }
         }
+    }
+
+    /// The ring whose bytes go to disk: which one it is, and its descriptor.
+    pub fn ring_to_spool(&mut self) -> Result<(u64, BorrowedFd<'_>), RingError> {
+        if !matches!(self.store, Store::Lent(_)) {
+            return self.ring().map(|(ring, _)| (ring.generation(), ring.descriptor()));
+        }
+        let Store::Lent(ring) = &self.store else { return Err(RingError::Foreign("there is none")) };
+        Ok((0, ring.ring()))
     }
 
     /// The ring, for another process that may only read, and its sizes. A stream that has ended has one made for it.

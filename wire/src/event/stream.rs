@@ -216,5 +216,7 @@ crate::methods::words! {
         Full = "full",
         /// What its bytes were written to takes no more, for another reason than that nobody reads it.
         Unwritable = "unwritable",
+        /// Nobody has opened its fifo in time.
+        Unopened = "unopened",
     }
 }
