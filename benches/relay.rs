@@ -12,7 +12,6 @@ use crate::support::roles::{self, PIPE_BYTES};
 use kairo_client::Client;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::open::{OpenParams, Transport};
-use kairo_wire::methods::stream::{Policy, Start, StreamName};
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::io::Read;
@@ -136,18 +135,8 @@ fn opened(daemon: &Daemon, figures: &mut Figures, id: &str, readers: usize, tota
         .chain(argv.iter().map(String::as_str))
         .collect();
     flow.call("process.spawn", json!({"id": id, "command": argv, "options": options()}));
-    let params = OpenParams {
-        id: ProcessId::from_text(id).expect("a short id"),
-        stream: StreamName::Stdout,
-        transport: Transport::Pipe,
-        from: Start::Oldest,
-        policy: Policy::Block,
-        mode: None,
-        pipe_bytes: Some(PIPE_BYTES as u32),
-        rate: None,
-        ring_bytes: None,
-        resumes: None,
-    };
+    let id_of = ProcessId::from_text(id).expect("a short id");
+    let params = OpenParams { pipe_bytes: Some(PIPE_BYTES as u32), ..OpenParams::of(id_of, Transport::Pipe) };
     let open = |_| client.open(&params).expect("it opens").descriptors.pop().expect("a descriptor");
     let files: Vec<File> = (0..readers).map(open).map(File::from).collect();
     let cpu = daemon.cpu();

@@ -8,7 +8,7 @@
 use crate::direct::DirectStream;
 use crate::error::{CallError, ConnectError, Lost};
 use crate::events::{Cancels, Events, Exits};
-use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Step};
+use crate::reconnect::{Change, Greeted, Greeting, Home, Outage, Reconnect, Standing, Step};
 use crate::replay::{Question, Replay};
 use crate::state::{Link, Opens, Unshared};
 use crate::subscription::Subscription;
@@ -251,6 +251,11 @@ impl Client {
         let Unshared { line, socket, standing, home } = link.unshare();
         let line = line.ok_or(CallError::Lost(Lost::ClosedHere))?;
         DirectStream::open(line, socket, standing, home, params)
+    }
+
+    /// What was agreed on.
+    pub(crate) fn standing(&self) -> Standing {
+        self.link.lock().standing.clone()
     }
 
     /// The descriptors that came with the answer to a call.

@@ -7,7 +7,7 @@
 use crate::codec::Read;
 use crate::connection::put_request;
 use crate::error::{CallError, Lost, StreamError};
-use crate::inlet::Stop;
+use crate::inlet::{Inlet, Stop};
 use crate::reading::{Reading, Refused};
 use crate::reconnect::{Change, Greeted, Home, Line, Outage, Standing, Step};
 use crate::subscription::{Item, slot};
@@ -17,9 +17,10 @@ use kairo_wire::event::StreamEndReason;
 use kairo_wire::frame::Kind;
 use kairo_wire::id::{ProcessId, SubscriptionId};
 use kairo_wire::method::Method;
+use kairo_wire::methods::open::{OpenParams, OpenResult};
 use kairo_wire::methods::process::{Status, StatusParams};
 use kairo_wire::methods::status::{Detail, ProcessStatus};
-use kairo_wire::methods::stream::{StreamName, Subscribe, SubscribeParams, SubscribeResult};
+use kairo_wire::methods::stream::{Selector, Start, StreamName, Subscribe, SubscribeParams, SubscribeResult};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -166,6 +167,40 @@ impl DirectStream {
             }
         }
         Ok(stream)
+    }
+
+    /// What comes on a socket of its own, made for a stream that was opened.
+    pub(crate) fn over(
+        socket: UnixStream,
+        standing: Standing,
+        params: &OpenParams,
+        opened: OpenResult,
+    ) -> Result<DirectStream, CallError> {
+        let (socket, id) = (Arc::new(socket), Some(params.id.clone()));
+        let stream = match params.stream {
+            StreamName::Stdout => Selector::Stdout,
+            StreamName::Stderr => Selector::Stderr,
+        };
+        let asked = SubscribeParams { id, stream, from: params.from, ..SubscribeParams::default() };
+        let mut reading = Reading::new(&asked, standing.has("records"));
+        let OpenResult { subscription_id, session, from, .. } = opened;
+        let answer = SubscribeResult { subscription_id, session, from: from.map(Start::At) };
+        reading
+            .opened(&answer, standing.honours_keys())
+            .map_err(|error| CallError::Shape(error.to_string()))?;
+        Ok(DirectStream {
+            line: Line::Up(Inlet::new(Arc::clone(&socket))),
+            socket,
+            reading,
+            standing,
+            home: None,
+            process: asked.id,
+            call: FIRST_DIRECT_CALL,
+            subscribing: None,
+            looking: None,
+            leader: Leader::Told,
+            failed: false,
+        })
     }
 
     /// Its name on the wire; another one after each loss of the connection.

@@ -61,6 +61,11 @@ impl SharedStream<'_> {
         if self.lost {
             self.open_again()?;
         }
+        if self.params.policy == Policy::Latest
+            && let Some((from, to)) = self.reader.skip_to_latest(max as u64)
+        {
+            return Ok(Next::Gap(from, to));
+        }
         let next = self.reader.next(max, timeout)?;
         self.lost = next == Next::Lost;
         Ok(next)

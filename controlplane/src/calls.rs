@@ -185,6 +185,9 @@ impl Kernel {
 
     /// Notes that a connection is answered: from then on it may be told things unasked. Returns its dialect.
     fn greet(&mut self, connection: ConnectionKey) -> Option<Dialect> {
+        if self.state.connections.lingers(connection).is_some() {
+            return None;
+        }
         let peer = self.state.connections.get_mut(connection)?;
         if !peer.greeted {
             peer.greeted = true;

@@ -247,7 +247,7 @@ impl Kernel {
         for (serial, stream) in &state.streams {
             let peer = state.connections.get(stream.connection);
             hold(
-                peer.is_some_and(|p| p.streams.contains(serial)),
+                stream.outlives.is_some() || peer.is_some_and(|p| p.streams.contains(serial)),
                 "a subscription has no connection",
                 *serial,
             );
@@ -288,7 +288,13 @@ impl Kernel {
             + state.consumers.attachments.len()
             + state.watches.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
+        for (serial, key) in &state.inlets {
+            let peer = state.connections.get(*key);
+            hold(peer.is_some_and(|p| p.inlets.contains(serial)), "a way in has no connection", *serial);
+        }
         for peer in state.connections.iter() {
+            let leads = |serial: &u64| state.inlets.get(serial) == Some(&peer.key);
+            hold(peer.inlets.iter().all(leads), "a connection has a way in that is another's", 0);
             let waits = |serial: &&u64| {
                 let stream = state.streams.get(serial);
                 stream.is_some_and(|stream| matches!(stream.place, Place::Waiting { .. }))

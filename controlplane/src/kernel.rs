@@ -22,7 +22,6 @@ use crate::quotas::Welcome;
 use crate::quotas::ledger::Ledger;
 use crate::receipts::Receipts;
 use crate::sessions::lifecycle::Birth;
-use crate::sessions::readers::Departure;
 use crate::sessions::report;
 use crate::state::{Connection, Phase, State, Timer, Trace};
 use crate::table::{Answers, Route, Table};
@@ -32,7 +31,7 @@ use kairo_dataplane::key::{ConnectionKey, ReactorId, TimerKey};
 use kairo_wire::codec::check::{CheckError, check};
 use kairo_wire::codec::raw::{Raw, RawRef};
 use kairo_wire::error::{Code, WireError};
-use kairo_wire::event::{DeadReason, KernelReady, KernelStopping};
+use kairo_wire::event::{KernelReady, KernelStopping};
 use kairo_wire::frame::Kind;
 use kairo_wire::limits::{CALL_ID_BYTES_MAX, META_BYTES_MAX};
 use kairo_wire::methods::status::{EndCause, EndedBy};
@@ -423,6 +422,7 @@ impl Kernel {
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::LetGo { process, channel, end } => self.let_go(turn, process, channel, end),
             Notice::InputClosed { process, written } => self.input_closed(turn, process, written),
+            Notice::InletOver { process } => self.inlet_over(turn, process.serial),
             Notice::Ended { process } => self.ended(turn, process),
             Notice::Spool { process, channel, news } => self.spool_news(turn, process, channel, news),
             Notice::Lagged { subscription, channel, from, to } => {
@@ -479,38 +479,6 @@ impl Kernel {
             Timer::Refusals => self.refusals_rang(turn),
             Timer::Agents => self.agents_rang(turn),
             Timer::Written { process } => self.tell_written(turn, process),
-        }
-    }
-
-    /// The connection is gone, and with it its calls, its subscriptions and its wards.
-    fn disconnected(&mut self, turn: &mut Turn<'_>, key: ConnectionKey) {
-        let Some(peer) = self.state.connections.get_mut(key) else { return };
-        peer.closing = true;
-        let calls = std::mem::take(&mut peer.calls);
-        let streams: Vec<u64> = peer.streams.iter().copied().collect();
-        let topics = std::mem::take(&mut peer.topics);
-        let attached = std::mem::take(&mut peer.attached);
-        let wards: Vec<u64> = std::mem::take(&mut peer.wards).into_iter().collect();
-        self.drop_calls(turn, calls);
-        for stream in streams {
-            self.end_reader(turn, stream, Departure::Unasked);
-        }
-        for topic in topics {
-            self.end_topic(turn, topic);
-            self.end_watch(topic);
-        }
-        for attachment in attached {
-            self.end_attachment(turn, attachment, DeadReason::Gone);
-        }
-        self.end_wards(turn, wards, key);
-        self.end_intents(turn, key);
-        self.state.audience.remove(&key);
-        if let Some(peer) = self.state.connections.remove(key) {
-            self.unbill_connection(turn.at.monotonic_ns, &peer);
-            peer.names.iter().for_each(|party| self.permissions.known.take(party, &key));
-            if let Some(life) = &peer.life {
-                self.asker_gone(turn, life, Some(key));
-            }
         }
     }
 }

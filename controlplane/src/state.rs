@@ -103,6 +103,8 @@ pub(crate) struct State {
     pub pipelines: Pipelines,
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
+    /// For whom paths lead into stdins, by the serial of the process.
+    pub inlets: BTreeMap<u64, ConnectionKey>,
     /// Readers by the serial the data plane knows them by.
     pub reading: SerialMap<u64>,
     /// Readers that wait for a process, by the text form of its id.
@@ -149,6 +151,7 @@ impl State {
             orphans: BTreeSet::new(),
             pipelines: Pipelines::new(keyed),
             streams: SerialMap::default(),
+            inlets: BTreeMap::new(),
             reading: SerialMap::default(),
             waiting: KeyedMap::with_hasher(keyed),
             topics: BTreeMap::new(),
@@ -228,6 +231,8 @@ pub(crate) struct Connection {
     pub parked_bytes: usize,
     /// Its readers.
     pub streams: BTreeSet<u64>,
+    /// Processes into whose stdins paths lead for it.
+    pub inlets: BTreeSet<u64>,
     /// Those of them that have read a process and follow its id.
     pub following: BTreeSet<u64>,
     /// How many of them wait for a process that has never been.
@@ -470,6 +475,8 @@ pub(crate) struct Process {
     pub let_go: [Option<StreamEnd>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin_end: Option<u64>,
+    /// By channel, where a former kernel may have lost count, the last time.
+    pub uncertain: [Option<u64>; 2],
     /// Its numbers.
     pub meter: Arc<ProcessMeter>,
     /// Calls that wait for it to exit.

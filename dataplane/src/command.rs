@@ -16,8 +16,10 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod opening;
 mod wiring;
 
+pub use opening::{NamedInlet, OutletKind};
 pub use wiring::{Feed, Joint, Wiring};
 
 /// What a call into the control plane returns: whole reply frames for the connection it was about, appended to
@@ -122,12 +124,20 @@ pub enum Command {
         ticket: Ticket,
     },
     /// Give the writing end of stdin away: it is over for us. Answered with
-    /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+    /// [`Outcome::Opened`](crate::control::Outcome::Opened). Or let it be written by a path, which is answered with
+    /// [`Outcome::Named`](crate::control::Outcome::Named).
     HandStdin {
         /// Whose.
         process: ProcessKey,
+        /// The path; none for the writing end.
+        inlet: Option<Box<NamedInlet>>,
         /// Answered.
         ticket: Ticket,
+    },
+    /// End a path that stdin is written by. What came by it goes in.
+    EndInlet {
+        /// Whose.
+        process: ProcessKey,
     },
     /// Change the terminal's size; the child's foreground group gets SIGWINCH from the kernel.
     Resize {
@@ -484,6 +494,8 @@ pub struct Subscribe {
     pub history_bytes: Option<u32>,
     /// How fast it is given bytes, both outputs together; none for as fast as it takes them.
     pub rate: Option<Rate>,
+    /// What the keeper is to keep with its outlet, opaque to the data plane; none where that goes with this kernel.
+    pub note: Option<Bytes>,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ReaderMeter>,
 }
@@ -511,7 +523,7 @@ pub enum Mode {
 }
 
 /// What a slow reader causes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// The source waits.
     Block,
@@ -519,6 +531,8 @@ pub enum Policy {
     DropOldest,
     /// The reader gets from disk what has left memory; the stream must have a spool.
     Spool,
+    /// The reader gets only the newest whenever it takes something, and is told what it missed.
+    Latest,
 }
 
 /// Where a reader's bytes go.
@@ -526,8 +540,11 @@ pub enum Policy {
 pub enum Sink {
     /// STREAM_CHUNK frames on a connection.
     Frames {
-        /// Which.
+        /// Which; whose wishes it has, where it is on a socket of its own.
         connection: ConnectionKey,
+        /// They leave by a socket that is made for them; its other end goes to whoever asked, with
+        /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+        dedicated: Option<Ticket>,
         /// Largest `data`, bytes: 65,535 for v1, up to 1 MiB negotiated.
         chunk_bytes_max: u32,
         /// Add `offset`, and send `stream.gap` and `stream.end` records (negotiated); a v1 reader gets
@@ -543,25 +560,14 @@ pub enum Sink {
     /// Raw bytes to a descriptor of this process (embedded kernel only).
     Descriptor(RawFd),
     /// Raw bytes to an outlet that is made for it; the other end goes to whoever asked, with
-    /// [`Outcome::Opened`](crate::control::Outcome::Opened).
+    /// [`Outcome::Opened`](crate::control::Outcome::Opened), or its name with
+    /// [`Outcome::Named`](crate::control::Outcome::Named).
     Outlet {
         /// What is made.
         kind: OutletKind,
         /// Answered when it is there, or can't be.
         ticket: Ticket,
     },
-}
-
-/// What raw bytes leave by, to a client that takes them off a descriptor of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutletKind {
-    /// A pipe.
-    Pipe {
-        /// Size to ask for, bytes.
-        bytes: u32,
-    },
-    /// A connected pair of stream sockets.
-    Socket,
-    /// Nothing: the reader maps the ring of one output. It is handed the ring, its page and its doorbell, in this order.
-    Shared,
+    /// Raw bytes to an outlet of a former kernel, which the keeper had.
+    Kept,
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kairo_sandbox::containment::Finding;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The time of a call: both clocks, read once per batch by the reactor.
@@ -160,6 +161,11 @@ pub enum Notice {
         channel: Channel,
         /// How long it was, all of it cut for whoever comes after us.
         end: StreamEnd,
+    },
+    /// A path that stdin was written by is over: its writers are gone, nobody came, or it was ended.
+    InletOver {
+        /// Whose stdin.
+        process: ProcessKey,
     },
     /// Nothing more goes into a process. What is held of its stdin is let go once this is noted.
     InputClosed {
@@ -330,6 +336,13 @@ pub enum Outcome {
         /// The client's end.
         descriptors: Descriptors,
         /// Capacity in force, bytes; 0 where it has none of its own.
+        bytes: usize,
+    },
+    /// A fifo is made and waits to be opened.
+    Named {
+        /// Where.
+        path: PathBuf,
+        /// Capacity in force, bytes.
         bytes: usize,
     },
 }

@@ -53,6 +53,11 @@ pub struct TimerKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
+impl Ticket {
+    /// Of what nobody waits for.
+    pub const NOBODYS: Ticket = Ticket(u64::MAX);
+}
+
 /// Which output of a process. A PTY has only `Stdout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]

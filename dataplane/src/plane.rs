@@ -17,6 +17,7 @@ pub use crate::spool::service::SpoolRoot;
 use crate::spool::service::Spools;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -55,6 +56,8 @@ pub struct Start {
     pub adopted: Vec<Adopted>,
     /// Where spools are; none where nothing can be spooled.
     pub spool: Option<SpoolRoot>,
+    /// Where fifos are made, [prepared](crate::sys::fifo::prepare); none where there are none.
+    pub fifos: Option<PathBuf>,
     /// The memory of all histories.
     pub budget: Arc<Budget>,
     /// A wait of a source for a reader that is longer than this is a stall, nanoseconds.
@@ -124,6 +127,7 @@ impl Plane {
                 reconnect_grace_ns: start.reconnect_grace_ns,
                 adopted: adopted.extract_if(.., own).collect(),
                 spools: spools.clone(),
+                fifos: start.fifos.clone(),
                 budget: start.budget.clone(),
                 stall_ns: start.stall_ns,
             };
@@ -208,6 +212,7 @@ struct Seed {
     reconnect_grace_ns: u64,
     adopted: Vec<Adopted>,
     spools: Option<Spools>,
+    fifos: Option<PathBuf>,
     budget: Arc<Budget>,
     stall_ns: u64,
 }
@@ -256,6 +261,7 @@ fn run_on<D: Driver<Fd = Handle>>(
         reconnect_grace_ns: seed.reconnect_grace_ns,
         adopted: seed.adopted,
         spools: seed.spools,
+        fifos: seed.fifos,
         budget: seed.budget,
         stall_ns: seed.stall_ns,
     };

@@ -47,6 +47,7 @@ impl Simulation {
             reconnect_grace_ns: RECONNECT_GRACE_NS,
             adopted: Vec::new(),
             spools: None,
+            fifos: None,
             budget,
             stall_ns: STALL_NS,
         };

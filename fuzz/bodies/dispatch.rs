@@ -305,6 +305,7 @@ impl World {
                 }
                 Command::AbandonWrite { .. }
                 | Command::Pace { .. }
+                | Command::EndInlet { .. }
                 | Command::Acknowledge { .. }
                 | Command::Annotate { .. }
                 | Command::Forget { .. }
@@ -479,6 +480,7 @@ fn name(command: &Command) -> &'static str {
         Command::AbandonWrite { .. } => "abandon write",
         Command::CloseStdin { .. } => "close stdin",
         Command::HandStdin { .. } => "hand stdin",
+        Command::EndInlet { .. } => "end inlet",
         Command::Resize { .. } => "resize",
         Command::Signal { .. } => "signal",
         Command::Announce { .. } => "announce",

@@ -121,7 +121,8 @@ fn select(args: &Logs, found: &ProcessStatus) -> Result<Selector, Failure> {
     }
 }
 
-fn start(from: FromChoice) -> Start {
+/// A place to begin, in the wire's words.
+pub(crate) fn start(from: FromChoice) -> Start {
     match from {
         FromChoice::Oldest => Start::Oldest,
         FromChoice::Now => Start::Now,

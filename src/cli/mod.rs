@@ -29,6 +29,7 @@ mod manifest;
 mod member;
 mod moment;
 mod notice;
+mod open;
 mod output;
 mod permit;
 mod pin;
@@ -98,6 +99,7 @@ fn perform(cli: &Cli) -> Outcome {
         Command::Spawn(args) => processes::spawn(&context, args),
         Command::Attach(args) => attach::attach(&context, args),
         Command::Write(args) => streams::write(&context, args),
+        Command::Open(args) => open::open(&context, args),
         Command::Logs(args) => logs::logs(&context, args),
         Command::Ps(args) => processes::ps(&context, args),
         Command::Status(args) => processes::status(&context, args),

@@ -15,8 +15,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// A refusal is heard of a moment after the exit it led to: how long for the next one, and for all.
-const NEXT: Duration = Duration::from_millis(20);
-const ALL: Duration = Duration::from_millis(50);
+const NEXT: Duration = Duration::from_millis(50);
+const ALL: Duration = Duration::from_millis(150);
 
 /// Says what some processes are denied, from when it was begun.
 #[derive(Debug)]

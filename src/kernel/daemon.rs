@@ -1,5 +1,6 @@
 //! `kairo serve`: a kernel with a socket, until a signal or `kernel.shutdown` ends it.
 
+use super::fifos::Fifos;
 use super::inheritance::find_keeper;
 use super::{Given, raise_nofile, reactors, start_plane};
 use crate::adapters::catalogue::Catalogue;
@@ -73,7 +74,9 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
     let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
-    let given = Given { adapters, policy: options.policy.clone(), ability: Ability::probe() };
+    let fifos = Fifos::prepare(&config.socket);
+    let (policy, ability) = (options.policy.clone(), Ability::probe());
+    let given = Given { adapters, policy, ability, fifos: fifos.folder() };
     let (plane, control, log) = start_plane(config, given, kept, claim.listener(), Some(state))?;
     points::reach(Point::AdoptServed);
     watch(&service, plane.handle(), &control)?;
@@ -91,7 +94,7 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
         let code = reap(keeper_pid).context("the keeper could not be waited for")?;
         tracing::info!(component = "kernel", keeper = code, "ended");
     }
-    drop(claim);
+    drop((fifos, claim));
     if logging.dropped_lines() > 0 {
         eprintln!("kairo: {} log lines were dropped", logging.dropped_lines());
     }

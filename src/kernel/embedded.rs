@@ -54,7 +54,7 @@ impl Embedded {
         let sides = adapters.is_some().then(private_folder).transpose()?;
         let adapters = Catalogue::new(adapters.unwrap_or_default(), sides.clone());
         let ability = if contains { Ability::probe() } else { Ability::at_a_glance() };
-        let given = Given { adapters, policy, ability };
+        let given = Given { adapters, policy, ability, fifos: None };
         let (plane, control, log) = start_plane(config, given, keeper.into(), None, None)?;
         let connection = connect_ourselves(&plane.handle()).context("no socket pair")?;
         Ok((Embedded { plane, control, log, keeper_pid, sides }, connection))

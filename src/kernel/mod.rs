@@ -11,6 +11,7 @@
 pub(crate) mod accounts;
 pub(crate) mod daemon;
 pub(crate) mod embedded;
+mod fifos;
 mod inheritance;
 mod recollection;
 
@@ -46,6 +47,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What an embedded kernel keeps of its events, bytes: the latest.
@@ -206,6 +208,8 @@ struct Given {
     policy: Policy,
     /// What this machine can enforce.
     ability: Ability,
+    /// Where fifos are made.
+    fifos: Option<PathBuf>,
 }
 
 /// Starts the reactors of a kernel whose keeper runs.
@@ -249,6 +253,7 @@ fn start_plane(
         keeper_pid: keeper.keeper_pid,
         reconnect_grace_ns,
         adopted: recalled.adopted,
+        fifos: given.fifos,
         spool: (!embedded).then_some(SpoolRoot { folder: spools, bytes_max: config.limits.spool_bytes_max }),
         retained_bytes_max: config.limits.ended_history_bytes_max as usize,
         budget,

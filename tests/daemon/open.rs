@@ -12,7 +12,7 @@ use kairo_wire::methods::options::{SpawnOptions, WhenUnread};
 use kairo_wire::methods::process::{
     Kill, KillParams, Spawn, SpawnParams, StdinWrite, StdinWriteParams, Wait, WaitParams,
 };
-use kairo_wire::methods::stream::{Policy, Start, StreamName, UnsubscribeParams};
+use kairo_wire::methods::stream::{Policy, Start, UnsubscribeParams};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -58,18 +58,7 @@ pub(crate) fn kill(client: &Client, name: &str) {
 }
 
 pub(crate) fn by(name: &str, transport: Transport) -> OpenParams {
-    OpenParams {
-        id: id(name),
-        stream: StreamName::Stdout,
-        transport,
-        from: Start::Oldest,
-        policy: Policy::Block,
-        mode: None,
-        pipe_bytes: None,
-        ring_bytes: None,
-        resumes: None,
-        rate: None,
-    }
+    OpenParams::of(id(name), transport)
 }
 
 /// The one descriptor that came.

@@ -9,7 +9,7 @@ use crate::support::{Daemon, Driver, Options, on_both_drivers, program, until};
 use kairo_client::Client;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::open::{OpenParams, Transport};
-use kairo_wire::methods::stream::{Policy, Start, StreamName};
+use kairo_wire::methods::stream::{Policy, Start};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -264,19 +264,7 @@ fn who_drops_paces_nobody_and_its_gaps_are_exact(daemon: &Daemon) {
 
 fn by(id: &str, transport: Transport, policy: Policy) -> OpenParams {
     let id = ProcessId::from_text(id).expect("a short id");
-    let stream = StreamName::Stdout;
-    OpenParams {
-        id,
-        stream,
-        transport,
-        from: Start::Now,
-        policy,
-        mode: None,
-        pipe_bytes: None,
-        ring_bytes: None,
-        resumes: None,
-        rate: None,
-    }
+    OpenParams { from: Start::Now, policy, ..OpenParams::of(id, transport) }
 }
 
 fn open(client: &Client, params: &OpenParams) -> File {

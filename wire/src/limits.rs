@@ -90,6 +90,10 @@ pub const STOPPED_LISTED_MAX: usize = 1_024;
 
 /// Largest number of rows or columns of a terminal; the smallest is 1. Others: `E_INVALID_PARAMS`.
 pub const TERMINAL_EXTENT_MAX: u16 = 65_534;
+/// How long a fifo waits to be opened unless it is told otherwise, milliseconds.
+pub const FIFO_WAIT_MS: u32 = 60_000;
+/// And at most.
+pub const FIFO_WAIT_MS_MAX: u32 = 3_600_000;
 
 /// Offsets and sequence numbers stay below this, so that they survive as a float64.
 pub const EXACT_INTEGER_END: u64 = 1 << 53;
@@ -153,6 +157,7 @@ pub const LIMITS: &[LimitRow] = &[
     row("intentsListedMax", INTENTS_LISTED_MAX, "intents of a page", "a larger wish is granted this much"),
     row("stoppedListedMax", STOPPED_LISTED_MAX, "things in a receipt", "the others are counted"),
     row("terminalExtentMax", TERMINAL_EXTENT_MAX as usize, "rows or columns", "E_INVALID_PARAMS"),
+    row("fifoWaitMsMax", FIFO_WAIT_MS_MAX as usize, "milliseconds", "E_INVALID_PARAMS"),
 ];
 
 const fn row(name: &'static str, value: usize, unit: &'static str, past: &'static str) -> LimitRow {

@@ -186,7 +186,8 @@ impl Kernel {
                 | Outcome::Written { .. }
                 | Outcome::Signalled { .. }
                 | Outcome::Tuned { .. }
-                | Outcome::Opened { .. },
+                | Outcome::Opened { .. }
+                | Outcome::Named { .. },
             )
             | Err(_) => Vec::new(),
         };

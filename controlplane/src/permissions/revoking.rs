@@ -234,7 +234,8 @@ impl Kernel {
     /// Closes what connections read that may no longer, of those that go by this name. Returns how many.
     pub(crate) fn close_unheld(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
         let keys: Vec<ConnectionKey> = self.permissions.known.of(party).copied().collect();
-        keys.into_iter().map(|key| self.close_unallowed(turn, key)).sum()
+        let closed: u32 = keys.into_iter().map(|key| self.close_unallowed(turn, key)).sum();
+        closed + self.close_outliving(turn, party)
     }
 
     /// Closes what a connection reads that it may not.
@@ -245,7 +246,7 @@ impl Kernel {
         let Some(peer) = self.state.connections.get(key) else { return 0 };
         let (topics, attached) = (peer.topics.clone(), peer.attached.clone());
         let streams: Vec<u64> = peer.streams.iter().copied().collect();
-        let mut closed = 0;
+        let (mut closed, turn_at) = (0, turn.at);
         for serial in streams {
             let Some(stream) = self.state.streams.get(&serial) else { continue };
             if !self.reads(turn.at, key, stream) {
@@ -253,6 +254,10 @@ impl Kernel {
                 closed += 1;
             }
         }
+        closed += self.end_inlets(turn, key, |kernel, process| {
+            let sees = kernel.may_see(turn_at, key, Permission::ProcessWrite, process);
+            !sees || !kernel.may_now(turn_at, key, Permission::ProcessWrite, None)
+        });
         for serial in topics {
             let hears = match self.state.topics.get(&serial) {
                 Some(topic) => self.may_now(turn.at, key, Permission::EventSubscribe, Some(&topic.text)),

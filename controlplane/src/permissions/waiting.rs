@@ -100,6 +100,7 @@ impl Kernel {
 
     /// Whoever a connection was is no more: what it waits for is refused, and it is closed.
     pub(crate) fn cut_off(&mut self, turn: &mut Turn<'_>, key: ConnectionKey, why: &str) {
+        self.end_lasting(turn, key);
         let Some(peer) = self.state.connections.get_mut(key).filter(|peer| !peer.closing) else { return };
         peer.closing = true;
         for ticket in peer.calls.clone() {

@@ -108,7 +108,7 @@ impl Kernel {
                 turn.out.push(Command::Write { process: key, data, key: write_key, ticket });
             }
             Deed::CloseStdin => turn.out.push(Command::CloseStdin { process: key, ticket }),
-            Deed::OpenStdin => turn.out.push(Command::HandStdin { process: key, ticket }),
+            Deed::OpenStdin { inlet } => turn.out.push(Command::HandStdin { process: key, inlet, ticket }),
             Deed::Tune { tuning } => turn.out.push(Command::Tune { process: key, tuning, ticket }),
             Deed::Resize { size } => turn.out.push(Command::Resize { process: key, size, ticket }),
         }
@@ -314,7 +314,7 @@ impl Kernel {
             (Deed::CloseStdin, Ok(_)) => {
                 self.resolve(turn, ticket, &StdinCloseResult { status: StdinCloseStatus::Closed, id });
             }
-            (Deed::OpenStdin, Ok(outcome)) => self.stdin_handed(turn, ticket, id, serial, outcome),
+            (Deed::OpenStdin { .. }, Ok(outcome)) => self.stdin_handed(turn, ticket, id, serial, outcome),
             (Deed::Tune { tuning }, Ok(outcome)) => {
                 let settings = process.tuned(tuning, outcome);
                 self.annotate(turn, serial, usize::MAX);
@@ -334,7 +334,7 @@ impl Kernel {
 
 /// The error of a deed that was not done.
 pub(crate) fn deed_error(id: &ProcessId, deed: &Deed, failure: &Failure) -> WireError {
-    let of_stdin = matches!(deed, Deed::Write { .. } | Deed::CloseStdin | Deed::OpenStdin);
+    let of_stdin = matches!(deed, Deed::Write { .. } | Deed::CloseStdin | Deed::OpenStdin { .. });
     let error = match failure {
         Failure::Gone if of_stdin => stdin_closed(id),
         Failure::Gone => WireError::process_not_found(&id.to_string()),

@@ -84,7 +84,8 @@ impl Kernel {
         }
         self.bill_subscription(connection, true);
         self.enroll_under(Member::Stream(serial), under.as_deref());
-        self.state.streams.insert(serial, StreamSubscription { id, connection, target, wish, place, under });
+        let subscription = StreamSubscription { id, connection, target, wish, place, under, outlives: None };
+        self.state.streams.insert(serial, subscription);
         Ok(())
     }
 
@@ -152,6 +153,7 @@ impl Kernel {
             policy: wish.policy,
             sink,
             rate: wish.rate,
+            note: self.outlet_note(connection, id, wish),
             history_bytes: wish.history_bytes.map(|bytes| bytes.min(self.config.limits.history_bytes_max)),
             meter: Arc::clone(&meter),
         })));
@@ -160,11 +162,13 @@ impl Kernel {
 
     /// Where the bytes of a reader go, and in which form.
     fn sink(&self, connection: ConnectionKey, wish: Wish, process_id: ProcessId) -> Sink {
-        match wish.raw {
+        let dedicated = match wish.raw {
             Some(RawSink::Own(descriptor)) => return Sink::Descriptor(descriptor),
             Some(RawSink::Outlet { kind, ticket }) => return Sink::Outlet { kind, ticket: Ticket(ticket) },
-            None => {}
-        }
+            Some(RawSink::Kept) => return Sink::Kept,
+            Some(RawSink::Framed { ticket }) => Some(Ticket(ticket)),
+            None => None,
+        };
         let (chunk_bytes_max, dialect) = match self.state.connections.get(connection) {
             Some(peer) => (peer.chunk_bytes_max, peer.dialect),
             None => (CHUNK_V1_BYTES_MAX as u32, Dialect::V1),
@@ -172,7 +176,7 @@ impl Kernel {
         let peer = self.state.connections.get(connection);
         let records = peer.is_some_and(|peer| peer.records);
         let timestamps = peer.is_some_and(|peer| peer.timestamps);
-        Sink::Frames { connection, chunk_bytes_max, records, timestamps, dialect, process_id }
+        Sink::Frames { connection, dedicated, chunk_bytes_max, records, timestamps, dialect, process_id }
     }
 
     /// A process runs: whoever waits for it, or follows its id from a former life of the same creator, reads it.
@@ -266,7 +270,9 @@ impl Kernel {
                 let totals = [0, 1].map(|channel| was.meter.streams[channel].taken_bytes.get());
                 return self.end_descriptor(turn, serial, totals, reason);
             }
-            Some(RawSink::Outlet { .. }) => return self.end_outlet(turn, serial),
+            Some(RawSink::Outlet { .. } | RawSink::Framed { .. } | RawSink::Kept) => {
+                return self.end_outlet(turn, serial, errno);
+            }
             None => {}
         }
         stream.place = Place::Following { creator };
@@ -376,5 +382,6 @@ impl Kernel {
         }
         self.strike(turn, Member::Stream(serial), stream.under.as_deref());
         self.close_if_over(turn, stream.connection);
+        self.forget_if_over(turn, stream.connection);
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::kernel::Kernel;
 use crate::state::{Process, RawSink, Wish};
-use kairo_dataplane::command::{From, HistorySize, Mode, OutletKind, Stdio};
+use kairo_dataplane::command::{From, HistorySize, Mode, OutletKind, Policy, Stdio};
 use kairo_dataplane::sys::pipe::SPLICES;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::ProcessId;
@@ -51,6 +51,9 @@ impl Process {
         }
         if matches!(wish.raw, Some(RawSink::Outlet { kind: OutletKind::Shared, .. })) {
             return Some(("transport", "there is no ring to share"));
+        }
+        if wish.policy == Policy::Latest {
+            return Some(("policy", "of what is next nobody knows what will be the newest"));
         }
         if wish.history_bytes.is_some() {
             return Some(("bufferSize", "there is no history to be larger"));

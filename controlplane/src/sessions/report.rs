@@ -258,6 +258,7 @@ fn reader(process: &Process, stream: &StreamSubscription, viewer: ConnectionKey)
             Policy::Block => stream::Policy::Block,
             Policy::DropOldest => stream::Policy::DropOldest,
             Policy::Spool => stream::Policy::Spool,
+            Policy::Latest => stream::Policy::Latest,
         },
         mode: match stream.wish.mode {
             Mode::Chunk => stream::Mode::Chunk,

@@ -5,7 +5,7 @@ use crate::receipts::Claim;
 use crate::sessions::plan::Plan;
 use crate::state::Trace;
 use bytes::Bytes;
-use kairo_dataplane::command::{Scope, TerminalSize, Tuning};
+use kairo_dataplane::command::{NamedInlet, Scope, TerminalSize, Tuning};
 use kairo_dataplane::key::{ConnectionKey, TimerKey, WriteKey};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::id::SubscriptionId;
@@ -206,7 +206,7 @@ impl Pending {
                 Deed::Resume => "process.resume",
                 Deed::Write { .. } => "process.stdin.write",
                 Deed::CloseStdin => "process.stdin.close",
-                Deed::OpenStdin => "stdin.open",
+                Deed::OpenStdin { .. } => "stdin.open",
                 Deed::Tune { .. } => "stream.configure",
                 Deed::Resize { .. } => "process.resize",
             },
@@ -275,7 +275,10 @@ pub(crate) enum Deed {
     /// `process.stdin.close`.
     CloseStdin,
     /// `stdin.open`.
-    OpenStdin,
+    OpenStdin {
+        /// By a path.
+        inlet: Option<Box<NamedInlet>>,
+    },
     /// `stream.configure`.
     Tune {
         /// How.

@@ -1,6 +1,7 @@
 //! Connections, and the table of them.
 //!
-//! Invariant: a key finds the connection it was given for, never a later one in the same place.
+//! Invariant: a key finds the connection it was given for, never a later one in the same place, and for good: one that is gone
+//! is found as long as something of it goes on.
 
 use super::Connection;
 use crate::auth::decision::Rights;
@@ -11,7 +12,7 @@ use kairo_dataplane::control::Peer;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::codec::encode::Dialect;
 use kairo_wire::limits::CHUNK_V1_BYTES_MAX;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Connection {
     /// One that has negotiated nothing and has nothing.
@@ -41,6 +42,7 @@ impl Connection {
             closing: welcome == Welcome::Closed,
             calls: Vec::new(),
             streams: BTreeSet::new(),
+            inlets: BTreeSet::new(),
             following: BTreeSet::new(),
             waiting: 0,
             topics: BTreeSet::new(),
@@ -64,6 +66,8 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     reactors: Vec<Vec<Option<Box<Connection>>>>,
+    /// Those that are gone and yet not over; their places may be others'.
+    lingering: BTreeMap<ConnectionKey, Box<Connection>>,
 }
 
 impl Connections {
@@ -82,20 +86,40 @@ impl Connections {
 
     /// The one of this key, not a later one in the same place.
     pub(crate) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
-        let slots = self.reactors.get(usize::from(key.reactor.0))?;
-        let connection = slots.get(key.slot as usize)?.as_deref()?;
-        (connection.key.generation == key.generation).then_some(connection)
+        let slot =
+            self.reactors.get(usize::from(key.reactor.0)).and_then(|slots| slots.get(key.slot as usize));
+        let connection = slot.and_then(Option::as_deref);
+        connection.filter(|it| it.key.generation == key.generation).or_else(|| self.lingers(key))
     }
 
     /// The same, to change.
     pub(crate) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
-        let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
-        let connection = slots.get_mut(key.slot as usize)?.as_deref_mut()?;
-        (connection.key.generation == key.generation).then_some(connection)
+        let slots = self.reactors.get_mut(usize::from(key.reactor.0));
+        let slot = slots.and_then(|slots| slots.get_mut(key.slot as usize));
+        let connection = slot.and_then(Option::as_deref_mut);
+        connection
+            .filter(|it| it.key.generation == key.generation)
+            .or_else(|| self.lingering.get_mut(&key).map(|connection| &mut **connection))
+    }
+
+    /// One that is gone and yet not over.
+    pub(crate) fn lingers(&self, key: ConnectionKey) -> Option<&Connection> {
+        self.lingering.get(&key).map(|connection| &**connection)
+    }
+
+    /// Its socket is gone and its place free, but not all that is its own.
+    pub(crate) fn linger(&mut self, key: ConnectionKey) {
+        if let Some(mut connection) = self.remove(key) {
+            connection.greeted = false;
+            self.lingering.insert(key, connection);
+        }
     }
 
     /// Takes one out.
     pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Connection>> {
+        if let Some(lingering) = self.lingering.remove(&key) {
+            return Some(lingering);
+        }
         self.get(key)?;
         let slots = self.reactors.get_mut(usize::from(key.reactor.0))?;
         let connection = slots.get_mut(key.slot as usize)?.take();
@@ -107,6 +131,7 @@ impl Connections {
 
     /// All of them, by place.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.reactors.iter().flatten().flatten().map(|connection| &**connection)
+        let there = self.reactors.iter().flatten().flatten();
+        there.chain(self.lingering.values()).map(|connection| &**connection)
     }
 }

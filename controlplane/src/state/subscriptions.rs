@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a subscription is for is said once, when it is made; only its place changes.
 
-use crate::auth::principal::Creator;
+use crate::auth::principal::{Creator, Principal};
 use crate::intents::members::Under;
 use crate::state::Topics;
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate};
@@ -27,6 +27,8 @@ pub(crate) struct StreamSubscription {
     pub place: Place,
     /// To what it belongs.
     pub under: Option<Box<Under>>,
+    /// Who read by it, if the connection went with a former kernel and the outlet did not.
+    pub outlives: Option<Box<Principal>>,
 }
 
 /// What a reader asked for.
@@ -46,13 +48,13 @@ pub(crate) struct Wish {
     pub resumes: bool,
     /// Least history wanted, bytes.
     pub history_bytes: Option<u32>,
-    /// Where its bytes go raw instead of in frames.
+    /// Where its bytes go if not in frames on its connection.
     pub raw: Option<RawSink>,
     /// How fast it is given bytes.
     pub rate: Option<Rate>,
 }
 
-/// Where raw bytes go.
+/// Where bytes go instead of in frames on their reader's connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RawSink {
     /// To a descriptor of this process (embedded kernel only).
@@ -64,6 +66,24 @@ pub(crate) enum RawSink {
         /// The call that is answered with it.
         ticket: u64,
     },
+    /// To one of a former kernel.
+    Kept,
+    /// In frames, on a socket of its own whose other end is the client's.
+    Framed {
+        /// The call that is answered with it.
+        ticket: u64,
+    },
+}
+
+impl StreamSubscription {
+    /// The call whose answer its client goes on with, without its connection: it has a name in the file system.
+    pub(crate) fn named_by(&self) -> Option<u64> {
+        match self.wish.raw {
+            Some(RawSink::Outlet { kind: OutletKind::Fifo { .. }, ticket }) => Some(ticket),
+            Some(RawSink::Outlet { .. } | RawSink::Own(_) | RawSink::Kept | RawSink::Framed { .. })
+            | None => None,
+        }
+    }
 }
 
 /// Where a reader stands.

@@ -14,6 +14,7 @@ mod intents;
 mod limits;
 mod lines;
 mod named;
+mod opening;
 mod permissions;
 mod permissions_bounds;
 mod permissions_hostile;

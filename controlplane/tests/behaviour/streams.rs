@@ -51,7 +51,7 @@ fn nonsense_is_refused_by_name() {
         (json!({ "pid": "p", "mode": "haiku" }), "E_INVALID_PARAMS", "mode"),
         (json!({ "pid": "p", "stream": "stdlog" }), "E_INVALID_PARAMS", "stream"),
         (json!({ "pid": "p", "from": -1 }), "E_INVALID_PARAMS", "from"),
-        (json!({ "pid": "p", "policy": "latest" }), "E_INVALID_PARAMS", "policy"),
+        (json!({ "pid": "p", "policy": "newest" }), "E_INVALID_PARAMS", "policy"),
         (json!({ "pid": "p", "id": "q" }), "E_INVALID_PARAMS", "id"),
         (json!({ "pid": "p", "descriptor": 1 }), "E_UNSUPPORTED", "descriptor"),
     ] {

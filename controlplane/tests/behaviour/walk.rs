@@ -428,7 +428,7 @@ impl Walk {
                 }
                 Command::Write { process, ticket, .. }
                 | Command::CloseStdin { process, ticket }
-                | Command::HandStdin { process, ticket }
+                | Command::HandStdin { process, ticket, .. }
                 | Command::Resize { process, ticket, .. } => {
                     assert!(self.lives.contains_key(&process), "a command for what does not run");
                     self.tickets.push(ticket);

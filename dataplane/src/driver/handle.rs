@@ -305,6 +305,8 @@ impl<E: Engine> Driver for E {
                 pipe::set_nonblocking(&ours)?;
                 Ok((Handle::with_kind(ours, Socket::Ours), theirs, 0))
             }
+            // Made with a name, by [`fifo`](crate::sys::fifo).
+            OutletKind::Fifo { .. } => Err(io::ErrorKind::Unsupported.into()),
             OutletKind::Shared => {
                 // Ours is read as well, and must never wait.
                 let (ours, theirs) = socket::stream_pair(true)?;

@@ -62,6 +62,8 @@ pub(super) struct Connection<F> {
     receiving: bool,
     /// Frames that came with one whose reply was long: their turn comes when the peer has read.
     postponed: VecDeque<(u8, Bytes)>,
+    /// It is there for one reader's frames only, and the control plane knows nothing of it.
+    dedicated: bool,
 }
 
 impl<D: Driver> Reactor<D> {
@@ -108,6 +110,22 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn serve(&mut self, socket: D::Fd, peer: Peer) {
+        let (place, key) = self.enter(socket, State::Open);
+        self.control.connected(self.at, key, peer, &mut self.out);
+        self.settle();
+        self.receive(place);
+    }
+
+    /// Serves a socket that one reader's frames leave by and nothing comes from. It goes with its reader, and its reader
+    /// with it.
+    pub(super) fn dedicate(&mut self, socket: D::Fd) -> ConnectionKey {
+        let hangup = Op::Poll(socket.clone(), Interest::Hangup);
+        let (place, key) = self.enter(socket, State::HalfClosed);
+        self.driver.submit(Kind::Hangup.token(place), hangup);
+        key
+    }
+
+    fn enter(&mut self, socket: D::Fd, state: State) -> (Place, ConnectionKey) {
         let reactor = self.id;
         let key_of = |place: Place| ConnectionKey { reactor, slot: place.slot, generation: place.generation };
         let place = self.connections.insert_with(|place| Connection {
@@ -117,13 +135,12 @@ impl<D: Driver> Reactor<D> {
             next_reader: 0,
             key: key_of(place),
             decoder: Decoder::new(),
-            state: State::Open,
+            dedicated: state == State::HalfClosed,
+            state,
             receiving: false,
             postponed: VecDeque::new(),
         });
-        self.control.connected(self.at, key_of(place), peer, &mut self.out);
-        self.settle();
-        self.receive(place);
+        (place, key_of(place))
     }
 
     /// Asks for the next bytes, unless replies pile up or nothing more is wanted.
@@ -398,8 +415,25 @@ impl<D: Driver> Reactor<D> {
             self.post.send(subscription.home, Mail::Credit { subscription, bytes });
         }
         for reader in connection.readers {
+            let subscription = self.readers.get(reader).map(|reader| reader.subscriber.key);
             self.drop_reader(reader);
+            if let Some(subscription) = subscription.filter(|_| connection.dedicated) {
+                self.notices.push_back(Notice::Drained { subscription });
+            }
         }
-        self.notices.push_back(Notice::Disconnected { connection: connection.key });
+        if !connection.dedicated {
+            self.notices.push_back(Notice::Disconnected { connection: connection.key });
+        }
+    }
+
+    /// A reader sends nothing more here. A socket of its own is closed behind what has begun to leave.
+    pub(super) fn part_from_connection(&mut self, reader: Place, key: ConnectionKey) {
+        let Some(connection) = self.local(key) else { return };
+        connection.readers.retain(|other| *other != reader);
+        match (connection.dedicated, connection.outflow.is_idle()) {
+            (false, _) => {}
+            (true, true) => self.disconnect(Self::place_of(key)),
+            (true, false) => self.close_after_flush(key),
+        }
     }
 }

@@ -5,10 +5,11 @@
 //! copied and mailed under a credit; to a descriptor it is written. Invariant: a cursor moves over exactly the bytes
 //! that were handed to a sink or reported as a gap.
 
+use super::cutting::{Next, next_cut};
 use super::mail::Mail;
 use super::pacing::Allowance;
 use super::processes::Process;
-use super::spool::{Disk, StreamSpool};
+use super::spool::StreamSpool;
 use super::table::Place;
 use super::{Reactor, Turn};
 use crate::command::{Mode, Policy, Sink};
@@ -18,12 +19,10 @@ use crate::key::{Channel, ConnectionKey};
 use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::stream::history::Peek;
-use crate::stream::subscriber::{Cursor, Cut, Subscriber, cut, look_bytes};
-use crate::transport::descriptor::Put;
+use crate::stream::subscriber::Cursor;
 use crate::transport::frames::{Chunk, Framing};
 use crate::transport::outflow::Rest;
 use bytes::{Bytes, BytesMut};
-use memchr::memrchr;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
@@ -89,7 +88,7 @@ impl<D: Driver> Reactor<D> {
             // One whose turn is over goes on by itself.
             let full = last == Step::Full && turn_bytes < TURN_BYTES_MAX;
             reader.full.set(full, now_ns, &meter.stalled_ns);
-            if reader.subscriber.is_drained() && last == Step::Nothing {
+            if reader.is_done() && last == Step::Nothing {
                 let subscription = reader.subscriber.key;
                 self.drop_reader(place);
                 self.notices.push_back(Notice::Drained { subscription });
@@ -107,7 +106,7 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => {
                 self.later(Turn::Reader(place))
             }
         }
@@ -163,6 +162,15 @@ impl<D: Driver> Reactor<D> {
             self.is_live(place, channel);
             return if closed { self.end(place, channel, total, cursor) } else { Step::Nothing };
         }
+        if reader.subscriber.policy == Policy::Latest
+            && let Some(step) = self.pass_to_newest(place, process, channel)
+        {
+            return step;
+        }
+        let (Some(reader), Some(running)) = (self.readers.get(place), self.processes.get(process)) else {
+            return Step::Gone;
+        };
+        let stream = &running.streams[channel as usize];
         let disk = &reader.disk[channel as usize];
         if disk.bytes(cursor.offset).is_none()
             && let Peek::Gap(to) = stream.history.peek(cursor.offset, 1)
@@ -210,13 +218,16 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept) => false,
         }
     }
 
     pub(super) fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.skip(channel, to);
+        if let Some(held) = &reader.held {
+            held.stand_at(to);
+        }
         let subscription = reader.subscriber.key;
         let mut record = BytesMut::new();
         if let Some(framing) = &reader.framing {
@@ -457,144 +468,11 @@ impl<D: Driver> Reactor<D> {
             }
         }
     }
-
-    fn write_to_sink(
-        &mut self,
-        place: Place,
-        process: Place,
-        channel: Channel,
-        allowance: Allowance,
-    ) -> Step {
-        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
-        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
-        let Some(sink) = &mut reader.sink else { return Step::Gone };
-        let stream = &mut running.streams[channel as usize];
-        let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let (disk, max) = (&reader.disk[channel as usize], TURN_BYTES_MAX.min(allowance.bytes));
-        let Some(bytes) = disk.or(&stream.history, offset, max) else { return Step::Nothing };
-        match sink.put(&mut self.driver, bytes) {
-            Put::Bytes(sent) => {
-                reader.subscriber.advance(channel, sent);
-                reader.subscriber.confirm();
-                stream.delivered = stream.delivered.max(offset + sent as u64);
-                Step::Moved(sent)
-            }
-            Put::Full => {
-                self.await_sink(place);
-                Step::Full
-            }
-            Put::Closed(error) => {
-                tracing::debug!(%error, "the sink was closed");
-                reader.subscriber.failed(&error);
-                reader.subscriber.cursors[channel as usize] = None;
-                // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
-                if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
-                    self.close_stream(process, channel);
-                }
-                Step::Moved(0)
-            }
-        }
-    }
 }
 
 impl<F> super::processes::Stream<F> {
     /// When the last byte before `end` was read, for who asks.
     fn time(&self, framing: &Framing, end: u64) -> Option<u64> {
         if framing.timestamps { self.times.of(end.checked_sub(1)?) } else { None }
-    }
-}
-
-/// What a reader gets next on a channel.
-enum Next<'a> {
-    /// A frame.
-    Frame {
-        bytes: &'a [u8],
-        /// A piece of a longer line.
-        partial: bool,
-        /// They lie in the ring, where a waiting reader's stay until they are sent.
-        in_ring: bool,
-    },
-    /// A line of so many bytes, which it may not have yet.
-    Costs(usize),
-    /// Not a whole line in hand; the disk has bytes from this offset on.
-    OnDisk(u64),
-    /// Nothing, or not yet a whole line.
-    Nothing,
-}
-
-impl Next<'_> {
-    /// Why there is no frame, without the borrow.
-    fn frameless(&self) -> Next<'static> {
-        match *self {
-            Next::Costs(bytes) => Next::Costs(bytes),
-            Next::OnDisk(beyond) => Next::OnDisk(beyond),
-            Next::Frame { .. } | Next::Nothing => Next::Nothing,
-        }
-    }
-}
-
-/// Cuts a reader's next frame on a channel, as large as its rate allows now: from what it was brought from disk, as far
-/// as that goes, else from memory.
-fn next_cut<'a, F>(
-    subscriber: &Subscriber,
-    disk: &'a Disk,
-    framing: &Framing,
-    stream: &'a super::processes::Stream<F>,
-    channel: Channel,
-    allowance: Allowance,
-    scratch: &'a mut Vec<u8>,
-) -> Next<'a> {
-    let Some(Cursor { offset, .. }) = subscriber.cursors[channel as usize] else {
-        return Next::Nothing;
-    };
-    let look = match subscriber.mode {
-        Mode::Chunk => look_bytes(Mode::Chunk, framing.chunk_bytes_max).min(allowance.bytes),
-        mode => look_bytes(mode, framing.chunk_bytes_max),
-    };
-    let piece = disk.bytes(offset);
-    let in_ring = piece.is_none();
-    let run = match (piece, subscriber.mode) {
-        (Some(piece), Mode::Chunk) => &piece[..piece.len().min(look)],
-        (Some(piece), Mode::Line | Mode::Lines) if piece.len() >= look => &piece[..look],
-        (Some(piece), Mode::Line | Mode::Lines) => {
-            scratch.clear();
-            scratch.extend_from_slice(piece);
-            if let Peek::Bytes(more) = stream.history.peek(offset + piece.len() as u64, look - piece.len()) {
-                scratch.extend_from_slice(more);
-            }
-            scratch
-        }
-        (None, mode) => {
-            let peek = match mode {
-                Mode::Chunk => stream.history.peek(offset, look),
-                Mode::Line | Mode::Lines => stream.history.peek_joined(offset, look, scratch),
-            };
-            let Peek::Bytes(run) = peek else { return Next::Nothing };
-            run
-        }
-    };
-    let end = offset + run.len() as u64;
-    let next = if disk.bytes(end).is_some() { Peek::Bytes(&[]) } else { stream.history.peek(end, 1) };
-    let fetch =
-        matches!(next, Peek::Gap(_)) && disk.may_fetch(stream, subscriber.policy, end) && !disk.ends_at(end);
-    let closed = match next {
-        Peek::Bytes(_) => false,
-        Peek::Gap(_) => !fetch,
-        Peek::Nothing => stream.closed,
-    };
-    let cuts = |mode, run| cut(mode, run, framing.chunk_bytes_max, closed);
-    let frame = |bytes, partial| Next::Frame { bytes, partial, in_ring };
-    match cuts(subscriber.mode, run) {
-        None if fetch => Next::OnDisk(end),
-        None => Next::Nothing,
-        Some(Cut { bytes, partial }) if bytes <= allowance.bytes => frame(&run[..bytes], partial),
-        // Fewer lines, or the first of them.
-        Some(Cut { bytes, .. }) => match memrchr(b'\n', &run[..allowance.bytes.min(bytes)]) {
-            Some(at) => frame(&run[..=at], false),
-            None => match cuts(Mode::Line, run) {
-                Some(Cut { bytes, partial }) if allowance.affords(bytes) => frame(&run[..bytes], partial),
-                first => Next::Costs(first.map_or(bytes, |first| first.bytes)),
-            },
-        },
     }
 }

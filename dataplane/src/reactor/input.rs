@@ -115,7 +115,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn stdin_ready(&mut self, place: Place) {
         if let Some(process) = self.processes.get_mut(place) {
-            process.inflow.armed = false;
+            (process.inflow.armed, process.inflow.woken) = (false, true);
             self.push_input(place);
         }
     }
@@ -165,6 +165,8 @@ impl<D: Driver> Reactor<D> {
         }
         if process.inflow.is_waiting() {
             self.await_stdin(place);
+        } else {
+            self.await_inlet(place);
         }
         self.answer_input(answers);
     }
@@ -220,6 +222,7 @@ impl<D: Driver> Reactor<D> {
         }
         self.input_accounted(place);
         self.answer_input(answers);
+        self.end_inlet(place);
         self.feed_over(place);
     }
 

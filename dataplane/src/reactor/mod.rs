@@ -9,20 +9,25 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
-//! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
-//! disk and back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
+//! lives, `delivery` from history to them, `cutting` what a frame is, `shared` where they map it, `relaying` and `branching` of what
+//! isn't kept, `outlets` that outlive us, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
+//! back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
 //! to other
 //! reactors.
 
 pub mod adoption;
 mod branching;
 mod connections;
+mod cutting;
 mod delivery;
 mod feeding;
+mod fifos;
+mod inlets;
 mod input;
 mod lane;
 pub(crate) mod mail;
 mod memory;
+pub mod outlets;
 mod overtaken;
 mod pacing;
 mod processes;
@@ -48,6 +53,7 @@ use crate::stream::source::Staging;
 use adoption::Adopted;
 use bytes::{Bytes, BytesMut};
 use connections::{Connection, Listener};
+use fifos::Fifos;
 use lane::Lane;
 use mail::{Mail, Post};
 use processes::Process;
@@ -55,6 +61,7 @@ use readers::{Reader, Retained};
 use relaying::Tools;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use table::{Place, Table};
 use timers::{Alarm, Timers};
@@ -91,10 +98,12 @@ enum Kind {
     Stderr,
     Stdin,
     Sink,
+    Fifo,
+    Inlet,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 13] = [
         Kind::Bell,
         Kind::Listener,
         Kind::LaneRead,
@@ -106,6 +115,8 @@ impl Kind {
         Kind::Stderr,
         Kind::Stdin,
         Kind::Sink,
+        Kind::Fifo,
+        Kind::Inlet,
     ];
 
     fn of(token: Token) -> Option<Kind> {
@@ -159,6 +170,8 @@ pub(crate) struct Parts<D: Driver> {
     pub(crate) adopted: Vec<Adopted>,
     /// None where nothing can be spooled.
     pub(crate) spools: Option<Spools>,
+    /// Where fifos are made; none where there are none.
+    pub(crate) fifos: Option<PathBuf>,
     /// Of all reactors.
     pub(crate) budget: Arc<Budget>,
     /// When a wait for a reader is a stall.
@@ -191,6 +204,9 @@ pub(crate) struct Reactor<D: Driver> {
     retained: Retained,
     reconnect_grace_ns: u64,
     spools: Option<Spools>,
+    fifo_base: Option<PathBuf>,
+    /// None before the first.
+    fifos: Option<Fifos<D::Fd>>,
     budget: Arc<Budget>,
     /// When memory was last looked for in vain.
     in_vain_ns: Option<u64>,
@@ -237,6 +253,8 @@ impl<D: Driver> Reactor<D> {
             retained: Retained::new(parts.retained_bytes_max, share),
             reconnect_grace_ns: parts.reconnect_grace_ns,
             spools: parts.spools,
+            fifo_base: parts.fifos,
+            fifos: None,
             budget: parts.budget,
             in_vain_ns: None,
             others_asked: false,
@@ -336,6 +354,8 @@ impl<D: Driver> Reactor<D> {
             (Some(Kind::Stderr), _) => self.source_ready(place, crate::key::Channel::Stderr),
             (Some(Kind::Stdin), _) => self.stdin_ready(place),
             (Some(Kind::Sink), _) => self.sink_ready(place),
+            (Some(Kind::Fifo), _) => self.fifos_opened(),
+            (Some(Kind::Inlet), _) => self.inlet_ready(place),
             (None, _) => tracing::error!(token = token.bits(), "an answer nobody asked for"),
         }
     }
@@ -413,6 +433,8 @@ impl<D: Driver> Reactor<D> {
             Alarm::Tell(slot, generation, channel) => self.tell(Place { slot, generation }, channel),
             Alarm::Squeeze => self.squeeze(false),
             Alarm::Reader(slot, generation) => self.deliver(Place { slot, generation }),
+            Alarm::Fifo(slot, generation) => self.never_opened(Place { slot, generation }),
+            Alarm::Inlet(slot, generation) => self.end_inlet(Place { slot, generation }),
         }
     }
 
@@ -458,7 +480,15 @@ impl<D: Driver> Reactor<D> {
             Command::Pace { subscription, rate } => self.pace_reader(subscription, rate),
             Command::AbandonWrite { process, ticket } => self.abandon_write(process, ticket),
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
-            Command::HandStdin { process, ticket } => self.hand_stdin(process, ticket),
+            Command::HandStdin { process, inlet: None, ticket } => self.hand_stdin(process, ticket),
+            Command::HandStdin { process, inlet: Some(inlet), ticket } => {
+                self.open_inlet(process, &inlet, ticket);
+            }
+            Command::EndInlet { process } => {
+                if let Some(place) = self.place_of_process(process) {
+                    self.end_inlet(place);
+                }
+            }
             Command::Resize { process, size, ticket } => self.resize(process, size, ticket),
             Command::Signal { process, signal, scope, ticket } => self.signal(process, signal, scope, ticket),
             Command::Announce { process, frames } => self.announce(process, frames),
@@ -490,6 +520,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn done(&mut self, ticket: Ticket, outcome: Result<crate::control::Outcome, Failure>) {
+        if ticket == Ticket::NOBODYS {
+            return;
+        }
         self.notices.push_back(Notice::Done { ticket, outcome });
     }
 
@@ -518,6 +551,7 @@ pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
         | Command::AbandonWrite { process, .. }
         | Command::CloseStdin { process, .. }
         | Command::HandStdin { process, .. }
+        | Command::EndInlet { process }
         | Command::Resize { process, .. }
         | Command::Signal { process, .. }
         | Command::Announce { process, .. }

@@ -6,6 +6,7 @@
 
 use super::adoption::Ghost;
 use super::feeding::Feeding;
+use super::inlets::Inlet;
 use super::pacing::Pace;
 use super::producing::Lending;
 use super::sources::stream_breaks;
@@ -51,6 +52,8 @@ pub(super) struct Process<F> {
     pub(super) inflow: Inflow<F>,
     /// What is written to it waits.
     pub(super) parked: Wait,
+    /// A path that its input is written by.
+    pub(super) inlet: Option<Inlet<F>>,
     /// Whose output fills its input.
     pub(super) feeding: Option<Feeding>,
     /// It was to be fed from an output that is gone.
@@ -176,6 +179,7 @@ impl<D: Driver> Reactor<D> {
             unread: spawn.unread,
             inflow: Inflow::new(None, 0),
             parked: Wait::default(),
+            inlet: None,
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
@@ -196,6 +200,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn_failed(&mut self, key: ProcessKey, failure: SpawnFailure) {
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        self.end_inlet(place);
         self.unlink_feeds(place);
         if let Some(process) = self.processes.remove(place) {
             for reader in process.readers {

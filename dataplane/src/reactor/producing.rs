@@ -52,7 +52,7 @@ impl<D: Driver> Reactor<D> {
         let bytes = match kind {
             OutletKind::Pipe { bytes } => bytes,
             OutletKind::Shared => return self.lend(place),
-            OutletKind::Socket => return Err(io::ErrorKind::Unsupported.into()),
+            OutletKind::Socket | OutletKind::Fifo { .. } => return Err(io::ErrorKind::Unsupported.into()),
         };
         let (fd, theirs, bytes) = self.driver.inlet(bytes as usize)?;
         let Some(process) = self.processes.get_mut(place) else { return Err(io::ErrorKind::NotFound.into()) };

@@ -4,6 +4,8 @@
 //! its connection where that is ours; a stream's ring lives as long as somebody reads it, and is plain memory afterwards.
 
 use super::connections::Connection;
+use super::fifos::Whose;
+use super::outlets::Held;
 use super::pacing::Throttle;
 use super::processes::Stream;
 use super::shared::Shared;
@@ -14,6 +16,7 @@ use crate::command::{Command, From, Mode, OutletKind, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
+use crate::keeper::link;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
@@ -21,6 +24,7 @@ use crate::meter::Wait;
 use crate::stream::history::Peek;
 use crate::stream::relay::Branch;
 use crate::stream::subscriber::{Cursor, Subscriber};
+use crate::sys::fifo::{Plug, Side};
 use crate::transport::descriptor::DescriptorSink;
 use crate::transport::frames::Framing;
 use bytes::Bytes;
@@ -35,6 +39,10 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    /// The keeper holds its sink too, and this says where it has come to.
+    pub(super) held: Option<Held>,
+    /// Nobody has opened its fifo yet.
+    pub(super) plug: Option<Plug>,
     /// It is in another process and maps the ring.
     pub(super) shared: Option<Shared<F>>,
     pub(super) throttle: Throttle,
@@ -49,9 +57,27 @@ pub(super) struct Reader<F> {
 }
 
 impl<F> Reader<F> {
+    /// It has everything, and somebody has opened its fifo if it has one.
+    pub(super) fn is_done(&self) -> bool {
+        self.subscriber.is_drained() && self.plug.is_none()
+    }
+
     /// It is told when what it gets was read.
     fn is_timed(&self) -> bool {
         self.framing.as_ref().is_some_and(|framing| framing.timestamps)
+    }
+}
+
+/// What raw bytes go to.
+struct Made<F> {
+    sink: Option<F>,
+    plug: Option<Plug>,
+    held: Option<Held>,
+}
+
+impl<F> Default for Made<F> {
+    fn default() -> Self {
+        Made { sink: None, plug: None, held: None }
     }
 }
 
@@ -126,6 +152,23 @@ fn framing_of(subscribe: &Subscribe) -> Option<Framing> {
     })
 }
 
+/// A reader that stands there.
+pub(super) fn subscriber_of(subscribe: Subscribe, cursors: [Option<Cursor>; 2]) -> Subscriber {
+    Subscriber {
+        key: subscribe.subscription,
+        process: subscribe.process,
+        cursors,
+        mode: subscribe.mode,
+        policy: subscribe.policy,
+        sink: subscribe.sink,
+        sequence: 0,
+        confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
+        in_flight_bytes: 0,
+        next_channel: 0,
+        meter: subscribe.meter,
+    }
+}
+
 /// Where a reader begins.
 fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
     let total = stream.history.total();
@@ -141,21 +184,27 @@ fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
 
 impl<D: Driver> Reactor<D> {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
+        let Some(mut subscribe) = self.unless_unheard(subscribe) else { return };
         let key = subscribe.subscription;
+        let (ticket, wait_ns) = match &subscribe.sink {
+            Sink::Outlet { kind: OutletKind::Fifo { wait_ns, .. }, ticket } => (Some(*ticket), *wait_ns),
+            Sink::Outlet { ticket, .. } => (Some(*ticket), 0),
+            Sink::Frames { dedicated, .. } => (*dedicated, 0),
+            Sink::Descriptor(_) | Sink::Kept => (None, 0),
+        };
+        let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
+        let place = place.and_then(|place| self.make_own_socket(&mut subscribe).map(|()| place));
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) | Sink::Outlet { .. } => None,
+            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
-        let ticket = match &subscribe.sink {
-            Sink::Outlet { ticket, .. } => Some(*ticket),
-            Sink::Frames { .. } | Sink::Descriptor(_) => None,
-        };
+        // What is spliced counts by its pages, and every wait for room wakes two that could have slept.
+        let large = large || self.is_relayed(subscribe.process);
         // A ring that is to be mapped is raised before it is handed out.
         let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
-        let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
         let made = place.and_then(|place| {
             self.settle_rests(place);
             Ok((place, self.make_reader(place, subscribe)?))
@@ -180,14 +229,12 @@ impl<D: Driver> Reactor<D> {
             process.ask_times(timed, true);
         }
         self.begin_shared(place, process_place);
-        if let Some(connection) = connection.filter(|connection| connection.reactor == self.id)
-            && let Some(connection) =
-                self.connections.get_mut(Place { slot: connection.slot, generation: connection.generation })
-        {
-            connection.readers.push(place);
-            if large {
-                self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
-            }
+        if let Some(plug) = self.readers.get(place).and_then(|reader| reader.plug.as_ref()) {
+            let watch = plug.watch;
+            self.await_opening(Whose::Reader(place), watch, wait_ns);
+        }
+        if let Some(connection) = connection {
+            self.list_reader(place, connection, large);
         }
         if let Some(wanted) = back {
             self.come_back(process_place, wanted);
@@ -197,6 +244,34 @@ impl<D: Driver> Reactor<D> {
             self.pinned(process_place, channel);
         }
         self.deliver(place);
+    }
+
+    /// Makes the socket that frames of a reader of its own leave by, and tells whoever asked of the other end.
+    fn make_own_socket(&mut self, subscribe: &mut Subscribe) -> Result<(), Failure> {
+        let Sink::Frames { connection, dedicated: Some(ticket), .. } = &mut subscribe.sink else {
+            return Ok(());
+        };
+        let made = self.driver.outlet(OutletKind::Socket);
+        let (socket, theirs, bytes) = made.map_err(|error| refusal(&error))?;
+        *connection = self.dedicate(socket);
+        let descriptors = Descriptors(Arc::new(vec![theirs]));
+        self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+        Ok(())
+    }
+
+    /// A reader sends on a connection, which is served here or elsewhere.
+    fn list_reader(&mut self, place: Place, key: ConnectionKey, large: bool) {
+        if key.reactor != self.id {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(Place { slot: key.slot, generation: key.generation })
+        else {
+            return;
+        };
+        connection.readers.push(place);
+        if large {
+            self.driver.widen(&connection.socket, SEND_BUFFER_BYTES);
+        }
     }
 
     fn raise_history(&mut self, place: Place, bytes: u32) {
@@ -219,62 +294,63 @@ impl<D: Driver> Reactor<D> {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
         let rate = subscribe.rate;
-        let (framing, sink, shared) = match &subscribe.sink {
-            Sink::Frames { .. } => (framing_of(&subscribe), None, None),
-            Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => (None, Some(DescriptorSink::new(fd)), None),
-                Err(error) => {
-                    tracing::error!(%error, "the descriptor can't be written to");
-                    return Err(refusal(&error));
-                }
-            },
-            Sink::Outlet { kind: OutletKind::Shared, ticket } => {
-                let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
-                let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-                let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
-                let (shared, descriptors, bytes) = opened;
-                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, None, Some(shared))
-            }
-            Sink::Outlet { kind, ticket } => {
-                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
-                let descriptors = Descriptors(Arc::new(vec![theirs]));
-                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                (None, Some(DescriptorSink::new(fd)), None)
-            }
-        };
-        let subscriber = Subscriber {
-            key: subscribe.subscription,
-            process: subscribe.process,
-            cursors,
-            mode: subscribe.mode,
-            policy: subscribe.policy,
-            sink: subscribe.sink,
-            sequence: 0,
-            confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
-            in_flight_bytes: 0,
-            next_channel: 0,
-            meter: subscribe.meter,
-        };
+        let framing = framing_of(&subscribe);
+        let mut shared = None;
+        if let Sink::Outlet { kind: OutletKind::Shared, ticket } = &subscribe.sink {
+            let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
+            let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
+            let opened = self.open_shared(process, channel, offset, subscribe.history_bytes)?;
+            let (mapped, descriptors, bytes) = opened;
+            self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+            shared = Some(mapped);
+        }
+        let Made { sink, plug, held } = self.make_sink(&subscribe, cursors)?;
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
         let branches = Channel::ALL.map(|channel| {
             let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             Branch::joining(passed[channel as usize], offset)
         });
-        Ok(Reader {
-            subscriber,
-            framing,
-            sink,
-            shared,
-            throttle,
-            full: Wait::default(),
-            idle: false,
-            disk: Default::default(),
-            branches,
-        })
+        let subscriber = subscriber_of(subscribe, cursors);
+        let sink = sink.map(DescriptorSink::new);
+        let (full, idle, disk) = (Wait::default(), false, Default::default());
+        Ok(Reader { subscriber, framing, sink, held, plug, shared, throttle, full, idle, disk, branches })
+    }
+
+    /// Makes what raw bytes go to, if they do, and tells whoever asked of the other end; with the plug of a fifo.
+    fn make_sink(
+        &mut self,
+        subscribe: &Subscribe,
+        cursors: [Option<Cursor>; 2],
+    ) -> Result<Made<D::Fd>, Failure> {
+        match &subscribe.sink {
+            Sink::Frames { .. } | Sink::Outlet { kind: OutletKind::Shared, .. } => Ok(Made::default()),
+            // Those are taken over, not subscribed to.
+            Sink::Kept => Err(Failure::Gone),
+            Sink::Descriptor(number) => match self.driver.adopt(*number) {
+                Ok(fd) => Ok(Made { sink: Some(fd), ..Made::default() }),
+                Err(error) => {
+                    tracing::error!(%error, "the descriptor can't be written to");
+                    Err(refusal(&error))
+                }
+            },
+            Sink::Outlet { kind: OutletKind::Fifo { bytes, user, .. }, ticket } => {
+                let made = self.make_fifo(subscribe.id.as_str(), *user, Side::Reads, *bytes)?;
+                let (fd, plug, bytes) = made;
+                self.done(*ticket, Ok(Outcome::Named { path: plug.path().to_path_buf(), bytes }));
+                Ok(Made { sink: Some(fd), plug: Some(plug), held: None })
+            }
+            Sink::Outlet { kind, ticket } => {
+                let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
+                let held = self.hold_outlet(subscribe, &fd, bytes, cursors);
+                let descriptors = Descriptors(Arc::new(vec![theirs]));
+                self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
+                Ok(Made { sink: Some(fd), plug: None, held })
+            }
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
+        self.lane.forget_reader(key);
         if let Some(place) = self.reader_places.get(&key.serial).copied() {
             self.drop_reader(place);
         }
@@ -298,7 +374,7 @@ impl<D: Driver> Reactor<D> {
             return;
         }
         if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
-            sink.armed = false;
+            (sink.armed, sink.woken) = (false, true);
             self.deliver(place);
         }
     }
@@ -319,16 +395,21 @@ impl<D: Driver> Reactor<D> {
         self.part_from_disk(place);
         self.reader_flows(place);
         let Some(mut reader) = self.readers.remove(place) else { return };
+        if let Some(plug) = &reader.plug {
+            self.part_from_fifo(Whose::Reader(place), plug);
+        }
         self.reader_places.remove(&reader.subscriber.key.serial);
+        if reader.held.is_some() {
+            let (process, serial) = (reader.subscriber.process, reader.subscriber.key.serial);
+            self.tell_keeper(|packet| link::encode_drop_outlet(process, serial, packet));
+        }
         if let Some(sink) = reader.sink.take()
             && sink.armed
         {
             self.driver.cancel(Kind::Sink.token(place));
         }
-        if let Sink::Frames { connection, .. } = reader.subscriber.sink
-            && let Some(connection) = self.local(connection)
-        {
-            connection.readers.retain(|other| *other != place);
+        if let Sink::Frames { connection, .. } = reader.subscriber.sink {
+            self.part_from_connection(place, connection);
         }
         let process_place = self.place_of_process(reader.subscriber.process);
         if let Some(shared) = reader.shared.take() {

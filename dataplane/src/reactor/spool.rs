@@ -148,7 +148,7 @@ impl Disk {
 
     /// True when what memory has no more of at `offset` is to be had from disk, for a reader of this policy.
     pub(super) fn may_fetch<F>(&self, stream: &Stream<F>, policy: Policy, offset: u64) -> bool {
-        let dropping = policy == Policy::DropOldest && self.live;
+        let dropping = policy == Policy::DropOldest && self.live || policy == Policy::Latest;
         let there = stream.spool.as_ref().is_some_and(|spool| spool.has(offset));
         there && !dropping && self.gap(offset).is_none()
     }

@@ -31,6 +31,10 @@ pub(crate) enum Alarm {
     Squeeze,
     /// A reader may be given bytes again: (slot, generation).
     Reader(u32, u32),
+    /// Nobody has opened a reader's fifo: (slot, generation).
+    Fifo(u32, u32),
+    /// Nobody has opened the path a process's stdin is written by: (slot, generation).
+    Inlet(u32, u32),
 }
 
 impl Alarm {

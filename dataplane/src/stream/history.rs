@@ -83,6 +83,11 @@ impl History {
         }
     }
 
+    /// True exactly when a successor can know how much went by.
+    pub fn has_account(&self) -> bool {
+        matches!(self.store, Store::Passing { account: Some(_), .. })
+    }
+
     /// The account of a stream that keeps nothing, to be handed to the keeper before a byte goes by.
     pub fn account(&mut self) -> Result<&Writer, RingError> {
         match &mut self.store {

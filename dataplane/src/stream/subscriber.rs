@@ -90,7 +90,7 @@ impl Subscriber {
         let at = match (self.policy, self.cursors[channel as usize]) {
             (Policy::Block, Some(cursor)) => confirmed.min(cursor.offset),
             (Policy::Block, None) if self.in_flight_bytes > 0 && confirmed > 0 => confirmed,
-            (Policy::Block, None) | (Policy::DropOldest | Policy::Spool, _) => return None,
+            (Policy::Block, None) | (Policy::DropOldest | Policy::Spool | Policy::Latest, _) => return None,
         };
         Some(at.saturating_sub(self.in_flight_bytes as u64))
     }

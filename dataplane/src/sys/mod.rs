@@ -5,6 +5,7 @@
 //! blocks, and its errno comes back as it is. Who calls when is the business of the drivers and the keeper.
 
 pub mod clock;
+pub mod fifo;
 pub mod file;
 pub mod pipe;
 pub mod process;
@@ -18,6 +19,7 @@ mod linux {
     pub(super) mod cgroup;
     mod clone;
     mod cores;
+    pub(super) mod fifo;
     pub(super) mod file;
     mod fork;
     pub(super) mod io;
@@ -30,6 +32,7 @@ mod linux {
 mod macos {
     //! macOS: kqueue and what stands in for the rest.
     pub(super) mod cgroup;
+    pub(super) mod fifo;
     pub(super) mod file;
     pub(super) mod io;
     pub(super) mod process;

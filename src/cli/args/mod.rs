@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Attach(process::Attach),
     Write(process::Write),
     Logs(process::Logs),
+    Open(process::Open),
     Ps(process::Ps),
     Status(process::Target),
     Wait(process::Wait),

@@ -307,6 +307,52 @@ impl std::str::FromStr for FromChoice {
     }
 }
 
+/// Make an output of a process, or its stdin, a path that any program can open
+///
+/// Prints the path of a fifo that only this user can open. Whoever opens it first has the stream, and then nobody else finds
+/// it. It is gone when nobody has opened it in time, and when the stream or the daemon ends.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  ffmpeg -i \"$(kairo open cam)\" out.mkv\n  kairo open --stream stderr --from now build\n  \
+    kairo open --policy drop_oldest --wait 10m cam\n  zcat words.gz > \"$(kairo open --stdin sorter)\""
+)]
+pub(crate) struct Open {
+    /// The process
+    pub(crate) id: String,
+    /// Which stream
+    #[arg(long, value_enum, default_value_t = OutputChoice::Stdout)]
+    pub(crate) stream: OutputChoice,
+    /// Its stdin instead: what is written there is what it reads, and the end of that the end of its stdin
+    #[arg(long, conflicts_with_all = ["stream", "from", "policy"])]
+    pub(crate) stdin: bool,
+    /// With --stdin: its stdin stays open when the last writer has closed the path
+    #[arg(long, requires = "stdin")]
+    pub(crate) keep_open: bool,
+    /// Where to begin: oldest, now, or a byte offset
+    #[arg(long, value_name = "WHERE", default_value = "oldest")]
+    pub(crate) from: FromChoice,
+    /// When its reader is slow: block makes the process wait, drop_oldest misses bytes, spool reads them from disk
+    #[arg(long, value_enum, default_value_t = PolicyChoice::Block)]
+    pub(crate) policy: PolicyChoice,
+    /// How long it waits for somebody to open it: 90s, 5m (s m h) [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
+    pub(crate) wait: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputChoice {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyChoice {
+    Block,
+    #[value(name = "drop_oldest")]
+    DropOldest,
+    Spool,
+}
+
 /// List processes
 #[derive(Debug, Args)]
 #[command(

@@ -1,5 +1,6 @@
 //! Opening a stream with a choice of how its bytes travel.
 
+use crate::codec::text::OsText;
 use crate::id::{ProcessId, SessionId, SubscriptionId};
 use crate::method::{Since, methods, need};
 use crate::methods::event::{UnsubscribeParams, UnsubscribeResult};
@@ -16,6 +17,15 @@ methods! {
     /// reader that closes it ends its subscription. A raw descriptor has no place for records: with `drop_oldest` what went
     /// by is told as `kairo.stream.gap` only, and its end as `stream.end` on this connection. The process must be there.
     /// With `shared` it brings three, of a ring that is read in place (`docs/SHARED-RING.md`).
+    ///
+    /// A kernel that dies takes its connections with it, and no raw descriptor: the next one goes on at the byte. What belongs to no
+    /// connection any more ends with its stream, its reader, or `stream.close` of whoever opened it.
+    /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens
+    /// it first, for reading, has the stream from `from` on, and then the name is gone: another one finds no such file; of two who
+    /// open it in the same moment each gets a part. It outlives this connection: it ends when the stream ends and everything has
+    /// been handed on, when its reader closes it, when nobody has opened it for `waitMs`, with `stream.close`, with a revoke, and with
+    /// the kernel. What is written before anybody opens it waits in it, as in any pipe. If the kernel is killed, a reader finds the
+    /// end, and a name nobody had opened is removed by the next kernel, which lets go whoever waits there.
     Open = "stream.open"(OpenParams) -> OpenResult {
         required: [need("id")],
         permission: ProcessRead,
@@ -41,6 +51,13 @@ methods! {
     /// uncounted. `process.stdin.write` and `.close` are over for this process (`E_STDIN_CLOSED`); its stdin ends when the
     /// descriptor is closed. What was written before must be through (`E_WOULD_BLOCK`, retry then). A descriptor that was
     /// handed out can't be taken back: a revoke doesn't reach it. A terminal is refused.
+    ///
+    /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens it
+    /// first, for writing, writes what the process reads, and then the name is gone. It goes through the kernel, as other writes,
+    /// which stay allowed and come in between; so it is counted, a terminal has it too, and a revoke ends it. When the last who has
+    /// it open closes it, stdin is closed, or stays open if `keepOpen`. It outlives this connection, and ends when nobody has
+    /// opened it for `waitMs`, with `process.stdin.close`, and with the kernel: a writer then finds a broken pipe. There is one at a time
+    /// (`E_WOULD_BLOCK`).
     OpenStdin = "stdin.open"(OpenStdinParams) -> OpenStdinResult {
         required: [need("id")],
         permission: ProcessWrite,
@@ -61,6 +78,19 @@ crate::methods::words! {
         Socket = "socket",
         /// Not at all: the reader maps the ring they are in. See `docs/SHARED-RING.md`.
         Shared = "shared",
+        /// The raw bytes, from a pipe with a name in the file system.
+        Fifo = "fifo",
+    }
+}
+
+crate::methods::words! {
+    /// What travels on a socket.
+    Framing or Raw {
+        /// The bytes as they are.
+        Raw = "raw",
+        /// STREAM_CHUNK frames with the records between them, as on a connection, in the form this one has negotiated. Nothing
+        /// else comes, and nothing is to be sent.
+        Frames = "frames",
     }
 }
 
@@ -84,10 +114,13 @@ pub struct OpenParams {
     /// What happens when this reader is slow.
     #[serde(default)]
     pub policy: Policy,
-    /// How bytes become frames, with `frames`.
+    /// What travels on a `socket`; `raw` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub framing: Option<Framing>,
+    /// How bytes become frames, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// Size to ask for, bytes, with `pipe`; 262,144 if absent. The answer tells what is in force.
+    /// Size to ask for, bytes, with `pipe` and `fifo`; 262,144 if absent. The answer tells what is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipe_bytes: Option<u32>,
     /// Least size of the ring's tail, bytes, with `shared`; 1,048,576 if absent. The answer tells what it is.
@@ -100,6 +133,29 @@ pub struct OpenParams {
     /// How fast this reader is given bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// How long a `fifo` waits for somebody to open it, milliseconds, up to 3,600,000; 60,000 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u32>,
+}
+
+impl OpenParams {
+    /// All of the stdout of a process, by this transport.
+    pub fn of(id: ProcessId, transport: Transport) -> OpenParams {
+        OpenParams {
+            id,
+            stream: stdout(),
+            transport,
+            from: Start::default(),
+            policy: Policy::default(),
+            framing: None,
+            mode: None,
+            pipe_bytes: None,
+            ring_bytes: None,
+            resumes: None,
+            rate: None,
+            wait_ms: None,
+        }
+    }
 }
 
 fn stdout() -> StreamName {
@@ -124,6 +180,9 @@ pub struct OpenResult {
     /// What each descriptor that comes with this answer is, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub descriptors: Vec<DescriptorRole>,
+    /// Where the fifo is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<OsText>,
     /// How much the pipe holds, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipe_bytes: Option<u64>,
@@ -132,13 +191,32 @@ pub struct OpenResult {
     pub ring_bytes: Option<u64>,
 }
 
-/// Whose stdin.
+crate::methods::words! {
+    /// How bytes come to a stdin.
+    StdinTransport or Pipe {
+        /// Through the writing end of its own pipe.
+        Pipe = "pipe",
+        /// Through a pipe with a name in the file system, and the kernel.
+        Fifo = "fifo",
+    }
+}
+
+/// Whose stdin, and by what.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "StdinOpenParams")]
 pub struct OpenStdinParams {
     /// The process.
     pub id: ProcessId,
+    /// How bytes come there.
+    #[serde(default)]
+    pub transport: StdinTransport,
+    /// With `fifo`: stdin stays open when its last writer has closed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_open: bool,
+    /// How long a `fifo` waits for somebody to open it, milliseconds, up to 3,600,000; 60,000 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u32>,
 }
 
 /// It is the caller's.
@@ -152,6 +230,9 @@ pub struct OpenStdinResult {
     pub offset: u64,
     /// What each descriptor that comes with this answer is, in their order.
     pub descriptors: Vec<DescriptorRole>,
+    /// Where the fifo is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<OsText>,
     /// How much the pipe holds, bytes.
     pub pipe_bytes: u64,
 }

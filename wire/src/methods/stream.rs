@@ -257,6 +257,9 @@ crate::methods::words! {
         /// It is brought from disk what has left memory, and paces nobody. The process must have been spawned with `spool`,
         /// else `E_CONFLICT`.
         Spool = "spool",
+        /// Whenever it takes something it gets only the newest: the last chunk, line or lines that fit; it is told what it
+        /// missed, and paces nobody. Raw bytes have no place for that, and of a stream without history it can't be had.
+        Latest = "latest",
     }
 }
 

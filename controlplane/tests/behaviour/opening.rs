@@ -1,0 +1,130 @@
+//! Streams that are opened with a name in the file system, and what outlives whoever asked for one.
+
+use crate::harness::World;
+use kairo_dataplane::command::{OutletKind, Sink, Subscribe};
+use kairo_dataplane::control::{Notice, Outcome};
+use kairo_dataplane::key::{ConnectionKey, Ticket};
+use serde_json::{Value, json};
+
+const OTHER: u32 = 1_001;
+
+/// Has a fifo of a process made, and tells the call where it is.
+fn opened(world: &mut World, connection: ConnectionKey, params: Value) -> (Box<Subscribe>, Value) {
+    let call = world.start(connection, "stream.open", params);
+    let (told, ticket) = asked(world);
+    world.done(ticket, Ok(Outcome::Named { path: "/run/there".into(), bytes: 4_096 }));
+    let result = world.answer(connection, &call).expect("it is answered").expect("it opens");
+    (told, result)
+}
+
+fn asked(world: &mut World) -> (Box<Subscribe>, Ticket) {
+    let told = world.take_subscribe().expect("it is read");
+    let Sink::Outlet { kind: OutletKind::Fifo { .. }, ticket } = told.sink else { panic!("{told:?}") };
+    (told, ticket)
+}
+
+fn fifo(id: &str) -> Value {
+    json!({ "id": id, "transport": "fifo" })
+}
+
+#[test]
+fn a_path_is_told_and_outlives_its_connection_until_it_is_read() {
+    let mut world = World::new();
+    let (owner, other) = (world.owner(), world.owner());
+    world.run(owner, "p");
+    let (told, result) = opened(&mut world, other, fifo("p"));
+    assert_eq!((&result["path"], &result["pipeBytes"]), (&json!("/run/there"), &json!(4_096)));
+    assert!(result.get("descriptors").is_none(), "{result}");
+    world.disconnect(other);
+    assert_eq!(world.take_unsubscribe(), None);
+    assert_eq!(world.kernel.census()[..4], [2, 0, 1, 1]);
+    world.notice(Notice::Drained { subscription: told.subscription });
+    assert_eq!(world.kernel.census()[..4], [1, 0, 1, 0]);
+    assert!(world.kernel.broken().is_empty());
+}
+
+#[test]
+fn whoever_goes_before_it_has_heard_the_path_takes_it_along() {
+    let mut world = World::new();
+    let (owner, other) = (world.owner(), world.owner());
+    world.run(owner, "p");
+    world.start(other, "stream.open", fifo("p"));
+    let (told, ticket) = asked(&mut world);
+    world.disconnect(other);
+    assert_eq!(world.take_unsubscribe(), Some(told.subscription));
+    world.done(ticket, Ok(Outcome::Named { path: "/run/there".into(), bytes: 4_096 }));
+    assert_eq!(world.kernel.census()[..4], [1, 0, 1, 0]);
+}
+
+#[test]
+fn what_is_taken_back_closes_the_fifo_of_a_connection_that_is_gone() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.run(owner, "p");
+    world.ok(owner, "agent.create", json!({ "name": "a", "permissions": [] }));
+    let grant = json!({ "principal": "agent:a", "permission": "process.read", "resource": "p" });
+    let grant = world.ok(owner, "permission.grant", grant)["grant"].clone();
+    let agent = world.owner();
+    world.ok(agent, "identify", json!({ "agentId": "a" }));
+    let (told, result) = opened(&mut world, agent, fifo("p"));
+    world.disconnect(agent);
+    // Nobody else may end it, and whoever comes under the same name may.
+    let stranger = world.user(OTHER);
+    let close = json!({ "subscriptionId": result["subscriptionId"] });
+    assert_eq!(world.fails(stranger, "stream.close", close).0, "E_PERMISSION_DENIED");
+    let revoked = world.ok(owner, "permission.revoke", json!({ "grant": grant["id"] }));
+    assert_eq!(revoked["closed"], 1);
+    assert_eq!(world.take_unsubscribe(), Some(told.subscription));
+    assert_eq!(world.kernel.census()[3], 0);
+}
+
+#[test]
+fn a_fifo_is_its_callers_users() {
+    let mut world = World::of_root();
+    let user = world.user(OTHER);
+    world.run(user, "p");
+    world.start(user, "stream.open", fifo("p"));
+    let Sink::Outlet { kind: OutletKind::Fifo { user: whose, wait_ns, bytes }, .. } =
+        asked(&mut world).0.sink
+    else {
+        panic!("no fifo");
+    };
+    assert_eq!((whose.uid, whose.gid, wait_ns, bytes), (OTHER, OTHER, 60_000_000_000, 256 << 10));
+}
+
+#[test]
+fn what_does_not_belong_together_is_refused_by_name() {
+    let mut world = World::new();
+    let owner = world.owner();
+    world.run(owner, "p");
+    for (more, code, field) in [
+        (json!({ "transport": "fifo", "waitMs": 0 }), "E_INVALID_PARAMS", "waitMs"),
+        (json!({ "transport": "fifo", "waitMs": 3_600_001 }), "E_INVALID_PARAMS", "waitMs"),
+        (json!({ "transport": "pipe", "waitMs": 1 }), "E_INVALID_PARAMS", "waitMs"),
+        (json!({ "transport": "fifo", "framing": "raw" }), "E_INVALID_PARAMS", "framing"),
+        (json!({ "transport": "socket", "framing": "letters" }), "E_INVALID_PARAMS", "framing"),
+        (json!({ "transport": "socket", "mode": "line" }), "E_INVALID_PARAMS", "mode"),
+        (
+            json!({ "transport": "socket", "framing": "frames", "pipeBytes": 1 }),
+            "E_INVALID_PARAMS",
+            "pipeBytes",
+        ),
+        (json!({ "transport": "fifo", "ringBytes": 1 }), "E_INVALID_PARAMS", "ringBytes"),
+        (json!({ "transport": "fifo", "policy": "latest" }), "E_UNSUPPORTED", "policy"),
+        (json!({ "transport": "pipe", "policy": "latest" }), "E_UNSUPPORTED", "policy"),
+        (json!({ "transport": "socket", "policy": "latest" }), "E_UNSUPPORTED", "policy"),
+    ] {
+        let mut params = json!({ "id": "p" });
+        let fields = params.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("an object").clone());
+        let (got, text) = world.fails(owner, "stream.open", params);
+        assert_eq!(got, code, "{text}");
+        assert!(text.contains(field), "{text}");
+    }
+    for frames in [json!({ "transport": "frames" }), json!({ "transport": "socket", "framing": "frames" })] {
+        let mut params = json!({ "id": "p", "policy": "latest", "mode": "line" });
+        params.as_object_mut().expect("an object").extend(frames.as_object().expect("an object").clone());
+        world.start(owner, "stream.open", params);
+        assert!(matches!(world.take_subscribe().expect("it is read").sink, Sink::Frames { .. }));
+    }
+}
