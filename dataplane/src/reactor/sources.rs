@@ -70,13 +70,15 @@ impl<D: Driver> Reactor<D> {
         let process = self.processes.get(place)?;
         let stream = &process.streams[channel as usize];
         let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-        // Who is served from disk waits for nothing in memory.
+        // Who is served from disk waits for nothing in memory; nobody is who reads in place.
         let on_disk = |offset: u64| {
             offset < stream.history.tail_from()
                 && stream.spool.as_ref().is_some_and(|spool| spool.has(offset))
         };
-        let pins = readers.filter_map(|reader| reader.subscriber.pinned(channel));
-        let pins = pins.filter(|offset| !on_disk(*offset));
+        let pins = readers.filter_map(|reader| {
+            let pin = reader.subscriber.pinned(channel);
+            pin.filter(|offset| reader.shared.is_some() || !on_disk(*offset))
+        });
         let (lowest, blockers) =
             pins.fold((u64::MAX, 0), |(lowest, blockers), pin| (lowest.min(pin), blockers + 1));
         let (lowest, blockers) = match self.fed_to(place, channel) {
