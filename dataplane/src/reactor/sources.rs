@@ -22,6 +22,9 @@ use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
 use std::sync::atomic::Ordering;
 
+/// Whoever writes again this soon flows, nanoseconds.
+const PAUSE_NS: u64 = 200_000;
+
 impl<D: Driver> Reactor<D> {
     /// An output begins to be read; one that is not ours has ended already.
     pub(super) fn begin_output(&mut self, place: Place, channel: Channel, source: Option<Source<D::Fd>>) {
@@ -60,6 +63,10 @@ impl<D: Driver> Reactor<D> {
         if let Some(source) = &mut stream.source {
             source.armed = false;
             stream.woken = true;
+            stream.rested = stream.idle.since_ns().is_none_or(|since_ns| now_ns - since_ns > PAUSE_NS);
+            if stream.rested {
+                self.crowd.comes();
+            }
             stream.idle.set(false, now_ns, &process.meter.streams[channel as usize].idle_ns);
             self.run_source(place, channel);
         }
