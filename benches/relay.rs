@@ -12,7 +12,6 @@ use crate::support::roles::{self, PIPE_BYTES};
 use kairo_client::Client;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::open::{OpenParams, Transport};
-use kairo_wire::methods::stream::{Policy, Start, StreamName};
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::io::Read;

@@ -86,7 +86,7 @@ fn a_way_into_a_stdin_outlives_its_connection_and_is_taken_back() {
     world.ok(owner, "agent.create", json!({ "name": "a", "permissions": [] }));
     let grant = json!({ "principal": "agent:a", "permission": "process.write", "resource": "p" });
     let grant = world.ok(owner, "permission.grant", grant)["grant"].clone();
-    let mut way = |world: &mut World, connection: ConnectionKey| {
+    let way = |world: &mut World, connection: ConnectionKey| {
         let call = world.start(connection, "stdin.open", json!({ "id": "p", "transport": "fifo" }));
         let ticket = world.take(|command| match command {
             Command::HandStdin { inlet: Some(inlet), ticket, .. } => {
