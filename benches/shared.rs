@@ -8,6 +8,8 @@ use kairo_client::produce::Room;
 use kairo_client::shared::Next;
 use kairo_client::{Client, SharedStream};
 use kairo_wire::methods::open::OpenParams;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use serde_json::json;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -32,13 +34,20 @@ pub(crate) fn run(report: &mut Report) {
     let gigabytes = TOTAL as f64 / 1e9;
     let (mut direct, mut one, mut many) = (Vec::new(), Vec::new(), Vec::new());
     let (mut one_cpu, mut many_cpu) = (Vec::new(), Vec::new());
+    let (mut direct_all, mut one_all) = (Vec::new(), Vec::new());
     let (mut eight, mut beside) = (Vec::new(), Vec::new());
     let mut produced = Vec::new();
     for round in 0..ROUNDS {
+        // The writer is this process's child, and waited for.
+        let before = used(UsageWho::RUSAGE_SELF) + used(UsageWho::RUSAGE_CHILDREN);
         direct.push(gigabytes / direct_pipe());
-        let cpu = daemon.cpu();
-        one.push(gigabytes / shared(&daemon, &format!("one-{round}"), 1, 0));
-        one_cpu.push((daemon.cpu() - cpu) / gigabytes);
+        let all = used(UsageWho::RUSAGE_SELF) + used(UsageWho::RUSAGE_CHILDREN) - before;
+        direct_all.push(all / gigabytes);
+        let (cpu, own, id) = (daemon.cpu(), used(UsageWho::RUSAGE_SELF), format!("one-{round}"));
+        one.push(gigabytes / shared(&daemon, &id, 1, 0));
+        let (cpu, own) = (daemon.cpu() - cpu, used(UsageWho::RUSAGE_SELF) - own);
+        one_cpu.push(cpu / gigabytes);
+        one_all.push((cpu + own + used_by(&daemon, &id)) / gigabytes);
         let cpu = daemon.cpu();
         many.push(MANY as f64 * gigabytes / shared(&daemon, &format!("many-{round}"), MANY, 0));
         many_cpu.push((daemon.cpu() - cpu) / gigabytes);
@@ -50,6 +59,9 @@ pub(crate) fn run(report: &mut Report) {
     report.row("shared, one reader", "GB/s", &one, Bar::None);
     report.ratio("  beside the direct pipe", &one, &direct, Bar::AtLeast(0.95));
     report.row("  CPU", "s/GB", &one_cpu, Bar::None);
+    report.row("  CPU of writer, kernel and reader", "s/GB", &one_all, Bar::None);
+    report.row("  CPU of writer and reader of the direct pipe", "s/GB", &direct_all, Bar::None);
+    report.ratio("  CPU of all, beside the direct pipe's", &one_all, &direct_all, Bar::AtMost(1.05));
     report.row("shared, 16 readers together", "GB/s", &many, Bar::None);
     report.ratio("  beside the direct pipe", &many, &direct, Bar::AtLeast(6.0));
     report.row("  CPU", "s/GB of input", &many_cpu, Bar::AtMost(0.30));
@@ -57,6 +69,22 @@ pub(crate) fn run(report: &mut Report) {
     report.ratio("  with one beside them that has stopped", &beside, &eight, Bar::AtLeast(0.9));
     report.row("written in place, one reader", "GB/s", &produced, Bar::None);
     report.ratio("  beside the direct pipe", &produced, &direct, Bar::AtLeast(3.0));
+}
+
+/// CPU time, seconds: of this process with all its threads, or of its children that were waited for.
+fn used(who: UsageWho) -> f64 {
+    let usage = getrusage(who).expect("it can be asked");
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
+}
+
+/// The same of a process of the daemon's, which the keeper has waited for.
+fn used_by(daemon: &Daemon, id: &str) -> f64 {
+    let mut raw = daemon.connect();
+    raw.ok("process.wait", json!({"id": id}));
+    let usage = raw.ok("process.usage", json!({"id": id}))["usage"].clone();
+    let micros = |name: &str| usage[name].as_f64().expect("it has used something");
+    (micros("userUs") + micros("systemUs")) / 1e6
 }
 
 /// Seconds in which a reader has summed all that a producer has written in place.

@@ -93,6 +93,8 @@ fn every_kind_of_violation_is_found() {
     let kinds = [
         ("byte", "flood"),
         ("again", "flood"),
+        ("cut", "outlets"),
+        ("byte", "relayed"),
         ("exit", "sleepy"),
         ("twice", "sleepy"),
         ("told", "sleepy"),

@@ -247,7 +247,7 @@ impl Kernel {
         for (serial, stream) in &state.streams {
             let peer = state.connections.get(stream.connection);
             hold(
-                peer.is_some_and(|p| p.streams.contains(serial)),
+                stream.outlives.is_some() || peer.is_some_and(|p| p.streams.contains(serial)),
                 "a subscription has no connection",
                 *serial,
             );

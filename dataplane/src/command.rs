@@ -494,6 +494,8 @@ pub struct Subscribe {
     pub history_bytes: Option<u32>,
     /// How fast it is given bytes, both outputs together; none for as fast as it takes them.
     pub rate: Option<Rate>,
+    /// What the keeper is to keep with its outlet, opaque to the data plane; none where that goes with this kernel.
+    pub note: Option<Bytes>,
     /// Numbers the control plane reads at any time.
     pub meter: Arc<ReaderMeter>,
 }
@@ -521,7 +523,7 @@ pub enum Mode {
 }
 
 /// What a slow reader causes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// The source waits.
     Block,
@@ -566,4 +568,6 @@ pub enum Sink {
         /// Answered when it is there, or can't be.
         ticket: Ticket,
     },
+    /// Raw bytes to an outlet of a former kernel, which the keeper had.
+    Kept,
 }

@@ -15,6 +15,9 @@ pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Tail of a ring that other processes map, unless they ask for another or memory is tight, bytes: a reader works on one
 /// half while the other is written.
 pub const SHARED_TAIL_BYTES: u32 = 1 << 20;
+/// Tail of a ring that a client writes, unless it asks for another, bytes: nothing but its producer and its readers touches
+/// the bytes, and each half is heard of once.
+pub const LENT_TAIL_BYTES: u32 = 4 << 20;
 /// Retained history of ended streams, all of a kernel together, bytes.
 pub const RETAINED_BYTES_MAX: usize = 256 << 20;
 
@@ -66,7 +69,7 @@ pub const LINE_BYTES_MAX: usize = 65_535;
 /// Frames on their way to another reactor, per subscription, bytes.
 pub const REMOTE_WINDOW_BYTES: usize = 1 << 20;
 
-/// Send buffer asked for where a stream is read in large chunks, bytes: a few batches may be under way.
+/// Send buffer asked for where a stream is relayed or read in large chunks, bytes: a few batches may be under way.
 pub const SEND_BUFFER_BYTES: usize = 1 << 20;
 
 /// Replies queued for a connection before it isn't read any more, bytes.

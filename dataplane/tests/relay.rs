@@ -183,6 +183,7 @@ impl Play {
             sink: Sink::Descriptor(number),
             history_bytes: None,
             rate,
+            note: None,
             meter: Arc::default(),
         })));
         self.readers.push(Reader {

@@ -209,15 +209,19 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 /// Numbers of x32 have this bit (__X32_SYSCALL_BIT).
 const X32: u32 = 0x4000_0000;
-/// Calls compared one after the other before a range is halved.
-const RUN: usize = 4;
+/// Calls compared one after the other before a range is halved: the kernel translates each filter for each child, so few
+/// instructions count for more than few steps; what is always allowed it doesn't ask the filter about.
+const RUN: usize = 8;
+/// As far as a conditional jump reaches.
+const REACH: usize = u8::MAX as usize;
 
 fn plain(code: u16, value: u32) -> Instruction {
     Instruction { code, if_true: 0, if_false: 0, value }
 }
 
 fn jump(code: u16, value: u32, if_true: usize, if_false: usize) -> Instruction {
-    // Blocks are a few rules long: see `within_reach` in the tests.
+    // Blocks are a few rules long: the tests compile the largest there can be.
+    debug_assert!(if_true.max(if_false) <= REACH, "a jump over {if_true} or {if_false}");
     Instruction { code, if_true: if_true as u8, if_false: if_false as u8, value }
 }
 
@@ -237,17 +241,17 @@ fn compile_some(
     architecture: Architecture,
     wanted: impl Fn(&Rule) -> bool,
 ) -> Result<Program, serde_json::Error> {
-    let mut calls: BTreeMap<u32, Vec<Instruction>> = BTreeMap::new();
+    let mut calls: BTreeMap<u32, Verdict> = BTreeMap::new();
     for group in Group::ALL.iter().filter(|group| groups.has(**group)) {
         let rules: Vec<Rule> = serde_json::from_str(group.text())?;
         for rule in rules.into_iter().filter(&wanted) {
             let number = rule.number(architecture);
             if let Some(number) = number {
-                calls.entry(number).or_default().extend(tested(&rule));
+                calls.entry(number).or_default().narrow(&rule);
             }
         }
     }
-    let blocks: Vec<(u32, Vec<Instruction>)> = calls.into_iter().collect();
+    let calls: Vec<(u32, Verdict)> = calls.into_iter().collect();
     let mut instructions = vec![
         plain(LOAD, ARCHITECTURE),
         jump(JUMP_EQUAL, architecture.audit(), 1, 0),
@@ -258,7 +262,7 @@ fn compile_some(
         instructions.push(jump(JUMP_AT_LEAST, X32, 0, 1));
         instructions.push(plain(RETURN, ERRNO | Errno::Nosys as u32));
     }
-    instructions.extend(search(&blocks));
+    instructions.extend(search(&calls));
     Ok(Program { instructions })
 }
 
@@ -291,23 +295,69 @@ impl Rule {
     }
 }
 
+/// What is done about one call.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Refuses it under some conditions, else goes on behind.
+    tests: Vec<Instruction>,
+    /// What is answered where none of them are met; none to allow it.
+    refused: Option<Errno>,
+}
+
+impl Verdict {
+    /// The rules of a call refuse it one after the other; the first without a condition is the last that is met.
+    fn narrow(&mut self, rule: &Rule) {
+        match self.refused {
+            Some(_) => {}
+            None if rule.when.is_empty() => self.refused = Some(rule.errno),
+            None => self.tests.extend(tested(rule)),
+        }
+    }
+
+    fn answer(&self) -> u32 {
+        self.refused.map_or(ALLOW, |errno| ERRNO | errno as u32)
+    }
+}
+
 /// Finds the call by halving; expects its number in the accumulator.
-fn search(blocks: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
-    if blocks.len() > RUN {
-        let (low, high) = blocks.split_at(blocks.len() / 2);
-        let (below, above) = (search(low), search(high));
-        let mut found = vec![jump(JUMP_AT_LEAST, high[0].0, 0, 1), plain(JUMP, below.len() as u32)];
-        found.extend(below);
-        found.extend(above);
-        return found;
+fn search(calls: &[(u32, Verdict)]) -> Vec<Instruction> {
+    if calls.len() <= RUN {
+        return compare(calls);
     }
+    let (low, high) = calls.split_at(calls.len() / 2);
+    let (below, above) = (search(low), search(high));
+    let mut found = match below.len() {
+        near @ ..=REACH => vec![jump(JUMP_AT_LEAST, high[0].0, near, 0)],
+        far => vec![jump(JUMP_AT_LEAST, high[0].0, 0, 1), plain(JUMP, far as u32)],
+    };
+    found.extend(below);
+    found.extend(above);
+    found
+}
+
+/// Compares with one call after the other: a comparison for each, then an answer for all that have the same, then the tests.
+fn compare(calls: &[(u32, Verdict)]) -> Vec<Instruction> {
+    let mut behind = vec![plain(RETURN, ALLOW)];
     let mut found = Vec::new();
-    for (number, block) in blocks {
-        found.push(jump(JUMP_EQUAL, *number, 0, block.len() + 1));
-        found.extend(block);
-        found.push(plain(RETURN, ALLOW));
+    // Those with the shortest tests first, so that all are within reach.
+    let mut tested: Vec<&(u32, Verdict)> =
+        calls.iter().filter(|(_, verdict)| !verdict.tests.is_empty()).collect();
+    tested.sort_by_key(|(_, verdict)| verdict.tests.len());
+    let outright = calls.iter().filter(|(_, verdict)| verdict.tests.is_empty());
+    for (place, (number, verdict)) in outright.chain(tested).enumerate() {
+        let answer = plain(RETURN, verdict.answer());
+        let known = behind.iter().position(|instruction| *instruction == answer);
+        let target = match known.filter(|_| verdict.tests.is_empty()) {
+            Some(known) => known,
+            None => {
+                behind.extend(&verdict.tests);
+                behind.push(answer);
+                behind.len() - 1 - verdict.tests.len()
+            }
+        };
+        found.push(jump(JUMP_EQUAL, *number, calls.len() - 1 - place + target, 0));
     }
-    found.push(plain(RETURN, ALLOW));
+    found.extend(behind);
     found
 }
 
@@ -421,7 +471,7 @@ mod tests {
         for architecture in ARCHITECTURES {
             let program = compile(of(Group::ALL), architecture).unwrap();
             let length = program.instructions.len();
-            assert!(length < 640, "{length}");
+            assert!(length < 320, "{length}");
             for (at, instruction) in program.instructions.iter().enumerate() {
                 let furthest = match instruction.code {
                     JUMP => instruction.value as usize,

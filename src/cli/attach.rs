@@ -44,8 +44,11 @@ pub(crate) fn attach(context: &Context, args: &Attach) -> Outcome {
         from: if args.replay { Start::Oldest } else { Start::Now },
         ..SubscribeParams::default()
     };
-    let _violations =
-        detail.sandbox.is_some().then(|| Violations::begin(context, &client, &id)).transpose()?;
+    let _violations = detail
+        .sandbox
+        .is_some()
+        .then(|| Violations::begin(context, &client, std::slice::from_ref(&id)))
+        .transpose()?;
     let stream = context.lasting(args.lasting.no_reconnect)?.into_stream(&params)?;
     let session = Session { client, id, name: args.id.clone() };
     let raw = take_over(&session, &detail, args)?;

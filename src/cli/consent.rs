@@ -169,9 +169,14 @@ impl Asker<'_> {
         let path = |path: &std::path::Path| visible(&path.display().to_string());
         // Writing to a String does not fail.
         let mut text = format!("\nkairo: the skill {} asks for permissions\n", skill.title());
-        let _ = writeln!(text, "program {} (sha256 {})", path(&skill.program), skill.program_digest);
+        for program in &skill.programs {
+            let _ = writeln!(text, "program {} (sha256 {})", path(&program.path), program.digest);
+        }
         let _ = writeln!(text, "working in {}, started by {}", path(&skill.folder), user());
-        if skill.is_script {
+        if skill.programs.len() > 1 {
+            text.push_str("note: it is several programs, and is approved whatever they are\n");
+        }
+        if skill.programs.iter().any(|program| program.is_script) {
             text.push_str("note: it is a script: it may be changed after it was looked at, before it is read to be run\n");
         }
         let new = asked
@@ -185,6 +190,8 @@ impl Asker<'_> {
 
     /// None if somebody else has decided meanwhile.
     fn approve(&self, asked: &RequestResult, scope: GrantScope) -> Result<Option<Grant>, Failure> {
+        // The kernel in this process forgets with it, and a pipeline is more than one start.
+        let scope = if self.lasts || self.skill.programs.len() < 2 { scope } else { GrantScope::Always };
         let params =
             ApproveParams { request_id: asked.request_id.clone(), scope: Some(scope), expires_in_ms: None };
         unless_decided(self.client.call::<Approve>(&params)).map(|done| done.map(|done| done.grant))
@@ -234,7 +241,7 @@ impl Asker<'_> {
             "requestId": asked.request_id,
             "principal": self.skill.principal(),
             "manifestDigest": self.skill.digest,
-            "programDigest": self.skill.program_digest,
+            "programDigest": self.skill.programs.first().map(|program| &program.digest),
         }))
     }
 }

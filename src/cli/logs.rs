@@ -72,9 +72,11 @@ pub(crate) fn logs(context: &Context, args: &Logs) -> Outcome {
         None => start(args.from),
     };
     let _violations = match args.follow {
-        true => {
-            Some(Violations::begin(context, &context.lasting_silently(args.lasting.no_reconnect)?, &wish.id)?)
-        }
+        true => Some(Violations::begin(
+            context,
+            &context.lasting_silently(args.lasting.no_reconnect)?,
+            std::slice::from_ref(&wish.id),
+        )?),
         false => None,
     };
     let mut stream = client.into_stream(&wish.from(start))?;

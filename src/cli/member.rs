@@ -4,14 +4,14 @@
 //! in the time it is given then, and tells the log of begin and end. The registration ends with this command, and so the
 //! daemon needn't wait longer than the program lives.
 
+use crate::cli::args::process::Run;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use kairo_client::{CallError, CallOptions, Cancels, Client, EventItem};
 use kairo_wire::codec::raw::Raw;
-use kairo_wire::id::{EventId, ProcessId};
+use kairo_wire::id::EventId;
 use kairo_wire::methods::event::{self, Draft};
 use kairo_wire::methods::intent::{IntentStatusParams, Register, RegisterParams, Status};
-use kairo_wire::methods::process::{Kill, KillParams, Scope, WaitResult};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -34,8 +34,13 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Takes part, before there is a program.
-    pub(crate) fn join(
+    /// Takes part if that was asked for, before there is a program.
+    pub(crate) fn of(context: &Context, args: &Run, command: &[OsString]) -> Result<Option<Member>, Failure> {
+        let Some(intent) = &args.intent else { return Ok(None) };
+        Member::join(context, intent, args.correlation.as_deref(), command).map(Some)
+    }
+
+    fn join(
         context: &Context,
         intent: &str,
         correlation: Option<&str>,
@@ -67,8 +72,8 @@ impl Member {
         })
     }
 
-    /// Ends the program when the intent is cancelled.
-    pub(crate) fn stand_for(&mut self, kernel: Client, id: ProcessId) -> Result<(), Failure> {
+    /// Ends the program when the intent is cancelled: `end` does, within so many milliseconds, and says whether it could.
+    pub(crate) fn stand_for(&mut self, end: impl Fn(u64) -> bool + Send + 'static) -> Result<(), Failure> {
         let Some(cancels) = self.cancels.take() else { return Ok(()) };
         let (daemon, intent) = (self.daemon.clone(), self.intent.clone());
         let work = move || {
@@ -83,9 +88,7 @@ impl Member {
                     Ok(EventItem::Gap(_) | EventItem::Cut { .. }) => continue,
                     Err(_) => return,
                 };
-                let grace_ms = Some(grace_ms - grace_ms / 5);
-                let kill = KillParams { id: id.clone(), signal: None, grace_ms, scope: Some(Scope::Tree) };
-                if kernel.call::<Kill>(&kill).is_err() {
+                if !end(grace_ms - grace_ms / 5) {
                     return;
                 }
             }
@@ -94,16 +97,8 @@ impl Member {
         Ok(())
     }
 
-    /// Tells of the program's end.
-    pub(crate) fn over(self, ended: &WaitResult) -> Result<(), Failure> {
-        let (code, signal) = match &ended.exit {
-            Some(exit) => (exit.code, exit.signal),
-            None => (Some(ended.exit_code), None),
-        };
-        let mut said = match signal {
-            Some(signal) => json!({ "signal": signal }),
-            None => json!({ "code": code }),
-        };
+    /// Tells of the program's end: its code or its signal.
+    pub(crate) fn over(self, mut said: Value) -> Result<(), Failure> {
         said["durationMs"] = (self.since.elapsed().as_millis() as u64).into();
         let exited = Draft {
             correlation_id: Some(self.correlation.clone()),

@@ -12,11 +12,9 @@ use crate::cli::table::visible;
 use kairo_client::{BusEvent, Client, EventItem, Events};
 use kairo_wire::error::Code;
 use kairo_wire::event::{Event, PermissionRevoked};
-use kairo_wire::id::ProcessId;
 use kairo_wire::methods::permission::{
     Grant, GrantScope, Grants, GrantsParams, Revoke, RevokeCause, RevokeParams, RunningOption,
 };
-use kairo_wire::methods::process::{Kill, KillParams, Scope};
 
 /// The daemon's grant, while the program runs under it.
 #[derive(Debug)]
@@ -47,8 +45,8 @@ impl Permit {
         Ok((grant.scope != GrantScope::Once).then_some(Permit { daemon, revoked, grant }))
     }
 
-    /// Ends the program when the grant is taken back.
-    pub(crate) fn stand_for(self, kernel: Client, id: ProcessId) -> Result<(), Failure> {
+    /// Ends the program when the grant is taken back: `end_it` does.
+    pub(crate) fn stand_for(self, end_it: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
         let work = move || {
             let Permit { daemon, revoked, grant } = self;
             for item in revoked {
@@ -79,10 +77,7 @@ impl Permit {
                     return;
                 }
                 eprintln!("kairo: {} of {who}: {why}; the program is ended", grant.id);
-                let kill = KillParams { id, signal: None, grace_ms: None, scope: Some(Scope::Tree) };
-                // It may have ended by itself.
-                let _ = kernel.call::<Kill>(&kill);
-                return;
+                return end_it();
             }
         };
         std::thread::Builder::new().name("permit".to_owned()).spawn(work)?;

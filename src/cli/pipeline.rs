@@ -5,23 +5,29 @@
 //! stdout is ours, and all complain where we do. Invariant: what a flag says holds for every stage, or is refused.
 
 use crate::cli::args::process::{Program, Run, RunStdin, Spawn, SpawnStdin};
+use crate::cli::consent::Asker;
 use crate::cli::context::{Context, Outcome, accompanied, json_of, process_id, versioned};
 use crate::cli::failure::{Failure, exit_of};
-use crate::cli::program;
+use crate::cli::member::Member;
+use crate::cli::permit::Permit;
+use crate::cli::program::{self, RestartChoice};
 use crate::cli::progress::Output;
 use crate::cli::run::{FORWARDED, forward};
+use crate::cli::skill::Skill;
 use crate::cli::table::{bytes, duration, visible};
+use crate::cli::violations::Violations;
 use crate::config::policy;
 use crate::kernel::embedded::Embedded;
 use crate::logging;
-use kairo_client::{Client, ConnectOptions};
+use kairo_client::{CallOptions, Client, ConnectOptions};
 use kairo_wire::codec::raw::Raw;
 use kairo_wire::codec::text::OsText;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::{StderrOption, StdinOption};
 use kairo_wire::methods::pipeline::{
-    self, EdgeStderr, FlowStatus, Neighbour, PipelineEdge, PipelineSpawnParams, PipelineStage,
-    PipelineStatus, PipelineTargetParams, PipelineWaitParams, PipelineWaitResult,
+    self, EdgeStderr, FlowStatus, Neighbour, PipelineEdge, PipelineKillParams, PipelineSpawnParams,
+    PipelineSpawnResult, PipelineStage, PipelineStatus, PipelineTargetParams, PipelineWaitParams,
+    PipelineWaitResult,
 };
 use kairo_wire::methods::stream::StreamName;
 use serde_json::{Value as Json, json};
@@ -107,20 +113,14 @@ fn read(text: &str, id: Option<&str>) -> Result<PipelineSpawnParams, String> {
 /// `kairo run` of several programs.
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let program = &args.program;
-    let refused = [
-        (args.pty, "--pty"),
-        (args.intent.is_some(), "--intent"),
-        (program.adapter.is_some(), "--adapter"),
-        (program.manifest.is_some(), "--manifest"),
-        (program.receipt, "--receipt"),
-        (program.program_digest.is_some(), "--program-digest"),
-    ];
-    if let Some((_, flag)) = refused.into_iter().find(|(given, _)| *given) {
-        return Err(Failure::usage(format!("{flag} is for one program, and a pipeline is several"))
-            .advise("name it in the options of a stage, in a file for --pipeline"));
-    }
+    refuse(&[
+        (args.pty, "--pty", PIPES),
+        (args.stats, "--stats", "--json tells what went through each stage"),
+    ])?;
+    suits(program)?;
     let mut params = params(program, None)?;
     surround(&mut params, args)?;
+    let skill = if program.manifest.is_some() { skill(program, &mut params)? } else { None };
     let contains = params.stages.iter().any(|stage| {
         stage.options.as_ref().is_some_and(|options| options.sandbox.is_some() || options.skill.is_some())
     });
@@ -129,7 +129,8 @@ pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let _logging =
         logging::begin(&context.config.log).map_err(|error| Failure::new("E_LOG", error.to_string()))?;
     let client = Client::over(connection, &ConnectOptions::default())?;
-    let outcome = supervise(context, args, &client, params);
+    let permit = skill.as_ref().map(|skill| Permit::obtain(context, skill, &client)).transpose();
+    let outcome = permit.and_then(|permit| supervise(context, args, &client, (params, permit.flatten())));
     drop(client);
     kernel.end()?;
     outcome
@@ -158,7 +159,51 @@ fn surround(params: &mut PipelineSpawnParams, args: &Run) -> Result<(), Failure>
     Ok(())
 }
 
-fn supervise(context: &Context, args: &Run, client: &Client, mut params: PipelineSpawnParams) -> Outcome {
+/// A stage has no terminal.
+const PIPES: &str = "programs that are joined have pipes";
+
+/// What can't be had of several programs, and why.
+fn refuse(flags: &[(bool, &str, &str)]) -> Result<(), Failure> {
+    match flags.iter().find(|(given, ..)| *given) {
+        Some((_, flag, why)) => Err(Failure::usage(format!("{flag} is for one program: {why}"))
+            .advise("name it in the options of a stage, in a file for --pipeline, if it can be had there")),
+        None => Ok(()),
+    }
+}
+
+fn suits(program: &Program) -> Result<(), Failure> {
+    refuse(&[
+        (program.adapter.is_some(), "--adapter", "an adapter reads what one program says of how far it is"),
+        (program.program_digest.is_some(), "--program-digest", "each stage has a digest of its own"),
+    ])
+}
+
+/// Has every stage start as the skill of the manifest, contained by what that lists.
+fn skill(program: &Program, params: &mut PipelineSpawnParams) -> Result<Option<Skill>, Failure> {
+    let first = |stage: &PipelineStage| OsString::from_vec(stage.command[0].as_bytes().to_vec());
+    let names: Vec<OsString> = params.stages.iter().map(first).collect();
+    let Some(skill) = Skill::of_all(program, &names)? else { return Ok(None) };
+    for (index, stage) in params.stages.iter_mut().enumerate() {
+        skill.enter(index, stage.options.get_or_insert_default(), &mut stage.command);
+    }
+    Ok(Some(skill))
+}
+
+/// What was started, as it is typed.
+fn words(params: &PipelineSpawnParams) -> Vec<OsString> {
+    let stages = params.stages.iter().map(|stage| {
+        let words = stage.command.iter().map(|word| OsString::from_vec(word.as_bytes().to_vec()));
+        words.collect::<Vec<_>>()
+    });
+    stages.collect::<Vec<_>>().join(&OsString::from(BAR))
+}
+
+fn supervise(
+    context: &Context,
+    args: &Run,
+    client: &Client,
+    (mut params, permit): (PipelineSpawnParams, Option<Permit>),
+) -> Outcome {
     // Before the spawn: what is asked of us from here on is asked of the programs.
     let signals = Signals::new(FORWARDED)?;
     let Some(last) = params.stages.last_mut() else {
@@ -169,13 +214,37 @@ fn supervise(context: &Context, args: &Run, client: &Client, mut params: Pipelin
     let name = last.id.get_or_insert(process_id("run")?).clone();
     let output = Output::to(client, &name, StreamName::Stdout, rate, None)?;
     let id = params.id.clone();
-    let mut call = kairo_client::CallOptions::default();
-    call.correlation_id.clone_from(&args.correlation);
+    let mut member = Member::of(context, args, &words(&params))?;
+    let correlation_id =
+        member.as_ref().map(|member| &member.correlation).or(args.correlation.as_ref()).cloned();
+    let call = CallOptions { correlation_id, ..CallOptions::default() };
+    let watched = params.stages.iter().any(|stage| stage.options.as_ref().is_some_and(|one| one.watch));
+    let ids = stage_ids(&params)?;
+    let violations = watched.then(|| Violations::begin(context, client, &ids)).transpose()?;
     let spawned = client.call_with::<pipeline::Spawn>(&params, &call)?;
-    let ids = spawned.stages.into_iter().map(|stage| stage.id).collect();
+    if args.program.receipt {
+        io::stderr().lock().write_all(receipts(&spawned)?.as_bytes())?;
+    }
+    let end = |grace_ms| PipelineKillParams { id: id.clone(), signal: None, grace_ms };
+    if let Some(permit) = permit {
+        let (kernel, end) = (client.clone(), end(None));
+        // It may have ended by itself.
+        permit.stand_for(move || drop(kernel.call::<pipeline::Kill>(&end)))?;
+    }
+    if let Some(member) = &mut member {
+        let (kernel, end) = (client.clone(), end(None));
+        member.stand_for(move |grace_ms| {
+            let kill = PipelineKillParams { grace_ms: Some(grace_ms), ..end.clone() };
+            kernel.call::<pipeline::Kill>(&kill).is_ok()
+        })?;
+    }
     forward(client.clone(), ids, signals, false)?;
     let ended = wait(client, &id, None)?;
     output.drain()?;
+    if let Some(violations) = violations.filter(|_| ended.exit_code != 0) {
+        violations.drain();
+    }
+    member.map_or(Ok(()), |member| member.over(json!({ "code": ended.exit_code })))?;
     if context.json {
         let status = client.call::<pipeline::Status>(&PipelineTargetParams { id })?;
         let mut report = json_of(&ended)?;
@@ -184,6 +253,28 @@ fn supervise(context: &Context, args: &Run, client: &Client, mut params: Pipelin
         writeln!(io::stderr().lock(), "{}", versioned(report))?;
     }
     Ok(exit_code(&ended))
+}
+
+/// What the stages will be called.
+fn stage_ids(params: &PipelineSpawnParams) -> Result<Vec<ProcessId>, Failure> {
+    let stages = params.stages.iter().enumerate();
+    let id = |(index, stage): (usize, &PipelineStage)| match &stage.id {
+        Some(id) => Ok(id.clone()),
+        None => process_id(&format!("{}.{index}", params.id)),
+    };
+    stages.map(id).collect()
+}
+
+/// The receipts of all stages that have one, for people.
+fn receipts(spawned: &PipelineSpawnResult) -> Result<String, Failure> {
+    let mut text = String::new();
+    for stage in &spawned.stages {
+        if let Some(receipt) = &stage.sandbox {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{}:\n{}", visible(&stage.id.to_string()), program::receipt(receipt)?);
+        }
+    }
+    Ok(text)
 }
 
 fn wait(client: &Client, id: &ProcessId, timeout_ms: Option<u64>) -> Result<PipelineWaitResult, Failure> {
@@ -197,8 +288,23 @@ pub(crate) fn exit_code(ended: &PipelineWaitResult) -> u8 {
 
 /// `kairo spawn` of several programs.
 pub(crate) fn spawn(context: &Context, args: &Spawn, id: &str) -> Outcome {
+    let own = "what is kept of a stage's output is named with the stage";
+    refuse(&[
+        (args.pty, "--pty", PIPES),
+        (args.spool.is_some(), "--spool", own),
+        (args.block_unread, "--block-unread", own),
+        (args.durable.is_some(), "--durable", "stages are answered for together"),
+        (
+            args.restart != RestartChoice::Never,
+            "--restart",
+            "another life could not be joined to its neighbours",
+        ),
+    ])?;
+    suits(&args.program)?;
     let named = args.id.is_some() || args.program.pipeline.is_none();
     let mut params = params(&args.program, named.then_some(id))?;
+    let manifest = args.program.manifest.is_some();
+    let skill = if manifest { skill(&args.program, &mut params)? } else { None };
     if args.program.pipeline.is_none() {
         let last = params.stages.len() - 1;
         for (index, stage) in params.stages.iter_mut().enumerate() {
@@ -214,10 +320,19 @@ pub(crate) fn spawn(context: &Context, args: &Spawn, id: &str) -> Outcome {
         let stderr = if args.merge_stderr { EdgeStderr::Merged } else { EdgeStderr::Apart };
         params.edges.fill(PipelineEdge { tap: args.tap, stderr });
     }
-    let spawned = context.client()?.call_with::<pipeline::Spawn>(&params, &accompanied(&args.story))?;
-    match context.json {
-        true => context.object(json_of(&spawned)?)?,
-        false => context.line(&spawned.id.to_string())?,
+    // Somebody may take their time to decide.
+    let client = if manifest { context.lasting(false)? } else { context.client()? };
+    if let Some(skill) = &skill {
+        Asker::of_daemon(context, skill, &client).settle()?;
+    }
+    let spawned = client.call_with::<pipeline::Spawn>(&params, &accompanied(&args.story))?;
+    if context.json {
+        context.object(json_of(&spawned)?)?;
+        return Ok(0);
+    }
+    context.line(&spawned.id.to_string())?;
+    if args.program.receipt {
+        context.text(&receipts(&spawned)?)?;
     }
     Ok(0)
 }

@@ -78,7 +78,7 @@ pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     };
     if let Some(skill) = &skill {
         Asker::of_daemon(context, skill, &client).settle()?;
-        skill.enter(&mut options, &mut command);
+        skill.enter(0, &mut options, &mut command);
     }
     let params = SpawnParams { id, command, options: Some(Box::new(options)) };
     let spawned = client.call_with::<process::Spawn>(&params, &accompanied(&args.story))?;

@@ -25,17 +25,17 @@ use crate::cli::{pipeline, program, terminal};
 use crate::config::policy;
 use crate::kernel::embedded::Embedded;
 use crate::logging;
-use kairo_client::{CallOptions, Client, ConnectOptions, Item};
+use kairo_client::{CallError, CallOptions, Client, ConnectOptions, Item};
 use kairo_dataplane::sys::pipe::SPLICES;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::options::{
     HistoryOption, Pty, SignalName, SpawnOptions, StderrOption, StdinOption, TerminalSize,
 };
 use kairo_wire::methods::process::{
-    self, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
+    self, KillParams, KillResult, Scope, SignalParams, SpawnParams, StatusParams, WaitParams, WaitResult,
 };
 use kairo_wire::methods::stream::{Rate, Selector, StreamName, SubscribeParams};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 use std::io::{self, IsTerminal, Write};
@@ -108,28 +108,27 @@ fn supervise(
     let mut command = program::command(&args.program)?;
     let contained = args.program.sandbox.is_some() || skill.is_some();
     if let Some(skill) = skill {
-        skill.enter(&mut options, &mut command);
+        skill.enter(0, &mut options, &mut command);
     }
-    let violations = contained.then(|| Violations::begin(context, client, &id)).transpose()?;
+    let violations =
+        contained.then(|| Violations::begin(context, client, std::slice::from_ref(&id))).transpose()?;
     let params = SpawnParams { id: id.clone(), command, options: Some(Box::new(options)) };
-    let correlation_id = args.correlation.clone();
-    let mut member = match &args.intent {
-        Some(intent) => {
-            Some(Member::join(context, intent, correlation_id.as_deref(), &args.program.command)?)
-        }
-        None => None,
-    };
-    let correlation_id = member.as_ref().map(|member| member.correlation.clone()).or(correlation_id);
+    let mut member = Member::of(context, args, &args.program.command)?;
+    let correlation_id =
+        member.as_ref().map(|member| &member.correlation).or(args.correlation.as_ref()).cloned();
     let spawned = client
         .call_with::<process::Spawn>(&params, &CallOptions { correlation_id, ..CallOptions::default() })?;
     if let Some(receipt) = spawned.sandbox.as_ref().filter(|_| args.program.receipt) {
         io::stderr().lock().write_all(program::receipt(receipt)?.as_bytes())?;
     }
     if let Some(permit) = permit {
-        permit.stand_for(client.clone(), id.clone())?;
+        let end = ending(client, &id);
+        // It may have ended by itself.
+        permit.stand_for(move || drop(end(None)))?;
     }
     if let Some(member) = &mut member {
-        member.stand_for(client.clone(), id.clone())?;
+        let end = ending(client, &id);
+        member.stand_for(move |grace_ms| end(Some(grace_ms)).is_ok())?;
     }
     forward(client.clone(), vec![id.clone()], signals, args.pty)?;
     let ended = if args.pty {
@@ -145,10 +144,28 @@ fn supervise(
         violations.drain();
     }
     if let Some(member) = member {
-        member.over(&ended)?;
+        member.over(how(&ended))?;
     }
     report(context, client, &id, (&ended, args.stats))?;
     Ok(exit_code(&ended))
+}
+
+/// Ends the program, in its time if one is given.
+fn ending(client: &Client, id: &ProcessId) -> impl Fn(Option<u64>) -> Result<KillResult, CallError> + use<> {
+    let (kernel, id) = (client.clone(), id.clone());
+    move |grace_ms| {
+        let kill = KillParams { id: id.clone(), signal: None, grace_ms, scope: Some(Scope::Tree) };
+        kernel.call::<process::Kill>(&kill)
+    }
+}
+
+/// How it ended: by a code or a signal.
+fn how(ended: &WaitResult) -> Json {
+    match ended.exit.as_ref().map(|exit| (exit.code, exit.signal)) {
+        Some((_, Some(signal))) => json!({ "signal": signal }),
+        Some((code, None)) => json!({ "code": code }),
+        None => json!({ "code": ended.exit_code }),
+    }
 }
 
 fn spawn_options(args: &Run) -> Result<SpawnOptions, Failure> {

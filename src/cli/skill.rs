@@ -38,12 +38,8 @@ pub(crate) struct Skill {
     pub(crate) digest: String,
     text: String,
     syntax: ManifestSyntax,
-    /// Absolute.
-    pub(crate) program: PathBuf,
-    /// It is read by another program, after it was looked at.
-    pub(crate) is_script: bool,
-    /// SHA-256 of its contents.
-    pub(crate) program_digest: String,
+    /// What is started as it: one program, or each stage of a pipeline.
+    pub(crate) programs: Vec<Found>,
     /// Where it will work.
     pub(crate) folder: PathBuf,
     /// What a grant for the session is bound to.
@@ -52,22 +48,39 @@ pub(crate) struct Skill {
     pub(crate) wait: Duration,
 }
 
+/// A program that was looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// Absolute.
+    pub(crate) path: PathBuf,
+    /// It is read by another program, after it was looked at.
+    pub(crate) is_script: bool,
+    /// SHA-256 of its contents.
+    pub(crate) digest: String,
+}
+
 impl Skill {
     /// What `--manifest` and its company say, if it was given.
     pub(crate) fn of(args: &Program) -> Result<Option<Skill>, Failure> {
+        Skill::of_all(args, &args.command[..args.command.len().min(1)])
+    }
+
+    /// The same for several programs that are started together. An approval is then for the manifest and names none of them.
+    pub(crate) fn of_all(args: &Program, names: &[OsString]) -> Result<Option<Skill>, Failure> {
         let Some(file) = &args.manifest else { return Ok(None) };
         let Loaded { manifest, text, syntax } = load(file, MANIFEST_BYTES_MAX)?;
         let mut folder = std::env::current_dir()?;
         folder.extend(args.cwd.as_ref());
-        let program = find(args, &folder)?;
-        let is_script = is_script(&program)?;
-        if is_script && manifest.identity.kind != Some(Kind::Script) {
-            let why = format!("{} is a script, and its manifest doesn't say so", shown(&program));
+        let programs =
+            names.iter().map(|name| looked_at(find(args, name, &folder)?)).collect::<Result<Vec<_>, _>>()?;
+        if manifest.identity.kind != Some(Kind::Script)
+            && let Some(script) = programs.iter().find(|program| program.is_script)
+        {
+            let why = format!("{} is a script, and its manifest doesn't say so", shown(&script.path));
             return Err(Failure::new("E_MANIFEST", why).advise(
                 "write `type: script` into it: what runs may be another script than the one that was looked at",
             ));
         }
-        let program_digest = digest(&program)?;
         Ok(Some(Skill {
             digest: manifest.digest(),
             manifest,
@@ -77,9 +90,7 @@ impl Skill {
                 Syntax::Yaml => ManifestSyntax::Yaml,
                 Syntax::Toml => ManifestSyntax::Toml,
             },
-            program,
-            is_script,
-            program_digest,
+            programs,
             folder,
             session: args.session.clone().unwrap_or_else(session_of_terminal),
             wait: Duration::from_millis(args.wait.map_or(0, |wait| wait.0)),
@@ -103,34 +114,51 @@ impl Skill {
         RequestParams {
             manifest: Some(self.text.clone()),
             syntax: self.syntax,
-            program: OsText::new(self.program.clone().into_os_string().into_vec()),
-            program_digest: Some(self.program_digest.clone()),
+            program: self.only().and_then(|program| words(&program.path)),
+            program_digest: self.only().map(|program| program.digest.clone()),
             session: Some(self.session.clone()),
             wait_ms: wait_ms.map(|wait| wait.try_into().unwrap_or(u32::MAX)),
             ..RequestParams::default()
         }
     }
 
-    /// Has a spawn start it as this.
-    pub(crate) fn enter(&self, options: &mut SpawnOptions, command: &mut [OsText]) {
+    /// The program, if it is one.
+    fn only(&self) -> Option<&Found> {
+        <&[_; 1]>::try_from(self.programs.as_slice()).ok().map(|[only]| only)
+    }
+
+    /// Has a spawn start one of its programs as this.
+    pub(crate) fn enter(&self, which: usize, options: &mut SpawnOptions, command: &mut [OsText]) {
+        let Some(program) = self.programs.get(which) else { return };
         options.skill = Some(SkillOption {
             name: self.manifest.identity.name.clone(),
             manifest_digest: Some(self.digest.clone()),
-            program_digest: Some(self.program_digest.clone()),
+            program_digest: self.only().map(|program| program.digest.clone()),
             session: Some(self.session.clone()),
         });
         options.watch = true;
+        if self.only().is_none() {
+            // The approval doesn't say what runs, so this does: what was shown to whoever approved it.
+            options.program_digest = Some(program.digest.clone());
+            options.accept_weaker_program = program.is_script;
+        }
         // What was approved is this file, whatever the kernel would find by its name.
-        let program = OsText::new(self.program.clone().into_os_string().into_vec());
-        if let (Some(first), Some(program)) = (command.first_mut(), program) {
+        if let (Some(first), Some(program)) = (command.first_mut(), words(&program.path)) {
             *first = program;
         }
     }
 }
 
+fn words(path: &Path) -> Option<OsText> {
+    OsText::new(path.as_os_str().as_bytes().to_vec())
+}
+
+fn looked_at(path: PathBuf) -> Result<Found, Failure> {
+    Ok(Found { is_script: is_script(&path)?, digest: digest(&path)?, path })
+}
+
 /// The program as it will be started: as the shell does, but that a path is one in the folder it will work in.
-fn find(args: &Program, folder: &Path) -> Result<PathBuf, Failure> {
-    let name = &args.command[0];
+fn find(args: &Program, name: &OsStr, folder: &Path) -> Result<PathBuf, Failure> {
     if name.as_bytes().contains(&b'/') {
         let path: PathBuf = folder.join(name).components().collect();
         let found = path.metadata().map_err(|error| missing(name, Some(&error)))?;
@@ -219,6 +247,10 @@ mod tests {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
 
+    fn found(args: &Program, folder: &Path) -> Result<PathBuf, Failure> {
+        find(args, &args.command[0], folder)
+    }
+
     #[test]
     fn a_program_is_found_where_the_kernel_will_find_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -228,14 +260,14 @@ mod tests {
         put(&one.join("tool"), 0o644);
         let path = format!("PATH={}:{}", one.display(), two.display());
         let args = typed(&["--env", &path, "--", "tool"]);
-        assert_eq!(find(&args, folder.path()).unwrap_err().exit(), 126);
+        assert_eq!(found(&args, folder.path()).unwrap_err().exit(), 126);
         put(&two.join("tool"), 0o755);
-        assert_eq!(find(&args, folder.path()).unwrap(), two.join("tool"));
-        assert_eq!(find(&typed(&["./two/./tool"]), folder.path()).unwrap(), folder.path().join("two/tool"));
-        assert_eq!(find(&typed(&["./one/tool"]), folder.path()).unwrap_err().exit(), 126);
-        assert_eq!(find(&typed(&["one"]), folder.path()).unwrap_err().exit(), 127);
-        assert_eq!(find(&typed(&["one/none"]), folder.path()).unwrap_err().exit(), 127);
-        assert_eq!(find(&typed(&["./one"]), folder.path()).unwrap_err().exit(), 126);
+        assert_eq!(found(&args, folder.path()).unwrap(), two.join("tool"));
+        assert_eq!(found(&typed(&["./two/./tool"]), folder.path()).unwrap(), folder.path().join("two/tool"));
+        assert_eq!(found(&typed(&["./one/tool"]), folder.path()).unwrap_err().exit(), 126);
+        assert_eq!(found(&typed(&["one"]), folder.path()).unwrap_err().exit(), 127);
+        assert_eq!(found(&typed(&["one/none"]), folder.path()).unwrap_err().exit(), 127);
+        assert_eq!(found(&typed(&["./one"]), folder.path()).unwrap_err().exit(), 126);
     }
 
     #[test]
@@ -253,12 +285,15 @@ mod tests {
         assert_eq!((asked.wait_ms, asked.syntax), (Some(120_000), ManifestSyntax::Yaml));
         assert!(asked.session.is_some_and(|session| session.starts_with("terminal:")));
         // Of "program\n".
-        assert_eq!(asked.program_digest.as_deref(), Some(skill.program_digest.as_str()));
-        assert_eq!(skill.program_digest, "fba13a37a73d657dc0f1e671f0dc714f9891dd4da15ec45bd2a6f83e0434648e");
+        assert_eq!(asked.program_digest.as_deref(), Some(skill.programs[0].digest.as_str()));
+        assert_eq!(
+            skill.programs[0].digest,
+            "fba13a37a73d657dc0f1e671f0dc714f9891dd4da15ec45bd2a6f83e0434648e"
+        );
         assert_eq!(skill.request(Duration::ZERO).wait_ms, None);
         let mut options = SpawnOptions::default();
         let mut command = vec![OsText::from("tool"), OsText::from("x")];
-        skill.enter(&mut options, &mut command);
+        skill.enter(0, &mut options, &mut command);
         assert_eq!(command[0].as_bytes(), tool.as_bytes());
         let meant = options.skill.unwrap();
         assert_eq!((meant.manifest_digest, meant.program_digest), (Some(skill.digest), asked.program_digest));
@@ -268,7 +303,7 @@ mod tests {
         let undeclared = Skill::of(&typed(&["--manifest", manifest, "--", tool])).unwrap_err();
         assert!(undeclared.text(false).unwrap().contains("type: script"));
         let declared = Skill::of(&typed(&["--manifest", &script, "--", tool])).unwrap().unwrap();
-        assert!(declared.is_script && declared.manifest.identity.name == "git-helper");
+        assert!(declared.programs[0].is_script && declared.manifest.identity.name == "git-helper");
     }
 
     #[test]

@@ -15,19 +15,23 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// A refusal is heard of a moment after the exit it led to: how long for the next one, and for all.
-const NEXT: Duration = Duration::from_millis(20);
-const ALL: Duration = Duration::from_millis(50);
+const NEXT: Duration = Duration::from_millis(50);
+const ALL: Duration = Duration::from_millis(150);
 
-/// Says what one process is denied, from when it was begun.
+/// Says what some processes are denied, from when it was begun.
 #[derive(Debug)]
 pub(crate) struct Violations(Receiver<()>);
 
 impl Violations {
-    pub(crate) fn begin(context: &Context, client: &Client, id: &ProcessId) -> Result<Violations, Failure> {
+    pub(crate) fn begin(
+        context: &Context,
+        client: &Client,
+        ids: &[ProcessId],
+    ) -> Result<Violations, Failure> {
         let events = client.events(SecurityViolation::TOPIC)?;
         let (said, heard) = channel();
-        let (voice, id) = (context.voice(), id.clone());
-        let work = move || follow(events, voice, &id, &said);
+        let (voice, ids) = (context.voice(), ids.to_vec());
+        let work = move || follow(events, voice, &ids, &said);
         std::thread::Builder::new().name("violations".to_owned()).spawn(work)?;
         Ok(Violations(heard))
     }
@@ -40,11 +44,11 @@ impl Violations {
 }
 
 /// Until the kernel ends.
-fn follow(events: Events, voice: Voice, id: &ProcessId, said: &Sender<()>) {
+fn follow(events: Events, voice: Voice, ids: &[ProcessId], said: &Sender<()>) {
     for event in events {
         let Ok(EventItem::Event(event)) = event else { continue };
         let Ok(violation) = event.payload.as_ref().decode::<SecurityViolation>() else { continue };
-        if violation.id != *id {
+        if !ids.contains(&violation.id) {
             continue;
         }
         let object = json_of(&violation).map(|violation| json!({ "violation": violation }));

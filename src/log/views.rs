@@ -20,6 +20,12 @@ const BEGIN_AFTER: u64 = 4_096;
 /// What is written is folded so long after, with what is written meanwhile; who asks is not kept waiting.
 const GATHERED_FOR: Duration = Duration::from_millis(10);
 
+/// While nobody listens it waits for the first moment without an event, so that folding takes no core from what is under way,
+const QUIET_FOR: Duration = Duration::from_millis(100);
+
+/// or until so many events wait that whoever asks would have to wait for them.
+const BEHIND_MAX: u64 = 65_536;
+
 /// What the thread is told.
 pub(super) enum Word {
     Inquiry(Inquiry),
@@ -33,7 +39,7 @@ struct Bell {
     begun: AtomicBool,
     /// It has been told to look and has not looked yet.
     rung: AtomicBool,
-    /// Events before it began.
+    /// Events since it looked.
     written: AtomicU64,
 }
 
@@ -58,9 +64,9 @@ impl Caller {
     /// So many more events are in the log.
     pub(super) fn written(&self, events: u64) {
         let bell = &self.bell;
-        let begins = || bell.written.fetch_add(events, Ordering::Relaxed) + events >= BEGIN_AFTER;
+        let written = bell.written.fetch_add(events, Ordering::Relaxed) + events;
         if events > 0
-            && (bell.begun.load(Ordering::Acquire) || begins())
+            && (bell.begun.load(Ordering::Acquire) || written >= BEGIN_AFTER)
             && !bell.rung.swap(true, Ordering::AcqRel)
         {
             let _ = self.words.send(Word::Written);
@@ -116,7 +122,8 @@ pub(super) fn run(from: Beginning) {
     loop {
         let first = if more { None } else { words.recv().ok() };
         let gathers = matches!(first, Some(Word::Written));
-        let second = if gathers { words.recv_timeout(GATHERED_FOR).ok() } else { None };
+        let is_heard = host.as_ref().is_some_and(Host::is_heard);
+        let second = if gathers { gathered(&words, &caller.bell, is_heard) } else { None };
         let (mut inquiries, mut over) = (Vec::new(), false);
         for word in first.into_iter().chain(second).chain(words.try_iter()) {
             match word {
@@ -128,6 +135,7 @@ pub(super) fn run(from: Beginning) {
         caller.bell.begun.store(true, Ordering::Release);
         // Before the log is looked at: what is written from here on rings again.
         caller.bell.rung.store(false, Ordering::Release);
+        caller.bell.written.store(0, Ordering::Relaxed);
         if over {
             host.iter_mut().for_each(|host| store(host, &mut keeper));
             return;
@@ -142,6 +150,26 @@ pub(super) fn run(from: Beginning) {
         more = work(host, inquiries, &ear);
         if host.is_to_be_stored(!more) {
             store(host, &mut keeper);
+        }
+    }
+}
+
+/// Waits until it is time to fold, or until there is another word.
+fn gathered(words: &Receiver<Word>, bell: &Bell, is_heard: bool) -> Option<Word> {
+    if is_heard {
+        return words.recv_timeout(GATHERED_FOR).ok();
+    }
+    let mut before = bell.written.load(Ordering::Relaxed);
+    loop {
+        match words.recv_timeout(QUIET_FOR) {
+            Ok(word) => return Some(word),
+            Err(_) => {
+                let written = bell.written.load(Ordering::Relaxed);
+                if written == before || written >= BEHIND_MAX {
+                    return None;
+                }
+                before = written;
+            }
         }
     }
 }

@@ -226,6 +226,21 @@ fn run_code(daemon: &Daemon, arguments: &[&str]) -> Option<i32> {
 }
 
 #[test]
+fn a_pipeline_under_a_kernel_of_its_own_is_part_of_an_intent() {
+    with(&Options::plain(Driver::Poll), |daemon| {
+        let intent = begin(daemon, &["film"]);
+        let words = ["run", "--intent", &intent, "--", "sleep", "1000", "|", "sleep", "1001"];
+        let mut run = daemon.cli(&words).stderr(Stdio::null()).spawn().expect("the program runs");
+        let begun = || objects(daemon, &["events", "kairo.run.started", "--from", "start"]);
+        until("it takes part", || !begun().is_empty());
+        assert_eq!(begun()[0]["payload"]["argv"], json!(["sleep", "1000", "|", "sleep", "1001"]));
+        good(daemon, &["cancel", &intent, "--grace", "2"]);
+        assert_eq!(run.wait().expect("our child").code(), Some(143), "all of it ends");
+        assert!(good(daemon, &["trace", &intent]).contains("kairo.run.exited code=143"));
+    });
+}
+
+#[test]
 fn an_intent_ends_with_a_result_or_with_the_command_that_holds_it() {
     with(&Options::plain(Driver::Poll), |daemon| {
         let short = begin(daemon, &["short"]);

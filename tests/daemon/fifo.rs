@@ -12,13 +12,12 @@ use kairo_wire::methods::open::{Close, OpenParams, OpenStdinParams, StdinTranspo
 use kairo_wire::methods::options::{HistoryOption, SpawnOptions};
 use kairo_wire::methods::process::{Status, StatusParams, StdinClose, TargetParams, Wait, WaitParams};
 use kairo_wire::methods::stream::{Policy, Start, UnsubscribeParams};
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -329,65 +328,59 @@ on_both_drivers!(
     what_a_fifo_can_not_be_is_refused_by_name,
 );
 
-/// A kernel that goes politely takes its fifos along; what a killed one leaves, the next one clears, and whoever waits there
-/// is let go.
+fn kernels_come_and_go(driver: Driver) {
+    let mut daemon = Daemon::start(&Options::plain(driver));
+    let client = connect(&daemon);
+    for name in ["begun", "late", "never"] {
+        spawn(&client, name, &sequence::argv(BLOCKS));
+    }
+    spawn(&client, "cat", &["cat"]);
+    let [begun, late, never] = ["begun", "late", "never"].map(|name| path_of(&client, &fifo(name)));
+    let mut begun = File::open(begun).expect("it is there");
+    let mut bytes = vec![0; 64 << 10];
+    begun.read_exact(&mut bytes).expect("something comes");
+    let (_, way) = client.open_stdin_fifo(&stdin("cat")).expect("it is ours");
+    let mut writer = File::options().write(true).open(way).expect("it is there");
+    writer.write_all(b"all of it\n").expect("it is read");
+    until("it is in", || said_so_far(&client, "cat") == 10);
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    until("its writer finds a broken pipe", || writer.write_all(b"lost").is_err());
+    // Nobody waits, even now.
+    let mut late = File::open(&late).expect("it is there");
+    assert!(never.exists(), "a killed kernel removes nothing");
+    daemon.succeed(&[]);
+    assert_eq!((never.exists(), names(&daemon)), (false, 0));
+    begun.read_to_end(&mut bytes).expect("it goes on");
+    assert_eq!(bytes.len(), TOTAL);
+    sequence::check(&bytes, 0);
+    bytes.clear();
+    late.read_to_end(&mut bytes).expect("it goes on");
+    assert_eq!(bytes.len(), TOTAL);
+    sequence::check(&bytes, 0);
+    let client = connect(&daemon);
+    until("nobody is waited for who never came", || readers(&client, "never") == 0);
+    kill(&client, "never");
+    // Its stdin is as open as before: the next one writes there.
+    let (_, way) = client.open_stdin_fifo(&stdin("cat")).expect("it is ours");
+    let written = File::options().write(true).open(way).and_then(|mut file| file.write_all(b"and more"));
+    written.expect("it is read");
+    assert_eq!(said(&client, "cat"), "all of it\nand more");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    assert!(!folder(&daemon).exists());
+    daemon.succeed(&[]);
+    daemon.finish();
+}
+
+/// A kernel that goes politely takes the names along; what a killed one leaves, the next one clears. Whoever has opened one
+/// has every byte.
 #[test]
 fn a_kernel_that_goes_leaves_no_name() {
-    for driver in [Driver::Uring, Driver::Poll] {
-        if !driver.is_available() {
-            continue;
-        }
-        let mut daemon = Daemon::start(&Options::plain(driver));
-        let client = connect(&daemon);
-        spawn(&client, "yes", &["yes"]);
-        let unopened = path_of(&client, &fifo("yes"));
-        let mut opened = File::open(path_of(&client, &fifo("yes"))).expect("it is there");
-        spawn(&client, "cat", &["cat"]);
-        let (_, path) = client.open_stdin_fifo(&stdin("cat")).expect("it is ours");
-        let mut writer = File::options().write(true).open(path).expect("it is there");
-        writer.write_all(b"all of it\n").expect("it is read");
-        until("it is in", || said_so_far(&client, "cat") == 10);
-        let mut some = [0; 1_000];
-        opened.read_exact(&mut some).expect("something comes");
-        daemon.signal(Signal::SIGKILL);
-        daemon.wait();
-        opened.read_to_end(&mut Vec::new()).expect("it finds the end");
-        until("its writer finds a broken pipe", || writer.write_all(b"lost").is_err());
-        assert!(unopened.exists(), "a killed kernel removes nothing");
-        // Its io_uring lets go of the other end a moment after it.
-        until("what it had written is gone", || {
-            let mut open = File::options();
-            let file = open.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&unopened);
-            file.expect("it is there").read(&mut [0; 4_096]).is_ok_and(|bytes| bytes == 0)
-        });
-        let mut waiting =
-            Command::new("cat").arg(&unopened).stdout(Stdio::null()).spawn().expect("it starts");
-        // It has nothing to sleep for but the opening.
-        let stat = format!("/proc/{}/stat", waiting.id());
-        until("it waits for a writer", || {
-            fs::read_to_string(&stat).is_ok_and(|stat| stat.contains("(cat) S"))
-        });
-        daemon.succeed(&[]);
-        assert!(waiting.wait().expect("it is let go").success());
-        assert_eq!((unopened.exists(), names(&daemon)), (false, 0));
-        let client = connect(&daemon);
-        let path = path_of(&client, &fifo("yes"));
-        assert!(path.exists());
-        kill(&client, "yes");
-        // Its stdin is as open as before: the next one writes there.
-        let (_, way) = client.open_stdin_fifo(&stdin("cat")).expect("it is ours");
-        File::options()
-            .write(true)
-            .open(way)
-            .and_then(|mut file| file.write_all(b"and more"))
-            .expect("it is read");
-        assert_eq!(said(&client, "cat"), "all of it\nand more");
-        daemon.signal(Signal::SIGTERM);
-        daemon.wait();
-        assert!(!folder(&daemon).exists());
-        daemon.succeed(&[]);
-        daemon.finish();
-    }
+    [Driver::Uring, Driver::Poll]
+        .into_iter()
+        .filter(|driver| driver.is_available())
+        .for_each(kernels_come_and_go);
 }
 
 /// Who serves many users gives each its own, which no other can enter.

@@ -180,6 +180,28 @@ fn streams_are_served_on_the_core_that_was_asked_for(daemon: &Daemon) {
     }
 }
 
+fn what_is_bound_to_cores_stays_so_under_the_next_kernel(daemon: &mut Daemon) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let last = cores - 1;
+    let mut raw = daemon.connect_modern();
+    raw.spawn("bound", &["cat"], json!({"reactorCpu": last, "cpus": [last]}));
+    let home = format!("reactor-{last}");
+    until("its reactor is bound", || cores_of(daemon, &home) == Some(last.to_string()));
+    daemon.kill_and_succeed();
+    assert_eq!(cores_of(daemon, &home), Some(last.to_string()));
+    let detail = daemon.connect_modern().ok("process.status", json!({"id": "bound", "detail": true}));
+    assert_eq!(
+        (&detail["detail"]["cpus"], &detail["detail"]["reactorCpu"]),
+        (&json!([last]), &json!(last)),
+        "{detail}"
+    );
+}
+
+mod killed {
+    use super::what_is_bound_to_cores_stays_so_under_the_next_kernel;
+    crate::adoption::lives_on_both_drivers!(what_is_bound_to_cores_stays_so_under_the_next_kernel);
+}
+
 /// `kairo run` with these words: what it wrote on stderr.
 fn run(words: &[&str], stdout: &str) -> String {
     let mut command = Command::new(program());

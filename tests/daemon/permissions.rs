@@ -404,6 +404,44 @@ fn a_spawned_skill_is_asked_for_and_ended_with_its_grant(daemon: &Daemon) {
     assert_eq!(spawn("four").status.code(), Some(126), "once is once");
 }
 
+fn each_stage_of_a_pipeline_is_contained_by_its_manifest(daemon: &Daemon) {
+    if !can_contain("each_stage_of_a_pipeline_is_contained_by_its_manifest") {
+        return;
+    }
+    let skill = Skill::new();
+    let secret = daemon.folder().join("secret");
+    fs::write(&secret, "a secret").expect("the folder is ours");
+    skill.program(&format!("tr a-z A-Z\nread line < {} && echo $line", secret.display()));
+    let other = skill.path("other").to_str().expect("text").to_owned();
+    fs::rename(skill.tool(), &other).expect("ours");
+    skill.program("echo said $((40+2))");
+    let (manifest, tool) = (skill.manifest(), skill.tool());
+    let of = |words: &[&str]| {
+        let words = [words, &["--manifest", &manifest, "--", &tool, "|", &other]].concat();
+        let mut command = daemon.cli(&words);
+        command.env("XDG_CONFIG_HOME", daemon.folder().join("config"));
+        done(command)
+    };
+    assert_eq!(of(&["run"]).status.code(), Some(126));
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    let output = of(&["run", "--receipt"]);
+    let said = text(&output.stderr);
+    assert_eq!((text(&output.stdout).as_str(), output.status.success()), ("SAID 42\n", false), "{said}");
+    assert!(["pipeline.0:\n", "run:\n", "landlock"].iter().all(|part| said.contains(part)), "{said}");
+    let output = of(&["spawn", "--id", "both", "--tap"]);
+    assert_eq!(text(&output.stdout), "both\n", "{}", text(&output.stderr));
+    assert_ne!(done(daemon.cli(&["wait", "both"])).status.code(), Some(0));
+    assert_eq!(text(&done(daemon.cli(&["logs", "both.1"])).stdout), "SAID 42\n");
+    for flags in [&["run", "--adapter", "auto"][..], &["spawn", "--pty"], &["spawn", "--restart", "always"]] {
+        let output = of(flags);
+        let said = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(125) && said.contains(&format!("{} is for one", flags[1])),
+            "{said}"
+        );
+    }
+}
+
 fn what_runs_under_a_daemons_grant_ends_when_that_is_taken_back(daemon: &Daemon) {
     if !can_contain("what_runs_under_a_daemons_grant_ends_when_that_is_taken_back") {
         return;
@@ -532,6 +570,7 @@ on_both_drivers!(
     a_binary_is_approved_by_its_contents,
     a_run_without_a_terminal_waits_for_somebody_elsewhere,
     a_spawned_skill_is_asked_for_and_ended_with_its_grant,
+    each_stage_of_a_pipeline_is_contained_by_its_manifest,
     what_runs_under_a_daemons_grant_ends_when_that_is_taken_back,
     what_was_approved_for_a_time_or_a_session_ends_with_it,
     agents_work_in_sessions,

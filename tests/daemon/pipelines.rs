@@ -33,9 +33,11 @@ mod killed {
         a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel,
         at_every_point_of_a_feed_a_kernel_can_die,
         a_start_that_was_cut_off_is_undone,
+        a_start_with_a_key_happens_once_whichever_kernel_is_asked,
     );
     use super::{
-        a_start_that_was_cut_off_is_undone, a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel,
+        a_start_that_was_cut_off_is_undone, a_start_with_a_key_happens_once_whichever_kernel_is_asked,
+        a_tapped_pipeline_goes_on_at_the_byte_under_the_next_kernel,
         at_every_point_of_a_feed_a_kernel_can_die,
     };
 }
@@ -583,4 +585,37 @@ fn a_file_says_what_words_can_not() {
         assert_eq!(kairo(&["kill", "nobody"]).status.code(), Some(125));
         assert_eq!(kairo(&["status", "nobody"]).status.code(), Some(125));
     });
+}
+
+fn a_start_with_a_key_happens_once_whichever_kernel_is_asked(daemon: &mut Daemon) {
+    let params =
+        json!({"id": "once", "stages": stages(&[&["cat"], &["cat"], &["cat"]]), "edges": [{"tap": true}]});
+    let repeated = |daemon: &Daemon| {
+        let answer = daemon.connect_modern().call_once("pipeline.spawn", &params, "the key");
+        answer.expect("the kernel lives").expect("it knows the key")
+    };
+    // The kernel dies before it has written or told that all of them run.
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    daemon.succeed_unasked(&["--die-at", "spawn.heard:1"]);
+    daemon.connect_modern().send_once("pipeline.spawn", &params, "the key");
+    daemon.wait();
+    daemon.succeed(&[]);
+    let first = repeated(daemon);
+    assert_eq!(first["stages"].as_array().map(Vec::len), Some(3), "{first}");
+    for _ in 0..2 {
+        assert_eq!(repeated(daemon), first);
+        daemon.kill_and_succeed();
+    }
+    let mut raw = daemon.connect_modern();
+    let list = raw.ok("process.list", json!({}));
+    let all = list["processes"].as_array().expect("a list");
+    let pids: Vec<&Json> = all.iter().map(|process| &process["pid"]).collect();
+    assert_eq!(all.len(), 3, "{list}");
+    assert!(first["stages"].as_array().into_iter().flatten().all(|stage| pids.contains(&&stage["pid"])));
+    let other = json!({"id": "once", "stages": stages(&[&["cat"]])});
+    let refused =
+        raw.call_once("pipeline.spawn", &other, "the key").expect("it lives").expect_err("another call");
+    assert_eq!(refused.code, "E_CONFLICT");
+    raw.ok("pipeline.kill", json!({"id": "once", "signal": "KILL"}));
 }

@@ -1,8 +1,9 @@
 //! Streams that clients write, from the real daemon: through a pipe and in place, read in every way, ended in every way.
 
 use crate::open::{by, connect, id};
+use crate::sandbox::{can_contain, profile};
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, on_both_drivers, pattern, until};
+use crate::support::{Daemon, on_both_drivers, pattern, python, until};
 use kairo_client::produce::Room;
 use kairo_client::shared::{Closed, End, Next};
 use kairo_client::{Client, SharedStream};
@@ -10,6 +11,7 @@ use kairo_wire::error::Code;
 use kairo_wire::methods::open::{OpenParams, Transport};
 use kairo_wire::methods::process::{Wait, WaitParams};
 use kairo_wire::methods::publish::{Entrance, PublishParams};
+use kairo_wire::methods::spool::SpoolOption;
 use kairo_wire::methods::stream::Policy;
 use serde_json::json;
 use std::fs::File;
@@ -24,6 +26,8 @@ on_both_drivers!(
     a_stream_ends_with_its_producer_however_that_ends,
     a_producer_that_says_what_cannot_be_ends_its_stream_alone,
     an_id_is_taken_while_it_is_written,
+    what_is_produced_is_on_disk_too_for_who_comes_late_or_is_slow,
+    a_program_publishes_by_a_grant_over_the_connection_it_was_born_with,
 );
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -224,4 +228,87 @@ fn an_id_is_taken_while_it_is_written(daemon: &Daemon) {
     assert_eq!(exit_code(&client, "camera"), 0);
     let (_, pipe) = client.produce(&through_a_pipe("camera")).expect("it is free");
     drop(pipe);
+}
+
+fn what_is_produced_is_on_disk_too_for_who_comes_late_or_is_slow(daemon: &Daemon) {
+    let client = connect(daemon);
+    let spool: SpoolOption = serde_json::from_value(json!(true)).expect("a spool");
+    const BLOCKS: usize = 128;
+    let total = (BLOCKS * BLOCK_BYTES) as u64;
+    for (name, entrance) in [("piped", Entrance::Pipe), ("in-place", Entrance::Shared)] {
+        let mut slow = daemon.connect_modern();
+        // It waits for a stream that isn't there yet, and reads when that is over.
+        let spooled = slow.subscribe(name, json!({"stream": "stdout", "policy": "spool"}));
+        if entrance == Entrance::Pipe {
+            let params = PublishParams { spool, ..through_a_pipe(name) };
+            let (_, mut pipe) = client.produce(&params).expect("it is made");
+            pipe.write_all(&pattern::bytes(0, BLOCKS * BLOCK_BYTES)).expect("it is taken");
+        } else {
+            let params = PublishParams { spool, ..params(name) };
+            let (_, mut producer) = client.produce_in_place(&params).expect("it is made");
+            produce(&mut producer, BLOCKS);
+        }
+        assert_eq!(exit_code(&client, name), 0);
+        assert_eq!(crate::spool::check_all(&mut slow, &spooled, 0), (total, vec![]), "{name}");
+        let late = slow.subscribe(name, json!({"stream": "stdout", "policy": "spool"}));
+        assert_eq!(crate::spool::check_all(&mut slow, &late, 0), (total, vec![]), "{name}");
+    }
+}
+
+/// Publishes over its own connection once it is told to, after it was refused before.
+const PUBLISHER: &str = "\
+import os, socket, struct, sys
+def packed(value):
+    if isinstance(value, dict):
+        return bytes([0x80 | len(value)]) + b''.join(packed(k) + packed(v) for k, v in value.items())
+    if isinstance(value, int):
+        return struct.pack('>BQ', 0xCF, value)
+    text = value.encode()
+    return struct.pack('>BH', 0xDA, len(text)) + text
+kernel = socket.socket(fileno=int(os.environ['KAIRO_IPC_FD']))
+def publish(number):
+    payload = packed({'id': number, 'method': 'stream.publish', 'params': {'id': 'made'}})
+    kernel.sendall(struct.pack('>2sBBI', b'KA', 1, 1, len(payload)) + payload)
+    answer, fds = b'', []
+    while len(answer) < 8 or len(answer) < 8 + struct.unpack('>I', answer[4:8])[0]:
+        more, came, _, _ = socket.recv_fds(kernel, 65536, 4)
+        assert more, 'the connection ended'
+        answer, fds = answer + more, fds + came
+    return answer, fds
+answer, fds = publish(1)
+assert not fds and b'E_PERMISSION_DENIED' in answer and b'stream.publish' in answer, (answer, fds)
+print('refused', flush=True)
+sys.stdin.readline()
+answer, fds = publish(2)
+assert len(fds) == 1, answer
+for number in range(64):
+    block = struct.pack('>Q', number) + b''.join(struct.pack('>I', n * 2654435761 & 0xffffffff) for n in range(2, 16384))
+    while block:
+        block = block[os.write(fds[0], block):]
+os.close(fds[0])
+print('done', flush=True)
+sys.stdin.readline()
+";
+
+fn a_program_publishes_by_a_grant_over_the_connection_it_was_born_with(daemon: &Daemon) {
+    if !can_contain("a_program_publishes_by_a_grant_over_the_connection_it_was_born_with") {
+        return;
+    }
+    let (mut raw, mut reader) = (daemon.connect_modern(), daemon.connect_modern());
+    let spawn = json!({"sandbox": profile(), "cwd": "/"});
+    raw.spawn("producer", &[python(), "-c", PUBLISHER], spawn);
+    let output = raw.subscribe("producer", json!({}));
+    until("it was refused", || crate::streams::stream(&mut raw, "producer", "stdout")["bytes"] == 8);
+    let session = crate::streams::detail(&mut raw, "producer")["session"].clone();
+    let principal = format!("session:{}", session.as_str().expect("a session"));
+    raw.ok("permission.grant", json!({"principal": principal, "permission": "stream.publish"}));
+    let made = reader.subscribe("made", json!({"stream": "stdout"}));
+    raw.ok("process.stdin.write", json!({"id": "producer", "data": "go\n"}));
+    let bytes = reader.collect(&made, 1).stdout;
+    assert_eq!(bytes.len(), 64 * BLOCK_BYTES);
+    sequence::check(&bytes, 0);
+    raw.ok("process.stdin.write", json!({"id": "producer", "data": "end\n"}));
+    let output = raw.collect(&output, 2);
+    assert_eq!(output.text(), "refused\ndone\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(reader.wait_for_exit("made")["exitCode"], 0);
 }

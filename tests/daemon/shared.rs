@@ -25,8 +25,10 @@ on_both_drivers!(
     a_ring_has_every_byte_and_its_end,
     python_reads_the_same_bytes_through_new_rings,
     who_drops_knows_what_it_missed_and_paces_nobody,
+    what_went_by_a_dropping_reader_is_an_event,
     a_reader_that_is_killed_or_leaves_is_waited_for_no_longer,
     whatever_a_reader_writes_the_others_feel_nothing,
+    nobody_feels_who_is_deaf_or_goes_mad_on_the_way,
     a_stream_that_has_ended_is_shared_too,
     what_cannot_be_shared_is_refused_by_name,
     who_has_left_sees_nothing_more,
@@ -174,6 +176,40 @@ fn who_drops_knows_what_it_missed_and_paces_nobody(daemon: &Daemon) {
     assert_eq!(report["bytes"].as_u64().map(|bytes| bytes + gaps), Some(total), "{report}");
 }
 
+/// What went by a reader in place is told to whoever listens, too.
+fn what_went_by_a_dropping_reader_is_an_event(daemon: &Daemon) {
+    let client = connect(daemon);
+    let mut raw = daemon.connect_modern();
+    raw.ok("subscribe", json!({"topic": "kairo.stream.gap"}));
+    spawn_ready(&client, "writer");
+    let dropping = OpenParams { policy: Policy::DropOldest, ..shared("writer") };
+    let mut stopped = client.open_shared(&dropping).expect("it opens");
+    let mut live = client.open_shared(&dropping).expect("it opens");
+    tell(&client, "writer");
+    let total = 256 * BLOCK_BYTES as u64;
+    assert_eq!(read(&mut live, u64::MAX).1, Some(total));
+    // It has the head, then nothing up to what is left of the tail.
+    let Next::Run(0, head) = stopped.next(RUN_BYTES, PATIENCE).expect("it is open") else {
+        panic!("no head")
+    };
+    let head = head.len();
+    assert!(stopped.advance(head));
+    let gap = loop {
+        match stopped.next(RUN_BYTES, PATIENCE).expect("it is open") {
+            Next::Gap(from, to) => break (from, to),
+            Next::Run(_, run) => {
+                let len = run.len();
+                assert!(stopped.advance(len));
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(read(&mut stopped, u64::MAX), (0, Some(total)));
+    let told = raw.event("kairo.stream.gap", |event| event["payload"]["from"] == gap.0);
+    assert_eq!((&told["payload"]["to"], &told["payload"]["id"]), (&json!(gap.1), &json!("writer")), "{told}");
+    assert_eq!(told["payload"]["stream"], "stdout");
+}
+
 fn gap_bytes(gap: &Json) -> u64 {
     gap[1].as_u64().unwrap_or(0) - gap[0].as_u64().unwrap_or(0)
 }
@@ -227,6 +263,47 @@ fn whatever_a_reader_writes_the_others_feel_nothing(daemon: &Daemon) {
         page.read_exact_at(&mut word, seat::field::CLOSED as u64).expect("it may be read");
         assert_eq!(u64::from_le_bytes(word), Closed::Nonsense as u64);
     }
+}
+
+/// Who is deaf never wakes, never moves, takes no new ring; who goes mad writes into its page all the time. Both drop, so nobody waits
+/// for them; the mad one is told so.
+fn nobody_feels_who_is_deaf_or_goes_mad_on_the_way(daemon: &Daemon) {
+    let client = connect(daemon);
+    let mut raw = daemon.connect_modern();
+    spawn_ready(&client, "writer");
+    let dropping = OpenParams { policy: Policy::DropOldest, ..shared("writer") };
+    let open = || <[_; 3]>::try_from(client.open(&dropping).expect("it opens").descriptors).expect("three");
+    let deaf: Vec<_> = (0..8).map(|_| open()).collect();
+    let mad = open();
+    let mut live = client.open_shared(&shared("writer")).expect("it opens");
+    let mut dropper = client.open_shared(&dropping).expect("it opens");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let total = 256 * BLOCK_BYTES as u64;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (page, mut random) = (File::from(mad[1].try_clone().expect("it is ours")), 1_u64);
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Cursor and sleep, and now and then all of the page.
+                let places = if random >> 60 == 0 { 0..512 } else { 8..10 };
+                places.for_each(|word| {
+                    page.write_all_at(&random.rotate_left(word as u32).to_le_bytes(), word * 8).expect("ours")
+                });
+            }
+        });
+        tell(&client, "writer");
+        for step in 1..=24_u64 {
+            assert_eq!(read(&mut live, step * total / 32), (0, None));
+            let history = json!({"tailBytes": (2 << 20) + (step % 3) * (512 << 10)});
+            raw.ok("stream.configure", json!({"id": "writer", "stream": "stdout", "history": history}));
+        }
+        assert_eq!(read(&mut live, u64::MAX), (0, Some(total)));
+        assert_eq!(read(&mut dropper, u64::MAX).1, Some(total));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let exit = client.call::<Wait>(&WaitParams { id: id("writer"), timeout_ms: None }).expect("it ends");
+    assert_eq!(exit.exit_code, 0);
+    drop((deaf, mad));
 }
 
 fn a_stream_that_has_ended_is_shared_too(daemon: &Daemon) {

@@ -9,7 +9,8 @@ use kairo_dataplane::points::Point;
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value as Json, json};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,24 @@ fn a_late_reader_of_any_policy_gets_all_of_a_long_stream(daemon: &Daemon) {
         let chunk = Chunk::of(&frame);
         sequence::check(&chunk.data, bytes);
         bytes += chunk.data.len() as u64;
+    }
+}
+
+fn a_descriptor_is_given_what_is_on_disk_too(daemon: &Daemon) {
+    let mut raw = daemon.connect_modern();
+    raw.spawn("long", &sequence::argv("256"), json!({"spool": true}));
+    raw.wait_for_exit("long");
+    for transport in ["pipe", "socket"] {
+        for (policy, from) in
+            [("block", 0), ("spool", 1), ("drop_oldest", 3_333_333), ("block", 256 * BLOCK - 1)]
+        {
+            let wish = json!({"id": "long", "transport": transport, "policy": policy, "from": from});
+            let [descriptor] = <[_; 1]>::try_from(raw.open(wish).1).expect("one descriptor");
+            let mut bytes = Vec::new();
+            File::from(descriptor).read_to_end(&mut bytes).expect("it can be read");
+            assert_eq!(bytes.len() as u64, 256 * BLOCK - from, "{transport} {policy} {from}");
+            sequence::check(&bytes, from);
+        }
     }
 }
 
@@ -544,6 +563,7 @@ fn all_spools_together_keep_to_the_quota_and_the_largest_pays() {
 
 on_both_drivers!(
     a_late_reader_of_any_policy_gets_all_of_a_long_stream,
+    a_descriptor_is_given_what_is_on_disk_too,
     a_reader_who_is_slow_is_brought_the_rest_from_disk_and_paces_nobody,
     a_reader_walks_from_disk_into_memory_into_what_is_written_now,
     lines_from_disk_are_as_whole_as_lines_from_memory,

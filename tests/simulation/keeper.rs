@@ -139,6 +139,8 @@ impl Keeper {
             | ToKeeper::Contain { .. }
             | ToKeeper::Measure { .. }
             | ToKeeper::Placed { .. }
+            | ToKeeper::HoldOutlet { .. }
+            | ToKeeper::DropOutlet { .. }
             | ToKeeper::Join { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),

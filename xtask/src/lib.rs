@@ -1,7 +1,7 @@
 //! What the workshop does to the kernel that no user would.
 //!
-//! [`chaos`] kills kernels under a load and counts; [`child`] is what the load is made of. Both are a library so
-//! that `tests/chaos.rs` runs the same rounds as `cargo xtask chaos`. Nothing here links the kernel or its client
+//! [`chaos`] kills kernels under a load and counts; [`child`] is what the load is made of; [`soak`] runs real programs through
+//! a kernel and compares. They are a library so that `cargo test` runs the same rounds as `cargo xtask`. Nothing here links the kernel or its client
 //! library: what is checked is checked from outside, over the wire and `/proc`.
 //!
 //! Not here: the commands' flags (`main`).
@@ -10,4 +10,5 @@
 
 pub mod chaos;
 pub mod child;
+pub mod soak;
 pub(crate) mod support;

@@ -18,6 +18,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Chaos(Options),
+    Soak(xtask::soak::Options),
     /// What the rounds of chaos start; not for people.
     #[command(hide = true)]
     Child {
@@ -29,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Chaos(options) => xtask::chaos::main(&options),
+        Command::Soak(options) => xtask::soak::main(&options),
         Command::Child { role } => xtask::child::play(role),
     }
 }

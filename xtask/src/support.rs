@@ -2,6 +2,9 @@
 //! is one raw client, one view of `/proc` and one checkable sequence.
 
 #[allow(dead_code, reason = "the tests use what the harness doesn't")]
+#[path = "../../tests/daemon/support/output.rs"]
+pub(crate) mod output;
+#[allow(dead_code, reason = "the tests use what the harness doesn't")]
 #[path = "../../tests/daemon/support/pattern.rs"]
 pub(crate) mod pattern;
 #[allow(dead_code, reason = "the tests use what the harness doesn't")]

@@ -19,6 +19,8 @@ use kairo_wire::codec::raw::RawRef;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{KernelCallFailed, KernelCalled, SecurityDenied};
 use kairo_wire::id::{EventId, ProcessId};
+use kairo_wire::method::Method;
+use kairo_wire::methods::{pipeline, process};
 use kairo_wire::request::Meta;
 use std::borrow::Cow;
 
@@ -103,7 +105,7 @@ impl Kernel {
 
     /// Tells once more what a former kernel was asked, if it was killed before that was kept: what the call has started lives
     /// on, and has to follow from something.
-    pub(crate) fn tell_lost_call(&mut self, turn: &mut Turn<'_>, serial: u64, method: &str) {
+    pub(crate) fn tell_lost_call(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(process) = self.state.processes.get(&serial) else { return };
         let trace = &process.trace;
         let lost = trace.call_seq.is_some_and(|seq| seq > self.journal.inherited_seq);
@@ -111,8 +113,13 @@ impl Kernel {
             return;
         };
         let (creator, trace) = (process.creator.clone(), Trace { causation: None, ..trace.clone() });
-        let target = Some(process.id.to_string());
-        let event = KernelCalled { method: method.to_owned(), target, grant: None };
+        let whole = process.wired.stage.and_then(|of| self.state.pipelines.get(of.pipeline));
+        let (method, target) = match whole {
+            Some(pipeline) => (pipeline::Spawn::ROW.name, &pipeline.id),
+            None => (process::Spawn::ROW.name, &process.id),
+        };
+        let (method, target) = (method.to_owned(), Some(target.to_string()));
+        let event = KernelCalled { method, target, grant: None };
         self.publish_as(turn, id, Audience::Of(creator), &trace, &event);
     }
 

@@ -144,6 +144,10 @@ fn request(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     if reply_type.as_ref().is_some_and(|of| of.len() > TOPIC_BYTES_MAX) {
         return Err(WireError::invalid("replyType", format!("a type has 1 to {TOPIC_BYTES_MAX} bytes")));
     }
+    if let Some(of) = &reply_type {
+        // An answer by its type is somebody's event like any other.
+        kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, of)?;
+    }
     kernel.within_rate(turn, asking.connection, 1)?;
     kernel.spend(turn, grant);
     let audience = kernel.audience_of(asking.connection, reach);

@@ -23,6 +23,7 @@ use kairo_wire::methods::intent::{
     Begin, Cancel, End, EndResult, IntentListResult, IntentStatus, List, Register, RegisterResult, Release,
     ReleaseResult, Status, Timeline,
 };
+use kairo_wire::permission::Permission;
 
 /// The behaviours of this room's rows.
 pub(crate) const METHODS: &[Entry] = &[
@@ -201,6 +202,8 @@ fn timeline(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Re
     if let Some(reason) = &kernel.journal.broken {
         return Err(unkept(reason));
     }
+    // All there is of it is shown, whatever its types.
+    kernel.may(turn, asking.connection, asking.method, Permission::EventSubscribe, ">")?;
     let limit = params.limit.map_or(REPLAY_EVENTS_MAX, |limit| limit as usize).clamp(1, REPLAY_EVENTS_MAX);
     let top = kernel.observed(asking, &params.intent_id)?;
     let (id, from) = (top.id.as_str().to_owned(), params.from_seq.unwrap_or(1).max(top.seq));

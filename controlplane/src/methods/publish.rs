@@ -8,7 +8,7 @@ use crate::table::{Answers, Entry};
 use kairo_dataplane::command::OutletKind;
 use kairo_dataplane::control::{Descriptors, Tree};
 use kairo_dataplane::key::ProcessKey;
-use kairo_dataplane::limits::{PIPE_BYTES, SHARED_TAIL_BYTES};
+use kairo_dataplane::limits::{LENT_TAIL_BYTES, PIPE_BYTES};
 use kairo_wire::codec::text::OsText;
 use kairo_wire::error::WireError;
 use kairo_wire::method::Method;
@@ -32,7 +32,7 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
     let options = SpawnOptions {
         history: match kind {
             OutletKind::Shared => {
-                let tail_bytes = params.ring_bytes.unwrap_or(SHARED_TAIL_BYTES);
+                let tail_bytes = params.ring_bytes.unwrap_or(LENT_TAIL_BYTES);
                 HistoryOption::Sizes { head_bytes: Some(0), tail_bytes: Some(tail_bytes) }
             }
             OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. } => params.history,

@@ -126,11 +126,11 @@ pub(crate) fn unsubscribe(
     let params = asking.read::<Unsubscribe>()?;
     let id = &params.subscription_id;
     let subscription = match kernel.state.subscriptions.get(id.as_str()) {
-        Some(Named::Stream(serial)) => kernel.state.streams.get(serial).map(|s| (*serial, s.connection)),
+        Some(Named::Stream(serial)) => Some(*serial),
         Some(Named::Topic(_) | Named::Watch(_) | Named::Attached(_)) | None => None,
     };
-    if let Some((serial, holder)) = subscription {
-        kernel.may_end(asking, holder)?;
+    if let Some(serial) = subscription {
+        kernel.may_end_stream(asking, serial)?;
         let frame = kernel.encoded(asking, &UnsubscribeResult { ok: true });
         kernel.end_reader(turn, serial, Departure::Asked(asking.connection, frame));
     } else {
@@ -164,8 +164,7 @@ fn configure_reader(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_
     else {
         return Err(unknown());
     };
-    let holder = kernel.state.streams.get(&serial).map(|stream| stream.connection).ok_or_else(unknown)?;
-    kernel.may_end(asking, holder)?;
+    kernel.may_end_stream(asking, serial)?;
     if let Some(stream) = kernel.state.streams.get_mut(&serial) {
         // What it reads next, in another life of the id, has the rate from the start.
         stream.wish.rate = rate;
@@ -196,6 +195,15 @@ impl Kernel {
                 From::At([0, 1].map(|channel: usize| process.meter.streams[channel].taken_bytes.get()))
             }
             (from, _) => from,
+        }
+    }
+
+    /// Whether the caller may change or end a reader of a process.
+    fn may_end_stream(&self, asking: &Asking<'_>, serial: u64) -> Result<(), WireError> {
+        match self.state.streams.get(&serial).map(|stream| (stream.connection, &stream.outlives)) {
+            Some((_, Some(holder))) if **holder == *self.principal(asking.connection) => Ok(()),
+            Some((holder, _)) => self.may_end(asking, holder),
+            None => Ok(()),
         }
     }
 

@@ -234,7 +234,8 @@ impl Kernel {
     /// Closes what connections read that may no longer, of those that go by this name. Returns how many.
     pub(crate) fn close_unheld(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
         let keys: Vec<ConnectionKey> = self.permissions.known.of(party).copied().collect();
-        keys.into_iter().map(|key| self.close_unallowed(turn, key)).sum()
+        let closed: u32 = keys.into_iter().map(|key| self.close_unallowed(turn, key)).sum();
+        closed + self.close_outliving(turn, party)
     }
 
     /// Closes what a connection reads that it may not.

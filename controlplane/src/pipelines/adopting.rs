@@ -6,9 +6,11 @@
 use super::starting::in_stage;
 use super::{At, Pipeline, Stage, StageOf};
 use crate::calls::Turn;
+use crate::digest::IdempotencyKey;
 use crate::kernel::Kernel;
 use crate::state::{Phase, Process, Trace};
 use kairo_dataplane::control::Moment;
+use kairo_wire::codec::raw::Raw;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::id::{EventId, ProcessId};
 use kairo_wire::methods::pipeline::PipelineEdge;
@@ -26,6 +28,9 @@ pub(crate) struct StageRecord {
     edges: Vec<PipelineEdge>,
     started_ns: u64,
     started_wall_ns: u64,
+    /// See [`IdempotencyKey`].
+    #[serde(default)]
+    key: Option<String>,
 }
 
 impl StageRecord {
@@ -39,6 +44,7 @@ impl StageRecord {
             edges: pipeline.edges.clone(),
             started_ns: pipeline.started.monotonic_ns,
             started_wall_ns: pipeline.started.wall_ns,
+            key: pipeline.key.map(|key| key.to_string()),
         }
     }
 }
@@ -70,6 +76,7 @@ impl Kernel {
                     failed: None,
                     ended: false,
                     asked_ns: None,
+                    key: record.key.as_deref().and_then(IdempotencyKey::from_text),
                 };
                 let serial = self.state.next_serial();
                 self.state.pipelines.insert(serial, pipeline);
@@ -96,6 +103,11 @@ impl Kernel {
             if !whole {
                 self.undo(turn, serial);
                 continue;
+            }
+            // One that was written says more: of what a stage's sandbox is, only the kernel knew that started it.
+            if let Some(key) = pipeline.key.filter(|key| complete && !self.has_receipt(*key)) {
+                let result = self.spawn_result(serial).and_then(|result| Raw::of(&result).ok());
+                result.into_iter().for_each(|result| self.remember_result(turn.at, key, result));
             }
             for process in processes {
                 if let Some(stage) =

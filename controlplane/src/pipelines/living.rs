@@ -44,22 +44,30 @@ impl Kernel {
     /// All stages run, or have run.
     fn pipeline_runs(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let Some(pipeline) = self.state.pipelines.get(serial) else { return };
-        let id = pipeline.id.clone();
         let processes: Vec<u64> = pipeline.stages.iter().filter_map(|stage| stage.process).collect();
-        let mut stages = Vec::new();
         for process in processes {
-            let Some(record) = self.state.processes.get_mut(&process) else { continue };
-            if let Some(stage) = &mut record.wired.stage {
+            if let Some(stage) = self.state.processes.get_mut(&process).and_then(|of| of.wired.stage.as_mut())
+            {
                 stage.whole = true;
             }
-            let SpawnResult { id, pid, sandbox, program, .. } = receipt(record);
-            stages.push(StageSpawned { id, pid, sandbox, program });
             self.annotate(turn, process, usize::MAX);
         }
-        let result = PipelineSpawnResult { status: PipelineSpawnStatus::Spawned, id, stages };
+        let Some(result) = self.spawn_result(serial) else { return };
         for call in self.calls_for(serial, |what| what == Awaited::Start) {
             self.resolve(turn, call, &result);
         }
+    }
+
+    /// What whoever started it is told.
+    pub(super) fn spawn_result(&self, serial: u64) -> Option<PipelineSpawnResult> {
+        let pipeline = self.state.pipelines.get(serial)?;
+        let processes = pipeline.stages.iter().filter_map(|stage| self.state.processes.get(&stage.process?));
+        let stages = processes.map(|process| {
+            let SpawnResult { id, pid, sandbox, program, .. } = receipt(process);
+            StageSpawned { id, pid, sandbox, program }
+        });
+        let (id, stages) = (pipeline.id.clone(), stages.collect());
+        Some(PipelineSpawnResult { status: PipelineSpawnStatus::Spawned, id, stages })
     }
 
     fn calls_for(&self, serial: u64, wanted: impl Fn(Awaited) -> bool) -> Vec<u64> {

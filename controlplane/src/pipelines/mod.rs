@@ -17,6 +17,7 @@ pub(crate) mod starting;
 pub(crate) mod telling;
 
 use crate::auth::principal::Creator;
+use crate::digest::IdempotencyKey;
 use crate::entropy::{Keyed, KeyedMap};
 use crate::state::Trace;
 use kairo_dataplane::control::{ExitStatus, Moment};
@@ -72,6 +73,8 @@ pub(crate) struct Pipeline {
     pub ended: bool,
     /// When it was last asked how it stands, CLOCK_MONOTONIC nanoseconds.
     pub asked_ns: Option<u64>,
+    /// Its start happens once.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// One of them.
@@ -227,6 +230,7 @@ mod tests {
             failed: None,
             ended: false,
             asked_ns: None,
+            key: None,
         }
     }
 

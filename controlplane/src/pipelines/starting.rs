@@ -79,7 +79,11 @@ impl Kernel {
     ) -> Result<(), WireError> {
         let Some((serial, holder)) = self.state.pipelines.named(id) else { return Ok(()) };
         let own = may_touch(self.principal(asking.connection), &holder.creator);
-        if !own || !holder.is_over() || holder.failed.is_some() {
+        if own && holder.failed.is_some() {
+            let message = format!("pipeline {id}: it came to nothing, and is being ended");
+            return Err(WireError::new(Code::Busy, message).with("id", id.to_string()));
+        }
+        if !own || !holder.is_over() {
             let why = if own { "it is still running" } else { "the id belongs to somebody else" };
             let message = format!("pipeline {id}: {why}");
             return Err(WireError::new(Code::AlreadyExists, message).with("id", id.to_string()));
@@ -226,6 +230,7 @@ impl Kernel {
             failed: None,
             ended: false,
             asked_ns: None,
+            key: asking.key,
         };
         self.state.pipelines.insert(serial, pipeline);
     }

@@ -219,7 +219,18 @@ impl Kernel {
     /// adoption: the process is in the tables.
     pub fn remember_key(&mut self, at: Moment, process: u64, key: IdempotencyKey) {
         let Some(process) = self.state.processes.get(&process) else { return };
-        let Ok(result) = Raw::of(&crate::sessions::lifecycle::receipt(process)) else { return };
+        if let Ok(result) = Raw::of(&crate::sessions::lifecycle::receipt(process)) {
+            self.remember_result(at, key, result);
+        }
+    }
+
+    /// True if what a call with this key has led to is known.
+    pub(crate) fn has_receipt(&self, key: IdempotencyKey) -> bool {
+        matches!(self.receipts.get(key.name), Some(Receipt::Given(given)) if given.body == key.body)
+    }
+
+    /// The same for what such a call is answered with.
+    pub(crate) fn remember_result(&mut self, at: Moment, key: IdempotencyKey, result: Raw) {
         if let Some(Receipt::Given(given)) = self.receipts.get(key.name)
             && given.body == key.body
             && given.result == result

@@ -86,6 +86,12 @@ impl Kernel {
         for serial in superseded {
             self.settle(&mut Turn { at, here: None, out }, serial);
         }
+        let doubted = self.state.processes.iter().filter(|(_, process)| process.uncertain != [None; 2]);
+        let mut doubted: Vec<u64> = doubted.map(|(serial, _)| *serial).collect();
+        doubted.sort_unstable();
+        for serial in doubted {
+            self.tell_uncertain(&mut Turn { at, here: None, out }, serial);
+        }
     }
 
     /// Tells which outputs of what was adopted have closed, where a former kernel did not come to it.
@@ -108,14 +114,15 @@ impl Kernel {
     pub fn adopt(&mut self, at: Moment, mut heirs: Vec<Heir>, out: &mut Commands) -> Vec<Adopted> {
         // In the order they were spawned, so that the younger of two of one id is the one it names.
         heirs.sort_unstable_by_key(|heir| heir.session.process.serial);
-        let last = heirs.last().map_or(0, |heir| heir.session.process.serial);
+        let outlets = heirs.iter().flat_map(|heir| heir.outlets.iter().map(|outlet| outlet.serial));
+        let last = heirs.iter().map(|heir| heir.session.process.serial).chain(outlets).max().unwrap_or(0);
         self.state.skip_serials(last);
         let adopted = heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect();
         self.settle_pipelines(&mut Turn { at, here: None, out });
         adopted
     }
 
-    fn adopt_one(&mut self, at: Moment, heir: Heir, out: &mut Commands) -> Adopted {
+    fn adopt_one(&mut self, at: Moment, mut heir: Heir, out: &mut Commands) -> Adopted {
         let held = &heir.session;
         let serial = held.process.serial;
         let record = Record::decode(&held.record)
@@ -133,6 +140,7 @@ impl Kernel {
             process.open[place] &= ends[place].is_none();
         }
         let (history, rate, unread, spool) = (process.history, process.rate, process.unread, process.spool);
+        let reactor_cpu = process.placement.reactor_cpu.filter(|_| !process.tree_gone);
         let turn = &mut Turn { at, here: None, out };
         self.unname(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
@@ -148,8 +156,10 @@ impl Kernel {
         let feed = self.adopt_wires(serial, record.as_ref(), &note);
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.adapt_again(turn, serial);
+        let outlets = self.adopt_outlets(serial, std::mem::take(&mut heir.outlets));
         self.settle(turn, serial);
-        Adopted { heir, history, rate, unread, spool, ends, feed, stdin: note.stdin.unwrap_or(0), meter }
+        let stdin = note.stdin.unwrap_or(0);
+        Adopted { heir, history, rate, unread, spool, ends, feed, outlets, reactor_cpu, stdin, meter }
     }
 
     fn recorded(
@@ -164,7 +174,7 @@ impl Kernel {
         Process {
             published: None,
             key: held.process,
-            placement: Default::default(),
+            placement: record.map(Record::placement).unwrap_or_default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
             session: SessionId::from_text(&held.session),
             creator: record.map_or_else(|| Principal::Owner.creator(self.config.owner_uid), Record::creator),
@@ -200,6 +210,7 @@ impl Kernel {
             open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
+            uncertain: note.uncertain,
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

@@ -42,6 +42,8 @@ pub(crate) struct Contained {
     tree: TreeLimits,
     /// As far as it is known: planned, and once it runs, complete.
     pub receipt: Receipt,
+    /// The same, once it is complete, as it is told in each place.
+    told: Option<Raw>,
 }
 
 /// What whoever asks for a spawn is in.
@@ -114,7 +116,7 @@ pub(crate) fn narrow(
             let why = "what a contained process starts is contained as long as this kernel lives; ask for reach: kernel";
             return Err(WireError::unsupported("options.restart", why));
         }
-        (Within::Sandbox(own), _) => Box::new(own.clone()),
+        (Within::Sandbox(own), _) => Box::new(Contained { told: None, ..own.clone() }),
     };
     let mut contained = contained;
     if asked.watch && matches!(within, Within::Nothing) {
@@ -181,6 +183,7 @@ fn contain(
         rlimits,
         tree,
         receipt,
+        told: None,
     }))
 }
 
@@ -228,13 +231,14 @@ impl Process {
     pub(crate) fn is_contained(&mut self, finding: &Finding) {
         if let Containing::By(contained) = &mut self.contained {
             contained.receipt.complete(&contained.containment, finding);
+            contained.told = Raw::of(&contained.receipt).ok();
         }
     }
 
     /// What it is told of with.
     pub(crate) fn receipt(&self) -> Option<Raw> {
         match &self.contained {
-            Containing::By(contained) => Raw::of(&contained.receipt).ok(),
+            Containing::By(contained) => contained.told.clone().or_else(|| Raw::of(&contained.receipt).ok()),
             Containing::Not | Containing::Before => None,
         }
     }

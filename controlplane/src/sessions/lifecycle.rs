@@ -328,7 +328,21 @@ impl Kernel {
 
     /// A kernel that died may have taken bytes of this stream with it.
     pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, at: u64) {
-        let Some(process) = self.state.processes.get(&key.serial) else { return };
+        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
+        process.uncertain[channel as usize] = Some(at);
+        // Noted for a next kernel: this one may be gone before the log has it.
+        self.annotate(turn, key.serial, 0);
+        self.tell_uncertainty(turn, key.serial, channel);
+    }
+
+    /// Tells again what a former kernel may not have lived to tell.
+    pub(crate) fn tell_uncertain(&mut self, turn: &mut Turn<'_>, serial: u64) {
+        Channel::ALL.into_iter().for_each(|channel| self.tell_uncertainty(turn, serial, channel));
+    }
+
+    fn tell_uncertainty(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel) {
+        let Some(process) = self.state.processes.get(&serial) else { return };
+        let Some(at) = process.uncertain[channel as usize] else { return };
         let event = StreamUncertain {
             id: process.id.clone(),
             session: process.session.as_str().to_owned(),

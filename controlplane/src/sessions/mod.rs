@@ -23,6 +23,7 @@ pub(crate) mod launch;
 pub(crate) mod lifecycle;
 pub(crate) mod measuring;
 pub(crate) mod outlets;
+pub(crate) mod outliving;
 pub(crate) mod pacing;
 pub(crate) mod parting;
 pub(crate) mod placing;

@@ -84,7 +84,8 @@ impl Kernel {
         }
         self.bill_subscription(connection, true);
         self.enroll_under(Member::Stream(serial), under.as_deref());
-        self.state.streams.insert(serial, StreamSubscription { id, connection, target, wish, place, under });
+        let subscription = StreamSubscription { id, connection, target, wish, place, under, outlives: None };
+        self.state.streams.insert(serial, subscription);
         Ok(())
     }
 
@@ -152,6 +153,7 @@ impl Kernel {
             policy: wish.policy,
             sink,
             rate: wish.rate,
+            note: self.outlet_note(connection, id, wish),
             history_bytes: wish.history_bytes.map(|bytes| bytes.min(self.config.limits.history_bytes_max)),
             meter: Arc::clone(&meter),
         })));
@@ -163,6 +165,7 @@ impl Kernel {
         let dedicated = match wish.raw {
             Some(RawSink::Own(descriptor)) => return Sink::Descriptor(descriptor),
             Some(RawSink::Outlet { kind, ticket }) => return Sink::Outlet { kind, ticket: Ticket(ticket) },
+            Some(RawSink::Kept) => return Sink::Kept,
             Some(RawSink::Framed { ticket }) => Some(Ticket(ticket)),
             None => None,
         };
@@ -267,7 +270,7 @@ impl Kernel {
                 let totals = [0, 1].map(|channel| was.meter.streams[channel].taken_bytes.get());
                 return self.end_descriptor(turn, serial, totals, reason);
             }
-            Some(RawSink::Outlet { .. } | RawSink::Framed { .. }) => {
+            Some(RawSink::Outlet { .. } | RawSink::Framed { .. } | RawSink::Kept) => {
                 return self.end_outlet(turn, serial, errno);
             }
             None => {}

@@ -32,6 +32,7 @@ use kairo_wire::error::WireError;
 use kairo_wire::event::{LossCause, ProcessLost, RestartCause};
 use kairo_wire::id::{EventId, SessionId};
 use kairo_wire::methods::status::RecordStatus;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Kernel {
@@ -80,6 +81,7 @@ impl Kernel {
         let missing = self.state.processes.values().filter(|process| has_none(process));
         let mut missing: Vec<u64> = missing.map(|process| process.key.serial).collect();
         missing.sort_unstable();
+        let mut calls = BTreeSet::new();
         for serial in missing {
             let Some(process) = self.state.processes.get_mut(&serial) else { continue };
             // Of one whose end was told there is nothing to tell: its birth was. One that has ended meanwhile was born, too.
@@ -90,12 +92,14 @@ impl Kernel {
             if !told.born && !told.exited && !told.ended && !told.closed.contains(&true) {
                 // A restart follows from a call that was told with the first life.
                 let is_first = process.follows.is_none();
+                // One call may have started several, a pipeline's stages.
+                let is_untold = process.trace.call_seq.is_none_or(|seq| calls.insert(seq));
                 // A record of one that another life has followed would take that one's place.
                 if !process.superseded {
                     self.record_birth(serial);
                 }
-                if is_first {
-                    self.tell_lost_call(turn, serial, "process.spawn");
+                if is_first && is_untold {
+                    self.tell_lost_call(turn, serial);
                 }
                 self.tell_birth(turn, serial);
             }
@@ -250,7 +254,20 @@ fn on_disk(process: &Process) -> Option<Adopted> {
     let heir = Heir::of_nothing(process.key, process.session.as_str(), process.pid, process.start_ticks);
     let Process { history, rate, unread, spool, ends, .. } = *process;
     let meter = Arc::clone(&process.meter);
-    Some(Adopted { heir, history, rate, unread, spool, ends, feed: None, stdin: 0, meter })
+    let (outlets, reactor_cpu) = (Vec::new(), None);
+    Some(Adopted {
+        heir,
+        history,
+        rate,
+        unread,
+        spool,
+        ends,
+        feed: None,
+        outlets,
+        reactor_cpu,
+        stdin: 0,
+        meter,
+    })
 }
 
 fn as_it_was(at: Moment, serial: u64, birth: EventId, past: &Recollection) -> Process {

@@ -15,7 +15,7 @@ use crate::sessions::ending::Killing;
 use crate::sessions::wiring::{Fed, Wired};
 use crate::state::{Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
-use kairo_dataplane::command::{HistorySize, Rate, Scope, TerminalSize, Unread};
+use kairo_dataplane::command::{HistorySize, Placement, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
 use kairo_dataplane::key::Channel;
 use kairo_dataplane::spool::{SpoolLimits, SpoolRecord};
@@ -113,6 +113,9 @@ pub(crate) struct Record {
     /// Its place in a pipeline.
     #[serde(default)]
     pub stage: Option<StageRecord>,
+    /// Cores it is bound to, and the core that serves its streams.
+    #[serde(default)]
+    cores: (Vec<u16>, Option<u16>),
 }
 
 /// Decided since.
@@ -136,6 +139,8 @@ pub(crate) struct Note {
     let_go: [Option<(u64, u64)>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin: Option<u64>,
+    /// By channel, where a kernel before may have lost count.
+    pub uncertain: [Option<u64>; 2],
     /// Of a stage: all of its pipeline ran once.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
@@ -200,6 +205,7 @@ impl Record {
             joined: process.wired.joined,
             fed: process.wired.fed.clone(),
             stage,
+            cores: (process.placement.cpus.clone(), process.placement.reactor_cpu),
         }
     }
 
@@ -226,6 +232,11 @@ impl Record {
     /// What it is joined to; its place in a pipeline is for the pipeline to say.
     pub(crate) fn wired(&self) -> Wired {
         Wired { joined: self.joined, fed: self.fed.clone(), ..Wired::default() }
+    }
+
+    /// Where it was put.
+    pub(crate) fn placement(&self) -> Placement {
+        Placement { cpus: self.cores.0.clone(), reactor_cpu: self.cores.1 }
     }
 
     /// In whose name it runs.
@@ -312,6 +323,7 @@ impl Note {
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
             stdin: process.stdin_end,
+            uncertain: process.uncertain,
             whole: process.wired.stage.is_some_and(|stage| stage.whole),
         }
     }

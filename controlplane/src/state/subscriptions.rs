@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a subscription is for is said once, when it is made; only its place changes.
 
-use crate::auth::principal::Creator;
+use crate::auth::principal::{Creator, Principal};
 use crate::intents::members::Under;
 use crate::state::Topics;
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate};
@@ -27,6 +27,8 @@ pub(crate) struct StreamSubscription {
     pub place: Place,
     /// To what it belongs.
     pub under: Option<Box<Under>>,
+    /// Who read by it, if the connection went with a former kernel and the outlet did not.
+    pub outlives: Option<Box<Principal>>,
 }
 
 /// What a reader asked for.
@@ -64,6 +66,8 @@ pub(crate) enum RawSink {
         /// The call that is answered with it.
         ticket: u64,
     },
+    /// To one of a former kernel.
+    Kept,
     /// In frames, on a socket of its own whose other end is the client's.
     Framed {
         /// The call that is answered with it.
@@ -76,7 +80,8 @@ impl StreamSubscription {
     pub(crate) fn named_by(&self) -> Option<u64> {
         match self.wish.raw {
             Some(RawSink::Outlet { kind: OutletKind::Fifo { .. }, ticket }) => Some(ticket),
-            Some(RawSink::Outlet { .. } | RawSink::Own(_) | RawSink::Framed { .. }) | None => None,
+            Some(RawSink::Outlet { .. } | RawSink::Own(_) | RawSink::Kept | RawSink::Framed { .. })
+            | None => None,
         }
     }
 }

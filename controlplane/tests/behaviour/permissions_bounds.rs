@@ -547,3 +547,28 @@ fn only_who_goes_by_a_name_is_looked_at_when_that_loses_something() {
     let heard = [one, child, grandchild, other].map(|connection| hears(&mut world, connection));
     assert_eq!(heard, [false, false, false, true]);
 }
+
+#[test]
+fn no_way_to_an_event_goes_past_the_right_to_hear_it() {
+    let mut world = World::new();
+    let rights = json!([
+        { "permission": "intent.begin" },
+        { "permission": "intent.observe" },
+        { "permission": "event.publish", "resource": "a.>" },
+        { "permission": "event.subscribe", "resource": "a.>" },
+    ]);
+    let acting = agent(&mut world, "a", rights);
+    let intent = world.ok(acting, "intent.begin", json!({ "name": "x" }))["intentId"].clone();
+    let asks = |reply: &str| json!({ "type": "a.ask", "replyType": reply, "timeoutMs": 10 });
+    let cases = [
+        ("intent.timeline", json!({ "intentId": intent }), ">"),
+        ("event.request", asks("kairo.process.spawned"), "kairo.process.spawned"),
+    ];
+    for (method, params, resource) in cases {
+        let details = details(&mut world, acting, method, params);
+        let named = json!([details["permission"], details["resource"]]);
+        assert_eq!(named, json!(["event.subscribe", resource]), "{method}");
+    }
+    let call = world.start(acting, "event.request", asks("a.answer"));
+    assert!(world.answer(acting, &call).is_none(), "it waits for its answer");
+}

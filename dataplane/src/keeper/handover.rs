@@ -9,8 +9,9 @@
 
 use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
-use crate::keeper::protocol::{BATCH_PACKETS_MAX, Blob, FromSuccessor, ToSuccessor, spoken};
-use crate::keeper::session::{Exit, Ring, Session, Sessions};
+use crate::keeper::protocol::{Blob, VERSION_HOLDS, spoken};
+use crate::keeper::session::{Exit, Outlet, Ring, Session, Sessions};
+use crate::keeper::succession::{BATCH_PACKETS_MAX, FromSuccessor, ToSuccessor};
 use crate::sys::{process, socket};
 use rustix::event::PollFlags;
 use std::io;
@@ -72,6 +73,7 @@ enum Item {
     Facts(usize),
     Stream(usize, usize),
     Input(usize),
+    Outlet(usize, usize),
 }
 
 /// How long a keeper that has nothing to keep may take to go.
@@ -215,6 +217,7 @@ impl Successor {
             items.extend([Item::Session(index), Item::Facts(index)]);
             items.extend((0..session.rings.len()).map(|ring| Item::Stream(index, ring)));
             items.extend(session.inbox.is_some().then_some(Item::Input(index)));
+            items.extend((0..session.outlets.len()).map(|outlet| Item::Outlet(index, outlet)));
         }
         let pid = std::process::id() as i32;
         self.send(&ToSuccessor::Hello { version: self.version, pid, reactors, sessions: count }, &[])?;
@@ -265,6 +268,18 @@ impl Successor {
                 }
                 Some(_) | None => Ok(()),
             },
+            Item::Outlet(index, outlet) => {
+                let outlet = sessions.get(index).and_then(|session| session.outlets.get(outlet));
+                // It stays here until a kernel lets it go, so there is nothing else to tell a successor that has no word for it.
+                let Some(Outlet { process, serial, end, note, fd, place }) =
+                    outlet.filter(|_| self.version >= VERSION_HOLDS)
+                else {
+                    return Ok(());
+                };
+                let (process, serial, end) = (*process, *serial, *end);
+                let message = ToSuccessor::Outlet { process, serial, end, note: Blob(note) };
+                self.send(&message, &[fd.as_fd(), place.as_fd()])
+            }
             Item::Stream(index, ring) => {
                 let Some(session) = sessions.get(index) else { return Ok(()) };
                 let Some(ring) = session.rings.get(ring) else { return Ok(()) };

@@ -249,6 +249,29 @@ pub fn encode_hold_input(process: ProcessKey, packet: &mut Vec<u8>) -> Result<()
     encode(&ToKeeper::HoldInput { process }, packet)
 }
 
+/// Keep what a reader is given bytes by: send its end and its place, in this order, with the packet.
+pub fn encode_hold_outlet(
+    process: ProcessKey,
+    serial: u64,
+    end: End,
+    note: &[u8],
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    if note.len() > NOTE_BYTES_MAX {
+        return Err(ProtocolError::TooLong { what: "note", bytes: note.len() });
+    }
+    encode(&ToKeeper::HoldOutlet { process, serial, end, note: Blob(note) }, packet)
+}
+
+/// Let go of what a reader was given bytes by.
+pub fn encode_drop_outlet(
+    process: ProcessKey,
+    serial: u64,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::DropOutlet { process, serial }, packet)
+}
+
 /// Keep a note of a process.
 pub fn encode_annotate(process: ProcessKey, note: &[u8], packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
     if note.len() > NOTE_BYTES_MAX {

@@ -330,6 +330,22 @@ impl Keeper {
                 }
             }
             ToKeeper::Forget { process } => self.forget(*process),
+            ToKeeper::HoldReactor
+            | ToKeeper::HoldStream { .. }
+            | ToKeeper::HoldInput { .. }
+            | ToKeeper::HoldOutlet { .. }
+            | ToKeeper::DropOutlet { .. }
+            | ToKeeper::Annotate { .. } => self.keep(lane, request, fds),
+            ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
+            ToKeeper::Leave => self.left = true,
+            // Unpacked before; one within another is no message.
+            ToKeeper::Bulk { .. } | ToKeeper::Several { .. } => self.lanes[lane].lose(),
+        }
+    }
+
+    /// Keeps something for a successor, or no longer.
+    fn keep(&mut self, lane: usize, request: &ToKeeper<'_>, fds: &mut Vec<OwnedFd>) {
+        match request {
             ToKeeper::HoldReactor => {
                 self.lanes[lane].held = std::mem::take(fds).try_into().ok();
             }
@@ -347,27 +363,29 @@ impl Keeper {
                     session.inbox = fds.pop();
                 }
             }
+            ToKeeper::HoldOutlet { process, serial, end, note } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.hold_outlet(*serial, *end, note.0, fds);
+                }
+            }
+            ToKeeper::DropOutlet { process, serial } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.outlets.retain(|outlet| outlet.serial != *serial);
+                }
+            }
             ToKeeper::Annotate { process, note } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
                     session.note = note.0.into();
                 }
             }
-            ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
-            ToKeeper::Leave => self.left = true,
-            // Unpacked before; one within another is no message.
-            ToKeeper::Bulk { .. } | ToKeeper::Several { .. } => self.lanes[lane].lose(),
+            _ => {}
         }
     }
 
     fn forget(&mut self, process: ProcessKey) {
         let Some(index) = self.sessions.find(process) else { return };
         if let Some(session) = self.sessions.get_mut(index) {
-            session.forgotten = true;
-            session.ends = [None, None, None];
-            session.rings = Vec::new();
-            session.inbox = None;
-            session.record = Box::default();
-            session.note = Box::default();
+            session.let_go();
         }
         self.sessions.remove_if_done(index);
     }
@@ -421,11 +439,12 @@ impl Keeper {
     }
 
     /// True exactly when nobody needs this keeper: no kernel, nobody to become one, no child, and nothing that one
-    /// would ask for, or too long a time without anybody who asks.
+    /// would ask for or a reader still has to get, or too long a time without anybody who asks.
     fn is_needless(&self, now: Instant) -> bool {
         let Some(since) = self.alone_since else { return false };
         let asked = self.handover.as_ref().is_some_and(|handover| handover.successor().is_some());
-        self.childless && !asked && (self.left || self.sessions.len() == 0 || now >= since + HOLD_MAX)
+        let wanted = !self.left || self.sessions.have_outlets();
+        self.childless && !asked && (!wanted || self.sessions.len() == 0 || now >= since + HOLD_MAX)
     }
 
     /// True exactly when this process is known to belong to us: it may be moved to another cgroup.

@@ -27,6 +27,7 @@ pub mod settlement;
 mod signalling;
 mod spawn;
 mod stdio;
+pub(crate) mod succession;
 pub mod successor;
 mod testament;
 mod tree;

@@ -4,7 +4,7 @@
 //! [`PACKET_BYTES_MAX`] travels in a sealed memfd that goes with a [`ToKeeper::Bulk`] packet. Descriptors go beside the packet (`SCM_RIGHTS`) in the order the message says.
 //! The first message either way is `Hello` with the highest version one speaks; both then speak the lower one, and a
 //! keeper that meets a version below [`VERSION_MIN`] answers its own `Hello` and hangs up. A second dialect,
-//! [`ToSuccessor`] and [`FromSuccessor`], hands everything over to whoever comes after a kernel that died.
+//! [`succession`](super::succession)'s, hands everything over to whoever comes after a kernel that died.
 //!
 //! ```text
 //!  Hello ▶ ◀ Hello      Spawn ▶ ◀ Spawned+fds | SpawnFailed      Signal ▶ ◀ Signalled
@@ -12,6 +12,7 @@
 //!                       Measure ▶ ◀ Measured, (as above)
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
+//!                       HoldOutlet+end+place ▶, DropOutlet ▶
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
@@ -35,7 +36,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 7: namespaces in a containment.
 /// - 8: children bound to cores (`Placed`); children that are joined to each other, and files as stdin (`Join`); a `Spawned` may
 ///   have no stdout.
-pub const VERSION: u16 = 8;
+/// - 9: outlets: ends of readers' pipes and sockets (`HoldOutlet`, `DropOutlet`).
+pub const VERSION: u16 = 9;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
@@ -49,6 +51,9 @@ pub const VERSION_PLACES: u16 = 8;
 
 /// The first version that joins children to each other, and opens files for them.
 pub const VERSION_JOINS: u16 = 8;
+
+/// The first version that holds what readers are given bytes by.
+pub const VERSION_HOLDS: u16 = 9;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -225,6 +230,26 @@ pub enum ToKeeper<'a> {
         check: Option<ProgramCheck>,
         /// What is not its own.
         wires: Wires<'a>,
+    },
+    /// Beside it: our end of what a reader takes bytes off (pipe, fifo, socket), and an inbox that says where it has come to; to
+    /// be kept, so that a killed kernel is no end to it. Since version 9.
+    HoldOutlet {
+        /// Whose output it reads.
+        process: ProcessKey,
+        /// Its name.
+        serial: u64,
+        /// Which output.
+        end: End,
+        /// For a successor, opaque, at most [`NOTE_BYTES_MAX`].
+        #[serde(borrow)]
+        note: Blob<'a>,
+    },
+    /// Let it go: the reader is to see the end. Since version 9.
+    DropOutlet {
+        /// Whose output it read.
+        process: ProcessKey,
+        /// Its name.
+        serial: u64,
     },
 }
 
@@ -412,145 +437,11 @@ impl Mechanism {
     }
 }
 
-/// Keeper to a kernel's successor, over the handover socket. `Hello`, then batches of all but the last three, each batch
-/// closed by `Batch` and acknowledged before the next one starts, then `Complete`.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub enum ToSuccessor<'a> {
-    /// First.
-    Hello {
-        /// The highest version spoken.
-        version: u16,
-        /// The keeper's.
-        pid: i32,
-        /// How many `Reactor` follow.
-        reactors: u16,
-        /// How many `Session` follow.
-        sessions: u32,
-    },
-    /// A reactor's page and the ends of its staging pipes follow this packet, as with [`ToKeeper::HoldReactor`].
-    Reactor {
-        /// Its number.
-        reactor: u16,
-    },
-    /// A process; its ends that are still kept follow the packet, in the order of [`End::ALL`].
-    Session {
-        /// Its name under the dead kernel.
-        process: ProcessKey,
-        /// Its session.
-        session: &'a str,
-        /// The leader.
-        pid: i32,
-        /// With the pid, a name for good.
-        start_ticks: u64,
-        /// How well its tree is known.
-        tree: Tree,
-        /// If the leader has ended and the dead kernel had told so. An end it had not told comes once more over a lane.
-        exit: Option<(ExitStatus, Usage)>,
-        /// True exactly when nobody of the tree is left and the dead kernel had told so.
-        ended: bool,
-        /// True exactly when the tree is on a PTY.
-        terminal: bool,
-        /// Per end, in the order of [`End::ALL`]: it follows, with its pipe's size in force.
-        pipe_bytes: [Option<u32>; 3],
-        /// The spawn's record, up to [`RECORD_BYTES_MAX`].
-        #[serde(borrow)]
-        record: Blob<'a>,
-    },
-    /// A ring of the last session follows this packet.
-    Stream {
-        /// Whose.
-        process: ProcessKey,
-        /// Which end's bytes.
-        end: End,
-        /// Its name in a reactor's page, first half.
-        slot: u32,
-        /// Second half.
-        generation: u32,
-    },
-    /// The inbox of the last session follows this packet.
-    Input {
-        /// Whose.
-        process: ProcessKey,
-    },
-    /// More about the last session. Since version 3.
-    Facts {
-        /// Whose.
-        process: ProcessKey,
-        /// What limits hold.
-        limits: Vec<Limit>,
-        /// When the leader was reaped, CLOCK_MONOTONIC nanoseconds.
-        exited_ns: Option<u64>,
-        /// The kernel's last note, up to [`NOTE_BYTES_MAX`]; empty if there was none.
-        #[serde(borrow)]
-        note: Blob<'a>,
-    },
-    /// End of a batch.
-    Batch {
-        /// Counted from 0.
-        number: u32,
-    },
-    /// Nothing more.
-    Complete,
-    /// The ring of a [`FromSuccessor::Replace`] is kept instead of the old one.
-    Replaced {
-        /// From the request.
-        process: ProcessKey,
-        /// From the request.
-        end: End,
-    },
-    /// The successor is the kernel now: everything else is said on its lanes.
-    Adopted,
-}
-
 /// Longest record of a session, bytes: it and the rest of its session fit one packet.
 pub const RECORD_BYTES_MAX: usize = 32 * 1024;
 
 /// Longest note, bytes: it and the facts around it fit one packet.
 pub const NOTE_BYTES_MAX: usize = 32 * 1024;
-
-/// Packets of a batch, at most. Bounds what is in the socket: descriptors in flight count against the user.
-pub const BATCH_PACKETS_MAX: usize = 32;
-
-/// A successor to the keeper.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FromSuccessor {
-    /// First; the keeper starts the handover.
-    Hello {
-        /// The highest version spoken.
-        version: u16,
-        /// The successor's.
-        pid: i32,
-    },
-    /// A batch arrived whole.
-    Acknowledge {
-        /// Which.
-        number: u32,
-    },
-    /// End every tree, then the keeper.
-    Shutdown {
-        /// Between SIGTERM and SIGKILL, nanoseconds.
-        grace_ns: u64,
-    },
-    /// Beside it: a stream's new ring, which holds all that the old one does. Answered by `Replaced`.
-    Replace {
-        /// Whose.
-        process: ProcessKey,
-        /// Which end's bytes.
-        end: End,
-        /// Its name in a reactor's page, first half.
-        slot: u32,
-        /// Second half.
-        generation: u32,
-    },
-    /// Beside it: the keeper's end of one more lane.
-    Lane,
-    /// Be the keeper of the one who says this: what its lanes say counts from now on, and processes whose reactor is
-    /// not there any more belong to their number modulo the number of lanes. Answered by `Adopted`, on this socket.
-    Adopt {
-        /// The new kernel.
-        kernel_pid: i32,
-    },
-}
 
 /// What is wrong with a message.
 #[derive(Debug, thiserror::Error)]

@@ -38,6 +38,18 @@ pub(super) struct Ring {
     pub(super) memory: OwnedFd,
 }
 
+/// What a reader is given bytes by.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) process: ProcessKey,
+    pub(super) serial: u64,
+    pub(super) end: End,
+    pub(super) note: Box<[u8]>,
+    pub(super) fd: OwnedFd,
+    /// Where it has come to.
+    pub(super) place: OwnedFd,
+}
+
 /// A descendant that became our child when its parent ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
@@ -61,6 +73,7 @@ pub(super) struct Session {
     pub(super) rings: Vec<Ring>,
     /// What waits for its stdin.
     pub(super) inbox: Option<OwnedFd>,
+    pub(super) outlets: Vec<Outlet>,
     pub(super) record: Box<[u8]>,
     pub(super) note: Box<[u8]>,
     pub(super) limits: Vec<Limit>,
@@ -81,6 +94,26 @@ pub(super) struct Session {
     pub(super) placeholders: Placeholders,
     /// Its mount namespace, if that matters.
     pub(super) mounts: Option<u64>,
+}
+
+impl Session {
+    /// Keeps an outlet, if all of it came.
+    pub(super) fn hold_outlet(&mut self, serial: u64, end: End, note: &[u8], fds: &mut Vec<OwnedFd>) {
+        let (Some(place), Some(fd)) = (fds.pop(), fds.pop()) else { return };
+        self.outlets.retain(|outlet| outlet.serial != serial);
+        self.outlets.push(Outlet { process: self.process, serial, end, note: note.into(), fd, place });
+    }
+
+    /// Lets go of everything that is kept for it.
+    pub(super) fn let_go(&mut self) {
+        self.forgotten = true;
+        self.ends = [None, None, None];
+        self.rings = Vec::new();
+        self.inbox = None;
+        self.outlets = Vec::new();
+        self.record = Box::default();
+        self.note = Box::default();
+    }
 }
 
 /// All sessions, by name and by the pids that are ours to reap.
@@ -124,12 +157,20 @@ impl Sessions {
         self.table.len()
     }
 
+    /// True exactly when somebody is being given what one of them wrote, and would take our end for the end of it.
+    pub(super) fn have_outlets(&self) -> bool {
+        self.table.iter().any(|(_, session)| !session.outlets.is_empty())
+    }
+
     /// Gives every session a place among `lanes` lanes.
     pub(super) fn rehome(&mut self, lanes: usize) {
         self.by_key.clear();
         for (index, session) in &mut self.table {
             session.lane = usize::from(session.process.home.0) % lanes.max(1);
             session.process.home = ReactorId(session.lane as u16);
+            for outlet in &mut session.outlets {
+                outlet.process = session.process;
+            }
             self.by_key.insert(session.process, index);
         }
     }

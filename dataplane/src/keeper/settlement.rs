@@ -4,6 +4,7 @@
 //!  for each stream:  account (T, E, what is staged) ─▶ new ring with what is in the old one ─▶ the keeper holds it
 //!                                                   ─▶ what is staged goes into it, in the usual steps
 //!  for each input:   T = E less what is staged; what is staged is in the inbox still, and is thrown away
+//!  for each outlet:  the same; what is staged is in the ring or in the source still
 //!  then:             lanes ─▶ the keeper has its next kernel
 //! ```
 //!
@@ -13,19 +14,21 @@
 
 use crate::command::HistorySize;
 use crate::control::{StreamEnd, Tree};
-use crate::keeper::protocol::{End, FromSuccessor, ToSuccessor};
-use crate::keeper::successor::{Estate, HeldReactor, HeldRing, HeldSession};
+use crate::keeper::protocol::End;
+use crate::keeper::succession::{FromSuccessor, ToSuccessor};
+use crate::keeper::successor::{Estate, HeldOutlet, HeldReactor, HeldRing, HeldSession};
 use crate::key::{Channel, ProcessKey};
 use crate::points::{Point, reach};
 use crate::stream::history::History;
-use crate::stream::source::{Account, input_name, output_name};
+use crate::stream::source::{Account, input_name, outlet_name, output_name};
 use crate::sys::pipe::queued;
 use kairo_shm::inbox::Inbox;
 use kairo_shm::layout::RingError;
 use kairo_shm::page::{Page, Side};
 use kairo_shm::reader::Reader;
 use kairo_shm::writer::Writer;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// A process with all that is needed to go on with it.
@@ -37,6 +40,8 @@ pub struct Heir {
     pub rings: [Option<Writer>; 2],
     /// What waits for its stdin.
     pub inbox: Option<Inbox>,
+    /// What its readers are given bytes by, each of which knows where it has come to.
+    pub outlets: Vec<Outlet>,
     /// Outputs of which up to a read's worth of bytes may be missing, by `Channel as usize`: the dead kernel took them
     /// in one step, and did not live to note how many.
     pub uncertain: [bool; 2],
@@ -57,12 +62,13 @@ impl Heir {
             ends: [None, None, None],
             rings: Vec::new(),
             inbox: None,
+            outlets: Vec::new(),
             record: Vec::new(),
             note: Vec::new(),
             limits: Vec::new(),
             exited_ns: None,
         };
-        Heir { session, rings: [None, None], inbox: None, uncertain: [false; 2] }
+        Heir { session, rings: [None, None], inbox: None, outlets: Vec::new(), uncertain: [false; 2] }
     }
 
     /// How long an output was, if it has ended.
@@ -74,6 +80,21 @@ impl Heir {
         let (total_bytes, cut_bytes) = ring.map_or((0, 0), |ring| (ring.taken(), ring.cut_bytes()));
         Some(StreamEnd { total_bytes, cut_bytes })
     }
+}
+
+/// An outlet that can be gone on with.
+#[derive(Debug)]
+pub struct Outlet {
+    /// Its name.
+    pub serial: u64,
+    /// Which output it reads.
+    pub channel: Channel,
+    /// As its kernel noted it.
+    pub note: Vec<u8>,
+    /// Pipe, fifo or socket.
+    pub fd: OwnedFd,
+    /// Where it has come to.
+    pub place: Inbox,
 }
 
 /// A keeper that serves us, and everything it kept.
@@ -139,8 +160,8 @@ pub fn settle(
     let lanes = estate.adopt(lanes)?;
     reach(Point::AdoptTaken);
     let heirs = estate.sessions.into_iter().zip(settled).map(|(session, settled)| {
-        let Settled { rings, inbox, uncertain } = settled;
-        Heir { session, rings, inbox, uncertain }
+        let Settled { rings, inbox, outlets, uncertain } = settled;
+        Heir { session, rings, inbox, outlets, uncertain }
     });
     Ok(Inheritance { keeper_pid: estate.keeper_pid, lanes, heirs: heirs.collect() })
 }
@@ -164,6 +185,7 @@ impl Desk {
 struct Settled {
     rings: [Option<Writer>; 2],
     inbox: Option<Inbox>,
+    outlets: Vec<Outlet>,
     uncertain: [bool; 2],
 }
 
@@ -173,7 +195,7 @@ fn settle_one(
     desks: &[Desk],
     size: HistorySize,
 ) -> Result<Settled, SettleError> {
-    let mut settled = Settled::default();
+    let mut settled = Settled { outlets: settle_outlets(session, desks)?, ..Settled::default() };
     for channel in Channel::ALL {
         let end = End::of(channel);
         let ring = session.rings.iter().find(|ring| ring.end == end);
@@ -186,12 +208,16 @@ fn settle_one(
         if ring.is_none() && staged == 0 {
             continue;
         }
-        let (writer, staged, uncertain) = renew(session, ring, size, (staged, desk.is_some()))?;
+        let given = settled.outlets.iter().filter(|outlet| outlet.channel == channel);
+        let given = given.filter_map(Outlet::offset).max().filter(|_| size.is_none());
+        let (writer, staged, uncertain) = renew(session, ring, size, (staged, desk.is_some()), given)?;
         reach(Point::AdoptRingMade);
         hold(estate, session.process, channel, &writer)?;
         reach(Point::AdoptRingHeld);
         let writer = match desk {
-            Some(desk) if staged > 0 => drain(writer, &desk.held.staging_reader, staged as usize)?,
+            Some(desk) if staged > 0 => {
+                drain(writer, &desk.held.staging_reader, staged as usize, size.is_none())?
+            }
             Some(_) | None => writer,
         };
         reach(Point::AdoptDrained);
@@ -200,19 +226,39 @@ fn settle_one(
     }
     if let Some(inbox) = session.inbox.take() {
         let desk = desks.iter().find(|desk| desk.input_named == input_name(session.process));
-        settled.inbox = Some(settle_input(session, inbox, desk)?);
+        settled.inbox = Some(settle_input(&session.session, inbox, desk)?);
     }
     session.rings.clear();
     Ok(settled)
 }
 
+impl Outlet {
+    /// The offset of the byte that is next for it.
+    pub fn offset(&self) -> Option<u64> {
+        self.place.fed_from().map(|from| from + self.place.written())
+    }
+}
+
+/// Bytes that were on their way to a reader and are staged still it has not had; they are where they came from.
+fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outlet>, SettleError> {
+    let mut outlets = Vec::with_capacity(session.outlets.len());
+    for HeldOutlet { serial, end, note, fd, place } in session.outlets.drain(..) {
+        let channel = if end == End::Stderr { Channel::Stderr } else { Channel::Stdout };
+        let desk = desks.iter().find(|desk| desk.input_named == outlet_name(serial));
+        let place = settle_input(&session.session, place, desk)?;
+        outlets.push(Outlet { serial, channel, note, fd, place });
+    }
+    Ok(outlets)
+}
+
 /// A ring like the old one that can be written to, what is to be added from the staging pipe, and whether something may
-/// be missing.
+/// be missing. `given`: how far a reader of a relayed stream has come.
 fn renew(
     session: &HeldSession,
     ring: Option<&HeldRing>,
     size: HistorySize,
     (staged, named): (u64, bool),
+    given: Option<u64>,
 ) -> Result<(Writer, u64, bool), SettleError> {
     let memory = |source| SettleError::Memory { what: "ring", session: session.session.clone(), source };
     let Some(ring) = ring else {
@@ -223,7 +269,11 @@ fn renew(
     let (taken, expected) = (old.taken(), old.expected());
     // Where there is no splice nothing is staged: what a read brought that was not noted can't be told.
     let uncertain = !named && expected > taken;
+    // What was relayed is noted of its reader first.
+    let given = given.filter(|given| uncertain && (taken + 1..=expected).contains(given));
+    let uncertain = uncertain && given.is_none();
     let account = match uncertain {
+        _ if given.is_some() => Account { in_ring_to: given.unwrap_or(taken), staged_bytes: 0 },
         true => Account { in_ring_to: taken, staged_bytes: 0 },
         false => {
             let account = Account::of(taken, expected, staged, named);
@@ -231,7 +281,12 @@ fn renew(
             account.ok_or(SettleError::Account { session, taken, expected, staged })?
         }
     };
-    Ok((Writer::succeed(&old, account.in_ring_to).map_err(memory)?, account.staged_bytes, uncertain))
+    let writer = Writer::succeed(&old, account.in_ring_to).map_err(memory)?;
+    if uncertain && size.is_none() {
+        // Whoever dies before it could say so leaves it to the next one.
+        writer.expect((expected - taken) as usize);
+    }
+    Ok((writer, account.staged_bytes, uncertain))
 }
 
 /// Has the keeper hold a ring instead of the old one, and waits until it does.
@@ -243,9 +298,15 @@ fn hold(estate: &mut Estate, process: ProcessKey, channel: Channel, ring: &Write
     estate.wire.await_answer(&ToSuccessor::Replaced { process, end })
 }
 
-/// Steps 2 to 4 of a take, the first of which the dead kernel did.
-fn drain(mut ring: Writer, staging: &OwnedFd, bytes: usize) -> io::Result<Writer> {
+/// Steps 2 to 4 of a take, the first of which the dead kernel did. What was being `relayed` every reader has.
+fn drain(mut ring: Writer, staging: &OwnedFd, bytes: usize, relayed: bool) -> io::Result<Writer> {
     ring.expect(bytes);
+    if relayed {
+        let taken = staging.try_clone().map(File::from)?.take(bytes as u64);
+        io::copy(&mut { taken }, &mut io::sink())?;
+        ring.commit(bytes);
+        return Ok(ring);
+    }
     let room = ring.room(bytes);
     let mut at = 0;
     while at < bytes {
@@ -263,8 +324,9 @@ fn drain(mut ring: Writer, staging: &OwnedFd, bytes: usize) -> io::Result<Writer
     Ok(ring)
 }
 
-fn settle_input(session: &HeldSession, inbox: OwnedFd, desk: Option<&Desk>) -> Result<Inbox, SettleError> {
-    let memory = |source| SettleError::Memory { what: "inbox", session: session.session.clone(), source };
+fn settle_input(session: &str, inbox: OwnedFd, desk: Option<&Desk>) -> Result<Inbox, SettleError> {
+    let session = || session.to_owned();
+    let memory = |source| SettleError::Memory { what: "inbox", session: session(), source };
     let inbox = Inbox::open(inbox).map_err(memory)?;
     let (written, expected) = (inbox.written(), inbox.expected());
     if expected > written {
@@ -273,7 +335,7 @@ fn settle_input(session: &HeldSession, inbox: OwnedFd, desk: Option<&Desk>) -> R
             None => 0,
         };
         let Some(offset) = expected.checked_sub(staged).filter(|offset| *offset >= written) else {
-            let session = session.session.clone();
+            let session = session();
             return Err(SettleError::Account { session, taken: written, expected, staged });
         };
         inbox.settle(offset);

@@ -48,7 +48,9 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         ToKeeper::Acknowledge { .. }
         | ToKeeper::Annotate { .. }
         | ToKeeper::CloseChannel { .. }
+        | ToKeeper::DropOutlet { .. }
         | ToKeeper::HoldInput { .. }
+        | ToKeeper::HoldOutlet { .. }
         | ToKeeper::HoldReactor
         | ToKeeper::HoldStream { .. } => true,
         ToKeeper::Hello { .. }

@@ -286,6 +286,7 @@ fn session(
         ends: prepared.kept,
         rings: Vec::new(),
         inbox: None,
+        outlets: Vec::new(),
         record: request.record.0.into(),
         note: Box::default(),
         limits,

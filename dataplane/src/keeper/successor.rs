@@ -5,7 +5,8 @@
 
 use crate::control::{ExitStatus, LimitInForce, Tree, Usage};
 use crate::keeper::link::in_force;
-use crate::keeper::protocol::{End, FromSuccessor, ProtocolError, ToSuccessor, VERSION, spoken};
+use crate::keeper::protocol::{End, ProtocolError, VERSION, spoken};
+use crate::keeper::succession::{FromSuccessor, ToSuccessor};
 use crate::key::{ProcessKey, ReactorId};
 use crate::sys::{process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -70,6 +71,8 @@ pub struct HeldSession {
     pub rings: Vec<HeldRing>,
     /// What waits for its stdin (memfd).
     pub inbox: Option<OwnedFd>,
+    /// What its readers are given bytes by.
+    pub outlets: Vec<HeldOutlet>,
     /// As given at its spawn.
     pub record: Vec<u8>,
     /// The dead kernel's last note; empty if there was none.
@@ -91,6 +94,21 @@ pub struct HeldRing {
     pub generation: u32,
     /// memfd.
     pub memory: OwnedFd,
+}
+
+/// Our end of what a reader takes bytes off.
+#[derive(Debug)]
+pub struct HeldOutlet {
+    /// Its name.
+    pub serial: u64,
+    /// Which output it reads.
+    pub end: End,
+    /// As its kernel noted it.
+    pub note: Vec<u8>,
+    /// Pipe, fifo or socket.
+    pub fd: OwnedFd,
+    /// Where it has come to (memfd).
+    pub place: OwnedFd,
 }
 
 /// The handover socket, until a deadline.
@@ -221,6 +239,11 @@ impl Estate {
                 self.last(process)?.rings.push(HeldRing { end, slot, generation, memory });
             }
             ToSuccessor::Input { process } => self.last(process)?.inbox = Some(next(1)?),
+            ToSuccessor::Outlet { process, serial, end, note } => {
+                let (fd, place) = (next(2)?, next(2)?);
+                let outlet = HeldOutlet { serial, end, note: note.0.to_vec(), fd, place };
+                self.last(process)?.outlets.push(outlet);
+            }
             ToSuccessor::Facts { process, limits, exited_ns, note } => {
                 let session = self.last(process)?;
                 session.limits = limits.into_iter().map(in_force).collect();
@@ -287,6 +310,7 @@ impl HeldSession {
             ends,
             rings: Vec::new(),
             inbox: None,
+            outlets: Vec::new(),
             record: record.0.to_vec(),
             note: Vec::new(),
             limits: Vec::new(),

@@ -10,8 +10,9 @@
 //! instant is a session neither in the file nor in a keeper.
 
 use crate::control::Tree;
-use crate::keeper::protocol::{Blob, End, ToSuccessor};
+use crate::keeper::protocol::{Blob, End};
 use crate::keeper::session::{Exit, Kept, Ring, Session, Sessions};
+use crate::keeper::succession::ToSuccessor;
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::process::sealed_memory;
 use kairo_sandbox::enforce::Placeholders;
@@ -210,6 +211,7 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
         ends,
         rings: Vec::new(),
         inbox: None,
+        outlets: Vec::new(),
         record: record.0.into(),
         note: Box::default(),
         limits: Vec::new(),

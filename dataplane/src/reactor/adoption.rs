@@ -4,8 +4,9 @@
 //! had is held where the slowest of them had come to, by a *ghost*, until as many have subscribed again or the grace is
 //! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
 
+use super::outlets::AdoptedOutlet;
 use super::pacing::Pace;
-use super::processes::{Phase, Process, Stream};
+use super::processes::{Phase, Process, Stream, stay_on};
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -43,6 +44,10 @@ pub struct Adopted {
     pub ends: [Option<StreamEnd>; 2],
     /// The output that fills its stdin, if that is not over.
     pub feed: Option<Feed>,
+    /// Who reads it by an outlet that the keeper had.
+    pub outlets: Vec<AdoptedOutlet>,
+    /// The core that serves its streams, if it lives and one was asked for.
+    pub reactor_cpu: Option<u16>,
     /// Bytes that went into its stdin, if that is over and nothing else is held of it.
     pub stdin: u64,
     /// Numbers the control plane reads at any time.
@@ -63,8 +68,12 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn inherit_all(&mut self, adopted: Vec<Adopted>) {
         let mut feeds = Vec::new();
         for mut adopted in adopted {
-            let feed = adopted.feed.take();
+            let (feed, outlets) = (adopted.feed.take(), std::mem::take(&mut adopted.outlets));
+            adopted.reactor_cpu.into_iter().for_each(stay_on);
             let target = self.inherit(adopted);
+            for outlet in outlets {
+                self.inherit_outlet(target, outlet);
+            }
             feeds.extend(feed.map(|feed| (target, feed)));
         }
         // A feed is one of the readers that were waited for, and has come back.
@@ -79,9 +88,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn inherit(&mut self, adopted: Adopted) -> Place {
-        let Adopted { heir, history, rate, unread, spool, ends, feed: _, stdin: went_in, meter } = adopted;
+        let Adopted { heir, history, rate, unread, spool, ends, stdin: went_in, meter, .. } = adopted;
         let now_ns = self.at.monotonic_ns;
-        let Heir { mut session, rings, inbox, uncertain } = heir;
+        let Heir { mut session, rings, inbox, uncertain, .. } = heir;
         let (key, terminal) = (session.process, session.terminal);
         let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
         let (input, pipe_bytes) = match (terminal, &stdout, stdin) {
@@ -130,6 +139,8 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             self.go_on_with(place, channel, uncertain[channel as usize]);
         }
+        // Its kernel may have died before there was one.
+        self.open_accounts(place);
         self.input_accounted(place);
         self.later(Turn::Input(place));
         place

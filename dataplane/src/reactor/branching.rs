@@ -110,7 +110,7 @@ impl<D: Driver> Reactor<D> {
             // One byte may have come this moment.
             return (self.source_is_empty(place, channel) == Step::Moved(0)).then_some(1);
         }
-        let room = self.allowed(place, channel, queued);
+        let room = self.allowed(place, channel, queued.min(self.round_bytes(readers)));
         if room == 0 {
             return None;
         }
@@ -160,6 +160,11 @@ impl<D: Driver> Reactor<D> {
         if !branch.is_at(passed) {
             return 0;
         }
+        if let Some(bytes) = self.offer_held((place, process, channel), from, max) {
+            return bytes;
+        }
+        let Some(reader) = self.readers.get(place) else { return 0 };
+        let branch = &reader.branches[channel as usize];
         let direct = branch.staged(cursor.offset) == 0 && reader.sink.as_ref().is_some_and(|sink| sink.tees);
         if !direct {
             return self.offer_own((place, process, channel), from, max);

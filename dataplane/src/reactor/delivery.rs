@@ -20,7 +20,6 @@ use crate::limits::{REMOTE_WINDOW_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::stream::history::Peek;
 use crate::stream::subscriber::Cursor;
-use crate::transport::descriptor::Put;
 use crate::transport::frames::{Chunk, Framing};
 use crate::transport::outflow::Rest;
 use bytes::{Bytes, BytesMut};
@@ -107,7 +106,7 @@ impl<D: Driver> Reactor<D> {
                 let place = Place { slot: connection.slot, generation: connection.generation };
                 self.later(Turn::Connection(place));
             }
-            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } => {
+            Sink::Frames { .. } | Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => {
                 self.later(Turn::Reader(place))
             }
         }
@@ -219,13 +218,16 @@ impl<D: Driver> Reactor<D> {
                 self.local(connection)
                     .is_some_and(|connection| connection.outflow.is_idle() && !connection.outflow.armed)
             }
-            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => false,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept) => false,
         }
     }
 
     pub(super) fn gap(&mut self, place: Place, channel: Channel, from: u64, to: u64) -> Step {
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         reader.subscriber.skip(channel, to);
+        if let Some(held) = &reader.held {
+            held.stand_at(to);
+        }
         let subscription = reader.subscriber.key;
         let mut record = BytesMut::new();
         if let Some(framing) = &reader.framing {
@@ -463,48 +465,6 @@ impl<D: Driver> Reactor<D> {
                     self.disconnect(place);
                     return false;
                 }
-            }
-        }
-    }
-
-    fn write_to_sink(
-        &mut self,
-        place: Place,
-        process: Place,
-        channel: Channel,
-        allowance: Allowance,
-    ) -> Step {
-        let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
-        let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
-        let Some(sink) = &reader.sink else { return Step::Gone };
-        let stream = &mut running.streams[channel as usize];
-        let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-        let max = TURN_BYTES_MAX.min(allowance.bytes);
-        let bytes = match (reader.disk[channel as usize].bytes(offset), stream.history.peek(offset, max)) {
-            (Some(piece), _) => &piece[..piece.len().min(max)],
-            (None, Peek::Bytes(bytes)) => bytes,
-            (None, Peek::Gap(_) | Peek::Nothing) => return Step::Nothing,
-        };
-        match sink.put(&mut self.driver, bytes) {
-            Put::Bytes(sent) => {
-                reader.subscriber.advance(channel, sent);
-                reader.subscriber.confirm();
-                stream.delivered = stream.delivered.max(offset + sent as u64);
-                Step::Moved(sent)
-            }
-            Put::Full => {
-                self.await_sink(place);
-                Step::Full
-            }
-            Put::Closed(error) => {
-                tracing::debug!(%error, "the sink was closed");
-                reader.subscriber.failed(&error);
-                reader.subscriber.cursors[channel as usize] = None;
-                // Our own output is for good and everywhere: its child gets SIGPIPE. A reader that leaves is one of many.
-                if matches!(reader.subscriber.sink, Sink::Descriptor(_)) {
-                    self.close_stream(process, channel);
-                }
-                Step::Moved(0)
             }
         }
     }

@@ -115,7 +115,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn stdin_ready(&mut self, place: Place) {
         if let Some(process) = self.processes.get_mut(place) {
-            process.inflow.armed = false;
+            (process.inflow.armed, process.inflow.woken) = (false, true);
             self.push_input(place);
         }
     }

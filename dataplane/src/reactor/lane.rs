@@ -4,16 +4,16 @@
 
 use super::mail::Mail;
 use super::{Kind, Reactor};
-use crate::command::{Credentials, Spawn, Wiring};
+use crate::command::{Credentials, Spawn, Subscribe, Wiring};
 use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, SpawnStage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
-    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_JOINS,
-    VERSION_MEASURES, VERSION_PLACES,
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_HOLDS,
+    VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES,
 };
-use crate::key::ProcessKey;
+use crate::key::{ProcessKey, SubscriptionKey};
 use crate::points::{Point, reach};
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::socket;
@@ -36,6 +36,8 @@ pub(super) struct Lane<F> {
     greeted: bool,
     /// Spawns that not every keeper understands, until it has.
     waiting: Vec<Spawn>,
+    /// Readers whose outlets not every keeper holds, until it has.
+    readers: Vec<Subscribe>,
 }
 
 impl<F: Clone> Lane<F> {
@@ -49,12 +51,28 @@ impl<F: Clone> Lane<F> {
             version: VERSION,
             greeted: false,
             waiting: Vec::new(),
+            readers: Vec::new(),
         }
     }
 
     /// True exactly when packets wait: a stream that needs a new ring kept had better wait too.
     pub(super) fn is_full(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// True exactly when the keeper holds outlets; none before it has said what it can.
+    pub(super) fn holds_outlets(&self) -> Option<bool> {
+        (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= VERSION_HOLDS)
+    }
+
+    /// A reader is to begin once the keeper has said what it can.
+    pub(super) fn await_greeting(&mut self, reader: Subscribe) {
+        self.readers.push(reader);
+    }
+
+    /// One that was to is not to any more.
+    pub(super) fn forget_reader(&mut self, key: SubscriptionKey) {
+        self.readers.retain(|reader| reader.subscription != key);
     }
 
     /// How many of those that wait can be one packet.
@@ -165,6 +183,9 @@ impl<D: Driver> Reactor<D> {
                 self.lane.greeted = true;
                 for spawn in std::mem::take(&mut self.lane.waiting) {
                     self.send_spawn(spawn);
+                }
+                for reader in std::mem::take(&mut self.lane.readers) {
+                    self.subscribe(reader);
                 }
             }
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),
@@ -342,6 +363,9 @@ impl<D: Driver> Reactor<D> {
     fn keeper_gone(&mut self, error: &io::Error) {
         self.lane.fd = None;
         self.lane.queue.clear();
+        for reader in std::mem::take(&mut self.lane.readers) {
+            self.subscribe(reader);
+        }
         self.joints.clear();
         self.lane_is_free();
         if self.post.is_shutting_down() {

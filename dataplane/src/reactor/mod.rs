@@ -9,8 +9,9 @@
 //! `wait`, and never decides who may what. Invariant: after `Reactor::settle` no notice is untold and no command
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
-//! lives, `delivery` from history to them, `shared` where they map it, `relaying` and `branching` of what isn't kept, `spool` to
-//! disk and back, `producing` where a client writes, `fifos` that wait to be opened, `inlets` by which programs write stdins, `cutting` what a frame is, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
+//! lives, `delivery` from history to them, `cutting` what a frame is, `shared` where they map it, `relaying` and `branching` of what
+//! isn't kept, `outlets` that outlive us, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
+//! back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
 //! to other
 //! reactors.
 
@@ -26,6 +27,8 @@ mod input;
 mod lane;
 pub(crate) mod mail;
 mod memory;
+pub mod outlets;
+mod overtaken;
 mod pacing;
 mod processes;
 mod producing;
@@ -523,8 +526,14 @@ impl<D: Driver> Reactor<D> {
         self.notices.push_back(Notice::Done { ticket, outcome });
     }
 
-    /// Gives every connection a last chance to take what is queued for it.
+    /// Gives every connection a last chance to take what is queued for it. A fifo nobody has opened goes with its name, and the
+    /// keeper is left nothing of it.
     fn farewell(&mut self) {
+        for place in self.readers.places() {
+            if self.readers.get(place).is_some_and(|reader| reader.plug.is_some()) {
+                self.drop_reader(place);
+            }
+        }
         for place in self.connections.places() {
             self.flush(place);
         }

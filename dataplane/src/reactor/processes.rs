@@ -152,6 +152,13 @@ pub(super) fn kind_of(channel: Channel) -> Kind {
     }
 }
 
+/// Binds the reactor whose thread this is to a core, for a process that asked for it.
+pub(super) fn stay_on(cpu: u16) {
+    if let Err(error) = bind_thread(cpu) {
+        tracing::warn!(cpu, %error, "the reactor stays where it is");
+    }
+}
+
 impl<D: Driver> Reactor<D> {
     pub(super) fn place_of_process(&self, key: ProcessKey) -> Option<Place> {
         self.process_places.get(&key.serial).copied()
@@ -159,11 +166,7 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn spawn(&mut self, spawn: Spawn) {
         let (key, now_ns) = (spawn.process, self.at.monotonic_ns);
-        if let Some(cpu) = spawn.placement.reactor_cpu
-            && let Err(error) = bind_thread(cpu)
-        {
-            tracing::warn!(cpu, %error, "the reactor stays where it is");
-        }
+        spawn.placement.reactor_cpu.into_iter().for_each(stay_on);
         let spool = || spawn.spool.map(|limits| StreamSpool::new(&spawn.session, limits));
         let place = self.processes.insert_with(|_| Process {
             key,

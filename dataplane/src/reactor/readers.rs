@@ -5,6 +5,7 @@
 
 use super::connections::Connection;
 use super::fifos::Whose;
+use super::outlets::Held;
 use super::pacing::Throttle;
 use super::processes::Stream;
 use super::shared::Shared;
@@ -15,6 +16,7 @@ use crate::command::{Command, From, Mode, OutletKind, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
+use crate::keeper::link;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
 use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
@@ -37,6 +39,8 @@ pub(super) struct Reader<F> {
     /// None where raw bytes go to a descriptor.
     pub(super) framing: Option<Framing>,
     pub(super) sink: Option<DescriptorSink<F>>,
+    /// The keeper holds its sink too, and this says where it has come to.
+    pub(super) held: Option<Held>,
     /// Nobody has opened its fifo yet.
     pub(super) plug: Option<Plug>,
     /// It is in another process and maps the ring.
@@ -61,6 +65,19 @@ impl<F> Reader<F> {
     /// It is told when what it gets was read.
     fn is_timed(&self) -> bool {
         self.framing.as_ref().is_some_and(|framing| framing.timestamps)
+    }
+}
+
+/// What raw bytes go to.
+struct Made<F> {
+    sink: Option<F>,
+    plug: Option<Plug>,
+    held: Option<Held>,
+}
+
+impl<F> Default for Made<F> {
+    fn default() -> Self {
+        Made { sink: None, plug: None, held: None }
     }
 }
 
@@ -135,6 +152,23 @@ fn framing_of(subscribe: &Subscribe) -> Option<Framing> {
     })
 }
 
+/// A reader that stands there.
+pub(super) fn subscriber_of(subscribe: Subscribe, cursors: [Option<Cursor>; 2]) -> Subscriber {
+    Subscriber {
+        key: subscribe.subscription,
+        process: subscribe.process,
+        cursors,
+        mode: subscribe.mode,
+        policy: subscribe.policy,
+        sink: subscribe.sink,
+        sequence: 0,
+        confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
+        in_flight_bytes: 0,
+        next_channel: 0,
+        meter: subscribe.meter,
+    }
+}
+
 /// Where a reader begins.
 fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
     let total = stream.history.total();
@@ -149,22 +183,25 @@ fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
 }
 
 impl<D: Driver> Reactor<D> {
-    pub(super) fn subscribe(&mut self, mut subscribe: Subscribe) {
+    pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
+        let Some(mut subscribe) = self.unless_unheard(subscribe) else { return };
         let key = subscribe.subscription;
         let (ticket, wait_ns) = match &subscribe.sink {
             Sink::Outlet { kind: OutletKind::Fifo { wait_ns, .. }, ticket } => (Some(*ticket), *wait_ns),
             Sink::Outlet { ticket, .. } => (Some(*ticket), 0),
             Sink::Frames { dedicated, .. } => (*dedicated, 0),
-            Sink::Descriptor(_) => (None, 0),
+            Sink::Descriptor(_) | Sink::Kept => (None, 0),
         };
         let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
         let place = place.and_then(|place| self.make_own_socket(&mut subscribe).map(|()| place));
         let connection = match &subscribe.sink {
             Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) | Sink::Outlet { .. } => None,
+            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => None,
         };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
+        // What is spliced counts by its pages, and every wait for room wakes two that could have slept.
+        let large = large || self.is_relayed(subscribe.process);
         // A ring that is to be mapped is raised before it is handed out.
         let maps = matches!(subscribe.sink, Sink::Outlet { kind: OutletKind::Shared, .. });
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
@@ -267,45 +304,30 @@ impl<D: Driver> Reactor<D> {
             self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
             shared = Some(mapped);
         }
-        let (sink, plug) = self.make_sink(&subscribe)?;
-        let subscriber = Subscriber {
-            key: subscribe.subscription,
-            process: subscribe.process,
-            cursors,
-            mode: subscribe.mode,
-            policy: subscribe.policy,
-            sink: subscribe.sink,
-            sequence: 0,
-            confirmed: cursors.map(|cursor| cursor.map_or(0, |cursor| cursor.offset)),
-            in_flight_bytes: 0,
-            next_channel: 0,
-            meter: subscribe.meter,
-        };
+        let Made { sink, plug, held } = self.make_sink(&subscribe, cursors)?;
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
         let branches = Channel::ALL.map(|channel| {
             let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
             Branch::joining(passed[channel as usize], offset)
         });
-        Ok(Reader {
-            subscriber,
-            framing,
-            sink: sink.map(DescriptorSink::new),
-            plug,
-            shared,
-            throttle,
-            full: Wait::default(),
-            idle: false,
-            disk: Default::default(),
-            branches,
-        })
+        let subscriber = subscriber_of(subscribe, cursors);
+        let sink = sink.map(DescriptorSink::new);
+        let (full, idle, disk) = (Wait::default(), false, Default::default());
+        Ok(Reader { subscriber, framing, sink, held, plug, shared, throttle, full, idle, disk, branches })
     }
 
     /// Makes what raw bytes go to, if they do, and tells whoever asked of the other end; with the plug of a fifo.
-    fn make_sink(&mut self, subscribe: &Subscribe) -> Result<(Option<D::Fd>, Option<Plug>), Failure> {
+    fn make_sink(
+        &mut self,
+        subscribe: &Subscribe,
+        cursors: [Option<Cursor>; 2],
+    ) -> Result<Made<D::Fd>, Failure> {
         match &subscribe.sink {
-            Sink::Frames { .. } | Sink::Outlet { kind: OutletKind::Shared, .. } => Ok((None, None)),
+            Sink::Frames { .. } | Sink::Outlet { kind: OutletKind::Shared, .. } => Ok(Made::default()),
+            // Those are taken over, not subscribed to.
+            Sink::Kept => Err(Failure::Gone),
             Sink::Descriptor(number) => match self.driver.adopt(*number) {
-                Ok(fd) => Ok((Some(fd), None)),
+                Ok(fd) => Ok(Made { sink: Some(fd), ..Made::default() }),
                 Err(error) => {
                     tracing::error!(%error, "the descriptor can't be written to");
                     Err(refusal(&error))
@@ -314,19 +336,22 @@ impl<D: Driver> Reactor<D> {
             Sink::Outlet { kind: OutletKind::Fifo { bytes, user, .. }, ticket } => {
                 let made = self.make_fifo(subscribe.id.as_str(), *user, Side::Reads, *bytes)?;
                 let (fd, plug, bytes) = made;
+                let held = self.hold_outlet(subscribe, &fd, bytes, cursors);
                 self.done(*ticket, Ok(Outcome::Named { path: plug.path().to_path_buf(), bytes }));
-                Ok((Some(fd), Some(plug)))
+                Ok(Made { sink: Some(fd), plug: Some(plug), held })
             }
             Sink::Outlet { kind, ticket } => {
                 let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;
+                let held = self.hold_outlet(subscribe, &fd, bytes, cursors);
                 let descriptors = Descriptors(Arc::new(vec![theirs]));
                 self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-                Ok((Some(fd), None))
+                Ok(Made { sink: Some(fd), plug: None, held })
             }
         }
     }
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
+        self.lane.forget_reader(key);
         if let Some(place) = self.reader_places.get(&key.serial).copied() {
             self.drop_reader(place);
         }
@@ -350,7 +375,7 @@ impl<D: Driver> Reactor<D> {
             return;
         }
         if let Some(sink) = self.readers.get_mut(place).and_then(|reader| reader.sink.as_mut()) {
-            sink.armed = false;
+            (sink.armed, sink.woken) = (false, true);
             self.deliver(place);
         }
     }
@@ -375,6 +400,10 @@ impl<D: Driver> Reactor<D> {
             self.part_from_fifo(Whose::Reader(place), plug);
         }
         self.reader_places.remove(&reader.subscriber.key.serial);
+        if reader.held.is_some() {
+            let (process, serial) = (reader.subscriber.process, reader.subscriber.key.serial);
+            self.tell_keeper(|packet| link::encode_drop_outlet(process, serial, packet));
+        }
         if let Some(sink) = reader.sink.take()
             && sink.armed
         {

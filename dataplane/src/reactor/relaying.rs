@@ -69,7 +69,7 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             let key = running.key;
             let stream = &mut running.streams[channel as usize];
-            if stream.closed {
+            if stream.closed || stream.history.has_account() {
                 continue;
             }
             match stream.history.account() {
@@ -232,7 +232,7 @@ impl<D: Driver> Reactor<D> {
             }
             (Some(_), _) => self.relay_raw(way),
             (None, Sink::Frames { connection, .. }) => self.relay_frame(way, *connection),
-            (None, Sink::Descriptor(_) | Sink::Outlet { .. }) => Step::Gone,
+            (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept) => Step::Gone,
         }
     }
 
@@ -259,6 +259,9 @@ impl<D: Driver> Reactor<D> {
     /// Bytes were given to a reader.
     pub(super) fn given(&mut self, place: Place, channel: Channel, bytes: usize) {
         if let Some(reader) = self.readers.get_mut(place) {
+            if let Some(held) = &reader.held {
+                held.stand_at(held.offset() + bytes as u64);
+            }
             reader.subscriber.advance(channel, bytes);
             reader.throttle.spend(bytes);
         }
@@ -285,8 +288,9 @@ impl<D: Driver> Reactor<D> {
         let moved = splice(&mut self.driver, from, into, way.max);
         match moved {
             Moved::Bytes(bytes) => {
-                self.taken(way, bytes);
+                // In this order: if only the first is noted, it says what the other would.
                 self.given(way.reader, way.channel, bytes);
+                self.taken(way, bytes);
             }
             _ => self.expects(way, 0),
         }
@@ -447,6 +451,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Lets bytes go that every reader has, or that nobody wants. False if that can't be.
     pub(super) fn let_by(&mut self, process: Place, channel: Channel, bytes: usize, was_read: bool) -> bool {
+        if let Some(done) = self.let_by_in_steps(process, channel, bytes, was_read) {
+            return done;
+        }
         let Some(void) = self.relay_tools().map(|tools| tools.void.clone()) else { return false };
         let Some(running) = self.processes.get(process) else { return false };
         let Some(source) = &running.streams[channel as usize].source else { return false };

@@ -9,6 +9,7 @@
 //! whoever is killed. Invariants: a cursor is read once per look and believed only where it can be; a reader that left a
 //! living stream maps a ring that no further byte comes into.
 
+use super::overtaken::Missing;
 use super::readers::{Reader, refusal};
 use super::table::Place;
 use super::{Kind, Reactor};
@@ -32,6 +33,7 @@ pub(super) struct Shared<F> {
     pub(super) channel: Channel,
     /// True exactly while a poll of the doorbell is in flight.
     armed: bool,
+    pub(super) missing: Missing,
 }
 
 /// A doorbell may have been rung so often between two looks; what is left rings again.
@@ -69,7 +71,8 @@ impl<D: Driver> Reactor<D> {
         let (doorbell, theirs, _) =
             self.driver.outlet(OutletKind::Shared).map_err(|error| refusal(&error))?;
         let descriptors = Descriptors(Arc::new(vec![ring, page, theirs]));
-        Ok((Shared { seat, doorbell, channel, armed: false }, descriptors, bytes))
+        let missing = Missing::default();
+        Ok((Shared { seat, doorbell, channel, armed: false, missing }, descriptors, bytes))
     }
 
     fn ring_to_share(
@@ -144,6 +147,7 @@ impl<D: Driver> Reactor<D> {
         };
         let process = self.readers.get(place).map(|reader| reader.subscriber.process);
         let Some(process_place) = process.and_then(|key| self.place_of_process(key)) else { return true };
+        self.note_missing(process_place, channel);
         let (Some(process), Some(reader)) =
             (self.processes.get_mut(process_place), self.readers.get_mut(place))
         else {
@@ -173,6 +177,15 @@ impl<D: Driver> Reactor<D> {
 
     /// Lets a reader go: it has everything, is gone, or can't be believed.
     fn dismiss(&mut self, place: Place, why: Closed) {
+        let reads = self
+            .readers
+            .get(place)
+            .and_then(|reader| Some((reader.subscriber.process, reader.shared.as_ref()?.channel)));
+        if let Some((process, channel)) = reads
+            && let Some(process) = self.place_of_process(process)
+        {
+            self.note_missing(process, channel);
+        }
         let Some(reader) = self.readers.get_mut(place) else { return };
         let subscription = reader.subscriber.key;
         if let Some(shared) = &mut reader.shared {
@@ -221,8 +234,8 @@ impl<D: Driver> Reactor<D> {
 
     /// Something was added to a stream, or it ended: whoever sleeps over it is woken.
     pub(super) fn tell_shared(&mut self, place: Place) {
-        let Some(process) = self.processes.get(place) else { return };
         for channel in Channel::ALL {
+            let Some(process) = self.processes.get(place) else { return };
             let stream = &process.streams[channel as usize];
             if stream.shared == 0 {
                 continue;
@@ -232,6 +245,7 @@ impl<D: Driver> Reactor<D> {
             if readers.filter_map(|reader| reader.on(channel)).any(|shared| shared.seat.wants_waking()) {
                 stream.history.wake();
             }
+            self.note_missing(place, channel);
         }
     }
 
@@ -284,12 +298,12 @@ impl<D: Driver> Reactor<D> {
 
 impl<F> Reader<F> {
     /// What it has of this stream, if it is in another process and reads it.
-    fn on(&self, channel: Channel) -> Option<&Shared<F>> {
+    pub(super) fn on(&self, channel: Channel) -> Option<&Shared<F>> {
         self.shared.as_ref().filter(|shared| shared.channel == channel)
     }
 
     /// Where a reader in another process is; none if it says what can't be.
-    fn see(&mut self, total: u64) -> Option<u64> {
+    pub(super) fn see(&mut self, total: u64) -> Option<u64> {
         let shared = self.shared.as_mut()?;
         let cursor = shared.seat.look(total).ok()?;
         self.subscriber.stand_at(shared.channel, cursor);

@@ -130,6 +130,14 @@ impl Disk {
         bytes.get(at.checked_sub(*offset)? as usize..).filter(|bytes| !bytes.is_empty())
     }
 
+    /// What there is at an offset, at most so much: in memory, or, of what that has no more, in hand.
+    pub(super) fn or<'a>(&'a self, history: &'a History, at: u64, max: usize) -> Option<&'a [u8]> {
+        match history.peek(at, max) {
+            Peek::Bytes(bytes) => Some(bytes),
+            Peek::Gap(_) | Peek::Nothing => self.bytes(at).map(|bytes| &bytes[..bytes.len().min(max)]),
+        }
+    }
+
     /// Where the gap ends in which an offset lies, if the disk is known to have nothing there.
     pub(super) fn gap(&self, at: u64) -> Option<u64> {
         match self.fetch {
@@ -236,15 +244,15 @@ impl<D: Driver> Reactor<D> {
                 return;
             }
             // Once a stream's ring is plain memory, all of it was asked for.
-            let Ok((ring, _)) = stream.history.ring() else { return };
+            let Ok((generation, ring)) = stream.history.ring_to_spool() else { return };
             let mut handed = None;
-            if spool.ring != Some(ring.generation()) {
-                match ring.descriptor().try_clone_to_owned() {
+            if spool.ring != Some(generation) {
+                match ring.try_clone_to_owned() {
                     Ok(fd) => handed = Some(Job::Ring { stream: key, ring: fd }),
                     // What is asked of the ring it has not got fails, and is tried again.
                     Err(error) => tracing::warn!(%error, "a ring is not handed to the spool"),
                 }
-                spool.ring = Some(ring.generation());
+                spool.ring = Some(generation);
             }
             spool.asked_to = to;
             let fresh = spool.broken_at.is_some() && spool.in_flight == 0;

@@ -11,7 +11,7 @@ use kairo_shm::layout::{End, Geometry, PAGE_BYTES, RingError};
 use kairo_shm::producer::Lent;
 use kairo_shm::writer::Writer;
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// The retained bytes of one stream.
 #[derive(Debug)]
@@ -81,6 +81,11 @@ impl History {
         if let Store::Passing { account: Some(account), .. } = &self.store {
             account.expect(bytes);
         }
+    }
+
+    /// True exactly when a successor can know how much went by.
+    pub fn has_account(&self) -> bool {
+        matches!(self.store, Store::Passing { account: Some(_), .. })
     }
 
     /// The account of a stream that keeps nothing, to be handed to the keeper before a byte goes by.
@@ -318,6 +323,15 @@ impl History {
                 Err(RingError::Foreign("nothing is taken into it"))
             }
         }
+    }
+
+    /// The ring whose bytes go to disk: which one it is, and its descriptor.
+    pub fn ring_to_spool(&mut self) -> Result<(u64, BorrowedFd<'_>), RingError> {
+        if !matches!(self.store, Store::Lent(_)) {
+            return self.ring().map(|(ring, _)| (ring.generation(), ring.descriptor()));
+        }
+        let Store::Lent(ring) = &self.store else { return Err(RingError::Foreign("there is none")) };
+        Ok((0, ring.ring()))
     }
 
     /// The ring, for another process that may only read, and its sizes. A stream that has ended has one made for it.

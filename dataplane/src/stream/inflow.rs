@@ -18,6 +18,7 @@ use crate::driver::Driver;
 use crate::key::Ticket;
 use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT, INPUT_STAGING_BYTES};
 use crate::points::{Point, reach};
+use crate::stream::relay::{self, tee};
 use crate::stream::source::Staging;
 use kairo_shm::inbox::{Inbox, WriteKey};
 use kairo_shm::layout::RingError;
@@ -43,6 +44,8 @@ pub struct Inflow<F> {
     had_inbox: bool,
     /// True exactly while a writability poll is in flight.
     pub armed: bool,
+    /// True from its answer to the next attempt: what seems full may be closed.
+    pub woken: bool,
 }
 
 #[derive(Debug)]
@@ -87,7 +90,18 @@ impl<F: Clone> Inflow<F> {
         let written = inbox.as_ref().map_or(went_in, Inbox::written);
         let terminal = pipe_bytes == 0;
         let (waiting, unheld) = (VecDeque::new(), false);
-        Inflow { fd, terminal, pipe_bytes, inbox, waiting, unheld, written, had_inbox: false, armed: false }
+        Inflow {
+            fd,
+            terminal,
+            pipe_bytes,
+            inbox,
+            waiting,
+            unheld,
+            written,
+            had_inbox: false,
+            armed: false,
+            woken: false,
+        }
     }
 
     /// The descriptor, while it is open.
@@ -216,20 +230,9 @@ impl<F: Clone> Inflow<F> {
         bytes: &[u8],
     ) -> io::Result<Fed> {
         let (Some(fd), Some(inbox)) = (&self.fd, &self.inbox) else { return Ok(Fed::Broken) };
-        let max = self.pipe_bytes.saturating_sub(driver.queued(fd)?).min(staging.input.bytes_max);
-        if max == 0 {
-            return Ok(Fed::Full);
-        }
-        let bytes = &bytes[..bytes.len().min(max).min(inbox.capacity_bytes())];
-        let before = inbox.written();
-        inbox.lend(bytes.len());
-        reach(Point::InputAppended);
-        let moved = advance(driver, fd, inbox, staging, name, bytes)?;
-        Ok(match moved {
-            Moved::Broken => Fed::Broken,
-            Moved::Full if inbox.written() == before => Fed::Full,
-            Moved::All | Moved::Full => Fed::Some,
-        })
+        let least = usize::from(std::mem::take(&mut self.woken));
+        let room = self.pipe_bytes.saturating_sub(driver.queued(fd)?).max(least);
+        carry(driver, (fd, room), inbox, staging, name, bytes)
     }
 
     /// That stream is over: the input closes behind what went in.
@@ -279,6 +282,7 @@ impl<F: Clone> Inflow<F> {
     ) -> io::Result<bool> {
         loop {
             self.answer(answers);
+            let woken = std::mem::take(&mut self.woken);
             let (Some(fd), Some(inbox)) = (&self.fd, &self.inbox) else { return Ok(false) };
             if inbox.written() == inbox.appended() {
                 let closing = inbox.is_closing();
@@ -291,7 +295,7 @@ impl<F: Clone> Inflow<F> {
             }
             let max = if self.pipe_bytes > 0 {
                 // What is staged in vain has to be thrown away, so no more than there may be room for.
-                self.pipe_bytes.saturating_sub(driver.queued(fd)?)
+                self.pipe_bytes.saturating_sub(driver.queued(fd)?).max(usize::from(woken))
             } else {
                 TERMINAL_PUSH_BYTES
             };
@@ -349,6 +353,64 @@ impl<F: Clone> Inflow<F> {
 /// Most bytes that are tried on a terminal at once: its buffer.
 const TERMINAL_PUSH_BYTES: usize = 4096;
 
+/// Moves `bytes`, which stay where they are until they are through, into `fd` as far as it has `room`. The inbox says how far
+/// they have come.
+pub fn carry<D: Driver>(
+    driver: &mut D,
+    (fd, room): (&D::Fd, usize),
+    inbox: &Inbox,
+    staging: &Staging<D::Fd>,
+    name: u64,
+    bytes: &[u8],
+) -> io::Result<Fed> {
+    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes());
+    if max == 0 {
+        return Ok(Fed::Full);
+    }
+    let bytes = &bytes[..bytes.len().min(max)];
+    let before = inbox.written();
+    inbox.lend(bytes.len());
+    reach(Point::InputAppended);
+    let moved = advance(driver, fd, inbox, staging, name, bytes)?;
+    Ok(fed(moved, inbox.written() - before))
+}
+
+/// Duplicates what is at the front of the pipe `from` into `fd`, by the same steps: it stays there. What came of it, unless
+/// there is nothing to be had.
+pub fn duplicate<D: Driver>(
+    driver: &mut D,
+    from: &D::Fd,
+    (fd, room): (&D::Fd, usize),
+    inbox: &Inbox,
+    staging: &Staging<D::Fd>,
+    name: u64,
+) -> io::Result<Fed> {
+    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes());
+    if max == 0 {
+        return Ok(Fed::Full);
+    }
+    staging.page.name(Side::Input, name);
+    let staged = match tee(driver, from, &staging.input.write_end, max) {
+        relay::Moved::Bytes(staged) => staged,
+        relay::Moved::Broken(error) => return Err(error),
+        relay::Moved::Unsuited => return Err(io::ErrorKind::Unsupported.into()),
+        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full => return Ok(Fed::Full),
+    };
+    reach(Point::InputStaged);
+    let before = inbox.written();
+    inbox.lend(staged);
+    let moved = onward(driver, fd, inbox, &staging.input.read_end, staged, &[])?;
+    Ok(fed(moved, inbox.written() - before))
+}
+
+fn fed(moved: Moved, bytes: u64) -> Fed {
+    match moved {
+        Moved::Broken => Fed::Broken,
+        Moved::Full if bytes == 0 => Fed::Full,
+        Moved::All | Moved::Full => Fed::Some,
+    }
+}
+
 /// One way through the staging pipe.
 fn advance<D: Driver>(
     driver: &mut D,
@@ -362,17 +424,29 @@ fn advance<D: Driver>(
     staging.page.name(Side::Input, name);
     let staged = driver.write(&pipe.write_end, bytes)?;
     reach(Point::InputStaged);
+    onward(driver, fd, inbox, &pipe.read_end, staged, bytes)
+}
+
+/// From the staging pipe on. Where nothing can be spliced `bytes` are written, which are the staged ones.
+fn onward<D: Driver>(
+    driver: &mut D,
+    fd: &D::Fd,
+    inbox: &Inbox,
+    pipe: &D::Fd,
+    staged: usize,
+    bytes: &[u8],
+) -> io::Result<Moved> {
     inbox.expect(staged);
     reach(Point::InputExpected);
     let (mut moved, mut end) = (0, Moved::All);
     while moved < staged {
-        match driver.splice(&pipe.read_end, fd, staged - moved) {
+        match driver.splice(pipe, fd, staged - moved) {
             Ok(0) => end = Moved::Broken,
             Ok(bytes) => moved += bytes,
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => continue,
                 io::ErrorKind::WouldBlock => end = Moved::Full,
-                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
+                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput if bytes.len() >= staged => {
                     moved += by_copy(driver, fd, &bytes[moved..staged], &mut end)?;
                 }
                 _ => end = Moved::Broken,
@@ -384,7 +458,7 @@ fn advance<D: Driver>(
         }
     }
     inbox.settle(inbox.written() + moved as u64);
-    drain(driver, &pipe.read_end)?;
+    drain(driver, pipe)?;
     reach(Point::InputSettled);
     Ok(end)
 }

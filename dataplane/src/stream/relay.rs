@@ -41,6 +41,11 @@ impl<F> Branch<F> {
         Branch { taken: passed, gap_from, pipe: None, carry: Bytes::new() }
     }
 
+    /// Of a reader that stands at `offset`, which may be ahead of what has gone by.
+    pub fn at(passed: u64, offset: u64) -> Branch<F> {
+        Branch { taken: passed.max(offset), ..Branch::joining(passed, offset) }
+    }
+
     /// Bytes it has and was not given; `offset` is what it gets next.
     pub fn staged(&self, offset: u64) -> usize {
         self.gap_from.unwrap_or(self.taken).saturating_sub(offset) as usize

@@ -73,6 +73,11 @@ pub fn input_name(process: ProcessKey) -> u64 {
     process.serial << 1
 }
 
+/// An outlet's name in its reactor's page, on the side of inputs; none of them has it.
+pub fn outlet_name(serial: u64) -> u64 {
+    serial << 1 | 1
+}
+
 impl Account {
     /// From T and E of the stream's ring (0 and 0 if it had none yet), what FIONREAD says of the staging pipe, and
     /// whether the page names this stream. The kernel must be dead. None: these numbers can't be.

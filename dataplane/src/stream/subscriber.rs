@@ -76,6 +76,14 @@ impl Subscriber {
         missed
     }
 
+    /// Counts bytes that went by a reader which has moved its cursor itself.
+    pub fn missed(&mut self, channel: Channel, bytes: u64) {
+        if let Some(cursor) = &mut self.cursors[channel as usize] {
+            cursor.gap_bytes += bytes;
+            self.meter.gap_bytes.add(bytes);
+        }
+    }
+
     /// The offset this reader keeps the source from overwriting; after the stream's end, what is still on its way.
     pub fn pinned(&self, channel: Channel) -> Option<u64> {
         let confirmed = self.confirmed[channel as usize];

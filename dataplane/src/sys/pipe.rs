@@ -65,6 +65,11 @@ pub fn set_capacity(pipe: &impl AsFd, bytes: usize) -> io::Result<usize> {
     Ok(before)
 }
 
+/// How much it holds, bytes; an error where it is no pipe.
+pub fn capacity(pipe: &impl AsFd) -> io::Result<usize> {
+    platform::pipe_capacity(pipe.as_fd())
+}
+
 /// Sets O_NONBLOCK on the open file, for everybody who shares it.
 pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd)?;

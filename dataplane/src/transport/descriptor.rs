@@ -13,6 +13,8 @@ pub struct DescriptorSink<F> {
     pub fd: F,
     /// True exactly while a writability poll is in flight.
     pub armed: bool,
+    /// True from a writability poll's answer to the next attempt: what seems full may be closed.
+    pub woken: bool,
     /// It can't be spliced into: a file that only appends, a device, somebody else's socket.
     pub copies: bool,
     /// It is a pipe, as far as anybody has found out: what goes to several readers can be duplicated right into it.
@@ -33,7 +35,7 @@ pub enum Put {
 impl<F> DescriptorSink<F> {
     /// To a descriptor of which nothing is known yet.
     pub fn new(fd: F) -> DescriptorSink<F> {
-        DescriptorSink { fd, armed: false, copies: false, tees: true }
+        DescriptorSink { fd, armed: false, woken: false, copies: false, tees: true }
     }
 
     /// Writes what goes.

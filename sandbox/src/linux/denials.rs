@@ -6,7 +6,7 @@ use crate::violation::{Denied, Records};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::ptr;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ const AUDIT_GET: u16 = 1000;
 const HEADER_BYTES: usize = 16;
 /// MAX_AUDIT_MESSAGE_LENGTH, and more than a line of the log.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Inode of the first pid namespace (PROC_PID_INIT_INO).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// How long the kernel is waited for to say whether it audits; it answers at once.
 const ANSWER: Duration = Duration::from_millis(100);
 
@@ -140,10 +142,20 @@ fn is_enabled() -> io::Result<bool> {
     }
 }
 
+/// Records name processes by their numbers in the first pid namespace, which nobody in another can tell.
+fn is_elsewhere() -> Option<Answer> {
+    let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
+    (namespace.ino() != FIRST_PID_NAMESPACE).then(|| {
+        let why =
+            "the kernel's audit numbers processes as the first pid namespace does, and this one is another";
+        Answer::Refused(why.to_owned())
+    })
+}
+
 /// Whether denied calls can be heard of.
 pub(super) fn of_calls() -> Answer {
     match Denials::open() {
-        Ok(_) => Answer::Allowed,
+        Ok(_) => is_elsewhere().unwrap_or(Answer::Allowed),
         Err(error) => Answer::Refused(format!(
             "it takes CAP_AUDIT_READ, or a kernel log that may be read (kernel.dmesg_restrict=0): {error}"
         )),
@@ -154,7 +166,7 @@ pub(super) fn of_calls() -> Answer {
 pub(super) fn of_files(landlock_abi: u32) -> Answer {
     match (landlock_abi, audit(AUDIT_NLGRP_READLOG).and_then(|_| is_enabled())) {
         (..=6, _) => Answer::Refused(format!("it takes Landlock ABI 7, and this kernel has {landlock_abi}")),
-        (_, Ok(true)) => Answer::Allowed,
+        (_, Ok(true)) => is_elsewhere().unwrap_or(Answer::Allowed),
         (_, Ok(false)) => Answer::Refused("the kernel's audit is off (auditctl -e 1)".to_owned()),
         (_, Err(_)) => Answer::Refused("it takes CAP_AUDIT_READ and CAP_AUDIT_CONTROL".to_owned()),
     }

@@ -10,7 +10,7 @@
 //! function that keeps state. Invariant: `apply` returns an error unless every part of the containment is in force
 //! and every probe met what it expected.
 
-use super::namespaces::{self, Settled};
+use super::namespaces::{Settled, Supply};
 use super::{owned, paths};
 use crate::containment::{
     Containment, Finding, KERNEL_DESCRIPTOR, Owner, PROBES_MAX, Probe, Ruleset, Unready, rights,
@@ -83,11 +83,11 @@ pub enum Step {
     Namespaces = 7,
 }
 
-/// What is made once and used by many: filters compiled so far, of which few differ, and a user namespace.
+/// What is made once and used by many: filters compiled so far, of which few differ, and what namespaces take.
 #[derive(Debug, Default)]
 pub struct Filters {
     compiled: HashMap<(Groups, bool), Rc<Compiled>>,
-    user_namespace: Option<Rc<OwnedFd>>,
+    supply: Supply,
 }
 
 #[derive(Debug)]
@@ -107,16 +107,6 @@ impl Filters {
         let compiled = Rc::new(Compiled { digest: program.digest(), program });
         self.compiled.insert((groups, loud), Rc::clone(&compiled));
         Ok(compiled)
-    }
-
-    /// Ours, which costs an exec, once. It keeps nobody from anybody: who contains has to see to that.
-    fn user_namespace(&mut self) -> io::Result<Rc<OwnedFd>> {
-        if let Some(known) = &self.user_namespace {
-            return Ok(Rc::clone(known));
-        }
-        let made = Rc::new(namespaces::make_user_namespace()?);
-        self.user_namespace = Some(Rc::clone(&made));
-        Ok(made)
     }
 }
 
@@ -182,9 +172,9 @@ impl Ready {
         })
     }
 
-    /// The user namespace, to be put where [`Ready::enter`] is told to find it.
-    pub fn user_namespace(&self) -> Option<BorrowedFd<'_>> {
-        self.namespaces.as_ref().and_then(Settled::user)
+    /// A namespace that is there already, to be put where [`Ready::enter`] is told to find it.
+    pub fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.namespaces.as_ref().and_then(Settled::there)
     }
 
     /// What has to be held as long as anybody lives who is contained so.
@@ -193,14 +183,14 @@ impl Ready {
     }
 
     /// Enters namespaces of the child's own: before it becomes another user, who may not, and before it goes to its
-    /// folder, which may have to be found anew. `user` is the number of the user namespace there.
+    /// folder, which may have to be found anew. `there` is the number its [namespace](Ready::namespace) has in the child.
     ///
     /// # Safety
     /// As for [`Ready::apply`].
-    pub unsafe fn enter(&self, user: RawFd) -> Result<(), (Step, i32)> {
+    pub unsafe fn enter(&self, there: RawFd) -> Result<(), (Step, i32)> {
         let Some(namespaces) = &self.namespaces else { return Ok(()) };
         // SAFETY: the same is asked of the caller.
-        unsafe { namespaces.enter(user) }.map_err(|errno| (Step::Namespaces, errno))
+        unsafe { namespaces.enter(there) }.map_err(|errno| (Step::Namespaces, errno))
     }
 
     /// The ruleset, to be put where [`Ready::apply`] is told to find it.
@@ -282,8 +272,7 @@ fn settle(
     filters: &mut Filters,
 ) -> Result<Option<Settled>, Unready> {
     let Some(namespaces) = &containment.later.namespaces else { return Ok(None) };
-    let user = namespaces.user.then(|| filters.user_namespace()).transpose()?;
-    let settled = Settled::new(namespaces, containment.landlock.as_ref(), owner, user);
+    let settled = Settled::new(namespaces, containment.landlock.as_ref(), owner, &mut filters.supply);
     settled.map(Some).map_err(Unready::Denied)
 }
 

@@ -4,6 +4,7 @@ pub mod denials;
 pub mod enforce;
 mod mounts;
 mod namespaces;
+mod networks;
 mod paths;
 mod placeholder;
 
@@ -86,7 +87,8 @@ pub(crate) fn rlimit_number(resource: Resource) -> Option<u32> {
 pub(crate) fn own_cgroup() -> Option<PathBuf> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mounts = mounts::mounts().ok()?;
+    let mut mounts = mounts::Mounts::default();
+    let mounts = mounts.now().ok()?;
     mounts.iter().filter(|mount| mount.kind == "cgroup2").find_map(|mount| {
         let mut folder = mount.point.join(Path::new(own).strip_prefix(&mount.root).ok()?);
         if folder.ends_with(LEAF) {

@@ -1,8 +1,9 @@
 //! What is mounted where, as this process sees it (`/proc/self/mountinfo`).
 
 use std::ffi::OsString;
-use std::fs::Metadata;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,9 +21,33 @@ pub(super) struct Mount {
     pub(super) kind: String,
 }
 
-/// All, those on top of others behind them.
-pub(super) fn mounts() -> io::Result<Vec<Mount>> {
-    Ok(std::fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(parsed).collect())
+/// All there are, read again when one has changed.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    /// Tells that something changed since it was opened.
+    file: Option<File>,
+    known: Vec<Mount>,
+}
+
+impl Mounts {
+    /// All, those on top of others behind them.
+    pub(super) fn now(&mut self) -> io::Result<&[Mount]> {
+        if self.file.as_ref().is_none_or(has_changed) {
+            // What changes while it is read is told by the file that was opened before.
+            let mut file = File::open("/proc/self/mountinfo")?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            self.known = text.lines().filter_map(parsed).collect();
+            self.file = Some(file);
+        }
+        Ok(&self.known)
+    }
+}
+
+fn has_changed(file: &File) -> bool {
+    let mut polled = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
+    // SAFETY: one structure that outlives the call; its descriptor is open until then, and the call doesn't wait.
+    unsafe { libc::poll(&mut polled, 1, 0) != 0 }
 }
 
 /// id parent device root point options [optional…] - type source options
@@ -80,7 +105,7 @@ mod tests {
         assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "ext4"));
         assert_eq!((mount.root, mount.point), (PathBuf::from("/a b"), PathBuf::from("/mnt\\\tx")));
         assert_eq!(parsed("nothing of it"), None);
-        assert!(mounts().unwrap().iter().any(|mount| mount.point == Path::new("/")));
+        assert!(Mounts::default().now().unwrap().iter().any(|mount| mount.point == Path::new("/")));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  keeper   settle(): denied paths ─links followed─▶ there: a mount │ not there: a placeholder, or left alone
+//!           a network made ahead, if there is one
 //!  child    enter(): user namespace ▶ mount, network namespace ▶ mounts, top down ▶ loopback up
 //! ```
 //!
@@ -13,7 +14,8 @@
 //! without links in the child's own namespace. Whoever mounts has to be kept from unmounting by others: by Landlock,
 //! and by having no capability.
 
-use super::mounts::{elsewhere, mounts};
+use super::mounts::{Mounts, elsewhere};
+use super::networks::{Networks, raise_loopback};
 use super::paths;
 use super::placeholder::Placeholders;
 use crate::containment::{Denied, Mounted, Namespaces, Owner, Ruleset, rights};
@@ -79,11 +81,22 @@ enum Cover {
     Nothing,
 }
 
+/// Where its network comes from.
+#[derive(Debug)]
+enum Network {
+    /// It has everybody's.
+    Shared,
+    /// It makes one.
+    Made,
+    /// It goes into one that nobody else has been in.
+    Ready(OwnedFd),
+}
+
 /// Namespaces that are settled.
 #[derive(Debug)]
 pub(super) struct Settled {
     user: Option<Rc<OwnedFd>>,
-    network: bool,
+    network: Network,
     /// What everything is but [`Settled::excepted`]: attributes of mounts.
     everything: u64,
     /// What is limited less, and to what.
@@ -100,13 +113,14 @@ impl Settled {
         namespaces: &Namespaces,
         rules: Option<&Ruleset>,
         owner: Option<Owner<'_>>,
-        user: Option<Rc<OwnedFd>>,
+        supply: &mut Supply,
     ) -> io::Result<Settled> {
         let below = rules.map(|rules| rules.below.as_slice()).unwrap_or_default();
         let mut covers = BTreeMap::new();
         let mut left = Vec::new();
         let mut placeholders = Placeholders::new(owner);
-        let all = if namespaces.denied.is_empty() { Vec::new() } else { mounts()? };
+        let user = namespaces.user.then(|| supply.user_namespace()).transpose()?;
+        let all = if namespaces.denied.is_empty() { &[][..] } else { supply.mounts.now()? };
         for (place, (path, denied)) in (0u32..).zip(&namespaces.denied) {
             let path = Path::new(OsStr::from_bytes(path));
             let taken = namespaces.placeholders.then_some(&mut placeholders);
@@ -118,7 +132,7 @@ impl Settled {
                         }
                         left.push(place);
                     }
-                    for path in std::iter::once(path.clone()).chain(elsewhere(&all, &path)) {
+                    for path in std::iter::once(path.clone()).chain(elsewhere(all, &path)) {
                         if *denied == Denied::Write {
                             pin(&path, below, &mut covers);
                         }
@@ -138,9 +152,15 @@ impl Settled {
         let no_devices = if namespaces.no_devices { ATTR_NO_DEVICES } else { 0 };
         let mut everything = read_only | no_devices;
         let excepted = excepted(&mut everything, below)?;
+        let network = match namespaces.network {
+            false => Network::Shared,
+            // One that is made outside belongs to whom is outside.
+            true if user.is_some() => Network::Made,
+            true => supply.networks.take().map_or(Network::Made, Network::Ready),
+        };
         Ok(Settled {
             user,
-            network: namespaces.network,
+            network,
             everything,
             excepted,
             mounts: mounts.map_err(|error: std::ffi::NulError| error)?,
@@ -161,24 +181,29 @@ impl Settled {
         self.user.is_some()
     }
 
-    pub(super) fn user(&self) -> Option<BorrowedFd<'_>> {
-        self.user.as_ref().map(AsFd::as_fd)
+    /// The one it goes into that is there already: of users, or else of network.
+    pub(super) fn there(&self) -> Option<BorrowedFd<'_>> {
+        let network = if let Network::Ready(network) = &self.network { Some(network.as_fd()) } else { None };
+        self.user.as_ref().map(|user| user.as_fd()).or(network)
     }
 
-    /// Enters them. `user` is the number the user namespace has there. System calls only.
+    /// Enters them. `there` is the number the one that is there already has in the child. System calls only.
     ///
     /// # Safety
     /// For a process that was just cloned and is about to exec, the only thread of its descriptor table, credentials,
     /// root and working folder.
-    pub(super) unsafe fn enter(&self, user: RawFd) -> Result<(), i32> {
+    pub(super) unsafe fn enter(&self, there: RawFd) -> Result<(), i32> {
         // SAFETY: integers and null or static strings only, for this task alone: namespaces, credentials and working
         // folder are not shared (see above), and last as long as it.
         unsafe {
             if self.user.is_some() {
-                done(libc::syscall(libc::SYS_setns, user, libc::CLONE_NEWUSER))?;
+                done(libc::syscall(libc::SYS_setns, there, libc::CLONE_NEWUSER))?;
+            }
+            if matches!(self.network, Network::Ready(_)) {
+                done(libc::syscall(libc::SYS_setns, there, libc::CLONE_NEWNET))?;
             }
             let mounts = if self.changes_mounts() { libc::CLONE_NEWNS } else { 0 };
-            let network = if self.network { libc::CLONE_NEWNET } else { 0 };
+            let network = if matches!(self.network, Network::Made) { libc::CLONE_NEWNET } else { 0 };
             done(libc::syscall(libc::SYS_unshare, mounts | network))?;
             if mounts != 0 {
                 apart()?;
@@ -191,7 +216,7 @@ impl Settled {
             self.mounts.iter().try_for_each(|(path, over)| mount(path, *over, &nothing))?;
             find_folder_anew()?;
         }
-        if self.network { raise_loopback() } else { Ok(()) }
+        if matches!(self.network, Network::Made) { raise_loopback() } else { Ok(()) }
     }
 
     fn changes_mounts(&self) -> bool {
@@ -336,13 +361,13 @@ fn is_granted(folder: &Path, below: &[(Vec<u8>, u64)], right: u64) -> bool {
     below.iter().any(|(path, rights)| rights & right != 0 && above(path))
 }
 
-fn done(result: libc::c_long) -> Result<libc::c_long, i32> {
-    // SAFETY: errno of the only thread that runs in this memory, whose call has just failed.
+pub(super) fn done(result: libc::c_long) -> Result<libc::c_long, i32> {
+    // SAFETY: errno of this thread, or of the one this child stands in for, whose call has just failed.
     if result < 0 { Err(unsafe { *libc::__errno_location() }) } else { Ok(result) }
 }
 
 /// A descriptor a call has just opened, closed when it is let go of: close(2) and nothing else.
-fn opened(result: libc::c_long) -> Result<OwnedFd, i32> {
+pub(super) fn opened(result: libc::c_long) -> Result<OwnedFd, i32> {
     // SAFETY: opened for this child in a table of its own, whose number nobody else knows, until it is dropped.
     done(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -432,28 +457,6 @@ fn empty_folder() -> Result<OwnedFd, i32> {
     }
 }
 
-/// `struct ifreq`, as far as flags of an interface go.
-#[repr(C)]
-struct InterfaceFlags {
-    name: [u8; libc::IFNAMSIZ],
-    flags: libc::c_short,
-    rest: [u8; 22],
-}
-
-/// The loopback of a new network is there, and down.
-fn raise_loopback() -> Result<(), i32> {
-    let mut wish =
-        InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: libc::IFF_UP as libc::c_short, rest: [0; 22] };
-    wish.name[..2].copy_from_slice(b"lo");
-    // SAFETY: the structure is as long as the kernel's, outlives the call and is this stack's alone.
-    unsafe {
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-        let socket = opened(libc::syscall(libc::SYS_socket, libc::AF_INET, kind, 0))?;
-        done(libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, ptr::from_mut(&mut wish)))
-            .map(drop)
-    }
-}
-
 /// What a trial has met: errnos.
 struct Trial {
     mount: i32,
@@ -503,9 +506,29 @@ extern "C" fn run_trial(trial: *mut libc::c_void) -> libc::c_int {
     0
 }
 
+/// What is made once and used by many, or made ahead of who takes it.
+#[derive(Debug, Default)]
+pub(super) struct Supply {
+    user_namespace: Option<Rc<OwnedFd>>,
+    networks: Networks,
+    mounts: Mounts,
+}
+
+impl Supply {
+    /// Ours, which costs an exec, once. It keeps nobody from anybody: who contains has to see to that.
+    fn user_namespace(&mut self) -> io::Result<Rc<OwnedFd>> {
+        if let Some(known) = &self.user_namespace {
+            return Ok(Rc::clone(known));
+        }
+        let made = Rc::new(make_user_namespace()?);
+        self.user_namespace = Some(Rc::clone(&made));
+        Ok(made)
+    }
+}
+
 /// A user namespace, which can be entered by others of this user as long as it is held. It takes a process to make one that
 /// may be looked into for a moment, so it is made by one that has nothing to see: this program, started anew with [`MAKE`].
-pub(super) fn make_user_namespace() -> io::Result<OwnedFd> {
+fn make_user_namespace() -> io::Result<OwnedFd> {
     use std::io::Read;
     use std::process::{Command, Stdio};
     let is_flag = |word: &OsStr| word.as_bytes().starts_with(b"--");
@@ -554,7 +577,7 @@ mod tests {
     fn settled(namespaces: &Namespaces, granted: &[&Path]) -> io::Result<Settled> {
         let below = granted.iter().map(|path| (bytes(path), MOVES | rights::WRITE_FILE)).collect();
         let rules = Ruleset { below, ..Ruleset::default() };
-        Settled::new(namespaces, Some(&rules), None, None)
+        Settled::new(namespaces, Some(&rules), None, &mut Supply::default())
     }
 
     fn denying(placeholders: bool, denied: &[(PathBuf, Denied)]) -> Namespaces {

@@ -10,8 +10,8 @@ mod shipped;
 mod violations;
 
 use crate::support::{Daemon, Driver, Options, on_both_drivers};
-pub(crate) use arena::can_contain;
-use arena::{Arena, profile};
+use arena::Arena;
+pub(crate) use arena::{can_contain, profile};
 use serde_json::{Value as Json, json};
 use std::os::unix::process::CommandExt;
 

@@ -13,6 +13,8 @@ pub(crate) mod processes;
 pub(crate) mod raw;
 pub(crate) mod sequence;
 
+pub(crate) use raw::until;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use processes::Name;
@@ -26,7 +28,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A user without rights, where the tests run as root.
@@ -69,16 +70,6 @@ macro_rules! on_both_drivers {
 }
 pub(crate) use on_both_drivers;
 
-/// Waits for a condition; says what was waited for if it doesn't come true.
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + raw::PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-}
-
 /// True where the tests run as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -100,31 +91,31 @@ pub(crate) fn python() -> &'static str {
 /// The program under test, where every user can execute it.
 pub(crate) fn program() -> &'static Path {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
-    let built = Path::new(env!("CARGO_BIN_EXE_kairo"));
-    if !is_root() {
-        return built;
-    }
     COPY.get_or_init(|| {
-        // One place for all test processes: a copy each would fill the disk, and nobody could remove the last.
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let reachable = folder
-            .ancestors()
-            .all(|part| fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0));
-        if reachable {
-            return built.to_owned();
-        }
-        let stamp =
-            fs::metadata(built).and_then(|metadata| metadata.modified()).expect("the program was built");
-        let stamp = stamp.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
-        let copy = std::env::temp_dir().join(format!("kairo-under-test-{stamp:x}"));
-        if !copy.exists() {
-            let fresh = copy.with_extension(std::process::id().to_string());
-            fs::copy(built, &fresh).expect("the program can be copied");
-            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("and made executable");
-            fs::rename(&fresh, &copy).expect("and put in place");
-        }
-        copy
+        // Root has told an ordinary user where it is.
+        let told = std::env::var_os("KAIRO_UNDER_TEST").map(PathBuf::from);
+        told.unwrap_or_else(|| reachable(Path::new(env!("CARGO_BIN_EXE_kairo"))))
     })
+}
+
+/// A program that was built here, where every user can execute it if root runs the tests.
+pub(crate) fn reachable(built: &Path) -> PathBuf {
+    let is_open =
+        |part: &Path| fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
+    if !is_root() || built.ancestors().all(is_open) {
+        return built.to_owned();
+    }
+    // One place for all test processes: a copy each would fill the disk, and nobody could remove the last.
+    let stamp = fs::metadata(built).and_then(|metadata| metadata.modified()).expect("the program was built");
+    let stamp = stamp.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+    let copy = std::env::temp_dir().join(format!("kairo-under-test-{stamp:x}"));
+    if !copy.exists() {
+        let fresh = copy.with_extension(std::process::id().to_string());
+        fs::copy(built, &fresh).expect("the program can be copied");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("and made executable");
+        fs::rename(&fresh, &copy).expect("and put in place");
+    }
+    copy
 }
 
 /// A running `kairo serve`.
@@ -296,6 +287,11 @@ impl Daemon {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.signal(signal);
         }
+    }
+
+    /// True once it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Waits for its end.

@@ -1,6 +1,6 @@
 //! Starting children and collecting what they say, over a raw connection.
 
-use super::raw::{EVENT, Frame, Raw, STREAM_CHUNK, field};
+use super::raw::{EVENT, Frame, Raw, STREAM_CHUNK, field, until};
 use rmpv::Value;
 use serde_json::{Value as Json, json};
 
@@ -73,7 +73,7 @@ impl Raw {
 
     /// Waits until the trees of these are gone.
     pub(crate) fn wait_until_ended(&mut self, ids: &[&str]) {
-        super::until("all trees are gone", || {
+        until("all trees are gone", || {
             ids.iter().all(|id| {
                 let status = self.ok("process.status", json!({"id": id, "detail": true}));
                 status["detail"]["phase"] == "ended" || status["state"] == "unknown"

@@ -4,9 +4,12 @@
 //! Frames that nobody asked for are kept in order and handed out by [`Raw::frame`]. Every wait has a deadline.
 
 use rmpv::Value;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use serde_json::{Map, Value as Json};
 use std::collections::VecDeque;
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -52,9 +55,41 @@ pub(crate) struct Refusal {
     pub(crate) info: Json,
 }
 
+/// Waits for a condition; says what was waited for if it doesn't come true.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// What comes on a socket: bytes, and descriptors beside them.
+struct Inlet {
+    socket: UnixStream,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Read for Inlet {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut room = [IoSliceMut::new(into)];
+        let received = recvmsg(&self.socket, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        assert!(!received.flags.contains(ReturnFlags::CTRUNC), "descriptors were lost");
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        Ok(received.bytes)
+    }
+}
+
 /// A connection.
 pub(crate) struct Raw {
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Inlet>,
     writer: UnixStream,
     calls: u64,
     pushed: VecDeque<Frame>,
@@ -143,7 +178,8 @@ impl Raw {
     pub(crate) fn over(stream: UnixStream) -> io::Result<Raw> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let reader = BufReader::with_capacity(1 << 20, stream.try_clone()?);
+        let inlet = Inlet { socket: stream.try_clone()?, descriptors: VecDeque::new() };
+        let reader = BufReader::with_capacity(1 << 20, inlet);
         Ok(Raw { reader, writer: stream, calls: 0, pushed: VecDeque::new() })
     }
 
@@ -267,6 +303,16 @@ impl Raw {
             Ok(result) => result,
             Err(refusal) => panic!("{method} {params}: {refusal:?}"),
         }
+    }
+
+    /// Opens a stream by a transport that brings descriptors: its answer, and they.
+    pub(crate) fn open(&mut self, params: Json) -> (Json, Vec<OwnedFd>) {
+        let opened = self.ok("stream.open", params);
+        let count = opened["descriptors"].as_array().map_or(0, Vec::len);
+        let descriptors = &mut self.reader.get_mut().descriptors;
+        assert!(count <= descriptors.len(), "{} came for {opened}", descriptors.len());
+        let came = descriptors.drain(..count).collect();
+        (opened, came)
     }
 
     /// Calls what must be refused.

@@ -76,7 +76,7 @@ methods! {
     /// The event begins a story of its own: its id is its correlation. It is answered by the first event that is published
     /// with `answers` and this id: its data is the result, its `error` is `E_REQUEST_FAILED`. With `replyType` the first
     /// event of that type and of this story that another connection, or the kernel, brings about is an answer, too; any other
-    /// event of the story, such as one of progress, is none. An answer counts if it has its place before `timeoutMs` are over
+    /// event of the story, such as one of progress, is none; it takes `event.subscribe` for that type. An answer counts if it has its place before `timeoutMs` are over
     /// (`E_TIMEOUT`). Whoever can't hear the request can't answer it. Nobody is told that nobody listens: that is a
     /// timeout. Publishing an answer to what is answered, over or unknown is `E_CONFLICT`, and the event isn't published.
     Request = "event.request"(RequestParams) -> RequestResult {

@@ -54,7 +54,8 @@ methods! {
         example: r#"{"intentId": "00112233-4455-4677-8899-aabbccddeeff"}"#,
     }
 
-    /// Reads the events of an intent and of all intents under it from the log, as `event.replay` does.
+    /// Reads the events of an intent and of all intents under it from the log, as `event.replay` does; it takes
+    /// `event.subscribe` for all types, too.
     Timeline = "intent.timeline"(TimelineParams) -> ReplayResult {
         required: [need("intentId")],
         permission: IntentObserve,

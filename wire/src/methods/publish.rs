@@ -48,7 +48,7 @@ pub struct PublishParams {
     /// Size to ask for, bytes, with `pipe`; 262,144 if absent. The answer tells what is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipe_bytes: Option<u32>,
-    /// Size of the ring, bytes, with `shared`; 1,048,576 if absent.
+    /// Size of the ring, bytes, with `shared`; 4,194,304 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ring_bytes: Option<u32>,
     /// How much is kept, with `pipe`: with `shared` it is the ring.

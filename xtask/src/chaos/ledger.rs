@@ -113,8 +113,16 @@ impl Ledger {
         if let Some(cause) = event.cause.as_ref().filter(|cause| !self.ids.contains(*cause)) {
             return Err(format!("nothing called {cause} comes before what followed from it: {event:?}"));
         }
-        let tells =
-            ["kairo.process.spawned", "kairo.process.exited", "kairo.process.ended", "kairo.stream.closed"];
+        if event.topic == LOST && !event.data["id"].as_str().is_some_and(is_produced) {
+            return Err(format!("a process is lost: {event:?}"));
+        }
+        let tells = [
+            "kairo.process.spawned",
+            "kairo.process.exited",
+            "kairo.process.ended",
+            "kairo.stream.closed",
+            LOST,
+        ];
         let is_told = tells.contains(&&*event.topic)
             && !(event.topic == "kairo.process.ended" && stage.sabotages(Sabotage::Untold));
         if let Some(session) = event.data["session"].as_str().filter(|_| is_told) {
@@ -140,12 +148,24 @@ impl Ledger {
                 "kairo.process.ended",
                 "kairo.stream.closed",
             ];
+            // What a client wrote ends with its kernel, and the next one says so.
+            if is_told(LOST) {
+                continue;
+            }
             if let Some(missing) = all.iter().find(|what| !is_told(what)) {
                 return Err(format!("of {session} the log says {told:?}, and no {missing}"));
             }
         }
         Ok(())
     }
+}
+
+/// What the log says of a life that ended with its kernel.
+const LOST: &str = "kairo.process.lost";
+
+/// Of a stream that a client writes.
+fn is_produced(id: &str) -> bool {
+    id.split('.').any(|part| part.starts_with("producers-"))
 }
 
 /// What was published is there once, and all that was acknowledged.

@@ -14,9 +14,12 @@ use crate::support::raw::{
     Frame, REQUEST, RESPONSE, Refusal, field, frame_bytes, json, outcome, packed, value,
 };
 use rmpv::Value;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value as Json, json};
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -70,6 +73,8 @@ pub(crate) struct Line<'a> {
     buffer: Vec<u8>,
     calls: u64,
     pushed: VecDeque<Frame>,
+    /// Descriptors that came with answers, in their order.
+    pub(crate) descriptors: Vec<OwnedFd>,
     /// Frames nobody asked for that were given out.
     pub(crate) given: u64,
     /// Its name, for the connection that takes its place; empty if the kernel gave it none.
@@ -96,6 +101,7 @@ impl<'a> Line<'a> {
                 buffer: Vec::new(),
                 calls: 0,
                 pushed: VecDeque::new(),
+                descriptors: Vec::new(),
                 given: 0,
                 token: String::new(),
             };
@@ -176,13 +182,27 @@ impl<'a> Line<'a> {
         }
         let held = self.buffer.len();
         self.buffer.resize(held + 262_144, 0);
-        let got = self.stream.read(&mut self.buffer[held..]);
+        let got = self.take(held);
         self.buffer.truncate(held + got.as_ref().map_or(0, |got| *got));
         match got {
             Ok(0) => Err(Cut::Lost),
             Ok(_) => self.buffered(),
             Err(error) => self.weigh(&error).map(|()| None),
         }
+    }
+
+    /// What comes next, into the buffer from there on, and what comes with it.
+    fn take(&mut self, at: usize) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(&mut self.buffer[at..])];
+        let got = recvmsg(&self.stream, into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        Ok(got.bytes)
     }
 
     fn buffered(&mut self) -> Result<Option<Frame>, Cut> {

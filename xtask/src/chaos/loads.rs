@@ -8,8 +8,8 @@
 //! Invariant: everything a row decides comes from the `Random` it is given.
 
 use super::plan::{
-    Consumer, Deed, Exit, Input, Intents, Killer, Mode, Pace, Policy, Process, Publisher, Reader, Script,
-    Writer,
+    Consumer, Deed, Exit, Input, Intents, Killer, Mode, Outlet, Pace, Pipeline, Policy, Process, Producer,
+    Publisher, Reader, Script, Writer,
 };
 use super::random::Random;
 use crate::child::RECORD_BYTES;
@@ -58,6 +58,16 @@ pub(crate) const LOADS: &[Load] = &[
         about: "output on disk, readers from disk and from memory",
         plan: Draw::Processes(spooled),
     },
+    Load {
+        name: "outlets",
+        about: "raw bytes by pipes and sockets, of a history",
+        plan: Draw::Processes(outlets),
+    },
+    Load {
+        name: "relayed",
+        about: "the same of a stream of which nothing is kept",
+        plan: Draw::Processes(relayed),
+    },
     Load { name: "limited", about: "rates of streams and of readers", plan: Draw::Processes(limited) },
     Load { name: "terminal", about: "a PTY that floods", plan: Draw::Processes(terminal) },
     Load {
@@ -98,6 +108,16 @@ pub(crate) const LOADS: &[Load] = &[
         about: "intents with processes under them, cancelled while kernels die",
         plan: Draw::Deeds(intents),
     },
+    Load {
+        name: "pipelines",
+        about: "programs joined by plain pipes and by taps, read at the end and on the way",
+        plan: Draw::Deeds(pipelines),
+    },
+    Load {
+        name: "producers",
+        about: "streams that clients write, which end with their kernel",
+        plan: Draw::Deeds(producers),
+    },
 ];
 
 /// The row of this name.
@@ -114,19 +134,11 @@ fn process(random: &mut Random, role: &[&str]) -> Process {
         options["durable"] = random.chance(1, 2).into();
     }
     Process {
-        name: String::new(),
         role: role.iter().map(|word| (*word).to_owned()).collect(),
         options,
         keyed: random.chance(2, 3),
         after_us: if random.chance(1, 2) { 0 } else { random.of_any_size(1..=60_000) },
-        stdout: Script::Silent,
-        stderr: Script::Silent,
-        exit: Exit::Code(0),
-        lives: 1,
-        witness: false,
-        readers: Vec::new(),
-        writer: None,
-        killer: None,
+        ..Process::written(Script::Silent)
     }
 }
 
@@ -147,6 +159,11 @@ impl Process {
             self.flag("exit", code);
             self.exit = Exit::Code(code);
         }
+    }
+
+    /// Nothing of what it writes is kept.
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.options["history"] == "none"
     }
 
     /// Everything it writes is on disk.
@@ -240,6 +257,37 @@ fn spooled(random: &mut Random) -> Vec<Process> {
         }
     }
     vec![flood]
+}
+
+fn outlets(random: &mut Random) -> Vec<Process> {
+    let mut flood = process(random, &["flood", "--gate"]);
+    let bytes = random.of_any_size(20_000..=16 * MIB);
+    flood.flag("bytes", bytes);
+    cut(&mut flood, random, bytes);
+    flood.stdout = Script::Sequence(Some(bytes));
+    flood.options = json!({"whenUnread": "block"});
+    if random.chance(1, 3) {
+        flood.options["pipeBytes"] = random.of_any_size(4_096..=MIB).into();
+    }
+    for _ in 0..random.within(1..=3) {
+        let pace = if random.chance(1, 5) { Pace::Stopped } else { pace(random) };
+        flood.outlets.push(Outlet { transport: *random.one_of(&["pipe", "socket"]), pace });
+    }
+    if random.chance(1, 3) {
+        flood.readers.push(block(Mode::Chunk, pace(random)));
+    }
+    flood.ends_anyhow(random);
+    vec![flood]
+}
+
+fn relayed(random: &mut Random) -> Vec<Process> {
+    let mut all = outlets(random);
+    for flood in &mut all {
+        flood.options["history"] = "none".into();
+        // What was on its way in a frame that was not whole is a gap, and where it is may be uncertain.
+        flood.readers.clear();
+    }
+    all
 }
 
 fn limited(random: &mut Random) -> Vec<Process> {
@@ -449,6 +497,39 @@ fn intents(random: &mut Random) -> Vec<Deed> {
     let processes = random.within(3..=9);
     let (after_us, grace_ms) = (random.of_any_size(1..=200_000), random.of_any_size(1..=400));
     vec![Deed::Intend(Intents { processes, role, after_us, grace_ms })]
+}
+
+fn pipelines(random: &mut Random) -> Vec<Deed> {
+    let bytes = random.of_any_size(1_000..=4 * MIB);
+    let count = random.within(2..=4);
+    let exit = if random.chance(1, 3) { random.within(1..=80) as u8 } else { 0 };
+    let mut first = process(random, &["flood"]);
+    first.flag("bytes", bytes);
+    cut(&mut first, random, bytes);
+    let mut stages = vec![first.role];
+    for _ in 1..count {
+        let mut echo = process(random, &["echo"]);
+        echo.flag("read-bytes", random.of_any_size(bytes / 500 + 1..=65_536));
+        stages.push(echo.role);
+    }
+    let last = random.within(0..=count - 1) as usize;
+    stages[last].extend(["--exit".to_owned(), exit.to_string()]);
+    vec![Deed::Pipe(Pipeline {
+        taps: stages[1..].iter().map(|_| random.chance(1, 2)).collect(),
+        stages,
+        bytes,
+        exit,
+        after_us: random.of_any_size(1..=60_000),
+        pace: pace(random),
+    })]
+}
+
+fn producers(random: &mut Random) -> Vec<Deed> {
+    let bytes = random.of_any_size(1_000..=4 * MIB);
+    let write_bytes = random.of_any_size((bytes / 1_000).max(1)..=131_072);
+    let writes = bytes / write_bytes + 1;
+    let pause_us = if random.chance(1, 2) { random.within(20_000..=300_000) / writes } else { 0 };
+    vec![Deed::Produce(Producer { bytes, write_bytes, pause_us })]
 }
 
 /// Everything a spawn is told besides what its row says: whose it is.

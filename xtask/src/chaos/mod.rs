@@ -14,10 +14,12 @@ mod actors;
 mod census;
 mod check;
 mod deeds;
+mod flows;
 mod kernel;
 mod ledger;
 mod line;
 mod loads;
+mod outlets;
 mod plan;
 mod random;
 mod reader;
@@ -25,12 +27,13 @@ mod report;
 mod round;
 mod stage;
 
+pub(crate) use census::{Census, Past};
+pub(crate) use check::Wrong;
+pub(crate) use kernel::{Driver, Home};
+pub(crate) use random::{Random, round_seed};
 pub use stage::Sabotage;
 
-use census::{Census, Past};
-use check::Wrong;
 use clap::{Args, FromArgMatches, ValueEnum};
-use kernel::{Driver, Home};
 use plan::{Plan, Terms};
 use report::Summary;
 use round::{Props, Report};
@@ -130,7 +133,7 @@ pub enum Drivers {
 }
 
 impl Drivers {
-    fn all(self) -> &'static [Driver] {
+    pub(crate) fn all(self) -> &'static [Driver] {
         match self {
             Drivers::Uring => &[Driver::Uring],
             Drivers::Poll => &[Driver::Poll],
@@ -139,7 +142,7 @@ impl Drivers {
     }
 }
 
-fn seed(text: &str) -> Result<u64, String> {
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
@@ -166,7 +169,7 @@ pub fn main(options: &Options) -> ExitCode {
 }
 
 /// Builds the kernel beside this program.
-fn build(release: bool) -> Result<PathBuf, Wrong> {
+pub(crate) fn build(release: bool) -> Result<PathBuf, Wrong> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -226,7 +229,7 @@ fn terms(options: &Options, known: &[String]) -> Result<Terms, Wrong> {
     Ok(Terms { loads, kills_max: options.kills, is_orderly: !options.no_orderly, points })
 }
 
-fn seed_of_the_clock() -> u64 {
+pub(crate) fn seed_of_the_clock() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(1, |since| since.as_nanos() as u64) & 0xffff_ffff
 }
@@ -328,7 +331,7 @@ impl Campaign<'_> {
 }
 
 /// Ends everything in order; then nothing may be left.
-fn shut_down(home: &mut Home, baseline: &Census) -> Result<(), Wrong> {
+pub(crate) fn shut_down(home: &mut Home, baseline: &Census) -> Result<(), Wrong> {
     let stage = stage::Stage::new(home.socket(), Duration::from_secs(15), None);
     line::Caller::new(&stage).must("kernel.shutdown", &json!({"graceMs": 100}))?;
     home.wait_for_end()?;

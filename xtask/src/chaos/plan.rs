@@ -47,6 +47,8 @@ pub(crate) struct Process {
     /// It keeps a file with how much it has written, as it may be killed at any byte.
     pub(crate) witness: bool,
     pub(crate) readers: Vec<Reader>,
+    /// Who reads raw bytes, from before its first.
+    pub(crate) outlets: Vec<Outlet>,
     pub(crate) writer: Option<Writer>,
     pub(crate) killer: Option<Killer>,
 }
@@ -81,6 +83,14 @@ pub(crate) struct Reader {
     pub(crate) pace: Pace,
     /// The most it is given, bytes a second.
     pub(crate) rate: Option<u64>,
+}
+
+/// Somebody who takes raw bytes off a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outlet {
+    /// `pipe` or `socket`.
+    pub(crate) transport: &'static str,
+    pub(crate) pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +159,8 @@ pub(crate) enum Deed {
     },
     Consume(Consumer),
     Intend(Intents),
+    Pipe(Pipeline),
+    Produce(Producer),
 }
 
 /// Somebody who publishes.
@@ -173,6 +185,29 @@ pub(crate) struct Consumer {
     pub(crate) ignored_percent: u64,
     pub(crate) in_flight_max: u64,
     pub(crate) seed: u64,
+}
+
+/// Programs joined output to input: one that writes, and others that check what they read and write it on.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    /// Flags of each stage.
+    pub(crate) stages: Vec<Vec<String>>,
+    /// Which edges can be read.
+    pub(crate) taps: Vec<bool>,
+    pub(crate) bytes: u64,
+    /// What it ends with.
+    pub(crate) exit: u8,
+    pub(crate) after_us: u64,
+    /// Of who reads the last stage.
+    pub(crate) pace: Pace,
+}
+
+/// Somebody who owns a stream, writes it, and begins another when its kernel has died.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Producer {
+    pub(crate) bytes: u64,
+    pub(crate) write_bytes: u64,
+    pub(crate) pause_us: u64,
 }
 
 /// Somebody who begins three intents, one under the other and one beside them, and has the first cancelled.
@@ -264,23 +299,51 @@ impl Plan {
 
     /// How many processes there will be.
     pub(crate) fn all_processes(&self) -> usize {
-        let of = |deed: &Deed| if let Deed::Intend(intents) = deed { intents.processes as usize } else { 0 };
+        let of = |deed: &Deed| match deed {
+            Deed::Intend(intents) => intents.processes as usize,
+            Deed::Pipe(pipeline) => pipeline.stages.len(),
+            Deed::Publish(_) | Deed::Follow { .. } | Deed::Consume(_) | Deed::Produce(_) => 0,
+        };
         self.processes.len() + self.deeds.iter().map(|(_, deed)| of(deed)).sum::<usize>()
     }
 
     /// How many outputs there are that say something.
     pub(crate) fn outputs(&self) -> usize {
         let scripts = self.processes.iter().flat_map(|process| [&process.stdout, &process.stderr]);
-        scripts.filter(|script| **script != Script::Silent).count()
+        let stages = |deed: &Deed| if let Deed::Pipe(pipeline) = deed { pipeline.stages.len() } else { 0 };
+        let joined: usize = self.deeds.iter().map(|(_, deed)| stages(deed)).sum();
+        joined + scripts.filter(|script| **script != Script::Silent).count()
     }
 
     /// How many bytes the readers will see, if none misses any.
     pub(crate) fn bytes(&self) -> u64 {
         let of = |process: &Process| {
             let bytes = process.stdout.bytes() + process.stderr.bytes();
-            bytes * process.readers.len() as u64
+            bytes * process.readers.len() as u64 + process.stdout.bytes() * process.outlets.len() as u64
         };
         self.processes.iter().map(of).sum()
+    }
+}
+
+impl Process {
+    /// One that somebody else starts, as far as its readers need to know.
+    pub(crate) fn written(stdout: Script) -> Process {
+        Process {
+            name: String::new(),
+            role: Vec::new(),
+            options: Json::Object(serde_json::Map::new()),
+            keyed: false,
+            after_us: 0,
+            stdout,
+            stderr: Script::Silent,
+            exit: Exit::Code(0),
+            lives: 1,
+            witness: false,
+            readers: Vec::new(),
+            outlets: Vec::new(),
+            writer: None,
+            killer: None,
+        }
     }
 }
 

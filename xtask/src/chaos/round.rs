@@ -12,8 +12,10 @@ use super::actors::{Actor, check_exit, observe};
 use super::census::{Census, Past};
 use super::check::Wrong;
 use super::deeds::Doer;
+use super::flows;
 use super::kernel::{Home, MARKER};
 use super::line::Caller;
+use super::outlets;
 use super::plan::{Deed, Kill, Mode, Pace, Plan, Policy, Process, Reader, Script, When};
 use super::reader::Reading;
 use super::stage::{GIVEN_UP, Sabotage, Stage};
@@ -100,7 +102,8 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     let patience = if props.sabotage.is_some() { PATIENCE / 20 } else { PATIENCE };
     let stage = Stage::new(home.socket(), patience, props.sabotage);
     let mut report = Report { processes: plan.all_processes() as u64, ..Report::default() };
-    report.readers = plan.processes.iter().map(|process| process.readers.len() as u64).sum();
+    let readers = |process: &Process| (process.readers.len() + process.outlets.len()) as u64;
+    report.readers = plan.processes.iter().map(readers).sum();
     let ids: Vec<String> =
         plan.processes.iter().map(|process| format!("r{}.{}", props.number, process.name)).collect();
     let played = std::thread::scope(|scope| {
@@ -203,6 +206,11 @@ impl<'e> Cast<'e, 'e> {
             let read = move || Reading::new(stage, &name, id, process, *reader).run().map(drop);
             handles.push(start(scope, stage, who, read));
         }
+        if !process.outlets.is_empty() {
+            let who = format!("{id} outlets");
+            let name = who.clone();
+            handles.push(start(scope, stage, who, move || outlets::take(stage, &name, id, process)));
+        }
         let mut act = |role: &str, act: Act<'e>| {
             let who = format!("{id} {role}");
             let name = who.clone();
@@ -240,6 +248,8 @@ impl<'e> Cast<'e, 'e> {
                     Deed::Publish(publisher) => doer.publish(publisher),
                     Deed::Follow { from_the_first } => doer.follow(*from_the_first),
                     Deed::Consume(consumer) => doer.consume(consumer),
+                    Deed::Pipe(pipeline) => flows::join(stage, &name, pipeline, child, &marker),
+                    Deed::Produce(producer) => flows::produce(stage, &name, *producer),
                     Deed::Intend(intents) => {
                         doer.intend(intents, &[child, &intents.role[..]].concat(), &marker)
                     }
@@ -387,7 +397,7 @@ impl<'e> Cast<'e, 'e> {
 
     /// What is kept of an output can still be read: all of it, if it is short.
     fn check_retained(&self, process: &Process, id: &str, kills: u64) -> Result<(), Wrong> {
-        if !self.props.rereads || process.stdout == Script::Silent {
+        if !self.props.rereads || process.stdout == Script::Silent || process.is_relayed() {
             return Ok(());
         }
         let late = Reader { policy: Policy::Block, mode: Mode::Chunk, pace: Pace::Full, rate: None };

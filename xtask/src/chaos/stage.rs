@@ -19,6 +19,8 @@ pub(crate) const GLANCE: Duration = Duration::from_millis(1);
 pub enum Sabotage {
     /// A byte changes on its way.
     Byte,
+    /// An outlet ends before its process has.
+    Cut,
     /// A byte is read twice.
     Again,
     /// A child is taken for one that ended otherwise.

@@ -41,6 +41,9 @@ pub struct Flood {
     /// Records with this tag instead of the sequence.
     #[arg(long)]
     tag: Option<u8>,
+    /// Begin once stdin has ended.
+    #[arg(long)]
+    gate: bool,
     /// Note here how far it is.
     #[arg(long)]
     witness: Option<PathBuf>,
@@ -50,11 +53,23 @@ impl Flood {
     /// A writer of records within a process that is something else as well.
     pub(super) fn of_records(tag: u8, bytes: u64, write_bytes: usize) -> Flood {
         let life = Life::default();
-        Flood { life, bytes, write_bytes, pause_us: 0, both: false, tag: Some(tag), witness: None }
+        Flood {
+            life,
+            bytes,
+            write_bytes,
+            pause_us: 0,
+            both: false,
+            tag: Some(tag),
+            gate: false,
+            witness: None,
+        }
     }
 
     pub(super) fn play(self) -> io::Result<()> {
         make_raw()?;
+        if self.gate {
+            io::copy(&mut io::stdin(), &mut io::sink())?;
+        }
         let mut out = stdout()?;
         let mut second =
             if self.both { Some(File::from(io::stderr().as_fd().try_clone_to_owned()?)) } else { None };

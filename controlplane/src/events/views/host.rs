@@ -196,6 +196,11 @@ impl Host {
         Ok(true)
     }
 
+    /// Somebody waits for what it folds next.
+    pub fn is_heard(&self) -> bool {
+        !self.watchers.is_empty() || !self.polls.is_empty()
+    }
+
     /// Answers, now or when there is something to tell.
     pub fn ask(&mut self, inquiry: Inquiry) -> Option<Answer> {
         let (ticket, what, hearer) = match inquiry {

@@ -33,10 +33,10 @@ const CHILD_STDIO: RawFd = 3;
 const RULESET: RawFd = CHILD_STDIO + 3;
 /// Where it finds its connection to the kernel.
 const KERNEL: RawFd = RULESET + 1;
-/// Where it finds the user namespace it is to enter.
-const USER_NAMESPACE: RawFd = KERNEL + 1;
+/// Where it finds the namespace that is there already and that it is to enter.
+const NAMESPACE: RawFd = KERNEL + 1;
 /// The first number that isn't the forker's.
-pub(super) const FIRST_FREE: RawFd = USER_NAMESPACE + 1;
+pub(super) const FIRST_FREE: RawFd = NAMESPACE + 1;
 /// How long a child that is another user already may take to execute.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -132,8 +132,8 @@ impl Forker {
     /// Starts a child. When this returns its program runs, or there is no child and the failure says why.
     pub fn spawn(&mut self, image: &Image<'_>) -> Result<Child, SpawnFailure> {
         let ruleset = image.containment.and_then(Ready::ruleset);
-        let user_namespace = image.containment.and_then(Ready::user_namespace);
-        let extra = [(RULESET, ruleset), (KERNEL, image.kernel), (USER_NAMESPACE, user_namespace)];
+        let namespace = image.containment.and_then(Ready::namespace);
+        let extra = [(RULESET, ruleset), (KERNEL, image.kernel), (NAMESPACE, namespace)];
         let placed = (CHILD_STDIO..)
             .zip(image.stdio)
             .chain(extra.into_iter().filter_map(|(number, fd)| Some((number, fd?))))
@@ -417,7 +417,7 @@ fn divide(brief: &Brief) -> Result<(), (SpawnStage, i32)> {
     // SAFETY: null, or what the keeper holds until the child has executed or ended.
     let Some(ready) = (unsafe { brief.containment.as_ref() }) else { return Ok(()) };
     // SAFETY: as in `contain`; what it is known as, where it stands and its root are its own since clone.
-    unsafe { ready.enter(USER_NAMESPACE) }.map_err(stage_of_step)
+    unsafe { ready.enter(NAMESPACE) }.map_err(stage_of_step)
 }
 
 fn stage_of_step((step, errno): (Step, i32)) -> (SpawnStage, i32) {

@@ -1,0 +1,271 @@
+//! What a client takes raw bytes off outlives the daemon that gives them: killed at any instant, no byte of it is missing,
+//! doubled or taken for the end.
+
+use crate::adoption::lives_on_both_drivers;
+use crate::open::{by, connect};
+use crate::support::raw::Raw;
+use crate::support::sequence;
+use crate::support::{Daemon, until};
+use kairo_client::Opened;
+use kairo_dataplane::points::Point;
+use kairo_wire::methods::open::{Close, OpenParams, Transport};
+use kairo_wire::methods::stream::{Policy, UnsubscribeParams};
+use nix::sys::signal::Signal;
+use serde_json::{Value as Json, json};
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+lives_on_both_drivers!(
+    outlets_of_a_history_go_on_at_the_byte,
+    outlets_of_a_relay_go_on_at_the_byte,
+    one_who_has_a_relay_alone_goes_on_at_the_byte,
+    a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same,
+    at_every_point_an_outlet_is_exact,
+    an_outlet_ends_when_it_is_closed_by_whoever_had_it,
+    a_daemon_that_ends_in_order_is_no_end_to_an_outlet,
+);
+
+/// Reads an outlet to its end and holds it to the sequence.
+struct Reader {
+    name: String,
+    at: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn of(name: &str, opened: Opened) -> Reader {
+        let [descriptor] = <[_; 1]>::try_from(opened.descriptors).expect("one descriptor");
+        let (mut file, at) = (File::from(descriptor), Arc::new(AtomicU64::new(0)));
+        let seen = Arc::clone(&at);
+        let thread = std::thread::spawn(move || {
+            let mut bytes = vec![0; 128 << 10];
+            loop {
+                let read = file.read(&mut bytes).expect("it can be read");
+                if read == 0 {
+                    return;
+                }
+                sequence::check(&bytes[..read], seen.load(Ordering::Relaxed));
+                seen.fetch_add(read as u64, Ordering::Relaxed);
+            }
+        });
+        Reader { name: name.to_owned(), at, thread }
+    }
+
+    fn at(&self) -> u64 {
+        self.at.load(Ordering::Relaxed)
+    }
+
+    /// Until it has so many bytes more.
+    fn goes_on(&self, bytes: u64) {
+        let wanted = self.at() + bytes;
+        until(&format!("{} goes on from {}", self.name, wanted - bytes), || {
+            assert!(!self.thread.is_finished(), "{} has ended at {}", self.name, self.at());
+            self.at() >= wanted
+        });
+    }
+
+    /// How long what it read was, once that has ended.
+    fn end(self) -> u64 {
+        until(&format!("{} ends", self.name), || self.thread.is_finished());
+        self.thread.join().expect("every byte was right");
+        self.at.load(Ordering::Relaxed)
+    }
+}
+
+/// Starts a flood, once it is told to, that waits for whoever reads it.
+fn flood(raw: &mut Raw, id: &str, history: &Json) {
+    let options = json!({"whenUnread": "block", "history": history});
+    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("100000000")[..]].concat();
+    raw.spawn(id, &argv, options);
+}
+
+fn begin(daemon: &Daemon, id: &str) {
+    daemon.connect().ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
+}
+
+fn history() -> Json {
+    json!({"headBytes": 65_536, "tailBytes": 262_144})
+}
+
+/// Readers of it by a pipe and by a socket each.
+fn open(daemon: &Daemon, id: &str, transports: &[Transport]) -> Vec<Reader> {
+    let client = connect(daemon);
+    let opened: Vec<_> = transports.iter().map(|transport| client.open(&by(id, *transport))).collect();
+    let readers = transports.iter().zip(opened).map(|(transport, opened)| {
+        Reader::of(&format!("{} of {id}", transport.word()), opened.expect("it opens"))
+    });
+    let readers = readers.collect();
+    // Its connection would end them; that of a killed daemon doesn't.
+    std::mem::forget(client);
+    begin(daemon, id);
+    readers
+}
+
+fn bytes_of(raw: &mut Raw, id: &str) -> u64 {
+    let status = raw.ok("process.status", json!({"id": id, "detail": true}));
+    status["detail"]["streams"][0]["bytes"].as_u64().expect("a stream has a length")
+}
+
+/// Ends what is read, and compares.
+fn end(daemon: &Daemon, id: &str, readers: Vec<Reader>) {
+    let mut raw = daemon.connect_modern();
+    raw.ok("process.kill", json!({"id": id, "signal": "KILL"}));
+    let ends: Vec<u64> = readers.into_iter().map(Reader::end).collect();
+    let total = bytes_of(&mut raw, id);
+    assert!(ends.iter().all(|end| *end == total), "{ends:?} of {total} bytes of {id}");
+    assert_eq!(uncertain(&mut raw), 0);
+}
+
+/// How often a count was lost.
+fn uncertain(raw: &mut Raw) -> usize {
+    raw.ok("kernel.hello", json!({"features": ["int64"]}));
+    let page = raw.ok("event.replay", json!({"fromSeq": 1, "types": ["kairo.stream.uncertain"]}));
+    page["events"].as_array().map_or(0, Vec::len)
+}
+
+fn goes_on_over_kills(daemon: &mut Daemon, history: &Json) {
+    let mut raw = daemon.connect_modern();
+    flood(&mut raw, "flood", history);
+    let readers = open(daemon, "flood", &[Transport::Pipe, Transport::Socket, Transport::Pipe]);
+    for _ in 0..8 {
+        readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+        daemon.kill_and_succeed();
+    }
+    readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+    end(daemon, "flood", readers);
+}
+
+fn outlets_of_a_history_go_on_at_the_byte(daemon: &mut Daemon) {
+    goes_on_over_kills(daemon, &history());
+}
+
+fn outlets_of_a_relay_go_on_at_the_byte(daemon: &mut Daemon) {
+    goes_on_over_kills(daemon, &json!("none"));
+}
+
+fn a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same(daemon: &mut Daemon) {
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    daemon.succeed_unasked(&["--die-at", "spawn.heard:1"]);
+    let options = json!({"whenUnread": "block", "history": "none"});
+    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("100000000")[..]].concat();
+    let spawn = json!({"id": "early", "command": argv, "options": options});
+    assert!(daemon.connect_modern().try_call("process.spawn", spawn).is_none(), "it dies of it");
+    daemon.wait();
+    daemon.succeed(&[]);
+    let readers = open(daemon, "early", &[Transport::Pipe, Transport::Pipe]);
+    for _ in 0..2 {
+        readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+        daemon.kill_and_succeed();
+    }
+    readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+    end(daemon, "early", readers);
+}
+
+/// What it gets is exact; how much that was may not be, and is said then.
+fn one_who_has_a_relay_alone_goes_on_at_the_byte(daemon: &mut Daemon) {
+    for transport in [Transport::Pipe, Transport::Socket] {
+        let id = transport.word();
+        let mut raw = daemon.connect_modern();
+        flood(&mut raw, id, &json!("none"));
+        let readers = open(daemon, id, &[transport]);
+        for _ in 0..6 {
+            readers[0].goes_on(3_000_017);
+            daemon.kill_and_succeed();
+        }
+        readers[0].goes_on(3_000_017);
+        let mut raw = daemon.connect_modern();
+        raw.ok("process.kill", json!({"id": id, "signal": "KILL"}));
+        let ends: Vec<u64> = readers.into_iter().map(Reader::end).collect();
+        let (total, doubts) = (bytes_of(&mut raw, id), uncertain(&mut raw));
+        assert!(ends[0] == total || ends[0] > total && doubts > 0, "{ends:?} of {total} bytes, {doubts}");
+    }
+}
+
+fn at_every_point_an_outlet_is_exact(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    flood(&mut raw, "kept", &history());
+    flood(&mut raw, "relayed", &json!("none"));
+    let mut readers = open(daemon, "kept", &[Transport::Pipe, Transport::Socket]);
+    let relayed = open(daemon, "relayed", &[Transport::Pipe, Transport::Socket]);
+    let mut died = 0;
+    let moving = |point: &&Point| ["take.", "input.", "adopt."].iter().any(|of| point.name().starts_with(of));
+    for point in Point::ALL.iter().filter(moving) {
+        for nth in [1, 17] {
+            daemon.signal(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
+            let (wanted, patience) = (readers[0].at() + 4_000_000, Instant::now() + Duration::from_secs(20));
+            let mut has_died = false;
+            while !has_died && readers[0].at() < wanted && Instant::now() < patience {
+                has_died = daemon.has_ended();
+                std::thread::yield_now();
+            }
+            died += usize::from(has_died);
+            daemon.signal_if_there(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed(&[]);
+            readers.iter().chain(&relayed).for_each(|reader| reader.goes_on(700_001));
+        }
+    }
+    assert!(died >= 20, "only {died} points were met");
+    end(daemon, "kept", std::mem::take(&mut readers));
+    end(daemon, "relayed", relayed);
+}
+
+fn an_outlet_ends_when_it_is_closed_by_whoever_had_it(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    flood(&mut raw, "flood", &history());
+    let client = connect(daemon);
+    let opened = client.open(&by("flood", Transport::Pipe)).expect("it opens");
+    let subscription_id = opened.result.subscription_id.clone();
+    let reader = Reader::of("the one that is closed", opened);
+    begin(daemon, "flood");
+    let dropping = OpenParams { policy: Policy::DropOldest, ..by("flood", Transport::Pipe) };
+    let gone = client.open(&dropping).expect("it opens");
+    reader.goes_on(1_000_000);
+    daemon.kill_and_succeed();
+    reader.goes_on(1_000_000);
+    let readers = |daemon: &Daemon| {
+        let status = daemon.connect_modern().ok("process.status", json!({"id": "flood", "detail": true}));
+        status["detail"]["readers"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(readers(daemon), 2);
+    // One that is closed at its other end is gone with the next byte, and not waited for.
+    drop(gone);
+    until("who left is gone", || readers(daemon) == 1);
+    let client = connect(daemon);
+    assert!(client.call::<Close>(&UnsubscribeParams { subscription_id }).expect("it is there").ok);
+    let ended = reader.end();
+    assert!(ended > 0);
+    assert_eq!(readers(daemon), 0);
+}
+
+fn a_daemon_that_ends_in_order_is_no_end_to_an_outlet(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    let blocks = 64;
+    raw.spawn(
+        "short",
+        &sequence::argv(&blocks.to_string()),
+        json!({"whenUnread": "block", "history": history()}),
+    );
+    let client = connect(daemon);
+    let opened = client.open(&by("short", Transport::Pipe)).expect("it opens");
+    flood(&mut raw, "flood", &json!("none"));
+    let readers = open(daemon, "flood", &[Transport::Pipe, Transport::Pipe]);
+    readers.iter().for_each(|reader| reader.goes_on(1_000_000));
+    for _ in 0..3 {
+        daemon.signal(Signal::SIGTERM);
+        daemon.wait();
+        daemon.succeed(&[]);
+        readers.iter().for_each(|reader| reader.goes_on(1_000_000));
+    }
+    drop(client);
+    // Read only now: all of it is there, whoever had it meanwhile.
+    assert_eq!(Reader::of("short", opened).end(), blocks * sequence::BLOCK_BYTES as u64);
+    end(daemon, "flood", readers);
+}
