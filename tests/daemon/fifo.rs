@@ -3,20 +3,22 @@
 use crate::open::{by, connect, id, kill, spawn, spawn_ready, spawn_with, tell};
 use crate::support::raw::EVENT;
 use crate::support::sequence::{self, BLOCK_BYTES};
-use crate::support::{Daemon, Driver, Options, on_both_drivers, pattern, program, python, until};
+use crate::support::{
+    Daemon, Driver, NOBODY, Options, needs_root, on_both_drivers, pattern, program, python, until, with,
+};
 use kairo_client::Client;
 use kairo_wire::error::Code;
 use kairo_wire::methods::open::{Close, OpenParams, OpenStdinParams, StdinTransport, Transport};
 use kairo_wire::methods::options::{HistoryOption, SpawnOptions};
 use kairo_wire::methods::process::{Status, StatusParams, StdinClose, TargetParams, Wait, WaitParams};
 use kairo_wire::methods::stream::{Policy, Start, UnsubscribeParams};
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -192,6 +194,28 @@ fn a_stream_of_which_nothing_is_kept_goes_by_a_path_too(daemon: &Daemon) {
     });
 }
 
+fn who_reads_from_disk_by_a_path_has_all_of_it(daemon: &Daemon) {
+    let mut raw = daemon.connect_modern();
+    raw.spawn("long", &sequence::argv(BLOCKS), json!({"spool": true}));
+    raw.wait_for_exit("long");
+    let client = connect(daemon);
+    for transport in [Transport::Fifo, Transport::Pipe, Transport::Socket] {
+        let params = OpenParams { policy: Policy::Spool, ..by("long", transport) };
+        let bytes = match transport {
+            Transport::Fifo => whole(&path_of(&client, &params)),
+            _ => {
+                let [descriptor] = <[_; 1]>::try_from(client.open(&params).expect("it opens").descriptors)
+                    .expect("one descriptor");
+                let mut bytes = Vec::new();
+                File::from(descriptor).read_to_end(&mut bytes).expect("it can be read");
+                bytes
+            }
+        };
+        assert_eq!(bytes.len(), TOTAL, "{}", transport.word());
+        sequence::check(&bytes, 0);
+    }
+}
+
 fn what_a_fifo_can_not_be_is_refused_by_name(daemon: &Daemon) {
     let client = connect(daemon);
     spawn(&client, "sleep", &["sleep", "1000"]);
@@ -293,6 +317,7 @@ fn a_way_in_is_one_programs_and_goes_when_nobody_comes(daemon: &Daemon) {
 }
 
 on_both_drivers!(
+    who_reads_from_disk_by_a_path_has_all_of_it,
     any_program_writes_a_stdin_by_its_path,
     a_way_in_is_one_programs_and_goes_when_nobody_comes,
     any_program_reads_a_stream_by_its_path,
@@ -303,49 +328,94 @@ on_both_drivers!(
     what_a_fifo_can_not_be_is_refused_by_name,
 );
 
-/// A kernel that goes politely takes its fifos along; what a killed one leaves, the next one clears, and whoever waits there
-/// is let go.
+fn kernels_come_and_go(driver: Driver) {
+    let mut daemon = Daemon::start(&Options::plain(driver));
+    let client = connect(&daemon);
+    for name in ["begun", "late", "never"] {
+        spawn(&client, name, &sequence::argv(BLOCKS));
+    }
+    spawn(&client, "cat", &["cat"]);
+    let [begun, late, never] = ["begun", "late", "never"].map(|name| path_of(&client, &fifo(name)));
+    let mut begun = File::open(begun).expect("it is there");
+    let mut bytes = vec![0; 64 << 10];
+    begun.read_exact(&mut bytes).expect("something comes");
+    let (_, way) = client.open_stdin_fifo(&stdin("cat")).expect("it is ours");
+    let mut writer = File::options().write(true).open(way).expect("it is there");
+    writer.write_all(b"all of it\n").expect("it is read");
+    until("it is in", || said_so_far(&client, "cat") == 10);
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    until("its writer finds a broken pipe", || writer.write_all(b"lost").is_err());
+    // Nobody waits, even now.
+    let mut late = File::open(&late).expect("it is there");
+    assert!(never.exists(), "a killed kernel removes nothing");
+    daemon.succeed(&[]);
+    assert_eq!((never.exists(), names(&daemon)), (false, 0));
+    begun.read_to_end(&mut bytes).expect("it goes on");
+    assert_eq!(bytes.len(), TOTAL);
+    sequence::check(&bytes, 0);
+    bytes.clear();
+    late.read_to_end(&mut bytes).expect("it goes on");
+    assert_eq!(bytes.len(), TOTAL);
+    sequence::check(&bytes, 0);
+    let client = connect(&daemon);
+    until("nobody is waited for who never came", || readers(&client, "never") == 0);
+    kill(&client, "never");
+    // Its stdin is as open as before: the next one writes there.
+    let (_, way) = client.open_stdin_fifo(&stdin("cat")).expect("it is ours");
+    let written = File::options().write(true).open(way).and_then(|mut file| file.write_all(b"and more"));
+    written.expect("it is read");
+    assert_eq!(said(&client, "cat"), "all of it\nand more");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    assert!(!folder(&daemon).exists());
+    daemon.succeed(&[]);
+    daemon.finish();
+}
+
+/// A kernel that goes politely takes the names along; what a killed one leaves, the next one clears. Whoever has opened one
+/// has every byte.
 #[test]
 fn a_kernel_that_goes_leaves_no_name() {
-    for driver in [Driver::Uring, Driver::Poll] {
-        if !driver.is_available() {
-            continue;
-        }
-        let mut daemon = Daemon::start(&Options::plain(driver));
-        let client = connect(&daemon);
-        spawn(&client, "yes", &["yes"]);
-        let unopened = path_of(&client, &fifo("yes"));
-        let mut opened = File::open(path_of(&client, &fifo("yes"))).expect("it is there");
-        let mut some = [0; 1_000];
-        opened.read_exact(&mut some).expect("something comes");
-        daemon.signal(Signal::SIGKILL);
-        daemon.wait();
-        opened.read_to_end(&mut Vec::new()).expect("it finds the end");
-        assert!(unopened.exists(), "a killed kernel removes nothing");
-        // Its io_uring lets go of the other end a moment after it.
-        until("what it had written is gone", || {
-            let mut open = File::options();
-            let file = open.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&unopened);
-            file.expect("it is there").read(&mut [0; 4_096]).is_ok_and(|bytes| bytes == 0)
-        });
-        let mut waiting =
-            Command::new("cat").arg(&unopened).stdout(Stdio::null()).spawn().expect("it starts");
-        // It has nothing to sleep for but the opening.
-        let stat = format!("/proc/{}/stat", waiting.id());
-        until("it waits for a writer", || {
-            fs::read_to_string(&stat).is_ok_and(|stat| stat.contains("(cat) S"))
-        });
-        daemon.succeed(&[]);
-        assert!(waiting.wait().expect("it is let go").success());
-        assert_eq!((unopened.exists(), names(&daemon)), (false, 0));
-        let client = connect(&daemon);
-        let path = path_of(&client, &fifo("yes"));
-        assert!(path.exists());
-        kill(&client, "yes");
-        daemon.signal(Signal::SIGTERM);
-        daemon.wait();
-        assert!(!folder(&daemon).exists());
-        daemon.succeed(&[]);
-        daemon.finish();
+    [Driver::Uring, Driver::Poll]
+        .into_iter()
+        .filter(|driver| driver.is_available())
+        .for_each(kernels_come_and_go);
+}
+
+/// Who serves many users gives each its own, which no other can enter.
+#[test]
+fn a_fifo_is_the_user_s_who_asked_for_it() {
+    if !needs_root("a_fifo_is_the_user_s_who_asked_for_it") {
+        return;
     }
+    let arguments = ["--group", "nogroup"];
+    with(&Options { arguments: &arguments, ..Options::plain(Driver::Poll) }, |daemon| {
+        fs::set_permissions(daemon.folder(), Permissions::from_mode(0o755)).expect("the folder is ours");
+        let nobody = |arguments: &[&str]| {
+            let mut command = daemon.cli(arguments);
+            let output = command.current_dir("/").uid(NOBODY).gid(NOBODY).output().expect("it runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("text").trim().to_owned()
+        };
+        nobody(&["spawn", "--id", "nobodys", "--cwd", "/", "--", "sh", "-c", "echo hello"]);
+        let path = PathBuf::from(nobody(&["open", "nobodys"]));
+        let client = connect(daemon);
+        spawn(&client, "roots", &["sleep", "1000"]);
+        let roots = path_of(&client, &fifo("roots"));
+        for (path, uid) in [(&path, NOBODY), (&roots, 0)] {
+            let (found, parent) = (fs::metadata(path), fs::metadata(path.parent().expect("a folder")));
+            let (found, parent) = (found.expect("it is there"), parent.expect("it is there"));
+            assert_eq!((found.uid(), found.mode() & 0o777), (uid, 0o400));
+            assert_eq!((parent.uid(), parent.mode() & 0o777), (uid, 0o700));
+        }
+        assert_eq!(fs::metadata(folder(daemon)).expect("it is there").mode() & 0o777, 0o711);
+        let cat = |path: &Path| {
+            let mut command = Command::new("cat");
+            command.arg(path).uid(NOBODY).gid(NOBODY).output().expect("it runs")
+        };
+        assert!(!cat(&roots).status.success() && roots.exists(), "another one's can't be opened");
+        assert_eq!(cat(&path).stdout, b"hello\n");
+        kill(&client, "roots");
+    });
 }

@@ -4,6 +4,7 @@ use crate::open::{by, connect, id, kill, spawn, spawn_ready, spawn_with, tell};
 use crate::support::raw::EVENT;
 use crate::support::sequence::{self, BLOCK_BYTES};
 use crate::support::{Daemon, on_both_drivers, until};
+use kairo_client::shared::Next;
 use kairo_client::{Client, DirectItem, DirectStream};
 use kairo_wire::error::Code;
 use kairo_wire::event::StreamEndReason;
@@ -152,6 +153,21 @@ fn the_newest_line_is_a_whole_one(daemon: &Daemon) {
     }
 }
 
+fn a_shared_ring_has_the_newest_too(daemon: &Daemon) {
+    let mut raw = daemon.connect_modern();
+    raw.spawn("writer", &sequence::argv("256"), json!({}));
+    raw.wait_for_exit("writer");
+    let client = connect(daemon);
+    let latest = OpenParams { policy: Policy::Latest, ..by("writer", Transport::Shared) };
+    let mut stream = client.open_shared(&latest).expect("it opens");
+    assert_eq!(stream.next(4_096, PATIENCE).expect("it is there"), Next::Gap(0, TOTAL - 4_096));
+    let Next::Run(offset, bytes) = stream.next(4_096, PATIENCE).expect("it is there") else {
+        panic!("no bytes")
+    };
+    assert_eq!((offset, bytes.len()), (TOTAL - 4_096, 4_096));
+    assert!(stream.advance(4_096));
+}
+
 fn what_a_socket_can_not_be_is_refused_by_name(daemon: &Daemon) {
     let client = connect(daemon);
     let none = SpawnOptions { history: HistoryOption::None, ..SpawnOptions::default() };
@@ -179,5 +195,6 @@ on_both_drivers!(
     whoever_is_slow_misses_by_name_and_whoever_goes_is_heard_of,
     who_wants_the_newest_gets_that_and_is_told_the_rest,
     the_newest_line_is_a_whole_one,
+    a_shared_ring_has_the_newest_too,
     what_a_socket_can_not_be_is_refused_by_name,
 );

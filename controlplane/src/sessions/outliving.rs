@@ -49,11 +49,14 @@ impl Kernel {
         wish: Wish,
     ) -> Option<Bytes> {
         match wish.raw {
-            Some(RawSink::Outlet { kind: OutletKind::Pipe { .. } | OutletKind::Socket, .. }) => {}
-            // The ring is mapped by its reader, which finds out by itself that nobody writes it any more; a name in the file system
-            // goes with its kernel.
+            // A fifo nobody has opened has lost its other end: that is found with the first byte, and it ends.
+            Some(RawSink::Outlet {
+                kind: OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. },
+                ..
+            }) => {}
+            // The ring is mapped by its reader, which finds out by itself that nobody writes it any more.
             Some(
-                RawSink::Outlet { kind: OutletKind::Shared | OutletKind::Fifo { .. }, .. }
+                RawSink::Outlet { kind: OutletKind::Shared, .. }
                 | RawSink::Own(_)
                 | RawSink::Framed { .. }
                 | RawSink::Kept,

@@ -1,7 +1,7 @@
 //! Streams that are opened with a name in the file system, and what outlives whoever asked for one.
 
 use crate::harness::World;
-use kairo_dataplane::command::{OutletKind, Sink, Subscribe};
+use kairo_dataplane::command::{Command, OutletKind, Sink, Subscribe};
 use kairo_dataplane::control::{Notice, Outcome};
 use kairo_dataplane::key::{ConnectionKey, Ticket};
 use serde_json::{Value, json};
@@ -76,6 +76,55 @@ fn what_is_taken_back_closes_the_fifo_of_a_connection_that_is_gone() {
     assert_eq!(revoked["closed"], 1);
     assert_eq!(world.take_unsubscribe(), Some(told.subscription));
     assert_eq!(world.kernel.census()[3], 0);
+}
+
+#[test]
+fn a_way_into_a_stdin_outlives_its_connection_and_is_taken_back() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let (process, _) = world.run(owner, "p");
+    world.ok(owner, "agent.create", json!({ "name": "a", "permissions": [] }));
+    let grant = json!({ "principal": "agent:a", "permission": "process.write", "resource": "p" });
+    let grant = world.ok(owner, "permission.grant", grant)["grant"].clone();
+    let way = |world: &mut World, connection: ConnectionKey| {
+        let call = world.start(connection, "stdin.open", json!({ "id": "p", "transport": "fifo" }));
+        let ticket = world.take(|command| match command {
+            Command::HandStdin { inlet: Some(inlet), ticket, .. } => {
+                assert!(inlet.closes && inlet.name.starts_with("stdin_"));
+                Some(*ticket)
+            }
+            _ => None,
+        });
+        let named = Outcome::Named { path: "/run/there".into(), bytes: 4_096 };
+        world.done(ticket.expect("it is asked for"), Ok(named));
+        let result = world.answer(connection, &call).expect("it is answered").expect("it opens");
+        assert_eq!((&result["path"], &result["descriptors"]), (&json!("/run/there"), &json!([])));
+        world.disconnect(connection);
+    };
+    let ended = |world: &mut World| {
+        world.take(|command| match command {
+            Command::EndInlet { process } => Some(*process),
+            _ => None,
+        })
+    };
+    let agent = world.owner();
+    world.ok(agent, "identify", json!({ "agentId": "a" }));
+    way(&mut world, agent);
+    assert_eq!((world.kernel.census()[0], ended(&mut world)), (2, None));
+    let revoked = world.ok(owner, "permission.revoke", json!({ "grant": grant["id"] }));
+    assert_eq!((&revoked["closed"], ended(&mut world)), (&json!(1), Some(process)));
+    world.notice(Notice::InletOver { process });
+    assert_eq!(world.kernel.census()[0], 1);
+    // One that isn't taken back ends by itself.
+    let other = world.owner();
+    way(&mut world, other);
+    world.notice(Notice::InletOver { process });
+    assert_eq!((world.kernel.census()[0], ended(&mut world)), (1, None));
+    assert!(world.kernel.broken().is_empty());
+    for (field, value) in [("keepOpen", json!(true)), ("waitMs", json!(1))] {
+        let (code, text) = world.fails(owner, "stdin.open", json!({ "id": "p", field: value }));
+        assert!(code == "E_INVALID_PARAMS" && text.contains(field), "{text}");
+    }
 }
 
 #[test]

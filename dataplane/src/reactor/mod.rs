@@ -537,8 +537,14 @@ impl<D: Driver> Reactor<D> {
         self.notices.push_back(Notice::Done { ticket, outcome });
     }
 
-    /// Gives every connection a last chance to take what is queued for it.
+    /// Gives every connection a last chance to take what is queued for it. A fifo nobody has opened goes with its name, and the
+    /// keeper is left nothing of it.
     fn farewell(&mut self) {
+        for place in self.readers.places() {
+            if self.readers.get(place).is_some_and(|reader| reader.plug.is_some()) {
+                self.drop_reader(place);
+            }
+        }
         for place in self.connections.places() {
             self.flush(place);
         }

@@ -336,8 +336,9 @@ impl<D: Driver> Reactor<D> {
             Sink::Outlet { kind: OutletKind::Fifo { bytes, user, .. }, ticket } => {
                 let made = self.make_fifo(subscribe.id.as_str(), *user, Side::Reads, *bytes)?;
                 let (fd, plug, bytes) = made;
+                let held = self.hold_outlet(subscribe, &fd, bytes, cursors);
                 self.done(*ticket, Ok(Outcome::Named { path: plug.path().to_path_buf(), bytes }));
-                Ok(Made { sink: Some(fd), plug: Some(plug), held: None })
+                Ok(Made { sink: Some(fd), plug: Some(plug), held })
             }
             Sink::Outlet { kind, ticket } => {
                 let (fd, theirs, bytes) = self.driver.outlet(*kind).map_err(|error| refusal(&error))?;

@@ -174,7 +174,8 @@ fn is_fifo(kind: &fs::FileType) -> bool {
     std::os::unix::fs::FileTypeExt::is_fifo(kind)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
     use std::fs::File;

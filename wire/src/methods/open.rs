@@ -24,8 +24,8 @@ methods! {
     /// it first, for reading, has the stream from `from` on, and then the name is gone: another one finds no such file; of two who
     /// open it in the same moment each gets a part. It outlives this connection: it ends when the stream ends and everything has
     /// been handed on, when its reader closes it, when nobody has opened it for `waitMs`, with `stream.close`, with a revoke, and with
-    /// the kernel. What is written before anybody opens it waits in it, as in any pipe. If the kernel is killed, a reader finds the
-    /// end, and a name nobody had opened is removed by the next kernel, which lets go whoever waits there.
+    /// a shutdown. What is written before anybody opens it waits in it, as in any pipe. If the kernel is killed, whoever has opened it by the
+    /// time of the next one goes on there at the byte; of one that nobody has the next kernel removes the name.
     Open = "stream.open"(OpenParams) -> OpenResult {
         required: [need("id")],
         permission: ProcessRead,
