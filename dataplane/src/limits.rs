@@ -61,9 +61,12 @@ pub const PIPE_BYTES: u32 = 256 << 10;
 pub const INBOX_BYTES: usize = 64 << 10;
 /// Past this it is given back once the child has everything, bytes.
 pub const INBOX_BYTES_KEPT: usize = 1 << 20;
-/// The pipe through which bytes go into children, bytes.
-pub const INPUT_STAGING_BYTES: usize = 64 << 10;
+/// The pipe through which bytes go into children and outlets, bytes.
+pub const INPUT_STAGING_BYTES: usize = 256 << 10;
 
+/// Raw readers of one relayed stream up to which each is exact after a kill; of more, one may be in doubt: the steps that make it
+/// exact cost each of them a splice.
+pub const EXACT_READERS_MAX: usize = 4;
 /// Longest line, terminator included, that is delivered as one, bytes.
 pub const LINE_BYTES_MAX: usize = 65_535;
 /// Frames on their way to another reactor, per subscription, bytes.

@@ -29,6 +29,11 @@ impl Gauge {
 pub struct Wait(Option<u64>);
 
 impl Wait {
+    /// When it began, if there is one.
+    pub fn since_ns(self) -> Option<u64> {
+        self.0
+    }
+
     /// From `now_ns` on there is one, or there isn't; told what it is told already, nothing happens.
     pub fn set(&mut self, waits: bool, now_ns: u64, total_ns: &Gauge) {
         match (waits, self.0) {

@@ -24,6 +24,7 @@ lives_on_both_drivers!(
     outlets_of_a_relay_go_on_at_the_byte,
     one_who_has_a_relay_alone_goes_on_at_the_byte,
     a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same,
+    many_outlets_of_a_relay_are_exact_or_it_is_told,
     at_every_point_an_outlet_is_exact,
     an_outlet_ends_when_it_is_closed_by_whoever_had_it,
     a_daemon_that_ends_in_order_is_no_end_to_an_outlet,
@@ -145,6 +146,26 @@ fn outlets_of_a_history_go_on_at_the_byte(daemon: &mut Daemon) {
 
 fn outlets_of_a_relay_go_on_at_the_byte(daemon: &mut Daemon) {
     goes_on_over_kills(daemon, &json!("none"));
+}
+
+/// Of more than a few one may be in doubt.
+fn many_outlets_of_a_relay_are_exact_or_it_is_told(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    flood(&mut raw, "flood", &json!("none"));
+    let readers = open(daemon, "flood", &[Transport::Pipe; 6]);
+    for _ in 0..4 {
+        let seen: u64 = readers.iter().map(Reader::at).sum();
+        until("they go on", || readers.iter().map(Reader::at).sum::<u64>() > seen + 20_000_000);
+        daemon.kill_and_succeed();
+    }
+    let mut raw = daemon.connect_modern();
+    raw.ok("process.kill", json!({"id": "flood", "signal": "KILL"}));
+    let wrong = readers.into_iter().filter_map(|reader| {
+        until("it ends", || reader.thread.is_finished());
+        reader.thread.join().err()
+    });
+    let (wrong, doubts) = (wrong.count(), uncertain(&mut raw));
+    assert!(wrong <= doubts, "{wrong} of six are wrong, and {doubts} doubts were told");
 }
 
 fn a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same(daemon: &mut Daemon) {

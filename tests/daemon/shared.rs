@@ -26,6 +26,7 @@ on_both_drivers!(
     python_reads_the_same_bytes_through_new_rings,
     who_drops_knows_what_it_missed_and_paces_nobody,
     what_went_by_a_dropping_reader_is_an_event,
+    who_waits_in_place_is_waited_for_beside_a_spool_too,
     a_reader_that_is_killed_or_leaves_is_waited_for_no_longer,
     whatever_a_reader_writes_the_others_feel_nothing,
     nobody_feels_who_is_deaf_or_goes_mad_on_the_way,
@@ -208,6 +209,22 @@ fn what_went_by_a_dropping_reader_is_an_event(daemon: &Daemon) {
     let told = raw.event("kairo.stream.gap", |event| event["payload"]["from"] == gap.0);
     assert_eq!((&told["payload"]["to"], &told["payload"]["id"]), (&json!(gap.1), &json!("writer")), "{told}");
     assert_eq!(told["payload"]["stream"], "stdout");
+}
+
+fn who_waits_in_place_is_waited_for_beside_a_spool_too(daemon: &Daemon) {
+    let client = connect(daemon);
+    let mut raw = daemon.connect_modern();
+    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("256")[..]].concat();
+    raw.spawn("writer", &argv, json!({"spool": true}));
+    let mut stream = client.open_shared(&shared("writer")).expect("it opens");
+    tell(&client, "writer");
+    let mut before = json!(0);
+    until("the source stands still", || {
+        let now = crate::streams::stream(&mut raw, "writer", "stdout")["bytes"].clone();
+        std::thread::park_timeout(Duration::from_millis(50));
+        now != 0 && std::mem::replace(&mut before, now.clone()) == now
+    });
+    assert_eq!(read(&mut stream, u64::MAX), (0, Some(256 * BLOCK_BYTES as u64)));
 }
 
 fn gap_bytes(gap: &Json) -> u64 {

@@ -1,6 +1,6 @@
 //! Real use, short: the scenes of `cargo xtask soak`, each once on each driver, as root and as an ordinary user.
 
-use crate::support::{Daemon, NOBODY, needs_root, on_both_drivers, program, reachable};
+use crate::support::{Daemon, needs_root, on_both_drivers, program, reachable};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +12,9 @@ on_both_drivers!(
     a_tar_goes_through_a_compressor_and_by_a_tap,
     a_reader_that_sleeps_costs_no_memory_and_gets_everything,
 );
+
+/// A user of his own, so that his pipes are counted apart from those of other tests.
+const STRANGER: u32 = 65533;
 
 /// Plays a scene.
 fn scene(daemon: &Daemon, name: &str) {
@@ -52,7 +55,7 @@ fn an_ordinary_user_has_all_of_it() {
     let mut command = Command::new(own);
     command.args(["soak::", "--skip", "an_ordinary_user", "--test-threads", "2"]);
     command.env("KAIRO_UNDER_TEST", program()).env("HOME", "/").current_dir("/");
-    let output = command.uid(NOBODY).gid(NOBODY).output().expect("it runs");
+    let output = command.uid(STRANGER).gid(STRANGER).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("8 passed"), "{text}");

@@ -90,7 +90,9 @@ impl Kernel {
         let mut doubted: Vec<u64> = doubted.map(|(serial, _)| *serial).collect();
         doubted.sort_unstable();
         for serial in doubted {
-            self.tell_uncertain(&mut Turn { at, here: None, out }, serial);
+            let turn = &mut Turn { at, here: None, out };
+            self.annotate(turn, serial, usize::MAX);
+            self.tell_uncertain(turn, serial);
         }
     }
 
@@ -133,7 +135,7 @@ impl Kernel {
             .unwrap_or_default();
         let meter = Arc::new(ProcessMeter::default());
         let ends = Channel::ALL.map(|channel| note.let_go(channel).or(heir.end(channel)));
-        let mut process = self.recorded(at, held, record.as_ref(), &note, Arc::clone(&meter));
+        let mut process = self.recorded(at, held, record.as_ref(), (&note, Arc::clone(&meter)));
         for channel in Channel::ALL {
             let place = channel as usize;
             process.ends[place] = ends[place].filter(|_| process.open[place]);
@@ -167,8 +169,7 @@ impl Kernel {
         at: Moment,
         held: &HeldSession,
         record: Option<&Record>,
-        note: &Note,
-        meter: Arc<ProcessMeter>,
+        (note, meter): (&Note, Arc<ProcessMeter>),
     ) -> Process {
         let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
         Process {

@@ -89,6 +89,9 @@ impl Kernel {
         let stream = self.state.next_serial();
         let process = self.state.processes.get_mut(&serial)?;
         process.readers.insert(stream);
+        if outlet.uncertain {
+            process.uncertain[outlet.channel as usize] = outlet.offset();
+        }
         let (of, target) = (process.key, process.id.clone());
         let wish = Wish {
             stdout: outlet.channel == Channel::Stdout,

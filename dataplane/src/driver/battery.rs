@@ -212,6 +212,33 @@ pub(super) fn unread_bytes_are_not_reported_to_nobody<D: Driver>(mut bench: Benc
     bench.is_ready(read);
 }
 
+pub(super) fn what_comes_while_one_lingers_is_found_and_nothing_is_waited_for_twice<D: Driver>(
+    mut bench: Bench<D>,
+) {
+    let (one, into_one) = bench.pipe();
+    let (other, into_other) = bench.pipe();
+    let mut tokens = [bench.poll(&one, Interest::Read), bench.poll(&other, Interest::Read)];
+    bench.driver.linger(100_000);
+    bench.stays_quiet();
+    for writer in [&into_one, &into_other] {
+        bench.driver.write(writer, b"x").unwrap();
+    }
+    bench.driver.linger(100_000);
+    let mut answers: Vec<Token> = bench.answers(2).into_iter().map(|answer| answer.token).collect();
+    answers.sort_by_key(|token| token.bits());
+    tokens.sort_by_key(|token| token.bits());
+    assert_eq!(answers, tokens);
+    // Without a deadline, and with nothing there when the moment is over.
+    let mut bytes = [0; 8];
+    assert_eq!(bench.driver.read(&one, &mut bytes).unwrap(), 1);
+    let read = bench.poll(&one, Interest::Read);
+    bench.driver.linger(100_000);
+    bench.driver.write(&into_one, b"y").unwrap();
+    let mut answers = Vec::new();
+    bench.driver.wait(None, &mut answers).unwrap();
+    assert_eq!(answers.iter().map(|answer| answer.token).collect::<Vec<_>>(), [read]);
+}
+
 pub(super) fn the_end_of_a_pipe_is_readiness_and_then_nothing<D: Driver>(mut bench: Bench<D>) {
     let (reader, writer) = bench.pipe();
     let read = bench.poll(&reader, Interest::Read);
@@ -809,6 +836,7 @@ macro_rules! battery {
 battery! {
     a_pipe_is_readable_when_written_and_not_before
     unread_bytes_are_not_reported_to_nobody
+    what_comes_while_one_lingers_is_found_and_nothing_is_waited_for_twice
     the_end_of_a_pipe_is_readiness_and_then_nothing
     a_full_pipe_is_writable_when_drained_or_without_readers
     a_hang_up_is_told_only_when_the_peer_is_wholly_gone

@@ -17,6 +17,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 /// A shared, owned descriptor of this process. The last clone closes it.
 #[derive(Clone, Debug)]
@@ -234,6 +235,10 @@ impl<E: Engine> Driver for E {
 
     fn wait(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Handle>>) -> io::Result<()> {
         self.collect(deadline_ns, answers)
+    }
+
+    fn linger(&mut self, nanoseconds: u64) {
+        std::thread::sleep(Duration::from_nanos(nanoseconds));
     }
 
     fn lent(&self, lent: &Lent) -> &[u8] {

@@ -57,6 +57,8 @@ pub trait Driver {
     /// With a deadline in the past it only collects. Appends to `answers`.
     fn wait(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Self::Fd>>) -> io::Result<()>;
 
+    /// Lets more come in for a moment, deaf to everything, so that the next wait finds much at once. May not wait at all.
+    fn linger(&mut self, nanoseconds: u64);
     /// The bytes of a lent buffer.
     fn lent(&self, lent: &Lent) -> &[u8];
 

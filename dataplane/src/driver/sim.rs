@@ -299,6 +299,10 @@ impl Driver for Sim {
         }
     }
 
+    fn linger(&mut self, nanoseconds: u64) {
+        self.world.advance_to(self.world.now_ns() + nanoseconds);
+    }
+
     fn lent(&self, lent: &Lent) -> &[u8] {
         let bytes = self.buffers[usize::from(lent.buffer)].as_deref();
         let bytes = bytes.expect("a lent buffer is in use");

@@ -95,6 +95,8 @@ pub struct Outlet {
     pub fd: OwnedFd,
     /// Where it has come to.
     pub place: Inbox,
+    /// It may have come further: its kernel died in the middle of giving it bytes, and didn't live to note how many.
+    pub uncertain: bool,
 }
 
 /// A keeper that serves us, and everything it kept.
@@ -245,10 +247,22 @@ fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outle
     for HeldOutlet { serial, end, note, fd, place } in session.outlets.drain(..) {
         let channel = if end == End::Stderr { Channel::Stderr } else { Channel::Stdout };
         let desk = desks.iter().find(|desk| desk.input_named == outlet_name(serial));
-        let place = settle_input(&session.session, place, desk)?;
-        outlets.push(Outlet { serial, channel, note, fd, place });
+        let (place, uncertain) = match desk {
+            Some(_) => (settle_input(&session.session, place, desk)?, false),
+            None => open_unstaged(&session.session, place)?,
+        };
+        outlets.push(Outlet { serial, channel, note, fd, place, uncertain });
     }
     Ok(outlets)
+}
+
+/// What went to an outlet by no staging pipe was noted afterwards, or is in doubt. Whoever dies before it could say so leaves it
+/// to the next one.
+fn open_unstaged(session: &str, place: OwnedFd) -> Result<(Inbox, bool), SettleError> {
+    let memory = |source| SettleError::Memory { what: "inbox", session: session.to_owned(), source };
+    let place = Inbox::open(place).map_err(memory)?;
+    let uncertain = place.expected() > place.written();
+    Ok((place, uncertain))
 }
 
 /// A ring like the old one that can be written to, what is to be added from the staging pipe, and whether something may

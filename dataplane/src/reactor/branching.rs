@@ -33,19 +33,22 @@ impl<D: Driver> Reactor<D> {
                 // Readers of a dead kernel are waited for.
                 return self.pause_source(place, channel);
             }
-            let readers = self.relay_readers(place, channel);
-            match readers.as_slice() {
-                [] => return self.discard(place, channel),
-                [one] => {
-                    let last = self.deliver_relayed(*one, place, true);
-                    let paces = self.readers.get(*one).is_none_or(|r| r.subscriber.policy == Policy::Block);
-                    if paces || !matches!(last, Step::Full | Step::Throttled) {
-                        return self.make_announcements(place);
-                    }
+            let mut readers = self.relay_readers(place, channel);
+            let (first, second) = (readers.next(), readers.next());
+            drop(readers);
+            let Some(one) = first else { return self.discard(place, channel) };
+            if second.is_none() {
+                let last = self.deliver_relayed(one, place, true);
+                let paces = self.readers.get(one).is_none_or(|r| r.subscriber.policy == Policy::Block);
+                if paces || !matches!(last, Step::Full | Step::Throttled) {
+                    return self.make_announcements(place);
                 }
-                _ => {}
             }
-            if let [_, _, ..] = readers.as_slice() {
+            let readers: Vec<Place> = self.relay_readers(place, channel).collect();
+            if readers.is_empty() {
+                continue;
+            }
+            if second.is_some() {
                 for reader in &readers {
                     self.deliver_relayed(*reader, place, true);
                 }
@@ -102,7 +105,7 @@ impl<D: Driver> Reactor<D> {
     /// when it is the source that is waited for.
     fn branch_out(&mut self, place: Place, channel: Channel, readers: &[Place]) -> Option<usize> {
         let from = self.processes.get(place)?.streams[channel as usize].source.as_ref()?.fd.clone();
-        if self.gathers(place, channel) {
+        if self.gathers(place, channel, readers.len()) {
             return None;
         }
         let queued = self.driver.queued(&from).unwrap_or(0);
@@ -110,7 +113,7 @@ impl<D: Driver> Reactor<D> {
             // One byte may have come this moment.
             return (self.source_is_empty(place, channel) == Step::Moved(0)).then_some(1);
         }
-        let room = self.allowed(place, channel, queued.min(self.round_bytes(readers)));
+        let room = self.allowed(place, channel, queued.min(self.round_bytes(place, readers)));
         if room == 0 {
             return None;
         }

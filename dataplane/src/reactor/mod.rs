@@ -11,13 +11,13 @@
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `cutting` what a frame is, `shared` where they map it, `relaying` and `branching` of what
 //! isn't kept, `outlets` that outlive us, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
-//! back, `producing` where a client writes, `pacing` how fast, `memory` within what budget, `lane` to the keeper, `mail`
-//! to other
-//! reactors.
+//! back, `overtaken` who was passed by, `producing` where a client writes, `pacing` how fast, `crowd` how many at once, `memory`
+//! within what budget, `lane` to the keeper, `mail` to other reactors.
 
 pub mod adoption;
 mod branching;
 mod connections;
+mod crowd;
 mod cutting;
 mod delivery;
 mod feeding;
@@ -53,6 +53,7 @@ use crate::stream::source::Staging;
 use adoption::Adopted;
 use bytes::{Bytes, BytesMut};
 use connections::{Connection, Listener};
+use crowd::{Crowd, LINGER_NS};
 use fifos::Fifos;
 use lane::Lane;
 use mail::{Mail, Post};
@@ -213,6 +214,7 @@ pub(crate) struct Reactor<D: Driver> {
     /// The others have been asked to give what has ended.
     others_asked: bool,
     stall_ns: u64,
+    crowd: Crowd,
     timers: Timers,
     turns: VecDeque<Turn>,
     /// Work that waits until the lane is no longer full.
@@ -259,6 +261,7 @@ impl<D: Driver> Reactor<D> {
             in_vain_ns: None,
             others_asked: false,
             stall_ns: parts.stall_ns,
+            crowd: Crowd::default(),
             timers: Timers::default(),
             turns: VecDeque::new(),
             behind_lane: Vec::new(),
@@ -327,6 +330,10 @@ impl<D: Driver> Reactor<D> {
             (false, Some(alarm), Some(until)) => Some(alarm.min(until)),
             (false, alarm, until) => alarm.or(until),
         };
+        let now_ns = self.at.monotonic_ns;
+        if self.crowd.is_dense(now_ns) && deadline_ns.is_none_or(|at_ns| at_ns > now_ns + LINGER_NS) {
+            self.driver.linger(LINGER_NS);
+        }
         let waited = self.driver.wait(deadline_ns, answers);
         self.post.wake(self.id);
         self.at = self.driver.now();
@@ -342,7 +349,10 @@ impl<D: Driver> Reactor<D> {
         let Completion { token, answer } = completion;
         let place = Place { slot: token.slot(), generation: token.generation() };
         match (Kind::of(token), answer) {
-            (Some(Kind::Receive), answer) => self.received(place, answer),
+            (Some(Kind::Receive), answer) => {
+                self.crowd.calls();
+                self.received(place, answer);
+            }
             (_, Answer::Received(lent)) => self.driver.give_back(lent),
             (Some(Kind::Listener), answer) => self.accepted(answer),
             (Some(Kind::Bell), _) => self.bell_rang(),
@@ -425,7 +435,7 @@ impl<D: Driver> Reactor<D> {
             Alarm::Spool(slot, generation, channel) => self.spool_waited(Place { slot, generation }, channel),
             Alarm::Accept => self.accept(),
             Alarm::Source(slot, generation, channel) => {
-                self.run_source(Place { slot, generation }, channel);
+                self.visit_source(Place { slot, generation }, channel);
             }
             Alarm::Stall(slot, generation, channel) => {
                 self.look_for_stall(Place { slot, generation }, channel);

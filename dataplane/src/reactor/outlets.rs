@@ -9,7 +9,8 @@
 //! Where one has come to is a word in shared memory which the keeper holds with it: an inbox nothing is written to. What leaves
 //! takes the steps of every input ([`inflow`](crate::stream::inflow)), so whoever comes after a kill finds the byte that is next,
 //! in the ring or in the source. A reader that has a source alone needs no steps: what went is in its pipe, what didn't in the
-//! source. What is not held (a client's own stream, a keeper of an earlier version) ends with this kernel.
+//! source. Of more than a few at once each is given a tee of its own, without the steps: one of them may be in doubt, and that is told.
+//! What is not held (a client's own stream, a keeper of an earlier version) ends with this kernel.
 
 use super::Reactor;
 use super::Turn;
@@ -22,10 +23,10 @@ use crate::driver::Driver;
 use crate::keeper::link;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, SubscriptionKey};
-use crate::limits::{INPUT_STAGING_BYTES, TURN_BYTES_MAX};
+use crate::limits::{EXACT_READERS_MAX, INPUT_STAGING_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::stream::inflow::{Fed, carry, duplicate};
-use crate::stream::relay::{Branch, Moved, let_go, splice};
+use crate::stream::relay::{Branch, Moved, let_go, splice, tee};
 use crate::stream::source::{Staging, outlet_name, output_name};
 use crate::stream::subscriber::Cursor;
 use crate::sys::pipe::capacity;
@@ -57,7 +58,8 @@ pub struct AdoptedOutlet {
 
 impl Held {
     fn new(offset: u64, pipe_bytes: Option<usize>) -> Result<Held, RingError> {
-        let place = Inbox::create(INPUT_STAGING_BYTES)?;
+        // Nothing is ever in it: that is how much may be on its way at once.
+        let place = Inbox::create(TURN_BYTES_MAX)?;
         place.begin_feed(offset);
         Ok(Held { place, pipe_bytes })
     }
@@ -74,6 +76,10 @@ impl Held {
 
     /// How many bytes may fit; at least one is tried once somebody says that something does: the pipe may be closed.
     fn room<D: Driver>(&self, driver: &mut D, sink: &mut DescriptorSink<D::Fd>) -> io::Result<usize> {
+        // A dead kernel's doubt has been told; it must not be taken for ours.
+        if self.place.expected() > self.place.written() {
+            self.place.settle(self.place.written());
+        }
         let least = usize::from(std::mem::take(&mut sink.woken));
         match self.pipe_bytes {
             Some(bytes) => Ok(bytes.saturating_sub(driver.queued(&sink.fd)?).max(least)),
@@ -111,6 +117,27 @@ impl Held {
             duplicate(driver, from, (&sink.fd, room.min(max)), &self.place, staging, outlet_name(key.serial))
         });
         self.came_of(fed, before)
+    }
+
+    /// The same at once: whoever dies in the middle leaves it in doubt where this one stands.
+    fn duplicate_at_once<D: Driver>(
+        &self,
+        driver: &mut D,
+        (from, sink): (&D::Fd, &DescriptorSink<D::Fd>),
+        max: usize,
+    ) -> Put {
+        let (before, max) = (self.place.written(), max.min(self.place.capacity_bytes()));
+        self.place.lend(max);
+        self.place.expect(max);
+        let moved = tee(driver, from, &sink.fd, max);
+        let bytes = if let Moved::Bytes(bytes) = moved { bytes } else { 0 };
+        self.place.settle(before + bytes as u64);
+        match moved {
+            Moved::Bytes(bytes) => Put::Bytes(bytes),
+            Moved::Full | Moved::Nothing | Moved::End => Put::Full,
+            Moved::Unsuited => Put::Closed(io::ErrorKind::Unsupported.into()),
+            Moved::Broken(error) => Put::Closed(error),
+        }
     }
 
     fn came_of(&self, fed: io::Result<Fed>, before: u64) -> Put {
@@ -237,13 +264,21 @@ impl<D: Driver> Reactor<D> {
         if self.outlet_waits(place).is_some() {
             return Some(0);
         }
+        let many = self.are_many(process);
         let reader = self.readers.get_mut(place)?;
         let Some(sink) = reader.sink.as_mut().filter(|sink| !sink.armed) else { return Some(0) };
         let staging = self.staging.as_ref()?;
         let key = reader.subscriber.key;
         let max = max.min(allowance.bytes);
         let held = reader.held.as_ref()?;
-        let put = held.duplicate(&mut self.driver, staging, (from, sink), key, max);
+        let put = match many && held.pipe_bytes.is_some() {
+            true => {
+                // It isn't staged, so nothing that is says where it stands.
+                staging.page.name(Side::Input, 0);
+                held.duplicate_at_once(&mut self.driver, (from, sink), max)
+            }
+            false => held.duplicate(&mut self.driver, staging, (from, sink), key, max),
+        };
         match put {
             Put::Bytes(bytes) => {
                 let drops = reader.subscriber.policy != Policy::Block;
@@ -314,11 +349,23 @@ impl<D: Driver> Reactor<D> {
         Some(true)
     }
 
+    /// There are so many raw readers of a relay that steps for each would cost more than they are worth.
+    fn are_many(&self, process: Place) -> bool {
+        let readers = self.processes.get(process).map_or(&[][..], |process| &process.readers);
+        let is_held = |place: &&Place| self.readers.get(**place).is_some_and(|reader| reader.held.is_some());
+        readers.len() > EXACT_READERS_MAX && readers.iter().filter(is_held).count() > EXACT_READERS_MAX
+    }
+
     /// How much can go to all of them in one round: what goes by the staging pipe goes at once or not at all.
-    pub(super) fn round_bytes(&self, readers: &[Place]) -> usize {
+    pub(super) fn round_bytes(&self, process: Place, readers: &[Place]) -> usize {
         let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        let is_pipe = |held: &Held| held.pipe_bytes.is_some();
+        let by_pipe = |place: &Place| {
+            self.readers.get(*place).is_none_or(|reader| reader.held.as_ref().is_none_or(is_pipe))
+        };
         match &self.staging {
             _ if !readers.iter().any(is_held) => usize::MAX,
+            _ if self.are_many(process) && readers.iter().all(by_pipe) => TURN_BYTES_MAX,
             Some(staging) => staging.input.bytes_max,
             None => INPUT_STAGING_BYTES,
         }

@@ -5,6 +5,7 @@
 //! is paused; what the leader had left in its pipes is in memory before its exit is told, whoever stalls.
 
 use super::adoption::Ghost;
+use super::crowd::Rest;
 use super::feeding::Feeding;
 use super::inlets::Inlet;
 use super::pacing::Pace;
@@ -87,7 +88,11 @@ pub(super) struct Stream<F> {
     pub(super) source: Option<Source<F>>,
     /// A relayed source was told to be ready, and nothing has come of that yet.
     pub(super) woken: bool,
-    /// Bytes that have left a relayed source without a pause.
+    /// It was told so after a pause, and nothing has been taken since.
+    pub(super) rested: bool,
+    /// Whether it is left alone for a while, in a crowd.
+    pub(super) rest: Rest,
+    /// Bytes that have left a relayed source without a pause, but for the first ones.
     pub(super) burst: usize,
     pub(super) paused_since_ns: Option<u64>,
     /// The source is empty.
@@ -115,6 +120,8 @@ impl<F> Stream<F> {
             spool: None,
             source: None,
             woken: false,
+            rested: true,
+            rest: Rest::default(),
             burst: 0,
             paused_since_ns: None,
             idle: Wait::default(),

@@ -7,6 +7,7 @@
 //! Invariant: what was taken from the source for a reader is given to it before anything that came later, or reported as a
 //! gap. Frames are [`relayed_frames`](super::relayed_frames)', several readers at once [`branching`](super::branching)'s.
 
+use super::crowd::rested_ns;
 use super::delivery::Step;
 use super::processes::Process;
 use super::sources::hold_ring;
@@ -31,6 +32,8 @@ const FLOW_BYTES_MIN: usize = 32 << 10;
 const BATCH_BYTES: usize = 192 << 10;
 /// How long a source that flows may gather, nanoseconds.
 const GATHER_NS: u64 = 60_000;
+/// As much again is gathered for each further reader, for so much of the source's pipe, bytes.
+const ROOM_BYTES: usize = 320 << 10;
 
 /// Which bytes of which stream a reader is to be given.
 #[derive(Clone, Copy, Debug)]
@@ -94,12 +97,11 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Those who read a relayed stream.
-    pub(super) fn relay_readers(&self, process: Place, channel: Channel) -> Vec<Place> {
-        let Some(process) = self.processes.get(process) else { return Vec::new() };
-        let reads = |place: &Place| {
+    pub(super) fn relay_readers(&self, process: Place, channel: Channel) -> impl Iterator<Item = Place> {
+        let readers = self.processes.get(process).map_or(&[][..], |process| &process.readers);
+        readers.iter().copied().filter(move |place| {
             self.readers.get(*place).is_some_and(|r| r.subscriber.cursors[channel as usize].is_some())
-        };
-        process.readers.iter().copied().filter(reads).collect()
+        })
     }
 
     /// Lets a reader of relayed streams send until its sink is full, it has nothing, or its turn is over; `in_round` says
@@ -129,7 +131,7 @@ impl<D: Driver> Reactor<D> {
             // Others may wait for this one to take more, and no source waits for one that drops.
             let goes_by = !waits && matches!(last, Step::Full | Step::Throttled);
             for channel in Channel::ALL {
-                if goes_by || last == Step::Nothing && self.relay_readers(process, channel).len() > 1 {
+                if goes_by || last == Step::Nothing && self.relay_readers(process, channel).nth(1).is_some() {
                     self.later(Turn::Source(process, channel));
                 }
             }
@@ -169,7 +171,7 @@ impl<D: Driver> Reactor<D> {
         if closed {
             return self.end(place, channel, total, cursor);
         }
-        if self.relay_readers(process, channel).len() > 1 {
+        if self.relay_readers(process, channel).nth(1).is_some() {
             return Step::Nothing;
         }
         if let Some(reader) = self.readers.get_mut(place) {
@@ -179,8 +181,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// A source that flows and has little is left alone for a moment: whoever moves each write as it comes has writer and
-    /// reader take turns, each asleep while the other works. True if that moment begins now; an alarm ends it.
-    pub(super) fn gathers(&mut self, process: Place, channel: Channel) -> bool {
+    /// reader take turns, each asleep while the other works. The more it goes to, the longer: each of them is woken. True if
+    /// that moment begins now; an alarm ends it.
+    pub(super) fn gathers(&mut self, process: Place, channel: Channel, readers: usize) -> bool {
         if !self.driver.is_punctual() {
             return false;
         }
@@ -190,11 +193,14 @@ impl<D: Driver> Reactor<D> {
         if stream.burst < FLOW_BYTES_MIN || stream.pace.throttle.rate().is_some() {
             return false;
         }
-        if self.driver.queued(&source.fd).unwrap_or(0) >= BATCH_BYTES {
+        // Its writer is not to stand before a full pipe meanwhile.
+        let pipe_bytes = running.meter.streams[channel as usize].pipe_bytes.load(Ordering::Relaxed) as usize;
+        let ways = readers.min(pipe_bytes / ROOM_BYTES).max(1);
+        if self.driver.queued(&source.fd).unwrap_or(0) >= BATCH_BYTES * ways {
             return false;
         }
         stream.burst = 0;
-        let until_ns = self.driver.now().monotonic_ns + GATHER_NS;
+        let until_ns = self.driver.now().monotonic_ns + GATHER_NS * ways as u64;
         self.timers.arm(Alarm::Source(process.slot, process.generation, channel), until_ns);
         true
     }
@@ -207,7 +213,7 @@ impl<D: Driver> Reactor<D> {
         if stream.source.as_ref().is_none_or(|source| source.armed) || stream.ghost.is_some() {
             return Step::Nothing;
         }
-        if self.gathers(process, channel) {
+        if stream.rest.rests() || self.gathers(process, channel, 1) {
             return Step::Waiting;
         }
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
@@ -272,7 +278,7 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get_mut(process) else { return };
         let stream = &mut running.streams[channel as usize];
         stream.woken = false;
-        stream.burst += bytes;
+        stream.burst = if std::mem::take(&mut stream.rested) { 0 } else { stream.burst + bytes };
         stream.history.pass(bytes, was_read);
         stream.delivered = stream.history.total();
         let meter = &running.meter.streams[channel as usize];
@@ -316,6 +322,43 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
+    /// A source that gave less than was asked for has no more, mostly: a poll tells as well whether that is so as a call that
+    /// takes nothing, and is needed then anyway.
+    fn is_emptied(&mut self, way: Way, bytes: usize) {
+        let Some(process) = self.processes.get(way.process) else { return };
+        let flows = process.streams[way.channel as usize].burst >= FLOW_BYTES_MIN;
+        if way.direct && bytes < way.max && !flows && !self.rests(way.process, way.channel, bytes) {
+            self.arm_source(way.process, way.channel);
+        }
+    }
+
+    /// True if a source that gave so many bytes, and has no more, is left alone now; an alarm ends that.
+    fn rests(&mut self, place: Place, channel: Channel, bytes: usize) -> bool {
+        let now_ns = self.at.monotonic_ns;
+        let crowd = self.crowd.is_dense(now_ns);
+        let Some(process) = self.processes.get_mut(place) else { return false };
+        let stream = &mut process.streams[channel as usize];
+        if !stream.rest.gave(bytes, crowd && stream.pace.throttle.rate().is_none()) {
+            return false;
+        }
+        stream.rested = true;
+        stream.idle.set(true, now_ns, &process.meter.streams[channel as usize].idle_ns);
+        self.timers.arm(Alarm::Source(place.slot, place.generation, channel), rested_ns(now_ns));
+        true
+    }
+
+    /// A source that was left alone, or waited for its rate, is looked at again.
+    pub(super) fn visit_source(&mut self, place: Place, channel: Channel) {
+        let now_ns = self.at.monotonic_ns;
+        let Some(process) = self.processes.get_mut(place) else { return };
+        let stream = &mut process.streams[channel as usize];
+        if stream.rest.is_visited() {
+            stream.idle.set(false, now_ns, &process.meter.streams[channel as usize].idle_ns);
+            self.crowd.comes();
+        }
+        self.run_source(place, channel);
+    }
+
     fn relay_raw(&mut self, way: Way) -> Step {
         let Some(from) = self.origin(way) else { return Step::Nothing };
         let Some(sink) = self.readers.get(way.reader).and_then(|reader| reader.sink.as_ref()) else {
@@ -323,7 +366,10 @@ impl<D: Driver> Reactor<D> {
         };
         let sink_fd = sink.fd.clone();
         match self.splice_on(way, &from, &sink_fd) {
-            Moved::Bytes(bytes) => Step::Moved(bytes),
+            Moved::Bytes(bytes) => {
+                self.is_emptied(way, bytes);
+                Step::Moved(bytes)
+            }
             Moved::End => self.source_ended(way),
             Moved::Nothing => self.source_is_empty(way.process, way.channel),
             Moved::Full => self.sink_is_full(way),
@@ -398,7 +444,7 @@ impl<D: Driver> Reactor<D> {
             reader.subscriber.cursors[channel as usize] = None;
             ours = matches!(reader.subscriber.sink, Sink::Descriptor(_));
         }
-        if ours && self.relay_readers(process, channel).is_empty() {
+        if ours && self.relay_readers(process, channel).next().is_none() {
             self.close_stream(process, channel);
         } else {
             self.later(Turn::Source(process, channel));
@@ -417,6 +463,7 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let stream = &mut running.streams[channel as usize];
         let Some(source) = &stream.source else { return Step::Nothing };
+        stream.rest.gave(0, false);
         if std::mem::take(&mut stream.woken) {
             let from = source.fd.clone();
             let Some(trial) = self.relay_tools().map(|tools| tools.trial.clone()) else {

@@ -22,6 +22,9 @@ use kairo_shm::page::Page;
 use kairo_shm::writer::Writer;
 use std::sync::atomic::Ordering;
 
+/// Whoever writes again this soon flows, nanoseconds.
+const PAUSE_NS: u64 = 200_000;
+
 impl<D: Driver> Reactor<D> {
     /// An output begins to be read; one that is not ours has ended already.
     pub(super) fn begin_output(&mut self, place: Place, channel: Channel, source: Option<Source<D::Fd>>) {
@@ -60,6 +63,10 @@ impl<D: Driver> Reactor<D> {
         if let Some(source) = &mut stream.source {
             source.armed = false;
             stream.woken = true;
+            stream.rested = stream.idle.since_ns().is_none_or(|since_ns| now_ns - since_ns > PAUSE_NS);
+            if stream.rested {
+                self.crowd.comes();
+            }
             stream.idle.set(false, now_ns, &process.meter.streams[channel as usize].idle_ns);
             self.run_source(place, channel);
         }
@@ -70,13 +77,15 @@ impl<D: Driver> Reactor<D> {
         let process = self.processes.get(place)?;
         let stream = &process.streams[channel as usize];
         let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
-        // Who is served from disk waits for nothing in memory.
+        // Who is served from disk waits for nothing in memory; nobody is who reads in place.
         let on_disk = |offset: u64| {
             offset < stream.history.tail_from()
                 && stream.spool.as_ref().is_some_and(|spool| spool.has(offset))
         };
-        let pins = readers.filter_map(|reader| reader.subscriber.pinned(channel));
-        let pins = pins.filter(|offset| !on_disk(*offset));
+        let pins = readers.filter_map(|reader| {
+            let pin = reader.subscriber.pinned(channel);
+            pin.filter(|offset| reader.shared.is_some() || !on_disk(*offset))
+        });
         let (lowest, blockers) =
             pins.fold((u64::MAX, 0), |(lowest, blockers), pin| (lowest.min(pin), blockers + 1));
         let (lowest, blockers) = match self.fed_to(place, channel) {

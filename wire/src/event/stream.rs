@@ -73,7 +73,7 @@ super::events! {
 
     /// A kernel died in the middle of moving a stream's bytes that it didn't count first: of one spawned with `history: none`,
     /// or on a system without splice(2). Up to 1 MiB may be missing at this place, to a count at
-    /// least. Each kernel after it tells it again. Of others nothing is ever missing on Linux.
+    /// least; of more than four raw readers of it one may be given up to 1 MiB again. Each kernel after it tells it again. Of others nothing is ever missing on Linux.
     StreamUncertain = "kairo.stream.uncertain", Bus {
         /// Of which process.
         pub id: ProcessId,

@@ -26,7 +26,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 /// A user without rights, whose pages of pipes are counted.
-const NOBODY: u32 = 65534;
+const STRANGER: u32 = 65533;
 /// How long it may take a kernel to put things away.
 const SETTLING: Duration = Duration::from_secs(15);
 
@@ -189,9 +189,12 @@ impl Stranger {
             command.args(["--scene", &options.scene.join(",")]);
         }
         // The groups of root go as well, or he had rights by them.
-        command.uid(NOBODY).gid(NOBODY).current_dir("/").env("HOME", "/").env_remove("XDG_RUNTIME_DIR");
+        command.uid(STRANGER).gid(STRANGER).current_dir("/").env("HOME", "/").env_remove("XDG_RUNTIME_DIR");
         let status = command.status().map_err(|error| format!("an ordinary user can't be: {error}"))?;
-        status.success().then_some(()).ok_or_else(|| format!("as an ordinary user, uid {NOBODY}: see above"))
+        status
+            .success()
+            .then_some(())
+            .ok_or_else(|| format!("as an ordinary user, uid {STRANGER}: see above"))
     }
 }
 
