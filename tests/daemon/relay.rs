@@ -12,12 +12,13 @@ use kairo_wire::methods::open::{OpenParams, Transport};
 use kairo_wire::methods::stream::{Policy, Start};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// 64 MiB.
 const BLOCKS: usize = 1_024;
@@ -417,7 +418,51 @@ fn a_rate_is_kept_to_without_a_history(daemon: &Daemon) {
     assert!(begun.elapsed().as_millis() > 400, "2 MiB at 4 MiB/s");
 }
 
+/// So many streams that each write once a millisecond have a reactor wait for more of them, and visit them from time to time.
+fn a_crowd_of_small_writes_comes_whole_and_so_do_its_last(daemon: &Daemon) {
+    const CROWD: usize = 32;
+    let mut raw = daemon.connect_modern();
+    let client = Client::connect(&daemon.socket).expect("the daemon is there");
+    let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    for nth in 0..CROWD {
+        let id = format!("crowd-{nth}");
+        raw.spawn(&id, &["sleep", "1000"], json!({"history": "none", "stdin": "null"}));
+        let pid = raw.ok("process.status", json!({"id": id}))["pid"].clone();
+        let output = format!("/proc/{pid}/fd/1");
+        until("it has its output", || {
+            fs::read_link(&output).is_ok_and(|target| target.to_string_lossy().starts_with("pipe:"))
+        });
+        writers.push(OpenOptions::new().write(true).open(&output).expect("it is ours"));
+        let reader = open(&client, &by(&id, Transport::Pipe, Policy::Block));
+        rustix::io::ioctl_fionbio(&reader, true).expect("a pipe can be non-blocking");
+        readers.push((reader, Vec::new()));
+    }
+    let mut look = || {
+        let mut least = usize::MAX;
+        for (reader, bytes) in &mut readers {
+            // To its end, which doesn't come, or as far as it goes.
+            let _ = reader.read_to_end(bytes);
+            least = least.min(bytes.len());
+        }
+        least
+    };
+    let (begun, mut written) = (Instant::now(), 0_u64);
+    while begun.elapsed() < Duration::from_millis(400) {
+        for writer in &mut writers {
+            writer.write_all(&written.to_le_bytes()).expect("there is room");
+        }
+        written += 1;
+        look();
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    until("the last bytes", || look() == written as usize * 8);
+    for (_, bytes) in readers {
+        assert!((0..written).eq(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word))));
+    }
+}
+
 on_both_drivers!(
+    a_crowd_of_small_writes_comes_whole_and_so_do_its_last,
     what_nobody_reads_is_counted_and_gone,
     frames_bring_every_byte_and_then_the_exit,
     small_writes_and_short_ones_come_whole,

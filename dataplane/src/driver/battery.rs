@@ -83,6 +83,8 @@ pub(super) struct Bench<D: Driver> {
     driver: D,
     next: u32,
     connect: Connect<D>,
+    /// Pipes that nobody writes to.
+    crowd: Vec<(D::Fd, D::Fd)>,
 }
 
 impl<D: Driver<Fd = Handle>> Bench<D> {
@@ -95,7 +97,7 @@ impl<D: Driver<Fd = Handle>> Bench<D> {
             there.set_read_timeout(Some(PATIENCE)).unwrap();
             (driver.import(here), Box::new(there) as Box<dyn Far>)
         };
-        Bench { driver, next: 0, connect: Box::new(connect) }
+        Bench { driver, next: 0, connect: Box::new(connect), crowd: Vec::new() }
     }
 }
 
@@ -108,11 +110,21 @@ impl Bench<Sim> {
             let (here, there) = world.connect(owner(1));
             (here, Box::new(there) as Box<dyn Far>)
         };
-        Bench { driver, next: 0, connect: Box::new(connect) }
+        Bench { driver, next: 0, connect: Box::new(connect), crowd: Vec::new() }
     }
 }
 
 impl<D: Driver> Bench<D> {
+    /// Many wait for what never comes.
+    fn crowded(mut self) -> Bench<D> {
+        for _ in 0..100 {
+            let pipe = self.pipe();
+            self.poll(&pipe.0, Interest::Read);
+            self.crowd.push(pipe);
+        }
+        self
+    }
+
     fn submit(&mut self, op: Op<D::Fd>) -> Token {
         self.next += 1;
         let token = Token::new(1, self.next, 7);
@@ -807,6 +819,17 @@ macro_rules! battery {
             fn $name() {
                 let _turn = super::alone();
                 super::$name(super::Bench::real(crate::driver::poll::Poll::new().unwrap()));
+            })*
+        }
+        /// The same where many wait already, which io_uring serves in another way.
+        mod in_a_crowd {
+            $(#[test]
+            fn $name() {
+                let _turn = super::alone();
+                match crate::driver::Preferred::new() {
+                    Ok(driver) => super::$name(super::Bench::real(driver).crowded()),
+                    Err(reason) => println!("skipped {}: {reason}", stringify!($name)),
+                }
             })*
         }
         /// The battery on the driver that is tried first: io_uring, where there is one.

@@ -17,7 +17,7 @@ use super::token::Token;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::{Readiness, Ready, socket};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -114,6 +114,26 @@ impl Poll {
             buffers: Buffers::default(),
             packets: PacketBuffer::default(),
         })
+    }
+
+    /// What is watched, for whoever waits for it by other means.
+    pub fn set(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
+    }
+
+    /// Operations that wait.
+    pub fn waiting(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// True if it is to be collected from, whatever the kernel has to tell.
+    pub fn has_news(&self) -> bool {
+        !self.unarmed.is_empty() || !self.answered.is_empty()
+    }
+
+    /// True exactly while this operation waits here.
+    pub fn has(&self, token: Token) -> bool {
+        self.inflight.get(token).is_some()
     }
 
     /// Brings what is armed up to what is wanted, for the descriptors whose operations changed.

@@ -10,14 +10,17 @@
 //! token is in the table exactly while the kernel may still complete it, or while it waits for a buffer. Closing
 //! is a join: everything is cancelled, and memory is freed when nothing is in flight.
 //!
+//! Where many wait for something to read they do so in a readiness set ([`super::poll`]), and the ring waits for the set.
+//!
 //! Tokens are the kernel's `user_data`; those of kind [`INTERNAL`] are our own cancellations, whose completions
-//! say nothing. Operations are never forced to a kernel worker. What is tried at once is in [`super::handle`].
+//! say nothing, and the wait for that set. Operations are never forced to a kernel worker. What is tried at once is in [`super::handle`].
 
 mod buffers;
 
 use super::handle::{Engine, Handle, PacketBuffer};
 use super::inflight::Inflight;
 use super::op::{Answer, Completion, Interest, Lent, Op};
+use super::poll::Poll;
 use super::token::Token;
 use crate::sys::clock::monotonic_ns;
 use buffers::{BUFFER_GROUP, BufferRing};
@@ -28,6 +31,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Kind of tokens that are the driver's own.
 pub const INTERNAL: u8 = 0xFF;
+
+/// Slot of the one operation of the driver's own whose completion says something: the readiness set has something to tell.
+const SET: u32 = 1;
+/// With so many operations in flight, those that wait for something to read do so in a readiness set that stays, and
+/// the ring waits for the set: a request for each of many, made anew each time, costs more than all else about a small write.
+const FEW: usize = 64;
 
 /// Operations handed in at once; more are handed in before the next one.
 const SUBMISSIONS: u32 = 256;
@@ -62,6 +71,12 @@ pub struct Uring {
     /// Answers that came up while something else was done.
     answered: Vec<Completion<Handle>>,
     packets: PacketBuffer,
+    /// Where many wait for something to read.
+    many: Poll,
+    /// The ring waits for the set.
+    awaits_many: bool,
+    /// The set has something to tell.
+    many_ready: bool,
     /// Its end has begun: no step of anything is begun any more.
     closing: bool,
     /// After `ring`: fields are dropped in this order, and the kernel knows these addresses.
@@ -130,6 +145,9 @@ impl Uring {
             lent: 0,
             answered: Vec::new(),
             packets: PacketBuffer::default(),
+            many: Poll::new().map_err(Unavailable::Refused)?,
+            awaits_many: false,
+            many_ready: false,
             closing: false,
             buffers,
         })
@@ -150,7 +168,7 @@ impl Uring {
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         loop {
             // SAFETY: what the entry names stays valid until its completion: its descriptor by the clone in
-            // `inflight`, its buffers by `buffers`, both of which outlive the ring's use of them (see `drop`).
+            // `inflight` or by `many`, its buffers by `buffers`, all of which outlive the ring's use of them (see `drop`).
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
@@ -189,6 +207,9 @@ impl Uring {
     fn complete(&mut self, completion: &cqueue::Entry, answers: &mut Vec<Completion<Handle>>) {
         let token = Token::from_bits(completion.user_data());
         if token.kind() == INTERNAL {
+            if token.slot() == SET {
+                (self.awaits_many, self.many_ready) = (false, true);
+            }
             return;
         }
         let buffer = cqueue::buffer_select(completion.flags());
@@ -231,6 +252,22 @@ impl Uring {
                 self.ask_to_cancel(types::CancelBuilder::user_data(token.bits()));
             }
         }
+    }
+
+    /// Collects from the readiness set, and has the ring wait for what comes next there.
+    fn look_at_many(&mut self, answers: &mut Vec<Completion<Handle>>) -> io::Result<()> {
+        if std::mem::take(&mut self.many_ready) || self.many.has_news() {
+            self.many.collect(Some(0), answers)?;
+        }
+        if self.many.waiting() > 0 && !self.awaits_many {
+            let set = types::Fd(self.many.set().as_raw_fd());
+            let entry = opcode::PollAdd::new(set, libc::POLLIN as u32)
+                .build()
+                .user_data(Token::new(INTERNAL, SET, 0).bits());
+            self.push(&entry)?;
+            self.awaits_many = true;
+        }
+        Ok(())
     }
 
     fn return_buffer(&mut self, buffer: Option<u16>) {
@@ -395,11 +432,17 @@ impl Engine for Uring {
 
     fn start(&mut self, token: Token, op: Op<Handle>) {
         assert_ne!(token.kind(), INTERNAL, "kind {INTERNAL} is the driver's own");
+        if matches!(op, Op::Poll(_, Interest::Read)) && self.inflight.len() + self.many.waiting() >= FEW {
+            return self.many.start(token, op);
+        }
         self.inflight.claim(token, Flight { op, stage: Stage::Asked, cancelled: false });
         self.ask(token);
     }
 
     fn stop(&mut self, token: Token) {
+        if self.many.has(token) {
+            return self.many.stop(token);
+        }
         let Some(flight) = self.inflight.get_mut(token) else { return };
         if flight.stage != Stage::Starved {
             flight.cancelled = true;
@@ -413,8 +456,9 @@ impl Engine for Uring {
 
     fn collect(&mut self, deadline_ns: Option<u64>, answers: &mut Vec<Completion<Handle>>) -> io::Result<()> {
         let before = answers.len();
-        answers.append(&mut self.answered);
         self.reap(answers);
+        self.look_at_many(answers)?;
+        answers.append(&mut self.answered);
         loop {
             let late = deadline_ns.is_some_and(|deadline| deadline <= monotonic_ns());
             let want = usize::from(answers.len() == before && !late);
@@ -423,6 +467,7 @@ impl Engine for Uring {
             }
             let interrupted = self.enter(want, deadline_ns)?;
             self.reap(answers);
+            self.look_at_many(answers)?;
             answers.append(&mut self.answered);
             // What came may have been nobody's: a cancellation's own completion, a step of a longer operation.
             if answers.len() > before || late || interrupted {

@@ -6,7 +6,7 @@
 use crate::control::Lineage;
 use crate::sys::socket::Credentials;
 use rustix::event::epoll;
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use std::io;
@@ -40,6 +40,13 @@ pub(crate) struct Ready {
     pub(crate) write: bool,
     /// The peer is wholly gone.
     pub(crate) hangup: bool,
+}
+
+impl AsFd for Readiness {
+    /// Readable while there is anything to tell.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
 }
 
 impl Readiness {

@@ -5,7 +5,7 @@
 use crate::control::Lineage;
 use crate::sys::socket::Credentials;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, kevent_timespec, kqueue};
-use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
 use std::io;
@@ -42,6 +42,13 @@ pub(crate) struct Ready {
     pub(crate) write: bool,
     /// The peer is wholly gone.
     pub(crate) hangup: bool,
+}
+
+impl AsFd for Readiness {
+    /// Readable while there is anything to tell.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
 }
 
 impl Readiness {
