@@ -135,7 +135,7 @@ impl Kernel {
             .unwrap_or_default();
         let meter = Arc::new(ProcessMeter::default());
         let ends = Channel::ALL.map(|channel| note.let_go(channel).or(heir.end(channel)));
-        let mut process = self.recorded(at, held, record.as_ref(), &note, Arc::clone(&meter));
+        let mut process = self.recorded(at, held, (record.as_ref(), &note), Arc::clone(&meter));
         for channel in Channel::ALL {
             let place = channel as usize;
             process.ends[place] = ends[place].filter(|_| process.open[place]);
@@ -168,8 +168,7 @@ impl Kernel {
         &mut self,
         at: Moment,
         held: &HeldSession,
-        record: Option<&Record>,
-        note: &Note,
+        (record, note): (Option<&Record>, &Note),
         meter: Arc<ProcessMeter>,
     ) -> Process {
         let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));

@@ -233,7 +233,7 @@ impl Kernel {
         }
         self.occupy(plan.cast.under.as_ref(), session.as_str());
         let mut process =
-            open_record(turn.at, (key, connection), (session, birth), plan, environment_digest, meter);
+            open_record(turn.at, (key, connection), (session, birth), plan, (environment_digest, meter));
         process.record = if self.config.embedded { RecordStatus::None } else { process.record };
         let stage = self.joined(&mut process);
         spawn.record = Record::of(&process, guardian, key_used, stage).encode();
@@ -264,8 +264,7 @@ pub(crate) fn open_record(
     (key, connection): (ProcessKey, ConnectionKey),
     (session, birth): (SessionId, EventId),
     plan: Plan,
-    environment_digest: u64,
-    meter: Arc<ProcessMeter>,
+    (environment_digest, meter): (u64, Arc<ProcessMeter>),
 ) -> Process {
     let (terminal, renewal, open) = (plan.terminal(), Renewal::of(&plan), plan.outputs());
     Process {

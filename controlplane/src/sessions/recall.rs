@@ -278,7 +278,7 @@ fn as_it_was(at: Moment, serial: u64, birth: EventId, past: &Recollection) -> Pr
     let plan = Plan::of_the_past(life, terminal);
     let session = SessionId::from_text(&life.session);
     let meter = Arc::new(ProcessMeter::default());
-    let mut process = open_record(at, (key, nobody), (session, birth), plan, 0, meter);
+    let mut process = open_record(at, (key, nobody), (session, birth), plan, (0, meter));
     // On a clock that began after it, a life began at most when the clock did.
     let moment = |wall_ms: u64| {
         let ago_ns = at.wall_ns.saturating_sub(wall_ms.saturating_mul(MS));
