@@ -475,8 +475,8 @@ pub(crate) struct Process {
     pub let_go: [Option<StreamEnd>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin_end: Option<u64>,
-    /// By channel, where a former kernel may have lost count, the last time.
-    pub uncertain: [Option<u64>; 2],
+    /// Channels and offsets where former kernels may have lost count, the latest last.
+    pub uncertain: Vec<(u8, u64)>,
     /// Its numbers.
     pub meter: Arc<ProcessMeter>,
     /// Calls that wait for it to exit.

@@ -86,7 +86,7 @@ impl Kernel {
         for serial in superseded {
             self.settle(&mut Turn { at, here: None, out }, serial);
         }
-        let doubted = self.state.processes.iter().filter(|(_, process)| process.uncertain != [None; 2]);
+        let doubted = self.state.processes.iter().filter(|(_, process)| !process.uncertain.is_empty());
         let mut doubted: Vec<u64> = doubted.map(|(serial, _)| *serial).collect();
         doubted.sort_unstable();
         for serial in doubted {
@@ -211,7 +211,7 @@ impl Kernel {
             open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
-            uncertain: note.uncertain,
+            uncertain: note.uncertain.clone(),
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

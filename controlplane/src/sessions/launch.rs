@@ -304,7 +304,7 @@ pub(crate) fn open_record(
         open,
         let_go: [None; 2],
         stdin_end: None,
-        uncertain: [None; 2],
+        uncertain: Vec::new(),
         meter,
         waits: Vec::new(),
         deferred: Vec::new(),

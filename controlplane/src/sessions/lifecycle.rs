@@ -329,20 +329,23 @@ impl Kernel {
     /// A kernel that died may have taken bytes of this stream with it.
     pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, at: u64) {
         let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
-        process.uncertain[channel as usize] = Some(at);
+        process.doubt(channel, at);
         // Noted for a next kernel: this one may be gone before the log has it.
         self.annotate(turn, key.serial, 0);
-        self.tell_uncertainty(turn, key.serial, channel);
+        self.tell_uncertainty(turn, key.serial, channel, at);
     }
 
     /// Tells again what a former kernel may not have lived to tell.
     pub(crate) fn tell_uncertain(&mut self, turn: &mut Turn<'_>, serial: u64) {
-        Channel::ALL.into_iter().for_each(|channel| self.tell_uncertainty(turn, serial, channel));
+        let doubts = self.state.processes.get(&serial).map(|process| process.uncertain.clone());
+        for (channel, at) in doubts.unwrap_or_default() {
+            let channel = if channel == 0 { Channel::Stdout } else { Channel::Stderr };
+            self.tell_uncertainty(turn, serial, channel, at);
+        }
     }
 
-    fn tell_uncertainty(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel) {
+    fn tell_uncertainty(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel, at: u64) {
         let Some(process) = self.state.processes.get(&serial) else { return };
-        let Some(at) = process.uncertain[channel as usize] else { return };
         let event = StreamUncertain {
             id: process.id.clone(),
             session: process.session.as_str().to_owned(),
@@ -454,7 +457,17 @@ pub(crate) fn receipt(process: &Process) -> SpawnResult {
     }
 }
 
+/// Places that are remembered where count may have been lost.
+const DOUBTS_MAX: usize = 16;
+
 impl Process {
+    /// Its count may have been lost there.
+    pub(crate) fn doubt(&mut self, channel: Channel, at: u64) {
+        let surplus = (self.uncertain.len() + 1).saturating_sub(DOUBTS_MAX);
+        self.uncertain.drain(..surplus);
+        self.uncertain.push((channel as u8, at));
+    }
+
     /// It has, or had, this output.
     pub(crate) fn has(&self, channel: Channel) -> bool {
         self.open[channel as usize] || self.ends[channel as usize].is_some()

@@ -89,8 +89,8 @@ impl Kernel {
         let stream = self.state.next_serial();
         let process = self.state.processes.get_mut(&serial)?;
         process.readers.insert(stream);
-        if outlet.uncertain {
-            process.uncertain[outlet.channel as usize] = outlet.offset();
+        if let Some(at) = outlet.offset().filter(|_| outlet.uncertain) {
+            process.doubt(outlet.channel, at);
         }
         let (of, target) = (process.key, process.id.clone());
         let wish = Wish {

@@ -139,8 +139,9 @@ pub(crate) struct Note {
     let_go: [Option<(u64, u64)>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin: Option<u64>,
-    /// By channel, where a kernel before may have lost count.
-    pub uncertain: [Option<u64>; 2],
+    /// Channels and offsets where kernels before may have lost count.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uncertain: Vec<(u8, u64)>,
     /// Of a stage: all of its pipeline ran once.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
@@ -323,7 +324,7 @@ impl Note {
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
             stdin: process.stdin_end,
-            uncertain: process.uncertain,
+            uncertain: process.uncertain.clone(),
             whole: process.wired.stage.is_some_and(|stage| stage.whole),
         }
     }

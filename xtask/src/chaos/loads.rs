@@ -271,8 +271,7 @@ fn outlets(random: &mut Random) -> Vec<Process> {
     }
     for _ in 0..random.within(1..=3) {
         let pace = if random.chance(1, 5) { Pace::Stopped } else { pace(random) };
-        let transport: &str = random.one_of::<&str>(&["pipe", "socket"]);
-        flood.outlets.push(Outlet { transport, pace });
+        flood.outlets.push(Outlet { transport: random.one_of::<&str>(&["pipe", "socket"]), pace });
     }
     if random.chance(1, 3) {
         flood.readers.push(block(Mode::Chunk, pace(random)));
