@@ -4,7 +4,7 @@
 //! [`PACKET_BYTES_MAX`] travels in a sealed memfd that goes with a [`ToKeeper::Bulk`] packet. Descriptors go beside the packet (`SCM_RIGHTS`) in the order the message says.
 //! The first message either way is `Hello` with the highest version one speaks; both then speak the lower one, and a
 //! keeper that meets a version below [`VERSION_MIN`] answers its own `Hello` and hangs up. A second dialect,
-//! [`succession`](super::succession)'s, hands everything over to whoever comes after a kernel that died.
+//! `succession`'s, hands everything over to whoever comes after a kernel that died.
 //!
 //! ```text
 //!  Hello ▶ ◀ Hello      Spawn ▶ ◀ Spawned+fds | SpawnFailed      Signal ▶ ◀ Signalled
