@@ -65,6 +65,12 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Descriptors that come are nobody's who is started meanwhile, where that can be said.
+#[cfg(target_os = "linux")]
+pub(crate) const RECEIVE_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+pub(crate) const RECEIVE_FLAGS: RecvFlags = RecvFlags::empty();
+
 /// What comes on a socket: bytes, and descriptors beside them.
 struct Inlet {
     socket: UnixStream,
@@ -76,7 +82,7 @@ impl Read for Inlet {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut room = [IoSliceMut::new(into)];
-        let received = recvmsg(&self.socket, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let received = recvmsg(&self.socket, &mut room, &mut control, RECEIVE_FLAGS)?;
         assert!(!received.flags.contains(ReturnFlags::CTRUNC), "descriptors were lost");
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {

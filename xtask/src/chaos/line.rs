@@ -11,10 +11,10 @@
 use super::check::Wrong;
 use super::stage::{GLANCE, Stage};
 use crate::support::raw::{
-    Frame, REQUEST, RESPONSE, Refusal, field, frame_bytes, json, outcome, packed, value,
+    Frame, RECEIVE_FLAGS, REQUEST, RESPONSE, Refusal, field, frame_bytes, json, outcome, packed, value,
 };
 use rmpv::Value;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, recvmsg};
 use serde_json::{Value as Json, json};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut, Write};
@@ -196,7 +196,7 @@ impl<'a> Line<'a> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let into = &mut [IoSliceMut::new(&mut self.buffer[at..])];
-        let got = recvmsg(&self.stream, into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let got = recvmsg(&self.stream, into, &mut control, RECEIVE_FLAGS)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.descriptors.extend(descriptors);
