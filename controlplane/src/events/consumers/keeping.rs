@@ -113,6 +113,15 @@ impl Kernel {
         self.journal.when_written(Awaiting::Consumer(serial));
     }
 
+    /// Writes down where a consumer stands in the batch of what was just told of it: a killed kernel has told that and noted it,
+    /// or neither. Whoever waits for the place to be kept goes on waiting.
+    pub(super) fn note_consumer(&mut self, serial: u64) {
+        let told = self.journal.told_seq;
+        let Some(consumer) = self.state.consumers.all.get(&serial) else { return };
+        let key = key_of(STATE_PREFIX, consumer.creator.uid, &consumer.name);
+        self.journal.value(key, consumer.stand(told));
+    }
+
     /// Where a consumer stands is in the log, or will never be.
     pub(crate) fn consumer_saved(
         &mut self,

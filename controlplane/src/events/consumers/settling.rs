@@ -144,6 +144,7 @@ impl Kernel {
             ..Trace::default()
         };
         let audience = Audience::Of(creator);
+        self.note_consumer(serial);
         self.publish(turn, audience.clone(), &trace, &event);
         if let Some((topic, data)) = also.zip(Raw::of(&event).ok()) {
             let id = self.name_event();
