@@ -128,15 +128,21 @@ fn uncertain(raw: &mut Raw) -> usize {
     page["events"].as_array().map_or(0, Vec::len)
 }
 
+/// So many kernels die, and every reader gets more under each and after the last.
+fn go_on_over(daemon: &mut Daemon, readers: &[Reader], kills: usize) {
+    let all_go_on = || readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+    for _ in 0..kills {
+        all_go_on();
+        daemon.kill_and_succeed();
+    }
+    all_go_on();
+}
+
 fn goes_on_over_kills(daemon: &mut Daemon, history: &Json) {
     let mut raw = daemon.connect_modern();
     flood(&mut raw, "flood", history);
     let readers = open(daemon, "flood", &[Transport::Pipe, Transport::Socket, Transport::Pipe]);
-    for _ in 0..8 {
-        readers.iter().for_each(|reader| reader.goes_on(3_000_017));
-        daemon.kill_and_succeed();
-    }
-    readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+    go_on_over(daemon, &readers, 8);
     end(daemon, "flood", readers);
 }
 
@@ -179,11 +185,7 @@ fn a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same(daemon: &mut D
     daemon.wait();
     daemon.succeed(&[]);
     let readers = open(daemon, "early", &[Transport::Pipe, Transport::Pipe]);
-    for _ in 0..2 {
-        readers.iter().for_each(|reader| reader.goes_on(3_000_017));
-        daemon.kill_and_succeed();
-    }
-    readers.iter().for_each(|reader| reader.goes_on(3_000_017));
+    go_on_over(daemon, &readers, 2);
     end(daemon, "early", readers);
 }
 
@@ -194,11 +196,7 @@ fn one_who_has_a_relay_alone_goes_on_at_the_byte(daemon: &mut Daemon) {
         let mut raw = daemon.connect_modern();
         flood(&mut raw, id, &json!("none"));
         let readers = open(daemon, id, &[transport]);
-        for _ in 0..6 {
-            readers[0].goes_on(3_000_017);
-            daemon.kill_and_succeed();
-        }
-        readers[0].goes_on(3_000_017);
+        go_on_over(daemon, &readers, 6);
         let mut raw = daemon.connect_modern();
         raw.ok("process.kill", json!({"id": id, "signal": "KILL"}));
         let ends: Vec<u64> = readers.into_iter().map(Reader::end).collect();

@@ -91,15 +91,13 @@ impl Kernel {
     /// Writes a new consumer down.
     pub(crate) fn describe_consumer(&mut self, serial: u64) {
         let Some(consumer) = self.state.consumers.all.get(&serial) else { return };
-        let (uid, name) = (consumer.creator.uid, Arc::clone(&consumer.name));
-        let (description, standing) = (consumer.describe(), consumer.stand(self.journal.told_seq));
-        self.journal.value(key_of(CONFIG_PREFIX, uid, &name), description);
-        self.journal.value(key_of(STATE_PREFIX, uid, &name), standing);
+        let key = key_of(CONFIG_PREFIX, consumer.creator.uid, &consumer.name);
+        self.journal.value(key, consumer.describe());
+        self.note_consumer(serial);
     }
 
     /// Writes down where a consumer stands, unless that is on its way already: then it is written again afterwards.
     pub(crate) fn save_consumer(&mut self, serial: u64) {
-        let told = self.journal.told_seq;
         let broken = self.journal.broken.is_some();
         let Some(consumer) = self.state.consumers.all.get_mut(&serial) else { return };
         if broken || !consumer.dirty || consumer.saving.is_some() {
@@ -107,19 +105,17 @@ impl Kernel {
         }
         consumer.dirty = false;
         consumer.saving = Some(std::mem::take(&mut consumer.waiting));
-        let key = key_of(STATE_PREFIX, consumer.creator.uid, &consumer.name);
-        let standing = consumer.stand(told);
-        self.journal.value(key, standing);
+        self.note_consumer(serial);
         self.journal.when_written(Awaiting::Consumer(serial));
     }
 
-    /// Writes down where a consumer stands in the batch of what was just told of it: a killed kernel has told that and noted it,
-    /// or neither. Whoever waits for the place to be kept goes on waiting.
+    /// Writes down where a consumer stands, in the batch of what is told in this turn: a killed kernel has told that and noted
+    /// it, or neither. Whoever waits for the place to be kept goes on waiting.
     pub(super) fn note_consumer(&mut self, serial: u64) {
-        let told = self.journal.told_seq;
         let Some(consumer) = self.state.consumers.all.get(&serial) else { return };
         let key = key_of(STATE_PREFIX, consumer.creator.uid, &consumer.name);
-        self.journal.value(key, consumer.stand(told));
+        let standing = consumer.stand(self.journal.told_seq);
+        self.journal.value(key, standing);
     }
 
     /// Where a consumer stands is in the log, or will never be.
