@@ -60,9 +60,8 @@ impl Networks {
     }
 }
 
-/// Makes them until nobody takes any.
+/// Makes them until nobody takes any. No signal comes here: a keeper has blocked them before, to read them off a descriptor.
 fn make(shared: &Shared) {
-    hear_no_signals();
     loop {
         let made = make_one();
         let mut stock = shared.lock();
@@ -93,16 +92,6 @@ fn make_one() -> io::Result<OwnedFd> {
         .and_then(|_| raise_loopback())
         .map_err(io::Error::from_raw_os_error)?;
     File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
-}
-
-/// Signals are for the thread that waits for them.
-fn hear_no_signals() {
-    // SAFETY: all zeroes is a value of this set, which the calls fill and read; it outlives them. The mask is this thread's.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &all, ptr::null_mut());
-    }
 }
 
 /// `struct ifreq`, as far as flags of an interface go.
