@@ -16,6 +16,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod home;
 mod opening;
 mod wiring;
 
@@ -23,7 +24,11 @@ pub use opening::{NamedInlet, OutletKind};
 pub use wiring::{Feed, Joint, Wiring};
 
 /// What a call into the control plane returns: whole reply frames for the connection it was about, appended to
-/// `replies` without an allocation each, and commands, carried out after those replies are queued.
+/// `replies` without an allocation each, and commands.
+///
+/// Those that are carried out on another reactor are in its mailbox before anybody can read a frame of the same call, so that
+/// whatever he asks for next, on whichever connection, comes behind them. Frames that go to that reactor too keep their place
+/// before what follows them; so do `replies`, before everything that is carried out where their connection is served.
 #[derive(Debug, Default)]
 pub struct Commands {
     /// Frames for the connection of this call, in order.

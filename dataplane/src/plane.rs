@@ -12,7 +12,7 @@ use crate::driver::{Driver, Preferred};
 use crate::key::ReactorId;
 use crate::reactor::adoption::Adopted;
 use crate::reactor::mail::{Mail, Post};
-use crate::reactor::{Parts, Reactor, Worker, home_of};
+use crate::reactor::{Parts, Reactor, Worker};
 pub use crate::spool::service::SpoolRoot;
 use crate::spool::service::Spools;
 use std::io;
@@ -80,9 +80,12 @@ pub struct PlaneHandle {
 
 impl PlaneHandle {
     /// Carries out what a call into the control plane from outside the reactors has returned.
-    pub fn carry_out(&self, commands: Commands) {
+    pub fn carry_out(&self, mut commands: Commands) {
+        for (home, command) in commands.ahead(None) {
+            self.post.send(home, Mail::Command(command));
+        }
         for command in commands.list {
-            let home = home_of(&command).unwrap_or(ReactorId(0));
+            let home = command.home().unwrap_or(ReactorId(0));
             self.post.send(home, Mail::Command(command));
         }
     }

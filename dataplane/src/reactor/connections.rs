@@ -258,6 +258,7 @@ impl<D: Driver> Reactor<D> {
         if self.out.replies.is_empty() {
             return;
         }
+        self.mail_ahead();
         let Some(connection) = self.connections.get_mut(place) else { return self.out.replies.clear() };
         if !connection.outflow.is_idle() {
             let replies = self.out.replies.split().freeze();

@@ -448,10 +448,18 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
+    /// What others carry out is in their mailboxes before anybody sees a frame of the same call.
+    fn mail_ahead(&mut self) {
+        for (home, command) in self.out.ahead(Some(self.id)) {
+            self.post.send(home, Mail::Command(command));
+        }
+    }
+
     /// Tells every notice and carries out what comes back, until there is neither.
     fn settle(&mut self) {
         loop {
             if !self.out.list.is_empty() {
+                self.mail_ahead();
                 let mut list = std::mem::take(&mut self.out.list);
                 for command in list.drain(..) {
                     self.carry_out(command);
@@ -470,7 +478,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Carries a command out, or mails it to where its object lives.
     fn carry_out(&mut self, command: Command) {
-        if let Some(home) = home_of(&command)
+        if let Some(home) = command.home()
             && home != self.id
         {
             return self.post.send(home, Mail::Command(command));
@@ -547,36 +555,5 @@ impl<D: Driver> Reactor<D> {
         for place in self.connections.places() {
             self.flush(place);
         }
-    }
-}
-
-/// Where a command is carried out; none is here.
-pub(crate) fn home_of(command: &Command) -> Option<ReactorId> {
-    match command {
-        Command::Reply { connection, .. }
-        | Command::News { connection, .. }
-        | Command::Hand { connection, .. }
-        | Command::Close { connection } => Some(connection.reactor),
-        Command::Spawn(spawn) => Some(spawn.process.home),
-        Command::Subscribe(subscribe) => Some(subscribe.process.home),
-        Command::Unsubscribe { subscription, .. } | Command::Pace { subscription, .. } => {
-            Some(subscription.home)
-        }
-        Command::Tune { process, .. }
-        | Command::Write { process, .. }
-        | Command::AbandonWrite { process, .. }
-        | Command::CloseStdin { process, .. }
-        | Command::HandStdin { process, .. }
-        | Command::EndInlet { process }
-        | Command::Resize { process, .. }
-        | Command::Signal { process, .. }
-        | Command::Announce { process, .. }
-        | Command::Acknowledge { process }
-        | Command::Annotate { process, .. }
-        | Command::Forget { process } => Some(process.home),
-        Command::Arm { timer, .. } | Command::Disarm { timer } => Some(timer.home),
-        Command::Adapt(Adapt::Begun(adapted)) => Some(adapted.process.home),
-        Command::Adapt(Adapt::Over(process)) => Some(process.home),
-        Command::Watch | Command::Work { .. } | Command::Shutdown { .. } | Command::Leave => None,
     }
 }
