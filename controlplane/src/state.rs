@@ -37,6 +37,7 @@ use crate::quotas::Welcome;
 use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::lifecycle::Doubt;
 use crate::sessions::measuring::Measured;
 use crate::sessions::plan::Published;
 use crate::sessions::restart::Renewal;
@@ -475,8 +476,8 @@ pub(crate) struct Process {
     pub let_go: [Option<StreamEnd>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin_end: Option<u64>,
-    /// Channels and offsets where former kernels may have lost count, the latest last.
-    pub uncertain: Vec<(u8, u64)>,
+    /// Where former kernels may have lost count, the latest last.
+    pub uncertain: Vec<Doubt>,
     /// Its numbers.
     pub meter: Arc<ProcessMeter>,
     /// Calls that wait for it to exit.

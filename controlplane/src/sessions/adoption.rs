@@ -211,7 +211,7 @@ impl Kernel {
             open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
-            uncertain: note.uncertain.clone(),
+            uncertain: note.doubts(),
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

@@ -12,6 +12,7 @@ use crate::auth::principal::{Creator, Principal};
 use crate::auth::subject::{Party, known_as};
 use crate::calls::Turn;
 use crate::kernel::Kernel;
+use crate::sessions::lifecycle::Doubt;
 use crate::state::{Named, Place, RawSink, StreamSubscription, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
@@ -89,8 +90,8 @@ impl Kernel {
         let stream = self.state.next_serial();
         let process = self.state.processes.get_mut(&serial)?;
         process.readers.insert(stream);
-        if let Some(at) = outlet.offset().filter(|_| outlet.uncertain) {
-            process.doubt(outlet.channel, at);
+        if let Some((at, to)) = outlet.offset().zip(outlet.uncertain) {
+            process.doubt(Doubt { channel: outlet.channel, at, to });
         }
         let (of, target) = (process.key, process.id.clone());
         let wish = Wish {

@@ -150,7 +150,7 @@ impl<D: Driver> Reactor<D> {
         end.map(|(fd, bytes)| (self.driver.import(fd), bytes))
     }
 
-    fn go_on_with(&mut self, place: Place, channel: Channel, uncertain: bool) {
+    fn go_on_with(&mut self, place: Place, channel: Channel, uncertain: Option<u64>) {
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
         let exited = process.phase == Phase::Exited;
@@ -168,8 +168,8 @@ impl<D: Driver> Reactor<D> {
         meter.closed.store(closed, Ordering::Relaxed);
         self.begin_spool(place, channel, true);
         self.take_stock(place, channel);
-        if uncertain {
-            self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
+        if let Some(to) = uncertain {
+            self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes, to });
         }
         if awaited {
             let at_ns = self.at.monotonic_ns.saturating_add(self.reconnect_grace_ns);

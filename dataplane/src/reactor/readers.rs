@@ -19,7 +19,7 @@ use crate::driver::op::{Interest, Op};
 use crate::keeper::link;
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, SubscriptionKey};
-use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES};
+use crate::limits::{HELD_ENDED_MAX, SEND_BUFFER_BYTES, TURN_BYTES_MAX};
 use crate::meter::Wait;
 use crate::stream::history::Peek;
 use crate::stream::relay::Branch;
@@ -169,13 +169,21 @@ pub(super) fn subscriber_of(subscribe: Subscribe, cursors: [Option<Cursor>; 2]) 
     }
 }
 
+/// So far a reader of a relayed stream may be ahead of the source's front.
+const LEAD_BYTES_MAX: u64 = TURN_BYTES_MAX as u64;
+
 /// Where a reader begins.
-fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
+fn beginning<F>(stream: &Stream<F>, (from, resumes): (From, bool), channel: Channel) -> Cursor {
     let total = stream.history.total();
     // How much there is of what a former kernel has spooled is not always known yet.
     let known = !stream.spool.as_ref().is_some_and(StreamSpool::is_opening);
     let offset = match from {
         From::Oldest => 0,
+        // It may have been given what others were not, and what was not let go.
+        From::At(offsets) if resumes && stream.history.is_passing() => {
+            let offset = offsets[channel as usize];
+            if offset <= total + LEAD_BYTES_MAX { offset } else { total }
+        }
         From::Now => total,
         From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
     };
@@ -207,6 +215,9 @@ impl<D: Driver> Reactor<D> {
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
         let made = place.and_then(|place| {
             self.settle_rests(place);
+            if resumes {
+                self.count_on(place, subscribe.from);
+            }
             Ok((place, self.make_reader(place, subscribe)?))
         });
         let (process_place, reader) = match (made, ticket) {
@@ -287,7 +298,8 @@ impl<D: Driver> Reactor<D> {
         let streams = &self.processes.get(process).ok_or(Failure::Gone)?.streams;
         let passed = Channel::ALL.map(|channel| streams[channel as usize].history.total());
         let cursor = |wanted: bool, channel: Channel| {
-            wanted.then(|| beginning(&streams[channel as usize], subscribe.from, channel))
+            wanted
+                .then(|| beginning(&streams[channel as usize], (subscribe.from, subscribe.resumes), channel))
         };
         let cursors = [cursor(subscribe.stdout, Channel::Stdout), cursor(subscribe.stderr, Channel::Stderr)];
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
@@ -308,7 +320,7 @@ impl<D: Driver> Reactor<D> {
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
         let branches = Channel::ALL.map(|channel| {
             let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-            Branch::joining(passed[channel as usize], offset)
+            Branch::at(passed[channel as usize], offset)
         });
         let subscriber = subscriber_of(subscribe, cursors);
         let sink = sink.map(DescriptorSink::new);

@@ -35,8 +35,22 @@ enum Store {
     /// The stream has ended; no descriptor, no mapping.
     Kept { head: Bytes, tail: Bytes, total: u64 },
     /// Nothing is kept. Of all that went by, `unread` went to nobody. The account is a ring nothing is written to: its
-    /// header says for a successor how much went by, and whether more may have.
-    Passing { total: u64, unread: u64, account: Option<Writer> },
+    /// header says for a successor how much went by, and whether more may have. `doubt`: what a dead kernel may have let by after that.
+    Passing { total: u64, unread: u64, account: Option<Writer>, doubt: Doubt },
+}
+
+/// Bytes that went by uncounted, at most. True to them only until one is counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubt {
+    bytes: usize,
+    /// They went to one reader and to nobody else.
+    alone: bool,
+}
+
+impl Store {
+    fn passing(total: u64, account: Option<Writer>, doubt: Doubt) -> Store {
+        Store::Passing { total, unread: 0, account, doubt }
+    }
 }
 
 /// What is at an offset.
@@ -53,8 +67,7 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        let store =
-            if size.is_none() { Store::Passing { total: 0, unread: 0, account: None } } else { Store::Empty };
+        let store = if size.is_none() { Store::passing(0, None, Doubt::default()) } else { Store::Empty };
         History { size, batch_bytes: TAKE_BYTES_MAX, store, pin: Cell::new((0, 0)) }
     }
 
@@ -66,20 +79,34 @@ impl History {
     /// So many bytes more went by, to somebody or to nobody.
     pub fn pass(&mut self, bytes: usize, was_read: bool) {
         debug_assert!(self.is_passing(), "bytes of a kept stream are taken");
-        if let Store::Passing { total, unread, account } = &mut self.store {
+        if let Store::Passing { total, unread, account, doubt } = &mut self.store {
+            *doubt = Doubt::default();
             *total += bytes as u64;
             *unread += if was_read { 0 } else { bytes as u64 };
             if let Some(account) = account {
                 account.commit(bytes);
-                account.expect(0);
+                account.expect_to_pass(0, false);
             }
         }
     }
 
-    /// Notes for a successor that at most so many bytes are about to go by; 0 when that is over.
-    pub fn expect_to_pass(&self, bytes: usize) {
-        if let Store::Passing { account: Some(account), .. } = &self.store {
-            account.expect(bytes);
+    /// Notes for a successor that at most so many bytes are about to go by, 0 when that is over, and whether to one reader alone.
+    pub fn expect_to_pass(&self, bytes: usize, alone: bool) {
+        if let Store::Passing { account: Some(account), doubt, .. } = &self.store {
+            // What is in doubt stays so until something is counted.
+            let alone = if bytes == 0 { doubt.alone } else { alone && (doubt.bytes == 0 || doubt.alone) };
+            account.expect_to_pass(doubt.bytes + bytes, alone);
+        }
+    }
+
+    /// How many bytes more than were counted a reader has that had the stream alone and stands at `offset`.
+    pub fn uncounted(&self, offset: u64) -> usize {
+        match &self.store {
+            Store::Passing { total, doubt, .. } if doubt.alone => {
+                let more = offset.saturating_sub(*total);
+                if more <= doubt.bytes as u64 { more as usize } else { 0 }
+            }
+            _ => 0,
         }
     }
 
@@ -104,7 +131,8 @@ impl History {
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
         let store = match ring {
             Some(ring) if size.is_none() => {
-                Store::Passing { total: ring.taken(), unread: 0, account: Some(ring) }
+                let (bytes, alone) = ring.uncounted();
+                Store::passing(ring.taken(), Some(ring), Doubt { bytes, alone })
             }
             Some(ring) => Store::Ring(ring),
             None => return History::new(size),

@@ -23,7 +23,7 @@ pub(crate) struct Event {
     id: String,
     topic: String,
     cause: Option<String>,
-    data: Json,
+    pub(crate) data: Json,
 }
 
 impl Event {

@@ -68,6 +68,16 @@ pub(crate) const LOADS: &[Load] = &[
         about: "the same of a stream of which nothing is kept",
         plan: Draw::Processes(relayed),
     },
+    Load {
+        name: "framed",
+        about: "the same in frames, beside raw readers or alone",
+        plan: Draw::Processes(framed),
+    },
+    Load {
+        name: "sifted",
+        about: "the same to readers that drop, some of them stopped",
+        plan: Draw::Processes(sifted),
+    },
     Load { name: "limited", about: "rates of streams and of readers", plan: Draw::Processes(limited) },
     Load { name: "terminal", about: "a PTY that floods", plan: Draw::Processes(terminal) },
     Load {
@@ -286,6 +296,35 @@ fn relayed(random: &mut Random) -> Vec<Process> {
         flood.options["history"] = "none".into();
         // What was on its way in a frame that was not whole is a gap, and where it is may be uncertain.
         flood.readers.clear();
+    }
+    all
+}
+
+fn framed(random: &mut Random) -> Vec<Process> {
+    let mut all = relayed(random);
+    for flood in &mut all {
+        if random.chance(1, 2) {
+            flood.outlets.clear();
+            flood.role.retain(|word| word != "--gate");
+            flood.options["stdin"] = "null".into();
+        }
+        for _ in 0..random.within(1..=3) {
+            flood.readers.push(block(Mode::Chunk, pace(random)));
+        }
+    }
+    all
+}
+
+fn sifted(random: &mut Random) -> Vec<Process> {
+    let mut all = framed(random);
+    for flood in &mut all {
+        let waiting = random.within(0..=1) as usize;
+        for reader in flood.readers.iter_mut().skip(waiting) {
+            reader.policy = Policy::DropOldest;
+            if random.chance(1, 3) {
+                reader.pace = Pace::Stopped;
+            }
+        }
     }
     all
 }

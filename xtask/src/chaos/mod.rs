@@ -14,6 +14,7 @@ mod actors;
 mod census;
 mod check;
 mod deeds;
+mod doubts;
 mod flows;
 mod kernel;
 mod ledger;

@@ -45,6 +45,7 @@ pub(crate) struct Report {
     pub(crate) reconnections: u64,
     pub(crate) resent: u64,
     pub(crate) terminal_gap_bytes: u64,
+    pub(crate) relay_gap_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) exits_told: u64,
     pub(crate) told_again: u64,
@@ -122,6 +123,7 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     report.reconnections = count(&stage.reconnections);
     report.resent = count(&stage.resent);
     report.terminal_gap_bytes = count(&stage.terminal_gap_bytes);
+    report.relay_gap_bytes = count(&stage.relay_gap_bytes);
     report.dropped_bytes = count(&stage.dropped_bytes);
     report.not_reborn = count(&stage.not_reborn);
     report.told_again = count(&stage.told_again);

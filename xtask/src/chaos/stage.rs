@@ -76,6 +76,8 @@ pub(crate) struct Stage {
     pub(crate) resent: AtomicU64,
     /// Bytes terminals may have lost in a kernel that was killed.
     pub(crate) terminal_gap_bytes: AtomicU64,
+    /// Bytes that were on their way to readers of relays in kernels that were killed, and are named gaps.
+    pub(crate) relay_gap_bytes: AtomicU64,
     /// Bytes readers missed by their own policy.
     pub(crate) dropped_bytes: AtomicU64,
     /// Exits that a second kernel told, as the first died with the word in its mouth.
@@ -135,6 +137,7 @@ impl Stage {
             reconnections: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             terminal_gap_bytes: AtomicU64::new(0),
+            relay_gap_bytes: AtomicU64::new(0),
             dropped_bytes: AtomicU64::new(0),
             told_again: AtomicU64::new(0),
             has_killed: AtomicBool::new(false),
