@@ -652,6 +652,31 @@ mod tests {
     }
 
     #[test]
+    fn what_went_by_uncounted_is_known_by_who_had_it_alone_until_something_is_counted() {
+        let dies_in_the_middle = |alone| {
+            let mut history = History::new(HistorySize::NONE);
+            history.account().unwrap();
+            history.pass(100, true);
+            history.expect_to_pass(60, alone);
+            let Store::Passing { account: Some(ring), .. } = history.store else { panic!("an account") };
+            History::inherited(HistorySize::NONE, Some(ring))
+        };
+        let mut alone = dies_in_the_middle(true);
+        assert_eq!([99, 100, 101, 160, 161].map(|at| alone.uncounted(at)), [0, 0, 1, 60, 0]);
+        // One more kernel may die at the same place, before and after it moved something.
+        let left = |history: &History, bytes| {
+            history.expect_to_pass(bytes, true);
+            let Store::Passing { account: Some(ring), .. } = &history.store else { panic!("an account") };
+            ring.uncounted()
+        };
+        assert_eq!([left(&alone, 10), left(&alone, 0)], [(70, true), (60, true)]);
+        let among_others = dies_in_the_middle(false);
+        assert_eq!((among_others.uncounted(160), left(&among_others, 10)), (0, (70, false)));
+        alone.pass(60, true);
+        assert_eq!((alone.total(), alone.uncounted(170), left(&alone, 10)), (160, 0, (10, true)));
+    }
+
+    #[test]
     fn a_stream_that_ends_inside_its_head_is_kept_whole() {
         let mut history = History::new(SIZE);
         put(&mut history, b"6");
