@@ -165,7 +165,7 @@ const LOST: &str = "kairo.process.lost";
 
 /// Of a stream that a client writes.
 fn is_produced(id: &str) -> bool {
-    id.split('.').any(|part| part.starts_with("producers-"))
+    id.split('.').any(|part| part.starts_with("producers-") || part.starts_with("in_place-"))
 }
 
 /// What was published is there once, and all that was acknowledged.

@@ -17,6 +17,7 @@ use super::kernel::{Home, MARKER};
 use super::line::Caller;
 use super::outlets;
 use super::plan::{Deed, Kill, Mode, Pace, Plan, Policy, Process, Reader, Script, When};
+use super::produced;
 use super::reader::Reading;
 use super::stage::{GIVEN_UP, Sabotage, Stage};
 use serde_json::{Value as Json, json};
@@ -251,7 +252,7 @@ impl<'e> Cast<'e, 'e> {
                     Deed::Follow { from_the_first } => doer.follow(*from_the_first),
                     Deed::Consume(consumer) => doer.consume(consumer),
                     Deed::Pipe(pipeline) => flows::join(stage, &name, pipeline, child, &marker),
-                    Deed::Produce(producer) => flows::produce(stage, &name, *producer),
+                    Deed::Produce(producer) => produced::produce(stage, &name, *producer),
                     Deed::Intend(intents) => {
                         doer.intend(intents, &[child, &intents.role[..]].concat(), &marker)
                     }
