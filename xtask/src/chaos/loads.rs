@@ -162,7 +162,7 @@ pub(super) fn process(random: &mut Random, role: &[&str]) -> Process {
 }
 
 impl Process {
-    fn flag(&mut self, name: &str, value: impl ToString) {
+    pub(super) fn flag(&mut self, name: &str, value: impl ToString) {
         self.role.extend([format!("--{name}"), value.to_string()]);
     }
 
