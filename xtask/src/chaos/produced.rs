@@ -226,25 +226,26 @@ impl Shared<'_> {
         }
     }
 
-    /// A stream that is over with its kernel is told in the log as that.
+    /// A stream that is over with its kernel is told in the log as that; or it was over before, and told so.
     fn is_told(&self) -> Result<(), Wrong> {
-        let deadline = Instant::now() + TELLING;
+        let mut deadline = None;
         loop {
-            let mut is_told = false;
-            pages(self.stage, 1, Some("kairo.process.lost"), |event| {
-                is_told |= event.data["id"] == self.id;
-                Ok(())
-            })?;
+            let among = |topic: &str| {
+                let mut is_there = false;
+                pages(self.stage, 1, Some(topic), |event| {
+                    is_there |= event.data["id"] == self.id;
+                    Ok(())
+                })?;
+                Ok::<bool, Wrong>(is_there)
+            };
             // A kernel that died before the log had its birth has nothing to tell.
-            let mut was_born = false;
-            pages(self.stage, 1, Some("kairo.process.spawned"), |event| {
-                was_born |= event.data["id"] == self.id;
-                Ok(())
-            })?;
-            if is_told || !was_born {
+            if among("kairo.process.lost")?
+                || among("kairo.process.ended")?
+                || !among("kairo.process.spawned")?
+            {
                 return Ok(());
             }
-            if Instant::now() > deadline {
+            if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + TELLING) {
                 return Err(format!("{} is over with its kernel, and nobody told it", self.id));
             }
             std::thread::sleep(GLANCE);
