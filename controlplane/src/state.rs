@@ -20,7 +20,7 @@ pub(crate) use calls::{Awaited, Call, Deed, Opened, Pending, Topics};
 pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
-    Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
+    Outliving, Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
 };
 
 use crate::auth::decision::Rights;

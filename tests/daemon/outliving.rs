@@ -3,6 +3,7 @@
 
 use crate::adoption::lives_on_both_drivers;
 use crate::open::{by, connect};
+use crate::quotas::counted;
 use crate::support::output::Chunk;
 use crate::support::raw::{Raw, STREAM_CHUNK};
 use crate::support::sequence;
@@ -16,6 +17,7 @@ use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -31,6 +33,7 @@ lives_on_both_drivers!(
     an_outlet_ends_when_it_is_closed_by_whoever_had_it,
     a_daemon_that_ends_in_order_is_no_end_to_an_outlet,
     who_is_ahead_of_a_relay_when_its_kernel_dies_goes_on_where_it_stands,
+    an_outlet_counts_for_whoever_had_it_and_goes_with_its_intent,
 );
 
 /// Reads an outlet to its end and holds it to the sequence.
@@ -42,7 +45,11 @@ struct Reader {
 
 impl Reader {
     fn of(name: &str, opened: Opened) -> Reader {
-        let [descriptor] = <[_; 1]>::try_from(opened.descriptors).expect("one descriptor");
+        Reader::of_descriptors(name, opened.descriptors)
+    }
+
+    fn of_descriptors(name: &str, descriptors: Vec<OwnedFd>) -> Reader {
+        let [descriptor] = <[_; 1]>::try_from(descriptors).expect("one descriptor");
         let (mut file, at) = (File::from(descriptor), Arc::new(AtomicU64::new(0)));
         let seen = Arc::clone(&at);
         let thread = std::thread::spawn(move || {
@@ -359,4 +366,35 @@ fn who_is_ahead_of_a_relay_when_its_kernel_dies_goes_on_where_it_stands(daemon: 
     drop(behind);
     daemon.kill_and_succeed();
     thread.join().expect("every byte was right");
+}
+
+fn an_outlet_counts_for_whoever_had_it_and_goes_with_its_intent(daemon: &mut Daemon) {
+    let used = |daemon: &Daemon, of: &str| counted(daemon, of, "subscriptions").0;
+    let wish = |id: &str| json!({"id": id, "transport": "pipe"});
+    let mut raw = daemon.connect_modern();
+    let intent = raw.ok("intent.begin", json!({"name": "to watch"}))["intentId"].clone();
+    flood(&mut raw, "flood", &history());
+    let (_, mine) = raw.open(wish("flood"));
+    let (_, its) = raw.open_with(wish("flood"), &json!({"intentId": intent}));
+    let mut skill = daemon.connect_modern();
+    skill.ok("identify", json!({"skillId": "viewer"}));
+    flood(&mut skill, "viewed", &history());
+    let (_, viewed) = skill.open(wish("viewed"));
+    ["flood", "viewed"].iter().for_each(|id| begin(daemon, id));
+    let named = [("mine", mine), ("the intent's", its), ("the viewer's", viewed)];
+    let [mine, its, viewed] = named.map(|(name, descriptors)| Reader::of_descriptors(name, descriptors));
+    assert_eq!((used(daemon, "owner"), used(daemon, "skill:viewer")), (3, 1));
+    for _ in 0..2 {
+        daemon.kill_and_succeed();
+        [&mine, &its, &viewed].iter().for_each(|reader| reader.goes_on(1_000_000));
+        assert_eq!((used(daemon, "owner"), used(daemon, "skill:viewer")), (3, 1));
+    }
+    let receipt = daemon.connect_modern().ok("intent.cancel", json!({"intentId": intent}));
+    assert_eq!(receipt["stopped"].as_array().map_or(0, Vec::len), 1, "{receipt}");
+    assert!(its.end() > 0, "it has ended");
+    assert_eq!((used(daemon, "owner"), used(daemon, "skill:viewer")), (2, 1));
+    [&mine, &viewed].iter().for_each(|reader| reader.goes_on(1_000_000));
+    end(daemon, "flood", vec![mine]);
+    end(daemon, "viewed", vec![viewed]);
+    until("nothing counts any more", || used(daemon, "owner") == 0);
 }

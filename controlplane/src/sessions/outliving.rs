@@ -11,9 +11,10 @@ use crate::auth::grant::may_touch;
 use crate::auth::principal::{Creator, Principal};
 use crate::auth::subject::{Party, known_as};
 use crate::calls::Turn;
+use crate::intents::members::{Member, Under};
 use crate::kernel::Kernel;
 use crate::sessions::lifecycle::Doubt;
-use crate::state::{Named, Place, RawSink, StreamSubscription, Wish};
+use crate::state::{Named, Outliving, Place, RawSink, StreamSubscription, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
 use kairo_dataplane::keeper::settlement::Outlet;
@@ -39,6 +40,9 @@ struct Note {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
+    /// To which intent it belongs, and to which story.
+    #[serde(default)]
+    under: (Option<String>, Option<String>),
 }
 
 impl Kernel {
@@ -48,6 +52,7 @@ impl Kernel {
         connection: ConnectionKey,
         id: &SubscriptionId,
         wish: Wish,
+        under: Option<&Under>,
     ) -> Option<Bytes> {
         match wish.raw {
             // A fifo nobody has opened has lost its other end: that is found with the first byte, and it ends.
@@ -67,7 +72,11 @@ impl Kernel {
         let Creator { uid, session, name } = self.principal(connection).creator(self.config.owner_uid);
         let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
         let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
-        let note = Note { v: 1, id, policy, rate, uid, of_session: owned(session), of_skill: owned(name) };
+        let (of_session, of_skill) = (owned(session), owned(name));
+        let named = |name: Option<&Box<str>>| name.map(|name| name.to_string());
+        let under =
+            (named(under.and_then(|of| of.intent.as_ref())), named(under.and_then(|of| of.story.as_ref())));
+        let note = Note { v: 1, id, policy, rate, uid, of_session, of_skill, under };
         let mut buf = BytesMut::new();
         to_buf(&mut buf, Dialect::Int64, &note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of an outlet"))
@@ -81,12 +90,13 @@ impl Kernel {
     }
 
     fn adopt_outlet(&mut self, serial: u64, outlet: Outlet) -> Option<AdoptedOutlet> {
-        let Note { id, policy, rate, uid, of_session, of_skill, .. } = from_slice(&outlet.note)
+        let Note { id, policy, rate, uid, of_session, of_skill, under, .. } = from_slice(&outlet.note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "the note of an outlet can't be read"))
             .ok()?;
         let id = SubscriptionId::from_text(&id);
         let creator = Creator { uid, session: of_session.map(Into::into), name: of_skill.map(Into::into) };
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
+        let under = Under::named(under.0, under.1);
         let stream = self.state.next_serial();
         let process = self.state.processes.get_mut(&serial)?;
         process.readers.insert(stream);
@@ -131,9 +141,10 @@ impl Kernel {
             target,
             wish,
             place: Place::Reading { key, process: serial, meter },
-            under: None,
-            outlives: Some(Box::new(principal)),
+            under,
+            outlives: Some(Box::new(Outliving { principal, account: None })),
         };
+        self.enroll_under(Member::Stream(stream), subscription.under.as_deref());
         self.state.streams.insert(stream, subscription);
         Some(AdoptedOutlet { fd: outlet.fd, place: outlet.place, subscribe })
     }
@@ -141,9 +152,10 @@ impl Kernel {
     /// Closes outlets of former kernels that whoever goes by this name reads only by a grant. Returns how many.
     pub(crate) fn close_outliving(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
         let reads_by_grant = |stream: &StreamSubscription| {
-            let (Some(holder), Place::Reading { process, .. }) = (&stream.outlives, &stream.place) else {
+            let (Some(of), Place::Reading { process, .. }) = (&stream.outlives, &stream.place) else {
                 return false;
             };
+            let holder = &of.principal;
             let own =
                 self.state.processes.get(process).is_some_and(|process| may_touch(holder, &process.creator));
             !own && known_as(holder).as_ref() == Some(party)

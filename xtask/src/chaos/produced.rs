@@ -41,6 +41,7 @@ enum Fate {
 /// What writer and reader of one stream know of each other.
 struct Shared<'a> {
     stage: &'a Stage,
+    who: &'a str,
     id: &'a str,
     plan: Producer,
     /// Somebody reads: what nobody reads yet when its producer is done is kept as far as the history goes.
@@ -65,7 +66,7 @@ pub(crate) fn produce(stage: &Stage, who: &str, plan: Producer) -> Result<(), Wr
             Ok(Err(_)) | Err(Cut::Lost) => continue,
         }
         let shared =
-            Shared { stage, id: &id, plan, is_read: AtomicBool::new(false), written: AtomicU64::new(0) };
+            Shared { stage, who, id: &id, plan, is_read: AtomicBool::new(false), written: AtomicU64::new(0) };
         let descriptors = std::mem::take(&mut line.descriptors);
         let (wrote, read) = std::thread::scope(|scope| {
             let write = scope.spawn(|| {
@@ -181,6 +182,7 @@ impl Shared<'_> {
 
     fn over_one_line(&self, checker: &mut Checker, resumes: &mut Option<String>) -> Result<Fate, Cut> {
         let mut line = Line::open(self.stage, None)?;
+        self.stage.doing(self.who, format!("looks for {}, at {}", self.id, checker.at()));
         let status = line.call("process.status", &json!({"id": self.id}), None)?;
         let status = status.map_err(|refusal| format!("status: {refusal:?}"))?;
         if ["lost", "unknown"].iter().any(|state| status["state"] == *state) {
@@ -197,6 +199,8 @@ impl Shared<'_> {
         }
         self.is_read.store(true, Ordering::Relaxed);
         loop {
+            let written = self.written.load(Ordering::Relaxed);
+            self.stage.doing(self.who, format!("reads {}, at {} of {written}", self.id, checker.at()));
             self.stage.check()?;
             let Some(frame) = line.next()? else { continue };
             if frame.kind == STREAM_CHUNK {
