@@ -21,7 +21,7 @@ use crate::permissions::{Grant, Permissions};
 use crate::quotas::Welcome;
 use crate::quotas::ledger::Ledger;
 use crate::receipts::Receipts;
-use crate::sessions::lifecycle::{Birth, Doubt};
+use crate::sessions::lifecycle::Birth;
 use crate::sessions::report;
 use crate::state::{Connection, Phase, State, Timer, Trace};
 use crate::table::{Answers, Route, Table};
@@ -417,10 +417,6 @@ impl Kernel {
             Notice::SpawnFailed { process, failure } => self.spawn_failed(turn, process, &failure),
             Notice::Exited { process, status, usage, at_ns } => {
                 self.exited(turn, process, status, usage, at_ns);
-            }
-            Notice::Uncertain { process, channel, at, to } => {
-                let doubt = Doubt { channel, at, to };
-                self.uncertain(turn, process, doubt);
             }
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::LetGo { process, channel, end } => self.let_go(turn, process, channel, end),

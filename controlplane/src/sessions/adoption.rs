@@ -14,6 +14,7 @@ use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::SIGKILL;
+use crate::sessions::lifecycle::Doubt;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
@@ -139,6 +140,9 @@ impl Kernel {
         let mut process = self.recorded(at, held, (record.as_ref(), &note), Arc::clone(&meter));
         for channel in Channel::ALL {
             let place = channel as usize;
+            if let Some((ring, to)) = heir.rings[place].as_ref().zip(heir.uncertain[place]) {
+                process.doubt(Doubt { channel, at: ring.taken(), to });
+            }
             process.ends[place] = ends[place].filter(|_| process.open[place]);
             process.open[place] &= ends[place].is_none();
         }

@@ -326,16 +326,7 @@ impl Kernel {
         self.annotate(turn, key.serial, usize::MAX);
     }
 
-    /// A kernel that died may have taken bytes of this stream with it.
-    pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, doubt: Doubt) {
-        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
-        process.doubt(doubt);
-        // Noted for a next kernel: this one may be gone before the log has it.
-        self.annotate(turn, key.serial, 0);
-        self.tell_uncertainty(turn, key.serial, doubt);
-    }
-
-    /// Tells again what a former kernel may not have lived to tell.
+    /// Tells where former kernels may have lost count.
     pub(crate) fn tell_uncertain(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let doubts = self.state.processes.get(&serial).map(|process| process.uncertain.clone());
         for doubt in doubts.unwrap_or_default() {
@@ -475,8 +466,10 @@ const DOUBTS_MAX: usize = 16;
 impl Process {
     /// Its count may have been lost there.
     pub(crate) fn doubt(&mut self, doubt: Doubt) {
-        // A kernel that dies before a byte has gone by finds what the one before it found.
-        if self.uncertain.contains(&doubt) {
+        // A kernel that dies before a byte was counted leaves what the one before it found, and more.
+        let same = |of: &&mut Doubt| of.channel == doubt.channel && of.at == doubt.at;
+        if let Some(known) = self.uncertain.iter_mut().find(same) {
+            known.to = known.to.max(doubt.to);
             return;
         }
         let surplus = (self.uncertain.len() + 1).saturating_sub(DOUBTS_MAX);
