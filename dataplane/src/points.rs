@@ -55,6 +55,20 @@ points! {
     InputSpliced = "input.spliced",
     /// T is noted, the call unanswered.
     InputSettled = "input.settled",
+    /// The keeper holds a fifo that a stdin is written by, and nobody was told of it.
+    InletHeld = "inlet.held",
+    /// Bytes of it are in the staging pipe, and nobody has noted how many.
+    InletSpliced = "inlet.spliced",
+    /// C is noted.
+    InletExpected = "inlet.expected",
+    /// They are in the inbox.
+    InletRead = "inlet.read",
+    /// A is noted.
+    InletAdmitted = "inlet.admitted",
+    /// Its writers are gone, and nothing has come of that.
+    InletEnded = "inlet.ended",
+    /// Its stdin is to be closed, and the keeper still has it.
+    InletClosed = "inlet.closed",
     /// A ring was replaced by a larger or smaller one.
     RingReplaced = "ring.replaced",
     /// The leader's exit was heard and its leftovers taken.
@@ -87,6 +101,8 @@ points! {
     AdoptRingHeld = "adopt.ring_held",
     /// What the dead kernel had staged is in the new ring.
     AdoptDrained = "adopt.drained",
+    /// What was on its way into an inbox is read, and not noted.
+    AdoptInboxRead = "adopt.inbox_read",
     /// All is settled, the keeper has no new kernel yet.
     AdoptSettled = "adopt.settled",
     /// The keeper has its new kernel, whose reactors have not started.

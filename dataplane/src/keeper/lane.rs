@@ -197,7 +197,10 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
             usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
         }
         ToKeeper::HoldOutlet { .. } => 2,
-        ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
+        ToKeeper::HoldStream { .. }
+        | ToKeeper::HoldInput { .. }
+        | ToKeeper::HoldInlet { .. }
+        | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }
         | ToKeeper::Spawn(_)
@@ -207,6 +210,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Forget { .. }
         | ToKeeper::Annotate { .. }
         | ToKeeper::DropOutlet { .. }
+        | ToKeeper::DropInlet { .. }
         | ToKeeper::Leave
         | ToKeeper::Shutdown { .. } => 0,
     }

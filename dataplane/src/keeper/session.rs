@@ -11,6 +11,7 @@ use kairo_sandbox::enforce::Placeholders;
 use slab::Slab;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// A kernel-side end.
 #[derive(Debug)]
@@ -50,6 +51,17 @@ pub(super) struct Outlet {
     pub(super) place: OwnedFd,
 }
 
+/// What a stdin is written by.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    pub(super) fd: OwnedFd,
+    /// Where it is until somebody opens it.
+    pub(super) path: PathBuf,
+    pub(super) until_ns: u64,
+    pub(super) closes: bool,
+    pub(super) note: Box<[u8]>,
+}
+
 /// A descendant that became our child when its parent ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
@@ -74,6 +86,7 @@ pub(super) struct Session {
     /// What waits for its stdin.
     pub(super) inbox: Option<OwnedFd>,
     pub(super) outlets: Vec<Outlet>,
+    pub(super) inlet: Option<Inlet>,
     pub(super) record: Box<[u8]>,
     pub(super) note: Box<[u8]>,
     pub(super) limits: Vec<Limit>,
@@ -104,6 +117,13 @@ impl Session {
         self.outlets.push(Outlet { process: self.process, serial, end, note: note.into(), fd, place });
     }
 
+    /// Nobody is left who could read its stdin. A name that nobody has opened is of no use to anybody.
+    pub(super) fn end_inlet(&mut self) {
+        if let Some(inlet) = self.inlet.take() {
+            let _ = std::fs::remove_file(inlet.path);
+        }
+    }
+
     /// Lets go of everything that is kept for it.
     pub(super) fn let_go(&mut self) {
         self.forgotten = true;
@@ -111,6 +131,7 @@ impl Session {
         self.rings = Vec::new();
         self.inbox = None;
         self.outlets = Vec::new();
+        self.inlet = None;
         self.record = Box::default();
         self.note = Box::default();
     }

@@ -49,6 +49,8 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Annotate { .. }
         | ToKeeper::CloseChannel { .. }
         | ToKeeper::DropOutlet { .. }
+        | ToKeeper::DropInlet { .. }
+        | ToKeeper::HoldInlet { .. }
         | ToKeeper::HoldInput { .. }
         | ToKeeper::HoldOutlet { .. }
         | ToKeeper::HoldReactor

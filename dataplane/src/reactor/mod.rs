@@ -22,7 +22,7 @@ mod cutting;
 mod delivery;
 mod feeding;
 mod fifos;
-mod inlets;
+pub mod inlets;
 mod input;
 mod lane;
 pub(crate) mod mail;
@@ -147,6 +147,8 @@ enum Turn {
     Reader(Place),
     /// Write more to a child.
     Input(Place),
+    /// Tell where its input is written.
+    Inlet(Place),
     /// Give memory.
     Squeeze,
 }
@@ -404,6 +406,7 @@ impl<D: Driver> Reactor<D> {
             Turn::Frames(place) => self.go_on_with_frames(place),
             Turn::Reader(place) => self.deliver(place),
             Turn::Input(place) => self.push_input(place),
+            Turn::Inlet(place) => self.tell_inlet(place),
             Turn::Squeeze => self.squeeze(false),
         }
     }
@@ -500,7 +503,7 @@ impl<D: Driver> Reactor<D> {
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
             Command::HandStdin { process, inlet: None, ticket } => self.hand_stdin(process, ticket),
             Command::HandStdin { process, inlet: Some(inlet), ticket } => {
-                self.open_inlet(process, &inlet, ticket);
+                self.open_inlet(process, inlet, ticket);
             }
             Command::EndInlet { process } => {
                 if let Some(place) = self.place_of_process(process) {
@@ -552,6 +555,7 @@ impl<D: Driver> Reactor<D> {
                 self.drop_reader(place);
             }
         }
+        self.leave_inlets();
         for place in self.connections.places() {
             self.flush(place);
         }

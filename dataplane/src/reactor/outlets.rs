@@ -21,7 +21,7 @@ use super::table::Place;
 use crate::command::{Policy, Sink, Subscribe};
 use crate::driver::Driver;
 use crate::keeper::link;
-use crate::keeper::protocol::End;
+use crate::keeper::protocol::{End, VERSION_HOLDS};
 use crate::key::{Channel, SubscriptionKey};
 use crate::limits::{EXACT_READERS_MAX, INPUT_STAGING_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
@@ -153,7 +153,7 @@ impl Held {
 impl<D: Driver> Reactor<D> {
     /// A reader whose outlet is to be held waits until the keeper has said whether it can.
     pub(super) fn unless_unheard(&mut self, subscribe: Subscribe) -> Option<Subscribe> {
-        if subscribe.note.is_none() || self.lane.holds_outlets().is_some() {
+        if subscribe.note.is_none() || self.lane.speaks(VERSION_HOLDS).is_some() {
             return Some(subscribe);
         }
         self.lane.await_greeting(subscribe);
@@ -169,7 +169,7 @@ impl<D: Driver> Reactor<D> {
         cursors: [Option<Cursor>; 2],
     ) -> Option<Held> {
         let note = subscribe.note.as_ref()?;
-        if self.lane.holds_outlets() != Some(true) || self.is_produced(subscribe.process) {
+        if self.lane.speaks(VERSION_HOLDS) != Some(true) || self.is_produced(subscribe.process) {
             return None;
         }
         let (end, cursor) = match cursors {

@@ -18,8 +18,9 @@ use crate::driver::Driver;
 use crate::key::Ticket;
 use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT, INPUT_STAGING_BYTES};
 use crate::points::{Point, reach};
+use crate::stream::intake;
 use crate::stream::relay::{self, tee};
-use crate::stream::source::Staging;
+use crate::stream::source::{Staging, Taken};
 use kairo_shm::inbox::{Inbox, WriteKey};
 use kairo_shm::layout::RingError;
 use kairo_shm::page::Side;
@@ -192,17 +193,44 @@ impl<F: Clone> Inflow<F> {
         self.inbox.as_mut().ok_or(RingError::Foreign("no inbox"))
     }
 
-    /// Takes the end: after everything before it, the input is closed, or a terminal gets `veof`.
-    pub fn close(&mut self, veof: Option<u8>, ticket: Ticket) -> Result<(), RingError> {
+    /// Takes the end: after everything before it, the input is closed, or a terminal gets `veof`, once for each `key`.
+    pub fn close(
+        &mut self,
+        veof: Option<u8>,
+        key: Option<WriteKey>,
+        ticket: Ticket,
+    ) -> Result<(), RingError> {
         let inbox = self.with_room(1)?;
         let from = inbox.appended();
         match veof {
-            Some(veof) => inbox.append(&[veof], None),
+            Some(_) if key.is_some_and(|key| inbox.find(key.key).is_some()) => {}
+            Some(veof) => inbox.append(&[veof], key),
             None => inbox.request_close(),
         }
         let to = inbox.appended();
         self.waiting.push_back(Waiting { from, to, ticket });
         Ok(())
+    }
+
+    /// Has an inbox with room for what is written by a path. False if nothing more is taken.
+    pub fn let_in(&mut self) -> Result<bool, RingError> {
+        let open = !self.is_closed();
+        if open {
+            self.with_room(1)?;
+        }
+        Ok(open)
+    }
+
+    /// Takes what was written to the `pipe` a path leads into, a piece of it. The inbox must be the keeper's.
+    pub fn take_in<D: Driver<Fd = F>>(
+        &mut self,
+        driver: &mut D,
+        pipe: &F,
+        staging: &Staging<F>,
+        name: u64,
+    ) -> io::Result<Taken> {
+        let Some(inbox) = &mut self.inbox else { return Ok(Taken::Nothing) };
+        intake::take_in(driver, pipe, staging, name, inbox, INBOX_BYTES)
     }
 
     /// Another stream fills this input, read from there; where a dead kernel had begun with it, from where that had come to.
