@@ -42,4 +42,5 @@ mod state;
 mod streams;
 mod support;
 mod views;
+mod ways_in;
 mod wire_v1;

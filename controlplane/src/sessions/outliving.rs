@@ -1,23 +1,25 @@
-//! Outlets that outlive their kernel: what is noted of one, and how the next kernel goes on with it.
+//! Outlets, and paths into stdins, that outlive their kernel: what is noted of one, and how the next kernel goes on with it.
 //!
 //! ```text
-//!   opened ──note──▶ keeper ─ ─ killed ─ ─ ▶ adopted: a reader without a connection, of whoever had it
+//!   opened ──note──▶ keeper ─ ─ killed ─ ─ ▶ adopted: a reader, or a way in, without a connection, of whoever had it
 //! ```
 //!
-//! Its connection went with the kernel that had it, so what ends it is its reader, who closes it, the stream's end, or whoever
-//! opened it. Invariant: a reader has no connection exactly when it says whose it is.
+//! Its connection went with the kernel that had it, so what ends it is its other side, who closes it, the stream's end, or whoever
+//! opened it. Invariant: a reader or a way in has no connection exactly when it says whose it is.
 
 use crate::auth::grant::may_touch;
 use crate::auth::principal::{Creator, Principal};
 use crate::auth::subject::{Party, known_as};
 use crate::calls::Turn;
 use crate::kernel::Kernel;
-use crate::state::{Named, Place, RawSink, StreamSubscription, Wish};
+use crate::state::{Named, Place, RawSink, StreamSubscription, Way, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
 use kairo_dataplane::keeper::settlement::Outlet;
+use kairo_dataplane::keeper::successor::HeldInlet;
 use kairo_dataplane::key::{Channel, ConnectionKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
+use kairo_dataplane::reactor::inlets::AdoptedInlet;
 use kairo_dataplane::reactor::outlets::AdoptedOutlet;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
@@ -34,6 +36,17 @@ struct Note {
     id: String,
     policy: Policy,
     rate: Option<Rate>,
+    /// Whose it is.
+    uid: u32,
+    of_session: Option<String>,
+    of_skill: Option<String>,
+}
+
+/// Of a path into a stdin.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WayNote {
+    v: u32,
     /// Whose it is.
     uid: u32,
     of_session: Option<String>,
@@ -63,15 +76,38 @@ impl Kernel {
             )
             | None => return None,
         }
+        let (uid, of_session, of_skill) = self.holder(connection);
+        let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
+        written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill })
+    }
+
+    /// What the keeper is to keep with a path into a stdin.
+    pub(crate) fn inlet_note(&self, connection: ConnectionKey) -> Bytes {
+        let (uid, of_session, of_skill) = self.holder(connection);
+        written_down(&WayNote { v: 1, uid, of_session, of_skill }).unwrap_or_default()
+    }
+
+    fn holder(&self, connection: ConnectionKey) -> (u32, Option<String>, Option<String>) {
         let Creator { uid, session, name } = self.principal(connection).creator(self.config.owner_uid);
         let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
-        let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
-        let note = Note { v: 1, id, policy, rate, uid, of_session: owned(session), of_skill: owned(name) };
-        let mut buf = BytesMut::new();
-        to_buf(&mut buf, Dialect::Int64, &note)
-            .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of an outlet"))
-            .ok()?;
-        Some(buf.freeze())
+        (uid, owned(session), owned(name))
+    }
+
+    /// Goes on with the path into the stdin of an adopted process. One whose note can't be read is the owner's.
+    pub(crate) fn adopt_inlet(&mut self, process: u64, inlet: HeldInlet) -> AdoptedInlet {
+        let HeldInlet { fd, path, until_ns, closes, note } = inlet;
+        let holder = match from_slice(&note) {
+            Ok(WayNote { uid, of_session, of_skill, .. }) => {
+                let (session, name) = (of_session.map(Into::into), of_skill.map(Into::into));
+                Principal::of_creator(&Creator { uid, session, name }, self.config.owner_uid)
+            }
+            Err(error) => {
+                tracing::error!(component = "controlplane", %error, "the note of a way into a stdin can't be read");
+                Principal::Owner
+            }
+        };
+        self.state.inlets.insert(process, Way::Outlives(Box::new(holder)));
+        AdoptedInlet { fd, path, until_ns, closes }
     }
 
     /// Goes on with the outlets of an adopted process. One whose note can't be read ends.
@@ -137,16 +173,22 @@ impl Kernel {
         Some(AdoptedOutlet { fd: outlet.fd, place: outlet.place, subscribe })
     }
 
-    /// Closes outlets of former kernels that whoever goes by this name reads only by a grant. Returns how many.
+    /// Closes outlets and ways in of former kernels that whoever goes by this name has only by a grant. Returns how many.
     pub(crate) fn close_outliving(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
-        let reads_by_grant = |stream: &StreamSubscription| {
-            let (Some(holder), Place::Reading { process, .. }) = (&stream.outlives, &stream.place) else {
-                return false;
-            };
-            let own =
-                self.state.processes.get(process).is_some_and(|process| may_touch(holder, &process.creator));
+        let by_grant = |holder: &Principal, process: &u64| {
+            let process = self.state.processes.get(process);
+            let own = process.is_some_and(|process| may_touch(holder, &process.creator));
             !own && known_as(holder).as_ref() == Some(party)
         };
+        let reads_by_grant = |stream: &StreamSubscription| match (&stream.outlives, &stream.place) {
+            (Some(holder), Place::Reading { process, .. }) => by_grant(holder, process),
+            _ => false,
+        };
+        let ways = self.state.inlets.iter().filter_map(|(process, way)| match way {
+            Way::Outlives(holder) => by_grant(holder, process).then_some(*process),
+            Way::Of(_) => None,
+        });
+        let ways: Vec<u64> = ways.collect();
         let mut unheld: Vec<u64> = self
             .state
             .streams
@@ -157,6 +199,17 @@ impl Kernel {
         for serial in &unheld {
             self.end_with_record(turn, *serial, StreamEndReason::Revoked);
         }
-        unheld.len() as u32
+        for process in &ways {
+            self.end_inlet(turn, *process);
+        }
+        (unheld.len() + ways.len()) as u32
     }
+}
+
+fn written_down(note: &impl Serialize) -> Option<Bytes> {
+    let mut buf = BytesMut::new();
+    to_buf(&mut buf, Dialect::Int64, note)
+        .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of what outlives us"))
+        .ok()?;
+    Some(buf.freeze())
 }

@@ -70,7 +70,13 @@ impl<D: Driver> Reactor<D> {
         match self.fifos() {
             Ok(fifos) => fifos.folder.resume(ours, path),
             // Without a folder of our own nobody can be waited for; who is there is served.
-            Err(error) => if was_opened(ours)? { Ok(None) } else { Err(error) },
+            Err(error) => {
+                if was_opened(ours)? {
+                    Ok(None)
+                } else {
+                    Err(error)
+                }
+            }
         }
     }
 

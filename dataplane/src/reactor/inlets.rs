@@ -26,7 +26,6 @@ use crate::limits::{PIPE_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::stream::source::{TakeError, Taken, inlet_name};
 use crate::sys::fifo::{Plug, Side};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -111,7 +110,8 @@ impl<D: Driver> Reactor<D> {
         }
         let (path, closes, note) = (path.as_os_str().as_bytes(), wish.closes, &wish.note);
         let until_ns = self.at.monotonic_ns.saturating_add(wish.wait_ns);
-        let encode = |packet: &mut Vec<u8>| link::encode_hold_inlet(key, path, until_ns, closes, note, packet);
+        let encode =
+            |packet: &mut Vec<u8>| link::encode_hold_inlet(key, path, until_ns, closes, note, packet);
         let sent = self.lane.send(&mut self.driver, encode, std::slice::from_ref(fd));
         sent.inspect_err(|error| tracing::warn!(%error, "a stdin's fifo ends with this kernel")).is_ok()
     }

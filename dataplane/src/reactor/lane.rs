@@ -74,7 +74,12 @@ impl<F: Clone> Lane<F> {
     }
 
     /// A path is to be made then.
-    pub(super) fn await_greeting_with(&mut self, process: ProcessKey, inlet: Box<NamedInlet>, ticket: Ticket) {
+    pub(super) fn await_greeting_with(
+        &mut self,
+        process: ProcessKey,
+        inlet: Box<NamedInlet>,
+        ticket: Ticket,
+    ) {
         self.inlets.push((process, inlet, ticket));
     }
 

@@ -334,6 +334,7 @@ impl<D: Driver> Reactor<D> {
             self.settle_rests(place);
         }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        self.end_inlet(place);
         self.unlink_feeds(place);
         for channel in Channel::ALL {
             self.source_over(place, channel);

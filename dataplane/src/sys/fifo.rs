@@ -134,8 +134,15 @@ impl Folder {
     /// then. Errors: it can't be waited for, or its name was removed for another reason.
     pub fn resume(&self, ours: &impl AsFd, path: PathBuf) -> io::Result<Option<Plug>> {
         let name = Name(path);
-        // Whoever comes from here on is told of, whoever came before is seen.
-        let watch = platform::watch_opening(&self.watch, &name.0);
+        // Whoever comes from here on is told of, whoever came before is seen. Who may only write can't watch, its owner or not; and
+        // is its owner, or root.
+        let only_theirs = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let mut watch = platform::watch_opening(&self.watch, &name.0);
+        if watch.as_ref().is_err_and(only_theirs) {
+            rustix::fs::fchmod(ours, Mode::RUSR | Mode::WUSR)?;
+            watch = platform::watch_opening(&self.watch, &name.0);
+            rustix::fs::fchmod(ours, Mode::WUSR)?;
+        }
         if was_opened(ours)? {
             return Ok(None);
         }
@@ -250,7 +257,9 @@ fn remove(path: &Path) -> io::Result<()> {
         return fs::remove_file(path);
     }
     let within = fs::read_dir(path).into_iter().flatten().flatten();
-    within.filter(|entry| entry.file_type().is_ok_and(|kind| is_fifo(&kind))).for_each(|entry| release(&entry.path()));
+    within
+        .filter(|entry| entry.file_type().is_ok_and(|kind| is_fifo(&kind)))
+        .for_each(|entry| release(&entry.path()));
     fs::remove_dir_all(path)
 }
 
