@@ -222,6 +222,8 @@ fn succeed_dying(daemon: &mut Daemon, point: &str) {
 fn the_end_of_its_writers_is_found_again(daemon: &mut Daemon) {
     let bytes = pattern::bytes(0, 300_000);
     for (name, point) in [
+        ("first", "inlet.spliced:1"),
+        ("admitted", "inlet.admitted:1"),
         ("taken", "inlet.admitted:2"),
         ("ended", "inlet.ended:1"),
         ("closed", "inlet.closed:1"),

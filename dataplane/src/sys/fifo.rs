@@ -310,6 +310,81 @@ mod tests {
         assert_eq!(text, "early late");
     }
 
+    fn write_end(path: &Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn an_open_file_that_reads_knows_whether_there_was_ever_a_writer() {
+        let parent = tempfile::tempdir().unwrap();
+        let base = parent.path().join("fifos");
+        prepare(&base, &[]).unwrap();
+        let folder = Folder::open(&base).unwrap();
+        fn wrote(path: &Path) -> OwnedFd {
+            let end = write_end(path);
+            rustix::io::write(&end, b"x").unwrap();
+            end
+        }
+        // Nobody; one who is there, has written, has gone, has written and gone.
+        type Deed = fn(&Path) -> Option<OwnedFd>;
+        let deeds: [(Deed, bool); 5] = [
+            (|_| None, false),
+            (|path| Some(write_end(path)), true),
+            (|path| Some(wrote(path)), true),
+            (|path| Some(write_end(path)).filter(|_| false), true),
+            (|path| Some(wrote(path)).filter(|_| false), true),
+        ];
+        for (number, (deed, opened)) in deeds.into_iter().enumerate() {
+            let Fifo { ours, plug, .. } =
+                folder.make(&format!("deed{number}"), me(), Side::Writes, 4_096).unwrap();
+            let path = plug.path().to_path_buf();
+            // The kernel goes, and the next one comes with nothing but the open file.
+            plug.leave();
+            assert!(path.exists());
+            let end = deed(&path);
+            assert_eq!(was_opened(&ours).unwrap(), opened, "deed {number}");
+            let resumed = Folder::open(&base).unwrap().resume(&ours, path.clone()).unwrap();
+            assert_eq!((resumed.is_none(), path.exists()), (opened, !opened), "deed {number}");
+            drop((end, resumed));
+        }
+        assert_eq!(fs::read_dir(base.join(me().uid.to_string())).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_next_one_is_told_of_an_opening_and_what_is_kept_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let base = parent.path().join("fifos");
+        prepare(&base, &[]).unwrap();
+        let first = Folder::open(&base).unwrap();
+        let [kept, left] = ["kept", "left"].map(|name| {
+            let Fifo { ours, plug, .. } = first.make(name, me(), Side::Writes, 4_096).unwrap();
+            let path = plug.path().to_path_buf();
+            plug.leave();
+            (ours, path)
+        });
+        drop(first);
+        fs::write(base.join("unfinished"), b"").unwrap();
+        prepare(&base, &[&kept.1]).unwrap();
+        assert!(kept.1.exists() && !left.1.exists() && fs::read_dir(&base).unwrap().count() == 1);
+        let next = Folder::open(&base).unwrap();
+        let plug = next.resume(&kept.0, kept.1.clone()).unwrap().unwrap();
+        assert_eq!(kept.1.symlink_metadata().unwrap().mode() & 0o777, 0o200);
+        let writer = write_end(&kept.1);
+        assert_eq!(opened(&next), [plug.watch]);
+        // Left with somebody's fifo in it the folder stays; without, it goes.
+        leave(&base).unwrap();
+        assert!(kept.1.exists());
+        drop((plug, writer));
+        leave(&base).unwrap();
+        assert!(!base.exists());
+        // What has no name any more can't be waited for.
+        prepare(&base, &[&kept.1]).unwrap();
+        let Fifo { ours, plug, .. } = next.make("gone", me(), Side::Writes, 4_096).unwrap();
+        let path = plug.path().to_path_buf();
+        drop(plug);
+        assert_eq!(next.resume(&ours, path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
     #[test]
     fn whoever_waits_at_what_a_killed_kernel_left_is_let_go() {
         let parent = tempfile::tempdir().unwrap();
