@@ -248,6 +248,7 @@ fn the_end_of_its_writers_is_found_again(daemon: &mut Daemon) {
     daemon.succeed(&[]);
     let client = connect(daemon);
     until("all of it is in", || stdin_of(&client, sink.name) == (bytes.len() as u64, false));
+    until("nothing is held of it", || holds(daemon, 0));
     let mut next = None;
     until("the way is free", || {
         next = client.open_stdin_fifo(&stdin(sink.name)).ok();
@@ -378,23 +379,26 @@ fn a_process_that_ends_without_a_kernel_takes_its_ways_in_along(daemon: &mut Dae
 }
 
 fn the_next_kernel_knows_it_as_its_own(daemon: &mut Daemon) {
-    let (sink, closed) = (Sink::start(daemon, "sink"), Sink::start(daemon, "closed"));
-    let killed = Sink::start(daemon, "killed");
-    let mut writers = [&sink, &closed, &killed].map(|sink| to_write(&sink.way(daemon)));
+    let (sink, killed) = (Sink::start(daemon, "sink"), Sink::start(daemon, "killed"));
+    // It goes on when its stdin is closed.
+    spawn(&connect(daemon), "closed", &["sh", "-c", "cat > /dev/null; exec sleep 1000"]);
+    let paths = [sink.way(daemon), way(daemon, &stdin("closed")), killed.way(daemon)];
+    let mut writers = paths.map(|path| to_write(&path));
     kill_and_succeed(daemon);
     let client = connect(daemon);
     let error = client.open_stdin_fifo(&stdin(sink.name)).expect_err("there is one");
     assert_eq!(error.code(), Some(Code::WouldBlock));
     // Whoever closes the stdin, or ends the process, closes it to its writers.
-    client.call::<StdinClose>(&TargetParams { id: id(closed.name) }).expect("it is open");
+    client.call::<StdinClose>(&TargetParams { id: id("closed") }).expect("it is open");
     kill(&client, killed.name);
+    client.call::<Wait>(&WaitParams { id: id(killed.name), timeout_ms: None }).expect("it ends");
     let [first, second, third] = &mut writers;
-    for (sink, writer) in [(&closed, second), (&killed, third)] {
-        client.call::<Wait>(&WaitParams { id: id(sink.name), timeout_ms: None }).expect("it ends");
+    for writer in [second, third] {
         until("nobody will read it", || writer.write_all(b"y").is_err());
     }
     until("the others are let go", || holds(daemon, 1));
-    assert_eq!(stdin_of(&client, closed.name), (0, true));
+    assert_eq!(stdin_of(&client, "closed"), (0, true));
+    kill(&client, "closed");
     first.write_all(&pattern::bytes(0, 1_000)).expect("it is read");
     drop(writers);
     sink.is_the_last_and_ends_with(daemon, 1_000);

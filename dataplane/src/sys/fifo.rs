@@ -227,12 +227,14 @@ pub fn clear(base: &Path) -> io::Result<()> {
 
 /// Removes the folder, unless somebody goes on with what is in it.
 pub fn leave(base: &Path) -> io::Result<()> {
-    for user in fs::read_dir(base)?.flatten() {
+    for user in fs::read_dir(base).into_iter().flatten().flatten() {
         // It has something in it, or nothing.
         let _ = fs::remove_dir(user.path());
     }
     match fs::remove_dir(base) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
+            Ok(())
+        }
         removed => removed,
     }
 }

@@ -55,9 +55,9 @@ methods! {
     /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens it
     /// first, for writing, writes what the process reads, and then the name is gone. It goes through the kernel, as other writes,
     /// which stay allowed and come in between; so it is counted, a terminal has it too, and a revoke ends it. When the last who has
-    /// it open closes it, stdin is closed, or stays open if `keepOpen`. It outlives this connection, and ends when nobody has
-    /// opened it for `waitMs`, with `process.stdin.close`, and with the kernel: a writer then finds a broken pipe. There is one at a time
-    /// (`E_WOULD_BLOCK`).
+    /// it open closes it, stdin is closed, or stays open if `keepOpen`. It outlives this connection and this kernel, opened or not: a
+    /// writer sees no more than a pause. It ends when nobody has opened it for `waitMs`, with `process.stdin.close`, and with the
+    /// process: a writer then finds a broken pipe. There is one at a time (`E_WOULD_BLOCK`, retry).
     OpenStdin = "stdin.open"(OpenStdinParams) -> OpenStdinResult {
         required: [need("id")],
         permission: ProcessWrite,
