@@ -22,7 +22,7 @@ use kairo_dataplane::reactor::outlets::AdoptedOutlet;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::event::StreamEndReason;
-use kairo_wire::id::SubscriptionId;
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -38,6 +38,43 @@ struct Note {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
+    /// How its frames look; none where its bytes are raw.
+    #[serde(default)]
+    frames: Option<Frames>,
+}
+
+/// What its connection had negotiated, and it had asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Frames {
+    mode: Mode,
+    chunk_bytes_max: u32,
+    records: bool,
+    timestamps: bool,
+    int64: bool,
+}
+
+impl Frames {
+    /// Of a reader in frames.
+    fn of(sink: &Sink, mode: Mode) -> Option<Frames> {
+        let Sink::Frames { chunk_bytes_max, records, timestamps, dialect, .. } = *sink else { return None };
+        Some(Frames { mode, chunk_bytes_max, records, timestamps, int64: dialect == Dialect::Int64 })
+    }
+
+    /// The same for a reader without a connection: whoever goes on with its socket makes it one.
+    fn sink(self, connection: ConnectionKey, process_id: ProcessId) -> Sink {
+        let Frames { chunk_bytes_max, records, timestamps, int64, .. } = self;
+        let dialect = if int64 { Dialect::Int64 } else { Dialect::V1 };
+        Sink::Frames {
+            connection,
+            dedicated: None,
+            chunk_bytes_max,
+            records,
+            timestamps,
+            dialect,
+            process_id,
+        }
+    }
 }
 
 impl Kernel {
@@ -47,26 +84,24 @@ impl Kernel {
         connection: ConnectionKey,
         id: &SubscriptionId,
         wish: Wish,
+        sink: &Sink,
     ) -> Option<Bytes> {
         match wish.raw {
             // A fifo nobody has opened has lost its other end: that is found with the first byte, and it ends.
             Some(RawSink::Outlet {
                 kind: OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. },
                 ..
-            }) => {}
+            })
+            | Some(RawSink::Framed { .. }) => {}
             // The ring is mapped by its reader, which finds out by itself that nobody writes it any more.
-            Some(
-                RawSink::Outlet { kind: OutletKind::Shared, .. }
-                | RawSink::Own(_)
-                | RawSink::Framed { .. }
-                | RawSink::Kept,
-            )
+            Some(RawSink::Outlet { kind: OutletKind::Shared, .. } | RawSink::Own(_) | RawSink::Kept)
             | None => return None,
         }
         let Creator { uid, session, name } = self.principal(connection).creator(self.config.owner_uid);
         let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
         let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
-        let note = Note { v: 1, id, policy, rate, uid, of_session: owned(session), of_skill: owned(name) };
+        let (of_session, of_skill, frames) = (owned(session), owned(name), Frames::of(sink, wish.mode));
+        let note = Note { v: 1, id, policy, rate, uid, of_session, of_skill, frames };
         let mut buf = BytesMut::new();
         to_buf(&mut buf, Dialect::Int64, &note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of an outlet"))
@@ -80,9 +115,10 @@ impl Kernel {
     }
 
     fn adopt_outlet(&mut self, serial: u64, outlet: Outlet) -> Option<AdoptedOutlet> {
-        let Note { id, policy, rate, uid, of_session, of_skill, .. } = from_slice(&outlet.note)
+        let Note { id, policy, rate, uid, of_session, of_skill, frames, .. } = from_slice(&outlet.note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "the note of an outlet can't be read"))
-            .ok()?;
+            .ok()
+            .filter(|note: &Note| note.frames.is_some() == outlet.framed)?;
         let id = SubscriptionId::from_text(&id);
         let creator = Creator { uid, session: of_session.map(Into::into), name: of_skill.map(Into::into) };
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
@@ -97,13 +133,14 @@ impl Kernel {
             stdout: outlet.channel == Channel::Stdout,
             stderr: outlet.channel == Channel::Stderr,
             from: From::Oldest,
-            mode: Mode::Chunk,
+            mode: frames.map_or(Mode::Chunk, |frames| frames.mode),
             policy,
             resumes: true,
             history_bytes: None,
             raw: Some(RawSink::Kept),
             rate,
         };
+        let connection = ConnectionKey { reactor: of.home, slot: u32::MAX, generation: u32::MAX };
         let (key, meter) =
             (SubscriptionKey { home: of.home, serial: outlet.serial }, Arc::new(ReaderMeter::default()));
         let subscribe = Subscribe {
@@ -116,7 +153,7 @@ impl Kernel {
             resumes: wish.resumes,
             mode: wish.mode,
             policy,
-            sink: Sink::Kept,
+            sink: frames.map_or(Sink::Kept, |frames| frames.sink(connection, target.clone())),
             history_bytes: None,
             rate,
             note: None,
@@ -126,7 +163,7 @@ impl Kernel {
         self.state.subscriptions.insert(id.shared(), Named::Stream(stream));
         let subscription = StreamSubscription {
             id,
-            connection: ConnectionKey { reactor: of.home, slot: u32::MAX, generation: u32::MAX },
+            connection,
             target,
             wish,
             place: Place::Reading { key, process: serial, meter },

@@ -51,6 +51,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::DropOutlet { .. }
         | ToKeeper::HoldInput { .. }
         | ToKeeper::HoldOutlet { .. }
+        | ToKeeper::HoldFramed { .. }
         | ToKeeper::HoldReactor
         | ToKeeper::HoldStream { .. } => true,
         ToKeeper::Hello { .. }

@@ -139,6 +139,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        if let Some(step) = self.go_on_with_parcel(place) {
+            return step;
+        }
         if !self.has_room(place) {
             return Step::Full;
         }
@@ -258,6 +261,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Queues whole frames here, or mails them to the connection's reactor.
     pub(super) fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
+        if self.post(place, &frames) {
+            return;
+        }
         if connection.reactor != self.id {
             let Some(reader) = self.readers.get_mut(place) else { return };
             let (subscription, credit) = (reader.subscriber.key, frames.len());
@@ -351,6 +357,15 @@ impl<D: Driver> Reactor<D> {
         let time = stream.time(framing, end);
         let chunk = Chunk { channel, sequence, offset, time, partial, bytes: bytes.len() };
         framing.prelude(chunk, &mut self.prelude);
+        if let Some(parcels) = &mut reader.parcels {
+            let (named, len) = (in_ring && stream.history.is_in_ring(), bytes.len());
+            let payload = if named { offset..end } else { 0..0 };
+            reader.subscriber.next_sequence();
+            reader.subscriber.advance(channel, len);
+            parcels.begin(&reader.subscriber, &[&self.prelude, if named { &[] } else { bytes }], payload);
+            stream.delivered = stream.delivered.max(end);
+            return self.push_parcel(place);
+        }
         if connection.reactor != self.id {
             let frame = Bytes::from([&self.prelude, bytes].concat());
             reader.subscriber.next_sequence();

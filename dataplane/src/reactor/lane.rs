@@ -10,8 +10,8 @@ use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
-    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_HOLDS,
-    VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES,
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_FRAMES,
+    VERSION_HOLDS, VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES,
 };
 use crate::key::{ProcessKey, SubscriptionKey};
 use crate::points::{Point, reach};
@@ -63,6 +63,11 @@ impl<F: Clone> Lane<F> {
     /// True exactly when the keeper holds outlets; none before it has said what it can.
     pub(super) fn holds_outlets(&self) -> Option<bool> {
         (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= VERSION_HOLDS)
+    }
+
+    /// The same of outlets in frames.
+    pub(super) fn holds_framed(&self) -> bool {
+        self.greeted && self.fd.is_some() && self.version >= VERSION_FRAMES
     }
 
     /// A reader is to begin once the keeper has said what it can.

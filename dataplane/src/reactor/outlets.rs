@@ -98,7 +98,7 @@ impl Held {
     ) -> Put {
         let before = self.place.written();
         let fed = self.room(driver, sink).and_then(|room| {
-            carry(driver, (&sink.fd, room), &self.place, staging, outlet_name(key.serial), bytes)
+            carry(driver, (&sink.fd, room), &self.place, staging, outlet_name(key.serial), [bytes, &[]])
         });
         self.came_of(fed, before)
     }
@@ -168,7 +168,7 @@ impl<D: Driver> Reactor<D> {
         pipe_bytes: usize,
         cursors: [Option<Cursor>; 2],
     ) -> Option<Held> {
-        let note = subscribe.note.as_ref()?;
+        subscribe.note.as_ref()?;
         if self.lane.holds_outlets() != Some(true) || self.is_produced(subscribe.process) {
             return None;
         }
@@ -178,19 +178,31 @@ impl<D: Driver> Reactor<D> {
             [None, None] => return None,
         };
         let held = Held::new(cursor.offset, Some(pipe_bytes).filter(|bytes| *bytes > 0));
-        let (process, serial) = (subscribe.process, subscribe.subscription.serial);
         let told = held.map_err(io::Error::other).and_then(|held| {
-            let place = self.driver.import(held.place.descriptor().try_clone_to_owned()?);
-            let encode = |packet: &mut Vec<u8>| link::encode_hold_outlet(process, serial, end, note, packet);
-            self.lane.send(&mut self.driver, encode, &[fd.clone(), place])?;
+            self.tell_of_outlet(subscribe, (end, false), fd, &held.place)?;
             Ok(held)
         });
         told.inspect_err(|error| tracing::warn!(%error, "an outlet ends with this kernel")).ok()
     }
 
+    /// Hands the keeper our end of an outlet and where it has come to. `kind`: of which output, and whether it is in frames.
+    pub(super) fn tell_of_outlet(
+        &mut self,
+        subscribe: &Subscribe,
+        kind: (End, bool),
+        fd: &D::Fd,
+        place: &Inbox,
+    ) -> io::Result<()> {
+        let (process, serial) = (subscribe.process, subscribe.subscription.serial);
+        let note = subscribe.note.as_deref().unwrap_or_default();
+        let place = self.driver.import(place.descriptor().try_clone_to_owned()?);
+        let encode = |packet: &mut Vec<u8>| link::encode_hold_outlet(process, serial, kind, note, packet);
+        self.lane.send(&mut self.driver, encode, &[fd.clone(), place])
+    }
+
     /// Why nothing can go into a reader's outlet now, if it is one that is held: what goes must be accounted for.
     pub(super) fn outlet_waits(&mut self, place: Place) -> Option<Step> {
-        self.readers.get(place)?.held.as_ref()?;
+        self.readers.get(place).filter(|reader| reader.is_held())?;
         if self.staging.is_none() {
             match self.open_staging() {
                 Ok(staging) => self.staging = Some(staging),
@@ -382,6 +394,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Goes on with an outlet of a dead kernel.
     pub(super) fn inherit_outlet(&mut self, process: Place, outlet: AdoptedOutlet) {
+        if matches!(outlet.subscribe.sink, Sink::Frames { .. }) {
+            return self.inherit_framed(process, outlet);
+        }
         let AdoptedOutlet { fd, place, subscribe } = outlet;
         let held = Held { place, pipe_bytes: capacity(&fd).ok() };
         let offset = held.offset();
@@ -393,7 +408,7 @@ impl<D: Driver> Reactor<D> {
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
-        let (key, blocks) = (subscribe.subscription, subscribe.policy == Policy::Block);
+        let blocks = subscribe.policy == Policy::Block;
         let back = cursors.map(|cursor| cursor.is_some());
         let fd = self.driver.import(fd);
         let reader = Reader {
@@ -401,6 +416,7 @@ impl<D: Driver> Reactor<D> {
             framing: None,
             sink: Some(DescriptorSink::new(fd)),
             held: Some(held),
+            parcels: None,
             plug: None,
             shared: None,
             throttle,
@@ -409,11 +425,7 @@ impl<D: Driver> Reactor<D> {
             disk: Default::default(),
             branches: passed.map(|passed| Branch::at(passed, offset)),
         };
-        let place = self.readers.insert_with(|_| reader);
-        self.reader_places.insert(key.serial, place);
-        if let Some(running) = self.processes.get_mut(process) {
-            running.readers.push(place);
-        }
+        let place = self.enlist(process, reader);
         if blocks {
             self.come_back(process, back);
         }

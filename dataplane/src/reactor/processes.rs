@@ -332,6 +332,7 @@ impl<D: Driver> Reactor<D> {
         if let Some(place) = self.place_of_process(key) {
             self.part_from_producer(place);
             self.settle_rests(place);
+            self.keep_parcels(place);
         }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
         self.unlink_feeds(place);
