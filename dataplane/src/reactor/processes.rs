@@ -272,9 +272,8 @@ impl<D: Driver> Reactor<D> {
             }
         }
         reach(Point::ExitHeard);
-        if self.is_relayed(key) {
-            self.resume_sources(place);
-        }
+        // A source that waited for somebody to read waits for nobody now, and may have ended.
+        self.resume_sources(place);
         self.deliver_all(place);
         self.notices.push_back(Notice::Exited { process: key, status, usage, at_ns });
     }
