@@ -74,6 +74,20 @@ impl Parcels {
         reach(Point::FrameNoted);
     }
 
+    /// The same of a chunk; `named`: its bytes stay in the ring, and are these of the stream.
+    pub(super) fn begin_chunk(
+        &mut self,
+        subscriber: &Subscriber,
+        prelude: &[u8],
+        bytes: &[u8],
+        named: Option<Range<u64>>,
+    ) {
+        match named {
+            Some(payload) => self.begin(subscriber, &[prelude], payload),
+            None => self.begin(subscriber, &[prelude, bytes], 0..0),
+        }
+    }
+
     /// Sends what is under way, as far as it goes.
     fn push<D: Driver>(
         &mut self,
