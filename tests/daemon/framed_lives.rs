@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 lives_on_both_drivers!(
     frames_go_on_over_kills_whatever_a_reader_wants,
+    frames_of_a_relay_go_on_over_kills,
+    who_has_a_relay_alone_goes_on_in_frames,
     at_every_point_a_frame_is_whole,
     a_frame_that_was_half_sent_is_finished_by_the_next_kernel,
     a_reader_that_waits_for_nobody_is_told_its_gaps_over_kills,
@@ -26,7 +28,6 @@ lives_on_both_drivers!(
     a_framed_socket_ends_when_it_is_closed_by_whoever_had_it,
     a_frame_is_finished_of_what_nobody_wants_any_more,
     a_daemon_that_ends_in_order_is_no_end_to_frames,
-    frames_of_a_relay_end_with_their_kernel_and_that_is_no_end,
 );
 
 /// Reads frames to the end of the stream, and holds them to the sequence and to each other.
@@ -167,16 +168,74 @@ fn frames_go_on_over_kills_whatever_a_reader_wants(daemon: &mut Daemon) {
     until("nobody reads any more", || readers(daemon, "flood") == 0);
 }
 
+/// Frames and raw bytes, those who wait and those who don't, of one source.
+fn frames_of_a_relay_go_on_over_kills(daemon: &mut Daemon) {
+    flood(daemon, "flood", &json!({"history": "none"}));
+    let client = lasting(daemon);
+    let open =
+        |name: &str, params: OpenParams| Reader::of(name, client.open_framed(&params).expect("it opens"));
+    let dropping = OpenParams { policy: Policy::DropOldest, ..socket("flood") };
+    let rate = Some(Rate { bytes_per_second: 64 << 20, burst: None });
+    let waiting = [open("one", socket("flood")), open("two", OpenParams { rate, ..socket("flood") })];
+    let dropping = open("dropping", dropping);
+    let raw = client.open(&by("flood", Transport::Pipe)).expect("it opens");
+    let raw = std::thread::spawn(move || {
+        let [descriptor] = <[_; 1]>::try_from(raw.descriptors).expect("one descriptor");
+        std::io::copy(&mut std::fs::File::from(descriptor), &mut std::io::sink()).expect("it can be read")
+    });
+    begin(daemon, "flood");
+    let all_go_on = || waiting.iter().chain([&dropping]).for_each(|reader| reader.goes_on(1_500_017));
+    for _ in 0..6 {
+        all_go_on();
+        daemon.kill_and_succeed();
+    }
+    all_go_on();
+    assert_eq!(readers(daemon, "flood"), 4);
+    let total = kill(daemon, "flood");
+    for reader in waiting {
+        assert_eq!(reader.end(), (total, 0));
+    }
+    assert_eq!((dropping.end().0, raw.join().expect("it has ended")), (total, total));
+    until("nobody reads any more", || readers(daemon, "flood") == 0);
+}
+
+fn who_has_a_relay_alone_goes_on_in_frames(daemon: &mut Daemon) {
+    for policy in [Policy::Block, Policy::DropOldest] {
+        let id = policy.word();
+        flood(daemon, id, &json!({"history": "none"}));
+        let client = lasting(daemon);
+        let params = OpenParams { policy, ..socket(id) };
+        let reader = Reader::of(id, client.open_framed(&params).expect("it opens"));
+        begin(daemon, id);
+        for _ in 0..6 {
+            reader.goes_on(3_000_017);
+            daemon.kill_and_succeed();
+        }
+        reader.goes_on(3_000_017);
+        let total = kill(daemon, id);
+        let (came_to, missed) = reader.end();
+        assert!(came_to == total && (missed == 0 || policy != Policy::Block), "{missed} of {total}");
+    }
+}
+
 fn at_every_point_a_frame_is_whole(daemon: &mut Daemon) {
-    flood(daemon, "flood", &json!({}));
+    let none = json!({"history": "none"});
     let client = lasting(daemon);
     let open = |params: OpenParams| client.open_framed(&params).expect("it opens");
+    for (id, more) in [("kept", &json!({})), ("relayed", &none), ("alone", &none)] {
+        flood(daemon, id, more);
+    }
+    let dropping = |id| OpenParams { policy: Policy::DropOldest, ..socket(id) };
     let readers = [
-        Reader::of("chunks", open(socket("flood"))),
-        Reader::of("each line", open(OpenParams { mode: Some(Mode::Line), ..socket("flood") })),
-        Reader::of("dropping", open(OpenParams { policy: Policy::DropOldest, ..socket("flood") })),
+        Reader::of("chunks", open(socket("kept"))),
+        Reader::of("each line", open(OpenParams { mode: Some(Mode::Line), ..socket("kept") })),
+        Reader::of("dropping", open(dropping("kept"))),
+        Reader::of("relayed", open(socket("relayed"))),
+        Reader::of("relayed too", open(socket("relayed"))),
+        Reader::of("relayed, dropping", open(dropping("relayed"))),
+        Reader::of("alone", open(socket("alone"))),
     ];
-    begin(daemon, "flood");
+    ["kept", "relayed", "alone"].iter().for_each(|id| begin(daemon, id));
     let mut died = 0;
     let moving = |point: &&Point| {
         ["take.", "input.", "adopt.", "frame."].iter().any(|of| point.name().starts_with(of))
@@ -200,36 +259,43 @@ fn at_every_point_a_frame_is_whole(daemon: &mut Daemon) {
         }
     }
     assert!(died >= 20, "only {died} points were met");
-    let total = kill(daemon, "flood");
+    let totals = ["kept", "relayed", "alone"].map(|id| kill(daemon, id));
     let ends = readers.map(Reader::end);
-    assert!(ends.iter().all(|end| end.0 == total), "{ends:?} of {total}");
-    assert_eq!((ends[0].1, ends[1].1), (0, 0));
+    for (end, of) in ends.iter().zip([0, 0, 0, 1, 1, 1, 2]) {
+        assert_eq!(end.0, totals[of], "{ends:?} of {totals:?}");
+    }
+    assert!([0, 1, 3, 4, 6].iter().all(|waiting| ends[*waiting].1 == 0), "{ends:?}");
 }
 
 /// It takes nothing while its daemon is killed, so a frame is cut wherever its socket was full.
 fn a_frame_that_was_half_sent_is_finished_by_the_next_kernel(daemon: &mut Daemon) {
-    start(daemon, "writer", "256", &json!({}));
     let client = lasting(daemon);
-    let open = |params: OpenParams| client.open_framed(&params).expect("it opens");
-    let stopped = [
-        open(socket("writer")),
-        open(OpenParams { mode: Some(Mode::Lines), ..socket("writer") }),
-        open(OpenParams { mode: Some(Mode::Line), ..socket("writer") }),
-    ];
-    begin(daemon, "writer");
-    for _ in 0..4 {
-        let mut raw = daemon.connect_modern();
-        until("nobody takes anything", || {
-            let status = raw.ok("process.status", json!({"id": "writer", "detail": true}));
-            let readers = status["detail"]["readers"].as_array().cloned().unwrap_or_default();
-            readers.len() == 3 && readers.iter().any(|reader| reader["stalled"] == json!(true))
-        });
-        daemon.kill_and_succeed();
-    }
-    let total = 256 * sequence::BLOCK_BYTES as u64;
-    let readers = stopped.map(|stream| Reader::of("one that had stopped", stream));
-    for reader in readers {
-        assert_eq!(reader.end(), (total, 0));
+    let none = json!({"history": "none"});
+    for (id, more, modes) in [
+        ("kept", &json!({}), &[Mode::Chunk, Mode::Lines, Mode::Line][..]),
+        ("relayed", &none, &[Mode::Chunk, Mode::Chunk]),
+        ("alone", &none, &[Mode::Chunk]),
+    ] {
+        start(daemon, id, "256", more);
+        let stopped = modes.iter().map(|mode| OpenParams { mode: Some(*mode), ..socket(id) });
+        let stopped = stopped.map(|params| client.open_framed(&params).expect("it opens"));
+        let stopped: Vec<_> = stopped.collect();
+        begin(daemon, id);
+        for _ in 0..4 {
+            let mut raw = daemon.connect_modern();
+            until("nobody takes anything", || {
+                let status = raw.ok("process.status", json!({"id": id, "detail": true}));
+                let readers = status["detail"]["readers"].as_array().cloned().unwrap_or_default();
+                let stands = status["detail"]["streams"][0]["paused"] == json!(true);
+                readers.len() == stopped.len() && stands
+            });
+            daemon.kill_and_succeed();
+        }
+        let total = 256 * sequence::BLOCK_BYTES as u64;
+        let stopped: Vec<_> = stopped.into_iter().map(|stream| Reader::of(id, stream)).collect();
+        for reader in stopped {
+            assert_eq!(reader.end(), (total, 0));
+        }
     }
 }
 
@@ -320,21 +386,23 @@ fn ends_with_a_whole_frame(mut stream: DirectStream) {
 
 /// Whoever closes it doesn't read, and the daemon is killed before what had begun to leave is through.
 fn a_frame_is_finished_of_what_nobody_wants_any_more(daemon: &mut Daemon) {
-    flood(daemon, "flood", &json!({}));
-    let client = connect(daemon);
-    let stream = client.open_framed(&socket("flood")).expect("it opens");
-    let subscription_id = stream.id().expect("it is open").clone();
-    begin(daemon, "flood");
-    let mut raw = daemon.connect_modern();
-    until("it takes nothing", || {
-        let status = raw.ok("process.status", json!({"id": "flood", "detail": true}));
-        status["detail"]["readers"][0]["stalled"] == json!(true)
-    });
-    assert!(client.call::<Close>(&UnsubscribeParams { subscription_id }).expect("it is there").ok);
-    daemon.kill_and_succeed();
-    ends_with_a_whole_frame(stream);
-    until("it is not read", || readers(daemon, "flood") == 0);
-    kill(daemon, "flood");
+    for (id, more) in [("kept", json!({})), ("relayed", json!({"history": "none"}))] {
+        flood(daemon, id, &more);
+        let client = connect(daemon);
+        let stream = client.open_framed(&socket(id)).expect("it opens");
+        let subscription_id = stream.id().expect("it is open").clone();
+        begin(daemon, id);
+        let mut raw = daemon.connect_modern();
+        until("it takes nothing", || {
+            let status = raw.ok("process.status", json!({"id": id, "detail": true}));
+            status["detail"]["readers"][0]["stalled"] == json!(true)
+        });
+        assert!(client.call::<Close>(&UnsubscribeParams { subscription_id }).expect("it is there").ok);
+        daemon.kill_and_succeed();
+        ends_with_a_whole_frame(stream);
+        until("it is not read", || readers(daemon, id) == 0);
+        kill(daemon, id);
+    }
 }
 
 fn a_daemon_that_ends_in_order_is_no_end_to_frames(daemon: &mut Daemon) {
@@ -351,22 +419,4 @@ fn a_daemon_that_ends_in_order_is_no_end_to_frames(daemon: &mut Daemon) {
     reader.goes_on(1_000_000);
     let total = kill(daemon, "flood");
     assert_eq!(reader.end(), (total, 0));
-}
-
-/// It is not told that the stream has ended, and can't take it for that.
-fn frames_of_a_relay_end_with_their_kernel_and_that_is_no_end(daemon: &mut Daemon) {
-    flood(daemon, "flood", &json!({"history": "none"}));
-    let client = lasting(daemon);
-    let mut stream = client.open_framed(&socket("flood")).expect("it opens");
-    begin(daemon, "flood");
-    assert!(matches!(stream.next_item(), Ok(Some(DirectItem::Chunk { .. }))));
-    daemon.kill_and_succeed();
-    loop {
-        match stream.next_item() {
-            Ok(Some(DirectItem::Chunk { offset, data, .. })) => sequence::check(data, offset),
-            Ok(other) => panic!("{other:?}"),
-            Err(_) => break,
-        }
-    }
-    kill(daemon, "flood");
 }

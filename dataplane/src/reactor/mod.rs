@@ -35,6 +35,7 @@ mod processes;
 mod producing;
 mod readers;
 mod relayed_frames;
+mod relayed_parcels;
 mod relaying;
 mod shared;
 mod sources;

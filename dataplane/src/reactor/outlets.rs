@@ -114,7 +114,8 @@ impl Held {
     ) -> Put {
         let before = self.place.written();
         let fed = self.room(driver, sink).and_then(|room| {
-            duplicate(driver, from, (&sink.fd, room.min(max)), &self.place, staging, outlet_name(key.serial))
+            let name = outlet_name(key.serial);
+            duplicate(driver, (&[], from), (&sink.fd, room.min(max)), &self.place, staging, name)
         });
         self.came_of(fed, before)
     }
@@ -322,7 +323,7 @@ impl<D: Driver> Reactor<D> {
         was_read: bool,
     ) -> Option<bool> {
         let running = self.processes.get(process)?;
-        let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        let is_held = |place: &Place| self.readers.get(*place).is_some_and(Reader::is_held);
         if !running.readers.iter().any(is_held) {
             return None;
         }
@@ -370,7 +371,7 @@ impl<D: Driver> Reactor<D> {
 
     /// How much can go to all of them in one round: what goes by the staging pipe goes at once or not at all.
     pub(super) fn round_bytes(&self, process: Place, readers: &[Place]) -> usize {
-        let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        let is_held = |place: &Place| self.readers.get(*place).is_some_and(Reader::is_held);
         let is_pipe = |held: &Held| held.pipe_bytes.is_some();
         let by_pipe = |place: &Place| {
             self.readers.get(*place).is_none_or(|reader| reader.held.as_ref().is_none_or(is_pipe))
@@ -384,7 +385,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// A reader has bytes that its outlet says it has.
-    fn had(&mut self, place: Place, channel: Channel, bytes: usize) {
+    pub(super) fn had(&mut self, place: Place, channel: Channel, bytes: usize) {
         if let Some(reader) = self.readers.get_mut(place) {
             reader.branches[channel as usize].taken += bytes as u64;
             reader.subscriber.advance(channel, bytes);

@@ -7,8 +7,9 @@
 //! What leaves takes the steps of every input, as raw bytes do ([`outlets`](super::outlets)); and before the first byte of a frame
 //! leaves, shared memory says what frame that is ([`Parcel`]). Whoever comes after a kill sends the rest of that very frame, and
 //! goes on where it ends. Invariants: the payload of a frame that is under way stays in the ring, which the keeper has, until it
-//! is through; that of a reader nobody waits for is moved out of it, before anything can be taken. A relayed stream's frames, and
-//! those a client writes, leave as on any connection and end with this kernel.
+//! is through; that of a reader nobody waits for is moved out of it, before anything can be taken. A relayed stream's frames are
+//! [`relayed_parcels`](super::relayed_parcels)'; those of a stream that a client writes leave as on any connection, and end with
+//! this kernel.
 
 use super::connections::Connection;
 use super::delivery::Step;
@@ -27,7 +28,7 @@ use crate::limits::{CLOSE_PATIENCE_NS, HELD_CHUNK_BYTES_MAX, PARCEL_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::reactor::timers::Alarm;
 use crate::stream::history::{History, Peek};
-use crate::stream::inflow::{Fed, carry};
+use crate::stream::inflow::{Fed, carry, duplicate};
 use crate::stream::relay::Branch;
 use crate::stream::source::{Staging, outlet_name};
 use crate::stream::subscriber::{Cursor, Subscriber};
@@ -36,6 +37,15 @@ use crate::transport::frames::Framing;
 use kairo_shm::inbox::{Inbox, Parcel, Standing};
 use std::io;
 use std::ops::Range;
+
+/// How far a pass has come with what is under way: so many bytes of the stream went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All of it has gone.
+    Whole(usize),
+    /// Some of it.
+    Part(usize),
+}
 
 /// What leaves in frames by a socket that the keeper holds.
 #[derive(Debug)]
@@ -67,8 +77,17 @@ impl Parcels {
 
     /// Notes what leaves next, before any of it does: bytes, then a part of the stream. Its reader has been moved behind it.
     pub(super) fn begin(&mut self, subscriber: &Subscriber, pieces: &[&[u8]], payload: Range<u64>) {
+        self.begin_with((subscriber.sequence, standing(subscriber, self.channel)), pieces, payload);
+    }
+
+    /// The same, of a reader that will have had so many chunks and stand there.
+    pub(super) fn begin_with(
+        &mut self,
+        (sequence, then): (u64, Standing),
+        pieces: &[&[u8]],
+        payload: Range<u64>,
+    ) {
         debug_assert!(self.parcel.is_none(), "one frame is finished before the next begins");
-        let (sequence, then) = (subscriber.sequence, standing(subscriber, self.channel));
         self.place.begin_parcel(pieces, Parcel { payload, sequence, then, ..Parcel::default() });
         self.parcel = self.place.parcel();
         reach(Point::FrameNoted);
@@ -128,27 +147,73 @@ impl Parcels {
         Put::Bytes((self.place.written() - before) as usize)
     }
 
-    /// What of the stream is under way and has to stay in the ring.
-    fn pinned(&self) -> Option<u64> {
+    /// One pass of what is under way, whose payload is at the front of `from` as far as it has not gone. How far that has come,
+    /// and whether the socket takes no more.
+    pub(super) fn pass<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        staging: &Staging<D::Fd>,
+        (from, socket): (&D::Fd, &D::Fd),
+        key: SubscriptionKey,
+        max: usize,
+    ) -> io::Result<(Progress, bool)> {
+        let Some(parcel) = &self.parcel else { return Ok((Progress::Whole(0), false)) };
+        let (name, before) = (outlet_name(key.serial), self.place.written());
+        let left = parcel.payload_left(before);
+        let (head, payload) = (self.place.parcel_bytes(parcel), (left.end - left.start) as usize);
+        let fed = match payload.min(max) {
+            0 => carry(driver, (socket, usize::MAX), &self.place, staging, name, [head, &[]])?,
+            max => duplicate(driver, (head, from), (socket, max), &self.place, staging, name)?,
+        };
+        let written = self.place.written();
+        let still = parcel.payload_left(written);
+        let bytes = (still.start - left.start) as usize;
+        match fed {
+            Fed::Broken => Err(io::ErrorKind::BrokenPipe.into()),
+            _ if written == parcel.to() => {
+                self.parcel = None;
+                Ok((Progress::Whole(bytes), false))
+            }
+            // Fewer pieces fit the staging pipe, or the socket is full: the next attempt tells, and costs as much as a question.
+            Fed::Some if bytes > 0 => Ok((Progress::Part(bytes), false)),
+            Fed::Some | Fed::Full => Ok((Progress::Part(bytes), true)),
+        }
+    }
+
+    /// What of the stream is under way and has not gone.
+    fn left(&self) -> Option<Range<u64>> {
         let left = self.parcel.as_ref()?.payload_left(self.place.written());
-        (!left.is_empty()).then_some(left.start)
+        (!left.is_empty()).then_some(left)
+    }
+
+    /// True exactly when the rest of what is under way is not all here.
+    pub(super) fn waits_for_source(&self) -> bool {
+        self.left().is_some()
+    }
+
+    /// Of which output what under way is in the source still.
+    pub(super) fn in_source(&self) -> Option<(Channel, Range<u64>)> {
+        Some((self.channel, self.left()?))
     }
 
     /// Moves what is under way out of the ring.
     fn keep(&mut self, history: &History) {
-        let Some(parcel) = &self.parcel else { return };
-        let left = parcel.payload_left(self.place.written());
-        if left.is_empty() {
-            return;
-        }
-        let (mut rest, mut at) = (self.place.parcel_bytes(parcel).to_vec(), left.start);
+        let Some(left) = self.left() else { return };
+        let (mut rest, mut at) = (Vec::new(), left.start);
         while let Peek::Bytes(run) = history.peek(at, (left.end - at) as usize) {
             rest.extend_from_slice(run);
             at += run.len() as u64;
         }
-        debug_assert_eq!(at, left.end, "nothing was taken since it began");
-        let parcel = Parcel { payload: 0..0, ..parcel.clone() };
-        self.place.begin_parcel(&[&rest], parcel);
+        self.keep_bytes(&rest);
+    }
+
+    /// Notes what is under way anew, with these bytes of the stream, which are all that is left of it.
+    pub(super) fn keep_bytes(&mut self, rest: &[u8]) {
+        let (Some(parcel), Some(left)) = (&self.parcel, self.left()) else { return };
+        debug_assert_eq!(rest.len() as u64, left.end - left.start, "what is under way is where it was");
+        let here = self.place.parcel_bytes(parcel).to_vec();
+        let parcel = Parcel { payload: left.end..left.end, ..parcel.clone() };
+        self.place.begin_parcel(&[&here, rest], parcel);
         self.parcel = self.place.parcel();
         reach(Point::FrameKept);
     }
@@ -169,7 +234,7 @@ impl<D: Driver> Reactor<D> {
     ) -> Option<Parcels> {
         let key = subscribe.process;
         subscribe.note.as_ref()?;
-        if !self.lane.holds_framed() || self.is_produced(key) || self.is_relayed(key) {
+        if !self.lane.holds_framed() || self.is_produced(key) {
             return None;
         }
         let (channel, cursor) = match cursors {
@@ -228,11 +293,14 @@ impl<D: Driver> Reactor<D> {
             parcels.keep(history);
         }
         reader.subscriber.confirm();
-        if let Some(pinned) = parcels.pinned() {
-            reader.subscriber.confirmed[parcels.channel as usize] = pinned;
+        if let Some(left) = parcels.left() {
+            reader.subscriber.confirmed[parcels.channel as usize] = left.start;
         }
         match put {
-            Put::Bytes(bytes) => Step::Moved(bytes),
+            Put::Bytes(bytes) => {
+                self.parcel_is_through(place);
+                Step::Moved(bytes)
+            }
             Put::Full => {
                 self.await_room(socket_place);
                 Step::Full
@@ -248,6 +316,12 @@ impl<D: Driver> Reactor<D> {
     /// Moves what is under way to readers of a process out of its rings, which go.
     pub(super) fn keep_parcels(&mut self, process: Place) {
         let Some(running) = self.processes.get(process) else { return };
+        if running.relays() {
+            for reader in running.readers.clone() {
+                self.keep_relayed_parcel(reader, process);
+            }
+            return;
+        }
         for reader in &running.readers {
             if let Some(parcels) = self.readers.get_mut(*reader).and_then(|reader| reader.parcels.as_mut()) {
                 parcels.keep(&running.streams[parcels.channel as usize].history);
@@ -264,14 +338,27 @@ impl<D: Driver> Reactor<D> {
         };
         let process = self.process_places.get(&reader.subscriber.process.serial);
         let Some(process) = process.and_then(|place| self.processes.get(*place)) else { return false };
-        parcels.keep(&process.streams[parcels.channel as usize].history);
         parcels.place.request_close();
-        reader.subscriber.cursors = [None; 2];
-        reader.subscriber.confirm();
+        // What is in a source stays there: whoever is relayed to still waits for it.
+        if !process.relays() || !parcels.waits_for_source() {
+            parcels.keep(&process.streams[parcels.channel as usize].history);
+            reader.subscriber.cursors = [None; 2];
+            reader.subscriber.confirm();
+        }
         if let Sink::Frames { connection, .. } = reader.subscriber.sink {
             self.is_closing(connection);
         }
         true
+    }
+
+    /// All of what was under way has gone: one that nobody wants any more is done with it.
+    pub(super) fn parcel_is_through(&mut self, place: Place) {
+        if let Some(reader) = self.readers.get_mut(place)
+            && reader.parcels.as_ref().is_some_and(|parcels| parcels.place.is_closing())
+        {
+            reader.subscriber.cursors = [None; 2];
+            self.later(Turn::Reader(place));
+        }
     }
 
     /// What is on its way there has so much time, and no more.
@@ -292,9 +379,16 @@ impl<D: Driver> Reactor<D> {
         };
         let Standing { offset, gap_bytes } = parcel.then;
         let (sequence, closing) = (parcel.sequence, place.is_closing());
+        let left = parcel.payload_left(place.written());
+        // Of a relayed stream it has what went; of one that is kept, what is under way is pinned behind it.
+        let Some(running) = self.processes.get(process) else { return };
+        let (relayed, total) = (running.relays(), running.streams[channel as usize].history.total());
+        let offset = if relayed && !left.is_empty() { Some(left.start) } else { offset };
+        let in_source = relayed && !left.is_empty();
         let mut cursors = [None; 2];
         let passed = offset.unwrap_or(0);
-        cursors[channel as usize] = offset.filter(|_| !closing).map(|offset| Cursor { offset, gap_bytes });
+        cursors[channel as usize] =
+            offset.filter(|_| !closing || in_source).map(|offset| Cursor { offset, gap_bytes });
         subscribe.meter.offset[channel as usize].set(passed);
         subscribe.meter.gap_bytes.add(gap_bytes);
         subscribe.meter.sequence.set(sequence);
@@ -309,12 +403,12 @@ impl<D: Driver> Reactor<D> {
         let framing = framing_of(&subscribe).map(|framing| fitting(framing, subscribe.mode));
         let Some(running) = self.processes.get(process) else { return };
         let history = &running.streams[channel as usize].history;
-        if !blocks || closing || !history.is_in_ring() {
+        if !relayed && (!blocks || closing || !history.is_in_ring()) {
             parcels.keep(history);
         }
         let mut subscriber = Subscriber { sequence, ..subscriber_of(subscribe, cursors) };
-        if let Some(pinned) = parcels.pinned() {
-            subscriber.confirmed[channel as usize] = pinned;
+        if let Some(left) = parcels.left() {
+            subscriber.confirmed[channel as usize] = left.start;
         }
         let reader = Reader {
             subscriber,
@@ -328,7 +422,7 @@ impl<D: Driver> Reactor<D> {
             full: Default::default(),
             idle: false,
             disk: Default::default(),
-            branches: [passed; 2].map(|passed| Branch::joining(passed, passed)),
+            branches: [0; 2].map(|_| Branch::at(if relayed { total } else { passed }, passed)),
         };
         let place = self.enlist(process, reader);
         self.list_reader(place, connection, true);
@@ -345,11 +439,17 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// True exactly when the rest of it can be made.
-    fn has_whole(&self, process: Place, channel: Channel, parcel: &Parcel, place: &Inbox) -> bool {
+    fn has_whole(&mut self, process: Place, channel: Channel, parcel: &Parcel, place: &Inbox) -> bool {
         let Some(running) = self.processes.get(process) else { return false };
-        let history = &running.streams[channel as usize].history;
+        let stream = &running.streams[channel as usize];
         let mut left = parcel.payload_left(place.written());
-        while let Peek::Bytes(run) = history.peek(left.start, (left.end - left.start) as usize) {
+        if running.relays() {
+            let queued =
+                stream.source.as_ref().map_or(0, |source| self.driver.queued(&source.fd).unwrap_or(0));
+            let in_source = stream.history.total()..=stream.history.total() + queued as u64;
+            return left.is_empty() || in_source.contains(&left.start) && in_source.contains(&left.end);
+        }
+        while let Peek::Bytes(run) = stream.history.peek(left.start, (left.end - left.start) as usize) {
             left.start += run.len() as u64;
         }
         left.is_empty()

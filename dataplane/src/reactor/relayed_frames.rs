@@ -69,7 +69,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Writes a frame's header and prelude; returns its offset.
-    fn prelude_of(&mut self, way: Way, bytes: usize) -> u64 {
+    pub(super) fn prelude_of(&mut self, way: Way, bytes: usize) -> u64 {
         self.prelude.clear();
         let Some(reader) = self.readers.get(way.reader) else { return 0 };
         let offset = reader.subscriber.cursors[way.channel as usize].map_or(0, |cursor| cursor.offset);
@@ -153,7 +153,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Reads bytes that are in a pipe for certain.
-    fn read_certain(&mut self, from: &D::Fd, into: &mut Vec<u8>, bytes: usize) {
+    pub(super) fn read_certain(&mut self, from: &D::Fd, into: &mut Vec<u8>, bytes: usize) {
         let (mut at, end) = (into.len(), into.len() + bytes);
         into.resize(end, 0);
         while at < end {
@@ -226,7 +226,10 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get(process) else { return };
         if running.relays() {
             for reader in running.readers.clone() {
-                self.finish_rest_of(reader);
+                // What of a held one is under way stays where it is.
+                if self.readers.get(reader).is_some_and(|reader| !reader.is_held()) {
+                    self.finish_rest_of(reader);
+                }
             }
         }
     }

@@ -377,26 +377,33 @@ pub fn carry<D: Driver>(
     Ok(fed(moved, inbox.written() - before))
 }
 
-/// Duplicates what is at the front of the pipe `from` into `fd`, by the same steps: it stays there. What came of it, unless
-/// there is nothing to be had.
+/// Duplicates what is at the front of the pipe `from` into `fd`, behind `head`, by the same steps: it stays there. What came of it,
+/// unless there is nothing to be had.
 pub fn duplicate<D: Driver>(
     driver: &mut D,
-    from: &D::Fd,
+    (head, from): (&[u8], &D::Fd),
     (fd, room): (&D::Fd, usize),
     inbox: &Inbox,
     staging: &Staging<D::Fd>,
     name: u64,
 ) -> io::Result<Fed> {
-    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes());
+    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes() - head.len());
     if max == 0 {
         return Ok(Fed::Full);
     }
     staging.page.name(Side::Input, name);
+    let staged = if head.is_empty() { 0 } else { driver.write(&staging.input.write_end, head)? };
     let staged = match tee(driver, from, &staging.input.write_end, max) {
-        relay::Moved::Bytes(staged) => staged,
-        relay::Moved::Broken(error) => return Err(error),
-        relay::Moved::Unsuited => return Err(io::ErrorKind::Unsupported.into()),
+        relay::Moved::Bytes(more) => staged + more,
+        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full if staged > 0 => staged,
         relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full => return Ok(Fed::Full),
+        refused => {
+            drain(driver, &staging.input.read_end)?;
+            return Err(match refused {
+                relay::Moved::Broken(error) => error,
+                _ => io::ErrorKind::Unsupported.into(),
+            });
+        }
     };
     reach(Point::InputStaged);
     let before = inbox.written();
