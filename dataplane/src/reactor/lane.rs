@@ -403,3 +403,21 @@ impl<D: Driver> Reactor<D> {
         self.tell_keeper(|packet| link::encode_shutdown(grace_ns, packet));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_keeper_is_given_nothing_it_has_no_word_for() {
+        let lane = |version, greeted| Lane { version, greeted, ..Lane::new(()) };
+        let holds = |version, greeted| {
+            let lane = lane(version, greeted);
+            (lane.holds_outlets(), lane.holds_framed())
+        };
+        assert_eq!(holds(VERSION, false), (None, false), "it has not said what it is");
+        assert_eq!(holds(VERSION_HOLDS - 1, true), (Some(false), false));
+        assert_eq!(holds(VERSION_HOLDS, true), (Some(true), false));
+        assert_eq!(holds(VERSION_FRAMES, true), (Some(true), true));
+    }
+}
