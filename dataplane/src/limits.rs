@@ -64,7 +64,7 @@ pub const INBOX_BYTES: usize = 64 << 10;
 /// Past this it is given back once the child has everything, bytes.
 pub const INBOX_BYTES_KEPT: usize = 1 << 20;
 /// The pipe through which bytes go into children and outlets, bytes.
-pub const INPUT_STAGING_BYTES: usize = 256 << 10;
+pub const INPUT_STAGING_BYTES: usize = 512 << 10;
 
 /// Most data of one frame of a reader by chunks whose socket outlives its kernel, bytes: it goes through that pipe at once.
 pub const HELD_CHUNK_BYTES_MAX: usize = INPUT_STAGING_BYTES - (4 << 10);
