@@ -101,10 +101,8 @@ impl<D: Driver> Reactor<D> {
             return Some(true);
         }
         let from = self.origin(way)?;
-        let queued = self.driver.queued(&from).unwrap_or(0);
-        let reader = self.readers.get(way.reader)?;
-        let drops = reader.subscriber.policy != Policy::Block;
-        let bytes = queued.min(way.max).min(reader.framing.as_ref()?.chunk_bytes_max);
+        let bytes = self.frame_bytes(way, &from)?;
+        let drops = self.readers.get(way.reader)?.subscriber.policy != Policy::Block;
         let copy = if drops { self.copy_of(&from, bytes).ok()? } else { Vec::new() };
         let bytes = if drops { copy.len() } else { bytes };
         if bytes == 0 {
