@@ -45,6 +45,10 @@ points! {
     TakeCommitted = "take.committed",
     /// A chunk is in a client's socket.
     ChunkSent = "chunk.sent",
+    /// What leaves next in frames by an outlet is noted, and nothing of it has left.
+    FrameNoted = "frame.noted",
+    /// Some of it has left, and the rest of a dropping reader's was moved out of the ring.
+    FrameKept = "frame.kept",
     /// A write is in the inbox, unanswered.
     InputAppended = "input.appended",
     /// Bytes of it are in the staging pipe, and nobody has noted how many.

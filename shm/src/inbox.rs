@@ -14,6 +14,10 @@
 //!
 //! Invariant: T ≤ E ≤ A, and `[T, A)` is here, or, where another stream fills the input, there.
 
+mod parcel;
+
+pub use parcel::{Parcel, Standing};
+
 use crate::layout::{Geometry, PAGE_BYTES, RingError};
 use crate::map::Map;
 use crate::memory::{Writers, anonymous, is_fixed, seal};

@@ -16,6 +16,7 @@ mod counting;
 mod events;
 mod fifo;
 mod framed;
+mod framed_lives;
 mod intents;
 mod library;
 mod limits;

@@ -24,7 +24,7 @@ use kairo_dataplane::reactor::outlets::AdoptedOutlet;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::event::StreamEndReason;
-use kairo_wire::id::SubscriptionId;
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -40,6 +40,43 @@ struct Note {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
+    /// How its frames look; none where its bytes are raw.
+    #[serde(default)]
+    frames: Option<Frames>,
+}
+
+/// What its connection had negotiated, and it had asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Frames {
+    mode: Mode,
+    chunk_bytes_max: u32,
+    records: bool,
+    timestamps: bool,
+    int64: bool,
+}
+
+impl Frames {
+    /// Of a reader in frames.
+    fn of(sink: &Sink, mode: Mode) -> Option<Frames> {
+        let Sink::Frames { chunk_bytes_max, records, timestamps, dialect, .. } = *sink else { return None };
+        Some(Frames { mode, chunk_bytes_max, records, timestamps, int64: dialect == Dialect::Int64 })
+    }
+
+    /// The same for a reader without a connection: whoever goes on with its socket makes it one.
+    fn sink(self, connection: ConnectionKey, process_id: ProcessId) -> Sink {
+        let Frames { chunk_bytes_max, records, timestamps, int64, .. } = self;
+        let dialect = if int64 { Dialect::Int64 } else { Dialect::V1 };
+        Sink::Frames {
+            connection,
+            dedicated: None,
+            chunk_bytes_max,
+            records,
+            timestamps,
+            dialect,
+            process_id,
+        }
+    }
 }
 
 /// Of a path into a stdin.
@@ -60,25 +97,23 @@ impl Kernel {
         connection: ConnectionKey,
         id: &SubscriptionId,
         wish: Wish,
+        sink: &Sink,
     ) -> Option<Bytes> {
         match wish.raw {
             // A fifo nobody has opened has lost its other end: that is found with the first byte, and it ends.
             Some(RawSink::Outlet {
                 kind: OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. },
                 ..
-            }) => {}
+            })
+            | Some(RawSink::Framed { .. }) => {}
             // The ring is mapped by its reader, which finds out by itself that nobody writes it any more.
-            Some(
-                RawSink::Outlet { kind: OutletKind::Shared, .. }
-                | RawSink::Own(_)
-                | RawSink::Framed { .. }
-                | RawSink::Kept,
-            )
+            Some(RawSink::Outlet { kind: OutletKind::Shared, .. } | RawSink::Own(_) | RawSink::Kept)
             | None => return None,
         }
         let (uid, of_session, of_skill) = self.holder(connection);
         let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
-        written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill })
+        let frames = Frames::of(sink, wish.mode);
+        written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill, frames })
     }
 
     /// What the keeper is to keep with a path into a stdin.
@@ -116,9 +151,10 @@ impl Kernel {
     }
 
     fn adopt_outlet(&mut self, serial: u64, outlet: Outlet) -> Option<AdoptedOutlet> {
-        let Note { id, policy, rate, uid, of_session, of_skill, .. } = from_slice(&outlet.note)
+        let Note { id, policy, rate, uid, of_session, of_skill, frames, .. } = from_slice(&outlet.note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "the note of an outlet can't be read"))
-            .ok()?;
+            .ok()
+            .filter(|note: &Note| note.frames.is_some() == outlet.framed)?;
         let id = SubscriptionId::from_text(&id);
         let creator = Creator { uid, session: of_session.map(Into::into), name: of_skill.map(Into::into) };
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
@@ -133,13 +169,14 @@ impl Kernel {
             stdout: outlet.channel == Channel::Stdout,
             stderr: outlet.channel == Channel::Stderr,
             from: From::Oldest,
-            mode: Mode::Chunk,
+            mode: frames.map_or(Mode::Chunk, |frames| frames.mode),
             policy,
             resumes: true,
             history_bytes: None,
             raw: Some(RawSink::Kept),
             rate,
         };
+        let connection = ConnectionKey { reactor: of.home, slot: u32::MAX, generation: u32::MAX };
         let (key, meter) =
             (SubscriptionKey { home: of.home, serial: outlet.serial }, Arc::new(ReaderMeter::default()));
         let subscribe = Subscribe {
@@ -152,7 +189,7 @@ impl Kernel {
             resumes: wish.resumes,
             mode: wish.mode,
             policy,
-            sink: Sink::Kept,
+            sink: frames.map_or(Sink::Kept, |frames| frames.sink(connection, target.clone())),
             history_bytes: None,
             rate,
             note: None,
@@ -162,7 +199,7 @@ impl Kernel {
         self.state.subscriptions.insert(id.shared(), Named::Stream(stream));
         let subscription = StreamSubscription {
             id,
-            connection: ConnectionKey { reactor: of.home, slot: u32::MAX, generation: u32::MAX },
+            connection,
             target,
             wish,
             place: Place::Reading { key, process: serial, meter },

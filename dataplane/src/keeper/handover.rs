@@ -9,7 +9,7 @@
 
 use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
-use crate::keeper::protocol::{Blob, VERSION_HOLDS, VERSION_LETS_IN, spoken};
+use crate::keeper::protocol::{Blob, VERSION_FRAMES, VERSION_HOLDS, VERSION_LETS_IN, spoken};
 use crate::keeper::session::{Exit, Inlet, Outlet, Ring, Session, Sessions};
 use crate::keeper::succession::{BATCH_PACKETS_MAX, FromSuccessor, ToSuccessor};
 use crate::sys::{process, socket};
@@ -274,13 +274,18 @@ impl Successor {
             Item::Outlet(index, outlet) => {
                 let outlet = sessions.get(index).and_then(|session| session.outlets.get(outlet));
                 // It stays here until a kernel lets it go, so there is nothing else to tell a successor that has no word for it.
-                let Some(Outlet { process, serial, end, note, fd, place }) =
-                    outlet.filter(|_| self.version >= VERSION_HOLDS)
+                let has_word = |outlet: &&Outlet| {
+                    self.version >= if outlet.framed { VERSION_FRAMES } else { VERSION_HOLDS }
+                };
+                let Some(Outlet { process, serial, end, framed, note, fd, place }) = outlet.filter(has_word)
                 else {
                     return Ok(());
                 };
-                let (process, serial, end) = (*process, *serial, *end);
-                let message = ToSuccessor::Outlet { process, serial, end, note: Blob(note) };
+                let (process, serial, end, note) = (*process, *serial, *end, Blob(note));
+                let message = match framed {
+                    true => ToSuccessor::Framed { process, serial, end, note },
+                    false => ToSuccessor::Outlet { process, serial, end, note },
+                };
                 self.send(&message, &[fd.as_fd(), place.as_fd()])
             }
             Item::Inlet(index) => {

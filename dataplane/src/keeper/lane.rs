@@ -196,7 +196,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
             let kernel = containment.as_ref().is_some_and(|containment| containment.kernel);
             usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
         }
-        ToKeeper::HoldOutlet { .. } => 2,
+        ToKeeper::HoldOutlet { .. } | ToKeeper::HoldFramed { .. } => 2,
         ToKeeper::HoldStream { .. }
         | ToKeeper::HoldInput { .. }
         | ToKeeper::HoldInlet { .. }

@@ -249,18 +249,23 @@ pub fn encode_hold_input(process: ProcessKey, packet: &mut Vec<u8>) -> Result<()
     encode(&ToKeeper::HoldInput { process }, packet)
 }
 
-/// Keep what a reader is given bytes by: send its end and its place, in this order, with the packet.
+/// Keep what a reader is given bytes by, raw or framed: send its end and its place, in this order, with the packet.
 pub fn encode_hold_outlet(
     process: ProcessKey,
     serial: u64,
-    end: End,
+    (end, framed): (End, bool),
     note: &[u8],
     packet: &mut Vec<u8>,
 ) -> Result<(), ProtocolError> {
     if note.len() > NOTE_BYTES_MAX {
         return Err(ProtocolError::TooLong { what: "note", bytes: note.len() });
     }
-    encode(&ToKeeper::HoldOutlet { process, serial, end, note: Blob(note) }, packet)
+    let note = Blob(note);
+    let message = match framed {
+        true => ToKeeper::HoldFramed { process, serial, end, note },
+        false => ToKeeper::HoldOutlet { process, serial, end, note },
+    };
+    encode(&message, packet)
 }
 
 /// Let go of what a reader was given bytes by.

@@ -335,6 +335,7 @@ impl Keeper {
             | ToKeeper::HoldStream { .. }
             | ToKeeper::HoldInput { .. }
             | ToKeeper::HoldOutlet { .. }
+            | ToKeeper::HoldFramed { .. }
             | ToKeeper::DropOutlet { .. }
             | ToKeeper::HoldInlet { .. }
             | ToKeeper::DropInlet { .. }
@@ -366,9 +367,11 @@ impl Keeper {
                     session.inbox = fds.pop();
                 }
             }
-            ToKeeper::HoldOutlet { process, serial, end, note } => {
+            ToKeeper::HoldOutlet { process, serial, end, note }
+            | ToKeeper::HoldFramed { process, serial, end, note } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
-                    session.hold_outlet(*serial, *end, note.0, fds);
+                    let framed = matches!(request, ToKeeper::HoldFramed { .. });
+                    session.hold_outlet((*serial, *end, framed), note.0, fds);
                 }
             }
             ToKeeper::DropOutlet { process, serial } => {

@@ -12,7 +12,7 @@
 //!                       Measure ▶ ◀ Measured, (as above)
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
-//!                       HoldOutlet+end+place ▶, DropOutlet ▶     HoldInlet+end ▶, DropInlet ▶
+//!                       HoldOutlet | HoldFramed +end+place ▶, DropOutlet ▶     HoldInlet+end ▶, DropInlet ▶
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 8: children bound to cores (`Placed`); children that are joined to each other, and files as stdin (`Join`); a `Spawned` may
 ///   have no stdout.
 /// - 9: outlets: ends of readers' pipes and sockets (`HoldOutlet`, `DropOutlet`).
-/// - 10: inlets: fifos that stdins are written by (`HoldInlet`, `DropInlet`).
+/// - 10: outlets in frames (`HoldFramed`); inlets: fifos that stdins are written by (`HoldInlet`, `DropInlet`).
 pub const VERSION: u16 = 10;
 
 /// The first version that contains children.
@@ -55,6 +55,9 @@ pub const VERSION_JOINS: u16 = 8;
 
 /// The first version that holds what readers are given bytes by.
 pub const VERSION_HOLDS: u16 = 9;
+
+/// The first version that holds those in frames, and knows them from raw ones.
+pub const VERSION_FRAMES: u16 = 10;
 
 /// The first version that holds what stdins are written by.
 pub const VERSION_LETS_IN: u16 = 10;
@@ -275,6 +278,18 @@ pub enum ToKeeper<'a> {
     DropInlet {
         /// Whose stdin.
         process: ProcessKey,
+    },
+    /// As `HoldOutlet`, of a reader in frames: its inbox also says what of a frame is under way. Since version 10.
+    HoldFramed {
+        /// Whose output it reads.
+        process: ProcessKey,
+        /// Its name.
+        serial: u64,
+        /// Which output.
+        end: End,
+        /// For a successor, opaque, at most [`NOTE_BYTES_MAX`].
+        #[serde(borrow)]
+        note: Blob<'a>,
     },
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Outlet {
     pub(super) process: ProcessKey,
     pub(super) serial: u64,
     pub(super) end: End,
+    /// In frames: not every kernel can go on with it.
+    pub(super) framed: bool,
     pub(super) note: Box<[u8]>,
     pub(super) fd: OwnedFd,
     /// Where it has come to.
@@ -111,10 +113,16 @@ pub(super) struct Session {
 
 impl Session {
     /// Keeps an outlet, if all of it came.
-    pub(super) fn hold_outlet(&mut self, serial: u64, end: End, note: &[u8], fds: &mut Vec<OwnedFd>) {
+    pub(super) fn hold_outlet(
+        &mut self,
+        (serial, end, framed): (u64, End, bool),
+        note: &[u8],
+        fds: &mut Vec<OwnedFd>,
+    ) {
         let (Some(place), Some(fd)) = (fds.pop(), fds.pop()) else { return };
         self.outlets.retain(|outlet| outlet.serial != serial);
-        self.outlets.push(Outlet { process: self.process, serial, end, note: note.into(), fd, place });
+        let (process, note) = (self.process, note.into());
+        self.outlets.push(Outlet { process, serial, end, framed, note, fd, place });
     }
 
     /// Nobody is left who could read its stdin. A name that nobody has opened is of no use to anybody.

@@ -91,6 +91,8 @@ pub struct Outlet {
     pub serial: u64,
     /// Which output it reads.
     pub channel: Channel,
+    /// In frames: its place counts bytes of the wire.
+    pub framed: bool,
     /// As its kernel noted it.
     pub note: Vec<u8>,
     /// Pipe, fifo or socket.
@@ -239,23 +241,24 @@ fn settle_one(
 }
 
 impl Outlet {
-    /// The offset of the byte that is next for it.
+    /// The offset of the byte that is next for it, if it is raw.
     pub fn offset(&self) -> Option<u64> {
-        self.place.fed_from().map(|from| from + self.place.written())
+        let from = self.place.fed_from().filter(|_| !self.framed)?;
+        Some(from + self.place.written())
     }
 }
 
 /// Bytes that were on their way to a reader and are staged still it has not had; they are where they came from.
 fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outlet>, SettleError> {
     let mut outlets = Vec::with_capacity(session.outlets.len());
-    for HeldOutlet { serial, end, note, fd, place } in session.outlets.drain(..) {
+    for HeldOutlet { serial, end, framed, note, fd, place } in session.outlets.drain(..) {
         let channel = if end == End::Stderr { Channel::Stderr } else { Channel::Stdout };
         let desk = desks.iter().find(|desk| desk.input_named == outlet_name(serial));
         let (place, uncertain) = match desk {
             Some(_) => (settle_input(&session.session, place, desk)?, false),
             None => open_unstaged(&session.session, place)?,
         };
-        outlets.push(Outlet { serial, channel, note, fd, place, uncertain });
+        outlets.push(Outlet { serial, channel, framed, note, fd, place, uncertain });
     }
     Ok(outlets)
 }

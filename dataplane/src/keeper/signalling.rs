@@ -53,6 +53,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::HoldInlet { .. }
         | ToKeeper::HoldInput { .. }
         | ToKeeper::HoldOutlet { .. }
+        | ToKeeper::HoldFramed { .. }
         | ToKeeper::HoldReactor
         | ToKeeper::HoldStream { .. } => true,
         ToKeeper::Hello { .. }

@@ -123,6 +123,18 @@ pub(crate) enum ToSuccessor<'a> {
         #[serde(borrow)]
         note: Blob<'a>,
     },
+    /// As `Outlet`, of one in frames. Since version 10.
+    Framed {
+        /// Whose.
+        process: ProcessKey,
+        /// Its name.
+        serial: u64,
+        /// Which output it reads.
+        end: End,
+        /// As given.
+        #[serde(borrow)]
+        note: Blob<'a>,
+    },
 }
 
 /// Packets of a batch, at most. Bounds what is in the socket: descriptors in flight count against the user.

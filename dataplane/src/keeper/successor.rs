@@ -107,6 +107,8 @@ pub struct HeldOutlet {
     pub serial: u64,
     /// Which output it reads.
     pub end: End,
+    /// In frames.
+    pub framed: bool,
     /// As its kernel noted it.
     pub note: Vec<u8>,
     /// Pipe, fifo or socket.
@@ -221,6 +223,7 @@ impl Estate {
 
     fn take_message(&mut self, message: ToSuccessor<'_>, fds: Vec<OwnedFd>) -> io::Result<bool> {
         let got = fds.len();
+        let framed = matches!(message, ToSuccessor::Framed { .. });
         let mut fds = fds.into_iter();
         let mut next = |expected| {
             fds.next().ok_or_else(|| io::Error::other(ProtocolError::Descriptors { expected, got }))
@@ -258,9 +261,10 @@ impl Estate {
                 self.last(process)?.rings.push(HeldRing { end, slot, generation, memory });
             }
             ToSuccessor::Input { process } => self.last(process)?.inbox = Some(next(1)?),
-            ToSuccessor::Outlet { process, serial, end, note } => {
+            ToSuccessor::Outlet { process, serial, end, note }
+            | ToSuccessor::Framed { process, serial, end, note } => {
                 let (fd, place) = (next(2)?, next(2)?);
-                let outlet = HeldOutlet { serial, end, note: note.0.to_vec(), fd, place };
+                let outlet = HeldOutlet { serial, end, framed, note: note.0.to_vec(), fd, place };
                 self.last(process)?.outlets.push(outlet);
             }
             ToSuccessor::Inlet { process, path, until_ns, closes, note } => {

@@ -417,3 +417,19 @@ impl<D: Driver> Reactor<D> {
         self.tell_keeper(|packet| link::encode_shutdown(grace_ns, packet));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::protocol::{VERSION_FRAMES, VERSION_HOLDS};
+
+    #[test]
+    fn an_earlier_keeper_is_given_nothing_it_has_no_word_for() {
+        let speaks = |says, greeted, word| Lane { version: says, greeted, ..Lane::new(()) }.speaks(word);
+        assert_eq!(speaks(VERSION, false, VERSION_FRAMES), None, "it has not said what it is");
+        assert_eq!(speaks(VERSION_HOLDS - 1, true, VERSION_HOLDS), Some(false));
+        assert_eq!(speaks(VERSION_HOLDS, true, VERSION_HOLDS), Some(true));
+        assert_eq!(speaks(VERSION_HOLDS, true, VERSION_FRAMES), Some(false));
+        assert_eq!(speaks(VERSION_FRAMES, true, VERSION_FRAMES), Some(true));
+    }
+}

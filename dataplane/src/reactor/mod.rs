@@ -10,7 +10,7 @@
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `cutting` what a frame is, `shared` where they map it, `relaying` and `branching` of what
-//! isn't kept, `outlets` that outlive us, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
+//! isn't kept, `outlets` that outlive us and `parcels` that leave by them in frames, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
 //! back, `overtaken` who was passed by, `producing` where a client writes, `pacing` how fast, `crowd` how many at once, `memory`
 //! within what budget, `lane` to the keeper, `mail` to other reactors.
 
@@ -30,10 +30,12 @@ mod memory;
 pub mod outlets;
 mod overtaken;
 mod pacing;
+mod parcels;
 mod processes;
 mod producing;
 mod readers;
 mod relayed_frames;
+mod relayed_parcels;
 mod relaying;
 mod shared;
 mod sources;

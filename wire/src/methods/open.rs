@@ -18,8 +18,9 @@ methods! {
     /// by is told as `kairo.stream.gap` only, and its end as `stream.end` on this connection. The process must be there.
     /// With `shared` it brings three, of a ring that is read in place (`docs/SHARED-RING.md`).
     ///
-    /// A kernel that dies takes its connections with it, and no raw descriptor: the next one goes on at the byte. What belongs to no
-    /// connection any more ends with its stream, its reader, or `stream.close` of whoever opened it.
+    /// A kernel that dies takes its connections with it, and no raw descriptor: the next one goes on at the byte; on a socket with
+    /// `framing: frames` it finishes the frame that was under way, and offsets and `sequence` go on. What belongs to no connection any
+    /// more ends with its stream, its reader, or `stream.close` of whoever opened it.
     /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens
     /// it first, for reading, has the stream from `from` on, and then the name is gone: another one finds no such file; of two who
     /// open it in the same moment each gets a part. It outlives this connection: it ends when the stream ends and everything has
