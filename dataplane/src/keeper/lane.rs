@@ -196,8 +196,11 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
             let kernel = containment.as_ref().is_some_and(|containment| containment.kernel);
             usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
         }
-        ToKeeper::HoldOutlet { .. } => 2,
-        ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
+        ToKeeper::HoldOutlet { .. } | ToKeeper::HoldFramed { .. } => 2,
+        ToKeeper::HoldStream { .. }
+        | ToKeeper::HoldInput { .. }
+        | ToKeeper::HoldInlet { .. }
+        | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }
         | ToKeeper::Spawn(_)
@@ -207,6 +210,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Forget { .. }
         | ToKeeper::Annotate { .. }
         | ToKeeper::DropOutlet { .. }
+        | ToKeeper::DropInlet { .. }
         | ToKeeper::Leave
         | ToKeeper::Shutdown { .. } => 0,
     }

@@ -287,6 +287,7 @@ fn session(
         rings: Vec::new(),
         inbox: None,
         outlets: Vec::new(),
+        inlet: None,
         record: request.record.0.into(),
         note: Box::default(),
         limits,

@@ -212,6 +212,7 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
         rings: Vec::new(),
         inbox: None,
         outlets: Vec::new(),
+        inlet: None,
         record: record.0.into(),
         note: Box::default(),
         limits: Vec::new(),

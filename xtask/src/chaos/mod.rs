@@ -30,6 +30,7 @@ mod report;
 mod round;
 mod stage;
 mod visits;
+mod ways;
 
 pub(crate) use census::{Census, Past};
 pub(crate) use check::Wrong;
