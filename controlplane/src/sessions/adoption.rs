@@ -14,6 +14,7 @@ use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::SIGKILL;
+use crate::sessions::plan::Published;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
@@ -147,7 +148,7 @@ impl Kernel {
         self.unname(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
         self.state.sessions.insert(process.session.as_str().into(), serial);
-        if process.phase == Phase::Running {
+        if process.phase == Phase::Running && process.published.is_none() {
             self.state.leaders.insert(process.pid as u64, serial);
             if let Containing::Before = process.contained {
                 turn.out.push(Command::Watch);
@@ -172,8 +173,9 @@ impl Kernel {
         meter: Arc<ProcessMeter>,
     ) -> Process {
         let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
+        let published = record.and_then(Record::published);
         Process {
-            published: None,
+            published,
             key: held.process,
             placement: record.map(Record::placement).unwrap_or_default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
@@ -193,7 +195,8 @@ impl Kernel {
             rate: output.rate,
             unread: output.unread,
             spool: record.and_then(Record::spool),
-            pid: held.pid,
+            // The keeper knows of nobody there.
+            pid: published.map_or(held.pid, |published| published.pid),
             start_ticks: held.start_ticks,
             tree: held.tree,
             limits: held.limits.clone(),
@@ -220,7 +223,7 @@ impl Kernel {
             wired: record.map(Record::wired).unwrap_or_default(),
             superseded: false,
             retained_ns: None,
-            status: standing(held),
+            status: standing(held, published),
             noted: held.note.clone().into(),
             written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),
@@ -320,8 +323,9 @@ fn unnamed(held: &HeldSession) -> ProcessId {
 }
 
 /// Its status without detail.
-fn standing(held: &HeldSession) -> Raw {
-    held.exit.map_or_else(|| report::running(Some(held.pid)), |(status, _)| report::exited(status))
+fn standing(held: &HeldSession, published: Option<Published>) -> Raw {
+    let pid = published.map_or(held.pid, |published| published.pid);
+    held.exit.map_or_else(|| report::running(Some(pid)), |(status, _)| report::exited(status))
 }
 
 /// When something was that the keeper dated on the monotonic clock.

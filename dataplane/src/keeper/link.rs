@@ -272,6 +272,28 @@ pub fn encode_drop_outlet(
     encode(&ToKeeper::DropOutlet { process, serial }, packet)
 }
 
+/// Keep what a client is to write a process's output by: send it with the packet.
+pub fn encode_hold_producer(
+    spawn: &Spawn,
+    pipe_bytes: Option<u32>,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    let (process, session, record) = (spawn.process, &spawn.session, &spawn.record);
+    if record.len() > RECORD_BYTES_MAX {
+        return Err(ProtocolError::TooLong { what: "record", bytes: record.len() });
+    }
+    encode(&ToKeeper::HoldProducer { process, session, pipe_bytes, record: Blob(record) }, packet)
+}
+
+/// Let go of what a client wrote a process's output by.
+pub fn encode_end_producer(
+    process: ProcessKey,
+    status: ExitStatus,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::EndProducer { process, status }, packet)
+}
+
 /// Keep a note of a process.
 pub fn encode_annotate(process: ProcessKey, note: &[u8], packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
     if note.len() > NOTE_BYTES_MAX {

@@ -10,7 +10,7 @@ use crate::keeper::lane::{Lane, decode_one};
 use crate::keeper::lingering::Lingering;
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
-use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
+use crate::keeper::protocol::{ToKeeper, ToKernel, VERSION_PRODUCES, spoken};
 use crate::keeper::session::{Ring, Sessions};
 use crate::keeper::signalling::Errand;
 use crate::keeper::testament;
@@ -336,6 +336,14 @@ impl Keeper {
             | ToKeeper::HoldOutlet { .. }
             | ToKeeper::DropOutlet { .. }
             | ToKeeper::Annotate { .. } => self.keep(lane, request, fds),
+            ToKeeper::HoldProducer { process, session, pipe_bytes, record } => {
+                self.hold_producer((lane, *process), session, *pipe_bytes, record.0, fds);
+            }
+            ToKeeper::EndProducer { process, status } => {
+                if let Some(index) = self.sessions.find(*process) {
+                    self.end_producer(index, *status);
+                }
+            }
             ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
             ToKeeper::Leave => self.left = true,
             // Unpacked before; one within another is no message.
@@ -415,7 +423,12 @@ impl Keeper {
         self.handover = Some(handover);
         match wish {
             Some(Wish::End(grace)) => self.begin_end(grace),
-            Some(Wish::Adopt { lanes, kernel_pid }) => self.serve_next(lanes, kernel_pid),
+            Some(Wish::Adopt { lanes, kernel_pid, version }) => {
+                if version < VERSION_PRODUCES {
+                    self.drop_producers();
+                }
+                self.serve_next(lanes, kernel_pid);
+            }
             None => {}
         }
     }
@@ -439,11 +452,11 @@ impl Keeper {
     }
 
     /// True exactly when nobody needs this keeper: no kernel, nobody to become one, no child, and nothing that one
-    /// would ask for or a reader still has to get, or too long a time without anybody who asks.
+    /// would ask for, a reader still has to get or a client writes, or too long a time without anybody who asks.
     fn is_needless(&self, now: Instant) -> bool {
         let Some(since) = self.alone_since else { return false };
         let asked = self.handover.as_ref().is_some_and(|handover| handover.successor().is_some());
-        let wanted = !self.left || self.sessions.have_outlets();
+        let wanted = !self.left || self.sessions.have_outlets() || self.sessions.are_written();
         self.childless && !asked && (!wanted || self.sessions.len() == 0 || now >= since + HOLD_MAX)
     }
 
@@ -472,6 +485,7 @@ impl Keeper {
                 self.stage = Stage::Grace(until);
                 // Nobody can take over what is being ended.
                 self.handover = None;
+                self.end_producers();
                 self.signal_all(libc::SIGTERM);
             }
             Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),
@@ -480,7 +494,8 @@ impl Keeper {
     }
 
     /// Leaves to a file what nobody has come for.
-    fn leave_testament(&self) {
+    fn leave_testament(&mut self) {
+        self.give_up_producers();
         let OnKernelLoss::Hold { handover } = &self.flags.on_kernel_loss else { return };
         let path = handover.with_extension("estate");
         if let Err(error) = testament::write(&path, &self.sessions) {

@@ -13,6 +13,7 @@
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
 //!                       HoldOutlet+end+place ▶, DropOutlet ▶
+//!                       HoldProducer+ends ▶, EndProducer ▶ ◀ Exited ◀ TreeEnded
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
@@ -37,7 +38,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 8: children bound to cores (`Placed`); children that are joined to each other, and files as stdin (`Join`); a `Spawned` may
 ///   have no stdout.
 /// - 9: outlets: ends of readers' pipes and sockets (`HoldOutlet`, `DropOutlet`).
-pub const VERSION: u16 = 9;
+/// - 10: streams that clients write (`HoldProducer`, `EndProducer`).
+pub const VERSION: u16 = 10;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
@@ -54,6 +56,9 @@ pub const VERSION_JOINS: u16 = 8;
 
 /// The first version that holds what readers are given bytes by.
 pub const VERSION_HOLDS: u16 = 9;
+
+/// The first version that holds what clients write streams by.
+pub const VERSION_PRODUCES: u16 = 10;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -250,6 +255,27 @@ pub enum ToKeeper<'a> {
         process: ProcessKey,
         /// Its name.
         serial: u64,
+    },
+    /// A process without a child, whose output a client writes. Beside it: the read end of its pipe, or the ring that is
+    /// written in place, its page and our end of its doorbell. It is over when the kernel says so. Since version 10.
+    HoldProducer {
+        /// Its name.
+        process: ProcessKey,
+        /// Its session.
+        session: &'a str,
+        /// Size of the pipe in force; none where it is written in place.
+        pipe_bytes: Option<u32>,
+        /// As of a spawn.
+        #[serde(borrow)]
+        record: Blob<'a>,
+    },
+    /// Nothing more is taken of what a client writes: let go of what it is written by. What of it is kept stays. Answered as a child's
+    /// end is, by `Exited` and `TreeEnded`. Since version 10.
+    EndProducer {
+        /// Which.
+        process: ProcessKey,
+        /// How it ended.
+        status: ExitStatus,
     },
 }
 

@@ -50,6 +50,13 @@ pub(super) struct Outlet {
     pub(super) place: OwnedFd,
 }
 
+/// What a client writes a process's output by, that has no child.
+#[derive(Debug, Default)]
+pub(super) struct Producer {
+    /// Where it writes in place: the ring, its page and our end of its doorbell; else it has a pipe, among the ends.
+    pub(super) in_place: Vec<OwnedFd>,
+}
+
 /// A descendant that became our child when its parent ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
@@ -74,6 +81,8 @@ pub(super) struct Session {
     /// What waits for its stdin.
     pub(super) inbox: Option<OwnedFd>,
     pub(super) outlets: Vec<Outlet>,
+    /// There is no child and no tree: a client writes its output.
+    pub(super) producer: Option<Producer>,
     pub(super) record: Box<[u8]>,
     pub(super) note: Box<[u8]>,
     pub(super) limits: Vec<Limit>,
@@ -97,11 +106,51 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// One that has nobody and nothing yet.
+    pub(super) fn of_nobody(process: ProcessKey, lane: usize, name: &str, record: &[u8]) -> Session {
+        Session {
+            process,
+            lane,
+            name: name.into(),
+            pid: 0,
+            start_ticks: 0,
+            terminal: false,
+            ends: [None, None, None],
+            rings: Vec::new(),
+            inbox: None,
+            outlets: Vec::new(),
+            producer: None,
+            record: record.into(),
+            note: Box::default(),
+            limits: Vec::new(),
+            exit: None,
+            acknowledged: false,
+            end_acknowledged: false,
+            forgotten: false,
+            ended: false,
+            orphans: Vec::new(),
+            cgroup: None,
+            held: false,
+            placeholders: Placeholders::default(),
+            mounts: None,
+        }
+    }
+
     /// Keeps an outlet, if all of it came.
     pub(super) fn hold_outlet(&mut self, serial: u64, end: End, note: &[u8], fds: &mut Vec<OwnedFd>) {
         let (Some(place), Some(fd)) = (fds.pop(), fds.pop()) else { return };
         self.outlets.retain(|outlet| outlet.serial != serial);
         self.outlets.push(Outlet { process: self.process, serial, end, note: note.into(), fd, place });
+    }
+
+    /// A tree of it may have somebody alive.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.ended && self.producer.is_none()
+    }
+
+    /// A client writes it, or may.
+    pub(super) fn is_written(&self) -> bool {
+        !self.ended && self.producer.is_some()
     }
 
     /// Lets go of everything that is kept for it.
@@ -111,6 +160,10 @@ impl Session {
         self.rings = Vec::new();
         self.inbox = None;
         self.outlets = Vec::new();
+        if let Some(producer) = &mut self.producer {
+            producer.in_place = Vec::new();
+            self.ended = true;
+        }
         self.record = Box::default();
         self.note = Box::default();
     }
@@ -160,6 +213,11 @@ impl Sessions {
     /// True exactly when somebody is being given what one of them wrote, and would take our end for the end of it.
     pub(super) fn have_outlets(&self) -> bool {
         self.table.iter().any(|(_, session)| !session.outlets.is_empty())
+    }
+
+    /// True exactly when a client writes one of them, and would take our end for the end of it.
+    pub(super) fn are_written(&self) -> bool {
+        self.table.iter().any(|(_, session)| session.is_written())
     }
 
     /// Gives every session a place among `lanes` lanes.

@@ -63,6 +63,8 @@ impl Heir {
             rings: Vec::new(),
             inbox: None,
             outlets: Vec::new(),
+            produced: false,
+            lending: None,
             record: Vec::new(),
             note: Vec::new(),
             limits: Vec::new(),

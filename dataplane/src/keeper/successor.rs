@@ -73,6 +73,10 @@ pub struct HeldSession {
     pub inbox: Option<OwnedFd>,
     /// What its readers are given bytes by.
     pub outlets: Vec<HeldOutlet>,
+    /// There is no child: a client writes its output.
+    pub produced: bool,
+    /// It does so in place.
+    pub lending: Option<HeldLending>,
     /// As given at its spawn.
     pub record: Vec<u8>,
     /// The dead kernel's last note; empty if there was none.
@@ -94,6 +98,17 @@ pub struct HeldRing {
     pub generation: u32,
     /// memfd.
     pub memory: OwnedFd,
+}
+
+/// What a client writes in place.
+#[derive(Debug)]
+pub struct HeldLending {
+    /// The ring (memfd), which nobody can map writable any more, if its producer has mapped it.
+    pub ring: OwnedFd,
+    /// The producer's page (memfd).
+    pub page: OwnedFd,
+    /// Our end of its doorbell.
+    pub doorbell: OwnedFd,
 }
 
 /// Our end of what a reader takes bytes off.
@@ -244,6 +259,16 @@ impl Estate {
                 let outlet = HeldOutlet { serial, end, note: note.0.to_vec(), fd, place };
                 self.last(process)?.outlets.push(outlet);
             }
+            ToSuccessor::Producer { process, in_place } => {
+                let lending = if in_place {
+                    let (ring, page, doorbell) = (next(3)?, next(3)?, next(3)?);
+                    Some(HeldLending { ring, page, doorbell })
+                } else {
+                    None
+                };
+                let session = self.last(process)?;
+                (session.produced, session.lending) = (true, lending);
+            }
             ToSuccessor::Facts { process, limits, exited_ns, note } => {
                 let session = self.last(process)?;
                 session.limits = limits.into_iter().map(in_force).collect();
@@ -311,6 +336,8 @@ impl HeldSession {
             rings: Vec::new(),
             inbox: None,
             outlets: Vec::new(),
+            produced: false,
+            lending: None,
             record: record.0.to_vec(),
             note: Vec::new(),
             limits: Vec::new(),

@@ -15,7 +15,6 @@ use crate::keeper::session::{Exit, Kept, Ring, Session, Sessions};
 use crate::keeper::succession::ToSuccessor;
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::process::sealed_memory;
-use kairo_sandbox::enforce::Placeholders;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -201,30 +200,16 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
     // Its input is nobody's.
     ends[End::Stdin as usize] = None;
     Ok(Session {
-        process,
-        lane: 0,
-        name: session.into(),
         pid,
         start_ticks,
         // What is left of a terminal comes through a pipe.
         terminal: terminal && ends[End::Stdout as usize].is_none(),
         ends,
-        rings: Vec::new(),
-        inbox: None,
-        outlets: Vec::new(),
-        record: record.0.into(),
-        note: Box::default(),
-        limits: Vec::new(),
         exit: exit.map(|(status, usage)| Exit { status, usage, at_ns: 0 }),
         acknowledged,
         end_acknowledged: ended,
-        forgotten: false,
         ended: true,
-        orphans: Vec::new(),
-        cgroup: None,
-        held: false,
-        placeholders: Placeholders::default(),
-        mounts: None,
+        ..Session::of_nobody(process, 0, session, record.0)
     })
 }
 

@@ -7,6 +7,7 @@
 use super::outlets::AdoptedOutlet;
 use super::pacing::Pace;
 use super::processes::{Phase, Process, Stream, stay_on};
+use super::producing::Produced;
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -131,7 +132,7 @@ impl<D: Driver> Reactor<D> {
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
-            produced: None,
+            produced: session.produced.then(|| Produced::inherited(session.exit.is_none())),
             lending: None,
             meter,
         });

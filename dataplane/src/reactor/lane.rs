@@ -11,7 +11,7 @@ use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
     End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_HOLDS,
-    VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES,
+    VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES, VERSION_PRODUCES,
 };
 use crate::key::{ProcessKey, SubscriptionKey};
 use crate::points::{Point, reach};
@@ -63,6 +63,16 @@ impl<F: Clone> Lane<F> {
     /// True exactly when the keeper holds outlets; none before it has said what it can.
     pub(super) fn holds_outlets(&self) -> Option<bool> {
         (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= VERSION_HOLDS)
+    }
+
+    /// True exactly when the keeper holds what clients write; none before it has said what it can.
+    pub(super) fn holds_producers(&self) -> Option<bool> {
+        (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= VERSION_PRODUCES)
+    }
+
+    /// A process is to begin once the keeper has said what it can.
+    pub(super) fn await_greeting_for(&mut self, spawn: Spawn) {
+        self.waiting.push(spawn);
     }
 
     /// A reader is to begin once the keeper has said what it can.
@@ -182,7 +192,7 @@ impl<D: Driver> Reactor<D> {
                 self.lane.version = version;
                 self.lane.greeted = true;
                 for spawn in std::mem::take(&mut self.lane.waiting) {
-                    self.send_spawn(spawn);
+                    self.start(spawn);
                 }
                 for reader in std::mem::take(&mut self.lane.readers) {
                     self.subscribe(reader);
@@ -322,7 +332,7 @@ impl<D: Driver> Reactor<D> {
     /// The keeper need not tell an end again. Only once it is kept: one that is not is told to our successor.
     pub(super) fn acknowledge(&mut self, process: ProcessKey) {
         reach(Point::ExitTold);
-        if self.is_produced(process) {
+        if self.is_unheld(process) {
             return;
         }
         self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
@@ -330,7 +340,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Drops the keeper's duplicate of one end, so that the child sees it closed.
     pub(super) fn close_end(&mut self, process: ProcessKey, end: End) {
-        if self.is_produced(process) {
+        if self.is_unheld(process) {
             return;
         }
         self.tell_keeper(|packet| link::encode_close_channel(process, end, packet));
@@ -338,7 +348,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Has the keeper keep a note of a process, if it understands that, and let go of what is in the note from now on.
     pub(super) fn annotate(&mut self, process: ProcessKey, note: &[u8]) {
-        if self.lane.version >= 3 && !self.is_produced(process) {
+        if self.lane.version >= 3 && !self.is_unheld(process) {
             self.tell_keeper(|packet| link::encode_annotate(process, note, packet));
         }
         let place = self.place_of_process(process);
