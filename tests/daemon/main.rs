@@ -27,6 +27,7 @@ mod pipelines;
 mod principals;
 mod processes;
 mod produce;
+mod produced;
 mod programs;
 mod pty;
 mod quotas;

@@ -211,7 +211,9 @@ impl Record {
             fed: process.wired.fed.clone(),
             stage,
             cores: (process.placement.cpus.clone(), process.placement.reactor_cpu),
-            published: process.published.map(|published| (published.pid, published.kind == OutletKind::Shared)),
+            published: process
+                .published
+                .map(|published| (published.pid, published.kind == OutletKind::Shared)),
         }
     }
 

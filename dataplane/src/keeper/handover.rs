@@ -273,8 +273,7 @@ impl Successor {
                 let Some(session) = sessions.get(index) else { return Ok(()) };
                 let in_place = session.producer.as_ref().map_or(&[][..], |producer| &producer.in_place);
                 let fds: Vec<BorrowedFd<'_>> = in_place.iter().map(AsFd::as_fd).collect();
-                let message =
-                    ToSuccessor::Producer { process: session.process, in_place: !fds.is_empty() };
+                let message = ToSuccessor::Producer { process: session.process, in_place: !fds.is_empty() };
                 self.send(&message, &fds)
             }
             Item::Input(index) => match sessions.get(index) {

@@ -29,7 +29,8 @@ impl Keeper {
         record: &[u8],
         fds: &mut Vec<OwnedFd>,
     ) {
-        let (mut producer, mut session) = (Producer::default(), Session::of_nobody(process, lane, name, record));
+        let (mut producer, mut session) =
+            (Producer::default(), Session::of_nobody(process, lane, name, record));
         match pipe_bytes {
             Some(pipe_bytes) => {
                 session.ends[End::Stdout as usize] = fds.pop().map(|fd| Kept { fd, pipe_bytes });
@@ -45,7 +46,9 @@ impl Keeper {
 
     /// Lets go of what it is written by, and tells its end.
     pub(super) fn end_producer(&mut self, index: usize, status: ExitStatus) {
-        let Some(session) = self.sessions.get_mut(index).filter(|session| session.is_written()) else { return };
+        let Some(session) = self.sessions.get_mut(index).filter(|session| session.is_written()) else {
+            return;
+        };
         session.end_written(status);
         session.ends = [None, None, None];
         if let Some(producer) = &mut session.producer {

@@ -112,8 +112,10 @@ impl Keeper {
         }
         let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(MARKER));
         let owner = name.and_then(|name| {
-            let named =
-                self.sessions.iter().filter(|(_, session)| session.is_alive() && session.name.as_bytes() == name);
+            let named = self
+                .sessions
+                .iter()
+                .filter(|(_, session)| session.is_alive() && session.name.as_bytes() == name);
             // A name that is used again while the first tree lives: the later one.
             named.max_by_key(|(_, session)| session.process.serial).map(|(index, _)| index)
         });

@@ -313,7 +313,12 @@ impl Raw {
 
     /// Opens a stream by a transport that brings descriptors: its answer, and they.
     pub(crate) fn open(&mut self, params: Json) -> (Json, Vec<OwnedFd>) {
-        let opened = self.ok("stream.open", params);
+        self.handed("stream.open", params)
+    }
+
+    /// Calls what brings descriptors: its answer, and they.
+    pub(crate) fn handed(&mut self, method: &str, params: Json) -> (Json, Vec<OwnedFd>) {
+        let opened = self.ok(method, params);
         let count = opened["descriptors"].as_array().map_or(0, Vec::len);
         let descriptors = &mut self.reader.get_mut().descriptors;
         assert!(count <= descriptors.len(), "{} came for {opened}", descriptors.len());
