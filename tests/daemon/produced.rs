@@ -6,15 +6,21 @@ use crate::open::{by, connect};
 use crate::outliving::{Reader, go_on_over, uncertain};
 use crate::support::raw::Raw;
 use crate::support::{Daemon, pattern, processes, until};
+use kairo_client::produce::Room;
+use kairo_client::shared::{End, Next, SharedError};
+use kairo_client::{CallError, Client};
 use kairo_dataplane::points::Point;
-use kairo_wire::methods::open::Transport;
+use kairo_shm::producer::Producer;
+use kairo_wire::methods::open::{OpenParams, Transport};
 use kairo_wire::methods::publish::{Entrance, PublishParams};
+use kairo_wire::methods::stream::Policy;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::io::Write;
-use std::sync::Arc;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +35,10 @@ lives_on_both_drivers!(
     a_stream_without_its_owner_is_its_writers_until_the_owner_is_back,
     a_daemon_that_ends_in_order_is_no_end_to_a_writer,
     a_daemon_that_ends_for_good_ends_what_is_written,
+    what_is_written_in_place_goes_on_over_kills,
+    at_every_point_what_is_written_in_place_is_exact,
+    a_writer_in_place_that_goes_while_there_is_no_kernel_ends_its_stream_once,
+    a_writer_in_place_that_lies_to_the_next_kernel_ends_its_stream_alone,
 );
 
 /// Writes the sequence until it is told to stop.
@@ -54,6 +64,19 @@ impl Writer {
         Writer { at, stop, thread }
     }
 
+    /// Writes it in place.
+    fn in_place(mut producer: Producer) -> Writer {
+        let (at, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (written, stopped) = (Arc::clone(&at), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                write_some(&mut producer, 70_001);
+                written.store(producer.taken(), Ordering::Relaxed);
+            }
+        });
+        Writer { at, stop, thread }
+    }
+
     /// Closes it. How much was written.
     fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
@@ -61,6 +84,71 @@ impl Writer {
         self.thread.join().expect("every byte was taken");
         self.at.load(Ordering::Relaxed)
     }
+}
+
+/// Writes so much of the sequence at most, as soon as there is room.
+fn write_some(producer: &mut Producer, max: usize) {
+    let at = producer.taken();
+    match producer.room(max, Duration::from_millis(200)) {
+        Room::Bytes(room) => {
+            let len = room.len();
+            room.copy_from_slice(&pattern::bytes(at, len));
+            producer.commit(len);
+        }
+        Room::Full => {}
+        other => panic!("{other:?} at {at}"),
+    }
+}
+
+/// Makes a stream that is written in place, and has it mapped.
+fn lend(daemon: &Daemon, wish: &Json) -> Producer {
+    let client = connect(daemon);
+    let params: PublishParams = serde_json::from_value(wish.clone()).expect("parameters");
+    let (_, producer) = client.produce_in_place(&params).expect("it is made");
+    std::mem::forget(client);
+    producer
+}
+
+/// Reads it in place, whoever is its kernel, from the beginning to the end. How much came.
+fn read_in_place(daemon: &Daemon, name: &str, policy: Policy) -> JoinHandle<u64> {
+    let (socket, params) = (daemon.socket.clone(), OpenParams { policy, ..by(name, Transport::Shared) });
+    let (begun, begins) = mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let client = Client::connect(&socket).expect("the daemon is there");
+        let mut opened = None;
+        // Not before its producer has mapped it.
+        until("it can be shared", || {
+            opened = client.open_shared(&params).ok();
+            opened.is_some()
+        });
+        let mut stream = opened.expect("it is open");
+        begun.send(()).expect("somebody waits");
+        let mut came = 0;
+        loop {
+            let next = match stream.next(100_003, Duration::from_secs(1)) {
+                Ok(next) => next,
+                // Its kernel died while it was asked again.
+                Err(SharedError::Call(CallError::Interrupted { .. })) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            let (len, wrong) = match next {
+                Next::Run(offset, bytes) => (bytes.len(), pattern::wrong_at(bytes, offset)),
+                Next::End(End::Complete, total) => {
+                    assert_eq!(stream.offset(), total);
+                    return came;
+                }
+                Next::Nothing | Next::Lost => continue,
+                Next::Gap(..) if policy != Policy::Block => continue,
+                other => panic!("{other:?}"),
+            };
+            if stream.advance(len) {
+                assert_eq!(wrong, None, "near {}", stream.offset());
+                came += len as u64;
+            }
+        }
+    });
+    begins.recv().expect("it begins");
+    reading
 }
 
 /// Makes a stream whose owner is never told of any end.
@@ -357,4 +445,135 @@ fn a_daemon_that_ends_for_good_ends_what_is_written(daemon: &mut Daemon) {
     let told = story(&mut daemon.connect_modern(), &session);
     assert_eq!(told.iter().filter(|topic| *topic == "kairo.process.exited").count(), 1, "{told:?}");
     assert!(!told.contains(&"kairo.process.lost".to_owned()), "{told:?}");
+}
+
+fn in_place(name: &str) -> Json {
+    json!({"id": name, "whenUnread": "block", "ringBytes": 1 << 20})
+}
+
+fn what_is_written_in_place_goes_on_over_kills(daemon: &mut Daemon) {
+    let producer = lend(daemon, &in_place("camera"));
+    let readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
+    let waiting = read_in_place(daemon, "camera", Policy::Block);
+    let dropping = read_in_place(daemon, "camera", Policy::DropOldest);
+    let writer = Writer::in_place(producer);
+    go_on_over(daemon, &readers, 8);
+    let written = {
+        let at = writer.at.load(Ordering::Relaxed);
+        end(daemon, "camera", writer, readers);
+        until("they end", || waiting.is_finished() && dropping.is_finished());
+        at
+    };
+    let total =
+        detail(&mut daemon.connect_modern(), "camera")["streams"][0]["bytes"].as_u64().expect("a length");
+    assert!(total >= written);
+    assert_eq!(waiting.join().expect("every byte was right"), total);
+    assert!(dropping.join().expect("every byte was right") > 0);
+}
+
+fn at_every_point_what_is_written_in_place_is_exact(daemon: &mut Daemon) {
+    let producer = lend(daemon, &in_place("camera"));
+    let readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
+    let waiting = read_in_place(daemon, "camera", Policy::Block);
+    let writer = Writer::in_place(producer);
+    let mut died = 0;
+    for point in Point::ALL.iter().filter(|point| {
+        ["take.expected", "take.read", "take.committed", "input.", "adopt.", "ring."]
+            .iter()
+            .any(|of| point.name().starts_with(of))
+    }) {
+        for nth in [1, 17] {
+            daemon.signal(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
+            let (wanted, patience) = (readers[0].at() + 4_000_000, Instant::now() + Duration::from_secs(20));
+            let mut has_died = false;
+            while !has_died && readers[0].at() < wanted && Instant::now() < patience {
+                has_died = daemon.has_ended();
+                std::thread::yield_now();
+            }
+            died += usize::from(has_died);
+            daemon.signal_if_there(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed(&[]);
+            readers.iter().for_each(|reader| reader.goes_on(700_001));
+        }
+    }
+    assert!(died >= 14, "only {died} points were met");
+    end(daemon, "camera", writer, readers);
+    until("it ends", || waiting.is_finished());
+    let total =
+        detail(&mut daemon.connect_modern(), "camera")["streams"][0]["bytes"].as_u64().expect("a length");
+    assert_eq!(waiting.join().expect("every byte was right"), total);
+}
+
+fn a_writer_in_place_that_goes_while_there_is_no_kernel_ends_its_stream_once(daemon: &mut Daemon) {
+    for name in ["read", "unread"] {
+        let mut producer = lend(daemon, &in_place(name));
+        let readers = open(daemon, name, &vec![Transport::Pipe; usize::from(name == "read")]);
+        let mut raw = daemon.connect_modern();
+        let session = detail(&mut raw, name)["session"].clone();
+        write_some(&mut producer, 1_000);
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        while producer.taken() < 300_000 {
+            write_some(&mut producer, 10_007);
+        }
+        let total = producer.taken();
+        drop(producer);
+        for _ in 0..3 {
+            daemon.succeed(&[]);
+            let mut raw = daemon.connect_modern();
+            assert_eq!(raw.wait_for_exit(name)["exitCode"], 0);
+            let mut told = Vec::new();
+            until("all is told", || {
+                told = story(&mut raw, &session);
+                told.len() >= WHOLE.len()
+            });
+            assert_eq!(told, WHOLE);
+            assert_eq!(detail(&mut raw, name)["streams"][0]["bytes"], total);
+            let late = open(daemon, name, &[Transport::Pipe]);
+            late.into_iter().for_each(|reader| assert_eq!(reader.end(), total));
+            daemon.signal(Signal::SIGKILL);
+            daemon.wait();
+        }
+        daemon.succeed(&[]);
+        readers.into_iter().for_each(|reader| assert_eq!(reader.end(), total));
+    }
+}
+
+fn a_writer_in_place_that_lies_to_the_next_kernel_ends_its_stream_alone(daemon: &mut Daemon) {
+    let honest = lend(daemon, &in_place("honest"));
+    let readers = open(daemon, "honest", &[Transport::Pipe]);
+    let honest = Writer::in_place(honest);
+    let client = connect(daemon);
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let vandals = (0..8_u64).map(|nth| {
+        let params = serde_json::from_value(in_place(&format!("vandal-{nth}"))).expect("parameters");
+        let (_, made) = client.made(&params, Entrance::Shared).expect("it is made");
+        <[_; 3]>::try_from(made).expect("three").map(File::from)
+    });
+    let vandals: Vec<[File; 3]> = vandals.collect();
+    std::mem::forget(client);
+    readers[0].goes_on(3_000_000);
+    for _ in 0..2 {
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        for (nth, [ring, page, bell]) in vandals.iter().enumerate() {
+            assert!(ring.set_len(0).is_err() && page.set_len(0).is_err(), "their sizes are sealed");
+            for at in (0..4096).step_by(8) {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(nth as u64);
+                ring.write_all_at(&(random | 1 << 63).to_le_bytes(), at).expect("it may be written");
+                page.write_all_at(&random.to_le_bytes(), at).expect("it may be written");
+            }
+            let _ = (&*bell).write(&[1]);
+        }
+        daemon.succeed(&[]);
+        for nth in 0..vandals.len() {
+            assert_eq!(daemon.connect_modern().wait_for_exit(&format!("vandal-{nth}"))["exitCode"], 1);
+        }
+        readers[0].goes_on(3_000_000);
+    }
+    drop(vandals);
+    end(daemon, "honest", honest, readers);
 }

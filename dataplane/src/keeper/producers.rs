@@ -11,10 +11,11 @@
 use crate::control::{ExitStatus, Usage};
 use crate::keeper::main::Keeper;
 use crate::keeper::protocol::End;
-use crate::keeper::session::{Exit, Kept, Producer, Session};
+use crate::keeper::session::{Exit, Kept, Producer, Ring, Session};
 use crate::key::ProcessKey;
 use crate::sys::clock::monotonic_ns;
-use std::os::fd::OwnedFd;
+use kairo_shm::reader::Reader;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// How a stream ends that somebody puts an end to.
 const ENDED: ExitStatus = ExitStatus::Signal { signal: libc::SIGTERM, core: false };
@@ -76,6 +77,12 @@ impl Keeper {
         for index in self.written() {
             if let Some(session) = self.sessions.get_mut(index) {
                 session.end_written(ENDED);
+                // Of one that its kernel had in place there is only an account.
+                let keeps =
+                    |ring: &Ring| Reader::open(ring.memory.as_fd()).is_ok_and(|it| it.generation() > 0);
+                let in_place =
+                    session.producer.as_ref().is_some_and(|producer| !producer.in_place.is_empty());
+                session.rings.retain(|ring| !in_place || keeps(ring));
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Streams that a client writes: processes without a child, whose output comes from whoever was given its writing end.
 //!
 //! To readers, histories, spools and rates it is a process like any other, and to the keeper too, which holds what it is written
-//! by before its writer has it. One that an earlier keeper knows nothing of, and one that is written in place, ends with its kernel.
+//! by before its writer has it; what an earlier keeper knows nothing of ends with its kernel. One that was written in place under a kernel
+//! that died is followed ([`following`](super::following)).
 //! Invariant: it exits, and its tree ends, with its output, whoever ended that; so it has exactly one of each end. Where the
 //! keeper holds it both are told by the keeper: what had ended when a kernel died has.
 
+use super::following::Followed;
 use super::processes::{Phase, Process};
 use super::shared::is_left;
+use super::sources::hold_ring;
 use super::table::Place;
 use super::{Kind, Reactor, Turn};
 use crate::command::{OutletKind, Spawn};
@@ -22,6 +25,7 @@ use kairo_shm::layout::End as Why;
 use kairo_shm::producer::Lent;
 use kairo_shm::seat::Closed;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -50,9 +54,11 @@ impl Produced {
 /// What the reactor has of a producer that writes in place.
 #[derive(Debug)]
 pub(super) struct Lending<F> {
-    doorbell: F,
+    pub(super) doorbell: F,
     /// True exactly while a poll of the doorbell is in flight.
-    armed: bool,
+    pub(super) armed: bool,
+    /// A former kernel lent it.
+    pub(super) followed: Option<Followed>,
 }
 
 impl<D: Driver> Reactor<D> {
@@ -88,7 +94,7 @@ impl<D: Driver> Reactor<D> {
     ) -> io::Result<(Descriptors, usize)> {
         let bytes = match kind {
             OutletKind::Pipe { bytes } => bytes,
-            OutletKind::Shared => return self.lend(place),
+            OutletKind::Shared => return self.lend(place, spawn),
             OutletKind::Socket | OutletKind::Fifo { .. } => return Err(io::ErrorKind::Unsupported.into()),
         };
         let (fd, theirs, bytes) = self.driver.inlet(bytes as usize)?;
@@ -114,21 +120,33 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// A ring that is written in place, its page and a doorbell.
-    fn lend(&mut self, place: Place) -> io::Result<(Descriptors, usize)> {
+    fn lend(&mut self, place: Place, spawn: &Spawn) -> io::Result<(Descriptors, usize)> {
         let Some(process) = self.processes.get_mut(place) else { return Err(io::ErrorKind::NotFound.into()) };
         let tail_bytes = process.streams[0].history.size().tail_bytes;
         let ring = Lent::create(tail_bytes as usize).map_err(io::Error::other)?;
         let bytes = ring.geometry().tail_bytes;
         let (doorbell, theirs, _) = self.driver.outlet(OutletKind::Shared)?;
+        let ends = [self.import_copy(ring.ring())?, self.import_copy(ring.page())?, doorbell.clone()];
+        let held = self.hold_producer(spawn, None, &ends);
+        if held {
+            // Before there is anybody who could write.
+            hold_ring(&mut self.driver, &mut self.lane, spawn.process, Channel::Stdout, ring.account());
+        }
         let parts = [ring.ring().try_clone_to_owned()?, ring.page().try_clone_to_owned()?, theirs];
+        let Some(process) = self.processes.get_mut(place) else { return Err(io::ErrorKind::NotFound.into()) };
+        process.produced = Some(Produced { held, ..Produced::default() });
         process.begin_without_a_child();
         process.streams[0].history = History::lent(ring);
-        process.lending = Some(Lending { doorbell, armed: false });
+        process.lending = Some(Lending { doorbell, armed: false, followed: None });
         self.arm_lending(place);
         Ok((Descriptors(Arc::new(parts.into())), bytes))
     }
 
-    fn arm_lending(&mut self, place: Place) {
+    fn import_copy(&mut self, fd: BorrowedFd<'_>) -> io::Result<D::Fd> {
+        Ok(self.driver.import(fd.try_clone_to_owned()?))
+    }
+
+    pub(super) fn arm_lending(&mut self, place: Place) {
         let Some(lending) = self.processes.get_mut(place).and_then(|process| process.lending.as_mut()) else {
             return;
         };
@@ -144,6 +162,11 @@ impl<D: Driver> Reactor<D> {
         let Some(lending) = &mut process.lending else { return false };
         lending.armed = false;
         let gone = is_left(&mut self.driver, &lending.doorbell);
+        if let Some(followed) = &mut lending.followed {
+            followed.gone |= gone;
+            self.follow(place);
+            return true;
+        }
         // It rings first when it has mapped the ring.
         let settled = process.streams[0].history.lending().is_some_and(|ring| ring.settle().is_ok());
         if !settled {
@@ -168,9 +191,12 @@ impl<D: Driver> Reactor<D> {
     /// Looks how far a producer has come, hands that on, and gives it room.
     pub(super) fn run_lent(&mut self, place: Place) {
         const STDOUT: usize = Channel::Stdout as usize;
-        let Some(process) = self.processes.get_mut(place).filter(|process| process.lending.is_some()) else {
-            return;
-        };
+        let Some(process) = self.processes.get_mut(place) else { return };
+        match &process.lending {
+            None => return,
+            Some(Lending { followed: Some(_), .. }) => return self.follow(place),
+            Some(Lending { followed: None, .. }) => {}
+        }
         let before = process.meter.streams[STDOUT].taken_bytes.get();
         let Some(looked) = process.streams[STDOUT].history.lending().map(Lent::look) else { return };
         let Ok(taken) = looked else {
@@ -211,11 +237,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Nothing more comes from a producer.
-    fn stop_lending(&mut self, place: Place, why: Why) {
-        if let Some(process) = self.processes.get_mut(place)
-            && let Some(ring) = process.streams[0].history.lending()
-        {
-            ring.end(why);
+    pub(super) fn stop_lending(&mut self, place: Place, why: Why) {
+        if let Some(process) = self.processes.get_mut(place) {
+            process.streams[0].history.end(why);
         }
         self.close_stream(place, Channel::Stdout);
     }
@@ -224,8 +248,20 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn part_from_producer(&mut self, place: Place) -> bool {
         let Some(process) = self.processes.get_mut(place) else { return false };
         let Some(lending) = process.lending.take() else { return false };
+        if let Some(followed) = &lending.followed {
+            followed.ring.close(Closed::Ended);
+        }
         if let Some(ring) = process.streams[0].history.lending() {
             ring.close(Closed::Ended);
+        }
+        let (key, held) = (process.key, !process.is_unheld());
+        // The keeper lets go of what was written in place: what is left of it is held as of any other.
+        match process.streams[0].history.last_of_lent().filter(|_| held) {
+            Some(Ok(ring)) => hold_ring(&mut self.driver, &mut self.lane, key, Channel::Stdout, &ring),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a stream that ends now is not kept for a next kernel")
+            }
+            None => {}
         }
         if lending.armed {
             self.driver.cancel(Kind::Stdout.token(place));
@@ -298,8 +334,15 @@ impl<F> Process<F> {
         self.produced.as_ref().is_some_and(|produced| !produced.held)
     }
 
+    /// How it exits, if it hasn't.
+    pub(super) fn exits_unless_over(&mut self, status: ExitStatus) {
+        if let Some(Produced { status: Some(current), .. }) = &mut self.produced {
+            *current = status;
+        }
+    }
+
     /// How it exits once its output ends.
-    fn exits_with(&mut self, status: ExitStatus) {
+    pub(super) fn exits_with(&mut self, status: ExitStatus) {
         if let Some(produced) = &mut self.produced {
             produced.status = Some(status);
         }

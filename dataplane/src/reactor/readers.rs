@@ -207,6 +207,7 @@ impl<D: Driver> Reactor<D> {
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
         let made = place.and_then(|place| {
             self.settle_rests(place);
+            self.catch_up(place, subscribe.from);
             Ok((place, self.make_reader(place, subscribe)?))
         });
         let (process_place, reader) = match (made, ticket) {
