@@ -161,6 +161,8 @@ enum Source {
     Listener,
     Successor,
     Lane(usize),
+    /// What a client writes a session by.
+    Producer(usize),
 }
 
 impl Keeper {
@@ -177,6 +179,7 @@ impl Keeper {
                         }
                         self.tell_ended();
                     }
+                    Source::Producer(index) => self.lose_producer(index),
                     Source::Listener | Source::Successor => {}
                 }
             }
@@ -205,6 +208,12 @@ impl Keeper {
                 Some((fd, interest)) => (Source::Successor, fd, interest),
                 None => (Source::Listener, handover.listener(), PollFlags::IN),
             });
+        }
+        if self.alone_since.is_some() {
+            watched.extend(self.sessions.iter().filter_map(|(index, session)| {
+                // Whether somebody has the other end: what comes in there is the next kernel's.
+                Some((Source::Producer(index), session.written_by()?, PollFlags::empty()))
+            }));
         }
         let mut polled: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();

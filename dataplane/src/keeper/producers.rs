@@ -60,6 +60,13 @@ impl Keeper {
         self.sessions.remove_if_done(index);
     }
 
+    /// Nobody writes it any more. It ends with the next kernel, which takes what is left of it.
+    pub(super) fn lose_producer(&mut self, index: usize) {
+        if let Some(producer) = self.sessions.get_mut(index).and_then(|session| session.producer.as_mut()) {
+            producer.gone = true;
+        }
+    }
+
     fn written(&self) -> Vec<usize> {
         let written = self.sessions.iter().filter(|(_, session)| session.is_written());
         written.map(|(index, _)| index).collect()
@@ -76,7 +83,8 @@ impl Keeper {
     pub(super) fn give_up_producers(&mut self) {
         for index in self.written() {
             if let Some(session) = self.sessions.get_mut(index) {
-                session.end_written(ENDED);
+                let gone = session.producer.as_ref().is_some_and(|producer| producer.gone);
+                session.end_written(if gone { ExitStatus::Code(0) } else { ENDED });
                 // Of one that its kernel had in place there is only an account.
                 let keeps =
                     |ring: &Ring| Reader::open(ring.memory.as_fd()).is_ok_and(|it| it.generation() > 0);

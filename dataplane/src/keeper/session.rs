@@ -10,7 +10,7 @@ use crate::sys::Cgroup;
 use kairo_sandbox::enforce::Placeholders;
 use slab::Slab;
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A kernel-side end.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub(super) struct Outlet {
 pub(super) struct Producer {
     /// Where it writes in place: the ring, its page and our end of its doorbell; else it has a pipe, among the ends.
     pub(super) in_place: Vec<OwnedFd>,
+    /// Nobody has the other end of its pipe any more.
+    pub(super) gone: bool,
 }
 
 /// A descendant that became our child when its parent ended.
@@ -153,6 +155,12 @@ impl Session {
         !self.ended && self.producer.is_some()
     }
 
+    /// The pipe by which it is written, as far as is known.
+    pub(super) fn written_by(&self) -> Option<BorrowedFd<'_>> {
+        self.producer.as_ref().filter(|producer| !producer.gone && !self.ended)?;
+        self.ends[End::Stdout as usize].as_ref().map(|kept| kept.fd.as_fd())
+    }
+
     /// Lets go of everything that is kept for it.
     pub(super) fn let_go(&mut self) {
         self.forgotten = true;
@@ -217,7 +225,8 @@ impl Sessions {
 
     /// True exactly when a client writes one of them, and would take our end for the end of it.
     pub(super) fn are_written(&self) -> bool {
-        self.table.iter().any(|(_, session)| session.is_written())
+        let is_open = |session: &Session| session.producer.as_ref().is_some_and(|producer| !producer.gone);
+        self.table.iter().any(|(_, session)| session.is_written() && is_open(session))
     }
 
     /// Gives every session a place among `lanes` lanes.
