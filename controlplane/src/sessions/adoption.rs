@@ -14,7 +14,6 @@ use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::SIGKILL;
-use crate::sessions::plan::Published;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
@@ -173,9 +172,8 @@ impl Kernel {
         meter: Arc<ProcessMeter>,
     ) -> Process {
         let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
-        let published = record.and_then(Record::published);
         Process {
-            published,
+            published: record.and_then(Record::published),
             key: held.process,
             placement: record.map(Record::placement).unwrap_or_default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
@@ -195,8 +193,7 @@ impl Kernel {
             rate: output.rate,
             unread: output.unread,
             spool: record.and_then(Record::spool),
-            // The keeper knows of nobody there.
-            pid: published.map_or(held.pid, |published| published.pid),
+            pid: leader(held, record),
             start_ticks: held.start_ticks,
             tree: held.tree,
             limits: held.limits.clone(),
@@ -223,7 +220,7 @@ impl Kernel {
             wired: record.map(Record::wired).unwrap_or_default(),
             superseded: false,
             retained_ns: None,
-            status: standing(held, published),
+            status: standing(held, record),
             noted: held.note.clone().into(),
             written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),
@@ -322,9 +319,14 @@ fn unnamed(held: &HeldSession) -> ProcessId {
     ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()))
 }
 
+/// Whom its status names: whoever writes it, if a client does, of whom the keeper knows nothing.
+fn leader(held: &HeldSession, record: Option<&Record>) -> i32 {
+    record.and_then(Record::published).map_or(held.pid, |published| published.pid)
+}
+
 /// Its status without detail.
-fn standing(held: &HeldSession, published: Option<Published>) -> Raw {
-    let pid = published.map_or(held.pid, |published| published.pid);
+fn standing(held: &HeldSession, record: Option<&Record>) -> Raw {
+    let pid = leader(held, record);
     held.exit.map_or_else(|| report::running(Some(pid)), |(status, _)| report::exited(status))
 }
 
