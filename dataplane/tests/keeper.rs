@@ -13,10 +13,11 @@ use kairo_dataplane::command::{
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
-use kairo_dataplane::keeper::protocol::{End, ProtocolError, VERSION_MIN};
+use kairo_dataplane::keeper::protocol::{End, ProtocolError, VERSION_MIN, VERSION_PRODUCES};
 use kairo_dataplane::keeper::settlement::{Inheritance, settle};
 use kairo_dataplane::keeper::successor::Estate;
 use kairo_dataplane::key::Channel;
+use kairo_dataplane::sys::{process as system, socket};
 use kairo_sandbox::ability::Ability;
 use kairo_sandbox::containment::Containment;
 use kairo_sandbox::plan::{Place, Plan};
@@ -41,7 +42,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 54] = tests![
+const TESTS: [(&str, fn()); 55] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -84,6 +85,7 @@ const TESTS: [(&str, fn()); 54] = tests![
     a_keeper_of_the_version_before_is_taken_over_too,
     what_a_client_writes_by_is_held_handed_over_and_let_go_once,
     a_producer_is_nobodys_parent,
+    what_a_client_writes_ends_with_the_first_kernel_that_knows_nothing_of_it,
     what_a_client_wrote_last_is_left_in_a_file_too,
     what_nobody_came_for_is_left_in_a_file_and_begun_from,
     a_file_that_is_bent_or_newer_is_not_begun_from,
@@ -1268,4 +1270,48 @@ fn what_a_client_wrote_last_is_left_in_a_file_too() {
     let mut kernel = Kernel::succeed(keeper.pid, lanes, 100);
     assert_eq!(kernel.exited(process).0, ExitStatus::Code(0));
     kernel.ended(process);
+}
+
+/// What a successor of an earlier version says, in the order of its kinds.
+#[derive(serde::Serialize)]
+#[expect(dead_code, reason = "their places count")]
+enum Earlier {
+    Hello { version: u16, pid: i32 },
+    Acknowledge { number: u32 },
+    Shutdown { grace_ns: u64 },
+    Replace,
+    Lane,
+    Adopt { kernel_pid: i32 },
+}
+
+fn what_a_client_writes_ends_with_the_first_kernel_that_knows_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keeper.sock");
+    let mut kernel = Kernel::launch(&held(&path));
+    let (reader, mut pipe, pipe_bytes) = inlet();
+    let process = kernel.hold_producer(pipe_bytes, &[reader.as_fd()]);
+    drop(reader);
+    let pid = kernel.lose_lanes();
+    pipe.write_all(b"held").unwrap();
+    let wire = system::connect_packets(&path).unwrap();
+    let say = |message: &Earlier, fds: &[std::os::fd::BorrowedFd<'_>]| {
+        socket::send_packet(wire.as_fd(), &rmp_serde::to_vec(message).unwrap(), fds).unwrap();
+    };
+    let hear = || {
+        let (mut packet, mut fds) = ([0; 4096], Vec::new());
+        keeping::wait_for(wire.as_fd(), rustix::event::PollFlags::IN, Duration::from_secs(10));
+        let bytes = socket::receive_packet(wire.as_fd(), &mut packet, &mut fds).unwrap();
+        String::from_utf8_lossy(&packet[..bytes]).into_owned()
+    };
+    say(&Earlier::Hello { version: VERSION_PRODUCES - 1, pid: 1 }, &[]);
+    assert!(hear().contains("Hello"));
+    assert!(hear().contains("Complete"), "there is nothing it could understand");
+    let (lane, theirs) = system::lane_pairs(1).unwrap();
+    say(&Earlier::Lane, &[theirs[0].as_fd()]);
+    say(&Earlier::Adopt { kernel_pid: std::process::id() as i32 }, &[]);
+    assert!(hear().contains("Adopted"));
+    let mut kernel = Kernel::succeed(pid, lane, 100);
+    assert!(kernel.nothing_more(), "nor is it told an end");
+    assert_eq!(kernel.signal(process, libc::SIGCONT, Scope::Tree), Ok(0));
+    assert_eq!(pipe.write(b"x").unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
 }

@@ -376,7 +376,7 @@ impl Drop for Kernel {
 }
 
 /// False: not within that time.
-fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags, within: Duration) -> bool {
+pub(crate) fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags, within: Duration) -> bool {
     let timeout = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
     poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)).unwrap() > 0
 }
