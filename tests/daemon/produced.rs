@@ -38,6 +38,8 @@ lives_on_both_drivers!(
     what_is_written_in_place_goes_on_over_kills,
     at_every_point_what_is_written_in_place_is_exact,
     a_writer_in_place_that_goes_while_there_is_no_kernel_ends_its_stream_once,
+    a_reader_in_place_that_is_ahead_of_others_goes_on_where_it_is,
+    what_was_written_in_place_and_is_over_can_be_read_in_the_next_kernel,
     a_writer_in_place_that_lies_to_the_next_kernel_ends_its_stream_alone,
 );
 
@@ -153,12 +155,15 @@ fn read_in_place(daemon: &Daemon, name: &str, policy: Policy) -> JoinHandle<u64>
 
 /// Makes a stream whose owner is never told of any end.
 fn publish(daemon: &Daemon, wish: &Json) -> File {
-    let client = connect(daemon);
+    try_publish(connect(daemon), wish).expect("it is made")
+}
+
+/// None if its kernel dies of it.
+fn try_publish(client: Client, wish: &Json) -> Option<File> {
     let params: PublishParams = serde_json::from_value(wish.clone()).expect("parameters");
-    let (_, pipe) =
-        client.produce(&PublishParams { transport: Entrance::Pipe, ..params }).expect("it is made");
+    let made = client.produce(&PublishParams { transport: Entrance::Pipe, ..params });
     std::mem::forget(client);
-    pipe
+    made.ok().map(|(_, pipe)| pipe)
 }
 
 fn wish(name: &str, history: &Json) -> Json {
@@ -349,10 +354,22 @@ fn what_was_ended_stays_ended_at_every_point(daemon: &mut Daemon) {
     {
         for by_kill in [false, true] {
             let name = format!("ended-{nth}-{by_kill}");
-            daemon.signal(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed_unasked(&["--die-at", &format!("{point}:1")]);
-            let mut pipe = publish(daemon, &wish(&name, &history()));
+            let mut pipe = loop {
+                daemon.signal_if_there(Signal::SIGKILL);
+                daemon.wait();
+                daemon.succeed_unasked(&["--die-at", &format!("{point}:1")]);
+                // What the last one was killed before it was noted may be what this one dies of.
+                match Client::connect(&daemon.socket)
+                    .ok()
+                    .and_then(|client| try_publish(client, &wish(&name, &history())))
+                {
+                    Some(pipe) => break pipe,
+                    None => {
+                        daemon.wait();
+                        daemon.succeed(&[]);
+                    }
+                }
+            };
             let mut raw = daemon.connect_modern();
             let session = detail(&mut raw, &name)["session"].clone();
             pipe.write_all(&pattern::bytes(0, 100_000)).expect("it is taken");
@@ -576,4 +593,90 @@ fn a_writer_in_place_that_lies_to_the_next_kernel_ends_its_stream_alone(daemon: 
     }
     drop(vandals);
     end(daemon, "honest", honest, readers);
+}
+
+/// Writes until nobody makes room any more.
+fn write_until_full(producer: &mut Producer) {
+    let mut before = None;
+    while before != Some(producer.taken()) {
+        before = Some(producer.taken());
+        write_some(producer, 1 << 20);
+    }
+}
+
+/// Its kernel dies, and it reads on what is written, which no kernel can take for another reader's sake.
+fn a_reader_in_place_that_is_ahead_of_others_goes_on_where_it_is(daemon: &mut Daemon) {
+    let mut producer = lend(daemon, &in_place("camera"));
+    let client = connect(daemon);
+    let mut ahead = None;
+    until("it can be shared", || {
+        ahead = client.open_shared(&by("camera", Transport::Shared)).ok();
+        ahead.is_some()
+    });
+    let mut ahead = ahead.expect("it is open");
+    // Nobody reads it yet.
+    let other = connect(daemon);
+    let behind = other.open(&by("camera", Transport::Pipe)).expect("it opens");
+    std::mem::forget(other);
+    let mut read_to = |wanted: u64| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while ahead.offset() < wanted {
+            assert!(Instant::now() < deadline, "stuck at {}", ahead.offset());
+            let before = ahead.offset();
+            let len = match ahead.next(1 << 16, Duration::from_millis(100)) {
+                Ok(Next::Run(offset, bytes)) => {
+                    assert_eq!((offset, pattern::wrong_at(bytes, offset)), (before, None));
+                    bytes.len()
+                }
+                Ok(Next::Nothing | Next::Lost) | Err(SharedError::Call(CallError::Interrupted { .. })) => {
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(ahead.advance(len));
+        }
+    };
+    write_until_full(&mut producer);
+    read_to(producer.taken());
+    for _ in 0..3 {
+        let before = producer.taken();
+        daemon.kill_and_succeed();
+        write_until_full(&mut producer);
+        read_to(producer.taken());
+        assert!(producer.taken() <= before + (2 << 20), "who reads nothing holds it up");
+    }
+    let behind = Reader::of("the one behind", behind);
+    let writer = Writer::in_place(producer);
+    // Whoever waits is waited for as long as it reads.
+    until("both go on", || {
+        read_to(writer.at.load(Ordering::Relaxed));
+        behind.at() > 8_000_000
+    });
+    let written = writer.end();
+    read_to(written);
+    assert_eq!(behind.end(), written);
+}
+
+fn what_was_written_in_place_and_is_over_can_be_read_in_the_next_kernel(daemon: &mut Daemon) {
+    for (name, bytes) in [("short", 300_000), ("long", 3_000_000)] {
+        let mut producer = lend(daemon, &json!({"id": name, "ringBytes": 1 << 20}));
+        while producer.taken() < bytes {
+            write_some(&mut producer, 10_007);
+        }
+        let total = producer.taken();
+        drop(producer);
+        assert_eq!(daemon.connect_modern().wait_for_exit(name)["exitCode"], 0);
+        for _ in 0..2 {
+            daemon.kill_and_succeed();
+            let streams = detail(&mut daemon.connect_modern(), name)["streams"].clone();
+            assert_eq!(streams[0]["bytes"], total);
+            let mut raw = daemon.connect_modern();
+            let late = raw.subscribe(name, json!({"stream": "stdout", "policy": "drop_oldest"}));
+            let (came, gaps) = crate::spool::check_all(&mut raw, &late, 0);
+            assert!(
+                came >= total.min(500_000)
+                    && came + gaps.iter().map(|(from, to)| to - from).sum::<u64>() == total
+            );
+        }
+    }
 }
