@@ -242,7 +242,7 @@ pub enum Room<'a> {
     Full,
     /// The kernel takes nothing more.
     Closed(Closed),
-    /// The kernel is gone, and the stream with it.
+    /// The stream is gone: there is no kernel that takes it, nor anybody who keeps it for the next one.
     Lost,
 }
 
