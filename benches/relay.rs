@@ -11,7 +11,7 @@ use crate::support::report::{Bar, ROUNDS, Report};
 use crate::support::roles::{self, PIPE_BYTES};
 use kairo_client::Client;
 use kairo_wire::id::ProcessId;
-use kairo_wire::methods::open::{OpenParams, Transport};
+use kairo_wire::methods::open::{Framing, OpenParams, Transport};
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::io::Read;
@@ -41,16 +41,18 @@ impl Figures {
 
 pub(crate) fn run(report: &mut Report) {
     let daemon = Daemon::start(&[]);
-    let [mut direct, mut embedded, mut large, mut v1, mut one, mut many] =
-        [(); 6].map(|()| Figures::default());
+    let [mut direct, mut embedded, mut large, mut own, mut v1, mut one, mut fifo, mut many] =
+        [(); 8].map(|()| Figures::default());
     for round in 0..ROUNDS {
         direct_pipe(&mut direct);
         run_embedded(&mut embedded);
         framed(&daemon, &mut large, &format!("large-{round}"), Flow::modern(&daemon.socket));
         let plain = Flow::connect(&daemon.socket, json!({"features": ["records"]}));
         framed(&daemon, &mut v1, &format!("small-{round}"), plain);
-        opened(&daemon, &mut one, &format!("one-{round}"), 1, TOTAL);
-        opened(&daemon, &mut many, &format!("many-{round}"), READERS, TOTAL_MANY);
+        framed_apart(&daemon, &mut own, &format!("own-{round}"));
+        opened(&daemon, &mut one, &format!("one-{round}"), [Transport::Pipe; 1], TOTAL);
+        opened(&daemon, &mut fifo, &format!("fifo-{round}"), [Transport::Fifo; 1], TOTAL);
+        opened(&daemon, &mut many, &format!("many-{round}"), [Transport::Pipe; READERS], TOTAL_MANY);
     }
     report.row("direct pipe", "GB/s", &direct.rate, Bar::None);
     let mut contender = |what: &str, figures: &Figures, least: f64, most: f64| {
@@ -60,7 +62,9 @@ pub(crate) fn run(report: &mut Report) {
     };
     contender("kairo run, to a pipe", &embedded, 0.97, 0.09);
     contender("a daemon, to a pipe", &one, 0.90, 0.13);
+    contender("a daemon, to a fifo", &fifo, 0.90, 0.13);
     contender("in frames of up to 1 MiB", &large, 0.93, 0.11);
+    contender("in such frames on a socket of its own", &own, 0.93, 0.11);
     contender("in frames of up to 65,535 bytes", &v1, 0.85, 0.14);
     contender("a daemon, to 16 pipes, together", &many, 5.0, 0.20);
 }
@@ -113,6 +117,26 @@ fn framed(daemon: &Daemon, figures: &mut Figures, id: &str, mut flow: Flow) {
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let cpu = daemon.cpu();
     flow.start(id, &argv, json!({"stream": "stdout"}), options());
+    let seconds = read_frames(flow);
+    figures.note(TOTAL, TOTAL, seconds, daemon.cpu() - cpu);
+}
+
+/// The same, on a socket that nothing else goes by.
+fn framed_apart(daemon: &Daemon, figures: &mut Figures, id: &str) {
+    let client = Client::connect(&daemon.socket).expect("the daemon accepts connections");
+    let mut flow = Flow::modern(&daemon.socket);
+    begin_at_a_word(&mut flow, id, TOTAL);
+    let framing = Some(Framing::Frames);
+    let params = OpenParams { framing, ..OpenParams::of(process(id), Transport::Socket) };
+    let socket = client.open(&params).expect("it opens").descriptors.pop().expect("a descriptor");
+    let cpu = daemon.cpu();
+    flow.call("process.stdin.write", json!({"id": id, "data": "go\n"}));
+    let seconds = read_frames(Flow::over(socket.into()));
+    figures.note(TOTAL, TOTAL, seconds, daemon.cpu() - cpu);
+}
+
+/// Reads all of a stream in frames: how long it took, seconds.
+fn read_frames(mut flow: Flow) -> f64 {
     let (mut begun, mut bytes) = (None, 0);
     while bytes < TOTAL {
         if let Seen::Chunk(length) = flow.next(|_| {}) {
@@ -120,32 +144,50 @@ fn framed(daemon: &Daemon, figures: &mut Figures, id: &str, mut flow: Flow) {
             bytes += length as u64;
         }
     }
-    let seconds = begun.expect("something came").elapsed().as_secs_f64();
-    figures.note(TOTAL, TOTAL, seconds, daemon.cpu() - cpu);
+    begun.expect("something came").elapsed().as_secs_f64()
 }
 
-/// Readers that have pipes of their own, all from the first byte on.
-fn opened(daemon: &Daemon, figures: &mut Figures, id: &str, readers: usize, total: u64) {
-    let client = Client::connect(&daemon.socket).expect("the daemon accepts connections");
-    let mut flow = Flow::modern(&daemon.socket);
+fn process(id: &str) -> ProcessId {
+    ProcessId::from_text(id).expect("a short id")
+}
+
+/// Starts a writer that waits for a line, so that all readers are there from its first byte on.
+fn begin_at_a_word(flow: &mut Flow, id: &str, total: u64) {
     let argv = roles::argv("writer", &[&total.to_string()]);
-    // It writes when all are there.
     let argv: Vec<&str> = ["sh", "-c", "read x; exec \"$@\"", "sh"]
         .into_iter()
         .chain(argv.iter().map(String::as_str))
         .collect();
     flow.call("process.spawn", json!({"id": id, "command": argv, "options": options()}));
-    let id_of = ProcessId::from_text(id).expect("a short id");
-    let params = OpenParams { pipe_bytes: Some(PIPE_BYTES as u32), ..OpenParams::of(id_of, Transport::Pipe) };
-    let open = |_| client.open(&params).expect("it opens").descriptors.pop().expect("a descriptor");
-    let files: Vec<File> = (0..readers).map(open).map(File::from).collect();
+}
+
+/// Readers that have pipes of their own, all from the first byte on.
+fn opened<const READERS: usize>(
+    daemon: &Daemon,
+    figures: &mut Figures,
+    id: &str,
+    transports: [Transport; READERS],
+    total: u64,
+) {
+    let client = Client::connect(&daemon.socket).expect("the daemon accepts connections");
+    let mut flow = Flow::modern(&daemon.socket);
+    begin_at_a_word(&mut flow, id, total);
+    let open = |transport| {
+        let pipe_bytes = Some(PIPE_BYTES as u32);
+        let params = OpenParams { pipe_bytes, ..OpenParams::of(process(id), transport) };
+        if transport == Transport::Fifo {
+            let (_, path) = client.open_fifo(&params).expect("it opens");
+            return File::open(path).expect("a fifo");
+        }
+        File::from(client.open(&params).expect("it opens").descriptors.pop().expect("a descriptor"))
+    };
+    let files = transports.map(open);
     let cpu = daemon.cpu();
     flow.call("process.stdin.write", json!({"id": id, "data": "go\n"}));
-    let threads: Vec<_> =
-        files.into_iter().map(|file| std::thread::spawn(move || drain(file, total))).collect();
-    let times: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it reads")).collect();
+    let threads = files.map(|file| std::thread::spawn(move || drain(file, total)));
+    let times = threads.map(|thread| thread.join().expect("it reads"));
     let begun = times.iter().map(|(begun, _)| *begun).min().expect("there are readers");
     let ended = times.iter().map(|(_, ended)| *ended).max().expect("there are readers");
-    let read = total * readers as u64;
+    let read = total * READERS as u64;
     figures.note(total, read, (ended - begun).as_secs_f64(), daemon.cpu() - cpu);
 }

@@ -108,12 +108,13 @@ impl<D: Driver> Reactor<D> {
         if self.gathers(place, channel, readers.len()) {
             return None;
         }
-        let queued = self.driver.queued(&from).unwrap_or(0);
+        let most = self.round_bytes(place, readers);
+        let queued = self.processes.get_mut(place)?.streams[channel as usize].queued(&mut self.driver, most);
         if queued == 0 {
             // One byte may have come this moment.
             return (self.source_is_empty(place, channel) == Step::Moved(0)).then_some(1);
         }
-        let room = self.allowed(place, channel, queued.min(self.round_bytes(place, readers)));
+        let room = self.allowed(place, channel, queued.min(most));
         if room == 0 {
             return None;
         }

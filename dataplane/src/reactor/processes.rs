@@ -94,6 +94,8 @@ pub(super) struct Stream<F> {
     pub(super) rest: Rest,
     /// Bytes that have left a relayed source without a pause, but for the first ones.
     pub(super) burst: usize,
+    /// At least so many bytes are in a relayed source.
+    pub(super) queued: usize,
     pub(super) paused_since_ns: Option<u64>,
     /// The source is empty.
     pub(super) idle: Wait,
@@ -123,6 +125,7 @@ impl<F> Stream<F> {
             rested: true,
             rest: Rest::default(),
             burst: 0,
+            queued: 0,
             paused_since_ns: None,
             idle: Wait::default(),
             shared: 0,
@@ -131,6 +134,17 @@ impl<F> Stream<F> {
             times: Times::default(),
             charge: Charge::default(),
         }
+    }
+
+    /// How many bytes are in a relayed source; it is asked only if fewer than `enough` are known to be, for the answer waits until
+    /// a writer has copied what it writes.
+    pub(super) fn queued<D: Driver<Fd = F>>(&mut self, driver: &mut D, enough: usize) -> usize {
+        if self.queued < enough
+            && let Some(source) = &self.source
+        {
+            self.queued = driver.queued(&source.fd).unwrap_or(0);
+        }
+        self.queued
     }
 }
 

@@ -17,16 +17,36 @@ use crate::stream::subscriber::Cursor;
 use crate::transport::frames::Chunk;
 use crate::transport::outflow::Rest;
 use bytes::Bytes;
+use kairo_shm::layout::PAGE_BYTES;
 use std::io::{self, IoSlice};
+
+/// How many of the bytes in a pipe are one frame, if it may have `most`. If there are more, it ends where a page does for a writer
+/// of whole pages, or each frame would begin and end with a piece of one.
+fn cut(offset: u64, queued: usize, most: usize) -> usize {
+    if queued <= most {
+        return queued;
+    }
+    let beyond = ((offset + most as u64) % PAGE_BYTES as u64) as usize;
+    if beyond + SPLICE_BYTES_MIN <= most { most - beyond } else { most }
+}
 
 impl<D: Driver> Reactor<D> {
     /// One frame: a short one is read and sent in one call, of a long one the payload never comes here.
     pub(super) fn relay_frame(&mut self, way: Way, connection: ConnectionKey) -> Step {
         let Some(from) = self.origin(way) else { return Step::Nothing };
-        let queued = self.driver.queued(&from).unwrap_or(0);
         let Some(reader) = self.readers.get(way.reader) else { return Step::Gone };
         let Some(framing) = &reader.framing else { return Step::Gone };
-        let bytes = queued.min(way.max).min(framing.chunk_bytes_max);
+        let Some(Cursor { offset, .. }) = reader.subscriber.cursors[way.channel as usize] else {
+            return Step::Nothing;
+        };
+        let most = framing.chunk_bytes_max.min(way.max);
+        let queued = if way.direct {
+            let Some(running) = self.processes.get_mut(way.process) else { return Step::Gone };
+            running.streams[way.channel as usize].queued(&mut self.driver, most)
+        } else {
+            self.driver.queued(&from).unwrap_or(0)
+        };
+        let bytes = cut(offset, queued, most);
         if bytes == 0 {
             return self.source_is_empty(way.process, way.channel);
         }
@@ -229,5 +249,21 @@ impl<D: Driver> Reactor<D> {
                 self.finish_rest_of(reader);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_takes_all_there_is_or_ends_with_a_page() {
+        assert_eq!(cut(0, 0, 65_535), 0);
+        assert_eq!(cut(0, 65_535, 65_535), 65_535);
+        assert_eq!(cut(0, 1 << 20, 65_535), 61_440);
+        assert_eq!(cut(61_440 + 2, 1 << 20, 65_535), 65_534, "in step again at once");
+        assert_eq!(cut(8_192, 1 << 20, 65_536), 65_536);
+        assert_eq!(cut(0, 1 << 20, 1 << 20), 1 << 20);
+        assert_eq!(cut(0, 100, 99), 99, "short ones are copied anyway");
     }
 }

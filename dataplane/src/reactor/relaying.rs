@@ -189,14 +189,14 @@ impl<D: Driver> Reactor<D> {
         }
         let Some(running) = self.processes.get_mut(process) else { return false };
         let stream = &mut running.streams[channel as usize];
-        let Some(source) = &stream.source else { return false };
-        if stream.burst < FLOW_BYTES_MIN || stream.pace.throttle.rate().is_some() {
+        if stream.source.is_none() || stream.burst < FLOW_BYTES_MIN || stream.pace.throttle.rate().is_some() {
             return false;
         }
         // Its writer is not to stand before a full pipe meanwhile.
         let pipe_bytes = running.meter.streams[channel as usize].pipe_bytes.load(Ordering::Relaxed) as usize;
         let ways = readers.min(pipe_bytes / ROOM_BYTES).max(1);
-        if self.driver.queued(&source.fd).unwrap_or(0) >= BATCH_BYTES * ways {
+        let enough = BATCH_BYTES * ways;
+        if stream.queued(&mut self.driver, enough) >= enough {
             return false;
         }
         stream.burst = 0;
@@ -279,6 +279,7 @@ impl<D: Driver> Reactor<D> {
         let stream = &mut running.streams[channel as usize];
         stream.woken = false;
         stream.burst = if std::mem::take(&mut stream.rested) { 0 } else { stream.burst + bytes };
+        stream.queued = stream.queued.saturating_sub(bytes);
         stream.history.pass(bytes, was_read);
         stream.delivered = stream.history.total();
         let meter = &running.meter.streams[channel as usize];
