@@ -1,5 +1,7 @@
 //! A ring that a kernel lent and the next one follows: every byte once, whatever its producer and its readers do meanwhile.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use kairo_shm::follow::Follow;
 use kairo_shm::producer::{Lent, Parts, Producer, Room, field};
 use kairo_shm::reader::Reader;

@@ -141,6 +141,8 @@ impl Keeper {
             | ToKeeper::Placed { .. }
             | ToKeeper::HoldOutlet { .. }
             | ToKeeper::DropOutlet { .. }
+            | ToKeeper::HoldProducer { .. }
+            | ToKeeper::EndProducer { .. }
             | ToKeeper::Join { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),
