@@ -343,7 +343,7 @@ pub fn pack(packet: &mut Vec<u8>) -> io::Result<Option<OwnedFd>> {
     if packet.len() <= PACKET_BYTES_MAX {
         return Ok(None);
     }
-    let memory = process::sealed_memory(packet)?;
+    let memory = process::sealed_memory(packet.as_slice())?;
     let bytes = packet.len() as u64;
     encode(&ToKeeper::Bulk { bytes }, packet).map_err(io::Error::other)?;
     Ok(Some(memory))

@@ -166,7 +166,7 @@ pub(super) fn read(path: &Path) -> Result<Sessions, TestamentError> {
                 }
             }
             ToSuccessor::Stream { end, slot, generation, .. } => {
-                let memory = sealed_memory(&read_part(&mut file, PART_BYTES_MAX)?)?;
+                let memory = read_memory(&mut file)?;
                 let session = last.and_then(|index| sessions.get_mut(index));
                 let session = session.ok_or(TestamentError::Damaged("a ring of nobody"))?;
                 session.rings.push(Ring { end, slot, generation, memory });
@@ -230,13 +230,23 @@ fn refilled(bytes: &[u8]) -> io::Result<Kept> {
     Ok(Kept { fd, pipe_bytes: u32::try_from(capacity_bytes).unwrap_or(u32::MAX) })
 }
 
-fn read_part(file: &mut impl Read, bytes_max: u64) -> Result<Vec<u8>, TestamentError> {
+fn read_length(file: &mut impl Read, bytes_max: u64) -> Result<u64, TestamentError> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|_| TestamentError::Damaged("cut off"))?;
     let length = u64::from_le_bytes(length);
-    if length > bytes_max {
-        return Err(TestamentError::Damaged("an impossible length"));
-    }
+    if length > bytes_max { Err(TestamentError::Damaged("an impossible length")) } else { Ok(length) }
+}
+
+/// A ring, which is not to stay in our own memory on its way.
+fn read_memory(file: &mut impl Read) -> Result<OwnedFd, TestamentError> {
+    let length = read_length(file, PART_BYTES_MAX)?;
+    let mut part = file.take(length);
+    let memory = sealed_memory(&mut part)?;
+    if part.limit() == 0 { Ok(memory) } else { Err(TestamentError::Damaged("cut off")) }
+}
+
+fn read_part(file: &mut impl Read, bytes_max: u64) -> Result<Vec<u8>, TestamentError> {
+    let length = read_length(file, bytes_max)?;
     let mut bytes = Vec::new();
     file.take(length).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == length { Ok(bytes) } else { Err(TestamentError::Damaged("cut off")) }
