@@ -99,6 +99,7 @@ fn every_kind_of_violation_is_found() {
         ("twice", "sleepy"),
         ("told", "sleepy"),
         ("written", "echo"),
+        ("written", "ways"),
         ("untold", "phoenix"),
         ("orphan", "sleepy"),
         ("file", "sleepy"),

@@ -46,7 +46,8 @@ impl Client {
     }
 
     /// Opens an output of a process as frames on a socket of its own, while this connection goes on calling; `params.transport`
-    /// and `.framing` are taken to be that. It ends with this connection, and is told of no leader's exit.
+    /// and `.framing` are taken to be that. It ends with this connection, but goes on if that ends because its kernel was killed and
+    /// another one came. It is told of no leader's exit.
     pub fn open_framed(&self, params: &OpenParams) -> Result<DirectStream, CallError> {
         let (transport, framing) = (Transport::Socket, Some(Framing::Frames));
         let params = OpenParams { transport, framing, ..params.clone() };

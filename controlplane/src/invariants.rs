@@ -7,7 +7,7 @@ use crate::intents::members::Member;
 use crate::intents::{Past, Stage};
 use crate::kernel::Kernel;
 use crate::sessions::wards::Guardian;
-use crate::state::{Awaited, Named, Pending, Phase, Place, Process, TopicPlace};
+use crate::state::{Awaited, Named, Pending, Phase, Place, Process, TopicPlace, Way};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Kernel {
@@ -288,12 +288,16 @@ impl Kernel {
             + state.consumers.attachments.len()
             + state.watches.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
-        for (serial, key) in &state.inlets {
-            let peer = state.connections.get(*key);
-            hold(peer.is_some_and(|p| p.inlets.contains(serial)), "a way in has no connection", *serial);
+        for (serial, way) in &state.inlets {
+            let listed = match way {
+                Way::Of(key) => state.connections.get(*key).is_some_and(|p| p.inlets.contains(serial)),
+                Way::Outlives(_) => true,
+            };
+            hold(listed, "a way in has no connection", *serial);
         }
         for peer in state.connections.iter() {
-            let leads = |serial: &u64| state.inlets.get(serial) == Some(&peer.key);
+            let leads =
+                |serial: &u64| matches!(state.inlets.get(serial), Some(Way::Of(key)) if *key == peer.key);
             hold(peer.inlets.iter().all(leads), "a connection has a way in that is another's", 0);
             let waits = |serial: &&u64| {
                 let stream = state.streams.get(serial);

@@ -20,7 +20,7 @@ pub(crate) use calls::{Awaited, Call, Deed, Opened, Pending, Topics};
 pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
-    Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Wish,
+    Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Way, Wish,
 };
 
 use crate::auth::decision::Rights;
@@ -104,7 +104,7 @@ pub(crate) struct State {
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
     /// For whom paths lead into stdins, by the serial of the process.
-    pub inlets: BTreeMap<u64, ConnectionKey>,
+    pub inlets: BTreeMap<u64, Way>,
     /// Readers by the serial the data plane knows them by.
     pub reading: SerialMap<u64>,
     /// Readers that wait for a process, by the text form of its id.

@@ -517,7 +517,7 @@ pub enum From {
 }
 
 /// How bytes become frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// As they come.
     Chunk,

@@ -1,5 +1,7 @@
 //! How much of everything, what for, and how the numbers relate. `docs/LIMITS.md` says what happens past each.
 
+use kairo_wire::limits::CHUNK_BYTES_MAX;
+
 /// History kept from the beginning of a stream, bytes.
 pub const HISTORY_HEAD_BYTES: u32 = 64 << 10;
 /// History kept from the end of a stream, bytes.
@@ -62,7 +64,12 @@ pub const INBOX_BYTES: usize = 64 << 10;
 /// Past this it is given back once the child has everything, bytes.
 pub const INBOX_BYTES_KEPT: usize = 1 << 20;
 /// The pipe through which bytes go into children and outlets, bytes.
-pub const INPUT_STAGING_BYTES: usize = 256 << 10;
+pub const INPUT_STAGING_BYTES: usize = 512 << 10;
+
+/// Most data of one frame of a reader by chunks whose socket outlives its kernel, bytes: it goes through that pipe at once.
+pub const HELD_CHUNK_BYTES_MAX: usize = INPUT_STAGING_BYTES - (4 << 10);
+/// What of a frame is noted for a next kernel with its bytes, at most: a chunk, or a batch of lines.
+pub const PARCEL_BYTES_MAX: usize = CHUNK_BYTES_MAX + (8 << 10);
 
 /// Raw readers of one relayed stream up to which each is exact after a kill; of more, one may be in doubt: the steps that make it
 /// exact cost each of them a splice.

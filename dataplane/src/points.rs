@@ -47,6 +47,10 @@ points! {
     TakeCommitted = "take.committed",
     /// A chunk is in a client's socket.
     ChunkSent = "chunk.sent",
+    /// What leaves next in frames by an outlet is noted, and nothing of it has left.
+    FrameNoted = "frame.noted",
+    /// Some of it has left, and the rest of a dropping reader's was moved out of the ring.
+    FrameKept = "frame.kept",
     /// A write is in the inbox, unanswered.
     InputAppended = "input.appended",
     /// Bytes of it are in the staging pipe, and nobody has noted how many.
@@ -57,6 +61,20 @@ points! {
     InputSpliced = "input.spliced",
     /// T is noted, the call unanswered.
     InputSettled = "input.settled",
+    /// The keeper holds a fifo that a stdin is written by, and nobody was told of it.
+    InletHeld = "inlet.held",
+    /// Bytes of it are in the staging pipe, and nobody has noted how many.
+    InletSpliced = "inlet.spliced",
+    /// C is noted.
+    InletExpected = "inlet.expected",
+    /// They are in the inbox.
+    InletRead = "inlet.read",
+    /// A is noted.
+    InletAdmitted = "inlet.admitted",
+    /// Its writers are gone, and nothing has come of that.
+    InletEnded = "inlet.ended",
+    /// Its stdin is to be closed, and the keeper still has it.
+    InletClosed = "inlet.closed",
     /// A ring was replaced by a larger or smaller one.
     RingReplaced = "ring.replaced",
     /// The leader's exit was heard and its leftovers taken.
@@ -91,6 +109,8 @@ points! {
     AdoptRingHeld = "adopt.ring_held",
     /// What the dead kernel had staged is in the new ring.
     AdoptDrained = "adopt.drained",
+    /// What was on its way into an inbox is read, and not noted.
+    AdoptInboxRead = "adopt.inbox_read",
     /// All is settled, the keeper has no new kernel yet.
     AdoptSettled = "adopt.settled",
     /// The keeper has its new kernel, whose reactors have not started.

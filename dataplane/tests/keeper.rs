@@ -13,7 +13,9 @@ use kairo_dataplane::command::{
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
-use kairo_dataplane::keeper::protocol::{End, ProtocolError, VERSION_MIN, VERSION_PRODUCES};
+use kairo_dataplane::keeper::protocol::{
+    End, ProtocolError, VERSION_FRAMES, VERSION_HOLDS, VERSION_MIN, VERSION_PRODUCES,
+};
 use kairo_dataplane::keeper::settlement::{Inheritance, settle};
 use kairo_dataplane::keeper::successor::Estate;
 use kairo_dataplane::key::Channel;
@@ -22,6 +24,7 @@ use kairo_sandbox::ability::Ability;
 use kairo_sandbox::containment::Containment;
 use kairo_sandbox::plan::{Place, Plan};
 use kairo_sandbox::profile::Profile;
+use kairo_shm::inbox::{Inbox, Parcel, Standing};
 use kairo_shm::layout::Geometry;
 use kairo_shm::writer::Writer;
 use keeping::{Kernel, command, eventually, pid_is_gone, read_to_end, sh, shell_pid};
@@ -42,7 +45,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 55] = tests![
+const TESTS: [(&str, fn()); 56] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -87,6 +90,7 @@ const TESTS: [(&str, fn()); 55] = tests![
     a_producer_is_nobodys_parent,
     what_a_client_writes_ends_with_the_first_kernel_that_knows_nothing_of_it,
     what_a_client_wrote_last_is_left_in_a_file_too,
+    frames_under_way_are_handed_to_whoever_has_a_word_for_them,
     what_nobody_came_for_is_left_in_a_file_and_begun_from,
     a_file_that_is_bent_or_newer_is_not_begun_from,
     another_user_is_become_or_refused,
@@ -898,6 +902,39 @@ fn a_keeper_of_the_version_before_is_taken_over_too() {
     let mut kernel = Kernel::succeed(pid, lanes, 100);
     assert_eq!(kernel.signal(spawned.process, libc::SIGTERM, Scope::Tree), Ok(1));
     kernel.ended(spawned.process);
+}
+
+/// A kernel that knows raw outlets only would take the place of one in frames for an offset.
+fn frames_under_way_are_handed_to_whoever_has_a_word_for_them() {
+    for version in [VERSION_HOLDS, VERSION_FRAMES] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper.sock");
+        let mut kernel = Kernel::launch(&Launch { version, ..held(&path) });
+        let spawned = kernel.spawn(command(&["cat"])).unwrap();
+        let raw = Inbox::create(4_096).unwrap();
+        raw.begin_feed(7);
+        let mut framed = Inbox::for_parcels(4_096, Standing { offset: Some(5), gap_bytes: 0 }).unwrap();
+        framed.begin_parcel(&[b"prelude"], Parcel { payload: 5..9, ..Parcel::default() });
+        framed.settle(8);
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        kernel.hold_outlet(spawned.process, 21, false, &[ours.as_fd(), raw.descriptor()]);
+        kernel.hold_outlet(spawned.process, 22, true, &[ours.as_fd(), framed.descriptor()]);
+        let pid = kernel.lose_lanes();
+        let Inheritance { lanes, heirs, .. } = take_over(&path, 1);
+        let outlets = &heirs[0].outlets;
+        let known: Vec<_> = outlets.iter().map(|it| (it.serial, it.framed, it.offset())).collect();
+        match version {
+            VERSION_HOLDS => assert_eq!(known, [(21, false, Some(7))]),
+            _ => {
+                assert_eq!(known, [(21, false, Some(7)), (22, true, None)]);
+                let parcel = outlets[1].place.parcel().expect("it is under way");
+                assert_eq!((parcel.payload_left(8), outlets[1].note.as_slice()), (6..9, &b"its note"[..]));
+            }
+        }
+        let mut kernel = Kernel::succeed(pid, lanes, 100);
+        assert_eq!(kernel.signal(spawned.process, libc::SIGTERM, Scope::Tree), Ok(1));
+        kernel.ended(spawned.process);
+    }
 }
 
 fn what_nobody_came_for_is_left_in_a_file_and_begun_from() {

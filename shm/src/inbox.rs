@@ -1,14 +1,22 @@
 //! What was written to a child's stdin and is not yet through: a circle of bytes that outlives the kernel.
 //!
 //! ```text
-//!   append ─▶ [ … T ▓▓▓▓▓▓ E ░░░░░░░ A … ]      T: in the child's pipe   E: T once the staging pipe is empty
+//!   append ─▶ [ … T ▓▓▓▓▓▓ E ░░░░░░░ A ····· C ]    T: in the child's pipe   E: T once the input staging pipe is empty
+//!                                                  A: taken from clients    C: A once the output staging pipe is empty
 //! ```
 //!
 //! Bytes go from here through the reactor's input staging pipe into the child, and stay here until they are through.
 //! So after a kill E > T means that E less what the staging pipe still holds went in, and E = T that nothing of what
 //! it holds did. A keyed write leaves a record: sent again, it is found instead of written again.
 //!
+//! What comes from a pipe comes through the reactor's output staging pipe, as into a ring: C > A means that C less what that
+//! still holds is here, C ≤ A that whatever it holds is new.
+//!
 //! Invariant: T ≤ E ≤ A, and `[T, A)` is here, or, where another stream fills the input, there.
+
+mod parcel;
+
+pub use parcel::{Parcel, Standing};
 
 use crate::layout::{Geometry, PAGE_BYTES, RingError};
 use crate::map::Map;
@@ -37,6 +45,8 @@ mod field {
     pub(super) const KEYS: usize = 96;
     /// One past where in another stream the first byte of this one stood; 0 if none fills it.
     pub(super) const FED_FROM: usize = 104;
+    /// What A will be; at most A if nothing is on its way.
+    pub(super) const COMING: usize = 112;
     /// The first of the records, six words each.
     pub(super) const RECORDS: usize = 256;
     pub(super) const RECORD_BYTES: usize = 48;
@@ -109,6 +119,9 @@ impl Inbox {
         if written > expected || expected > appended || appended - written > geometry.tail_bytes as u64 {
             return Err(RingError::Foreign("its offsets contradict each other"));
         }
+        if inbox.coming() - written > geometry.tail_bytes as u64 {
+            return Err(RingError::Foreign("more is on its way than it has room for"));
+        }
         // A record whose bytes had not all come is of a write that was not taken.
         let keys = inbox.get(field::KEYS);
         if keys > 0 && inbox.record(keys - 1).to > appended {
@@ -165,6 +178,29 @@ impl Inbox {
             self.note(WriteRecord { key, from, to });
         }
         self.set(field::APPENDED, to);
+    }
+
+    /// What A will be once the pipe that bytes come through is empty (C); A if nothing is on its way.
+    pub fn coming(&self) -> u64 {
+        self.get(field::COMING).max(self.appended())
+    }
+
+    /// Notes that `bytes` more are on their way (C = A + bytes). There must be room.
+    pub fn await_bytes(&self, bytes: usize) {
+        assert!(bytes <= self.room_bytes(), "room is made before");
+        self.set(field::COMING, self.appended() + bytes as u64);
+    }
+
+    /// Where those go that are on their way.
+    pub fn awaited(&mut self) -> &mut [u8] {
+        let from = self.appended();
+        let bytes = (self.coming() - from) as usize;
+        self.map.bytes_mut(self.geometry.place(from), bytes)
+    }
+
+    /// Notes that all of them are there (A = C).
+    pub fn admit(&self) {
+        self.set(field::APPENDED, self.coming());
     }
 
     fn note(&self, record: WriteRecord) {
@@ -366,6 +402,21 @@ mod tests {
         );
         let other = again.rebuilt(4096, 7..7).unwrap();
         assert_eq!((other.fed_from(), other.written()), (Some(1000), 7));
+    }
+
+    #[test]
+    fn a_successor_finds_what_is_on_its_way_and_a_write_behind_it_is_no_part_of_that() {
+        let mut inbox = Inbox::create(4096).unwrap();
+        inbox.append(b"before ", None);
+        assert_eq!(inbox.coming(), 7);
+        inbox.await_bytes(6);
+        inbox.awaited()[..2].copy_from_slice(b"wh");
+        let mut again = Inbox::open(inbox.descriptor().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!((again.appended(), again.coming()), (7, 13));
+        again.awaited()[2..].copy_from_slice(b"ole ");
+        again.admit();
+        again.append(b"behind", None);
+        assert_eq!((again.coming(), again.pending(99)), (19, &b"before whole behind"[..]));
     }
 
     #[test]

@@ -74,7 +74,8 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     let logging = logging::begin(&config.log)?;
     let state = state::open(&config.state)?;
     let adapters = Catalogue::new(options.adapters.clone(), Some(config.state.join("adapters")));
-    let fifos = Fifos::prepare(&config.socket);
+    let ways = kept.heirs.iter().filter_map(|heir| heir.session.inlet.as_ref());
+    let fifos = Fifos::prepare(&config.socket, &ways.map(|way| way.path.as_path()).collect::<Vec<_>>());
     let (policy, ability) = (options.policy.clone(), Ability::probe());
     let given = Given { adapters, policy, ability, fifos: fifos.folder() };
     let (plane, control, log) = start_plane(config, given, kept, claim.listener(), Some(state))?;
@@ -89,12 +90,14 @@ pub(crate) fn serve(config: &Config, options: &Options) -> Result<()> {
     // What was handed over is written and flushed before the state is anybody else's.
     drop(log);
     if control.with(|kernel| kernel.has_left()) {
+        fifos.leave();
         tracing::info!(component = "kernel", keeper = keeper_pid, "left; the keeper goes on");
     } else {
         let code = reap(keeper_pid).context("the keeper could not be waited for")?;
+        drop(fifos);
         tracing::info!(component = "kernel", keeper = code, "ended");
     }
-    drop((fifos, claim));
+    drop(claim);
     if logging.dropped_lines() > 0 {
         eprintln!("kairo: {} log lines were dropped", logging.dropped_lines());
     }

@@ -391,6 +391,14 @@ fn a_blocked_unread_child_waits_if_it_asked_to(daemon: &Daemon) {
     sequence::check(&output.stdout, 0);
 }
 
+fn a_child_that_waited_to_be_read_and_is_killed_has_ended(daemon: &Daemon) {
+    let mut raw = daemon.connect_modern();
+    raw.spawn("patient", &sequence::argv("128"), json!({"whenUnread": "block"}));
+    until("the child waits", || stream(&mut raw, "patient", "stdout")["paused"] == true);
+    raw.ok("process.kill", json!({"id": "patient", "signal": "KILL"}));
+    until("its output has ended", || stream(&mut raw, "patient", "stdout")["closed"] == true);
+}
+
 fn a_larger_history_can_be_asked_for(daemon: &Daemon) {
     let mut raw = daemon.connect_modern();
     let history = json!({"headBytes": 4096, "tailBytes": 1 << 20});
@@ -486,6 +494,7 @@ on_both_drivers!(
     what_is_written_reaches_stdin_and_its_end_is_an_end,
     writes_to_a_child_that_does_not_read_wait_and_are_bounded,
     a_blocked_unread_child_waits_if_it_asked_to,
+    a_child_that_waited_to_be_read_and_is_killed_has_ended,
     a_larger_history_can_be_asked_for,
     unknown_wishes_are_refused_by_name,
     a_stopped_reader_withholds_nobody_elses_tail,

@@ -141,6 +141,9 @@ impl Keeper {
             | ToKeeper::Placed { .. }
             | ToKeeper::HoldOutlet { .. }
             | ToKeeper::DropOutlet { .. }
+            | ToKeeper::HoldInlet { .. }
+            | ToKeeper::DropInlet { .. }
+            | ToKeeper::HoldFramed { .. }
             | ToKeeper::HoldProducer { .. }
             | ToKeeper::EndProducer { .. }
             | ToKeeper::Join { .. }

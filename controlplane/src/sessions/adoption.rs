@@ -159,9 +159,10 @@ impl Kernel {
         self.keep_promises(turn, serial, record.as_ref(), &note);
         self.adapt_again(turn, serial);
         let outlets = self.adopt_outlets(serial, std::mem::take(&mut heir.outlets));
+        let inlet = heir.session.inlet.take().map(|inlet| self.adopt_inlet(serial, inlet));
         self.settle(turn, serial);
         let stdin = note.stdin.unwrap_or(0);
-        Adopted { heir, history, rate, unread, spool, ends, feed, outlets, reactor_cpu, stdin, meter }
+        Adopted { heir, history, rate, unread, spool, ends, feed, outlets, inlet, reactor_cpu, stdin, meter }
     }
 
     fn recorded(

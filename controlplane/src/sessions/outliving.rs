@@ -1,28 +1,30 @@
-//! Outlets that outlive their kernel: what is noted of one, and how the next kernel goes on with it.
+//! Outlets, and paths into stdins, that outlive their kernel: what is noted of one, and how the next kernel goes on with it.
 //!
 //! ```text
-//!   opened ──note──▶ keeper ─ ─ killed ─ ─ ▶ adopted: a reader without a connection, of whoever had it
+//!   opened ──note──▶ keeper ─ ─ killed ─ ─ ▶ adopted: a reader, or a way in, without a connection, of whoever had it
 //! ```
 //!
-//! Its connection went with the kernel that had it, so what ends it is its reader, who closes it, the stream's end, or whoever
-//! opened it. Invariant: a reader has no connection exactly when it says whose it is.
+//! Its connection went with the kernel that had it, so what ends it is its other side, who closes it, the stream's end, or whoever
+//! opened it. Invariant: a reader or a way in has no connection exactly when it says whose it is.
 
 use crate::auth::grant::may_touch;
 use crate::auth::principal::{Creator, Principal};
 use crate::auth::subject::{Party, known_as};
 use crate::calls::Turn;
 use crate::kernel::Kernel;
-use crate::state::{Named, Place, RawSink, StreamSubscription, Wish};
+use crate::state::{Named, Place, RawSink, StreamSubscription, Way, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
 use kairo_dataplane::keeper::settlement::Outlet;
+use kairo_dataplane::keeper::successor::HeldInlet;
 use kairo_dataplane::key::{Channel, ConnectionKey, SubscriptionKey};
 use kairo_dataplane::meter::ReaderMeter;
+use kairo_dataplane::reactor::inlets::AdoptedInlet;
 use kairo_dataplane::reactor::outlets::AdoptedOutlet;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::encode::{Dialect, to_buf};
 use kairo_wire::event::StreamEndReason;
-use kairo_wire::id::SubscriptionId;
+use kairo_wire::id::{ProcessId, SubscriptionId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -38,6 +40,54 @@ struct Note {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
+    /// How its frames look; none where its bytes are raw.
+    #[serde(default)]
+    frames: Option<Frames>,
+}
+
+/// What its connection had negotiated, and it had asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Frames {
+    mode: Mode,
+    chunk_bytes_max: u32,
+    records: bool,
+    timestamps: bool,
+    int64: bool,
+}
+
+impl Frames {
+    /// Of a reader in frames.
+    fn of(sink: &Sink, mode: Mode) -> Option<Frames> {
+        let Sink::Frames { chunk_bytes_max, records, timestamps, dialect, .. } = *sink else { return None };
+        Some(Frames { mode, chunk_bytes_max, records, timestamps, int64: dialect == Dialect::Int64 })
+    }
+
+    /// The same for a reader without a connection: whoever goes on with its socket makes it one.
+    fn sink(self, connection: ConnectionKey, process_id: ProcessId) -> Sink {
+        let Frames { chunk_bytes_max, records, timestamps, int64, .. } = self;
+        let dialect = if int64 { Dialect::Int64 } else { Dialect::V1 };
+        Sink::Frames {
+            connection,
+            dedicated: None,
+            chunk_bytes_max,
+            records,
+            timestamps,
+            dialect,
+            process_id,
+        }
+    }
+}
+
+/// Of a path into a stdin.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WayNote {
+    v: u32,
+    /// Whose it is.
+    uid: u32,
+    of_session: Option<String>,
+    of_skill: Option<String>,
 }
 
 impl Kernel {
@@ -47,31 +97,52 @@ impl Kernel {
         connection: ConnectionKey,
         id: &SubscriptionId,
         wish: Wish,
+        sink: &Sink,
     ) -> Option<Bytes> {
         match wish.raw {
             // A fifo nobody has opened has lost its other end: that is found with the first byte, and it ends.
             Some(RawSink::Outlet {
                 kind: OutletKind::Pipe { .. } | OutletKind::Socket | OutletKind::Fifo { .. },
                 ..
-            }) => {}
+            })
+            | Some(RawSink::Framed { .. }) => {}
             // The ring is mapped by its reader, which finds out by itself that nobody writes it any more.
-            Some(
-                RawSink::Outlet { kind: OutletKind::Shared, .. }
-                | RawSink::Own(_)
-                | RawSink::Framed { .. }
-                | RawSink::Kept,
-            )
+            Some(RawSink::Outlet { kind: OutletKind::Shared, .. } | RawSink::Own(_) | RawSink::Kept)
             | None => return None,
         }
+        let (uid, of_session, of_skill) = self.holder(connection);
+        let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
+        let frames = Frames::of(sink, wish.mode);
+        written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill, frames })
+    }
+
+    /// What the keeper is to keep with a path into a stdin.
+    pub(crate) fn inlet_note(&self, connection: ConnectionKey) -> Bytes {
+        let (uid, of_session, of_skill) = self.holder(connection);
+        written_down(&WayNote { v: 1, uid, of_session, of_skill }).unwrap_or_default()
+    }
+
+    fn holder(&self, connection: ConnectionKey) -> (u32, Option<String>, Option<String>) {
         let Creator { uid, session, name } = self.principal(connection).creator(self.config.owner_uid);
         let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
-        let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
-        let note = Note { v: 1, id, policy, rate, uid, of_session: owned(session), of_skill: owned(name) };
-        let mut buf = BytesMut::new();
-        to_buf(&mut buf, Dialect::Int64, &note)
-            .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of an outlet"))
-            .ok()?;
-        Some(buf.freeze())
+        (uid, owned(session), owned(name))
+    }
+
+    /// Goes on with the path into the stdin of an adopted process. One whose note can't be read is the owner's.
+    pub(crate) fn adopt_inlet(&mut self, process: u64, inlet: HeldInlet) -> AdoptedInlet {
+        let HeldInlet { fd, path, until_ns, closes, note } = inlet;
+        let holder = match from_slice(&note) {
+            Ok(WayNote { uid, of_session, of_skill, .. }) => {
+                let (session, name) = (of_session.map(Into::into), of_skill.map(Into::into));
+                Principal::of_creator(&Creator { uid, session, name }, self.config.owner_uid)
+            }
+            Err(error) => {
+                tracing::error!(component = "controlplane", %error, "the note of a way into a stdin can't be read");
+                Principal::Owner
+            }
+        };
+        self.state.inlets.insert(process, Way::Outlives(Box::new(holder)));
+        AdoptedInlet { fd, path, until_ns, closes }
     }
 
     /// Goes on with the outlets of an adopted process. One whose note can't be read ends.
@@ -80,9 +151,10 @@ impl Kernel {
     }
 
     fn adopt_outlet(&mut self, serial: u64, outlet: Outlet) -> Option<AdoptedOutlet> {
-        let Note { id, policy, rate, uid, of_session, of_skill, .. } = from_slice(&outlet.note)
+        let Note { id, policy, rate, uid, of_session, of_skill, frames, .. } = from_slice(&outlet.note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "the note of an outlet can't be read"))
-            .ok()?;
+            .ok()
+            .filter(|note: &Note| note.frames.is_some() == outlet.framed)?;
         let id = SubscriptionId::from_text(&id);
         let creator = Creator { uid, session: of_session.map(Into::into), name: of_skill.map(Into::into) };
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
@@ -97,13 +169,14 @@ impl Kernel {
             stdout: outlet.channel == Channel::Stdout,
             stderr: outlet.channel == Channel::Stderr,
             from: From::Oldest,
-            mode: Mode::Chunk,
+            mode: frames.map_or(Mode::Chunk, |frames| frames.mode),
             policy,
             resumes: true,
             history_bytes: None,
             raw: Some(RawSink::Kept),
             rate,
         };
+        let connection = ConnectionKey { reactor: of.home, slot: u32::MAX, generation: u32::MAX };
         let (key, meter) =
             (SubscriptionKey { home: of.home, serial: outlet.serial }, Arc::new(ReaderMeter::default()));
         let subscribe = Subscribe {
@@ -116,7 +189,7 @@ impl Kernel {
             resumes: wish.resumes,
             mode: wish.mode,
             policy,
-            sink: Sink::Kept,
+            sink: frames.map_or(Sink::Kept, |frames| frames.sink(connection, target.clone())),
             history_bytes: None,
             rate,
             note: None,
@@ -126,7 +199,7 @@ impl Kernel {
         self.state.subscriptions.insert(id.shared(), Named::Stream(stream));
         let subscription = StreamSubscription {
             id,
-            connection: ConnectionKey { reactor: of.home, slot: u32::MAX, generation: u32::MAX },
+            connection,
             target,
             wish,
             place: Place::Reading { key, process: serial, meter },
@@ -137,16 +210,22 @@ impl Kernel {
         Some(AdoptedOutlet { fd: outlet.fd, place: outlet.place, subscribe })
     }
 
-    /// Closes outlets of former kernels that whoever goes by this name reads only by a grant. Returns how many.
+    /// Closes outlets and ways in of former kernels that whoever goes by this name has only by a grant. Returns how many.
     pub(crate) fn close_outliving(&mut self, turn: &mut Turn<'_>, party: &Party) -> u32 {
-        let reads_by_grant = |stream: &StreamSubscription| {
-            let (Some(holder), Place::Reading { process, .. }) = (&stream.outlives, &stream.place) else {
-                return false;
-            };
-            let own =
-                self.state.processes.get(process).is_some_and(|process| may_touch(holder, &process.creator));
+        let by_grant = |holder: &Principal, process: &u64| {
+            let process = self.state.processes.get(process);
+            let own = process.is_some_and(|process| may_touch(holder, &process.creator));
             !own && known_as(holder).as_ref() == Some(party)
         };
+        let reads_by_grant = |stream: &StreamSubscription| match (&stream.outlives, &stream.place) {
+            (Some(holder), Place::Reading { process, .. }) => by_grant(holder, process),
+            _ => false,
+        };
+        let ways = self.state.inlets.iter().filter_map(|(process, way)| match way {
+            Way::Outlives(holder) => by_grant(holder, process).then_some(*process),
+            Way::Of(_) => None,
+        });
+        let ways: Vec<u64> = ways.collect();
         let mut unheld: Vec<u64> = self
             .state
             .streams
@@ -157,6 +236,17 @@ impl Kernel {
         for serial in &unheld {
             self.end_with_record(turn, *serial, StreamEndReason::Revoked);
         }
-        unheld.len() as u32
+        for process in &ways {
+            self.end_inlet(turn, *process);
+        }
+        (unheld.len() + ways.len()) as u32
     }
+}
+
+fn written_down(note: &impl Serialize) -> Option<Bytes> {
+    let mut buf = BytesMut::new();
+    to_buf(&mut buf, Dialect::Int64, note)
+        .inspect_err(|error| tracing::error!(component = "controlplane", %error, "nothing is written down of what outlives us"))
+        .ok()?;
+    Some(buf.freeze())
 }

@@ -5,12 +5,12 @@
 //! and of whoever takes something back.
 //!
 //! Invariant: a connection that is gone is known exactly as long as something outlives it; a way into a stdin is listed by the
-//! connection it was asked for on, and by its process's serial.
+//! connection it was asked for on, unless that went with a former kernel, and by its process's serial.
 
 use crate::calls::Turn;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
-use crate::state::{Connection, Process};
+use crate::state::{Connection, Process, Way};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::event::{DeadReason, StreamEndReason};
@@ -79,13 +79,14 @@ impl Kernel {
         match connection.and_then(|key| Some((key, self.state.connections.get_mut(key)?))) {
             Some((key, peer)) if !peer.closing => {
                 peer.inlets.insert(serial);
-                self.state.inlets.insert(serial, key);
+                self.state.inlets.insert(serial, Way::Of(key));
             }
             Some(_) | None => self.end_inlet(turn, serial),
         }
     }
 
-    fn end_inlet(&self, turn: &mut Turn<'_>, serial: u64) {
+    /// Ends a way into a stdin.
+    pub(crate) fn end_inlet(&self, turn: &mut Turn<'_>, serial: u64) {
         if let Some(process) = self.state.processes.get(&serial) {
             turn.out.push(Command::EndInlet { process: process.key });
         }
@@ -111,7 +112,7 @@ impl Kernel {
 
     /// A way into a stdin is over.
     pub(crate) fn inlet_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
-        let Some(key) = self.state.inlets.remove(&serial) else { return };
+        let Some(Way::Of(key)) = self.state.inlets.remove(&serial) else { return };
         if let Some(peer) = self.state.connections.get_mut(key) {
             peer.inlets.remove(&serial);
         }

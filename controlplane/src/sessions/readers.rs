@@ -138,6 +138,7 @@ impl Kernel {
             (process_key, process_id) = (process.key, process.id.clone());
         }
         let sink = self.sink(connection, wish, process_id);
+        let note = self.outlet_note(connection, id, wish, &sink);
         let key = SubscriptionKey { home: process_key.home, serial: self.state.next_serial() };
         let meter = Arc::new(ReaderMeter::default());
         self.state.reading.insert(key.serial, serial);
@@ -153,7 +154,7 @@ impl Kernel {
             policy: wish.policy,
             sink,
             rate: wish.rate,
-            note: self.outlet_note(connection, id, wish),
+            note,
             history_bytes: wish.history_bytes.map(|bytes| bytes.min(self.config.limits.history_bytes_max)),
             meter: Arc::clone(&meter),
         })));

@@ -254,7 +254,7 @@ fn on_disk(process: &Process) -> Option<Adopted> {
     let heir = Heir::of_nothing(process.key, process.session.as_str(), process.pid, process.start_ticks);
     let Process { history, rate, unread, spool, ends, .. } = *process;
     let meter = Arc::clone(&process.meter);
-    let (outlets, reactor_cpu) = (Vec::new(), None);
+    let (outlets, inlet, reactor_cpu) = (Vec::new(), None, None);
     Some(Adopted {
         heir,
         history,
@@ -264,6 +264,7 @@ fn on_disk(process: &Process) -> Option<Adopted> {
         ends,
         feed: None,
         outlets,
+        inlet,
         reactor_cpu,
         stdin: 0,
         meter,

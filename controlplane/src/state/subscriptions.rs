@@ -31,6 +31,15 @@ pub(crate) struct StreamSubscription {
     pub outlives: Option<Box<Principal>>,
 }
 
+/// For whom a path leads into a stdin.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// For whom it was asked on this connection, which may be gone.
+    Of(ConnectionKey),
+    /// For whom a former kernel had it.
+    Outlives(Box<Principal>),
+}
+
 /// What a reader asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {

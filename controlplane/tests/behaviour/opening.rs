@@ -1,8 +1,10 @@
 //! Streams that are opened with a name in the file system, and what outlives whoever asked for one.
 
 use crate::harness::World;
-use kairo_dataplane::command::{Command, OutletKind, Sink, Subscribe};
+use kairo_dataplane::command::{Command, Commands, OutletKind, Sink, Subscribe};
 use kairo_dataplane::control::{Notice, Outcome};
+use kairo_dataplane::keeper::settlement::Heir;
+use kairo_dataplane::keeper::successor::HeldInlet;
 use kairo_dataplane::key::{ConnectionKey, Ticket};
 use serde_json::{Value, json};
 
@@ -124,6 +126,63 @@ fn a_way_into_a_stdin_outlives_its_connection_and_is_taken_back() {
     for (field, value) in [("keepOpen", json!(true)), ("waitMs", json!(1))] {
         let (code, text) = world.fails(owner, "stdin.open", json!({ "id": "p", field: value }));
         assert!(code == "E_INVALID_PARAMS" && text.contains(field), "{text}");
+    }
+}
+
+/// An agent that may write to `p` by a grant alone; it and the grant's id.
+fn agent_by_grant(world: &mut World) -> (ConnectionKey, Value) {
+    let owner = world.owner();
+    world.ok(owner, "agent.create", json!({ "name": "a", "permissions": [] }));
+    let grant = json!({ "principal": "agent:a", "permission": "process.write", "resource": "p" });
+    let grant = world.ok(owner, "permission.grant", grant)["grant"]["id"].clone();
+    let agent = world.owner();
+    world.ok(agent, "identify", json!({ "agentId": "a" }));
+    (agent, grant)
+}
+
+#[test]
+fn a_way_into_a_stdin_outlives_its_kernel_and_is_taken_back() {
+    let mut before = World::new();
+    let owner = before.owner();
+    before.start(owner, "process.spawn", json!({ "id": "p", "command": ["a"] }));
+    let spawn = before.take_spawn().expect("it is started");
+    before.bear(&spawn);
+    let (agent, _) = agent_by_grant(&mut before);
+    let mut note_of = |connection: ConnectionKey| {
+        before.start(connection, "stdin.open", json!({ "id": "p", "transport": "fifo" }));
+        let inlet = before.take(|command| match command {
+            Command::HandStdin { inlet, .. } => inlet.clone(),
+            _ => None,
+        });
+        inlet.expect("it is asked for").note
+    };
+    let (of_agent, of_owner) = (note_of(agent), note_of(owner));
+    for (note, closed) in [(&of_agent[..], 1), (&of_owner[..], 0), (b"nonsense", 0)] {
+        let mut world = World::new();
+        world.at = before.at;
+        let mut heir = Heir::of_nothing(spawn.process, &spawn.session, 7, 1);
+        heir.session.record = spawn.record.to_vec();
+        heir.session.ended = false;
+        let fd = std::fs::File::open("/dev/null").expect("it is there").into();
+        let (path, note) = ("/run/there".into(), note.to_vec());
+        heir.session.inlet = Some(HeldInlet { fd, path, until_ns: 5, closes: true, note });
+        let (at, mut out) = (world.at, Commands::default());
+        let adopted = world.kernel.adopt(at, vec![heir], &mut out);
+        let inlet = adopted[0].inlet.as_ref().expect("it goes on");
+        assert_eq!((inlet.path.to_str(), inlet.until_ns, inlet.closes), (Some("/run/there"), 5, true));
+        world.kernel.settle_adopted(at, &mut out);
+        world.carry_out(None, out);
+        let (_, grant) = agent_by_grant(&mut world);
+        let owner = world.owner();
+        let revoked = world.ok(owner, "permission.revoke", json!({ "grant": grant }));
+        assert_eq!(revoked["closed"], closed);
+        let ended = world.take(|command| match command {
+            Command::EndInlet { process } => Some(*process),
+            _ => None,
+        });
+        assert_eq!(ended, (closed == 1).then_some(spawn.process));
+        world.notice(Notice::InletOver { process: spawn.process });
+        assert!(world.kernel.broken().is_empty());
     }
 }
 

@@ -1,6 +1,7 @@
 //! What clients are given to read from or to write to.
 
 use crate::sys::fifo::User;
+use bytes::Bytes;
 
 /// What raw bytes leave by, to a client that takes them off a descriptor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,4 +37,6 @@ pub struct NamedInlet {
     pub wait_ns: u64,
     /// Stdin is closed when its last writer has closed it.
     pub closes: bool,
+    /// What the keeper is to keep with it, opaque to the data plane.
+    pub note: Bytes,
 }

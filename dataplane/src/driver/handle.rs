@@ -270,6 +270,13 @@ impl<E: Engine> Driver for E {
         fd.write(bytes)
     }
 
+    fn gather(&mut self, fd: &Handle, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        if fd.0.socket != Socket::No {
+            return socket::send(fd.as_fd(), pieces);
+        }
+        Ok(rustix::io::writev(fd, pieces)?)
+    }
+
     fn read(&mut self, fd: &Handle, into: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(fd, into)?)
     }

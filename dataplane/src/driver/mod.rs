@@ -80,6 +80,9 @@ pub trait Driver {
     /// Non-blocking write to a pipe or terminal. Never raises SIGPIPE.
     fn write(&mut self, fd: &Self::Fd, bytes: &[u8]) -> io::Result<usize>;
 
+    /// The same of several pieces, as one write.
+    fn gather(&mut self, fd: &Self::Fd, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+
     /// Non-blocking read. 0 is the end.
     fn read(&mut self, fd: &Self::Fd, into: &mut [u8]) -> io::Result<usize>;
 

@@ -359,6 +359,11 @@ impl Driver for Sim {
         }
     }
 
+    fn gather(&mut self, fd: &Fd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        self.write(fd, &bytes)
+    }
+
     fn read(&mut self, fd: &Fd, into: &mut [u8]) -> io::Result<usize> {
         let count = self.available(fd, into.len())?;
         let read = bytes_of(fd).ok_or_else(|| errno(libc::EBADF))?;

@@ -9,13 +9,16 @@
 
 use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
-use crate::keeper::protocol::{Blob, VERSION_HOLDS, VERSION_PRODUCES, spoken};
-use crate::keeper::session::{Exit, Outlet, Ring, Session, Sessions};
+use crate::keeper::protocol::{
+    Blob, VERSION_FRAMES, VERSION_HOLDS, VERSION_LETS_IN, VERSION_PRODUCES, spoken,
+};
+use crate::keeper::session::{Exit, Inlet, Outlet, Ring, Session, Sessions};
 use crate::keeper::succession::{BATCH_PACKETS_MAX, FromSuccessor, ToSuccessor};
 use crate::sys::{process, socket};
 use rustix::event::PollFlags;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,6 +78,7 @@ enum Item {
     Stream(usize, usize),
     Input(usize),
     Outlet(usize, usize),
+    Inlet(usize),
 }
 
 /// How long a keeper that has nothing to keep may take to go.
@@ -225,6 +229,7 @@ impl Successor {
             items.extend((0..session.rings.len()).map(|ring| Item::Stream(index, ring)));
             items.extend(session.inbox.is_some().then_some(Item::Input(index)));
             items.extend((0..session.outlets.len()).map(|outlet| Item::Outlet(index, outlet)));
+            items.extend(session.inlet.is_some().then_some(Item::Inlet(index)));
         }
         let pid = std::process::id() as i32;
         self.send(&ToSuccessor::Hello { version: self.version, pid, reactors, sessions: count }, &[])?;
@@ -285,14 +290,28 @@ impl Successor {
             Item::Outlet(index, outlet) => {
                 let outlet = sessions.get(index).and_then(|session| session.outlets.get(outlet));
                 // It stays here until a kernel lets it go, so there is nothing else to tell a successor that has no word for it.
-                let Some(Outlet { process, serial, end, note, fd, place }) =
-                    outlet.filter(|_| self.version >= VERSION_HOLDS)
+                let has_word = |outlet: &&Outlet| {
+                    self.version >= if outlet.framed { VERSION_FRAMES } else { VERSION_HOLDS }
+                };
+                let Some(Outlet { process, serial, end, framed, note, fd, place }) = outlet.filter(has_word)
                 else {
                     return Ok(());
                 };
-                let (process, serial, end) = (*process, *serial, *end);
-                let message = ToSuccessor::Outlet { process, serial, end, note: Blob(note) };
+                let (process, serial, end, note) = (*process, *serial, *end, Blob(note));
+                let message = match framed {
+                    true => ToSuccessor::Framed { process, serial, end, note },
+                    false => ToSuccessor::Outlet { process, serial, end, note },
+                };
                 self.send(&message, &[fd.as_fd(), place.as_fd()])
+            }
+            Item::Inlet(index) => {
+                let session = sessions.get(index).filter(|_| self.version >= VERSION_LETS_IN);
+                let Some(Session { process, inlet: Some(inlet), .. }) = session else { return Ok(()) };
+                let Inlet { fd, path, until_ns, closes, note } = inlet;
+                let (path, note) = (Blob(path.as_os_str().as_bytes()), Blob(note));
+                let (process, until_ns, closes) = (*process, *until_ns, *closes);
+                let message = ToSuccessor::Inlet { process, path, until_ns, closes, note };
+                self.send(&message, &[fd.as_fd()])
             }
             Item::Stream(index, ring) => {
                 let Some(session) = sessions.get(index) else { return Ok(()) };

@@ -196,9 +196,12 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
             let kernel = containment.as_ref().is_some_and(|containment| containment.kernel);
             usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
         }
-        ToKeeper::HoldOutlet { .. } => 2,
+        ToKeeper::HoldOutlet { .. } | ToKeeper::HoldFramed { .. } => 2,
         ToKeeper::HoldProducer { pipe_bytes, .. } => pipe_bytes.map_or(3, |_| 1),
-        ToKeeper::HoldStream { .. } | ToKeeper::HoldInput { .. } | ToKeeper::Bulk { .. } => 1,
+        ToKeeper::HoldStream { .. }
+        | ToKeeper::HoldInput { .. }
+        | ToKeeper::HoldInlet { .. }
+        | ToKeeper::Bulk { .. } => 1,
         ToKeeper::Hello { .. }
         | ToKeeper::Several { .. }
         | ToKeeper::Spawn(_)
@@ -209,6 +212,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Annotate { .. }
         | ToKeeper::DropOutlet { .. }
         | ToKeeper::EndProducer { .. }
+        | ToKeeper::DropInlet { .. }
         | ToKeeper::Leave
         | ToKeeper::Shutdown { .. } => 0,
     }

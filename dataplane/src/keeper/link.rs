@@ -8,8 +8,8 @@
 use crate::command::{Scope, Spawn};
 use crate::control::{ExitStatus, LimitInForce, Program, SpawnFailure, Tree, Usage};
 use crate::keeper::protocol::{
-    BULK_BYTES_MAX, Blob, End, Limit, NOTE_BYTES_MAX, PACKET_BYTES_MAX, ProtocolError, RECORD_BYTES_MAX,
-    SpawnRequest, ToKeeper, ToKernel, VERSION, Wires, spoken,
+    BULK_BYTES_MAX, Blob, End, INLET_PATH_BYTES_MAX, Limit, NOTE_BYTES_MAX, PACKET_BYTES_MAX, ProtocolError,
+    RECORD_BYTES_MAX, SpawnRequest, ToKeeper, ToKernel, VERSION, Wires, spoken,
 };
 use crate::key::{ProcessKey, Ticket};
 use crate::sys::process;
@@ -249,18 +249,23 @@ pub fn encode_hold_input(process: ProcessKey, packet: &mut Vec<u8>) -> Result<()
     encode(&ToKeeper::HoldInput { process }, packet)
 }
 
-/// Keep what a reader is given bytes by: send its end and its place, in this order, with the packet.
+/// Keep what a reader is given bytes by, raw or framed: send its end and its place, in this order, with the packet.
 pub fn encode_hold_outlet(
     process: ProcessKey,
     serial: u64,
-    end: End,
+    (end, framed): (End, bool),
     note: &[u8],
     packet: &mut Vec<u8>,
 ) -> Result<(), ProtocolError> {
     if note.len() > NOTE_BYTES_MAX {
         return Err(ProtocolError::TooLong { what: "note", bytes: note.len() });
     }
-    encode(&ToKeeper::HoldOutlet { process, serial, end, note: Blob(note) }, packet)
+    let note = Blob(note);
+    let message = match framed {
+        true => ToKeeper::HoldFramed { process, serial, end, note },
+        false => ToKeeper::HoldOutlet { process, serial, end, note },
+    };
+    encode(&message, packet)
 }
 
 /// Let go of what a reader was given bytes by.
@@ -292,6 +297,28 @@ pub fn encode_end_producer(
     packet: &mut Vec<u8>,
 ) -> Result<(), ProtocolError> {
     encode(&ToKeeper::EndProducer { process, status }, packet)
+}
+
+/// Keep a fifo that a stdin is written by, which is at `path` until somebody opens it: send its end with the packet.
+pub fn encode_hold_inlet(
+    process: ProcessKey,
+    path: &[u8],
+    until_ns: u64,
+    closes: bool,
+    note: &[u8],
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    for (what, bytes, max) in [("note", note, NOTE_BYTES_MAX), ("path", path, INLET_PATH_BYTES_MAX)] {
+        if bytes.len() > max {
+            return Err(ProtocolError::TooLong { what, bytes: bytes.len() });
+        }
+    }
+    encode(&ToKeeper::HoldInlet { process, path: Blob(path), until_ns, closes, note: Blob(note) }, packet)
+}
+
+/// Let go of what a stdin was written by.
+pub fn encode_drop_inlet(process: ProcessKey, packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::DropInlet { process }, packet)
 }
 
 /// Keep a note of a process.

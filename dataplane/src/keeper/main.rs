@@ -11,7 +11,7 @@ use crate::keeper::lingering::Lingering;
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
 use crate::keeper::protocol::{ToKeeper, ToKernel, VERSION_PRODUCES, spoken};
-use crate::keeper::session::{Ring, Sessions};
+use crate::keeper::session::{Inlet, Ring, Sessions};
 use crate::keeper::signalling::Errand;
 use crate::keeper::testament;
 use crate::key::ProcessKey;
@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 /// Between SIGTERM and SIGKILL when nobody says otherwise.
@@ -343,7 +344,10 @@ impl Keeper {
             | ToKeeper::HoldStream { .. }
             | ToKeeper::HoldInput { .. }
             | ToKeeper::HoldOutlet { .. }
+            | ToKeeper::HoldFramed { .. }
             | ToKeeper::DropOutlet { .. }
+            | ToKeeper::HoldInlet { .. }
+            | ToKeeper::DropInlet { .. }
             | ToKeeper::Annotate { .. } => self.keep(lane, request, fds),
             ToKeeper::HoldProducer { process, session, pipe_bytes, record } => {
                 self.hold_producer((lane, *process), session, *pipe_bytes, record.0, fds);
@@ -380,14 +384,27 @@ impl Keeper {
                     session.inbox = fds.pop();
                 }
             }
-            ToKeeper::HoldOutlet { process, serial, end, note } => {
+            ToKeeper::HoldOutlet { process, serial, end, note }
+            | ToKeeper::HoldFramed { process, serial, end, note } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
-                    session.hold_outlet(*serial, *end, note.0, fds);
+                    let framed = matches!(request, ToKeeper::HoldFramed { .. });
+                    session.hold_outlet((*serial, *end, framed), note.0, fds);
                 }
             }
             ToKeeper::DropOutlet { process, serial } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
                     session.outlets.retain(|outlet| outlet.serial != *serial);
+                }
+            }
+            ToKeeper::HoldInlet { process, path, until_ns, closes, note } => {
+                let session = self.sessions.by_key_mut(*process).filter(|session| !session.ended);
+                let (Some(session), Some(fd)) = (session, fds.pop()) else { return };
+                let (path, note) = (OsString::from_vec(path.0.to_vec()).into(), note.0.into());
+                session.inlet = Some(Inlet { fd, path, until_ns: *until_ns, closes: *closes, note });
+            }
+            ToKeeper::DropInlet { process } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.inlet = None;
                 }
             }
             ToKeeper::Annotate { process, note } => {

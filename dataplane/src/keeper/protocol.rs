@@ -12,7 +12,7 @@
 //!                       Measure ▶ ◀ Measured, (as above)
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
-//!                       HoldOutlet+end+place ▶, DropOutlet ▶
+//!                       HoldOutlet | HoldFramed +end+place ▶, DropOutlet ▶     HoldInlet+end ▶, DropInlet ▶
 //!                       HoldProducer+ends ▶, EndProducer ▶ ◀ Exited ◀ TreeEnded
 //! ```
 //!
@@ -38,7 +38,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 8: children bound to cores (`Placed`); children that are joined to each other, and files as stdin (`Join`); a `Spawned` may
 ///   have no stdout.
 /// - 9: outlets: ends of readers' pipes and sockets (`HoldOutlet`, `DropOutlet`).
-/// - 10: streams that clients write (`HoldProducer`, `EndProducer`).
+/// - 10: outlets in frames (`HoldFramed`); inlets: fifos that stdins are written by (`HoldInlet`, `DropInlet`); streams that
+///   clients write (`HoldProducer`, `EndProducer`).
 pub const VERSION: u16 = 10;
 
 /// The first version that contains children.
@@ -56,6 +57,12 @@ pub const VERSION_JOINS: u16 = 8;
 
 /// The first version that holds what readers are given bytes by.
 pub const VERSION_HOLDS: u16 = 9;
+
+/// The first version that holds those in frames, and knows them from raw ones.
+pub const VERSION_FRAMES: u16 = 10;
+
+/// The first version that holds what stdins are written by.
+pub const VERSION_LETS_IN: u16 = 10;
 
 /// The first version that holds what clients write streams by.
 pub const VERSION_PRODUCES: u16 = 10;
@@ -255,6 +262,39 @@ pub enum ToKeeper<'a> {
         process: ProcessKey,
         /// Its name.
         serial: u64,
+    },
+    /// Beside it: our end of a fifo that a process's stdin is written by; to be kept, opened or not, so that a killed kernel is no
+    /// end to it. Replaces the one held. Since version 10.
+    HoldInlet {
+        /// Whose stdin.
+        process: ProcessKey,
+        /// Where it is until somebody opens it, as long as [`INLET_PATH_BYTES_MAX`].
+        #[serde(borrow)]
+        path: Blob<'a>,
+        /// Until when it waits for that, CLOCK_MONOTONIC nanoseconds.
+        until_ns: u64,
+        /// Stdin is closed when its last writer has closed it.
+        closes: bool,
+        /// For a successor, opaque, at most [`NOTE_BYTES_MAX`].
+        #[serde(borrow)]
+        note: Blob<'a>,
+    },
+    /// Let it go: whoever writes is to find it closed. Since version 10.
+    DropInlet {
+        /// Whose stdin.
+        process: ProcessKey,
+    },
+    /// As `HoldOutlet`, of a reader in frames: its inbox also says what of a frame is under way. Since version 10.
+    HoldFramed {
+        /// Whose output it reads.
+        process: ProcessKey,
+        /// Its name.
+        serial: u64,
+        /// Which output.
+        end: End,
+        /// For a successor, opaque, at most [`NOTE_BYTES_MAX`].
+        #[serde(borrow)]
+        note: Blob<'a>,
     },
     /// A process without a child, whose output a client writes. Beside it: the read end of its pipe, or the ring that is
     /// written in place, its page and our end of its doorbell. It is over when the kernel says so. Since version 10.
@@ -465,6 +505,9 @@ impl Mechanism {
 
 /// Longest record of a session, bytes: it and the rest of its session fit one packet.
 pub const RECORD_BYTES_MAX: usize = 32 * 1024;
+
+/// Longest path of an inlet, bytes: PATH_MAX.
+pub const INLET_PATH_BYTES_MAX: usize = 4096;
 
 /// Longest note, bytes: it and the facts around it fit one packet.
 pub const NOTE_BYTES_MAX: usize = 32 * 1024;

@@ -11,6 +11,7 @@ use kairo_sandbox::enforce::Placeholders;
 use slab::Slab;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 /// A kernel-side end.
 #[derive(Debug)]
@@ -44,10 +45,23 @@ pub(super) struct Outlet {
     pub(super) process: ProcessKey,
     pub(super) serial: u64,
     pub(super) end: End,
+    /// In frames: not every kernel can go on with it.
+    pub(super) framed: bool,
     pub(super) note: Box<[u8]>,
     pub(super) fd: OwnedFd,
     /// Where it has come to.
     pub(super) place: OwnedFd,
+}
+
+/// What a stdin is written by.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    pub(super) fd: OwnedFd,
+    /// Where it is until somebody opens it.
+    pub(super) path: PathBuf,
+    pub(super) until_ns: u64,
+    pub(super) closes: bool,
+    pub(super) note: Box<[u8]>,
 }
 
 /// What a client writes a process's output by, that has no child.
@@ -83,6 +97,7 @@ pub(super) struct Session {
     /// What waits for its stdin.
     pub(super) inbox: Option<OwnedFd>,
     pub(super) outlets: Vec<Outlet>,
+    pub(super) inlet: Option<Inlet>,
     /// There is no child and no tree: a client writes its output.
     pub(super) producer: Option<Producer>,
     pub(super) record: Box<[u8]>,
@@ -121,6 +136,7 @@ impl Session {
             rings: Vec::new(),
             inbox: None,
             outlets: Vec::new(),
+            inlet: None,
             producer: None,
             record: record.into(),
             note: Box::default(),
@@ -139,10 +155,23 @@ impl Session {
     }
 
     /// Keeps an outlet, if all of it came.
-    pub(super) fn hold_outlet(&mut self, serial: u64, end: End, note: &[u8], fds: &mut Vec<OwnedFd>) {
+    pub(super) fn hold_outlet(
+        &mut self,
+        (serial, end, framed): (u64, End, bool),
+        note: &[u8],
+        fds: &mut Vec<OwnedFd>,
+    ) {
         let (Some(place), Some(fd)) = (fds.pop(), fds.pop()) else { return };
         self.outlets.retain(|outlet| outlet.serial != serial);
-        self.outlets.push(Outlet { process: self.process, serial, end, note: note.into(), fd, place });
+        let (process, note) = (self.process, note.into());
+        self.outlets.push(Outlet { process, serial, end, framed, note, fd, place });
+    }
+
+    /// Nobody is left who could read its stdin. A name that nobody has opened is of no use to anybody.
+    pub(super) fn end_inlet(&mut self) {
+        if let Some(inlet) = self.inlet.take() {
+            let _ = std::fs::remove_file(inlet.path);
+        }
     }
 
     /// A tree of it may have somebody alive.
@@ -168,6 +197,7 @@ impl Session {
         self.rings = Vec::new();
         self.inbox = None;
         self.outlets = Vec::new();
+        self.inlet = None;
         if let Some(producer) = &mut self.producer {
             producer.in_place = Vec::new();
             self.ended = true;

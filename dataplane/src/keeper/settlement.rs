@@ -5,6 +5,7 @@
 //!                                                   ─▶ what is staged goes into it, in the usual steps
 //!  for each input:   T = E less what is staged; what is staged is in the inbox still, and is thrown away
 //!  for each outlet:  the same; what is staged is in the ring or in the source still
+//!  for each inlet:   account (A, C, what is staged) ─▶ what is staged goes into the inbox, which the keeper holds
 //!  then:             lanes ─▶ the keeper has its next kernel
 //! ```
 //!
@@ -21,7 +22,7 @@ use crate::key::{Channel, ProcessKey};
 use crate::limits::TAKE_BYTES_MAX;
 use crate::points::{Point, reach};
 use crate::stream::history::History;
-use crate::stream::source::{Account, input_name, outlet_name, output_name};
+use crate::stream::source::{Account, inlet_name, input_name, outlet_name, output_name};
 use crate::sys::pipe::queued;
 use kairo_shm::inbox::Inbox;
 use kairo_shm::layout::RingError;
@@ -64,6 +65,7 @@ impl Heir {
             rings: Vec::new(),
             inbox: None,
             outlets: Vec::new(),
+            inlet: None,
             produced: false,
             lending: None,
             record: Vec::new(),
@@ -93,6 +95,8 @@ pub struct Outlet {
     pub serial: u64,
     /// Which output it reads.
     pub channel: Channel,
+    /// In frames: its place counts bytes of the wire.
+    pub framed: bool,
     /// As its kernel noted it.
     pub note: Vec<u8>,
     /// Pipe, fifo or socket.
@@ -241,30 +245,33 @@ fn settle_one(
     session.lending = lending;
     if let Some(inbox) = session.inbox.take() {
         let desk = desks.iter().find(|desk| desk.input_named == input_name(session.process));
-        settled.inbox = Some(settle_input(&session.session, inbox, desk)?);
+        let mut inbox = settle_input(&session.session, inbox, desk)?;
+        settle_intake(session, &mut inbox, desks)?;
+        settled.inbox = Some(inbox);
     }
     session.rings.clear();
     Ok(settled)
 }
 
 impl Outlet {
-    /// The offset of the byte that is next for it.
+    /// The offset of the byte that is next for it, if it is raw.
     pub fn offset(&self) -> Option<u64> {
-        self.place.fed_from().map(|from| from + self.place.written())
+        let from = self.place.fed_from().filter(|_| !self.framed)?;
+        Some(from + self.place.written())
     }
 }
 
 /// Bytes that were on their way to a reader and are staged still it has not had; they are where they came from.
 fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outlet>, SettleError> {
     let mut outlets = Vec::with_capacity(session.outlets.len());
-    for HeldOutlet { serial, end, note, fd, place } in session.outlets.drain(..) {
+    for HeldOutlet { serial, end, framed, note, fd, place } in session.outlets.drain(..) {
         let channel = if end == End::Stderr { Channel::Stderr } else { Channel::Stdout };
         let desk = desks.iter().find(|desk| desk.input_named == outlet_name(serial));
         let (place, uncertain) = match desk {
             Some(_) => (settle_input(&session.session, place, desk)?, false),
             None => open_unstaged(&session.session, place)?,
         };
-        outlets.push(Outlet { serial, channel, note, fd, place, uncertain });
+        outlets.push(Outlet { serial, channel, framed, note, fd, place, uncertain });
     }
     Ok(outlets)
 }
@@ -356,21 +363,33 @@ fn drain(mut ring: Writer, staging: &OwnedFd, bytes: usize, relayed: bool) -> io
         ring.commit(bytes);
         return Ok(ring);
     }
-    let room = ring.room(bytes);
-    let mut at = 0;
-    while at < bytes {
-        let Some(room) = room.get_mut(at..).filter(|room| !room.is_empty()) else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        match rustix::io::read(staging, room) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => at += read,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+    let room = ring.room(bytes).get_mut(..bytes).ok_or(io::ErrorKind::InvalidData)?;
+    staging.try_clone().map(File::from)?.read_exact(room)?;
     ring.commit(bytes);
     Ok(ring)
+}
+
+/// Steps 2 to 4 of taking in what was written by a path, as far as the dead kernel did not do them.
+fn settle_intake(session: &HeldSession, inbox: &mut Inbox, desks: &[Desk]) -> Result<(), SettleError> {
+    let Some(desk) = desks.iter().find(|desk| desk.output_named == inlet_name(session.process)) else {
+        return Ok(());
+    };
+    let staged = queued(desk.held.staging_reader.as_fd())? as u64;
+    let (taken, expected) = (inbox.appended(), inbox.coming());
+    let account = Account::of(taken, expected, staged, true);
+    let fits = staged <= (expected - taken).max(inbox.room_bytes() as u64);
+    if account.is_none() || !fits {
+        return Err(SettleError::Account { session: session.session.clone(), taken, expected, staged });
+    }
+    if expected == taken {
+        inbox.await_bytes(staged as usize);
+    }
+    let room = inbox.awaited();
+    let read = room.len() - staged as usize;
+    desk.held.staging_reader.try_clone().map(File::from)?.read_exact(&mut room[read..])?;
+    reach(Point::AdoptInboxRead);
+    inbox.admit();
+    Ok(())
 }
 
 fn settle_input(session: &str, inbox: OwnedFd, desk: Option<&Desk>) -> Result<Inbox, SettleError> {

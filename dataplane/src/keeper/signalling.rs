@@ -49,8 +49,11 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Annotate { .. }
         | ToKeeper::CloseChannel { .. }
         | ToKeeper::DropOutlet { .. }
+        | ToKeeper::DropInlet { .. }
+        | ToKeeper::HoldInlet { .. }
         | ToKeeper::HoldInput { .. }
         | ToKeeper::HoldOutlet { .. }
+        | ToKeeper::HoldFramed { .. }
         | ToKeeper::HoldReactor
         | ToKeeper::HoldStream { .. } => true,
         ToKeeper::Hello { .. }

@@ -108,6 +108,33 @@ pub(crate) enum ToSuccessor<'a> {
         #[serde(borrow)]
         note: Blob<'a>,
     },
+    /// The inlet of the last session follows this packet. Since version 10.
+    Inlet {
+        /// Whose stdin.
+        process: ProcessKey,
+        /// As given.
+        #[serde(borrow)]
+        path: Blob<'a>,
+        /// As given.
+        until_ns: u64,
+        /// As given.
+        closes: bool,
+        /// As given.
+        #[serde(borrow)]
+        note: Blob<'a>,
+    },
+    /// As `Outlet`, of one in frames. Since version 10.
+    Framed {
+        /// Whose.
+        process: ProcessKey,
+        /// Its name.
+        serial: u64,
+        /// Which output it reads.
+        end: End,
+        /// As given.
+        #[serde(borrow)]
+        note: Blob<'a>,
+    },
     /// The last session has no child: a client writes it. If that is in place, and not over, its ring, page and doorbell follow
     /// this packet. Since version 10.
     Producer {

@@ -10,9 +10,11 @@ use crate::keeper::succession::{FromSuccessor, ToSuccessor};
 use crate::key::{ProcessKey, ReactorId};
 use crate::sys::{process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Everything a keeper holds.
@@ -73,6 +75,8 @@ pub struct HeldSession {
     pub inbox: Option<OwnedFd>,
     /// What its readers are given bytes by.
     pub outlets: Vec<HeldOutlet>,
+    /// What its stdin is written by.
+    pub inlet: Option<HeldInlet>,
     /// There is no child: a client writes its output.
     pub produced: bool,
     /// It does so in place.
@@ -118,12 +122,29 @@ pub struct HeldOutlet {
     pub serial: u64,
     /// Which output it reads.
     pub end: End,
+    /// In frames.
+    pub framed: bool,
     /// As its kernel noted it.
     pub note: Vec<u8>,
     /// Pipe, fifo or socket.
     pub fd: OwnedFd,
     /// Where it has come to (memfd).
     pub place: OwnedFd,
+}
+
+/// Our end of a fifo that a stdin is written by.
+#[derive(Debug)]
+pub struct HeldInlet {
+    /// It.
+    pub fd: OwnedFd,
+    /// Where it is until somebody opens it.
+    pub path: PathBuf,
+    /// Until when it waits for that, CLOCK_MONOTONIC nanoseconds.
+    pub until_ns: u64,
+    /// Stdin is closed when its last writer has closed it.
+    pub closes: bool,
+    /// As its kernel noted it.
+    pub note: Vec<u8>,
 }
 
 /// The handover socket, until a deadline.
@@ -217,6 +238,7 @@ impl Estate {
 
     fn take_message(&mut self, message: ToSuccessor<'_>, fds: Vec<OwnedFd>) -> io::Result<bool> {
         let got = fds.len();
+        let framed = matches!(message, ToSuccessor::Framed { .. });
         let mut fds = fds.into_iter();
         let mut next = |expected| {
             fds.next().ok_or_else(|| io::Error::other(ProtocolError::Descriptors { expected, got }))
@@ -254,10 +276,16 @@ impl Estate {
                 self.last(process)?.rings.push(HeldRing { end, slot, generation, memory });
             }
             ToSuccessor::Input { process } => self.last(process)?.inbox = Some(next(1)?),
-            ToSuccessor::Outlet { process, serial, end, note } => {
+            ToSuccessor::Outlet { process, serial, end, note }
+            | ToSuccessor::Framed { process, serial, end, note } => {
                 let (fd, place) = (next(2)?, next(2)?);
-                let outlet = HeldOutlet { serial, end, note: note.0.to_vec(), fd, place };
+                let outlet = HeldOutlet { serial, end, framed, note: note.0.to_vec(), fd, place };
                 self.last(process)?.outlets.push(outlet);
+            }
+            ToSuccessor::Inlet { process, path, until_ns, closes, note } => {
+                let (fd, path) = (next(1)?, OsString::from_vec(path.0.to_vec()).into());
+                let inlet = HeldInlet { fd, path, until_ns, closes, note: note.0.to_vec() };
+                self.last(process)?.inlet = Some(inlet);
             }
             ToSuccessor::Producer { process, in_place } => {
                 let lending = if in_place {
@@ -336,6 +364,7 @@ impl HeldSession {
             rings: Vec::new(),
             inbox: None,
             outlets: Vec::new(),
+            inlet: None,
             produced: false,
             lending: None,
             record: record.0.to_vec(),

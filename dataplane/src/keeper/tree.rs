@@ -161,6 +161,7 @@ impl Keeper {
             return false;
         }
         session.ended = true;
+        session.end_inlet();
         let (placeholders, mounts) = (std::mem::take(&mut session.placeholders), session.mounts.take());
         let cgroup = session.cgroup.take();
         self.take_placeholders(placeholders, mounts);

@@ -4,6 +4,7 @@
 //! had is held where the slowest of them had come to, by a *ghost*, until as many have subscribed again or the grace is
 //! over. Invariant: a process that is here is held by the keeper as it is here, for whoever comes after us.
 
+use super::inlets::AdoptedInlet;
 use super::outlets::AdoptedOutlet;
 use super::pacing::Pace;
 use super::processes::{Phase, Process, Stream, stay_on};
@@ -47,6 +48,8 @@ pub struct Adopted {
     pub feed: Option<Feed>,
     /// Who reads it by an outlet that the keeper had.
     pub outlets: Vec<AdoptedOutlet>,
+    /// The path its stdin is written by, which the keeper had.
+    pub inlet: Option<AdoptedInlet>,
     /// The core that serves its streams, if it lives and one was asked for.
     pub reactor_cpu: Option<u16>,
     /// Bytes that went into its stdin, if that is over and nothing else is held of it.
@@ -70,8 +73,12 @@ impl<D: Driver> Reactor<D> {
         let mut feeds = Vec::new();
         for mut adopted in adopted {
             let (feed, outlets) = (adopted.feed.take(), std::mem::take(&mut adopted.outlets));
+            let inlet = adopted.inlet.take();
             adopted.reactor_cpu.into_iter().for_each(stay_on);
             let target = self.inherit(adopted);
+            if let Some(inlet) = inlet {
+                self.inherit_inlet(target, inlet);
+            }
             for outlet in outlets {
                 self.inherit_outlet(target, outlet);
             }

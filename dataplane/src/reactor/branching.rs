@@ -164,6 +164,9 @@ impl<D: Driver> Reactor<D> {
         if !branch.is_at(passed) {
             return 0;
         }
+        if let Some(bytes) = self.offer_parcel((place, process, channel), max) {
+            return bytes;
+        }
         if let Some(bytes) = self.offer_held((place, process, channel), from, max) {
             return bytes;
         }

@@ -139,6 +139,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        if let Some(step) = self.go_on_with_parcel(place) {
+            return step;
+        }
         if !self.has_room(place) {
             return Step::Full;
         }
@@ -258,6 +261,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Queues whole frames here, or mails them to the connection's reactor.
     pub(super) fn send_whole(&mut self, place: Place, connection: ConnectionKey, frames: Bytes) {
+        if self.post(place, &frames) {
+            return;
+        }
         if connection.reactor != self.id {
             let Some(reader) = self.readers.get_mut(place) else { return };
             let (subscription, credit) = (reader.subscriber.key, frames.len());
@@ -347,53 +353,53 @@ impl<D: Driver> Reactor<D> {
         let offset = reader.subscriber.cursors[channel as usize].map_or(0, |cursor| cursor.offset);
         let sequence = reader.subscriber.sequence + 1;
         self.prelude.clear();
-        let end = offset + bytes.len() as u64;
+        let (len, end) = (bytes.len(), offset + bytes.len() as u64);
         let time = stream.time(framing, end);
-        let chunk = Chunk { channel, sequence, offset, time, partial, bytes: bytes.len() };
+        let chunk = Chunk { channel, sequence, offset, time, partial, bytes: len };
         framing.prelude(chunk, &mut self.prelude);
-        if connection.reactor != self.id {
-            let frame = Bytes::from([&self.prelude, bytes].concat());
+        if connection.reactor != self.id || reader.parcels.is_some() {
+            let named = (in_ring && stream.history.is_in_ring()).then_some(offset..end);
             reader.subscriber.next_sequence();
-            let len = bytes.len();
             reader.subscriber.advance(channel, len);
+            let Some(parcels) = &mut reader.parcels else {
+                let frame = Bytes::from([&self.prelude, bytes].concat());
+                stream.delivered = stream.delivered.max(end);
+                self.send_whole(place, connection, frame);
+                return Step::Moved(len);
+            };
+            parcels.begin_chunk(&reader.subscriber, &self.prelude, bytes, named);
             stream.delivered = stream.delivered.max(end);
-            self.send_whole(place, connection, frame);
-            return Step::Moved(len);
+            return self.push_parcel(place);
         }
         let socket_place = Place { slot: connection.slot, generation: connection.generation };
         let Some(socket) = self.connections.get_mut(socket_place) else { return Step::Gone };
         let sent = self.driver.send(&socket.socket, &[IoSlice::new(&self.prelude), IoSlice::new(bytes)]);
         reach(Point::ChunkSent);
-        let whole = self.prelude.len() + bytes.len();
+        let whole = self.prelude.len() + len;
         let step = match sent {
-            Ok(sent) if sent == whole => Step::Moved(bytes.len()),
+            Ok(sent) if sent == whole => Step::Moved(len),
             // A waiting reader's bytes stay in the ring until they are sent; a dropping one's are copied now.
             Ok(sent)
                 if in_ring && reader.subscriber.policy == Policy::Block && sent >= self.prelude.len() =>
             {
-                let subscription = reader.subscriber.key;
-                socket.outflow.rest = Some(Rest { subscription, channel, end });
+                socket.outflow.rest = Some(Rest { subscription: reader.subscriber.key, channel, end });
                 reader.subscriber.next_sequence();
                 reader.subscriber.advance(channel, sent - self.prelude.len());
                 self.await_room(socket_place);
                 return Step::Full;
             }
             Ok(sent) => {
-                let mut left = self.prelude.get(sent..).unwrap_or_default().to_vec();
-                left.extend_from_slice(&bytes[sent.saturating_sub(self.prelude.len())..]);
-                socket.outflow.push_front(Bytes::from(left));
+                socket.outflow.push_rest([&self.prelude, bytes], sent);
                 Step::Full
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.await_room(socket_place);
-                return Step::Full;
-            }
-            Err(_) => {
-                self.later(Turn::Connection(socket_place));
+            Err(error) => {
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => self.await_room(socket_place),
+                    _ => self.later(Turn::Connection(socket_place)),
+                }
                 return Step::Full;
             }
         };
-        let len = bytes.len();
         reader.subscriber.next_sequence();
         reader.subscriber.advance(channel, len);
         stream.delivered = stream.delivered.max(end);

@@ -16,9 +16,11 @@ use super::{Kind, Reactor};
 use crate::control::{Failure, Notice};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
-use crate::sys::fifo::{Fifo, Folder, Plug, Side, User};
+use crate::sys::fifo::{Fifo, Folder, Plug, Side, User, was_opened};
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 /// Where a reactor makes fifos, and those nobody has opened yet.
@@ -61,6 +63,21 @@ impl<D: Driver> Reactor<D> {
         let made = self.fifos().and_then(|fifos| fifos.folder.make(name, user, side, bytes as usize));
         let Fifo { ours, plug, capacity_bytes } = made.map_err(|error| refusal(&error))?;
         Ok((self.driver.import(ours), plug, capacity_bytes))
+    }
+
+    /// Goes on waiting for somebody to write to a fifo of a former kernel. None if somebody has opened it.
+    pub(super) fn resume_fifo(&mut self, ours: &OwnedFd, path: PathBuf) -> io::Result<Option<Plug>> {
+        match self.fifos() {
+            Ok(fifos) => fifos.folder.resume(ours, path),
+            // Without a folder of our own nobody can be waited for; who is there is served.
+            Err(error) => {
+                if was_opened(ours)? {
+                    Ok(None)
+                } else {
+                    Err(error)
+                }
+            }
+        }
     }
 
     fn fifos(&mut self) -> io::Result<&mut Fifos<D::Fd>> {

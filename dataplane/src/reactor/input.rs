@@ -35,13 +35,18 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn close_stdin(&mut self, key: ProcessKey, ticket: Ticket) {
+        self.close_stdin_once(key, None, ticket);
+    }
+
+    /// The same; what was closed with that mark before isn't once more, whoever did it.
+    pub(super) fn close_stdin_once(&mut self, key: ProcessKey, mark: Option<WriteKey>, ticket: Ticket) {
         let place = self.place_of_process(key);
         let inflow = place.and_then(|place| Some(&self.processes.get(place)?.inflow));
         let terminal = inflow.filter(|inflow| inflow.is_terminal()).and_then(|inflow| inflow.fd().cloned());
         // Ctrl-D, unless the terminal was told otherwise.
         let veof = terminal.map(|terminal| self.driver.eof_character(&terminal).unwrap_or(4));
         self.with_input(key, ticket, |inflow, answers| match inflow.fd() {
-            Some(_) => inflow.close(veof, ticket),
+            Some(_) => inflow.close(veof, mark, ticket),
             None => {
                 let offset = inflow.written();
                 answers.push((ticket, Err(Failure::BrokenPipe { offset })));

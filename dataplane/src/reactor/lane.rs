@@ -4,16 +4,16 @@
 
 use super::mail::Mail;
 use super::{Kind, Reactor};
-use crate::command::{Credentials, Spawn, Subscribe, Wiring};
+use crate::command::{Credentials, NamedInlet, Spawn, Subscribe, Wiring};
 use crate::control::{Failure, Lineage, Notice, Outcome, Peer, SpawnFailure, SpawnStage};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link::{self, FromKeeper};
 use crate::keeper::protocol::{
-    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_HOLDS,
-    VERSION_JOINS, VERSION_MEASURES, VERSION_PLACES, VERSION_PRODUCES,
+    End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_JOINS,
+    VERSION_MEASURES, VERSION_PLACES,
 };
-use crate::key::{ProcessKey, SubscriptionKey};
+use crate::key::{ProcessKey, SubscriptionKey, Ticket};
 use crate::points::{Point, reach};
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::socket;
@@ -38,6 +38,8 @@ pub(super) struct Lane<F> {
     waiting: Vec<Spawn>,
     /// Readers whose outlets not every keeper holds, until it has.
     readers: Vec<Subscribe>,
+    /// Paths into stdins that not every keeper holds, until it has.
+    inlets: Vec<(ProcessKey, Box<NamedInlet>, Ticket)>,
 }
 
 impl<F: Clone> Lane<F> {
@@ -52,6 +54,7 @@ impl<F: Clone> Lane<F> {
             greeted: false,
             waiting: Vec::new(),
             readers: Vec::new(),
+            inlets: Vec::new(),
         }
     }
 
@@ -60,14 +63,9 @@ impl<F: Clone> Lane<F> {
         !self.queue.is_empty()
     }
 
-    /// True exactly when the keeper holds outlets; none before it has said what it can.
-    pub(super) fn holds_outlets(&self) -> Option<bool> {
-        (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= VERSION_HOLDS)
-    }
-
-    /// True exactly when the keeper holds what clients write; none before it has said what it can.
-    pub(super) fn holds_producers(&self) -> Option<bool> {
-        (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= VERSION_PRODUCES)
+    /// True exactly when the keeper does what was new with this version; none before it has said what it can.
+    pub(super) fn speaks(&self, version: u16) -> Option<bool> {
+        (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= version)
     }
 
     /// A process is to begin once the keeper has said what it can.
@@ -78,6 +76,16 @@ impl<F: Clone> Lane<F> {
     /// A reader is to begin once the keeper has said what it can.
     pub(super) fn await_greeting(&mut self, reader: Subscribe) {
         self.readers.push(reader);
+    }
+
+    /// A path is to be made then.
+    pub(super) fn await_greeting_with(
+        &mut self,
+        process: ProcessKey,
+        inlet: Box<NamedInlet>,
+        ticket: Ticket,
+    ) {
+        self.inlets.push((process, inlet, ticket));
     }
 
     /// One that was to is not to any more.
@@ -185,6 +193,16 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
+    /// What the keeper can is known.
+    fn go_on_with_the_unheard(&mut self) {
+        for reader in std::mem::take(&mut self.lane.readers) {
+            self.subscribe(reader);
+        }
+        for (process, inlet, ticket) in std::mem::take(&mut self.lane.inlets) {
+            self.open_inlet(process, inlet, ticket);
+        }
+    }
+
     fn hear(&mut self, message: FromKeeper<D::Fd>) {
         match message {
             FromKeeper::Hello { pid, version } => {
@@ -194,9 +212,7 @@ impl<D: Driver> Reactor<D> {
                 for spawn in std::mem::take(&mut self.lane.waiting) {
                     self.start(spawn);
                 }
-                for reader in std::mem::take(&mut self.lane.readers) {
-                    self.subscribe(reader);
-                }
+                self.go_on_with_the_unheard();
             }
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),
             FromKeeper::Contained { process, finding } => {
@@ -373,9 +389,7 @@ impl<D: Driver> Reactor<D> {
     fn keeper_gone(&mut self, error: &io::Error) {
         self.lane.fd = None;
         self.lane.queue.clear();
-        for reader in std::mem::take(&mut self.lane.readers) {
-            self.subscribe(reader);
-        }
+        self.go_on_with_the_unheard();
         self.joints.clear();
         self.lane_is_free();
         if self.post.is_shutting_down() {
@@ -406,5 +420,21 @@ impl<D: Driver> Reactor<D> {
             }
         }
         self.tell_keeper(|packet| link::encode_shutdown(grace_ns, packet));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::protocol::{VERSION_FRAMES, VERSION_HOLDS};
+
+    #[test]
+    fn an_earlier_keeper_is_given_nothing_it_has_no_word_for() {
+        let speaks = |says, greeted, word| Lane { version: says, greeted, ..Lane::new(()) }.speaks(word);
+        assert_eq!(speaks(VERSION, false, VERSION_FRAMES), None, "it has not said what it is");
+        assert_eq!(speaks(VERSION_HOLDS - 1, true, VERSION_HOLDS), Some(false));
+        assert_eq!(speaks(VERSION_HOLDS, true, VERSION_HOLDS), Some(true));
+        assert_eq!(speaks(VERSION_HOLDS, true, VERSION_FRAMES), Some(false));
+        assert_eq!(speaks(VERSION_FRAMES, true, VERSION_FRAMES), Some(true));
     }
 }

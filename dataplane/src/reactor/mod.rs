@@ -10,7 +10,7 @@
 //! undone. The rooms: `connections` and what is sent on them, `processes`, `sources` taken from them, `input` and what is
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `cutting` what a frame is, `shared` where they map it, `relaying` and `branching` of what
-//! isn't kept, `outlets` that outlive us, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
+//! isn't kept, `outlets` that outlive us and `parcels` that leave by them in frames, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
 //! back, `overtaken` who was passed by, `producing` where a client writes, `following` where it did so under a kernel that died, `pacing` how fast, `crowd` how many at once, `memory`
 //! within what budget, `lane` to the keeper, `mail` to other reactors.
 
@@ -23,7 +23,7 @@ mod delivery;
 mod feeding;
 mod fifos;
 mod following;
-mod inlets;
+pub mod inlets;
 mod input;
 mod lane;
 pub(crate) mod mail;
@@ -31,10 +31,12 @@ mod memory;
 pub mod outlets;
 mod overtaken;
 mod pacing;
+mod parcels;
 mod processes;
 mod producing;
 mod readers;
 mod relayed_frames;
+mod relayed_parcels;
 mod relaying;
 mod shared;
 mod sources;
@@ -148,6 +150,8 @@ enum Turn {
     Reader(Place),
     /// Write more to a child.
     Input(Place),
+    /// Tell where its input is written.
+    Inlet(Place),
     /// Give memory.
     Squeeze,
 }
@@ -405,6 +409,7 @@ impl<D: Driver> Reactor<D> {
             Turn::Frames(place) => self.go_on_with_frames(place),
             Turn::Reader(place) => self.deliver(place),
             Turn::Input(place) => self.push_input(place),
+            Turn::Inlet(place) => self.tell_inlet(place),
             Turn::Squeeze => self.squeeze(false),
         }
     }
@@ -501,7 +506,7 @@ impl<D: Driver> Reactor<D> {
             Command::CloseStdin { process, ticket } => self.close_stdin(process, ticket),
             Command::HandStdin { process, inlet: None, ticket } => self.hand_stdin(process, ticket),
             Command::HandStdin { process, inlet: Some(inlet), ticket } => {
-                self.open_inlet(process, &inlet, ticket);
+                self.open_inlet(process, inlet, ticket);
             }
             Command::EndInlet { process } => {
                 if let Some(place) = self.place_of_process(process) {
@@ -553,6 +558,7 @@ impl<D: Driver> Reactor<D> {
                 self.drop_reader(place);
             }
         }
+        self.leave_inlets();
         for place in self.connections.places() {
             self.flush(place);
         }

@@ -21,7 +21,7 @@ use super::table::Place;
 use crate::command::{Policy, Sink, Subscribe};
 use crate::driver::Driver;
 use crate::keeper::link;
-use crate::keeper::protocol::End;
+use crate::keeper::protocol::{End, VERSION_HOLDS};
 use crate::key::{Channel, SubscriptionKey};
 use crate::limits::{EXACT_READERS_MAX, INPUT_STAGING_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
@@ -98,7 +98,7 @@ impl Held {
     ) -> Put {
         let before = self.place.written();
         let fed = self.room(driver, sink).and_then(|room| {
-            carry(driver, (&sink.fd, room), &self.place, staging, outlet_name(key.serial), bytes)
+            carry(driver, (&sink.fd, room), &self.place, staging, outlet_name(key.serial), [bytes, &[]])
         });
         self.came_of(fed, before)
     }
@@ -114,7 +114,8 @@ impl Held {
     ) -> Put {
         let before = self.place.written();
         let fed = self.room(driver, sink).and_then(|room| {
-            duplicate(driver, from, (&sink.fd, room.min(max)), &self.place, staging, outlet_name(key.serial))
+            let name = outlet_name(key.serial);
+            duplicate(driver, (&[], from), (&sink.fd, room.min(max)), &self.place, staging, name)
         });
         self.came_of(fed, before)
     }
@@ -153,7 +154,7 @@ impl Held {
 impl<D: Driver> Reactor<D> {
     /// A reader whose outlet is to be held waits until the keeper has said whether it can.
     pub(super) fn unless_unheard(&mut self, subscribe: Subscribe) -> Option<Subscribe> {
-        if subscribe.note.is_none() || self.lane.holds_outlets().is_some() {
+        if subscribe.note.is_none() || self.lane.speaks(VERSION_HOLDS).is_some() {
             return Some(subscribe);
         }
         self.lane.await_greeting(subscribe);
@@ -168,8 +169,8 @@ impl<D: Driver> Reactor<D> {
         pipe_bytes: usize,
         cursors: [Option<Cursor>; 2],
     ) -> Option<Held> {
-        let note = subscribe.note.as_ref()?;
-        if self.lane.holds_outlets() != Some(true) || self.is_unheld(subscribe.process) {
+        subscribe.note.as_ref()?;
+        if self.lane.speaks(VERSION_HOLDS) != Some(true) || self.is_unheld(subscribe.process) {
             return None;
         }
         let (end, cursor) = match cursors {
@@ -178,19 +179,31 @@ impl<D: Driver> Reactor<D> {
             [None, None] => return None,
         };
         let held = Held::new(cursor.offset, Some(pipe_bytes).filter(|bytes| *bytes > 0));
-        let (process, serial) = (subscribe.process, subscribe.subscription.serial);
         let told = held.map_err(io::Error::other).and_then(|held| {
-            let place = self.driver.import(held.place.descriptor().try_clone_to_owned()?);
-            let encode = |packet: &mut Vec<u8>| link::encode_hold_outlet(process, serial, end, note, packet);
-            self.lane.send(&mut self.driver, encode, &[fd.clone(), place])?;
+            self.tell_of_outlet(subscribe, (end, false), fd, &held.place)?;
             Ok(held)
         });
         told.inspect_err(|error| tracing::warn!(%error, "an outlet ends with this kernel")).ok()
     }
 
+    /// Hands the keeper our end of an outlet and where it has come to. `kind`: of which output, and whether it is in frames.
+    pub(super) fn tell_of_outlet(
+        &mut self,
+        subscribe: &Subscribe,
+        kind: (End, bool),
+        fd: &D::Fd,
+        place: &Inbox,
+    ) -> io::Result<()> {
+        let (process, serial) = (subscribe.process, subscribe.subscription.serial);
+        let note = subscribe.note.as_deref().unwrap_or_default();
+        let place = self.driver.import(place.descriptor().try_clone_to_owned()?);
+        let encode = |packet: &mut Vec<u8>| link::encode_hold_outlet(process, serial, kind, note, packet);
+        self.lane.send(&mut self.driver, encode, &[fd.clone(), place])
+    }
+
     /// Why nothing can go into a reader's outlet now, if it is one that is held: what goes must be accounted for.
     pub(super) fn outlet_waits(&mut self, place: Place) -> Option<Step> {
-        self.readers.get(place)?.held.as_ref()?;
+        self.readers.get(place).filter(|reader| reader.is_held())?;
         if self.staging.is_none() {
             match self.open_staging() {
                 Ok(staging) => self.staging = Some(staging),
@@ -310,7 +323,7 @@ impl<D: Driver> Reactor<D> {
         was_read: bool,
     ) -> Option<bool> {
         let running = self.processes.get(process)?;
-        let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        let is_held = |place: &Place| self.readers.get(*place).is_some_and(Reader::is_held);
         if !running.readers.iter().any(is_held) {
             return None;
         }
@@ -358,7 +371,7 @@ impl<D: Driver> Reactor<D> {
 
     /// How much can go to all of them in one round: what goes by the staging pipe goes at once or not at all.
     pub(super) fn round_bytes(&self, process: Place, readers: &[Place]) -> usize {
-        let is_held = |place: &Place| self.readers.get(*place).is_some_and(|reader| reader.held.is_some());
+        let is_held = |place: &Place| self.readers.get(*place).is_some_and(Reader::is_held);
         let is_pipe = |held: &Held| held.pipe_bytes.is_some();
         let by_pipe = |place: &Place| {
             self.readers.get(*place).is_none_or(|reader| reader.held.as_ref().is_none_or(is_pipe))
@@ -372,7 +385,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// A reader has bytes that its outlet says it has.
-    fn had(&mut self, place: Place, channel: Channel, bytes: usize) {
+    pub(super) fn had(&mut self, place: Place, channel: Channel, bytes: usize) {
         if let Some(reader) = self.readers.get_mut(place) {
             reader.branches[channel as usize].taken += bytes as u64;
             reader.subscriber.advance(channel, bytes);
@@ -382,6 +395,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Goes on with an outlet of a dead kernel.
     pub(super) fn inherit_outlet(&mut self, process: Place, outlet: AdoptedOutlet) {
+        if matches!(outlet.subscribe.sink, Sink::Frames { .. }) {
+            return self.inherit_framed(process, outlet);
+        }
         let AdoptedOutlet { fd, place, subscribe } = outlet;
         let held = Held { place, pipe_bytes: capacity(&fd).ok() };
         let offset = held.offset();
@@ -393,7 +409,7 @@ impl<D: Driver> Reactor<D> {
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
-        let (key, blocks) = (subscribe.subscription, subscribe.policy == Policy::Block);
+        let blocks = subscribe.policy == Policy::Block;
         let back = cursors.map(|cursor| cursor.is_some());
         let fd = self.driver.import(fd);
         let reader = Reader {
@@ -401,6 +417,7 @@ impl<D: Driver> Reactor<D> {
             framing: None,
             sink: Some(DescriptorSink::new(fd)),
             held: Some(held),
+            parcels: None,
             plug: None,
             shared: None,
             throttle,
@@ -409,11 +426,7 @@ impl<D: Driver> Reactor<D> {
             disk: Default::default(),
             branches: passed.map(|passed| Branch::at(passed, offset)),
         };
-        let place = self.readers.insert_with(|_| reader);
-        self.reader_places.insert(key.serial, place);
-        if let Some(running) = self.processes.get_mut(process) {
-            running.readers.push(place);
-        }
+        let place = self.enlist(process, reader);
         if blocks {
             self.come_back(process, back);
         }

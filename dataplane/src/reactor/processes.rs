@@ -292,9 +292,8 @@ impl<D: Driver> Reactor<D> {
             }
         }
         reach(Point::ExitHeard);
-        if self.is_relayed(key) {
-            self.resume_sources(place);
-        }
+        // A source that waited for somebody to read waits for nobody now, and may have ended.
+        self.resume_sources(place);
         self.deliver_all(place);
         self.notices.push_back(Notice::Exited { process: key, status, usage, at_ns });
     }
@@ -352,8 +351,10 @@ impl<D: Driver> Reactor<D> {
         if let Some(place) = self.place_of_process(key) {
             self.part_from_producer(place);
             self.settle_rests(place);
+            self.keep_parcels(place);
         }
         let Some(place) = self.process_places.remove(&key.serial) else { return };
+        self.end_inlet(place);
         self.unlink_feeds(place);
         for channel in Channel::ALL {
             self.source_over(place, channel);

@@ -17,6 +17,7 @@ use crate::control::{Descriptors, ExitStatus, Notice, Outcome, SpawnFailure, Spa
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
 use crate::keeper::link;
+use crate::keeper::protocol::VERSION_PRODUCES;
 use crate::key::{Channel, ProcessKey, Ticket};
 use crate::points::{Point, reach};
 use crate::stream::history::History;
@@ -64,7 +65,7 @@ pub(super) struct Lending<F> {
 impl<D: Driver> Reactor<D> {
     /// Gives a process that is in the tables its writing end, for whoever asked.
     pub(super) fn publish(&mut self, spawn: Spawn, kind: OutletKind) {
-        if self.lane.holds_producers().is_none() {
+        if self.lane.speaks(VERSION_PRODUCES).is_none() {
             return self.lane.await_greeting_for(spawn);
         }
         let key = spawn.process;
@@ -111,7 +112,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Has the keeper hold what a process is written by, before anybody can write. True if it does.
     fn hold_producer(&mut self, spawn: &Spawn, pipe_bytes: Option<u32>, ends: &[D::Fd]) -> bool {
-        if self.lane.holds_producers() != Some(true) {
+        if self.lane.speaks(VERSION_PRODUCES) != Some(true) {
             return false;
         }
         let encode = |packet: &mut Vec<u8>| link::encode_hold_producer(spawn, pipe_bytes, packet);

@@ -7,6 +7,7 @@ use super::connections::Connection;
 use super::fifos::Whose;
 use super::outlets::Held;
 use super::pacing::Throttle;
+use super::parcels::{Parcels, fitting};
 use super::processes::Stream;
 use super::shared::Shared;
 use super::spool::{Disk, StreamSpool};
@@ -41,6 +42,8 @@ pub(super) struct Reader<F> {
     pub(super) sink: Option<DescriptorSink<F>>,
     /// The keeper holds its sink too, and this says where it has come to.
     pub(super) held: Option<Held>,
+    /// The keeper holds the socket its frames leave by.
+    pub(super) parcels: Option<Parcels>,
     /// Nobody has opened its fifo yet.
     pub(super) plug: Option<Plug>,
     /// It is in another process and maps the ring.
@@ -59,7 +62,13 @@ pub(super) struct Reader<F> {
 impl<F> Reader<F> {
     /// It has everything, and somebody has opened its fifo if it has one.
     pub(super) fn is_done(&self) -> bool {
-        self.subscriber.is_drained() && self.plug.is_none()
+        let under_way = self.parcels.as_ref().is_some_and(Parcels::is_under_way);
+        self.subscriber.is_drained() && self.plug.is_none() && !under_way
+    }
+
+    /// The keeper holds what its bytes leave by.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some() || self.parcels.is_some()
     }
 
     /// It is told when what it gets was read.
@@ -137,7 +146,7 @@ pub(super) fn refusal(error: &io::Error) -> Failure {
 }
 
 /// How what a reader is sent looks, if it is sent frames.
-fn framing_of(subscribe: &Subscribe) -> Option<Framing> {
+pub(super) fn framing_of(subscribe: &Subscribe) -> Option<Framing> {
     let Sink::Frames { chunk_bytes_max, records, timestamps, dialect, process_id, .. } = &subscribe.sink
     else {
         return None;
@@ -184,7 +193,7 @@ fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
 
 impl<D: Driver> Reactor<D> {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
-        let Some(mut subscribe) = self.unless_unheard(subscribe) else { return };
+        let Some(subscribe) = self.unless_unheard(subscribe) else { return };
         let key = subscribe.subscription;
         let (ticket, wait_ns) = match &subscribe.sink {
             Sink::Outlet { kind: OutletKind::Fifo { wait_ns, .. }, ticket } => (Some(*ticket), *wait_ns),
@@ -193,11 +202,6 @@ impl<D: Driver> Reactor<D> {
             Sink::Descriptor(_) | Sink::Kept => (None, 0),
         };
         let place = self.place_of_process(subscribe.process).ok_or(Failure::Gone);
-        let place = place.and_then(|place| self.make_own_socket(&mut subscribe).map(|()| place));
-        let connection = match &subscribe.sink {
-            Sink::Frames { connection, .. } => Some(*connection),
-            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => None,
-        };
         let resumes = subscribe.resumes;
         let large = matches!(subscribe.sink, Sink::Frames { chunk_bytes_max, .. } if chunk_bytes_max as usize > CHUNK_V1_BYTES_MAX);
         // What is spliced counts by its pages, and every wait for room wakes two that could have slept.
@@ -222,13 +226,12 @@ impl<D: Driver> Reactor<D> {
         // Only those who make a source wait are waited for.
         let blocks = reader.subscriber.policy == Policy::Block;
         let back = (resumes && blocks).then(|| reader.subscriber.cursors.map(|cursor| cursor.is_some()));
-        let timed = reader.is_timed();
-        let place = self.readers.insert_with(|_| reader);
-        self.reader_places.insert(key.serial, place);
-        if let Some(process) = self.processes.get_mut(process_place) {
-            process.readers.push(place);
-            process.ask_times(timed, true);
-        }
+        let large = large || reader.parcels.is_some();
+        let connection = match &reader.subscriber.sink {
+            Sink::Frames { connection, .. } => Some(*connection),
+            Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept => None,
+        };
+        let place = self.enlist(process_place, reader);
         self.begin_shared(place, process_place);
         if let Some(plug) = self.readers.get(place).and_then(|reader| reader.plug.as_ref()) {
             let watch = plug.watch;
@@ -247,21 +250,41 @@ impl<D: Driver> Reactor<D> {
         self.deliver(place);
     }
 
+    /// Counts a reader among those of its process.
+    pub(super) fn enlist(&mut self, process: Place, reader: Reader<D::Fd>) -> Place {
+        let (serial, timed) = (reader.subscriber.key.serial, reader.is_timed());
+        let place = self.readers.insert_with(|_| reader);
+        self.reader_places.insert(serial, place);
+        if let Some(process) = self.processes.get_mut(process) {
+            process.readers.push(place);
+            process.ask_times(timed, true);
+        }
+        place
+    }
+
     /// Makes the socket that frames of a reader of its own leave by, and tells whoever asked of the other end.
-    fn make_own_socket(&mut self, subscribe: &mut Subscribe) -> Result<(), Failure> {
-        let Sink::Frames { connection, dedicated: Some(ticket), .. } = &mut subscribe.sink else {
-            return Ok(());
+    fn make_own_socket(
+        &mut self,
+        subscribe: &mut Subscribe,
+        cursors: [Option<Cursor>; 2],
+    ) -> Result<Option<Parcels>, Failure> {
+        let Sink::Frames { dedicated: Some(ticket), .. } = subscribe.sink else {
+            return Ok(None);
         };
         let made = self.driver.outlet(OutletKind::Socket);
         let (socket, theirs, bytes) = made.map_err(|error| refusal(&error))?;
-        *connection = self.dedicate(socket);
+        let parcels = self.hold_framed(subscribe, &socket, cursors);
+        let own = self.dedicate(socket);
+        if let Sink::Frames { connection, .. } = &mut subscribe.sink {
+            *connection = own;
+        }
         let descriptors = Descriptors(Arc::new(vec![theirs]));
-        self.done(*ticket, Ok(Outcome::Opened { descriptors, bytes }));
-        Ok(())
+        self.done(ticket, Ok(Outcome::Opened { descriptors, bytes }));
+        Ok(parcels)
     }
 
     /// A reader sends on a connection, which is served here or elsewhere.
-    fn list_reader(&mut self, place: Place, key: ConnectionKey, large: bool) {
+    pub(super) fn list_reader(&mut self, place: Place, key: ConnectionKey, large: bool) {
         if key.reactor != self.id {
             return;
         }
@@ -284,7 +307,7 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn make_reader(&mut self, process: Place, subscribe: Subscribe) -> Result<Reader<D::Fd>, Failure> {
+    fn make_reader(&mut self, process: Place, mut subscribe: Subscribe) -> Result<Reader<D::Fd>, Failure> {
         let streams = &self.processes.get(process).ok_or(Failure::Gone)?.streams;
         let passed = Channel::ALL.map(|channel| streams[channel as usize].history.total());
         let cursor = |wanted: bool, channel: Channel| {
@@ -295,7 +318,6 @@ impl<D: Driver> Reactor<D> {
             meter.set(cursor.map_or(0, |cursor| cursor.offset));
         }
         let rate = subscribe.rate;
-        let framing = framing_of(&subscribe);
         let mut shared = None;
         if let Sink::Outlet { kind: OutletKind::Shared, ticket } = &subscribe.sink {
             let channel = if subscribe.stdout { Channel::Stdout } else { Channel::Stderr };
@@ -306,6 +328,9 @@ impl<D: Driver> Reactor<D> {
             shared = Some(mapped);
         }
         let Made { sink, plug, held } = self.make_sink(&subscribe, cursors)?;
+        let parcels = self.make_own_socket(&mut subscribe, cursors)?;
+        let framing = framing_of(&subscribe);
+        let framing = if parcels.is_some() { framing.map(|of| fitting(of, subscribe.mode)) } else { framing };
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
         let branches = Channel::ALL.map(|channel| {
             let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
@@ -314,7 +339,20 @@ impl<D: Driver> Reactor<D> {
         let subscriber = subscriber_of(subscribe, cursors);
         let sink = sink.map(DescriptorSink::new);
         let (full, idle, disk) = (Wait::default(), false, Default::default());
-        Ok(Reader { subscriber, framing, sink, held, plug, shared, throttle, full, idle, disk, branches })
+        Ok(Reader {
+            subscriber,
+            framing,
+            sink,
+            held,
+            parcels,
+            plug,
+            shared,
+            throttle,
+            full,
+            idle,
+            disk,
+            branches,
+        })
     }
 
     /// Makes what raw bytes go to, if they do, and tells whoever asked of the other end; with the plug of a fifo.
@@ -353,7 +391,9 @@ impl<D: Driver> Reactor<D> {
 
     pub(super) fn unsubscribe(&mut self, key: SubscriptionKey, reply: Option<(ConnectionKey, Bytes)>) {
         self.lane.forget_reader(key);
-        if let Some(place) = self.reader_places.get(&key.serial).copied() {
+        if let Some(place) = self.reader_places.get(&key.serial).copied()
+            && !self.leaves_behind_parcel(place)
+        {
             self.drop_reader(place);
         }
         if let Some((connection, frame)) = reply {
@@ -401,7 +441,7 @@ impl<D: Driver> Reactor<D> {
             self.part_from_fifo(Whose::Reader(place), plug);
         }
         self.reader_places.remove(&reader.subscriber.key.serial);
-        if reader.held.is_some() {
+        if reader.is_held() {
             let (process, serial) = (reader.subscriber.process, reader.subscriber.key.serial);
             self.tell_keeper(|packet| link::encode_drop_outlet(process, serial, packet));
         }
@@ -440,6 +480,13 @@ impl<D: Driver> Reactor<D> {
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return };
         let (key, process) = (reader.subscriber.key, reader.subscriber.process);
         let cursors = reader.subscriber.cursors;
+        if let Some(parcels) = &reader.parcels {
+            let rest = Bytes::copy_from_slice(parcels.rest());
+            if let Some(connection) = self.local(connection).filter(|_| !rest.is_empty()) {
+                connection.outflow.push_front(rest);
+            }
+            return;
+        }
         let Some(rest) = self.local(connection).and_then(|connection| connection.outflow.rest) else {
             return;
         };

@@ -34,19 +34,7 @@ impl<D: Driver> Reactor<D> {
     /// One frame: a short one is read and sent in one call, of a long one the payload never comes here.
     pub(super) fn relay_frame(&mut self, way: Way, connection: ConnectionKey) -> Step {
         let Some(from) = self.origin(way) else { return Step::Nothing };
-        let Some(reader) = self.readers.get(way.reader) else { return Step::Gone };
-        let Some(framing) = &reader.framing else { return Step::Gone };
-        let Some(Cursor { offset, .. }) = reader.subscriber.cursors[way.channel as usize] else {
-            return Step::Nothing;
-        };
-        let most = framing.chunk_bytes_max.min(way.max);
-        let queued = if way.direct {
-            let Some(running) = self.processes.get_mut(way.process) else { return Step::Gone };
-            running.streams[way.channel as usize].queued(&mut self.driver, most)
-        } else {
-            self.driver.queued(&from).unwrap_or(0)
-        };
-        let bytes = cut(offset, queued, most);
+        let bytes = self.frame_bytes(way, &from).unwrap_or(0);
         if bytes == 0 {
             return self.source_is_empty(way.process, way.channel);
         }
@@ -88,8 +76,22 @@ impl<D: Driver> Reactor<D> {
         self.sink_is_full(way)
     }
 
+    /// How many bytes of those that are there are the next frame.
+    pub(super) fn frame_bytes(&mut self, way: Way, from: &D::Fd) -> Option<usize> {
+        let reader = self.readers.get(way.reader)?;
+        let Cursor { offset, .. } = reader.subscriber.cursors[way.channel as usize]?;
+        let most = reader.framing.as_ref()?.chunk_bytes_max.min(way.max);
+        let queued = if way.direct {
+            let running = self.processes.get_mut(way.process)?;
+            running.streams[way.channel as usize].queued(&mut self.driver, most)
+        } else {
+            self.driver.queued(from).unwrap_or(0)
+        };
+        Some(cut(offset, queued, most))
+    }
+
     /// Writes a frame's header and prelude; returns its offset.
-    fn prelude_of(&mut self, way: Way, bytes: usize) -> u64 {
+    pub(super) fn prelude_of(&mut self, way: Way, bytes: usize) -> u64 {
         self.prelude.clear();
         let Some(reader) = self.readers.get(way.reader) else { return 0 };
         let offset = reader.subscriber.cursors[way.channel as usize].map_or(0, |cursor| cursor.offset);
@@ -173,7 +175,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// Reads bytes that are in a pipe for certain.
-    fn read_certain(&mut self, from: &D::Fd, into: &mut Vec<u8>, bytes: usize) {
+    pub(super) fn read_certain(&mut self, from: &D::Fd, into: &mut Vec<u8>, bytes: usize) {
         let (mut at, end) = (into.len(), into.len() + bytes);
         into.resize(end, 0);
         while at < end {
@@ -246,7 +248,10 @@ impl<D: Driver> Reactor<D> {
         let Some(running) = self.processes.get(process) else { return };
         if running.relays() {
             for reader in running.readers.clone() {
-                self.finish_rest_of(reader);
+                // What of a held one is under way stays where it is.
+                if self.readers.get(reader).is_some_and(|reader| !reader.is_held()) {
+                    self.finish_rest_of(reader);
+                }
             }
         }
     }

@@ -140,6 +140,9 @@ impl<D: Driver> Reactor<D> {
     }
 
     fn relay_step_on(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+        if let Some(step) = self.go_on_with_relayed_parcel(place, process, channel) {
+            return step;
+        }
         if !self.has_room(place) {
             return Step::Full;
         }
@@ -206,7 +209,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     /// The only reader of a stream is given what is in the source.
-    fn relay_directly(&mut self, place: Place, process: Place, channel: Channel) -> Step {
+    pub(super) fn relay_directly(&mut self, place: Place, process: Place, channel: Channel) -> Step {
         let Some(running) = self.processes.get(process) else { return Step::Gone };
         let stream = &running.streams[channel as usize];
         let passed = stream.history.total();
@@ -237,6 +240,7 @@ impl<D: Driver> Reactor<D> {
                 self.relay_copy(way)
             }
             (Some(_), _) => self.relay_raw(way),
+            (None, Sink::Frames { .. }) if reader.parcels.is_some() => self.relay_parcel(way),
             (None, Sink::Frames { connection, .. }) => self.relay_frame(way, *connection),
             (None, Sink::Descriptor(_) | Sink::Outlet { .. } | Sink::Kept) => Step::Gone,
         }

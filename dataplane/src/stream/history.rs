@@ -63,6 +63,11 @@ impl History {
         matches!(self.store, Store::Passing { .. })
     }
 
+    /// True exactly while what is kept is in a ring, which the keeper may hold.
+    pub fn is_in_ring(&self) -> bool {
+        matches!(self.store, Store::Ring(_))
+    }
+
     /// So many bytes more went by, to somebody or to nobody.
     pub fn pass(&mut self, bytes: usize, was_read: bool) {
         debug_assert!(self.is_passing(), "bytes of a kept stream are taken");

@@ -18,13 +18,14 @@ use crate::driver::Driver;
 use crate::key::Ticket;
 use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT, INPUT_STAGING_BYTES};
 use crate::points::{Point, reach};
+use crate::stream::intake;
 use crate::stream::relay::{self, tee};
-use crate::stream::source::Staging;
+use crate::stream::source::{Staging, Taken};
 use kairo_shm::inbox::{Inbox, WriteKey};
 use kairo_shm::layout::RingError;
 use kairo_shm::page::Side;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 
 /// A child's input.
 #[derive(Debug)]
@@ -192,17 +193,44 @@ impl<F: Clone> Inflow<F> {
         self.inbox.as_mut().ok_or(RingError::Foreign("no inbox"))
     }
 
-    /// Takes the end: after everything before it, the input is closed, or a terminal gets `veof`.
-    pub fn close(&mut self, veof: Option<u8>, ticket: Ticket) -> Result<(), RingError> {
+    /// Takes the end: after everything before it, the input is closed, or a terminal gets `veof`, once for each `key`.
+    pub fn close(
+        &mut self,
+        veof: Option<u8>,
+        key: Option<WriteKey>,
+        ticket: Ticket,
+    ) -> Result<(), RingError> {
         let inbox = self.with_room(1)?;
         let from = inbox.appended();
         match veof {
-            Some(veof) => inbox.append(&[veof], None),
+            Some(_) if key.is_some_and(|key| inbox.find(key.key).is_some()) => {}
+            Some(veof) => inbox.append(&[veof], key),
             None => inbox.request_close(),
         }
         let to = inbox.appended();
         self.waiting.push_back(Waiting { from, to, ticket });
         Ok(())
+    }
+
+    /// Has an inbox with room for what is written by a path. False if nothing more is taken.
+    pub fn let_in(&mut self) -> Result<bool, RingError> {
+        let open = !self.is_closed();
+        if open {
+            self.with_room(1)?;
+        }
+        Ok(open)
+    }
+
+    /// Takes what was written to the `pipe` a path leads into, a piece of it. The inbox must be the keeper's.
+    pub fn take_in<D: Driver<Fd = F>>(
+        &mut self,
+        driver: &mut D,
+        pipe: &F,
+        staging: &Staging<F>,
+        name: u64,
+    ) -> io::Result<Taken> {
+        let Some(inbox) = &mut self.inbox else { return Ok(Taken::Nothing) };
+        intake::take_in(driver, pipe, staging, name, inbox, INBOX_BYTES)
     }
 
     /// Another stream fills this input, read from there; where a dead kernel had begun with it, from where that had come to.
@@ -232,7 +260,7 @@ impl<F: Clone> Inflow<F> {
         let (Some(fd), Some(inbox)) = (&self.fd, &self.inbox) else { return Ok(Fed::Broken) };
         let least = usize::from(std::mem::take(&mut self.woken));
         let room = self.pipe_bytes.saturating_sub(driver.queued(fd)?).max(least);
-        carry(driver, (fd, room), inbox, staging, name, bytes)
+        carry(driver, (fd, room), inbox, staging, name, [bytes, &[]])
     }
 
     /// That stream is over: the input closes behind what went in.
@@ -303,7 +331,7 @@ impl<F: Clone> Inflow<F> {
                 return Ok(false);
             }
             let bytes = inbox.pending(max.min(staging.input.bytes_max));
-            match advance(driver, fd, inbox, staging, name, bytes)? {
+            match advance(driver, fd, inbox, staging, name, [bytes, &[]])? {
                 Moved::All => {}
                 Moved::Full => {
                     self.answer(answers);
@@ -353,7 +381,7 @@ impl<F: Clone> Inflow<F> {
 /// Most bytes that are tried on a terminal at once: its buffer.
 const TERMINAL_PUSH_BYTES: usize = 4096;
 
-/// Moves `bytes`, which stay where they are until they are through, into `fd` as far as it has `room`. The inbox says how far
+/// Moves `pieces`, which stay where they are until they are through, into `fd` as far as it has `room`. The inbox says how far
 /// they have come.
 pub fn carry<D: Driver>(
     driver: &mut D,
@@ -361,45 +389,54 @@ pub fn carry<D: Driver>(
     inbox: &Inbox,
     staging: &Staging<D::Fd>,
     name: u64,
-    bytes: &[u8],
+    pieces: [&[u8]; 2],
 ) -> io::Result<Fed> {
     let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes());
     if max == 0 {
         return Ok(Fed::Full);
     }
-    let bytes = &bytes[..bytes.len().min(max)];
+    let [first, second] = pieces;
+    let first = &first[..first.len().min(max)];
+    let second = &second[..second.len().min(max - first.len())];
     let before = inbox.written();
-    inbox.lend(bytes.len());
+    inbox.lend(first.len() + second.len());
     reach(Point::InputAppended);
-    let moved = advance(driver, fd, inbox, staging, name, bytes)?;
+    let moved = advance(driver, fd, inbox, staging, name, [first, second])?;
     Ok(fed(moved, inbox.written() - before))
 }
 
-/// Duplicates what is at the front of the pipe `from` into `fd`, by the same steps: it stays there. What came of it, unless
-/// there is nothing to be had.
+/// Duplicates what is at the front of the pipe `from` into `fd`, behind `head`, by the same steps: it stays there. What came of it,
+/// unless there is nothing to be had.
 pub fn duplicate<D: Driver>(
     driver: &mut D,
-    from: &D::Fd,
+    (head, from): (&[u8], &D::Fd),
     (fd, room): (&D::Fd, usize),
     inbox: &Inbox,
     staging: &Staging<D::Fd>,
     name: u64,
 ) -> io::Result<Fed> {
-    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes());
+    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes() - head.len());
     if max == 0 {
         return Ok(Fed::Full);
     }
     staging.page.name(Side::Input, name);
+    let staged = if head.is_empty() { 0 } else { driver.write(&staging.input.write_end, head)? };
     let staged = match tee(driver, from, &staging.input.write_end, max) {
-        relay::Moved::Bytes(staged) => staged,
-        relay::Moved::Broken(error) => return Err(error),
-        relay::Moved::Unsuited => return Err(io::ErrorKind::Unsupported.into()),
+        relay::Moved::Bytes(more) => staged + more,
+        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full if staged > 0 => staged,
         relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full => return Ok(Fed::Full),
+        refused => {
+            drain(driver, &staging.input.read_end)?;
+            return Err(match refused {
+                relay::Moved::Broken(error) => error,
+                _ => io::ErrorKind::Unsupported.into(),
+            });
+        }
     };
     reach(Point::InputStaged);
     let before = inbox.written();
     inbox.lend(staged);
-    let moved = onward(driver, fd, inbox, &staging.input.read_end, staged, &[])?;
+    let moved = onward(driver, fd, inbox, &staging.input.read_end, staged, [&[], &[]])?;
     Ok(fed(moved, inbox.written() - before))
 }
 
@@ -418,27 +455,31 @@ fn advance<D: Driver>(
     inbox: &Inbox,
     staging: &Staging<D::Fd>,
     name: u64,
-    bytes: &[u8],
+    pieces: [&[u8]; 2],
 ) -> io::Result<Moved> {
     let pipe = &staging.input;
     staging.page.name(Side::Input, name);
-    let staged = driver.write(&pipe.write_end, bytes)?;
+    let staged = match pieces {
+        [one, []] | [[], one] => driver.write(&pipe.write_end, one)?,
+        both => driver.gather(&pipe.write_end, &both.map(IoSlice::new))?,
+    };
     reach(Point::InputStaged);
-    onward(driver, fd, inbox, &pipe.read_end, staged, bytes)
+    onward(driver, fd, inbox, &pipe.read_end, staged, pieces)
 }
 
-/// From the staging pipe on. Where nothing can be spliced `bytes` are written, which are the staged ones.
+/// From the staging pipe on. Where nothing can be spliced `pieces` are written, which are the staged ones.
 fn onward<D: Driver>(
     driver: &mut D,
     fd: &D::Fd,
     inbox: &Inbox,
     pipe: &D::Fd,
     staged: usize,
-    bytes: &[u8],
+    pieces: [&[u8]; 2],
 ) -> io::Result<Moved> {
     inbox.expect(staged);
     reach(Point::InputExpected);
     let (mut moved, mut end) = (0, Moved::All);
+    let is_there = pieces[0].len() + pieces[1].len() >= staged;
     while moved < staged {
         match driver.splice(pipe, fd, staged - moved) {
             Ok(0) => end = Moved::Broken,
@@ -446,8 +487,11 @@ fn onward<D: Driver>(
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => continue,
                 io::ErrorKind::WouldBlock => end = Moved::Full,
-                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput if bytes.len() >= staged => {
-                    moved += by_copy(driver, fd, &bytes[moved..staged], &mut end)?;
+                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput if is_there => {
+                    let [first, second] = pieces;
+                    let rest = first.get(moved..).filter(|rest| !rest.is_empty());
+                    let rest = rest.unwrap_or_else(|| &second[moved - first.len()..]);
+                    moved += by_copy(driver, fd, &rest[..rest.len().min(staged - moved)], &mut end)?;
                 }
                 _ => end = Moved::Broken,
             },
@@ -458,7 +502,9 @@ fn onward<D: Driver>(
         }
     }
     inbox.settle(inbox.written() + moved as u64);
-    drain(driver, pipe)?;
+    if moved < staged {
+        drain(driver, pipe)?;
+    }
     reach(Point::InputSettled);
     Ok(end)
 }
@@ -483,7 +529,7 @@ fn by_copy<D: Driver>(driver: &mut D, fd: &D::Fd, bytes: &[u8], end: &mut Moved)
 
 /// Throws away what the child had no room for.
 fn drain<D: Driver>(driver: &mut D, pipe: &D::Fd) -> io::Result<()> {
-    let mut scratch = [0; 4096];
+    let mut scratch = [0; 16 << 10];
     while driver.queued(pipe)? > 0 {
         driver.read(pipe, &mut scratch)?;
     }

@@ -35,7 +35,7 @@ pub struct Source<F> {
 /// The pipes all streams of a reactor share, one a side, and the page that says whose bytes are in them.
 #[derive(Debug)]
 pub struct Staging<F> {
-    /// From sources to rings.
+    /// From sources to rings, and from inlets to inboxes.
     pub output: StagingPipe<F>,
     /// From inboxes to children.
     pub input: StagingPipe<F>,
@@ -76,6 +76,11 @@ pub fn input_name(process: ProcessKey) -> u64 {
 /// An outlet's name in its reactor's page, on the side of inputs; none of them has it.
 pub fn outlet_name(serial: u64) -> u64 {
     serial << 1 | 1
+}
+
+/// The name in its reactor's page of what others write for a process, on the side of outputs; none of them has it.
+pub fn inlet_name(process: ProcessKey) -> u64 {
+    1 << 63 | process.serial << 1
 }
 
 impl Account {

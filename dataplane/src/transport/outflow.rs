@@ -115,6 +115,13 @@ impl Outflow {
         self.queue.push_front(Queued { bytes, credit: None, news: 0, descriptors: None });
     }
 
+    /// The same of what is left of a frame of these pieces.
+    pub fn push_rest(&mut self, [first, second]: [&[u8]; 2], sent: usize) {
+        let mut left = first.get(sent..).unwrap_or_default().to_vec();
+        left.extend_from_slice(&second[sent.saturating_sub(first.len())..]);
+        self.push_front(Bytes::from(left));
+    }
+
     /// Sends from the queue. Credits of remote readers whose frames are gone are appended to `credits`.
     pub fn flush<D: Driver>(
         &mut self,

@@ -343,6 +343,18 @@ impl Kernel {
         );
     }
 
+    pub(crate) fn hold_outlet(
+        &mut self,
+        key: ProcessKey,
+        serial: u64,
+        framed: bool,
+        fds: &[BorrowedFd<'_>; 2],
+    ) {
+        let mut packet = Vec::new();
+        link::encode_hold_outlet(key, serial, (End::Stdout, framed), b"its note", &mut packet).unwrap();
+        socket::send_packet(self.lane(0), &packet, fds).unwrap();
+    }
+
     /// True exactly when the keeper has nothing to tell but what it was asked: a signal nobody gets is the
     /// question behind everything it had to say.
     pub(crate) fn nothing_more(&mut self) -> bool {

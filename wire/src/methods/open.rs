@@ -18,8 +18,9 @@ methods! {
     /// by is told as `kairo.stream.gap` only, and its end as `stream.end` on this connection. The process must be there.
     /// With `shared` it brings three, of a ring that is read in place (`docs/SHARED-RING.md`).
     ///
-    /// A kernel that dies takes its connections with it, and no raw descriptor: the next one goes on at the byte. What belongs to no
-    /// connection any more ends with its stream, its reader, or `stream.close` of whoever opened it.
+    /// A kernel that dies takes its connections with it, and no raw descriptor: the next one goes on at the byte; on a socket with
+    /// `framing: frames` it finishes the frame that was under way, and offsets and `sequence` go on. What belongs to no connection any
+    /// more ends with its stream, its reader, or `stream.close` of whoever opened it.
     /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens
     /// it first, for reading, has the stream from `from` on, and then the name is gone: another one finds no such file; of two who
     /// open it in the same moment each gets a part. It outlives this connection: it ends when the stream ends and everything has
@@ -55,9 +56,9 @@ methods! {
     /// With `fifo` the reply brings a `path` instead, in a folder of the caller's user that nobody else can enter. Whoever opens it
     /// first, for writing, writes what the process reads, and then the name is gone. It goes through the kernel, as other writes,
     /// which stay allowed and come in between; so it is counted, a terminal has it too, and a revoke ends it. When the last who has
-    /// it open closes it, stdin is closed, or stays open if `keepOpen`. It outlives this connection, and ends when nobody has
-    /// opened it for `waitMs`, with `process.stdin.close`, and with the kernel: a writer then finds a broken pipe. There is one at a time
-    /// (`E_WOULD_BLOCK`).
+    /// it open closes it, stdin is closed, or stays open if `keepOpen`. It outlives this connection and this kernel, opened or not: a
+    /// writer sees no more than a pause. It ends when nobody has opened it for `waitMs`, with `process.stdin.close`, and with the
+    /// process: a writer then finds a broken pipe. There is one at a time (`E_WOULD_BLOCK`, retry).
     OpenStdin = "stdin.open"(OpenStdinParams) -> OpenStdinResult {
         required: [need("id")],
         permission: ProcessWrite,

@@ -10,6 +10,7 @@ use super::loads::options_of;
 use super::plan::{Exit, Input, Killer, Process, Writer};
 use super::random::Random;
 use super::stage::{GLANCE, Sabotage, Stage};
+use super::ways;
 use crate::child::question;
 use crate::support::pattern;
 use crate::support::raw::{EVENT, value};
@@ -148,10 +149,13 @@ impl Actor<'_> {
 
     /// Writes everything, each byte once.
     pub(crate) fn write(&self, plan: &Writer) -> Result<(), Wrong> {
+        let all = plan.input.bytes();
+        if plan.by_path {
+            return ways::write(self.stage, self.who, self.id, plan, &all);
+        }
         self.stage.until(|| self.stage.is_spawned(self.id))?;
         let mut caller = Caller::new(self.stage);
         let mut random = Random::new(plan.seed);
-        let all = plan.input.bytes();
         let mut at = 0;
         let mut writes = 0_u64;
         while at < all.len() {

@@ -170,28 +170,36 @@ fn write(stage: &Stage, plan: Producer, mut pipe: File) -> Result<Fate, Wrong> {
     Ok(Fate::Whole)
 }
 
-/// Reads it as long as its kernel lives.
+/// Reads it to its end, over however many kernels.
 fn follow(stage: &Stage, id: &str, bytes: u64, is_read: &AtomicBool) -> Result<Fate, Wrong> {
-    match try_follow(stage, id, bytes, is_read) {
-        Ok(()) => Ok(Fate::Whole),
-        Err(Cut::Lost) => Ok(Fate::Orphaned),
-        Err(Cut::Wrong(wrong)) => Err(format!("{id}: {wrong}")),
+    let (mut checker, mut resumes) = (Checker::new(&Script::Sequence(Some(bytes))), None);
+    loop {
+        match try_follow(stage, id, is_read, (&mut checker, &mut resumes)) {
+            Ok(()) => return Ok(Fate::Whole),
+            Err(Cut::Lost) => drop(stage.reconnections.fetch_add(1, Ordering::Relaxed)),
+            Err(Cut::Wrong(wrong)) => return Err(format!("{id}: {wrong}")),
+        }
     }
 }
 
-fn try_follow(stage: &Stage, id: &str, bytes: u64, is_read: &AtomicBool) -> Result<(), Cut> {
+fn try_follow(
+    stage: &Stage,
+    id: &str,
+    is_read: &AtomicBool,
+    (checker, resumes): (&mut Checker, &mut Option<String>),
+) -> Result<(), Cut> {
     let mut line = Line::open(stage, None)?;
     // So that a kernel that has never heard of it is known by that.
-    let open = json!({"id": id, "transport": "frames", "from": 0});
+    let mut open = json!({"id": id, "transport": "frames", "from": checker.at()});
+    if let Some(resumes) = resumes {
+        open["resumes"] = resumes.as_str().into();
+    }
     match line.call("stream.open", &open, None)? {
-        Ok(_) => {}
-        Err(refusal) if refusal.code == "E_NOT_FOUND" || refusal.info["retryable"] == true => {
-            return Err(Cut::Lost);
-        }
+        Ok(reply) => *resumes = reply["subscriptionId"].as_str().map(str::to_owned),
+        Err(refusal) if refusal.info["retryable"] == true => return Err(Cut::Lost),
         Err(refusal) => return Err(Cut::Wrong(format!("open {open}: {refusal:?}"))),
     }
     is_read.store(true, Ordering::Relaxed);
-    let mut checker = Checker::new(&Script::Sequence(Some(bytes)));
     loop {
         stage.check()?;
         let Some(frame) = line.next()? else { continue };

@@ -76,6 +76,7 @@ pub(crate) const LOADS: &[Load] = &[
         plan: Draw::Processes(repl),
     },
     Load { name: "echo", about: "stdin echoed back, plain and keyed writes", plan: Draw::Processes(echo) },
+    Load { name: "ways", about: "the same, written by a path", plan: Draw::Processes(ways) },
     Load { name: "tree", about: "daemons that write on after their leader", plan: Draw::Processes(tree) },
     Load {
         name: "brief",
@@ -352,6 +353,7 @@ fn writer(random: &mut Random, input: Input) -> Writer {
         write_bytes: random.of_any_size(1..=100_000),
         keyed_percent: *random.one_of(&[0, 50, 100, 100]),
         pause_us: if random.chance(1, 2) { 0 } else { random.of_any_size(1..=8_000) },
+        by_path: false,
         seed: random.next(),
     }
 }
@@ -372,6 +374,14 @@ fn echo(random: &mut Random) -> Vec<Process> {
     echo.writer = Some(writer);
     echo.ends_anyhow(random);
     vec![echo]
+}
+
+fn ways(random: &mut Random) -> Vec<Process> {
+    let mut all = echo(random);
+    for writer in all.iter_mut().filter_map(|echo| echo.writer.as_mut()) {
+        writer.by_path = true;
+    }
+    all
 }
 
 fn tree(random: &mut Random) -> Vec<Process> {

@@ -26,6 +26,7 @@ mod reader;
 mod report;
 mod round;
 mod stage;
+mod ways;
 
 pub(crate) use census::{Census, Past};
 pub(crate) use check::Wrong;

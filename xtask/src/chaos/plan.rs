@@ -126,6 +126,8 @@ pub(crate) struct Writer {
     /// Writes of how many in a hundred have an idempotency key.
     pub(crate) keyed_percent: u64,
     pub(crate) pause_us: u64,
+    /// It writes by a path, and asks nobody.
+    pub(crate) by_path: bool,
     /// Of its own choices.
     pub(crate) seed: u64,
 }
