@@ -288,12 +288,7 @@ impl Estate {
                 self.last(process)?.inlet = Some(inlet);
             }
             ToSuccessor::Producer { process, in_place } => {
-                let lending = if in_place {
-                    let (ring, page, doorbell) = (next(3)?, next(3)?, next(3)?);
-                    Some(HeldLending { ring, page, doorbell })
-                } else {
-                    None
-                };
+                let lending = in_place.then(|| HeldLending::of(|| next(3))).transpose()?;
                 let session = self.last(process)?;
                 (session.produced, session.lending) = (true, lending);
             }
@@ -331,6 +326,12 @@ impl Estate {
             session.process.home = ReactorId(session.process.home.0 % lanes.max(1));
         }
         Ok(ours)
+    }
+}
+
+impl HeldLending {
+    fn of(mut next: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<HeldLending> {
+        Ok(HeldLending { ring: next()?, page: next()?, doorbell: next()? })
     }
 }
 
