@@ -1,6 +1,7 @@
 //! Streams this client writes: through a pipe, or in place in a ring its readers map.
 //!
-//! Invariant: the stream is there exactly as long as its writing end and this connection are.
+//! Invariant: the stream is there as long as its writing end is, and, unless its kernel dies, no longer than this connection. A kernel that
+//! dies is noticed by neither: the next one takes what was written on.
 
 use crate::connection::{Call, Client};
 use crate::error::CallError;

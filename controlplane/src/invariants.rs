@@ -374,7 +374,7 @@ impl Kernel {
         for process in state.processes.values() {
             let timer = process.killing.as_ref().and_then(|killing| killing.timer);
             wanted.extend(timer.map(|timer| (timer.serial, "grace")));
-            if let Some(Guardian::Orphaned { timer, .. }) = process.guardian {
+            if let Some(Guardian::Orphaned { timer: Some(timer), .. }) = process.guardian {
                 wanted.insert((timer.serial, "orphan"));
             }
             wanted.extend(process.written.timer.map(|timer| (timer.serial, "written")));
@@ -538,7 +538,7 @@ impl Kernel {
         for intent in intents.all.values() {
             let deadline = intent.deadline.and_then(|(_, timer)| timer);
             wanted.extend(deadline.map(|timer| (timer.serial, "intent's deadline")));
-            if let Some(Guardian::Orphaned { timer, .. }) = intent.guardian {
+            if let Some(Guardian::Orphaned { timer: Some(timer), .. }) = intent.guardian {
                 wanted.insert((timer.serial, "intent's orphan"));
             }
         }

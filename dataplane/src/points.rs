@@ -33,6 +33,8 @@ points! {
     SpawnSent = "spawn.sent",
     /// The keeper's word that the child runs has come, and nobody was told yet.
     SpawnHeard = "spawn.heard",
+    /// The keeper holds what a client is to write by, who hasn't been told.
+    ProducerHeld = "producer.held",
     /// The page names the stream that is taken next.
     TakeNamed = "take.named",
     /// Bytes are in the staging pipe, and nobody has noted how many.
@@ -81,6 +83,8 @@ points! {
     ExitTold = "exit.told",
     /// A stream's end was heard.
     StreamClosed = "stream.closed",
+    /// The keeper was told that what a client wrote is over, and nobody else.
+    ProducerEnded = "producer.ended",
     /// What is to be kept was handed over, and nothing of it is written.
     LogTaken = "log.taken",
     /// It is written, and nobody was told.

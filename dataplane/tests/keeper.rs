@@ -13,9 +13,13 @@ use kairo_dataplane::command::{
 };
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
-use kairo_dataplane::keeper::protocol::{End, ProtocolError, VERSION_FRAMES, VERSION_HOLDS, VERSION_MIN};
+use kairo_dataplane::keeper::protocol::{
+    End, ProtocolError, VERSION_FRAMES, VERSION_HOLDS, VERSION_MIN, VERSION_PRODUCES,
+};
 use kairo_dataplane::keeper::settlement::{Inheritance, settle};
 use kairo_dataplane::keeper::successor::Estate;
+use kairo_dataplane::key::Channel;
+use kairo_dataplane::sys::{process as system, socket};
 use kairo_sandbox::ability::Ability;
 use kairo_sandbox::containment::Containment;
 use kairo_sandbox::plan::{Place, Plan};
@@ -41,7 +45,7 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
 }
 
-const TESTS: [(&str, fn()); 52] = tests![
+const TESTS: [(&str, fn()); 56] = tests![
     an_exit_code_is_told,
     a_child_is_named_by_pid_and_start_time,
     a_death_by_signal_is_told_apart_from_a_code,
@@ -82,6 +86,10 @@ const TESTS: [(&str, fn()); 52] = tests![
     a_held_keeper_hands_over_everything,
     a_successor_becomes_the_kernel_and_is_told_what_nobody_was,
     a_keeper_of_the_version_before_is_taken_over_too,
+    what_a_client_writes_by_is_held_handed_over_and_let_go_once,
+    a_producer_is_nobodys_parent,
+    what_a_client_writes_ends_with_the_first_kernel_that_knows_nothing_of_it,
+    what_a_client_wrote_last_is_left_in_a_file_too,
     frames_under_way_are_handed_to_whoever_has_a_word_for_them,
     what_nobody_came_for_is_left_in_a_file_and_begun_from,
     a_file_that_is_bent_or_newer_is_not_begun_from,
@@ -1199,4 +1207,148 @@ fn a_keeper_that_ends_takes_along_what_stands_still() {
     eventually("it is gone", || pid_is_gone(pid));
     let keeper = kernel.lose_lanes();
     assert_eq!(link::reap(keeper).unwrap(), 128 + 9);
+}
+
+/// A pipe that a client would write, and its size.
+fn inlet() -> (OwnedFd, std::fs::File, Option<u32>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    (reader.into(), std::fs::File::from(OwnedFd::from(writer)), Some(65_536))
+}
+
+fn what_a_client_writes_by_is_held_handed_over_and_let_go_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keeper.sock");
+    let mut kernel = Kernel::launch(&held(&path));
+    let (reader, mut pipe, pipe_bytes) = inlet();
+    let piped = kernel.hold_producer(pipe_bytes, &[reader.as_fd()]);
+    drop(reader);
+    let lent = kairo_shm::producer::Lent::create(8192).unwrap();
+    let (bell, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let in_place = kernel.hold_producer(None, &[lent.ring(), lent.page(), bell.as_fd()]);
+    kernel.hold_stream(in_place, End::Stdout, 0, 1, lent.account().descriptor());
+    drop((lent, bell));
+    assert_eq!(kernel.signal(piped, libc::SIGKILL, Scope::Tree), Ok(0), "there is nobody");
+    assert_eq!(kernel.signal(piped, libc::SIGKILL, Scope::Leader), Ok(0), "nor a leader");
+    pipe.write_all(b"before").unwrap();
+    let pid = kernel.lose_lanes();
+    pipe.write_all(b", after").unwrap();
+    let Inheritance { lanes, mut heirs, .. } = take_over(&path, 1);
+    heirs.sort_unstable_by_key(|heir| heir.session.process.serial);
+    let [first, second] = heirs.as_mut_slice() else { panic!("both are there") };
+    assert!(first.session.produced && first.session.lending.is_none() && first.session.exit.is_none());
+    assert_eq!((first.session.pid, first.session.record.as_slice()), (0, &b"its record"[..]));
+    assert!(second.session.produced && second.session.lending.is_some());
+    assert!(first.end(Channel::Stdout).is_none() && second.end(Channel::Stdout).is_none());
+    assert_eq!(second.rings[0].as_ref().unwrap().taken(), 0);
+    let (held_end, bytes) = first.session.ends[End::Stdout as usize].as_ref().unwrap();
+    assert_eq!(Some(*bytes), pipe_bytes);
+    assert_eq!(keeping::read_until(held_end.as_fd(), b"after"), b"before, after");
+    let mut kernel = Kernel::succeed(pid, lanes, 100);
+    drop(heirs);
+    kernel.end_producer(piped, ExitStatus::Code(3));
+    assert_eq!(kernel.exited(piped).0, ExitStatus::Code(3));
+    kernel.ended(piped);
+    kernel.end_producer(piped, ExitStatus::Code(4));
+    kernel.forget(in_place);
+    assert!(kernel.nothing_more(), "an end is told once, and what is forgotten has none");
+    assert_eq!(pipe.write(b"x").unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    assert_eq!(std::io::Read::read(&mut &theirs, &mut [0]).unwrap(), 0, "its doorbell is hung up");
+    // Not acknowledged it is told to the next one, too.
+    let pid = kernel.lose_lanes();
+    let Inheritance { lanes, heirs, .. } = take_over(&path, 1);
+    assert_eq!((heirs.len(), heirs[0].session.exit), (1, None));
+    assert_eq!(heirs[0].end(Channel::Stdout).unwrap().total_bytes, 0);
+    let mut kernel = Kernel::succeed(pid, lanes, 200);
+    assert_eq!(kernel.exited(piped).0, ExitStatus::Code(3));
+    kernel.ended(piped);
+    kernel.acknowledge(piped);
+    kernel.acknowledge(piped);
+    kernel.forget(piped);
+    kernel.leave();
+    assert_eq!(link::reap(kernel.lose_lanes()).unwrap(), 0, "it has nothing left");
+    assert!(!path.with_extension("estate").exists());
+}
+
+/// Who has left its session and its environment belongs to the only tree there is.
+fn a_producer_is_nobodys_parent() {
+    let mut kernel = Kernel::start();
+    let (reader, pipe, pipe_bytes) = inlet();
+    kernel.hold_producer(pipe_bytes, &[reader.as_fd()]);
+    let script = "setsid env -i sh -c 'echo up; exec sleep 1000' & read x";
+    let spawned = kernel.spawn(sh(script)).unwrap();
+    let (Some(stdin), Some(Output::Pipe(stdout))) = (&spawned.stdin, &spawned.stdout) else {
+        panic!("pipes")
+    };
+    assert_eq!(keeping::read_until(&stdout.fd, b"up\n"), b"up\n");
+    std::fs::File::from(stdin.fd.try_clone().unwrap()).write_all(b"go\n").unwrap();
+    assert_eq!(kernel.exited(spawned.process).0, ExitStatus::Code(0));
+    assert_eq!(kernel.signal(spawned.process, libc::SIGTERM, Scope::Tree), Ok(1), "it is that one's");
+    kernel.ended(spawned.process);
+    drop(pipe);
+}
+
+fn what_a_client_wrote_last_is_left_in_a_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, left) = (folder.path().join("keeper.sock"), folder.path().join("keeper.estate"));
+    let mut kernel = Kernel::launch(&held(&path));
+    let (reader, mut pipe, pipe_bytes) = inlet();
+    let process = kernel.hold_producer(pipe_bytes, &[reader.as_fd()]);
+    drop(reader);
+    kernel.leave();
+    let pid = kernel.lose_lanes();
+    pipe.write_all(b"unread").unwrap();
+    assert_eq!(Estate::receive(&path, Duration::from_secs(10)).unwrap().sessions.len(), 1, "it is written");
+    drop(pipe);
+    assert_eq!(link::reap(pid).unwrap(), 0, "nobody writes, and its kernel has left in order");
+    let keeper = link::launch(&Launch { lanes: 0, resume: Some(left), ..held(&path) }).unwrap();
+    let Inheritance { lanes, heirs, .. } = settle(begun(&path), 1, |_| SIZE).unwrap();
+    let (stdout, _) = heirs[0].session.ends[End::Stdout as usize].as_ref().unwrap();
+    assert_eq!(keeping::read_to_end(stdout), b"unread");
+    let mut kernel = Kernel::succeed(keeper.pid, lanes, 100);
+    assert_eq!(kernel.exited(process).0, ExitStatus::Code(0));
+    kernel.ended(process);
+}
+
+/// What a successor of an earlier version says, in the order of its kinds.
+#[derive(serde::Serialize)]
+#[expect(dead_code, reason = "their places count")]
+enum Earlier {
+    Hello { version: u16, pid: i32 },
+    Acknowledge { number: u32 },
+    Shutdown { grace_ns: u64 },
+    Replace,
+    Lane,
+    Adopt { kernel_pid: i32 },
+}
+
+fn what_a_client_writes_ends_with_the_first_kernel_that_knows_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keeper.sock");
+    let mut kernel = Kernel::launch(&held(&path));
+    let (reader, mut pipe, pipe_bytes) = inlet();
+    let process = kernel.hold_producer(pipe_bytes, &[reader.as_fd()]);
+    drop(reader);
+    let pid = kernel.lose_lanes();
+    pipe.write_all(b"held").unwrap();
+    let wire = system::connect_packets(&path).unwrap();
+    let say = |message: &Earlier, fds: &[std::os::fd::BorrowedFd<'_>]| {
+        socket::send_packet(wire.as_fd(), &rmp_serde::to_vec(message).unwrap(), fds).unwrap();
+    };
+    let hear = || {
+        let (mut packet, mut fds) = ([0; 4096], Vec::new());
+        keeping::wait_for(wire.as_fd(), rustix::event::PollFlags::IN, Duration::from_secs(10));
+        let bytes = socket::receive_packet(wire.as_fd(), &mut packet, &mut fds).unwrap();
+        String::from_utf8_lossy(&packet[..bytes]).into_owned()
+    };
+    say(&Earlier::Hello { version: VERSION_PRODUCES - 1, pid: 1 }, &[]);
+    assert!(hear().contains("Hello"));
+    assert!(hear().contains("Complete"), "there is nothing it could understand");
+    let (lane, theirs) = system::lane_pairs(1).unwrap();
+    say(&Earlier::Lane, &[theirs[0].as_fd()]);
+    say(&Earlier::Adopt { kernel_pid: std::process::id() as i32 }, &[]);
+    assert!(hear().contains("Adopted"));
+    let mut kernel = Kernel::succeed(pid, lane, 100);
+    assert!(kernel.nothing_more(), "nor is it told an end");
+    assert_eq!(kernel.signal(process, libc::SIGCONT, Scope::Tree), Ok(0));
+    assert_eq!(pipe.write(b"x").unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
 }

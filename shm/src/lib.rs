@@ -11,10 +11,10 @@
 //!
 //! Invariant: `taken − tail_bytes ≤ oldest ≤ taken ≤ expected`. [`layout`] says where things are, [`writer`] owns
 //! the only writable mapping, [`reader`] is what everybody else has, [`seat`] is where one of them stands, [`shared`] is
-//! all of it from a client's side, [`producer`] a ring
-//! that a client writes. [`page`] is the note a reactor leaves about the stream it is just moving, [`inbox`] is
+//! all of it from a client's side, [`producer`] a ring that a client writes, and [`follow`] one whose kernel died. [`page`] is the note a reactor leaves about the stream it is just moving, [`inbox`] is
 //! the way in: bytes that wait for a child to read them. What a stream *is* is not known here; see the data plane.
 
+pub mod follow;
 pub mod inbox;
 pub mod layout;
 mod map;

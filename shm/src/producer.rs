@@ -7,7 +7,8 @@
 //! The kernel makes both, and both map the ring writable; then it is sealed, and nobody else ever can. The kernel gives
 //! the producer room by raising the limit, never more than half a ring beyond what it has seen, so what it reads itself doesn't
 //! change under its hands. Invariant: T was read once per look, didn't fall, and isn't beyond the limit; a producer that
-//! says anything else is believed nothing any more.
+//! says anything else is believed nothing any more. T as last seen and the limit are in an account, too, a ring that only the kernel
+//! writes and nothing is kept in: whoever comes after a kill knows by it what was there for sure ([`follow`](crate::follow)).
 
 use crate::layout::{End, Geometry, PAGE_BYTES, RingError, field as ring};
 use crate::map::Map;
@@ -15,6 +16,7 @@ use crate::memory::{self, Writers, anonymous, is_fixed, read_only, seal, sleep, 
 use crate::reader::Reader;
 use crate::seat::{Closed, Nonsense};
 use crate::words::Words;
+use crate::writer::Writer;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::send;
@@ -53,7 +55,7 @@ pub struct Lent {
     map: Map,
     geometry: Geometry,
     page: Words,
-    taken: u64,
+    account: Writer,
     limit: u64,
     heed: u64,
     sealed: bool,
@@ -70,7 +72,8 @@ impl Lent {
         let page = Words::create("kairo-producer")?;
         page.word(field::MAGIC).store(MAGIC, Ordering::Relaxed);
         page.word(field::VERSION).store(VERSION, Ordering::Relaxed);
-        let mut lent = Lent { fd, map, geometry, page, taken: 0, limit: 0, heed: 0, sealed: false };
+        let account = Writer::create(Geometry::new(0, PAGE_BYTES))?;
+        let mut lent = Lent { fd, map, geometry, page, account, limit: 0, heed: 0, sealed: false };
         lent.grant(None, false);
         Ok(lent)
     }
@@ -83,6 +86,16 @@ impl Lent {
     /// The page.
     pub fn page(&self) -> BorrowedFd<'_> {
         self.page.descriptor()
+    }
+
+    /// What tells a successor how far it was, and how far the producer may have come.
+    pub fn account(&self) -> &Writer {
+        &self.account
+    }
+
+    /// As [`Writer::pin`].
+    pub fn pin(&self, offset: u64, blockers: u32) {
+        self.account.pin(offset, blockers);
     }
 
     /// Its sizes.
@@ -108,10 +121,11 @@ impl Lent {
     pub fn look(&mut self) -> Result<u64, Nonsense> {
         // Once: it may be another number the next time.
         let taken = self.map.word(ring::TAKEN).load(Ordering::SeqCst);
-        if taken < self.taken || taken > self.limit {
+        let before = self.taken();
+        if taken < before || taken > self.limit {
             return Err(Nonsense);
         }
-        self.taken = taken;
+        self.account.commit((taken - before) as usize);
         Ok(taken)
     }
 
@@ -122,7 +136,7 @@ impl Lent {
 
     /// Bytes of the stream, as of the last look.
     pub fn taken(&self) -> u64 {
-        self.taken
+        self.account.taken()
     }
 
     /// The first offset that doesn't change any more.
@@ -132,10 +146,10 @@ impl Lent {
 
     /// The run of bytes at `offset`, at most `max` long; none if it isn't here.
     pub fn run(&self, offset: u64, max: usize) -> Option<&[u8]> {
-        if offset >= self.taken || offset < self.tail_from() || max == 0 {
+        if offset >= self.taken() || offset < self.tail_from() || max == 0 {
             return None;
         }
-        let len = ((self.taken - offset) as usize).min(max);
+        let len = ((self.taken() - offset) as usize).min(max);
         Some(self.map.bytes(self.geometry.place(offset), len))
     }
 
@@ -143,16 +157,19 @@ impl Lent {
     /// hear of every byte. True if it is less than could be had without that.
     pub fn grant(&mut self, pinned: Option<u64>, eager: bool) -> bool {
         let tail = self.geometry.tail_bytes as u64;
-        let free = self.taken + tail / 2;
+        let taken = self.taken();
+        let free = taken + tail / 2;
         let bound = pinned.map_or(u64::MAX, |offset| offset.saturating_add(tail));
         let limit = free.min(bound).max(self.limit);
-        let heed = if eager { self.taken + 1 } else { limit.saturating_sub(tail / 4).max(self.taken + 1) };
+        let heed = if eager { taken + 1 } else { limit.saturating_sub(tail / 4).max(taken + 1) };
         self.heed = heed.min(limit);
         self.page.word(field::HEED).store(self.heed, Ordering::SeqCst);
         if limit > self.limit {
             self.limit = limit;
+            // Before it can be used.
+            self.account.expect((limit - taken) as usize);
             self.page.word(field::LIMIT).store(limit, Ordering::SeqCst);
-            self.tell_producer();
+            tell_producer(&self.page);
         }
         fence(Ordering::SeqCst);
         limit < free
@@ -161,42 +178,48 @@ impl Lent {
     /// True exactly when the producer has come as far as it is heeded, and may not have known: asked after a grant.
     pub fn is_due(&self) -> bool {
         let taken = self.map.word(ring::TAKEN).load(Ordering::SeqCst);
-        taken > self.taken && taken >= self.heed
-    }
-
-    fn tell_producer(&self) {
-        self.page.half(field::NEWS).fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.page.word(field::ASLEEP).load(Ordering::SeqCst) != 0 {
-            wake(self.page.half(field::NEWS));
-        }
+        taken > self.taken() && taken >= self.heed
     }
 
     /// The producer isn't looked at any more.
     pub fn close(&self, why: Closed) {
-        self.page.word(field::CLOSED).store(why as u64, Ordering::SeqCst);
-        self.tell_producer();
+        close(&self.page, why);
     }
 
-    /// As [`Writer::end`](crate::writer::Writer::end), with what was seen last.
+    /// As [`Writer::end`], with what was seen last.
     pub fn end(&self, why: End) {
-        crate::writer::finish(&self.map, why, self.taken);
+        crate::writer::finish(&self.map, why, self.taken());
     }
 
-    /// As [`Writer::tell`](crate::writer::Writer::tell).
+    /// As [`Writer::tell`].
     pub fn tell(&self) {
         crate::writer::tell(&self.map);
     }
 
-    /// As [`Writer::wake`](crate::writer::Writer::wake).
+    /// As [`Writer::wake`].
     pub fn wake(&self) {
         wake(self.map.half(ring::NEWS));
     }
 
-    /// As [`Writer::want`](crate::writer::Writer::want).
+    /// As [`Writer::want`].
     pub fn want(&self, offset: Option<u64>) {
         crate::writer::want(&self.map, offset);
     }
+}
+
+/// There is news on a producer's page.
+pub(crate) fn tell_producer(page: &Words) {
+    page.half(field::NEWS).fetch_add(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    if page.word(field::ASLEEP).load(Ordering::SeqCst) != 0 {
+        wake(page.half(field::NEWS));
+    }
+}
+
+/// See [`Lent::close`].
+pub(crate) fn close(page: &Words, why: Closed) {
+    page.word(field::CLOSED).store(why as u64, Ordering::SeqCst);
+    tell_producer(page);
 }
 
 /// What a producer is given.
@@ -219,7 +242,7 @@ pub enum Room<'a> {
     Full,
     /// The kernel takes nothing more.
     Closed(Closed),
-    /// The kernel is gone, and the stream with it.
+    /// The stream is gone: there is no kernel that takes it, nor anybody who keeps it for the next one.
     Lost,
 }
 

@@ -135,6 +135,11 @@ impl Reader {
         self.geometry.tail_from(taken).max(self.born_at)
     }
 
+    /// Size of the circle.
+    pub fn tail_bytes(&self) -> u64 {
+        self.geometry.tail_bytes as u64
+    }
+
     /// Size of the head: offsets below it that have come are always here.
     pub fn head_bytes(&self) -> u64 {
         self.geometry.head_bytes as u64

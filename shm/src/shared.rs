@@ -6,8 +6,10 @@
 //!            └─ nothing there: sleep on the ring's word, at most a while, and see whether the kernel still lives
 //! ```
 //!
-//! A reader that waits (policy `block`) has its bytes pinned by its cursor. One that drops reads what may be overwritten
-//! under its hands, so [`SharedReader::advance`] says afterwards whether what was read was whole. Invariant: the cursor
+//! A reader that waits (policy `block`) has its bytes pinned by its cursor, as long as its kernel lives: a client that writes the ring
+//! goes on without it. One that drops reads what may be overwritten under its hands. So [`SharedReader::advance`] says
+//! afterwards whether what was read was whole, and whoever reads looks now and then whether its kernel lives, though there is always
+//! more to read. Invariant: the cursor
 //! only grows, and never beyond what the ring's writer has counted. `docs/SHARED-RING.md` says the same to others.
 
 use crate::layout::{End, RingError};
@@ -78,8 +80,10 @@ pub struct SharedReader {
     doorbell: OwnedFd,
     pace: Pace,
     offset: u64,
-    /// The kernel has hung up.
-    lost: bool,
+    /// Where it was last looked whether the kernel lives.
+    looked_at: u64,
+    /// The kernel has hung up: so much there was when that was found, and no more is read here.
+    lost: Option<u64>,
 }
 
 impl SharedReader {
@@ -88,7 +92,15 @@ impl SharedReader {
         let ring = Reader::open(parts.ring.as_fd())?;
         let place = Place::open(parts.seat)?;
         let offset = place.cursor();
-        Ok(SharedReader { ring, place, doorbell: parts.doorbell, pace, offset, lost: false })
+        Ok(SharedReader {
+            ring,
+            place,
+            doorbell: parts.doorbell,
+            pace,
+            offset,
+            looked_at: offset,
+            lost: None,
+        })
     }
 
     /// The next offset.
@@ -104,6 +116,10 @@ impl SharedReader {
     /// What comes next, at most `max` bytes of it, waiting for it no longer than `timeout`.
     pub fn next(&mut self, max: usize, timeout: Duration) -> Result<Next<'_>, RingError> {
         let deadline = Instant::now().checked_add(timeout);
+        if self.offset - self.looked_at >= self.ring.tail_bytes() / 2 {
+            self.looked_at = self.offset;
+            self.look_for_kernel();
+        }
         loop {
             if self.await_news(deadline)? {
                 break;
@@ -112,14 +128,18 @@ impl SharedReader {
                 return Ok(Next::Nothing);
             }
         }
-        let taken = self.ring.taken();
+        let taken = self.readable();
         if self.offset < taken {
+            let max = max.max(1).min((taken - self.offset) as usize);
             // What isn't there was overtaken, before or between two looks.
-            if self.ring.run(self.offset, max.max(1)).is_none() {
+            if self.ring.run(self.offset, max).is_none() {
+                if self.pace == Pace::Waits && self.look_for_kernel() {
+                    return Ok(Next::Lost);
+                }
                 let taken = self.ring.taken();
                 return Ok(self.skip(self.ring.tail_from(taken), taken));
             }
-            return Ok(match self.ring.run(self.offset, max.max(1)) {
+            return Ok(match self.ring.run(self.offset, max) {
                 Some(bytes) => Next::Run(self.offset, bytes),
                 None => Next::Nothing,
             });
@@ -127,7 +147,7 @@ impl SharedReader {
         match (self.ring.end(), self.place.closed()) {
             (Some((end, total)), _) if self.offset >= total => Ok(Next::End(end, total)),
             (_, Some(closed)) => Ok(Next::Closed(closed)),
-            _ if self.lost => Ok(Next::Lost),
+            _ if self.lost.is_some() => Ok(Next::Lost),
             _ => Ok(Next::Nothing),
         }
     }
@@ -151,10 +171,11 @@ impl SharedReader {
     }
 
     /// Goes on behind `bytes` more. False if some of them may have been overwritten while they were read: then they are
-    /// not to be believed, and what comes next is a gap. Never false for a reader that waits.
+    /// not to be believed, and what comes next is a gap. For a reader that waits it is false only if the kernel has died, and
+    /// what comes next is that.
     #[must_use = "bytes that were overwritten are not to be believed"]
     pub fn advance(&mut self, bytes: usize) -> bool {
-        if self.pace == Pace::Drops && !self.ring.is_intact(self.offset) {
+        if !self.ring.is_intact(self.offset) {
             return false;
         }
         self.stand_at((self.offset + bytes as u64).min(self.ring.taken()));
@@ -175,8 +196,13 @@ impl SharedReader {
         let _ = send(&self.doorbell, &[1], memory::SEND_FLAGS);
     }
 
+    /// Bytes of the stream that this reader may have here.
+    fn readable(&self) -> u64 {
+        self.lost.unwrap_or_else(|| self.ring.taken())
+    }
+
     fn is_ready(&self) -> bool {
-        self.lost
+        self.lost.is_some()
             || self.offset < self.ring.taken()
             || self.place.closed().is_some()
             || self.ring.end().is_some()
@@ -202,15 +228,24 @@ impl SharedReader {
         }
         self.place.sleeps(false);
         if !self.is_ready() && self.ring.newer().is_none() {
-            self.lost = self.is_hung_up();
+            self.look_for_kernel();
         }
         Ok(self.is_ready())
     }
 
-    fn is_hung_up(&self) -> bool {
+    /// True if the kernel is gone.
+    fn look_for_kernel(&mut self) -> bool {
         let mut fds = [PollFd::new(&self.doorbell, PollFlags::empty())];
         let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+        if poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0) {
+            self.hung_up();
+        }
+        self.lost.is_some()
+    }
+
+    fn hung_up(&mut self) {
+        let taken = self.ring.taken();
+        self.lost.get_or_insert(taken);
     }
 
     /// All of the old ring is read: goes on in the newest there is.
@@ -223,7 +258,7 @@ impl SharedReader {
                 Received::Ring(_) => continue,
                 Received::Nothing => return Ok(()),
                 Received::HungUp => {
-                    self.lost = true;
+                    self.hung_up();
                     return Ok(());
                 }
             }

@@ -81,6 +81,20 @@ impl Writer {
         Ok(ring)
     }
 
+    /// A ring that holds `bytes` of a stream from `from` on, and whose readers are those of `old`.
+    pub(crate) fn beginning_with(
+        geometry: Geometry,
+        old: &Reader,
+        from: u64,
+        bytes: &[u8],
+    ) -> Result<Writer, RingError> {
+        let mut ring = Writer::with(geometry, old.generation() + 1, from, from + bytes.len() as u64)?;
+        ring.map.bytes_mut(geometry.place(from), bytes.len()).copy_from_slice(bytes);
+        let (pinned, blockers) = old.pinned();
+        ring.pin(pinned, blockers);
+        Ok(ring)
+    }
+
     /// True exactly when every byte of the stream is here.
     pub fn is_whole(&self) -> bool {
         self.tail_from() <= self.geometry.head_bytes as u64

@@ -28,6 +28,7 @@ mod pipelines;
 mod principals;
 mod processes;
 mod produce;
+mod produced;
 mod programs;
 mod pty;
 mod quotas;

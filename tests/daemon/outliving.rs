@@ -37,14 +37,14 @@ lives_on_both_drivers!(
 );
 
 /// Reads an outlet to its end and holds it to the sequence.
-struct Reader {
+pub(crate) struct Reader {
     name: String,
     at: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
 impl Reader {
-    fn of(name: &str, opened: Opened) -> Reader {
+    pub(crate) fn of(name: &str, opened: Opened) -> Reader {
         Reader::of_descriptors(name, opened.descriptors)
     }
 
@@ -66,12 +66,12 @@ impl Reader {
         Reader { name: name.to_owned(), at, thread }
     }
 
-    fn at(&self) -> u64 {
+    pub(crate) fn at(&self) -> u64 {
         self.at.load(Ordering::Relaxed)
     }
 
     /// Until it has so many bytes more.
-    fn goes_on(&self, bytes: u64) {
+    pub(crate) fn goes_on(&self, bytes: u64) {
         let wanted = self.at() + bytes;
         until(&format!("{} goes on from {}", self.name, wanted - bytes), || {
             assert!(!self.thread.is_finished(), "{} has ended at {}", self.name, self.at());
@@ -80,7 +80,7 @@ impl Reader {
     }
 
     /// How long what it read was, once that has ended.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         until(&format!("{} ends", self.name), || self.thread.is_finished());
         self.thread.join().expect("every byte was right");
         self.at.load(Ordering::Relaxed)
@@ -132,7 +132,7 @@ fn end(daemon: &Daemon, id: &str, readers: Vec<Reader>) {
 }
 
 /// How often a count was lost.
-fn uncertain(raw: &mut Raw) -> usize {
+pub(crate) fn uncertain(raw: &mut Raw) -> usize {
     doubts(raw).len()
 }
 
@@ -146,7 +146,7 @@ fn doubts(raw: &mut Raw) -> Vec<(u64, u64)> {
 }
 
 /// So many kernels die, and every reader gets more under each and after the last.
-fn go_on_over(daemon: &mut Daemon, readers: &[Reader], kills: usize) {
+pub(crate) fn go_on_over(daemon: &mut Daemon, readers: &[Reader], kills: usize) {
     let all_go_on = || readers.iter().for_each(|reader| reader.goes_on(3_000_017));
     for _ in 0..kills {
         all_go_on();

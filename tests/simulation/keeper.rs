@@ -144,6 +144,8 @@ impl Keeper {
             | ToKeeper::HoldInlet { .. }
             | ToKeeper::DropInlet { .. }
             | ToKeeper::HoldFramed { .. }
+            | ToKeeper::HoldProducer { .. }
+            | ToKeeper::EndProducer { .. }
             | ToKeeper::Join { .. }
             | ToKeeper::Shutdown { .. }
             | ToKeeper::Leave => panic!("not simulated"),

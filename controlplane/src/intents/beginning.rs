@@ -247,7 +247,7 @@ impl Kernel {
             }
             Some(Guardian::Orphaned { digest, timer }) => {
                 self.state.intents.orphans.remove(&(digest, serial));
-                self.disarm(turn, timer);
+                timer.into_iter().for_each(|timer| self.disarm(turn, timer));
             }
             Some(Guardian::Gone) | None => {}
         }

@@ -394,7 +394,7 @@ impl Kernel {
             self.state.timers.insert(timer.serial, Timer::IntentOrphan { intent: serial });
             self.state.intents.orphans.insert((digest, serial));
             if let Some(intent) = self.state.intents.all.get_mut(&serial) {
-                intent.guardian = Some(Guardian::Orphaned { digest, timer });
+                intent.guardian = Some(Guardian::Orphaned { digest, timer: Some(timer) });
             }
         }
         serial

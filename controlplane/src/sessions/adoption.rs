@@ -152,7 +152,7 @@ impl Kernel {
         self.unname(turn, &process.id);
         self.state.names.insert(process.id.key().into(), serial);
         self.state.sessions.insert(process.session.as_str().into(), serial);
-        if process.phase == Phase::Running {
+        if process.phase == Phase::Running && process.published.is_none() {
             self.state.leaders.insert(process.pid as u64, serial);
             if let Containing::Before = process.contained {
                 turn.out.push(Command::Watch);
@@ -179,7 +179,7 @@ impl Kernel {
     ) -> Process {
         let output = note.output.unwrap_or_else(|| record.map_or(self.usual_output(), Record::output));
         Process {
-            published: None,
+            published: record.and_then(Record::published),
             key: held.process,
             placement: record.map(Record::placement).unwrap_or_default(),
             id: record.map_or_else(|| unnamed(held), |record| record.id.clone()),
@@ -199,7 +199,7 @@ impl Kernel {
             rate: output.rate,
             unread: output.unread,
             spool: record.and_then(Record::spool),
-            pid: held.pid,
+            pid: leader(held, record),
             start_ticks: held.start_ticks,
             tree: held.tree,
             limits: held.limits.clone(),
@@ -226,7 +226,7 @@ impl Kernel {
             wired: record.map(Record::wired).unwrap_or_default(),
             superseded: false,
             retained_ns: None,
-            status: standing(held),
+            status: standing(held, record),
             noted: held.note.clone().into(),
             written: Default::default(),
             trace: record.map(Record::trace).unwrap_or_default(),
@@ -325,9 +325,15 @@ fn unnamed(held: &HeldSession) -> ProcessId {
     ProcessId::from_text(&held.session).unwrap_or(ProcessId::Integer(held.pid.into()))
 }
 
+/// Whom its status names: whoever writes it, if a client does, of whom the keeper knows nothing.
+fn leader(held: &HeldSession, record: Option<&Record>) -> i32 {
+    record.and_then(Record::published).map_or(held.pid, |published| published.pid)
+}
+
 /// Its status without detail.
-fn standing(held: &HeldSession) -> Raw {
-    held.exit.map_or_else(|| report::running(Some(held.pid)), |(status, _)| report::exited(status))
+fn standing(held: &HeldSession, record: Option<&Record>) -> Raw {
+    let pid = leader(held, record);
+    held.exit.map_or_else(|| report::running(Some(pid)), |(status, _)| report::exited(status))
 }
 
 /// When something was that the keeper dated on the monotonic clock.

@@ -13,10 +13,11 @@ use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
 use crate::sessions::lifecycle::Doubt;
+use crate::sessions::plan::Published;
 use crate::sessions::wiring::{Fed, Wired};
 use crate::state::{Cast, Process, Trace};
 use bytes::{Bytes, BytesMut};
-use kairo_dataplane::command::{HistorySize, Placement, Rate, Scope, TerminalSize, Unread};
+use kairo_dataplane::command::{HistorySize, OutletKind, Placement, Rate, Scope, TerminalSize, Unread};
 use kairo_dataplane::control::{Moment, StreamEnd};
 use kairo_dataplane::key::Channel;
 use kairo_dataplane::spool::{SpoolLimits, SpoolRecord};
@@ -117,6 +118,9 @@ pub(crate) struct Record {
     /// Cores it is bound to, and the core that serves its streams.
     #[serde(default)]
     cores: (Vec<u16>, Option<u16>),
+    /// It is a stream that this process writes; in place, or through a pipe.
+    #[serde(default)]
+    published: Option<(i32, bool)>,
 }
 
 /// Decided since.
@@ -208,6 +212,9 @@ impl Record {
             fed: process.wired.fed.clone(),
             stage,
             cores: (process.placement.cpus.clone(), process.placement.reactor_cpu),
+            published: process
+                .published
+                .map(|published| (published.pid, published.kind == OutletKind::Shared)),
         }
     }
 
@@ -234,6 +241,14 @@ impl Record {
     /// What it is joined to; its place in a pipeline is for the pipeline to say.
     pub(crate) fn wired(&self) -> Wired {
         Wired { joined: self.joined, fed: self.fed.clone(), ..Wired::default() }
+    }
+
+    /// Who writes it, if a client does.
+    pub(crate) fn published(&self) -> Option<Published> {
+        let (pid, in_place) = self.published?;
+        // The size is told by its meter.
+        let kind = if in_place { OutletKind::Shared } else { OutletKind::Pipe { bytes: 0 } };
+        Some(Published { kind, pid })
     }
 
     /// Where it was put.

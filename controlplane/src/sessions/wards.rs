@@ -3,16 +3,17 @@
 //! ```text
 //!   spawn ──▶ Present ──its connection ends─────────────────────────▶ Gone: the ward is ended
 //!                ▲                                                      ▲
-//!                └──hello with its token── Orphaned (a kernel died) ────┘ after a grace
+//!                └──hello with its token── Orphaned (a kernel died) ────┘ after a grace, if it is a child
 //! ```
 //!
 //! A connection that ends under a living kernel takes its wards with it at once. A kernel that dies ends all its
 //! connections, which is no client's wish; so its successor holds what it adopts as orphans until their clients have
-//! come back and said, by the token only they were told, whose wards they are. The token outlives each kernel: the
+//! come back and said, by the token only they were told, whose wards they are. A stream that a client writes is an orphan until
+//! then, for it ends with whoever writes it, which needs no connection for that. The token outlives each kernel: the
 //! session record, which can't be changed, names it, so a connection that resumes another goes by its token.
 //!
 //! Invariant: a connection's `wards` are exactly the processes it is the guardian of, `orphans` exactly the orphaned
-//! ones, and each orphan has its timer.
+//! ones, and each orphan that is a child has its timer.
 
 use crate::auth::grant::may_touch;
 use crate::calls::Turn;
@@ -35,8 +36,8 @@ pub(crate) enum Guardian {
     Orphaned {
         /// Of the connection that started it, in a former kernel.
         digest: GuardianDigest,
-        /// Rings when nobody has come.
-        timer: TimerKey,
+        /// Rings when nobody has come; none if that is no end to it.
+        timer: Option<TimerKey>,
     },
     /// It is gone; the process is being ended, or has been.
     Gone,
@@ -53,10 +54,13 @@ impl Kernel {
             ward.guardian = Some(Guardian::Gone);
             return;
         }
-        let home = ward.key.home;
-        let at_ns = after_ms(turn.at, self.config.limits.reconnect_grace_ms);
-        let timer = self.arm(turn, home, at_ns);
-        self.state.timers.insert(timer.serial, Timer::Orphan { process });
+        let home = Some(ward.key.home).filter(|_| ward.published.is_none());
+        let timer = home.map(|home| {
+            let at_ns = after_ms(turn.at, self.config.limits.reconnect_grace_ms);
+            let timer = self.arm(turn, home, at_ns);
+            self.state.timers.insert(timer.serial, Timer::Orphan { process });
+            timer
+        });
         self.state.orphans.insert((digest, process));
         if let Some(ward) = self.state.processes.get_mut(&process) {
             ward.guardian = Some(Guardian::Orphaned { digest, timer });
@@ -116,7 +120,7 @@ impl Kernel {
         let Some(ward) = self.state.processes.get_mut(&serial) else { return };
         let Some(Guardian::Orphaned { digest, timer }) = ward.guardian.replace(guardian) else { return };
         self.state.orphans.remove(&(digest, serial));
-        self.disarm(turn, timer);
+        timer.into_iter().for_each(|timer| self.disarm(turn, timer));
     }
 
     /// A connection that ends takes its wards with it.
@@ -141,7 +145,7 @@ impl Kernel {
             }
             Some(Guardian::Orphaned { digest, timer }) => {
                 self.state.orphans.remove(&(digest, serial));
-                self.disarm(turn, timer);
+                timer.into_iter().for_each(|timer| self.disarm(turn, timer));
             }
             Some(Guardian::Gone) | None => {}
         }

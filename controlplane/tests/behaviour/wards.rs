@@ -3,9 +3,11 @@
 use crate::harness::World;
 use kairo_controlplane::digest::GuardianDigest;
 use kairo_dataplane::command::Commands;
-use kairo_dataplane::control::ExitStatus;
+use kairo_dataplane::control::{Descriptors, ExitStatus, Notice};
+use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::key::{ConnectionKey, ProcessKey};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn guarded(id: &str) -> Value {
     json!({ "id": id, "command": ["a"], "options": { "onDisconnect": "kill" } })
@@ -125,4 +127,61 @@ fn a_connection_with_a_token_of_its_own_keeps_it_and_takes_the_wards() {
     assert!(world.take_signal().is_none());
     world.disconnect(owner);
     assert_eq!(world.take_signal().unwrap(), (process, 15, None));
+}
+
+/// A stream that this world's owner writes, as the next kernel finds it, and its owner's token.
+fn published(before: &mut World) -> (ProcessKey, World, String) {
+    let owner = before.owner();
+    let token = hello(before, owner, None);
+    before.start(owner, "stream.publish", json!({ "id": "camera" }));
+    let spawn = before.take_spawn().unwrap();
+    let process = spawn.process;
+    let descriptors = Descriptors(Arc::default());
+    before.notice(Notice::Published { process, descriptors, bytes: 65_536 });
+    let mut heir = Heir::of_nothing(process, &spawn.session, 0, 0);
+    (heir.session.record, heir.session.ended, heir.session.produced) = (spawn.record.to_vec(), false, true);
+    let mut world = World::new();
+    world.at = before.at;
+    let (at, mut out) = (world.at, Commands::default());
+    world.kernel.adopt(at, vec![heir], &mut out);
+    world.kernel.settle_adopted(at, &mut out);
+    world.carry_out(None, out);
+    (process, world, token)
+}
+
+#[test]
+fn a_stream_that_is_written_is_its_writers_until_its_owner_is_back() {
+    let mut before = World::new();
+    let (process, mut world, token) = published(&mut before);
+    let someone = world.owner();
+    let status = world.ok(someone, "process.status", json!({ "id": "camera", "detail": true }));
+    assert_eq!(status["state"], "running");
+    // Whoever writes it, of whom its keeper knows nothing.
+    assert_eq!(status["pid"], status["detail"]["pid"]);
+    assert_ne!(status["pid"], 0);
+    world.advance(3_600_000);
+    assert!(world.take_signal().is_none(), "nobody's absence ends it");
+    let owner = world.owner();
+    assert_eq!(hello(&mut world, owner, Some(&token)), token);
+    world.disconnect(owner);
+    assert_eq!(world.take_signal().unwrap(), (process, 15, None));
+}
+
+#[test]
+fn a_stream_that_is_written_counts_for_whoever_published_it_and_ends_as_others_do() {
+    let mut before = World::new();
+    let (process, mut world, _) = published(&mut before);
+    let someone = world.owner();
+    let processes = |world: &mut World| {
+        let told = world.ok(someone, "quota.status", json!({ "principal": "owner" }));
+        let counted = told["accounts"][0]["quotas"].as_array().unwrap().clone();
+        let of = counted.iter().find(|one| one["quota"] == "processes").unwrap();
+        of["used"].clone()
+    };
+    assert_eq!(processes(&mut world), 1);
+    assert_eq!(world.fails(someone, "stream.publish", json!({ "id": "camera" })).0, "E_ALREADY_EXISTS");
+    world.start(someone, "process.kill", json!({ "id": "camera" }));
+    assert_eq!(world.take_signal().unwrap().0, process);
+    world.finish(process, 0);
+    assert_eq!(processes(&mut world), 0);
 }

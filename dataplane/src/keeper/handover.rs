@@ -9,7 +9,9 @@
 
 use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
-use crate::keeper::protocol::{Blob, VERSION_FRAMES, VERSION_HOLDS, VERSION_LETS_IN, spoken};
+use crate::keeper::protocol::{
+    Blob, VERSION_FRAMES, VERSION_HOLDS, VERSION_LETS_IN, VERSION_PRODUCES, spoken,
+};
 use crate::keeper::session::{Exit, Inlet, Outlet, Ring, Session, Sessions};
 use crate::keeper::succession::{BATCH_PACKETS_MAX, FromSuccessor, ToSuccessor};
 use crate::sys::{process, socket};
@@ -51,7 +53,7 @@ pub(super) enum Wish {
     /// To end everything after this grace.
     End(Duration),
     /// To be its kernel.
-    Adopt { lanes: Vec<OwnedFd>, kernel_pid: i32 },
+    Adopt { lanes: Vec<OwnedFd>, kernel_pid: i32, version: u16 },
 }
 
 /// What the next step is.
@@ -72,6 +74,7 @@ enum Item {
     Reactor(usize),
     Session(usize),
     Facts(usize),
+    Producer(usize),
     Stream(usize, usize),
     Input(usize),
     Outlet(usize, usize),
@@ -118,9 +121,9 @@ impl Handover {
         }
         let successor = self.successor.as_mut()?;
         match successor.go_on(lanes, sessions) {
-            Ok(Wish::Adopt { lanes, kernel_pid }) => {
+            Ok(wish @ Wish::Adopt { .. }) => {
                 self.successor = None;
-                Some(Wish::Adopt { lanes, kernel_pid })
+                Some(wish)
             }
             Ok(wish) => Some(wish),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -190,7 +193,8 @@ impl Successor {
                 }
                 FromSuccessor::Adopt { kernel_pid } if told && !self.lanes.is_empty() => {
                     self.send(&ToSuccessor::Adopted, &[])?;
-                    return Ok(Wish::Adopt { lanes: std::mem::take(&mut self.lanes), kernel_pid });
+                    let (lanes, version) = (std::mem::take(&mut self.lanes), self.version);
+                    return Ok(Wish::Adopt { lanes, kernel_pid, version });
                 }
                 FromSuccessor::Acknowledge { .. }
                 | FromSuccessor::Replace { .. }
@@ -212,11 +216,16 @@ impl Successor {
         let reactors = lanes.iter().enumerate().filter(|(_, lane)| lane.held.is_some());
         let mut items: Vec<Item> = reactors.map(|(index, _)| Item::Reactor(index)).collect();
         let reactors = items.len() as u16;
+        let both = spoken(self.version, version);
+        // Of what it has no word for it isn't told.
+        let knows = both.is_some_and(|both| both >= VERSION_PRODUCES);
         let alive = sessions.iter().filter(|(_, session)| !session.forgotten);
+        let alive = alive.filter(|(_, session)| knows || session.producer.is_none());
         let mut count = 0;
         for (index, session) in alive {
             count += 1;
             items.extend([Item::Session(index), Item::Facts(index)]);
+            items.extend(session.producer.is_some().then_some(Item::Producer(index)));
             items.extend((0..session.rings.len()).map(|ring| Item::Stream(index, ring)));
             items.extend(session.inbox.is_some().then_some(Item::Input(index)));
             items.extend((0..session.outlets.len()).map(|outlet| Item::Outlet(index, outlet)));
@@ -224,7 +233,7 @@ impl Successor {
         }
         let pid = std::process::id() as i32;
         self.send(&ToSuccessor::Hello { version: self.version, pid, reactors, sessions: count }, &[])?;
-        self.version = spoken(self.version, version).ok_or(io::ErrorKind::Unsupported)?;
+        self.version = both.ok_or(io::ErrorKind::Unsupported)?;
         (self.items, self.next, self.in_batch) = (items, 0, 0);
         self.state = State::Sending;
         Ok(())
@@ -265,6 +274,13 @@ impl Successor {
                 Some(session) if self.version >= 3 => self.send_facts(session),
                 Some(_) | None => Ok(()),
             },
+            Item::Producer(index) => {
+                let Some(session) = sessions.get(index) else { return Ok(()) };
+                let in_place = session.producer.as_ref().map_or(&[][..], |producer| &producer.in_place);
+                let fds: Vec<BorrowedFd<'_>> = in_place.iter().map(AsFd::as_fd).collect();
+                let message = ToSuccessor::Producer { process: session.process, in_place: !fds.is_empty() };
+                self.send(&message, &fds)
+            }
             Item::Input(index) => match sessions.get(index) {
                 Some(Session { process, inbox: Some(inbox), .. }) => {
                     self.send(&ToSuccessor::Input { process: *process }, &[inbox.as_fd()])

@@ -197,6 +197,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
             usize::from(kernel) + usize::from(wires.stdin) + usize::from(wires.stdout)
         }
         ToKeeper::HoldOutlet { .. } | ToKeeper::HoldFramed { .. } => 2,
+        ToKeeper::HoldProducer { pipe_bytes, .. } => pipe_bytes.map_or(3, |_| 1),
         ToKeeper::HoldStream { .. }
         | ToKeeper::HoldInput { .. }
         | ToKeeper::HoldInlet { .. }
@@ -210,6 +211,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Forget { .. }
         | ToKeeper::Annotate { .. }
         | ToKeeper::DropOutlet { .. }
+        | ToKeeper::EndProducer { .. }
         | ToKeeper::DropInlet { .. }
         | ToKeeper::Leave
         | ToKeeper::Shutdown { .. } => 0,

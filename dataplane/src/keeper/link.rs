@@ -277,6 +277,28 @@ pub fn encode_drop_outlet(
     encode(&ToKeeper::DropOutlet { process, serial }, packet)
 }
 
+/// Keep what a client is to write a process's output by: send it with the packet.
+pub fn encode_hold_producer(
+    spawn: &Spawn,
+    pipe_bytes: Option<u32>,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    let (process, session, record) = (spawn.process, &spawn.session, &spawn.record);
+    if record.len() > RECORD_BYTES_MAX {
+        return Err(ProtocolError::TooLong { what: "record", bytes: record.len() });
+    }
+    encode(&ToKeeper::HoldProducer { process, session, pipe_bytes, record: Blob(record) }, packet)
+}
+
+/// Let go of what a client wrote a process's output by.
+pub fn encode_end_producer(
+    process: ProcessKey,
+    status: ExitStatus,
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::EndProducer { process, status }, packet)
+}
+
 /// Keep a fifo that a stdin is written by, which is at `path` until somebody opens it: send its end with the packet.
 pub fn encode_hold_inlet(
     process: ProcessKey,
@@ -348,7 +370,7 @@ pub fn pack(packet: &mut Vec<u8>) -> io::Result<Option<OwnedFd>> {
     if packet.len() <= PACKET_BYTES_MAX {
         return Ok(None);
     }
-    let memory = process::sealed_memory(packet)?;
+    let memory = process::sealed_memory(packet.as_slice())?;
     let bytes = packet.len() as u64;
     encode(&ToKeeper::Bulk { bytes }, packet).map_err(io::Error::other)?;
     Ok(Some(memory))

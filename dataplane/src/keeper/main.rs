@@ -10,7 +10,7 @@ use crate::keeper::lane::{Lane, decode_one};
 use crate::keeper::lingering::Lingering;
 use crate::keeper::link::OnKernelLoss;
 use crate::keeper::protocol::End;
-use crate::keeper::protocol::{ToKeeper, ToKernel, spoken};
+use crate::keeper::protocol::{ToKeeper, ToKernel, VERSION_PRODUCES, spoken};
 use crate::keeper::session::{Inlet, Ring, Sessions};
 use crate::keeper::signalling::Errand;
 use crate::keeper::testament;
@@ -162,6 +162,8 @@ enum Source {
     Listener,
     Successor,
     Lane(usize),
+    /// What a client writes a session by.
+    Producer(usize),
 }
 
 impl Keeper {
@@ -178,6 +180,7 @@ impl Keeper {
                         }
                         self.tell_ended();
                     }
+                    Source::Producer(index) => self.lose_producer(index),
                     Source::Listener | Source::Successor => {}
                 }
             }
@@ -206,6 +209,12 @@ impl Keeper {
                 Some((fd, interest)) => (Source::Successor, fd, interest),
                 None => (Source::Listener, handover.listener(), PollFlags::IN),
             });
+        }
+        if self.alone_since.is_some() {
+            watched.extend(self.sessions.iter().filter_map(|(index, session)| {
+                // Whether somebody has the other end: what comes in there is the next kernel's.
+                Some((Source::Producer(index), session.written_by()?, PollFlags::empty()))
+            }));
         }
         let mut polled: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
@@ -340,6 +349,14 @@ impl Keeper {
             | ToKeeper::HoldInlet { .. }
             | ToKeeper::DropInlet { .. }
             | ToKeeper::Annotate { .. } => self.keep(lane, request, fds),
+            ToKeeper::HoldProducer { process, session, pipe_bytes, record } => {
+                self.hold_producer((lane, *process), session, *pipe_bytes, record.0, fds);
+            }
+            ToKeeper::EndProducer { process, status } => {
+                if let Some(index) = self.sessions.find(*process) {
+                    self.end_producer(index, *status);
+                }
+            }
             ToKeeper::Shutdown { grace_ns } => self.begin_end(Duration::from_nanos(*grace_ns)),
             ToKeeper::Leave => self.left = true,
             // Unpacked before; one within another is no message.
@@ -432,7 +449,12 @@ impl Keeper {
         self.handover = Some(handover);
         match wish {
             Some(Wish::End(grace)) => self.begin_end(grace),
-            Some(Wish::Adopt { lanes, kernel_pid }) => self.serve_next(lanes, kernel_pid),
+            Some(Wish::Adopt { lanes, kernel_pid, version }) => {
+                if version < VERSION_PRODUCES {
+                    self.drop_producers();
+                }
+                self.serve_next(lanes, kernel_pid);
+            }
             None => {}
         }
     }
@@ -456,11 +478,11 @@ impl Keeper {
     }
 
     /// True exactly when nobody needs this keeper: no kernel, nobody to become one, no child, and nothing that one
-    /// would ask for or a reader still has to get, or too long a time without anybody who asks.
+    /// would ask for, a reader still has to get or a client writes, or too long a time without anybody who asks.
     fn is_needless(&self, now: Instant) -> bool {
         let Some(since) = self.alone_since else { return false };
         let asked = self.handover.as_ref().is_some_and(|handover| handover.successor().is_some());
-        let wanted = !self.left || self.sessions.have_outlets();
+        let wanted = !self.left || self.sessions.have_outlets() || self.sessions.are_written();
         self.childless && !asked && (!wanted || self.sessions.len() == 0 || now >= since + HOLD_MAX)
     }
 
@@ -489,6 +511,7 @@ impl Keeper {
                 self.stage = Stage::Grace(until);
                 // Nobody can take over what is being ended.
                 self.handover = None;
+                self.end_producers();
                 self.signal_all(libc::SIGTERM);
             }
             Stage::Grace(already) => self.stage = Stage::Grace(already.min(until)),
@@ -497,7 +520,8 @@ impl Keeper {
     }
 
     /// Leaves to a file what nobody has come for.
-    fn leave_testament(&self) {
+    fn leave_testament(&mut self) {
+        self.give_up_producers();
         let OnKernelLoss::Hold { handover } = &self.flags.on_kernel_loss else { return };
         let path = handover.with_extension("estate");
         if let Err(error) = testament::write(&path, &self.sessions) {

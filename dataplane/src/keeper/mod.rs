@@ -21,6 +21,7 @@ mod lane;
 mod lingering;
 pub mod link;
 pub mod main;
+mod producers;
 pub mod protocol;
 mod session;
 pub mod settlement;

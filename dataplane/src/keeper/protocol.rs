@@ -13,6 +13,7 @@
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
 //!                       HoldOutlet | HoldFramed +end+place ▶, DropOutlet ▶     HoldInlet+end ▶, DropInlet ▶
+//!                       HoldProducer+ends ▶, EndProducer ▶ ◀ Exited ◀ TreeEnded
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
@@ -37,7 +38,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 8: children bound to cores (`Placed`); children that are joined to each other, and files as stdin (`Join`); a `Spawned` may
 ///   have no stdout.
 /// - 9: outlets: ends of readers' pipes and sockets (`HoldOutlet`, `DropOutlet`).
-/// - 10: outlets in frames (`HoldFramed`); inlets: fifos that stdins are written by (`HoldInlet`, `DropInlet`).
+/// - 10: outlets in frames (`HoldFramed`); inlets: fifos that stdins are written by (`HoldInlet`, `DropInlet`); streams that
+///   clients write (`HoldProducer`, `EndProducer`).
 pub const VERSION: u16 = 10;
 
 /// The first version that contains children.
@@ -61,6 +63,9 @@ pub const VERSION_FRAMES: u16 = 10;
 
 /// The first version that holds what stdins are written by.
 pub const VERSION_LETS_IN: u16 = 10;
+
+/// The first version that holds what clients write streams by.
+pub const VERSION_PRODUCES: u16 = 10;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -290,6 +295,27 @@ pub enum ToKeeper<'a> {
         /// For a successor, opaque, at most [`NOTE_BYTES_MAX`].
         #[serde(borrow)]
         note: Blob<'a>,
+    },
+    /// A process without a child, whose output a client writes. Beside it: the read end of its pipe, or the ring that is
+    /// written in place, its page and our end of its doorbell. It is over when the kernel says so. Since version 10.
+    HoldProducer {
+        /// Its name.
+        process: ProcessKey,
+        /// Its session.
+        session: &'a str,
+        /// Size of the pipe in force; none where it is written in place.
+        pipe_bytes: Option<u32>,
+        /// As of a spawn.
+        #[serde(borrow)]
+        record: Blob<'a>,
+    },
+    /// Nothing more is taken of what a client writes: let go of what it is written by. What of it is kept stays. Answered as a child's
+    /// end is, by `Exited` and `TreeEnded`. Since version 10.
+    EndProducer {
+        /// Which.
+        process: ProcessKey,
+        /// How it ended.
+        status: ExitStatus,
     },
 }
 

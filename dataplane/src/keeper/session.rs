@@ -10,7 +10,7 @@ use crate::sys::Cgroup;
 use kairo_sandbox::enforce::Placeholders;
 use slab::Slab;
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 /// A kernel-side end.
@@ -64,6 +64,15 @@ pub(super) struct Inlet {
     pub(super) note: Box<[u8]>,
 }
 
+/// What a client writes a process's output by, that has no child.
+#[derive(Debug, Default)]
+pub(super) struct Producer {
+    /// Where it writes in place: the ring, its page and our end of its doorbell; else it has a pipe, among the ends.
+    pub(super) in_place: Vec<OwnedFd>,
+    /// Nobody has the other end of its pipe any more.
+    pub(super) gone: bool,
+}
+
 /// A descendant that became our child when its parent ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
@@ -89,6 +98,8 @@ pub(super) struct Session {
     pub(super) inbox: Option<OwnedFd>,
     pub(super) outlets: Vec<Outlet>,
     pub(super) inlet: Option<Inlet>,
+    /// There is no child and no tree: a client writes its output.
+    pub(super) producer: Option<Producer>,
     pub(super) record: Box<[u8]>,
     pub(super) note: Box<[u8]>,
     pub(super) limits: Vec<Limit>,
@@ -112,6 +123,37 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// One that has nobody and nothing yet.
+    pub(super) fn of_nobody(process: ProcessKey, lane: usize, name: &str, record: &[u8]) -> Session {
+        Session {
+            process,
+            lane,
+            name: name.into(),
+            pid: 0,
+            start_ticks: 0,
+            terminal: false,
+            ends: [None, None, None],
+            rings: Vec::new(),
+            inbox: None,
+            outlets: Vec::new(),
+            inlet: None,
+            producer: None,
+            record: record.into(),
+            note: Box::default(),
+            limits: Vec::new(),
+            exit: None,
+            acknowledged: false,
+            end_acknowledged: false,
+            forgotten: false,
+            ended: false,
+            orphans: Vec::new(),
+            cgroup: None,
+            held: false,
+            placeholders: Placeholders::default(),
+            mounts: None,
+        }
+    }
+
     /// Keeps an outlet, if all of it came.
     pub(super) fn hold_outlet(
         &mut self,
@@ -132,6 +174,22 @@ impl Session {
         }
     }
 
+    /// A tree of it may have somebody alive.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.ended && self.producer.is_none()
+    }
+
+    /// A client writes it, or may.
+    pub(super) fn is_written(&self) -> bool {
+        !self.ended && self.producer.is_some()
+    }
+
+    /// The pipe by which it is written, as far as is known.
+    pub(super) fn written_by(&self) -> Option<BorrowedFd<'_>> {
+        self.producer.as_ref().filter(|producer| !producer.gone && !self.ended)?;
+        self.ends[End::Stdout as usize].as_ref().map(|kept| kept.fd.as_fd())
+    }
+
     /// Lets go of everything that is kept for it.
     pub(super) fn let_go(&mut self) {
         self.forgotten = true;
@@ -140,6 +198,10 @@ impl Session {
         self.inbox = None;
         self.outlets = Vec::new();
         self.inlet = None;
+        if let Some(producer) = &mut self.producer {
+            producer.in_place = Vec::new();
+            self.ended = true;
+        }
         self.record = Box::default();
         self.note = Box::default();
     }
@@ -189,6 +251,12 @@ impl Sessions {
     /// True exactly when somebody is being given what one of them wrote, and would take our end for the end of it.
     pub(super) fn have_outlets(&self) -> bool {
         self.table.iter().any(|(_, session)| !session.outlets.is_empty())
+    }
+
+    /// True exactly when a client writes one of them, and would take our end for the end of it.
+    pub(super) fn are_written(&self) -> bool {
+        let is_open = |session: &Session| session.producer.as_ref().is_some_and(|producer| !producer.gone);
+        self.table.iter().any(|(_, session)| session.is_written() && is_open(session))
     }
 
     /// Gives every session a place among `lanes` lanes.

@@ -17,8 +17,9 @@ use crate::command::HistorySize;
 use crate::control::{StreamEnd, Tree};
 use crate::keeper::protocol::End;
 use crate::keeper::succession::{FromSuccessor, ToSuccessor};
-use crate::keeper::successor::{Estate, HeldOutlet, HeldReactor, HeldRing, HeldSession};
+use crate::keeper::successor::{Estate, HeldLending, HeldOutlet, HeldReactor, HeldRing, HeldSession};
 use crate::key::{Channel, ProcessKey};
+use crate::limits::TAKE_BYTES_MAX;
 use crate::points::{Point, reach};
 use crate::stream::history::History;
 use crate::stream::source::{Account, inlet_name, input_name, outlet_name, output_name};
@@ -65,6 +66,8 @@ impl Heir {
             inbox: None,
             outlets: Vec::new(),
             inlet: None,
+            produced: false,
+            lending: None,
             record: Vec::new(),
             note: Vec::new(),
             limits: Vec::new(),
@@ -75,7 +78,8 @@ impl Heir {
 
     /// How long an output was, if it has ended.
     pub fn end(&self, channel: Channel) -> Option<StreamEnd> {
-        if self.session.ends[End::of(channel) as usize].is_some() {
+        let in_place = self.session.lending.is_some() && channel == Channel::Stdout;
+        if in_place || self.session.ends[End::of(channel) as usize].is_some() {
             return None;
         }
         let ring = self.rings[channel as usize].as_ref();
@@ -202,6 +206,7 @@ fn settle_one(
     size: HistorySize,
 ) -> Result<Settled, SettleError> {
     let mut settled = Settled { outlets: settle_outlets(session, desks)?, ..Settled::default() };
+    let mut lending = session.lending.take();
     for channel in Channel::ALL {
         let end = End::of(channel);
         let ring = session.rings.iter().find(|ring| ring.end == end);
@@ -212,6 +217,13 @@ fn settle_one(
             None => 0,
         };
         if ring.is_none() && staged == 0 {
+            continue;
+        }
+        if let Some(writer) = followed(&session.session, &mut lending, ring, channel) {
+            reach(Point::AdoptRingMade);
+            hold(estate, session.process, channel, &writer)?;
+            reach(Point::AdoptRingHeld);
+            settled.rings[channel as usize] = Some(writer);
             continue;
         }
         let given = settled.outlets.iter().filter(|outlet| outlet.channel == channel);
@@ -230,6 +242,7 @@ fn settle_one(
         settled.rings[channel as usize] = Some(writer);
         settled.uncertain[channel as usize] = uncertain;
     }
+    session.lending = lending;
     if let Some(inbox) = session.inbox.take() {
         let desk = desks.iter().find(|desk| desk.input_named == input_name(session.process));
         let mut inbox = settle_input(&session.session, inbox, desk)?;
@@ -309,6 +322,28 @@ fn renew(
         writer.expect_to_pass((expected - taken) as usize, old.is_to_one());
     }
     Ok((writer, account.staged_bytes, uncertain.then_some(expected)))
+}
+
+/// The ring of a stream that a client writes in place, if it is one: what was copied counts, and the rest is where it was written.
+/// Where it can't be gone on with it is over.
+fn followed(
+    session: &str,
+    lending: &mut Option<HeldLending>,
+    ring: Option<&HeldRing>,
+    channel: Channel,
+) -> Option<Writer> {
+    let (Some(lent), Some(ring), Channel::Stdout) = (&lending, ring, channel) else { return None };
+    let old = Reader::open(ring.memory.as_fd()).ok()?;
+    let made = match old.generation() {
+        // Its first kernel had it in place itself.
+        0 => Writer::after_lent(lent.ring.as_fd(), &old, TAKE_BYTES_MAX),
+        _ => Writer::succeed(&old, old.taken()),
+    };
+    if let Err(error) = &made {
+        tracing::error!(session, %error, "what a client writes in place can't be gone on with");
+        *lending = None;
+    }
+    made.or_else(|_| Writer::of_ended(&[], &[], old.taken())).ok()
 }
 
 /// Has the keeper hold a ring instead of the old one, and waits until it does.

@@ -67,6 +67,8 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
         | ToKeeper::Measure { .. }
         | ToKeeper::Placed { .. }
         | ToKeeper::Join { .. }
+        | ToKeeper::HoldProducer { .. }
+        | ToKeeper::EndProducer { .. }
         | ToKeeper::Shutdown { .. } => false,
     }
 }
@@ -157,7 +159,7 @@ impl Keeper {
     /// To every tree.
     pub(super) fn signal_all(&mut self, signal: i32) {
         let alive: Vec<usize> =
-            self.sessions.iter().filter(|(_, session)| !session.ended).map(|(index, _)| index).collect();
+            self.sessions.iter().filter(|(_, session)| session.is_alive()).map(|(index, _)| index).collect();
         self.adopt_orphans();
         let mut errands: Vec<Errand> =
             alive.into_iter().map(|index| self.begin_errand(index, signal, None)).collect();

@@ -11,7 +11,7 @@ use crate::keeper::stdio::{Given, Prepared};
 use crate::sys::process::{self, Child, Image};
 use crate::sys::{Cgroup, Cgroups};
 use kairo_sandbox::containment::{Containment, Owner, Unready};
-use kairo_sandbox::enforce::{Placeholders, Ready};
+use kairo_sandbox::enforce::Ready;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -277,30 +277,13 @@ fn session(
     cgroup: Option<Cgroup>,
 ) -> Session {
     Session {
-        process: request.process,
-        lane,
-        name: request.session.into(),
         pid: child.pid,
         start_ticks: child.start_ticks,
         terminal: prepared.terminal,
         ends: prepared.kept,
-        rings: Vec::new(),
-        inbox: None,
-        outlets: Vec::new(),
-        inlet: None,
-        record: request.record.0.into(),
-        note: Box::default(),
         limits,
-        exit: None,
-        acknowledged: false,
-        end_acknowledged: false,
-        forgotten: false,
-        ended: false,
-        orphans: Vec::new(),
         cgroup,
-        held: false,
-        placeholders: Placeholders::default(),
-        mounts: None,
+        ..Session::of_nobody(request.process, lane, request.session, request.record.0)
     }
 }
 

@@ -135,6 +135,14 @@ pub(crate) enum ToSuccessor<'a> {
         #[serde(borrow)]
         note: Blob<'a>,
     },
+    /// The last session has no child: a client writes it. If that is in place, and not over, its ring, page and doorbell follow
+    /// this packet. Since version 10.
+    Producer {
+        /// Whose.
+        process: ProcessKey,
+        /// They follow.
+        in_place: bool,
+    },
 }
 
 /// Packets of a batch, at most. Bounds what is in the socket: descriptors in flight count against the user.

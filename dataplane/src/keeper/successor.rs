@@ -77,6 +77,10 @@ pub struct HeldSession {
     pub outlets: Vec<HeldOutlet>,
     /// What its stdin is written by.
     pub inlet: Option<HeldInlet>,
+    /// There is no child: a client writes its output.
+    pub produced: bool,
+    /// It does so in place.
+    pub lending: Option<HeldLending>,
     /// As given at its spawn.
     pub record: Vec<u8>,
     /// The dead kernel's last note; empty if there was none.
@@ -98,6 +102,17 @@ pub struct HeldRing {
     pub generation: u32,
     /// memfd.
     pub memory: OwnedFd,
+}
+
+/// What a client writes in place.
+#[derive(Debug)]
+pub struct HeldLending {
+    /// The ring (memfd), which nobody can map writable any more, if its producer has mapped it.
+    pub ring: OwnedFd,
+    /// The producer's page (memfd).
+    pub page: OwnedFd,
+    /// Our end of its doorbell.
+    pub doorbell: OwnedFd,
 }
 
 /// Our end of what a reader takes bytes off.
@@ -272,6 +287,11 @@ impl Estate {
                 let inlet = HeldInlet { fd, path, until_ns, closes, note: note.0.to_vec() };
                 self.last(process)?.inlet = Some(inlet);
             }
+            ToSuccessor::Producer { process, in_place } => {
+                let lending = in_place.then(|| HeldLending::of(|| next(3))).transpose()?;
+                let session = self.last(process)?;
+                (session.produced, session.lending) = (true, lending);
+            }
             ToSuccessor::Facts { process, limits, exited_ns, note } => {
                 let session = self.last(process)?;
                 session.limits = limits.into_iter().map(in_force).collect();
@@ -309,6 +329,12 @@ impl Estate {
     }
 }
 
+impl HeldLending {
+    fn of(mut next: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<HeldLending> {
+        Ok(HeldLending { ring: next()?, page: next()?, doorbell: next()? })
+    }
+}
+
 impl HeldSession {
     fn of(message: ToSuccessor<'_>, ends: [Option<(OwnedFd, u32)>; 3]) -> Option<HeldSession> {
         let ToSuccessor::Session {
@@ -340,6 +366,8 @@ impl HeldSession {
             inbox: None,
             outlets: Vec::new(),
             inlet: None,
+            produced: false,
+            lending: None,
             record: record.0.to_vec(),
             note: Vec::new(),
             limits: Vec::new(),

@@ -15,7 +15,6 @@ use crate::keeper::session::{Exit, Kept, Ring, Session, Sessions};
 use crate::keeper::succession::ToSuccessor;
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::process::sealed_memory;
-use kairo_sandbox::enforce::Placeholders;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -167,7 +166,7 @@ pub(super) fn read(path: &Path) -> Result<Sessions, TestamentError> {
                 }
             }
             ToSuccessor::Stream { end, slot, generation, .. } => {
-                let memory = sealed_memory(&read_part(&mut file, PART_BYTES_MAX)?)?;
+                let memory = read_memory(&mut file)?;
                 let session = last.and_then(|index| sessions.get_mut(index));
                 let session = session.ok_or(TestamentError::Damaged("a ring of nobody"))?;
                 session.rings.push(Ring { end, slot, generation, memory });
@@ -201,31 +200,16 @@ fn read_session(file: &mut impl Read, message: ToSuccessor<'_>) -> Result<Sessio
     // Its input is nobody's.
     ends[End::Stdin as usize] = None;
     Ok(Session {
-        process,
-        lane: 0,
-        name: session.into(),
         pid,
         start_ticks,
         // What is left of a terminal comes through a pipe.
         terminal: terminal && ends[End::Stdout as usize].is_none(),
         ends,
-        rings: Vec::new(),
-        inbox: None,
-        outlets: Vec::new(),
-        inlet: None,
-        record: record.0.into(),
-        note: Box::default(),
-        limits: Vec::new(),
         exit: exit.map(|(status, usage)| Exit { status, usage, at_ns: 0 }),
         acknowledged,
         end_acknowledged: ended,
-        forgotten: false,
         ended: true,
-        orphans: Vec::new(),
-        cgroup: None,
-        held: false,
-        placeholders: Placeholders::default(),
-        mounts: None,
+        ..Session::of_nobody(process, 0, session, record.0)
     })
 }
 
@@ -246,13 +230,23 @@ fn refilled(bytes: &[u8]) -> io::Result<Kept> {
     Ok(Kept { fd, pipe_bytes: u32::try_from(capacity_bytes).unwrap_or(u32::MAX) })
 }
 
-fn read_part(file: &mut impl Read, bytes_max: u64) -> Result<Vec<u8>, TestamentError> {
+fn read_length(file: &mut impl Read, bytes_max: u64) -> Result<u64, TestamentError> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|_| TestamentError::Damaged("cut off"))?;
     let length = u64::from_le_bytes(length);
-    if length > bytes_max {
-        return Err(TestamentError::Damaged("an impossible length"));
-    }
+    if length > bytes_max { Err(TestamentError::Damaged("an impossible length")) } else { Ok(length) }
+}
+
+/// A ring, which is not to stay in our own memory on its way.
+fn read_memory(file: &mut impl Read) -> Result<OwnedFd, TestamentError> {
+    let length = read_length(file, PART_BYTES_MAX)?;
+    let mut part = file.take(length);
+    let memory = sealed_memory(&mut part)?;
+    if part.limit() == 0 { Ok(memory) } else { Err(TestamentError::Damaged("cut off")) }
+}
+
+fn read_part(file: &mut impl Read, bytes_max: u64) -> Result<Vec<u8>, TestamentError> {
+    let length = read_length(file, bytes_max)?;
     let mut bytes = Vec::new();
     file.take(length).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == length { Ok(bytes) } else { Err(TestamentError::Damaged("cut off")) }

@@ -86,7 +86,7 @@ impl Keeper {
     fn adopt(&mut self, pid: i32) {
         let Some(stat) = process::stat(pid) else { return };
         let by_sid = self.sessions.iter().find(|(_, session)| {
-            !session.ended
+            session.is_alive()
                 && (session.pid == stat.session
                     || session.orphans.iter().any(|orphan| orphan.sid == stat.session))
         });
@@ -112,8 +112,10 @@ impl Keeper {
         }
         let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(MARKER));
         let owner = name.and_then(|name| {
-            let named =
-                self.sessions.iter().filter(|(_, session)| !session.ended && session.name.as_bytes() == name);
+            let named = self
+                .sessions
+                .iter()
+                .filter(|(_, session)| session.is_alive() && session.name.as_bytes() == name);
             // A name that is used again while the first tree lives: the later one.
             named.max_by_key(|(_, session)| session.process.serial).map(|(index, _)| index)
         });
@@ -124,7 +126,7 @@ impl Keeper {
     }
 
     fn only_session(&self) -> Option<usize> {
-        let mut alive = self.sessions.iter().filter(|(_, session)| !session.ended);
+        let mut alive = self.sessions.iter().filter(|(_, session)| session.is_alive());
         let (index, _) = alive.next()?;
         alive.next().is_none().then_some(index)
     }

@@ -8,6 +8,7 @@ use super::inlets::AdoptedInlet;
 use super::outlets::AdoptedOutlet;
 use super::pacing::Pace;
 use super::processes::{Phase, Process, Stream, stay_on};
+use super::producing::Produced;
 use super::spool::StreamSpool;
 use super::table::Place;
 use super::timers::Alarm;
@@ -98,6 +99,7 @@ impl<D: Driver> Reactor<D> {
         let Adopted { heir, history, rate, unread, spool, ends, stdin: went_in, meter, .. } = adopted;
         let now_ns = self.at.monotonic_ns;
         let Heir { mut session, rings, inbox, .. } = heir;
+        let lending = session.lending.take();
         let (key, terminal) = (session.process, session.terminal);
         let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
         let (input, pipe_bytes) = match (terminal, &stdout, stdin) {
@@ -112,6 +114,7 @@ impl<D: Driver> Reactor<D> {
             meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
             let (size, end) = (history[channel as usize], ends[channel as usize]);
             let mut stream = inherited_stream(size, fd.map(|(fd, _)| fd), ring, end, terminal, unread);
+            stream.closed &= lending.is_none() || channel != Channel::Stdout;
             stream.pace = Pace::new(rate[channel as usize], now_ns);
             stream.spool = spool.map(|limits| StreamSpool::new(&session.session, limits));
             stream
@@ -138,7 +141,7 @@ impl<D: Driver> Reactor<D> {
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
-            produced: None,
+            produced: session.produced.then(|| Produced::inherited(session.exit.is_none())),
             lending: None,
             meter,
         });
@@ -146,6 +149,7 @@ impl<D: Driver> Reactor<D> {
         for channel in Channel::ALL {
             self.go_on_with(place, channel);
         }
+        self.go_on_with_producer(place, lending);
         // Its kernel may have died before there was one.
         self.open_accounts(place);
         self.input_accounted(place);

@@ -68,6 +68,11 @@ impl<F: Clone> Lane<F> {
         (self.greeted || self.fd.is_none()).then_some(self.fd.is_some() && self.version >= version)
     }
 
+    /// A process is to begin once the keeper has said what it can.
+    pub(super) fn await_greeting_for(&mut self, spawn: Spawn) {
+        self.waiting.push(spawn);
+    }
+
     /// A reader is to begin once the keeper has said what it can.
     pub(super) fn await_greeting(&mut self, reader: Subscribe) {
         self.readers.push(reader);
@@ -205,7 +210,7 @@ impl<D: Driver> Reactor<D> {
                 self.lane.version = version;
                 self.lane.greeted = true;
                 for spawn in std::mem::take(&mut self.lane.waiting) {
-                    self.send_spawn(spawn);
+                    self.start(spawn);
                 }
                 self.go_on_with_the_unheard();
             }
@@ -343,7 +348,7 @@ impl<D: Driver> Reactor<D> {
     /// The keeper need not tell an end again. Only once it is kept: one that is not is told to our successor.
     pub(super) fn acknowledge(&mut self, process: ProcessKey) {
         reach(Point::ExitTold);
-        if self.is_produced(process) {
+        if self.is_unheld(process) {
             return;
         }
         self.tell_keeper(|packet| link::encode_acknowledge(process, packet));
@@ -351,7 +356,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Drops the keeper's duplicate of one end, so that the child sees it closed.
     pub(super) fn close_end(&mut self, process: ProcessKey, end: End) {
-        if self.is_produced(process) {
+        if self.is_unheld(process) {
             return;
         }
         self.tell_keeper(|packet| link::encode_close_channel(process, end, packet));
@@ -359,7 +364,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Has the keeper keep a note of a process, if it understands that, and let go of what is in the note from now on.
     pub(super) fn annotate(&mut self, process: ProcessKey, note: &[u8]) {
-        if self.lane.version >= 3 && !self.is_produced(process) {
+        if self.lane.version >= 3 && !self.is_unheld(process) {
             self.tell_keeper(|packet| link::encode_annotate(process, note, packet));
         }
         let place = self.place_of_process(process);

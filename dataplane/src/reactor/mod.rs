@@ -11,7 +11,7 @@
 //! written to it, `feeding` of one's input by another's output, `adoption` of a dead kernel's processes, `readers` and their
 //! lives, `delivery` from history to them, `cutting` what a frame is, `shared` where they map it, `relaying` and `branching` of what
 //! isn't kept, `outlets` that outlive us and `parcels` that leave by them in frames, `fifos` that wait to be opened, `inlets` by which programs write stdins, `spool` to disk and
-//! back, `overtaken` who was passed by, `producing` where a client writes, `pacing` how fast, `crowd` how many at once, `memory`
+//! back, `overtaken` who was passed by, `producing` where a client writes, `following` where it did so under a kernel that died, `pacing` how fast, `crowd` how many at once, `memory`
 //! within what budget, `lane` to the keeper, `mail` to other reactors.
 
 pub mod adoption;
@@ -22,6 +22,7 @@ mod cutting;
 mod delivery;
 mod feeding;
 mod fifos;
+mod following;
 pub mod inlets;
 mod input;
 mod lane;

@@ -10,7 +10,7 @@
 //! takes the steps of every input ([`inflow`](crate::stream::inflow)), so whoever comes after a kill finds the byte that is next,
 //! in the ring or in the source. A reader that has a source alone needs no steps: what went is in its pipe, what didn't in the
 //! source. Of more than a few at once each is given a tee of its own, without the steps: one of them may be in doubt, and that is told.
-//! What is not held (a client's own stream, a keeper of an earlier version) ends with this kernel.
+//! What is not held (by a keeper of an earlier version) ends with this kernel.
 
 use super::Reactor;
 use super::Turn;
@@ -170,7 +170,7 @@ impl<D: Driver> Reactor<D> {
         cursors: [Option<Cursor>; 2],
     ) -> Option<Held> {
         subscribe.note.as_ref()?;
-        if self.lane.speaks(VERSION_HOLDS) != Some(true) || self.is_produced(subscribe.process) {
+        if self.lane.speaks(VERSION_HOLDS) != Some(true) || self.is_unheld(subscribe.process) {
             return None;
         }
         let (end, cursor) = match cursors {

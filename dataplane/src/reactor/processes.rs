@@ -9,7 +9,7 @@ use super::crowd::Rest;
 use super::feeding::Feeding;
 use super::inlets::Inlet;
 use super::pacing::Pace;
-use super::producing::Lending;
+use super::producing::{Lending, Produced};
 use super::sources::stream_breaks;
 use super::spool::StreamSpool;
 use super::table::Place;
@@ -66,8 +66,8 @@ pub(super) struct Process<F> {
     pub(super) unfed: bool,
     /// What the keeper lets go of once the note is with it that tells what it was.
     pub(super) releasing: Vec<End>,
-    /// A client writes its output, and it has no child: how it exits with it; `Some(None)` once it has.
-    pub(super) produced: Option<Option<ExitStatus>>,
+    /// A client writes its output, and it has no child.
+    pub(super) produced: Option<Produced>,
     /// That client writes in place.
     pub(super) lending: Option<Lending<F>>,
     pub(super) meter: Arc<ProcessMeter>,
@@ -227,7 +227,7 @@ impl<D: Driver> Reactor<D> {
             feeding: None,
             unfed: false,
             releasing: Vec::new(),
-            produced: spawn.produced.map(|_| Some(ExitStatus::Code(0))),
+            produced: spawn.produced.map(|_| Produced::default()),
             lending: None,
             meter: spawn.meter.clone(),
         });
@@ -236,8 +236,13 @@ impl<D: Driver> Reactor<D> {
         if let Some(feed) = spawn.wiring.feed {
             self.begin_feed(place, feed);
         }
+        self.start(spawn);
+    }
+
+    /// Has a process that is in the tables start.
+    pub(super) fn start(&mut self, spawn: Spawn) {
         match spawn.produced {
-            Some(kind) => self.publish(place, &spawn, kind),
+            Some(kind) => self.publish(spawn, kind),
             None => self.send_spawn(spawn),
         }
     }
@@ -299,6 +304,7 @@ impl<D: Driver> Reactor<D> {
                 self.close_stream(place, channel);
             }
         }
+        self.stop_producer(place);
         if let Some(process) = self.processes.get_mut(place) {
             process.phase = Phase::Exited;
             let relays = process.relays();
@@ -364,7 +370,7 @@ impl<D: Driver> Reactor<D> {
     }
 
     pub(super) fn forget(&mut self, key: ProcessKey) {
-        let kept = !self.is_produced(key);
+        let kept = !self.is_unheld(key);
         if let Some(place) = self.place_of_process(key) {
             self.part_from_producer(place);
             self.settle_rests(place);

@@ -200,6 +200,7 @@ impl<D: Driver> Reactor<D> {
             if resumes {
                 self.count_on(place, subscribe.from);
             }
+            self.catch_up(place, subscribe.from);
             Ok((place, self.make_reader(place, subscribe)?))
         });
         let (process_place, reader) = match (made, ticket) {

@@ -215,9 +215,9 @@ impl<D: Driver> Reactor<D> {
         }
         let Some(staging) = &self.staging else { return Ok(Taken::Nothing) };
         let Some(process) = self.processes.get_mut(place) else { return Ok(Taken::Nothing) };
+        let (lane, kept) = (&mut self.lane, !process.is_unheld());
         let (key, stream) = (process.key, &mut process.streams[channel as usize]);
         let Some(source) = &stream.source else { return Ok(Taken::Nothing) };
-        let (lane, kept) = (&mut self.lane, process.produced.is_none());
         let hold = |driver: &mut D, ring: &Writer| {
             if kept {
                 hold_ring(driver, lane, key, channel, ring);
@@ -257,7 +257,7 @@ impl<D: Driver> Reactor<D> {
     pub(super) fn hold_new_ring(&mut self, place: Place, channel: Channel) {
         let Some(process) = self.processes.get_mut(place) else { return };
         let key = process.key;
-        let kept = process.produced.is_none();
+        let kept = !process.is_unheld();
         if let Ok((ring, _)) = process.streams[channel as usize].history.ring()
             && kept
         {
@@ -293,7 +293,9 @@ impl<D: Driver> Reactor<D> {
         drop(source);
         self.end_spool(place, channel);
         reach(Point::StreamClosed);
-        self.close_end(key, End::of(channel));
+        if !self.is_produced(key) {
+            self.close_end(key, End::of(channel));
+        }
         self.notices.push_back(Notice::Closed { process: key, channel, end });
         if self.is_relayed(key) {
             self.let_go(key, channel);

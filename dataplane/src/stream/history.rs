@@ -159,6 +159,14 @@ impl History {
         }
     }
 
+    /// What is left of a ring that a client wrote, in one that is held as others are.
+    pub fn last_of_lent(&self) -> Option<Result<Writer, RingError>> {
+        let Store::Lent(ring) = &self.store else { return None };
+        let (from, total) = (ring.tail_from(), ring.taken());
+        let tail = ring.run(from, (total - from.min(total)) as usize).unwrap_or_default();
+        Some(Writer::of_ended(&[], tail, total))
+    }
+
     /// Bytes of the stream so far; what a client writes is looked at anew.
     pub fn seen(&mut self) -> u64 {
         if let Store::Lent(ring) = &mut self.store {
@@ -190,7 +198,8 @@ impl History {
             Store::Ring(ring) => ring.pin(offset, blockers),
             Store::Empty => self.pin.set((offset, blockers)),
             Store::Passing { account: Some(account), .. } => account.pin(offset, blockers),
-            Store::Lent(_) | Store::Kept { .. } | Store::Passing { account: None, .. } => {}
+            Store::Lent(ring) => ring.pin(offset, blockers),
+            Store::Kept { .. } | Store::Passing { account: None, .. } => {}
         }
     }
 

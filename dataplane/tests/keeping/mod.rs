@@ -299,6 +299,24 @@ impl Kernel {
         self.send(&mut packet);
     }
 
+    /// Has it hold what a client writes by, under a new key.
+    pub(crate) fn hold_producer(&mut self, pipe_bytes: Option<u32>, ends: &[BorrowedFd<'_>]) -> ProcessKey {
+        self.serial += 1;
+        let mut spawn = command(&["(published)"]);
+        spawn.process.serial = self.serial;
+        spawn.record = b"its record".to_vec().into();
+        let mut packet = Vec::new();
+        link::encode_hold_producer(&spawn, pipe_bytes, &mut packet).unwrap();
+        socket::send_packet(self.lane(0), &packet, ends).unwrap();
+        spawn.process
+    }
+
+    pub(crate) fn end_producer(&mut self, key: ProcessKey, status: ExitStatus) {
+        let mut packet = Vec::new();
+        link::encode_end_producer(key, status, &mut packet).unwrap();
+        self.send(&mut packet);
+    }
+
     pub(crate) fn hold_reactor(&mut self, lane: usize, fds: &[BorrowedFd<'_>]) {
         let mut packet = Vec::new();
         link::encode_hold_reactor(&mut packet).unwrap();
@@ -370,7 +388,7 @@ impl Drop for Kernel {
 }
 
 /// False: not within that time.
-fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags, within: Duration) -> bool {
+pub(crate) fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags, within: Duration) -> bool {
     let timeout = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
     poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)).unwrap() > 0
 }

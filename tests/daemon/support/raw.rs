@@ -318,8 +318,17 @@ impl Raw {
 
     /// The same with `meta`.
     pub(crate) fn open_with(&mut self, params: Json, meta: &Json) -> (Json, Vec<OwnedFd>) {
-        let opened = self.call_with("stream.open", &params, meta);
-        let opened = opened.unwrap_or_else(|refusal| panic!("open {params}: {refusal:?}"));
+        self.handed_with("stream.open", params, meta)
+    }
+
+    /// Calls what brings descriptors: its answer, and they.
+    pub(crate) fn handed(&mut self, method: &str, params: Json) -> (Json, Vec<OwnedFd>) {
+        self.handed_with(method, params, &Json::Object(Map::new()))
+    }
+
+    fn handed_with(&mut self, method: &str, params: Json, meta: &Json) -> (Json, Vec<OwnedFd>) {
+        let opened = self.call_with(method, &params, meta);
+        let opened = opened.unwrap_or_else(|refusal| panic!("{method} {params}: {refusal:?}"));
         let count = opened["descriptors"].as_array().map_or(0, Vec::len);
         let descriptors = &mut self.reader.get_mut().descriptors;
         assert!(count <= descriptors.len(), "{} came for {opened}", descriptors.len());

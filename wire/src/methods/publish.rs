@@ -15,7 +15,8 @@ methods! {
     /// It is the stdout of a process without a child: read, kept, paced, spooled, asked after and waited for by its id as any
     /// other. With `pipe` the reply brings a descriptor (SCM_RIGHTS, with the first byte of its frame) that is written to. With
     /// `shared` it brings a ring to write in place, a page and a doorbell (`docs/SHARED-RING.md`). The stream ends when its
-    /// writing end is closed, when it is killed, and with the caller's connection.
+    /// writing end is closed, when it is killed, and with the caller's connection. A kernel that dies is no end to it: then it is
+    /// its writer's alone, until the caller resumes that connection.
     Publish = "stream.publish"(PublishParams) -> PublishResult {
         required: [need("id")],
         permission: StreamPublish,

@@ -332,8 +332,13 @@ impl Plan {
     /// How many outputs there are that say something.
     pub(crate) fn outputs(&self) -> usize {
         let scripts = self.processes.iter().flat_map(|process| [&process.stdout, &process.stderr]);
-        let stages = |deed: &Deed| if let Deed::Pipe(pipeline) = deed { pipeline.stages.len() } else { 0 };
-        let joined: usize = self.deeds.iter().map(|(_, deed)| stages(deed)).sum();
+        let of = |deed: &Deed| match deed {
+            Deed::Pipe(pipeline) => pipeline.stages.len(),
+            // One that was made and not answered is there, too, and over.
+            Deed::Produce(_) => 1 + self.kills.len(),
+            Deed::Publish(_) | Deed::Follow { .. } | Deed::Consume(_) | Deed::Intend(_) => 0,
+        };
+        let joined: usize = self.deeds.iter().map(|(_, deed)| of(deed)).sum();
         joined + scripts.filter(|script| **script != Script::Silent).count()
     }
 

@@ -155,11 +155,11 @@ impl AsFd for Events {
 }
 
 /// A memfd with these bytes that nobody can change any more.
-pub fn sealed_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
+pub fn sealed_memory(mut bytes: impl io::Read) -> io::Result<OwnedFd> {
     use rustix::fs::{MemfdFlags, SealFlags};
     let memory = rustix::fs::memfd_create("kairo-message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = std::fs::File::from(memory);
-    io::Write::write_all(&mut file, bytes)?;
+    io::copy(&mut bytes, &mut file)?;
     let memory = OwnedFd::from(file);
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&memory, seals)?;

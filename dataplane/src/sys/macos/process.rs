@@ -382,13 +382,13 @@ impl AsFd for Events {
 }
 
 /// A file without a name that holds these bytes. It can't be sealed here.
-pub fn sealed_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
+pub fn sealed_memory(mut bytes: impl io::Read) -> io::Result<OwnedFd> {
     let path = std::env::temp_dir().join(format!("kairo-message-{}", std::process::id()));
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let memory = rustix::fs::open(&path, flags, rustix::fs::Mode::from_raw_mode(0o600))?;
     std::fs::remove_file(&path)?;
     let mut file = std::fs::File::from(memory);
-    io::Write::write_all(&mut file, bytes)?;
+    io::copy(&mut bytes, &mut file)?;
     Ok(file.into())
 }
 
