@@ -13,6 +13,7 @@ use kairo_wire::methods::open::{OpenParams, Transport};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::event::{Timespec, epoll};
+use rustix::io::ioctl_fionread;
 use serde_json::{Value as Json, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -110,7 +111,16 @@ struct Contender {
 
 enum Relay {
     Kairo(Daemon, #[expect(dead_code, reason = "it is there, that is all")] Client),
-    Tokio { child: Child, control: Option<UnixStream> },
+    Tokio { child: Child, control: Option<UnixStream>, how: &'static str },
+}
+
+impl Relay {
+    fn name(&self) -> &'static str {
+        match self {
+            Relay::Kairo(..) => "kairo",
+            Relay::Tokio { how, .. } => how,
+        }
+    }
 }
 
 impl Contender {
@@ -132,7 +142,7 @@ impl Contender {
         Contender { writers, sink: Sink::start(readers), relay: Relay::Kairo(daemon, client) }
     }
 
-    fn tokio(how: &str, streams: usize) -> Contender {
+    fn tokio(how: &'static str, streams: usize) -> Contender {
         let (control, theirs) = UnixStream::pair().expect("a pair of sockets");
         let count = streams.to_string();
         let mut command = roles::command("tokio-many", &[&count, how]);
@@ -148,7 +158,7 @@ impl Contender {
             let reader = File::open(format!("/proc/{}/fd/{number}", child.id()));
             readers.push(reader.expect("it holds a reader's end"));
         }
-        let relay = Relay::Tokio { child, control: Some(control) };
+        let relay = Relay::Tokio { child, control: Some(control), how };
         Contender { writers, sink: Sink::start(readers), relay }
     }
 
@@ -165,7 +175,11 @@ impl Contender {
         let written = pour(&mut self.writers, write_bytes, streams);
         let (until, mut through) = (Instant::now() + PATIENCE, 0);
         while through < written {
-            assert!(Instant::now() < until, "{through} of {written} bytes came through");
+            assert!(
+                Instant::now() < until,
+                "{}: {through} of {written} bytes came through",
+                self.relay.name()
+            );
             std::thread::sleep(Duration::from_millis(1));
             through = self.sink.bytes() - before;
         }
@@ -176,7 +190,7 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
-        if let Relay::Tokio { child, control } = &mut self.relay {
+        if let Relay::Tokio { child, control, .. } = &mut self.relay {
             // It ends, and its children with it, when this does.
             drop(control.take());
             let _ = child.wait();
@@ -339,11 +353,20 @@ async fn copy(mut from: Receiver, mut to: Sender) {
 async fn splice(from: Receiver, to: Sender) {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    let move_on = || Ok(rustix::pipe::splice(&from, None, &to, None, 1 << 20, flags)?);
+    let move_on =
+        || Ok::<usize, std::io::Error>(rustix::pipe::splice(&from, None, &to, None, 1 << 20, flags)?);
     while from.readable().await.is_ok() && to.writable().await.is_ok() {
-        // Which of the two would block isn't told: a pipe that is empty is the common case.
-        match from.try_io(move_on) {
-            Ok(0) => return,
+        // Which of the two would block isn't told: it is the other one exactly when there is something in this.
+        let moved = from.try_io(|| match move_on() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && ioctl_fionread(&from)? > 0 => Ok(None),
+            moved => moved.map(Some),
+        });
+        let moved = match moved {
+            Ok(None) => to.try_io(move_on).map(Some),
+            moved => moved,
+        };
+        match moved {
+            Ok(Some(0)) => return,
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return,

@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("kairo-dataplane", "dataplane", &["kairo-wire", "kairo-shm", "kairo-sandbox"]),
     ("kairo-controlplane", "controlplane", &["kairo-wire", "kairo-sandbox", "kairo-dataplane"]),
     ("kairo-client", "client", &["kairo-wire", "kairo-shm"]),
-    ("xtask", "xtask", &[]),
+    ("xtask", "xtask", &["kairo-shm"]),
     (
         "kairo",
         "",

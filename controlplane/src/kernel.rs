@@ -418,7 +418,6 @@ impl Kernel {
             Notice::Exited { process, status, usage, at_ns } => {
                 self.exited(turn, process, status, usage, at_ns);
             }
-            Notice::Uncertain { process, channel, at } => self.uncertain(turn, process, channel, at),
             Notice::Closed { process, channel, end } => self.closed(turn, process, channel, end),
             Notice::LetGo { process, channel, end } => self.let_go(turn, process, channel, end),
             Notice::InputClosed { process, written } => self.input_closed(turn, process, written),

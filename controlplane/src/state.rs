@@ -20,7 +20,8 @@ pub(crate) use calls::{Awaited, Call, Deed, Opened, Pending, Topics};
 pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
-    Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Way, Wish,
+    Outliving, Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Way,
+    Wish,
 };
 
 use crate::auth::decision::Rights;
@@ -37,6 +38,7 @@ use crate::quotas::Welcome;
 use crate::quotas::ledger::AccountId;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::lifecycle::Doubt;
 use crate::sessions::measuring::Measured;
 use crate::sessions::plan::Published;
 use crate::sessions::restart::Renewal;
@@ -475,8 +477,8 @@ pub(crate) struct Process {
     pub let_go: [Option<StreamEnd>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin_end: Option<u64>,
-    /// Channels and offsets where former kernels may have lost count, the latest last.
-    pub uncertain: Vec<(u8, u64)>,
+    /// Where former kernels may have lost count, the latest last.
+    pub uncertain: Vec<Doubt>,
     /// Its numbers.
     pub meter: Arc<ProcessMeter>,
     /// Calls that wait for it to exit.

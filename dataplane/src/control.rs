@@ -135,15 +135,6 @@ pub enum Notice {
         /// When, CLOCK_MONOTONIC nanoseconds.
         at_ns: u64,
     },
-    /// A kernel died while it took from a stream, and up to one read's worth of bytes may be missing at this place.
-    Uncertain {
-        /// Whose.
-        process: ProcessKey,
-        /// Which.
-        channel: Channel,
-        /// The offset of what comes next.
-        at: u64,
-    },
     /// A stream ended: every holder of the write end is gone, or its tail was read.
     Closed {
         /// Whose.

@@ -41,6 +41,8 @@ pub mod field {
     pub const TOTAL: usize = 120;
     /// u64, atomic: the writer wants to hear of a waiting reader that reaches this offset; 0 if it doesn't.
     pub const WANTED: usize = 128;
+    /// u64, of a ring that only keeps count: 1 if what is on its way goes to one reader, who then knows how much it was.
+    pub const ALONE: usize = 136;
 }
 
 /// Why a stream ended, as its ring says it.

@@ -75,6 +75,11 @@ impl Reader {
         self.map.word(field::EXPECTED).load(Ordering::Acquire)
     }
 
+    /// What was on its way went to one reader alone.
+    pub fn is_to_one(&self) -> bool {
+        self.map.word(field::ALONE).load(Ordering::Acquire) == 1
+    }
+
     /// What the writer noted of readers it waits for: the slowest one's offset, and how many they are.
     pub fn pinned(&self) -> (u64, u32) {
         let blockers = self.map.word(field::BLOCKERS).load(Ordering::Acquire);

@@ -208,6 +208,18 @@ impl Writer {
         fence(Ordering::SeqCst);
     }
 
+    /// The same of bytes that pass by, and whether they go to one reader alone.
+    pub fn expect_to_pass(&self, bytes: usize, alone: bool) {
+        self.map.word(field::ALONE).store(alone.into(), Ordering::Release);
+        self.expect(bytes);
+    }
+
+    /// How many bytes a writer before this one may have let pass and not counted, and whether they went to one reader alone.
+    pub fn uncounted(&self) -> (usize, bool) {
+        let word = |at| self.map.word(at).load(Ordering::Acquire);
+        (word(field::EXPECTED).saturating_sub(self.taken) as usize, word(field::ALONE) == 1)
+    }
+
     /// Makes `bytes` more count (T = T + bytes), after they were written to [`Writer::room`].
     pub fn commit(&mut self, bytes: usize) {
         self.taken += bytes as u64;

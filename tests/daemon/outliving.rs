@@ -3,7 +3,9 @@
 
 use crate::adoption::lives_on_both_drivers;
 use crate::open::{by, connect};
-use crate::support::raw::Raw;
+use crate::quotas::counted;
+use crate::support::output::Chunk;
+use crate::support::raw::{Raw, STREAM_CHUNK};
 use crate::support::sequence;
 use crate::support::{Daemon, until};
 use kairo_client::Opened;
@@ -12,8 +14,10 @@ use kairo_wire::methods::open::{Close, OpenParams, Transport};
 use kairo_wire::methods::stream::{Policy, UnsubscribeParams};
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -28,6 +32,8 @@ lives_on_both_drivers!(
     at_every_point_an_outlet_is_exact,
     an_outlet_ends_when_it_is_closed_by_whoever_had_it,
     a_daemon_that_ends_in_order_is_no_end_to_an_outlet,
+    who_is_ahead_of_a_relay_when_its_kernel_dies_goes_on_where_it_stands,
+    an_outlet_counts_for_whoever_had_it_and_goes_with_its_intent,
 );
 
 /// Reads an outlet to its end and holds it to the sequence.
@@ -39,7 +45,11 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn of(name: &str, opened: Opened) -> Reader {
-        let [descriptor] = <[_; 1]>::try_from(opened.descriptors).expect("one descriptor");
+        Reader::of_descriptors(name, opened.descriptors)
+    }
+
+    fn of_descriptors(name: &str, descriptors: Vec<OwnedFd>) -> Reader {
+        let [descriptor] = <[_; 1]>::try_from(descriptors).expect("one descriptor");
         let (mut file, at) = (File::from(descriptor), Arc::new(AtomicU64::new(0)));
         let seen = Arc::clone(&at);
         let thread = std::thread::spawn(move || {
@@ -123,9 +133,16 @@ fn end(daemon: &Daemon, id: &str, readers: Vec<Reader>) {
 
 /// How often a count was lost.
 pub(crate) fn uncertain(raw: &mut Raw) -> usize {
+    doubts(raw).len()
+}
+
+/// Where counts were lost: from where to where at most.
+fn doubts(raw: &mut Raw) -> Vec<(u64, u64)> {
     raw.ok("kernel.hello", json!({"features": ["int64"]}));
     let page = raw.ok("event.replay", json!({"fromSeq": 1, "types": ["kairo.stream.uncertain"]}));
-    page["events"].as_array().map_or(0, Vec::len)
+    let events = page["events"].as_array().cloned().unwrap_or_default();
+    let number = |event: &Json, name: &str| event["payload"][name].as_u64().expect("a number");
+    events.iter().map(|event| (number(event, "from"), number(event, "to"))).collect()
 }
 
 /// So many kernels die, and every reader gets more under each and after the last.
@@ -170,8 +187,9 @@ fn many_outlets_of_a_relay_are_exact_or_it_is_told(daemon: &mut Daemon) {
         until("it ends", || reader.thread.is_finished());
         reader.thread.join().err()
     });
-    let (wrong, doubts) = (wrong.count(), uncertain(&mut raw));
-    assert!(wrong <= doubts, "{wrong} of six are wrong, and {doubts} doubts were told");
+    let (wrong, doubts) = (wrong.count(), doubts(&mut raw));
+    assert!(wrong <= doubts.len(), "{wrong} of six are wrong, and {doubts:?} were told");
+    assert!(doubts.iter().all(|(from, to)| from < to && to - from <= 1 << 20), "{doubts:?}");
 }
 
 fn a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same(daemon: &mut Daemon) {
@@ -200,8 +218,11 @@ fn one_who_has_a_relay_alone_goes_on_at_the_byte(daemon: &mut Daemon) {
         let mut raw = daemon.connect_modern();
         raw.ok("process.kill", json!({"id": id, "signal": "KILL"}));
         let ends: Vec<u64> = readers.into_iter().map(Reader::end).collect();
-        let (total, doubts) = (bytes_of(&mut raw, id), uncertain(&mut raw));
-        assert!(ends[0] == total || ends[0] > total && doubts > 0, "{ends:?} of {total} bytes, {doubts}");
+        let (total, doubts) = (bytes_of(&mut raw, id), doubts(&mut raw));
+        // Told again by each kernel after it.
+        let doubts: BTreeSet<_> = doubts.into_iter().collect();
+        let uncounted: u64 = doubts.iter().map(|(from, to)| to - from).sum();
+        assert!((total..=total + uncounted).contains(&ends[0]), "{ends:?} of {total} bytes, {doubts:?}");
     }
 }
 
@@ -287,4 +308,93 @@ fn a_daemon_that_ends_in_order_is_no_end_to_an_outlet(daemon: &mut Daemon) {
     // Read only now: all of it is there, whoever had it meanwhile.
     assert_eq!(Reader::of("short", opened).end(), blocks * sequence::BLOCK_BYTES as u64);
     end(daemon, "flood", readers);
+}
+
+/// Reads frames from an offset on to the end of its connection.
+fn follow(mut raw: Raw, from: u64) -> (Arc<AtomicU64>, JoinHandle<()>) {
+    let at = Arc::new(AtomicU64::new(from));
+    let seen = Arc::clone(&at);
+    let thread = std::thread::spawn(move || {
+        while let Some(frame) = raw.frame() {
+            if frame.kind != STREAM_CHUNK {
+                continue;
+            }
+            let chunk = Chunk::of(&frame);
+            assert_eq!(chunk.offset, Some(seen.load(Ordering::Relaxed)), "the next byte, and none again");
+            sequence::check(&chunk.data, seen.load(Ordering::Relaxed));
+            seen.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
+        }
+    });
+    (at, thread)
+}
+
+/// One of two reads nothing, so the other is given what is in the source's pipe and not let go.
+fn who_is_ahead_of_a_relay_when_its_kernel_dies_goes_on_where_it_stands(daemon: &mut Daemon) {
+    let mut raw = daemon.connect_modern();
+    flood(&mut raw, "flood", &json!("none"));
+    let (mut ahead, mut behind) = (daemon.connect_modern(), daemon.connect_modern());
+    let wish = json!({"stream": "stdout"});
+    let (first, second) = (ahead.subscribe("flood", wish.clone()), behind.subscribe("flood", wish));
+    begin(daemon, "flood");
+    let (at, thread) = follow(ahead, 0);
+    let (mut last, mut still) = (0, 0);
+    until("one is ahead, and stands still", || {
+        let now = at.load(Ordering::Relaxed);
+        let is_so = now > bytes_of(&mut raw, "flood") && now == last;
+        (last, still) = (now, if is_so { still + 1 } else { 0 });
+        still > 20
+    });
+    daemon.kill_and_succeed();
+    thread.join().expect("every byte was right");
+    let stood = at.load(Ordering::Relaxed);
+    let (mut ahead, mut behind) = (daemon.connect_modern(), daemon.connect_modern());
+    ahead.subscribe("flood", json!({"stream": "stdout", "from": stood, "resumes": first}));
+    behind.subscribe("flood", json!({"stream": "stdout", "from": 0, "resumes": second}));
+    let (at, thread) = follow(ahead, stood);
+    until("it goes on", || {
+        // Whoever was behind is told of a gap, and reads on from there.
+        let frame = behind.frame().expect("frames");
+        if frame.kind == STREAM_CHUNK {
+            let chunk = Chunk::of(&frame);
+            sequence::check(&chunk.data, chunk.offset.expect("an offset"));
+        }
+        assert!(!thread.is_finished(), "it ended at {}", at.load(Ordering::Relaxed));
+        at.load(Ordering::Relaxed) > stood + 8_000_000
+    });
+    assert_eq!(uncertain(&mut daemon.connect_modern()), 0);
+    daemon.connect_modern().ok("process.kill", json!({"id": "flood", "signal": "KILL"}));
+    drop(behind);
+    daemon.kill_and_succeed();
+    thread.join().expect("every byte was right");
+}
+
+fn an_outlet_counts_for_whoever_had_it_and_goes_with_its_intent(daemon: &mut Daemon) {
+    let used = |daemon: &Daemon, of: &str| counted(daemon, of, "subscriptions").0;
+    let wish = |id: &str| json!({"id": id, "transport": "pipe"});
+    let mut raw = daemon.connect_modern();
+    let intent = raw.ok("intent.begin", json!({"name": "to watch"}))["intentId"].clone();
+    flood(&mut raw, "flood", &history());
+    let (_, mine) = raw.open(wish("flood"));
+    let (_, its) = raw.open_with(wish("flood"), &json!({"intentId": intent}));
+    let mut skill = daemon.connect_modern();
+    skill.ok("identify", json!({"skillId": "viewer"}));
+    flood(&mut skill, "viewed", &history());
+    let (_, viewed) = skill.open(wish("viewed"));
+    ["flood", "viewed"].iter().for_each(|id| begin(daemon, id));
+    let named = [("mine", mine), ("the intent's", its), ("the viewer's", viewed)];
+    let [mine, its, viewed] = named.map(|(name, descriptors)| Reader::of_descriptors(name, descriptors));
+    assert_eq!((used(daemon, "owner"), used(daemon, "skill:viewer")), (3, 1));
+    for _ in 0..2 {
+        daemon.kill_and_succeed();
+        [&mine, &its, &viewed].iter().for_each(|reader| reader.goes_on(1_000_000));
+        assert_eq!((used(daemon, "owner"), used(daemon, "skill:viewer")), (3, 1));
+    }
+    let receipt = daemon.connect_modern().ok("intent.cancel", json!({"intentId": intent}));
+    assert_eq!(receipt["stopped"].as_array().map_or(0, Vec::len), 1, "{receipt}");
+    assert!(its.end() > 0, "it has ended");
+    assert_eq!((used(daemon, "owner"), used(daemon, "skill:viewer")), (2, 1));
+    [&mine, &viewed].iter().for_each(|reader| reader.goes_on(1_000_000));
+    end(daemon, "flood", vec![mine]);
+    end(daemon, "viewed", vec![viewed]);
+    until("nothing counts any more", || used(daemon, "owner") == 0);
 }

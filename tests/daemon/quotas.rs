@@ -41,7 +41,7 @@ fn is(quota: &str, limit: u64, used: u64) -> (String, u64, u64) {
 }
 
 /// How much one has, and how often it was refused more.
-fn counted(daemon: &Daemon, principal: &str, quota: &str) -> (u64, u64) {
+pub(crate) fn counted(daemon: &Daemon, principal: &str, quota: &str) -> (u64, u64) {
     let mut owner = daemon.connect_modern();
     let accounts = owner.ok("quota.status", json!({}))["accounts"].as_array().cloned().unwrap_or_default();
     let account = accounts.iter().find(|account| account["principal"] == principal);

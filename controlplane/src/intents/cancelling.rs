@@ -345,7 +345,7 @@ impl Kernel {
             }
             Member::Stream(stream) => {
                 let Some(of) = self.state.streams.get(&stream) else { return };
-                if !self.reaches_connection(cancel, of.connection) {
+                if !self.reaches(cancel, &self.reader_of(of)) {
                     return;
                 }
                 let id = of.id.as_str().to_owned();
@@ -367,12 +367,13 @@ impl Kernel {
     }
 
     fn reaches_connection(&self, cancel: &Cancel, connection: kairo_dataplane::key::ConnectionKey) -> bool {
+        self.reaches(cancel, &self.principal(connection).creator(self.config.owner_uid))
+    }
+
+    fn reaches(&self, cancel: &Cancel, creator: &Creator) -> bool {
         match cancel.target {
             Target::Intent(_) => true,
-            Target::Story(_) => {
-                let creator = self.principal(connection).creator(self.config.owner_uid);
-                cancel.order.reaches(&creator)
-            }
+            Target::Story(_) => cancel.order.reaches(creator),
         }
     }
 

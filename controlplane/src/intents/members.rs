@@ -4,11 +4,12 @@
 //! names, from when it is there until it is gone.
 
 use crate::auth::grant::may_touch;
+use crate::auth::principal::Creator;
 use crate::calls::{Asking, Turn};
 use crate::entropy::KeyedMap;
 use crate::intents::{Intent, Stage};
 use crate::kernel::Kernel;
-use crate::state::{Process, Trace};
+use crate::state::{Process, StreamSubscription, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use std::collections::BTreeSet;
@@ -39,10 +40,12 @@ pub(crate) struct Under {
 
 impl Under {
     fn of(trace: &Trace) -> Option<Box<Under>> {
-        let under = Under {
-            intent: trace.intent.as_deref().map(Into::into),
-            story: trace.correlation.as_deref().map(Into::into),
-        };
+        Under::named(trace.intent.as_deref(), trace.correlation.as_deref())
+    }
+
+    /// By their names, if there are any.
+    pub(crate) fn named<T: Into<Box<str>>>(intent: Option<T>, story: Option<T>) -> Option<Box<Under>> {
+        let under = Under { intent: intent.map(Into::into), story: story.map(Into::into) };
         (under.intent.is_some() || under.story.is_some()).then(|| Box::new(under))
     }
 }
@@ -141,6 +144,15 @@ impl Kernel {
             let under = Under::of(&process.trace);
             self.strike(turn, Member::Process(serial), under.as_deref());
         }
+    }
+
+    /// Whose a reader is.
+    pub(crate) fn reader_of(&self, stream: &StreamSubscription) -> Creator {
+        let principal = match &stream.outlives {
+            Some(of) => &of.principal,
+            None => self.principal(stream.connection),
+        };
+        principal.creator(self.config.owner_uid)
     }
 
     /// The intent a caller's own process belongs to.

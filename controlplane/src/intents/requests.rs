@@ -105,7 +105,7 @@ impl Kernel {
             Member::Call(ticket) => {
                 self.state.calls.get(ticket).map(|call| call.connection).map(|of| self.creator(of))
             }
-            Member::Stream(serial) => self.state.streams.get(serial).map(|of| self.creator(of.connection)),
+            Member::Stream(serial) => self.state.streams.get(serial).map(|of| self.reader_of(of)),
             Member::Topic(serial) => self.state.topics.get(serial).map(|of| self.creator(of.connection)),
         };
         // The first that may be touched is enough; who has begun that many things may look at them.

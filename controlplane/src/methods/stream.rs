@@ -201,7 +201,7 @@ impl Kernel {
     /// Whether the caller may change or end a reader of a process.
     fn may_end_stream(&self, asking: &Asking<'_>, serial: u64) -> Result<(), WireError> {
         match self.state.streams.get(&serial).map(|stream| (stream.connection, &stream.outlives)) {
-            Some((_, Some(holder))) if **holder == *self.principal(asking.connection) => Ok(()),
+            Some((_, Some(of))) if of.principal == *self.principal(asking.connection) => Ok(()),
             Some((holder, _)) => self.may_end(asking, holder),
             None => Ok(()),
         }

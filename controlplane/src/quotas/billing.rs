@@ -3,6 +3,7 @@
 //! | what | from | until |
 //! |---|---|---|
 //! | a connection, its subscriptions, its bytes | it connects, or becomes somebody else | it is gone, or becomes somebody else |
+//! | an outlet of a former kernel's connection | it is adopted | it is gone |
 //! | a process | it is in the table | its tree is gone and it will not be started again |
 //! | a spool | the same | its process is forgotten |
 //!
@@ -16,7 +17,7 @@ use crate::auth::principal::{Creator, Principal};
 use crate::calls::Turn;
 use crate::kernel::Kernel;
 use crate::sessions::plan::Plan;
-use crate::state::{Connection, Process};
+use crate::state::{Connection, Outliving, Process};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::key::{Channel, ConnectionKey};
 use kairo_dataplane::spool::SpoolLimits;
@@ -223,6 +224,29 @@ impl Kernel {
         }
     }
 
+    /// Outlets of a former kernel go on, and each counts for whoever had it, be it too many. All are adopted: for whom things
+    /// count may lie with somebody younger than what is read.
+    pub(crate) fn bill_outlets(&mut self) {
+        let all = self.state.streams.iter();
+        let mut all: Vec<(u64, Principal)> =
+            all.filter_map(|(serial, of)| Some((*serial, of.outlives.as_ref()?.principal.clone()))).collect();
+        all.sort_unstable_by_key(|(serial, _)| *serial);
+        for (serial, principal) in all {
+            let account = self.hold_account(Holder::of(&principal));
+            self.quotas.add(account, QuotaName::Subscriptions, 1);
+            let outlives = self.state.streams.get_mut(&serial).and_then(|of| of.outlives.as_mut());
+            outlives.into_iter().for_each(|of| of.account = Some(account));
+        }
+    }
+
+    /// One of them is gone.
+    pub(crate) fn unbill_outlet(&mut self, now_ns: u64, of: &Outliving) {
+        if let Some(account) = of.account {
+            self.quotas.sub(account, QuotaName::Subscriptions, 1);
+            self.quotas.release(account, now_ns);
+        }
+    }
+
     /// A process is in the table.
     pub(crate) fn bill_process(&mut self, serial: u64) {
         let Some(process) = self.state.processes.get(&serial) else { return };
@@ -297,6 +321,16 @@ impl Kernel {
             hold(is_own, "a connection counts for somebody else", u64::from(peer.key.slot));
         }
         hold(strangers == self.quotas.strangers, "the strangers are miscounted", strangers);
+        for (serial, of) in
+            self.state.streams.iter().filter_map(|(serial, of)| Some((serial, of.outlives.as_ref()?)))
+        {
+            let own = of.account.and_then(|id| self.quotas.get(id)).map(|account| &account.holder);
+            let is_own = own == Some(&Holder::of(&of.principal));
+            hold(is_own, "an outlet counts for somebody else", *serial);
+            of.account
+                .into_iter()
+                .for_each(|account| count(account, &[(QuotaName::Subscriptions, 1)], false));
+        }
         for (serial, process) in &self.state.processes {
             let Some(bill) = self.quotas.bills.get(serial) else {
                 hold(false, "a process counts for nobody", *serial);

@@ -14,6 +14,7 @@ use crate::events::reading::Milestone;
 use crate::kernel::Kernel;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::SIGKILL;
+use crate::sessions::lifecycle::Doubt;
 use crate::sessions::record::{Note, Output, Record};
 use crate::sessions::report;
 use crate::state::{Phase, Process, Timer};
@@ -120,6 +121,7 @@ impl Kernel {
         let last = heirs.iter().map(|heir| heir.session.process.serial).chain(outlets).max().unwrap_or(0);
         self.state.skip_serials(last);
         let adopted = heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect();
+        self.bill_outlets();
         self.settle_pipelines(&mut Turn { at, here: None, out });
         adopted
     }
@@ -138,6 +140,9 @@ impl Kernel {
         let mut process = self.recorded(at, held, (record.as_ref(), &note), Arc::clone(&meter));
         for channel in Channel::ALL {
             let place = channel as usize;
+            if let Some((ring, to)) = heir.rings[place].as_ref().zip(heir.uncertain[place]) {
+                process.doubt(Doubt { channel, at: ring.taken(), to });
+            }
             process.ends[place] = ends[place].filter(|_| process.open[place]);
             process.open[place] &= ends[place].is_none();
         }
@@ -212,7 +217,7 @@ impl Kernel {
             open: record.map_or([true, false], Record::outputs),
             let_go: Channel::ALL.map(|channel| note.let_go(channel)),
             stdin_end: note.stdin,
-            uncertain: note.uncertain.clone(),
+            uncertain: note.doubts(),
             meter,
             waits: Vec::new(),
             deferred: Vec::new(),

@@ -326,31 +326,23 @@ impl Kernel {
         self.annotate(turn, key.serial, usize::MAX);
     }
 
-    /// A kernel that died may have taken bytes of this stream with it.
-    pub(crate) fn uncertain(&mut self, turn: &mut Turn<'_>, key: ProcessKey, channel: Channel, at: u64) {
-        let Some(process) = self.state.processes.get_mut(&key.serial) else { return };
-        process.doubt(channel, at);
-        // Noted for a next kernel: this one may be gone before the log has it.
-        self.annotate(turn, key.serial, 0);
-        self.tell_uncertainty(turn, key.serial, channel, at);
-    }
-
-    /// Tells again what a former kernel may not have lived to tell.
+    /// Tells where former kernels may have lost count.
     pub(crate) fn tell_uncertain(&mut self, turn: &mut Turn<'_>, serial: u64) {
         let doubts = self.state.processes.get(&serial).map(|process| process.uncertain.clone());
-        for (channel, at) in doubts.unwrap_or_default() {
-            let channel = if channel == 0 { Channel::Stdout } else { Channel::Stderr };
-            self.tell_uncertainty(turn, serial, channel, at);
+        for doubt in doubts.unwrap_or_default() {
+            self.tell_uncertainty(turn, serial, doubt);
         }
     }
 
-    fn tell_uncertainty(&mut self, turn: &mut Turn<'_>, serial: u64, channel: Channel, at: u64) {
+    fn tell_uncertainty(&mut self, turn: &mut Turn<'_>, serial: u64, doubt: Doubt) {
         let Some(process) = self.state.processes.get(&serial) else { return };
         let event = StreamUncertain {
             id: process.id.clone(),
             session: process.session.as_str().to_owned(),
-            stream: report::stream_name(channel),
-            at,
+            stream: report::stream_name(doubt.channel),
+            at: doubt.at,
+            from: doubt.at,
+            to: doubt.to,
         };
         let (creator, trace) = (process.creator.clone(), process.story());
         self.publish(turn, Audience::Of(creator.clone()), &trace, &event);
@@ -457,15 +449,32 @@ pub(crate) fn receipt(process: &Process) -> SpawnResult {
     }
 }
 
+/// Where a former kernel may have lost count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// Of which output.
+    pub channel: Channel,
+    /// The count as it was noted.
+    pub at: u64,
+    /// At most this it may have been.
+    pub to: u64,
+}
+
 /// Places that are remembered where count may have been lost.
 const DOUBTS_MAX: usize = 16;
 
 impl Process {
     /// Its count may have been lost there.
-    pub(crate) fn doubt(&mut self, channel: Channel, at: u64) {
+    pub(crate) fn doubt(&mut self, doubt: Doubt) {
+        // A kernel that dies before a byte was counted leaves what the one before it found, and more.
+        let same = |of: &&mut Doubt| of.channel == doubt.channel && of.at == doubt.at;
+        if let Some(known) = self.uncertain.iter_mut().find(same) {
+            known.to = known.to.max(doubt.to);
+            return;
+        }
         let surplus = (self.uncertain.len() + 1).saturating_sub(DOUBTS_MAX);
         self.uncertain.drain(..surplus);
-        self.uncertain.push((channel as u8, at));
+        self.uncertain.push(doubt);
     }
 
     /// It has, or had, this output.

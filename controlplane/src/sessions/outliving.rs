@@ -11,8 +11,10 @@ use crate::auth::grant::may_touch;
 use crate::auth::principal::{Creator, Principal};
 use crate::auth::subject::{Party, known_as};
 use crate::calls::Turn;
+use crate::intents::members::{Member, Under};
 use crate::kernel::Kernel;
-use crate::state::{Named, Place, RawSink, StreamSubscription, Way, Wish};
+use crate::sessions::lifecycle::Doubt;
+use crate::state::{Named, Outliving, Place, RawSink, StreamSubscription, Way, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
 use kairo_dataplane::keeper::settlement::Outlet;
@@ -40,6 +42,9 @@ struct Note {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
+    /// To which intent it belongs, and to which story.
+    #[serde(default)]
+    under: (Option<String>, Option<String>),
     /// How its frames look; none where its bytes are raw.
     #[serde(default)]
     frames: Option<Frames>,
@@ -98,6 +103,7 @@ impl Kernel {
         id: &SubscriptionId,
         wish: Wish,
         sink: &Sink,
+        under: Option<&Under>,
     ) -> Option<Bytes> {
         match wish.raw {
             // A fifo nobody has opened has lost its other end: that is found with the first byte, and it ends.
@@ -113,7 +119,10 @@ impl Kernel {
         let (uid, of_session, of_skill) = self.holder(connection);
         let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
         let frames = Frames::of(sink, wish.mode);
-        written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill, frames })
+        let named = |name: Option<&Box<str>>| name.map(|name| name.to_string());
+        let under =
+            (named(under.and_then(|of| of.intent.as_ref())), named(under.and_then(|of| of.story.as_ref())));
+        written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill, under, frames })
     }
 
     /// What the keeper is to keep with a path into a stdin.
@@ -151,18 +160,19 @@ impl Kernel {
     }
 
     fn adopt_outlet(&mut self, serial: u64, outlet: Outlet) -> Option<AdoptedOutlet> {
-        let Note { id, policy, rate, uid, of_session, of_skill, frames, .. } = from_slice(&outlet.note)
+        let Note { id, policy, rate, uid, of_session, of_skill, under, frames, .. } = from_slice(&outlet.note)
             .inspect_err(|error| tracing::error!(component = "controlplane", %error, "the note of an outlet can't be read"))
             .ok()
             .filter(|note: &Note| note.frames.is_some() == outlet.framed)?;
         let id = SubscriptionId::from_text(&id);
         let creator = Creator { uid, session: of_session.map(Into::into), name: of_skill.map(Into::into) };
         let principal = Principal::of_creator(&creator, self.config.owner_uid);
+        let under = Under::named(under.0, under.1);
         let stream = self.state.next_serial();
         let process = self.state.processes.get_mut(&serial)?;
         process.readers.insert(stream);
-        if let Some(at) = outlet.offset().filter(|_| outlet.uncertain) {
-            process.doubt(outlet.channel, at);
+        if let Some((at, to)) = outlet.offset().zip(outlet.uncertain) {
+            process.doubt(Doubt { channel: outlet.channel, at, to });
         }
         let (of, target) = (process.key, process.id.clone());
         let wish = Wish {
@@ -203,9 +213,10 @@ impl Kernel {
             target,
             wish,
             place: Place::Reading { key, process: serial, meter },
-            under: None,
-            outlives: Some(Box::new(principal)),
+            under,
+            outlives: Some(Box::new(Outliving { principal, account: None })),
         };
+        self.enroll_under(Member::Stream(stream), subscription.under.as_deref());
         self.state.streams.insert(stream, subscription);
         Some(AdoptedOutlet { fd: outlet.fd, place: outlet.place, subscribe })
     }
@@ -218,7 +229,7 @@ impl Kernel {
             !own && known_as(holder).as_ref() == Some(party)
         };
         let reads_by_grant = |stream: &StreamSubscription| match (&stream.outlives, &stream.place) {
-            (Some(holder), Place::Reading { process, .. }) => by_grant(holder, process),
+            (Some(of), Place::Reading { process, .. }) => by_grant(&of.principal, process),
             _ => false,
         };
         let ways = self.state.inlets.iter().filter_map(|(process, way)| match way {

@@ -70,7 +70,9 @@ impl Kernel {
         let serial = self.state.next_serial();
         self.state.subscriptions.insert(id.shared(), Named::Stream(serial));
         let place = match process {
-            Some(process) => self.read(turn, serial, connection, &id, wish, process, wish.from),
+            Some(process) => {
+                self.read(turn, serial, connection, &id, wish, process, wish.from, under.as_deref())
+            }
             None => {
                 let timer = self.arm(turn, connection.reactor, after_ms(turn.at, WAITING_SUBSCRIPTION_MS));
                 self.state.timers.insert(timer.serial, Timer::Waiting { stream: serial });
@@ -129,6 +131,7 @@ impl Kernel {
         wish: Wish,
         process: u64,
         from: From,
+        under: Option<&Under>,
     ) -> Place {
         let mut process_key = ProcessKey { home: connection.reactor, serial: process };
         // Never seen on the wire: whoever calls has just found the process.
@@ -138,7 +141,7 @@ impl Kernel {
             (process_key, process_id) = (process.key, process.id.clone());
         }
         let sink = self.sink(connection, wish, process_id);
-        let note = self.outlet_note(connection, id, wish, &sink);
+        let note = self.outlet_note(connection, id, wish, &sink, under);
         let key = SubscriptionKey { home: process_key.home, serial: self.state.next_serial() };
         let meter = Arc::new(ReaderMeter::default());
         self.state.reading.insert(key.serial, serial);
@@ -218,9 +221,9 @@ impl Kernel {
         }
         // What is held for readers of a former kernel is not in a process that begins.
         let wish = Wish { resumes: false, ..stream.wish };
-        let (connection, id) = (stream.connection, stream.id.clone());
+        let (connection, id, under) = (stream.connection, stream.id.clone(), stream.under.clone());
         self.unwait(turn, serial);
-        let place = self.read(turn, serial, connection, &id, wish, process, from);
+        let place = self.read(turn, serial, connection, &id, wish, process, from, under.as_deref());
         if let Some(stream) = self.state.streams.get_mut(&serial) {
             stream.place = place;
         }
@@ -361,7 +364,10 @@ impl Kernel {
         if let Some(peer) = self.state.connections.get_mut(stream.connection) {
             peer.streams.remove(&serial);
         }
-        self.bill_subscription(stream.connection, false);
+        match &stream.outlives {
+            Some(of) => self.unbill_outlet(turn.at.monotonic_ns, of),
+            None => self.bill_subscription(stream.connection, false),
+        }
         let reply = match departure {
             Departure::Asked(connection, frame) => Some((connection, frame)),
             Departure::Unasked => None,

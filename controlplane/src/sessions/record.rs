@@ -12,6 +12,7 @@ use crate::digest::{GuardianDigest, IdempotencyKey};
 use crate::pipelines::adopting::StageRecord;
 use crate::sessions::containing::Containing;
 use crate::sessions::ending::Killing;
+use crate::sessions::lifecycle::Doubt;
 use crate::sessions::plan::Published;
 use crate::sessions::wiring::{Fed, Wired};
 use crate::state::{Cast, Process, Trace};
@@ -143,9 +144,9 @@ pub(crate) struct Note {
     let_go: [Option<(u64, u64)>; 2],
     /// Bytes that went into its stdin, once that is over.
     pub stdin: Option<u64>,
-    /// Channels and offsets where kernels before may have lost count.
+    /// Channels and ranges in which kernels before may have lost count.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub uncertain: Vec<(u8, u64)>,
+    doubts: Vec<(u8, u64, u64)>,
     /// Of a stage: all of its pipeline ran once.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
@@ -339,7 +340,7 @@ impl Note {
             output: Some(Output { history: process.history, rate: process.rate, unread: process.unread }),
             let_go: process.let_go.map(|end| end.map(|end| (end.total_bytes, end.cut_bytes))),
             stdin: process.stdin_end,
-            uncertain: process.uncertain.clone(),
+            doubts: process.uncertain.iter().map(|of| (of.channel as u8, of.at, of.to)).collect(),
             whole: process.wired.stage.is_some_and(|stage| stage.whole),
         }
     }
@@ -362,6 +363,12 @@ impl Note {
     pub(crate) fn let_go(&self, channel: Channel) -> Option<StreamEnd> {
         let (total_bytes, cut_bytes) = self.let_go[channel as usize]?;
         Some(StreamEnd { total_bytes, cut_bytes })
+    }
+
+    /// Where kernels before may have lost count.
+    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+        let channel = |of: u8| if of == 0 { Channel::Stdout } else { Channel::Stderr };
+        self.doubts.iter().map(|(of, at, to)| Doubt { channel: channel(*of), at: *at, to: *to }).collect()
     }
 
     /// The kill under way, without its timer, and whether there is to be one.

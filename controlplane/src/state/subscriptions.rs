@@ -4,6 +4,7 @@
 
 use crate::auth::principal::{Creator, Principal};
 use crate::intents::members::Under;
+use crate::quotas::ledger::AccountId;
 use crate::state::Topics;
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate};
 use kairo_dataplane::key::{ConnectionKey, SubscriptionKey, TimerKey};
@@ -28,7 +29,16 @@ pub(crate) struct StreamSubscription {
     /// To what it belongs.
     pub under: Option<Box<Under>>,
     /// Who read by it, if the connection went with a former kernel and the outlet did not.
-    pub outlives: Option<Box<Principal>>,
+    pub outlives: Option<Box<Outliving>>,
+}
+
+/// Whose an outlet is that has no connection.
+#[derive(Debug)]
+pub(crate) struct Outliving {
+    /// Who had it.
+    pub principal: Principal,
+    /// For whom it counts, from the end of the adoption on.
+    pub account: Option<AccountId>,
 }
 
 /// For whom a path leads into a stdin.

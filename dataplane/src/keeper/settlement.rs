@@ -44,9 +44,9 @@ pub struct Heir {
     pub inbox: Option<Inbox>,
     /// What its readers are given bytes by, each of which knows where it has come to.
     pub outlets: Vec<Outlet>,
-    /// Outputs of which up to a read's worth of bytes may be missing, by `Channel as usize`: the dead kernel took them
-    /// in one step, and did not live to note how many.
-    pub uncertain: [bool; 2],
+    /// How far outputs may have come of which up to a read's worth of bytes may be missing, by `Channel as usize`: the dead
+    /// kernel took them in one step, and did not live to note how many.
+    pub uncertain: [Option<u64>; 2],
 }
 
 impl Heir {
@@ -73,7 +73,7 @@ impl Heir {
             limits: Vec::new(),
             exited_ns: None,
         };
-        Heir { session, rings: [None, None], inbox: None, outlets: Vec::new(), uncertain: [false; 2] }
+        Heir { session, rings: [None, None], inbox: None, outlets: Vec::new(), uncertain: [None; 2] }
     }
 
     /// How long an output was, if it has ended.
@@ -103,8 +103,8 @@ pub struct Outlet {
     pub fd: OwnedFd,
     /// Where it has come to.
     pub place: Inbox,
-    /// It may have come further: its kernel died in the middle of giving it bytes, and didn't live to note how many.
-    pub uncertain: bool,
+    /// How far it may have come: its kernel died in the middle of giving it bytes, and didn't live to note how many.
+    pub uncertain: Option<u64>,
 }
 
 /// A keeper that serves us, and everything it kept.
@@ -196,7 +196,7 @@ struct Settled {
     rings: [Option<Writer>; 2],
     inbox: Option<Inbox>,
     outlets: Vec<Outlet>,
-    uncertain: [bool; 2],
+    uncertain: [Option<u64>; 2],
 }
 
 fn settle_one(
@@ -268,7 +268,7 @@ fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outle
         let channel = if end == End::Stderr { Channel::Stderr } else { Channel::Stdout };
         let desk = desks.iter().find(|desk| desk.input_named == outlet_name(serial));
         let (place, uncertain) = match desk {
-            Some(_) => (settle_input(&session.session, place, desk)?, false),
+            Some(_) => (settle_input(&session.session, place, desk)?, None),
             None => open_unstaged(&session.session, place)?,
         };
         outlets.push(Outlet { serial, channel, framed, note, fd, place, uncertain });
@@ -278,26 +278,27 @@ fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outle
 
 /// What went to an outlet by no staging pipe was noted afterwards, or is in doubt. Whoever dies before it could say so leaves it
 /// to the next one.
-fn open_unstaged(session: &str, place: OwnedFd) -> Result<(Inbox, bool), SettleError> {
+fn open_unstaged(session: &str, place: OwnedFd) -> Result<(Inbox, Option<u64>), SettleError> {
     let memory = |source| SettleError::Memory { what: "inbox", session: session.to_owned(), source };
     let place = Inbox::open(place).map_err(memory)?;
-    let uncertain = place.expected() > place.written();
+    let (written, expected) = (place.written(), place.expected());
+    let uncertain = place.fed_from().filter(|_| expected > written).map(|from| from + expected);
     Ok((place, uncertain))
 }
 
-/// A ring like the old one that can be written to, what is to be added from the staging pipe, and whether something may
-/// be missing. `given`: how far a reader of a relayed stream has come.
+/// A ring like the old one that can be written to, what is to be added from the staging pipe, and how far the stream may have
+/// come if something may be missing. `given`: how far a reader of a relayed stream has come.
 fn renew(
     session: &HeldSession,
     ring: Option<&HeldRing>,
     size: HistorySize,
     (staged, named): (u64, bool),
     given: Option<u64>,
-) -> Result<(Writer, u64, bool), SettleError> {
+) -> Result<(Writer, u64, Option<u64>), SettleError> {
     let memory = |source| SettleError::Memory { what: "ring", session: session.session.clone(), source };
     let Some(ring) = ring else {
         // Killed between the first splice and the first ring: all there is is staged.
-        return Ok((History::first_ring(size).map_err(memory)?, staged, false));
+        return Ok((History::first_ring(size).map_err(memory)?, staged, None));
     };
     let old = Reader::open(ring.memory.as_fd()).map_err(memory)?;
     let (taken, expected) = (old.taken(), old.expected());
@@ -318,9 +319,9 @@ fn renew(
     let writer = Writer::succeed(&old, account.in_ring_to).map_err(memory)?;
     if uncertain && size.is_none() {
         // Whoever dies before it could say so leaves it to the next one.
-        writer.expect((expected - taken) as usize);
+        writer.expect_to_pass((expected - taken) as usize, old.is_to_one());
     }
-    Ok((writer, account.staged_bytes, uncertain))
+    Ok((writer, account.staged_bytes, uncertain.then_some(expected)))
 }
 
 /// The ring of a stream that a client writes in place, if it is one: what was copied counts, and the rest is where it was written.

@@ -14,7 +14,7 @@ use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
 use crate::command::{Feed, HistorySize, Rate, Unread};
-use crate::control::{Notice, StreamEnd};
+use crate::control::StreamEnd;
 use crate::driver::Driver;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
@@ -98,7 +98,7 @@ impl<D: Driver> Reactor<D> {
     fn inherit(&mut self, adopted: Adopted) -> Place {
         let Adopted { heir, history, rate, unread, spool, ends, stdin: went_in, meter, .. } = adopted;
         let now_ns = self.at.monotonic_ns;
-        let Heir { mut session, rings, inbox, uncertain, .. } = heir;
+        let Heir { mut session, rings, inbox, .. } = heir;
         let lending = session.lending.take();
         let (key, terminal) = (session.process, session.terminal);
         let [stdin, stdout, stderr] = std::mem::take(&mut session.ends).map(|end| self.import_end(end));
@@ -147,7 +147,7 @@ impl<D: Driver> Reactor<D> {
         });
         self.process_places.insert(key.serial, place);
         for channel in Channel::ALL {
-            self.go_on_with(place, channel, uncertain[channel as usize]);
+            self.go_on_with(place, channel);
         }
         self.go_on_with_producer(place, lending);
         // Its kernel may have died before there was one.
@@ -161,9 +161,8 @@ impl<D: Driver> Reactor<D> {
         end.map(|(fd, bytes)| (self.driver.import(fd), bytes))
     }
 
-    fn go_on_with(&mut self, place: Place, channel: Channel, uncertain: bool) {
+    fn go_on_with(&mut self, place: Place, channel: Channel) {
         let Some(process) = self.processes.get_mut(place) else { return };
-        let key = process.key;
         let exited = process.phase == Phase::Exited;
         let stream = &mut process.streams[channel as usize];
         let total_bytes = stream.history.total();
@@ -179,9 +178,6 @@ impl<D: Driver> Reactor<D> {
         meter.closed.store(closed, Ordering::Relaxed);
         self.begin_spool(place, channel, true);
         self.take_stock(place, channel);
-        if uncertain {
-            self.notices.push_back(Notice::Uncertain { process: key, channel, at: total_bytes });
-        }
         if awaited {
             let at_ns = self.at.monotonic_ns.saturating_add(self.reconnect_grace_ns);
             self.timers.arm(Alarm::ghosts(place), at_ns);

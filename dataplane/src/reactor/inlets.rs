@@ -209,7 +209,9 @@ impl<D: Driver> Reactor<D> {
     /// Takes a piece into the inbox.
     fn take_piece(&mut self, place: Place) -> Result<Step, TakeError> {
         let Some(process) = self.processes.get_mut(place) else { return Ok(Step::Later) };
-        if process.inlet.is_none() || process.inflow.is_waiting() || !process.inflow.let_in()? {
+        // An answer may be to a poll of the inlet before this one, which nobody has opened: it would seem to have ended.
+        let is_open = process.inlet.as_ref().is_some_and(|inlet| inlet.plug.is_none());
+        if !is_open || process.inflow.is_waiting() || !process.inflow.let_in()? {
             return Ok(Step::Later);
         }
         if let Err(error) = self.hold_inbox(place) {

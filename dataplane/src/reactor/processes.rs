@@ -16,22 +16,27 @@ use super::table::Place;
 use super::timers::Alarm;
 use super::{Kind, Reactor};
 use crate::budget::Charge;
-use crate::command::{HistorySize, Scope, Spawn, TerminalSize, Unread};
+use crate::command::{From, HistorySize, Scope, Spawn, TerminalSize, Unread};
 use crate::control::{ExitStatus, Failure, Notice, Outcome, SpawnFailure, Usage};
 use crate::driver::Driver;
 use crate::keeper::link::{self, Output, Spawned};
 use crate::keeper::protocol::End;
 use crate::key::{Channel, ConnectionKey, ProcessKey, Ticket};
+use crate::limits::TURN_BYTES_MAX;
 use crate::meter::{ProcessMeter, Wait};
 use crate::points::{Point, reach};
 use crate::stream::history::History;
 use crate::stream::inflow::Inflow;
 use crate::stream::source::Source;
+use crate::stream::subscriber::Cursor;
 use crate::stream::times::Times;
 use crate::sys::process::bind_thread;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// So far a reader of a relayed stream may be ahead of the source's front.
+const LEAD_BYTES_MAX: u64 = TURN_BYTES_MAX as u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -134,6 +139,24 @@ impl<F> Stream<F> {
             times: Times::default(),
             charge: Charge::default(),
         }
+    }
+
+    /// Where a reader begins; one that resumes may be ahead.
+    pub(super) fn beginning(&self, (from, resumes): (From, bool), channel: Channel) -> Cursor {
+        let total = self.history.total();
+        // How much there is of what a former kernel has spooled is not always known yet.
+        let known = !self.spool.as_ref().is_some_and(StreamSpool::is_opening);
+        let offset = match from {
+            From::Oldest => 0,
+            // It may have been given what others were not, and what was not let go.
+            From::At(offsets) if resumes && self.history.is_passing() => {
+                let offset = offsets[channel as usize];
+                if offset <= total + LEAD_BYTES_MAX { offset } else { total }
+            }
+            From::Now => total,
+            From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
+        };
+        Cursor { offset, gap_bytes: 0 }
     }
 
     /// How many bytes are in a relayed source; it is asked only if fewer than `enough` are known to be, for the answer waits until

@@ -8,12 +8,11 @@ use super::fifos::Whose;
 use super::outlets::Held;
 use super::pacing::Throttle;
 use super::parcels::{Parcels, fitting};
-use super::processes::Stream;
 use super::shared::Shared;
-use super::spool::{Disk, StreamSpool};
+use super::spool::Disk;
 use super::table::Place;
 use super::{Kind, Reactor};
-use crate::command::{Command, From, Mode, OutletKind, Policy, Sink, Subscribe};
+use crate::command::{Command, Mode, OutletKind, Policy, Sink, Subscribe};
 use crate::control::{Descriptors, Failure, Notice, Outcome, StreamEnd};
 use crate::driver::Driver;
 use crate::driver::op::{Interest, Op};
@@ -178,19 +177,6 @@ pub(super) fn subscriber_of(subscribe: Subscribe, cursors: [Option<Cursor>; 2]) 
     }
 }
 
-/// Where a reader begins.
-fn beginning<F>(stream: &Stream<F>, from: From, channel: Channel) -> Cursor {
-    let total = stream.history.total();
-    // How much there is of what a former kernel has spooled is not always known yet.
-    let known = !stream.spool.as_ref().is_some_and(StreamSpool::is_opening);
-    let offset = match from {
-        From::Oldest => 0,
-        From::Now => total,
-        From::At(offsets) => offsets[channel as usize].min(if known { total } else { u64::MAX }),
-    };
-    Cursor { offset, gap_bytes: 0 }
-}
-
 impl<D: Driver> Reactor<D> {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
         let Some(subscribe) = self.unless_unheard(subscribe) else { return };
@@ -212,6 +198,9 @@ impl<D: Driver> Reactor<D> {
         let made = place.and_then(|place| {
             self.settle_rests(place);
             self.catch_up(place, subscribe.from);
+            if resumes {
+                self.count_on(place, subscribe.from);
+            }
             Ok((place, self.make_reader(place, subscribe)?))
         });
         let (process_place, reader) = match (made, ticket) {
@@ -311,7 +300,7 @@ impl<D: Driver> Reactor<D> {
         let streams = &self.processes.get(process).ok_or(Failure::Gone)?.streams;
         let passed = Channel::ALL.map(|channel| streams[channel as usize].history.total());
         let cursor = |wanted: bool, channel: Channel| {
-            wanted.then(|| beginning(&streams[channel as usize], subscribe.from, channel))
+            wanted.then(|| streams[channel as usize].beginning((subscribe.from, subscribe.resumes), channel))
         };
         let cursors = [cursor(subscribe.stdout, Channel::Stdout), cursor(subscribe.stderr, Channel::Stderr)];
         for (meter, cursor) in subscribe.meter.offset.iter().zip(&cursors) {
@@ -334,7 +323,7 @@ impl<D: Driver> Reactor<D> {
         let throttle = Throttle::new(rate, self.at.monotonic_ns);
         let branches = Channel::ALL.map(|channel| {
             let offset = cursors[channel as usize].map_or(0, |cursor| cursor.offset);
-            Branch::joining(passed[channel as usize], offset)
+            Branch::at(passed[channel as usize], offset)
         });
         let subscriber = subscriber_of(subscribe, cursors);
         let sink = sink.map(DescriptorSink::new);

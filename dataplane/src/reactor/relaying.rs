@@ -14,7 +14,7 @@ use super::sources::hold_ring;
 use super::table::Place;
 use super::timers::Alarm;
 use super::{Reactor, Turn};
-use crate::command::{Policy, Sink};
+use crate::command::{From, Policy, Sink};
 use crate::control::Notice;
 use crate::driver::Driver;
 use crate::key::{Channel, ProcessKey};
@@ -85,14 +85,26 @@ impl<D: Driver> Reactor<D> {
     /// Notes that bytes are about to leave a source, or that this is over.
     pub(super) fn expect_to_pass(&self, process: Place, channel: Channel, bytes: usize) {
         if let Some(running) = self.processes.get(process) {
-            running.streams[channel as usize].history.expect_to_pass(bytes);
+            running.streams[channel as usize].history.expect_to_pass(bytes, false);
         }
     }
 
     /// The same for a reader that has the source alone.
     pub(super) fn expects(&self, way: Way, bytes: usize) {
-        if way.direct {
-            self.expect_to_pass(way.process, way.channel, bytes);
+        if let Some(running) = self.processes.get(way.process).filter(|_| way.direct) {
+            running.streams[way.channel as usize].history.expect_to_pass(bytes, bytes > 0);
+        }
+    }
+
+    /// A reader is back that may have more than was counted: what went to it alone is known by where it stands.
+    pub(super) fn count_on(&mut self, process: Place, from: From) {
+        let From::At(offsets) = from else { return };
+        for channel in Channel::ALL {
+            let Some(running) = self.processes.get(process) else { return };
+            let bytes = running.streams[channel as usize].history.uncounted(offsets[channel as usize]);
+            if bytes > 0 {
+                self.passed(process, channel, bytes, true);
+            }
         }
     }
 
@@ -221,8 +233,8 @@ impl<D: Driver> Reactor<D> {
         }
         let Some(reader) = self.readers.get(place) else { return Step::Gone };
         let lead = reader.branches[channel as usize].taken.saturating_sub(passed) as usize;
-        if lead > 0 && !self.let_by(process, channel, lead, true) {
-            return Step::Nothing;
+        if lead > 0 {
+            return self.pass_lead(process, channel, lead);
         }
         let room = self.allowed(process, channel, TURN_BYTES_MAX);
         if room == 0 {
@@ -231,6 +243,18 @@ impl<D: Driver> Reactor<D> {
         let Some(allowance) = self.allowance(place) else { return Step::Throttled };
         let max = room.min(allowance.bytes);
         self.relay(Way { reader: place, process, channel, direct: true, max })
+    }
+
+    /// Lets go what the only reader of a stream has already, as far as it is there: of what a dead kernel had let by and not
+    /// counted it isn't.
+    fn pass_lead(&mut self, process: Place, channel: Channel, lead: usize) -> Step {
+        let Some(running) = self.processes.get(process) else { return Step::Gone };
+        let Some(source) = &running.streams[channel as usize].source else { return Step::Nothing };
+        match self.driver.queued(&source.fd).unwrap_or(0).min(lead) {
+            0 => self.source_is_empty(process, channel),
+            there if self.let_by(process, channel, there, true) => Step::Moved(0),
+            _ => Step::Nothing,
+        }
     }
 
     fn relay(&mut self, way: Way) -> Step {

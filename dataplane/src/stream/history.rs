@@ -35,8 +35,22 @@ enum Store {
     /// The stream has ended; no descriptor, no mapping.
     Kept { head: Bytes, tail: Bytes, total: u64 },
     /// Nothing is kept. Of all that went by, `unread` went to nobody. The account is a ring nothing is written to: its
-    /// header says for a successor how much went by, and whether more may have.
-    Passing { total: u64, unread: u64, account: Option<Writer> },
+    /// header says for a successor how much went by, and whether more may have. `doubt`: what a dead kernel may have let by after that.
+    Passing { total: u64, unread: u64, account: Option<Writer>, doubt: Doubt },
+}
+
+/// Bytes that went by uncounted, at most. True to them only until one is counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubt {
+    bytes: usize,
+    /// They went to one reader and to nobody else.
+    alone: bool,
+}
+
+impl Store {
+    fn passing(total: u64, account: Option<Writer>, doubt: Doubt) -> Store {
+        Store::Passing { total, unread: 0, account, doubt }
+    }
 }
 
 /// What is at an offset.
@@ -53,8 +67,7 @@ pub enum Peek<'a> {
 impl History {
     /// Of a stream that has no byte yet.
     pub fn new(size: HistorySize) -> History {
-        let store =
-            if size.is_none() { Store::Passing { total: 0, unread: 0, account: None } } else { Store::Empty };
+        let store = if size.is_none() { Store::passing(0, None, Doubt::default()) } else { Store::Empty };
         History { size, batch_bytes: TAKE_BYTES_MAX, store, pin: Cell::new((0, 0)) }
     }
 
@@ -71,20 +84,34 @@ impl History {
     /// So many bytes more went by, to somebody or to nobody.
     pub fn pass(&mut self, bytes: usize, was_read: bool) {
         debug_assert!(self.is_passing(), "bytes of a kept stream are taken");
-        if let Store::Passing { total, unread, account } = &mut self.store {
+        if let Store::Passing { total, unread, account, doubt } = &mut self.store {
+            *doubt = Doubt::default();
             *total += bytes as u64;
             *unread += if was_read { 0 } else { bytes as u64 };
             if let Some(account) = account {
                 account.commit(bytes);
-                account.expect(0);
+                account.expect_to_pass(0, false);
             }
         }
     }
 
-    /// Notes for a successor that at most so many bytes are about to go by; 0 when that is over.
-    pub fn expect_to_pass(&self, bytes: usize) {
-        if let Store::Passing { account: Some(account), .. } = &self.store {
-            account.expect(bytes);
+    /// Notes for a successor that at most so many bytes are about to go by, 0 when that is over, and whether to one reader alone.
+    pub fn expect_to_pass(&self, bytes: usize, alone: bool) {
+        if let Store::Passing { account: Some(account), doubt, .. } = &self.store {
+            // What is in doubt stays so until something is counted.
+            let alone = if bytes == 0 { doubt.alone } else { alone && (doubt.bytes == 0 || doubt.alone) };
+            account.expect_to_pass(doubt.bytes + bytes, alone);
+        }
+    }
+
+    /// How many bytes more than were counted a reader has that had the stream alone and stands at `offset`.
+    pub fn uncounted(&self, offset: u64) -> usize {
+        match &self.store {
+            Store::Passing { total, doubt, .. } if doubt.alone => {
+                let more = offset.saturating_sub(*total);
+                if more <= doubt.bytes as u64 { more as usize } else { 0 }
+            }
+            _ => 0,
         }
     }
 
@@ -109,7 +136,8 @@ impl History {
     pub fn inherited(size: HistorySize, ring: Option<Writer>) -> History {
         let store = match ring {
             Some(ring) if size.is_none() => {
-                Store::Passing { total: ring.taken(), unread: 0, account: Some(ring) }
+                let (bytes, alone) = ring.uncounted();
+                Store::passing(ring.taken(), Some(ring), Doubt { bytes, alone })
             }
             Some(ring) => Store::Ring(ring),
             None => return History::new(size),
@@ -129,14 +157,6 @@ impl History {
             Store::Lent(ring) => Some(ring),
             Store::Empty | Store::Ring(_) | Store::Kept { .. } | Store::Passing { .. } => None,
         }
-    }
-
-    /// What is left of a ring that a client wrote, in one that is held as others are.
-    pub fn last_of_lent(&self) -> Option<Result<Writer, RingError>> {
-        let Store::Lent(ring) = &self.store else { return None };
-        let (from, total) = (ring.tail_from(), ring.taken());
-        let tail = ring.run(from, (total - from.min(total)) as usize).unwrap_or_default();
-        Some(Writer::of_ended(&[], tail, total))
     }
 
     /// Bytes of the stream so far; what a client writes is looked at anew.
@@ -635,6 +655,31 @@ mod tests {
         assert_eq!(history.ring().unwrap().0.pinned(), (0, 2));
         history.pin(7, 1);
         assert_eq!(history.ring().unwrap().0.pinned(), (7, 1));
+    }
+
+    #[test]
+    fn what_went_by_uncounted_is_known_by_who_had_it_alone_until_something_is_counted() {
+        let dies_in_the_middle = |alone| {
+            let mut history = History::new(HistorySize::NONE);
+            history.account().unwrap();
+            history.pass(100, true);
+            history.expect_to_pass(60, alone);
+            let Store::Passing { account: Some(ring), .. } = history.store else { panic!("an account") };
+            History::inherited(HistorySize::NONE, Some(ring))
+        };
+        let mut alone = dies_in_the_middle(true);
+        assert_eq!([99, 100, 101, 160, 161].map(|at| alone.uncounted(at)), [0, 0, 1, 60, 0]);
+        // One more kernel may die at the same place, before and after it moved something.
+        let left = |history: &History, bytes| {
+            history.expect_to_pass(bytes, true);
+            let Store::Passing { account: Some(ring), .. } = &history.store else { panic!("an account") };
+            ring.uncounted()
+        };
+        assert_eq!([left(&alone, 10), left(&alone, 0)], [(70, true), (60, true)]);
+        let among_others = dies_in_the_middle(false);
+        assert_eq!((among_others.uncounted(160), left(&among_others, 10)), (0, (70, false)));
+        alone.pass(60, true);
+        assert_eq!((alone.total(), alone.uncounted(170), left(&alone, 10)), (160, 0, (10, true)));
     }
 
     #[test]

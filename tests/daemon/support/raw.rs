@@ -313,12 +313,23 @@ impl Raw {
 
     /// Opens a stream by a transport that brings descriptors: its answer, and they.
     pub(crate) fn open(&mut self, params: Json) -> (Json, Vec<OwnedFd>) {
-        self.handed("stream.open", params)
+        self.open_with(params, &Json::Object(Map::new()))
     }
 
     /// Calls what brings descriptors: its answer, and they.
     pub(crate) fn handed(&mut self, method: &str, params: Json) -> (Json, Vec<OwnedFd>) {
-        let opened = self.ok(method, params);
+        let made = self.ok(method, params);
+        self.came_with(made)
+    }
+
+    /// The same with `meta`.
+    pub(crate) fn open_with(&mut self, params: Json, meta: &Json) -> (Json, Vec<OwnedFd>) {
+        let opened = self.call_with("stream.open", &params, meta);
+        let opened = opened.unwrap_or_else(|refusal| panic!("open {params}: {refusal:?}"));
+        self.came_with(opened)
+    }
+
+    fn came_with(&mut self, opened: Json) -> (Json, Vec<OwnedFd>) {
         let count = opened["descriptors"].as_array().map_or(0, Vec::len);
         let descriptors = &mut self.reader.get_mut().descriptors;
         assert!(count <= descriptors.len(), "{} came for {opened}", descriptors.len());

@@ -73,7 +73,8 @@ super::events! {
 
     /// A kernel died in the middle of moving a stream's bytes that it didn't count first: of one spawned with `history: none`,
     /// or on a system without splice(2). Up to 1 MiB may be missing at this place, to a count at
-    /// least; of more than four raw readers of it one may be given up to 1 MiB again. Each kernel after it tells it again. Of others nothing is ever missing on Linux.
+    /// least; of more than four raw readers of it one may be given up to 1 MiB again. `from` and `to` say how much: offsets behind it are
+    /// too small by no more than that. Each kernel after it tells it again. Of others nothing is ever missing on Linux.
     StreamUncertain = "kairo.stream.uncertain", Bus {
         /// Of which process.
         pub id: ProcessId,
@@ -83,6 +84,10 @@ super::events! {
         pub stream: StreamName,
         /// The offset of what follows.
         pub at: u64,
+        /// The first of the bytes that may be missing, or given again.
+        pub from: u64,
+        /// One past the last of them.
+        pub to: u64,
     }
 
     /// A child's output has waited for a reader for longer than the threshold (`limits.stall_ms`), and still does.

@@ -10,6 +10,7 @@ use super::check::Wrong;
 use super::kernel::{Home, described};
 use crate::support::processes::{descriptor_targets, descriptors, memory_bytes};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Descriptors a reactor may come to hold for good, in the kernel and in the keeper.
@@ -53,7 +54,7 @@ impl Census {
         let keepers = home.keepers();
         let (kernel, keeper) = (home.pid(), keepers.first().map(|name| name.pid));
         Census {
-            kernel_descriptors: kernel.map_or(0, descriptors),
+            kernel_descriptors: kernel.map_or(0, held),
             keeper_descriptors: keeper.map_or(0, descriptors),
             kernel_bytes: kernel.map_or(0, |pid| memory_bytes(pid, "Anonymous")),
             keeper_bytes: keeper.map_or(0, |pid| memory_bytes(pid, "Anonymous")),
@@ -128,6 +129,12 @@ impl Census {
             }
         }
     }
+}
+
+/// Descriptors of a kernel; how many files its log is of is the log's business.
+fn held(pid: i32) -> usize {
+    let is_of_log = |target: &PathBuf| target.display().to_string().contains("/state/log/db/");
+    descriptor_targets(pid).iter().filter(|target| !is_of_log(target)).count()
 }
 
 /// How many descriptors there are of each kind, for a message.

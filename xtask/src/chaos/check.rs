@@ -26,10 +26,22 @@ pub(crate) struct Checker {
 #[derive(Debug)]
 enum Content {
     Silent,
-    Sequence { bytes: Option<u64> },
+    Sequence(Sequence),
     Records(Records),
     Answers(Answers),
     Text(&'static str),
+}
+
+/// The sequence, of whose bytes some may have gone by uncounted, see [`Checker::may_have_lost`].
+#[derive(Debug)]
+struct Sequence {
+    bytes: Option<u64>,
+    /// How many did, as far as what came tells: one of these, rising.
+    lost: Vec<u64>,
+    /// At most so many.
+    lost_max: u64,
+    /// Some more may have since the last byte that came.
+    is_adrift: bool,
 }
 
 /// Records of several writers in one stream: those of each come in their order.
@@ -69,7 +81,9 @@ impl Checker {
     pub(crate) fn new(script: &Script) -> Checker {
         let content = match script {
             Script::Silent => Content::Silent,
-            Script::Sequence(bytes) => Content::Sequence { bytes: *bytes },
+            Script::Sequence(bytes) => {
+                Content::Sequence(Sequence { bytes: *bytes, lost: vec![0], lost_max: 0, is_adrift: false })
+            }
             Script::Records(counts) => Content::Records(Records {
                 counts: counts.clone(),
                 next: vec![0; counts.len()],
@@ -126,21 +140,7 @@ impl Checker {
         }
         match &mut self.content {
             Content::Silent => return Err(format!("{} bytes of one who says nothing", bytes.len())),
-            Content::Sequence { .. } => {
-                if let Some(wrong) = pattern::wrong_at(bytes, offset) {
-                    let place = pattern::place_in_block(&bytes[(wrong - offset) as usize..]);
-                    let instead = place.map_or("of nowhere".to_owned(), |place| {
-                        format!(
-                            "those of a place {} further",
-                            place as i64 - (wrong % pattern::BLOCK_BYTES as u64) as i64
-                        )
-                    });
-                    let end = offset + bytes.len() as u64;
-                    return Err(format!(
-                        "the byte at offset {wrong} is wrong, in a chunk of [{offset}, {end}): the bytes there are {instead}"
-                    ));
-                }
-            }
+            Content::Sequence(sequence) => sequence.take(offset, bytes)?,
             Content::Records(records) => records.take(bytes)?,
             Content::Answers(answers) => answers.take(bytes)?,
             Content::Text(text) => {
@@ -164,7 +164,7 @@ impl Checker {
         match &mut self.content {
             Content::Records(records) => records.stray(),
             Content::Answers(answers) => answers.stray(),
-            Content::Silent | Content::Sequence { .. } | Content::Text(_) => {}
+            Content::Silent | Content::Sequence(_) | Content::Text(_) => {}
         }
         Ok(())
     }
@@ -181,27 +181,83 @@ impl Checker {
                 answers.may_jump = true;
                 answers.doubts += 2;
             }
-            Content::Silent | Content::Sequence { .. } | Content::Text(_) => {}
+            Content::Silent | Content::Sequence(_) | Content::Text(_) => {}
+        }
+    }
+
+    /// Kernels have died that may have let bytes go by uncounted, at most so many in all: offsets may be too small by that, from
+    /// here on.
+    pub(crate) fn may_have_lost(&mut self, bytes: u64) {
+        if let Content::Sequence(sequence) = &mut self.content {
+            sequence.is_adrift = bytes > sequence.lost_max;
+            sequence.lost_max = bytes.max(sequence.lost_max);
         }
     }
 
     /// The stream has ended after so many bytes. `is_exact`: offsets count what the child wrote and nothing else.
     pub(crate) fn end(&self, total: u64, is_exact: bool) -> Result<(), Wrong> {
-        if total != self.at {
+        // Who was ahead of the source when its kernel died may have more than was counted.
+        let uncounted = if let Content::Sequence(sequence) = &self.content { sequence.lost_max } else { 0 };
+        if !(total..=total + uncounted).contains(&self.at) {
             return Err(format!("the end is at {total}, and {} bytes came or were missing", self.at));
         }
         match &self.content {
-            Content::Sequence { bytes: Some(bytes) } if *bytes != total => {
-                Err(format!("it ended at {total}, and the child wrote {bytes}"))
-            }
+            Content::Sequence(sequence) => sequence.end(self.at),
             Content::Text(text) if text.len() as u64 != total => {
                 Err(format!("it ended at {total}: {text:?}"))
             }
             Content::Records(records) => records.end(total, is_exact),
             Content::Answers(answers) => answers.end(),
-            Content::Silent | Content::Sequence { .. } | Content::Text(_) => Ok(()),
+            Content::Silent | Content::Text(_) => Ok(()),
         }
     }
+}
+
+impl Sequence {
+    fn take(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Wrong> {
+        let is_right = |lost: u64| pattern::wrong_at(bytes, offset + lost).is_none();
+        let least = self.lost.first().copied().unwrap_or(0);
+        if std::mem::take(&mut self.is_adrift) {
+            // Where the beginning of it may be from, and then all of it.
+            let head = &bytes[..bytes.len().min(16)];
+            let all = pattern::bytes(offset + least, (self.lost_max - least) as usize + head.len());
+            let fits = all.windows(head.len()).enumerate().filter(|(_, window)| *window == head);
+            self.lost = fits.map(|(more, _)| least + more as u64).filter(|lost| is_right(*lost)).collect();
+        } else {
+            self.lost.retain(|lost| is_right(*lost));
+        }
+        if self.lost.is_empty() { Err(misplaced(offset, bytes, least, self.lost_max)) } else { Ok(()) }
+    }
+
+    fn end(&self, total: u64) -> Result<(), Wrong> {
+        let Some(bytes) = self.bytes else { return Ok(()) };
+        let least = self.lost.first().copied().unwrap_or(0);
+        let is_right = match self.is_adrift {
+            true => (total + least..=total + self.lost_max).contains(&bytes),
+            false => self.lost.iter().any(|lost| total + lost == bytes),
+        };
+        let lost = || format!("{:?} of at most {} went by uncounted", self.lost.first(), self.lost_max);
+        if is_right {
+            Ok(())
+        } else {
+            Err(format!("it ended at {total}, and the child wrote {bytes}; {}", lost()))
+        }
+    }
+}
+
+/// Where a chunk is from that should be from somewhere else.
+fn misplaced(offset: u64, bytes: &[u8], lost: u64, lost_max: u64) -> Wrong {
+    let wrong = pattern::wrong_at(bytes, offset + lost).unwrap_or(offset + lost) - lost;
+    let place = pattern::place_in_block(&bytes[(wrong - offset) as usize..]);
+    let instead = place.map_or("of nowhere".to_owned(), |place| {
+        let further = place as i64 - ((wrong + lost) % pattern::BLOCK_BYTES as u64) as i64;
+        format!("those of a place {further} further")
+    });
+    let end = offset + bytes.len() as u64;
+    format!(
+        "the byte at offset {wrong} is wrong, in a chunk of [{offset}, {end}): the bytes there are {instead}; {lost} of at most \
+         {lost_max} bytes went by uncounted"
+    )
 }
 
 impl Records {
@@ -352,6 +408,34 @@ mod tests {
         assert!(lost.take(100, &changed).is_err(), "a byte changed");
         assert!(lost.end(100, true).is_err(), "an end too early");
         assert!(lost.gap(90, 110).is_err(), "a gap over what came");
+    }
+
+    #[test]
+    fn bytes_that_went_by_uncounted_are_looked_for_where_and_as_far_as_that_was_told() {
+        let came = |lost: u64, told: u64, more: u64| {
+            let mut checker = sequence(500_000);
+            checker.take(0, &pattern::bytes(0, 100)).expect("these are right");
+            checker.may_have_lost(told);
+            checker.take(100, &pattern::bytes(100 + lost, 10))?;
+            checker.take(110, &pattern::bytes(110 + lost + more, 200_000))?;
+            checker.gap(200_110, 500_000 - lost)?;
+            checker.end(500_000 - lost, true)
+        };
+        for lost in [0, 1, 65_536, 100_000] {
+            assert_eq!(came(lost, 100_000, 0), Ok(()), "{lost}");
+        }
+        assert!(came(100_001, 100_000, 0).is_err(), "more than was told");
+        assert!(came(1, 0, 0).is_err(), "nothing was told");
+        assert!(came(0, 100_000, 1).is_err(), "later than where it was told");
+        let mut again = sequence(500_000);
+        again.take(0, &pattern::bytes(0, 100)).expect("these are right");
+        again.may_have_lost(10_000);
+        assert!(again.take(100, &pattern::bytes(99, 100)).is_err(), "bytes again");
+        let mut end = sequence(200);
+        end.take(0, &pattern::bytes(0, 100)).expect("these are right");
+        end.may_have_lost(100);
+        assert_eq!(end.end(100, true), Ok(()), "all that was left went by");
+        assert!(sequence(200).end(100, true).is_err());
     }
 
     #[test]

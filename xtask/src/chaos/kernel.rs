@@ -266,10 +266,14 @@ impl Home {
                 if is_own {
                     continue;
                 }
+                // Where fifos are stays there as long as a kernel does; what is in it doesn't.
+                let stays = path.is_dir() && relative.starts_with("kernel.sock.fifos");
                 if path.is_dir() {
                     folders.push(path);
                 }
-                found.insert(relative);
+                if !stays {
+                    found.insert(relative);
+                }
             }
         }
         found

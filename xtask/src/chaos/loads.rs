@@ -5,12 +5,11 @@
 //! does can't be told by those there are). Rounds are short, so a row stays small: up to a few megabytes and a few
 //! hundred milliseconds.
 //!
-//! Invariant: everything a row decides comes from the `Random` it is given.
+//! Invariant: everything a row decides comes from the `Random` it is given. Rows of those who start no process of ours, or have to do
+//! with the log, are drawn in `errands`.
 
-use super::plan::{
-    Consumer, Deed, Exit, Input, Intents, Killer, Mode, Outlet, Pace, Pipeline, Policy, Process, Producer,
-    Publisher, Reader, Script, Writer,
-};
+use super::errands;
+use super::plan::{Deed, Exit, Input, Killer, Mode, Outlet, Pace, Policy, Process, Reader, Script, Writer};
 use super::random::Random;
 use crate::child::RECORD_BYTES;
 use nix::sys::signal::Signal;
@@ -68,6 +67,16 @@ pub(crate) const LOADS: &[Load] = &[
         about: "the same of a stream of which nothing is kept",
         plan: Draw::Processes(relayed),
     },
+    Load {
+        name: "framed",
+        about: "the same in frames, beside raw readers or alone",
+        plan: Draw::Processes(framed),
+    },
+    Load {
+        name: "sifted",
+        about: "the same to readers that drop, some of them stopped",
+        plan: Draw::Processes(sifted),
+    },
     Load { name: "limited", about: "rates of streams and of readers", plan: Draw::Processes(limited) },
     Load { name: "terminal", about: "a PTY that floods", plan: Draw::Processes(terminal) },
     Load {
@@ -102,22 +111,32 @@ pub(crate) const LOADS: &[Load] = &[
     Load {
         name: "publish",
         about: "events published with and without keys, followed over all kernels, worked off a durable consumer",
-        plan: Draw::Deeds(publish),
+        plan: Draw::Deeds(errands::publish),
     },
     Load {
         name: "intents",
         about: "intents with processes under them, cancelled while kernels die",
-        plan: Draw::Deeds(intents),
+        plan: Draw::Deeds(errands::intents),
     },
     Load {
         name: "pipelines",
         about: "programs joined by plain pipes and by taps, read at the end and on the way",
-        plan: Draw::Deeds(pipelines),
+        plan: Draw::Deeds(errands::pipelines),
     },
     Load {
         name: "producers",
-        about: "streams that clients write, which end with their kernel",
-        plan: Draw::Deeds(producers),
+        about: "streams that clients write, through pipes",
+        plan: Draw::Deeds(errands::producers),
+    },
+    Load {
+        name: "in_place",
+        about: "streams that clients write in rings they share with the kernel",
+        plan: Draw::Deeds(errands::in_place),
+    },
+    Load {
+        name: "visited",
+        about: "pipelines at whose taps readers come and go",
+        plan: Draw::Deeds(errands::visited),
     },
 ];
 
@@ -126,10 +145,10 @@ pub(crate) fn named(name: &str) -> Option<&'static Load> {
     LOADS.iter().find(|load| load.name == name)
 }
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A process nobody has to do with, with this role.
-fn process(random: &mut Random, role: &[&str]) -> Process {
+pub(super) fn process(random: &mut Random, role: &[&str]) -> Process {
     let mut options = json!({"stdin": "null"});
     if random.chance(1, 4) {
         options["durable"] = random.chance(1, 2).into();
@@ -144,7 +163,7 @@ fn process(random: &mut Random, role: &[&str]) -> Process {
 }
 
 impl Process {
-    fn flag(&mut self, name: &str, value: impl ToString) {
+    pub(super) fn flag(&mut self, name: &str, value: impl ToString) {
         self.role.extend([format!("--{name}"), value.to_string()]);
     }
 
@@ -184,12 +203,12 @@ fn block(mode: Mode, pace: Pace) -> Reader {
     Reader { policy: Policy::Block, mode, pace, rate: None }
 }
 
-fn pace(random: &mut Random) -> Pace {
+pub(super) fn pace(random: &mut Random) -> Pace {
     if random.chance(2, 3) { Pace::Full } else { Pace::Slow(random.of_any_size(50..=4_000)) }
 }
 
 /// Flags of a writer of so many bytes: how it cuts them, and how it dawdles. A few hundred milliseconds at most.
-fn cut(process: &mut Process, random: &mut Random, bytes: u64) {
+pub(super) fn cut(process: &mut Process, random: &mut Random, bytes: u64) {
     let write_bytes = random.of_any_size((bytes / 1_000).max(1)..=131_072);
     let writes = bytes / write_bytes + 1;
     process.flag("write-bytes", write_bytes);
@@ -287,6 +306,35 @@ fn relayed(random: &mut Random) -> Vec<Process> {
         flood.options["history"] = "none".into();
         // What was on its way in a frame that was not whole is a gap, and where it is may be uncertain.
         flood.readers.clear();
+    }
+    all
+}
+
+fn framed(random: &mut Random) -> Vec<Process> {
+    let mut all = relayed(random);
+    for flood in &mut all {
+        if random.chance(1, 2) {
+            flood.outlets.clear();
+            flood.role.retain(|word| word != "--gate");
+            flood.options["stdin"] = "null".into();
+        }
+        for _ in 0..random.within(1..=3) {
+            flood.readers.push(block(Mode::Chunk, pace(random)));
+        }
+    }
+    all
+}
+
+fn sifted(random: &mut Random) -> Vec<Process> {
+    let mut all = framed(random);
+    for flood in &mut all {
+        let waiting = random.within(0..=1) as usize;
+        for reader in flood.readers.iter_mut().skip(waiting) {
+            reader.policy = Policy::DropOldest;
+            if random.chance(1, 3) {
+                reader.pace = Pace::Stopped;
+            }
+        }
     }
     all
 }
@@ -476,70 +524,6 @@ fn victim(random: &mut Random) -> Vec<Process> {
 
 fn killer(random: &mut Random, signal: &'static str, grace_ms: u64, after_output: bool) -> Killer {
     Killer { after_us: random.of_any_size(1..=200_000), signal, grace_ms, after_output }
-}
-
-fn publish(random: &mut Random) -> Vec<Deed> {
-    let mut all = Vec::new();
-    for _ in 0..random.within(1..=3) {
-        let count = random.of_any_size(10..=300);
-        all.push(Deed::Publish(Publisher {
-            count,
-            disk_percent: *random.one_of(&[0, 10, 50]),
-            keyed_percent: *random.one_of(&[50, 100, 100]),
-            pause_us: random.within(0..=400_000) / count,
-            seed: random.next(),
-        }));
-    }
-    for _ in 0..random.within(1..=2) {
-        all.push(Deed::Follow { from_the_first: random.chance(1, 2) });
-    }
-    all.push(Deed::Consume(Consumer {
-        nak_percent: random.within(0..=10),
-        ignored_percent: random.within(0..=3),
-        in_flight_max: random.of_any_size(1..=64),
-        seed: random.next(),
-    }));
-    all
-}
-
-fn intents(random: &mut Random) -> Vec<Deed> {
-    let role = ["sleepy", "--ms", "60000"].map(str::to_owned).to_vec();
-    let processes = random.within(3..=9);
-    let (after_us, grace_ms) = (random.of_any_size(1..=200_000), random.of_any_size(1..=400));
-    vec![Deed::Intend(Intents { processes, role, after_us, grace_ms })]
-}
-
-fn pipelines(random: &mut Random) -> Vec<Deed> {
-    let bytes = random.of_any_size(1_000..=4 * MIB);
-    let count = random.within(2..=4);
-    let exit = if random.chance(1, 3) { random.within(1..=80) as u8 } else { 0 };
-    let mut first = process(random, &["flood"]);
-    first.flag("bytes", bytes);
-    cut(&mut first, random, bytes);
-    let mut stages = vec![first.role];
-    for _ in 1..count {
-        let mut echo = process(random, &["echo"]);
-        echo.flag("read-bytes", random.of_any_size(bytes / 500 + 1..=65_536));
-        stages.push(echo.role);
-    }
-    let last = random.within(0..=count - 1) as usize;
-    stages[last].extend(["--exit".to_owned(), exit.to_string()]);
-    vec![Deed::Pipe(Pipeline {
-        taps: stages[1..].iter().map(|_| random.chance(1, 2)).collect(),
-        stages,
-        bytes,
-        exit,
-        after_us: random.of_any_size(1..=60_000),
-        pace: pace(random),
-    })]
-}
-
-fn producers(random: &mut Random) -> Vec<Deed> {
-    let bytes = random.of_any_size(1_000..=4 * MIB);
-    let write_bytes = random.of_any_size((bytes / 1_000).max(1)..=131_072);
-    let writes = bytes / write_bytes + 1;
-    let pause_us = if random.chance(1, 2) { random.within(20_000..=300_000) / writes } else { 0 };
-    vec![Deed::Produce(Producer { bytes, write_bytes, pause_us })]
 }
 
 /// Everything a spawn is told besides what its row says: whose it is.

@@ -10,7 +10,7 @@
 use super::check::{Checker, Wrong};
 use super::line::{Caller, Cut, Line};
 use super::plan::{Outlet, Pace, Process};
-use super::stage::{Sabotage, Stage};
+use super::stage::{self, Sabotage, Stage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use std::fs::File;
@@ -45,14 +45,10 @@ pub(crate) fn take(stage: &Stage, who: &str, id: &str, process: &Process) -> Res
             let name = format!("{who} {at} ({})", outlet.transport);
             scope.spawn(move || {
                 let read = to_the_end(stage, &name, id, process, *outlet, descriptor);
-                if read.is_err() {
-                    stage.fail();
-                }
-                read.map_err(|wrong| format!("{name}: {wrong}"))
+                stage.judged(&name, read)
             })
         });
-        let reads: Vec<_> = reads.collect();
-        reads.into_iter().try_for_each(|read| read.join().unwrap_or_else(|_| Err("panicked".to_owned())))
+        stage::all_of(reads.collect())
     })
 }
 

@@ -202,11 +202,31 @@ pub(crate) struct Pipeline {
     pub(crate) after_us: u64,
     /// Of who reads the last stage.
     pub(crate) pace: Pace,
+    /// Who looks in at taps.
+    pub(crate) visitors: Vec<Visitor>,
 }
 
-/// Somebody who owns a stream, writes it, and begins another when its kernel has died.
+/// Somebody who comes to a tap, reads for a while and leaves, several times.
+#[derive(Clone, Debug)]
+pub(crate) struct Visitor {
+    /// Whose output it reads.
+    pub(crate) stage: usize,
+    /// `frames`, `pipe` or `socket`.
+    pub(crate) transport: &'static str,
+    /// With frames; who has a descriptor waits to be waited for.
+    pub(crate) policy: Policy,
+    /// Its visits: from the end of the one before, microseconds, and how many bytes it stays for.
+    pub(crate) visits: Vec<(u64, u64)>,
+    /// It says goodbye, or just goes.
+    pub(crate) is_polite: bool,
+    pub(crate) pace: Pace,
+}
+
+/// Somebody who owns a stream, writes it, and begins another if it has ended with its kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Producer {
+    /// `pipe`, or `shared`: in place.
+    pub(crate) transport: &'static str,
     pub(crate) bytes: u64,
     pub(crate) write_bytes: u64,
     pub(crate) pause_us: u64,

@@ -9,6 +9,7 @@
 //! Invariant: a reader asks for the first byte it has not seen, and nothing that was in a socket is believed lost.
 
 use super::check::{Checker, Wrong};
+use super::doubts;
 use super::line::{Cut, Line};
 use super::plan::{Pace, Policy, Process, Reader, Script};
 use super::stage::{Sabotage, Stage};
@@ -26,6 +27,10 @@ pub(crate) struct Reading<'a> {
     id: &'a str,
     plan: Reader,
     is_terminal: bool,
+    /// Nothing of what it wrote is kept.
+    is_relayed: bool,
+    /// Nothing has come on this line yet.
+    has_resumed: bool,
     /// Everything it wrote is on disk.
     is_spooled: bool,
     outputs: Vec<Output>,
@@ -80,6 +85,8 @@ impl<'a> Reading<'a> {
             id,
             plan,
             is_terminal,
+            is_relayed: process.is_relayed(),
+            has_resumed: false,
             is_spooled: process.is_spooled(),
             outputs,
             resumes: None,
@@ -118,10 +125,15 @@ impl<'a> Reading<'a> {
         let mut line = Line::open(self.stage, None)?;
         self.stage.doing(self.who, "subscribes");
         let subscription = self.subscribe(&mut line)?;
-        if self.resumes.replace(subscription.clone()).is_some() && self.is_terminal {
+        self.has_resumed = self.resumes.replace(subscription.clone()).is_some();
+        if self.has_resumed && self.is_terminal {
             // What a kernel had read of a terminal when it died can't be told afterwards.
             self.outputs.iter_mut().for_each(|output| output.checker.doubt());
             self.doubts += 1;
+        }
+        if self.is_relayed {
+            let lost = doubts::uncounted(self.stage, self.id)?;
+            self.outputs.iter_mut().for_each(|output| output.checker.may_have_lost(lost));
         }
         if !self.has_read {
             self.is_late = self.stage.is_begun(self.id);
@@ -200,6 +212,9 @@ impl<'a> Reading<'a> {
         let Some(Value::Binary(data)) = field(&value, "data") else {
             return Err("a chunk without data".to_owned());
         };
+        if self.stage.sabotages(Sabotage::Skipped) {
+            return Ok(());
+        }
         let mut data = data.clone();
         if self.stage.sabotages(Sabotage::Byte) {
             data[0] ^= 1;
@@ -209,7 +224,7 @@ impl<'a> Reading<'a> {
         if self.stage.sabotages(Sabotage::Again) {
             output.checker.take(offset, &data)?;
         }
-        self.has_read = true;
+        (self.has_read, self.has_resumed) = (true, false);
         self.stage.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -250,13 +265,18 @@ impl<'a> Reading<'a> {
 
     fn gap(&mut self, name: &str, from: u64, to: u64) -> Result<(), Wrong> {
         let missed = to.saturating_sub(from);
-        let may_join = self.is_late && from == self.head_bytes && !self.is_spooled;
+        let joins_at = if self.is_relayed { 0 } else { self.head_bytes };
+        let may_join = self.is_late && from == joins_at && !self.is_spooled;
+        // What was on its way in a frame when its kernel died is nowhere else.
+        let was_on_its_way = self.is_relayed && std::mem::take(&mut self.has_resumed);
         let output = output_of(&mut self.outputs, name)?;
         if self.plan.policy == Policy::DropOldest || (may_join && !output.has_joined) {
             self.stage.dropped_bytes.fetch_add(missed, Ordering::Relaxed);
             output.has_joined = true;
         } else if self.is_terminal && missed <= TERMINAL_GAP_BYTES_MAX {
             self.stage.terminal_gap_bytes.fetch_add(missed, Ordering::Relaxed);
+        } else if was_on_its_way {
+            self.stage.relay_gap_bytes.fetch_add(missed, Ordering::Relaxed);
         } else {
             return Err(format!("{name}: the bytes [{from}, {to}) are missing to a reader that blocks"));
         }

@@ -96,6 +96,7 @@ struct Totals {
     bytes: u64,
     dropped_bytes: u64,
     terminal_gap_bytes: u64,
+    relay_gap_bytes: u64,
     reconnections: u64,
     resent: u64,
     exits_told: u64,
@@ -123,6 +124,7 @@ impl Summary {
         totals.bytes += report.bytes;
         totals.dropped_bytes += report.dropped_bytes;
         totals.terminal_gap_bytes += report.terminal_gap_bytes;
+        totals.relay_gap_bytes += report.relay_gap_bytes;
         totals.reconnections += report.reconnections;
         totals.resent += report.resent;
         totals.exits_told += report.exits_told;
@@ -165,13 +167,14 @@ impl Summary {
             }
             println!(
                 "  processes {}, exits told on the bus {} ({} again by a successor), bytes checked {:.1} MiB, dropped by wish {:.1} MiB, gaps of \
-                 terminals {} bytes",
+                 terminals {} bytes, of relays {} bytes",
                 totals.processes,
                 totals.exits_told,
                 totals.told_again,
                 mib(totals.bytes),
                 mib(totals.dropped_bytes),
                 totals.terminal_gap_bytes,
+                totals.relay_gap_bytes,
             );
             println!(
                 "  reconnections {}, writes sent again {}, second kernels refused {}, restarts that did not come {}",

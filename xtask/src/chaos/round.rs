@@ -17,6 +17,7 @@ use super::kernel::{Home, MARKER};
 use super::line::Caller;
 use super::outlets;
 use super::plan::{Deed, Kill, Mode, Pace, Plan, Policy, Process, Reader, Script, When};
+use super::produced;
 use super::reader::Reading;
 use super::stage::{GIVEN_UP, Sabotage, Stage};
 use serde_json::{Value as Json, json};
@@ -45,6 +46,7 @@ pub(crate) struct Report {
     pub(crate) reconnections: u64,
     pub(crate) resent: u64,
     pub(crate) terminal_gap_bytes: u64,
+    pub(crate) relay_gap_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) exits_told: u64,
     pub(crate) told_again: u64,
@@ -122,6 +124,7 @@ pub(crate) fn run(home: &mut Home, plan: &Plan, props: &Props<'_>) -> Report {
     report.reconnections = count(&stage.reconnections);
     report.resent = count(&stage.resent);
     report.terminal_gap_bytes = count(&stage.terminal_gap_bytes);
+    report.relay_gap_bytes = count(&stage.relay_gap_bytes);
     report.dropped_bytes = count(&stage.dropped_bytes);
     report.not_reborn = count(&stage.not_reborn);
     report.told_again = count(&stage.told_again);
@@ -249,7 +252,7 @@ impl<'e> Cast<'e, 'e> {
                     Deed::Follow { from_the_first } => doer.follow(*from_the_first),
                     Deed::Consume(consumer) => doer.consume(consumer),
                     Deed::Pipe(pipeline) => flows::join(stage, &name, pipeline, child, &marker),
-                    Deed::Produce(producer) => flows::produce(stage, &name, *producer),
+                    Deed::Produce(producer) => produced::produce(stage, &name, *producer),
                     Deed::Intend(intents) => {
                         doer.intend(intents, &[child, &intents.role[..]].concat(), &marker)
                     }

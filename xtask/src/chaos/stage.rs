@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often somebody who waits looks again.
@@ -59,6 +60,12 @@ pub enum Sabotage {
     Spared,
     /// A cancel ends a process that is none of its business.
     Touched,
+    /// A producer writes a byte that is not the stream's.
+    Produced,
+    /// A byte changes on its way to a visitor.
+    Visited,
+    /// A reader is not given a chunk, and not told.
+    Skipped,
 }
 
 /// What the actors of a round share.
@@ -76,6 +83,8 @@ pub(crate) struct Stage {
     pub(crate) resent: AtomicU64,
     /// Bytes terminals may have lost in a kernel that was killed.
     pub(crate) terminal_gap_bytes: AtomicU64,
+    /// Bytes that were on their way to readers of relays in kernels that were killed, and are named gaps.
+    pub(crate) relay_gap_bytes: AtomicU64,
     /// Bytes readers missed by their own policy.
     pub(crate) dropped_bytes: AtomicU64,
     /// Exits that a second kernel told, as the first died with the word in its mouth.
@@ -135,6 +144,7 @@ impl Stage {
             reconnections: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             terminal_gap_bytes: AtomicU64::new(0),
+            relay_gap_bytes: AtomicU64::new(0),
             dropped_bytes: AtomicU64::new(0),
             told_again: AtomicU64::new(0),
             has_killed: AtomicBool::new(false),
@@ -155,6 +165,14 @@ impl Stage {
     /// Nobody need go on.
     pub(crate) fn fail(&self) {
         self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// What came of a part of somebody: who fails fails the round.
+    pub(crate) fn judged(&self, name: &str, result: Result<(), Wrong>) -> Result<(), Wrong> {
+        result.map_err(|wrong| {
+            self.fail();
+            if wrong == GIVEN_UP { wrong } else { format!("{name}: {wrong}") }
+        })
     }
 
     /// An error once the round has failed or its time is over.
@@ -302,6 +320,14 @@ impl Stage {
     pub(crate) fn sabotages(&self, how: Sabotage) -> bool {
         self.sabotage == Some(how) && !self.sabotage_is_done.swap(true, Ordering::Relaxed)
     }
+}
+
+/// Waits for all parts of somebody; of what is wrong, the first that isn't another's fault.
+pub(crate) fn all_of(parts: Vec<ScopedJoinHandle<'_, Result<(), Wrong>>>) -> Result<(), Wrong> {
+    let done = parts.into_iter().map(|part| part.join().unwrap_or_else(|_| Err("panicked".to_owned())));
+    let mut wrong: Vec<Wrong> = done.filter_map(Result::err).collect();
+    wrong.sort_by_key(|wrong| wrong == GIVEN_UP);
+    wrong.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// What an actor says that stopped because another had failed.

@@ -5,22 +5,16 @@ use super::{Seen, Site};
 use crate::chaos::{Random, Wrong};
 use crate::support::output::Output;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// What there is of this house, from its top.
 const TREES: [&str; 5] = ["docs", "wire/src", "dataplane/src", "controlplane/src", "tests/fixtures"];
 
 pub(super) fn run(site: &Site<'_>, random: &mut Random) -> Result<Seen, Wrong> {
-    if !has("tar") {
-        return Ok(Seen::Lacks("tar"));
-    }
-    let compressor = if has("zstd") { "zstd" } else { "gzip" };
-    let folder = site.folder.join("tree");
-    if TREES.iter().any(|part| std::fs::read_dir(site.tree.join(part)).is_err()) {
-        return Ok(Seen::Lacks("source tree that can be read"));
-    }
-    copy(site.tree, &folder)?;
+    let Some((folder, compressor)) = copied(site)? else {
+        return Ok(Seen::Lacks("tar, or a source tree that can be read"));
+    };
     let tree = folder.to_str().ok_or("a folder has a name")?;
     let mut bytes = 0;
     for round in 0..site.scale {
@@ -29,6 +23,16 @@ pub(super) fn run(site: &Site<'_>, random: &mut Random) -> Result<Seen, Wrong> {
     }
     std::fs::remove_dir_all(&folder).map_err(|error| format!("the tree: {error}"))?;
     Ok(Seen::Bytes(bytes))
+}
+
+/// What is packed, where nobody changes it, and by what; none where that can't be.
+pub(super) fn copied(site: &Site<'_>) -> Result<Option<(PathBuf, &'static str)>, Wrong> {
+    if !has("tar") || TREES.iter().any(|part| std::fs::read_dir(site.tree.join(part)).is_err()) {
+        return Ok(None);
+    }
+    let folder = site.folder.join("tree");
+    copy(site.tree, &folder)?;
+    Ok(Some((folder, if has("zstd") { "zstd" } else { "gzip" })))
 }
 
 /// Copies what is packed, so that nobody changes it meanwhile.

@@ -19,7 +19,7 @@ const FRAME_BYTES: usize = 320 * 180 * 3 / 2;
 const FRAMES: u64 = 150;
 const GUESTS: usize = 6;
 /// Reads raw video and writes it losslessly compressed.
-const ENCODER: [&str; 18] = [
+pub(super) const ENCODER: [&str; 18] = [
     "ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", SIZE, "-r", "30", "-i", "-",
     "-c:v", "ffv1", "-f", "matroska", "-",
 ];
@@ -28,10 +28,10 @@ const DECODER: [&str; 10] =
     ["ffmpeg", "-v", "error", "-i", "-", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"];
 
 /// The video, as it is where no kernel is.
-struct Video {
+pub(super) struct Video {
     words: Vec<String>,
-    bytes: Vec<u8>,
-    sum: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) sum: String,
 }
 
 impl Video {
@@ -45,15 +45,20 @@ impl Video {
         Ok(Video { words: words.into_iter().map(str::to_owned).collect(), bytes, sum })
     }
 
+    /// One as long as scenes are.
+    pub(super) fn shot_for(scale: u64) -> Result<Video, Wrong> {
+        Video::shot(FRAMES * scale)
+    }
+
     /// Starts it, as a process that waits for a word.
-    fn spawn(&self, raw: &mut Raw, options: &Json) {
+    pub(super) fn spawn(&self, raw: &mut Raw, options: &Json) {
         let waiting = ["sh", "-c", "read go; exec \"$@\"", "sh"].map(str::to_owned);
         let command = [&waiting[..], &self.words[..]].concat();
         raw.ok("process.spawn", json!({"id": "camera", "command": command, "options": options}));
     }
 
     /// What was encoded has every frame as it was.
-    fn is_in(&self, encoded: &[u8]) -> Result<(), Wrong> {
+    pub(super) fn is_in(&self, encoded: &[u8]) -> Result<(), Wrong> {
         let decoded = filtered(&DECODER, encoded)?;
         same("frames", &(decoded.len() / FRAME_BYTES), &(self.bytes.len() / FRAME_BYTES))?;
         equal("the frames", &decoded, &self.bytes)
@@ -74,7 +79,7 @@ fn run(site: &Site<'_>, random: &mut Random, is_kept: bool) -> Result<Seen, Wron
     if !has("ffmpeg") {
         return Ok(Seen::Lacks("ffmpeg"));
     }
-    let video = Video::shot(FRAMES * site.scale)?;
+    let video = Video::shot_for(site.scale)?;
     let mut raw = connect(site.socket);
     let options = if is_kept { json!({"spool": true}) } else { json!({"history": "none"}) };
     video.spawn(&mut raw, &options);

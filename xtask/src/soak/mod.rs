@@ -8,10 +8,11 @@
 //! an hour. It sees a kernel from outside, and brings its own truth: what the same programs write where no kernel is.
 //! A seed makes the same plan again, not the same history. What a scene lacks a program for is skipped by name.
 //!
-//! Not here: how a kernel is killed (`chaos`).
+//! Not here: kernels that are killed at any instant under any load (`chaos`); `lasting` has them die while programs run.
 
 mod archive;
 mod guests;
+mod lasting;
 mod media;
 mod sleeper;
 mod tools;
@@ -23,6 +24,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A user without rights, whose pages of pipes are counted.
@@ -36,7 +38,8 @@ const SETTLING: Duration = Duration::from_secs(15);
 /// a reader that sleeps. On each driver, and as root also as an ordinary user, whose pipes are counted.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask soak --minutes 60 --release\n  cargo xtask soak --seed 0x5eed --minutes 0 --scene media --driver poll"
+    after_help = "Examples:\n  cargo xtask soak --minutes 60 --release\n  cargo xtask soak --seed 0x5eed --minutes 0 --scene media --driver poll\n  \
+    cargo xtask soak --minutes 60 --kill-every 500"
 )]
 pub struct Options {
     /// How long; the round that has begun is finished, and there is one at least
@@ -63,6 +66,9 @@ pub struct Options {
     /// How much larger than in the tests
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     pub scale: u64,
+    /// Kill the kernel about so often, milliseconds, and start the next one; the scenes are those that go on over that
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..))]
+    pub kill_every: Option<u64>,
     /// The kernel to run [default: builds one]
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
@@ -84,6 +90,17 @@ pub struct Site<'a> {
     pub kernel: i32,
     /// How much larger than the least that shows anything.
     pub scale: u64,
+    /// Whether the kernel may be killed, held while it is and until there is another; none where it isn't.
+    pub mortal: Option<&'a Mutex<bool>>,
+}
+
+impl Site<'_> {
+    /// From now on the kernel may be killed, or no more; by then there is one that lives.
+    fn may_die(&self, may: bool) {
+        if let Some(mortal) = self.mortal {
+            *mortal.lock().unwrap_or_else(PoisonError::into_inner) = may;
+        }
+    }
 }
 
 /// What a scene came to.
@@ -105,6 +122,14 @@ const SCENES: &[(&str, Scene)] = &[
     ("sleeper", sleeper::run),
 ];
 
+/// Those that are played over kernels that are killed.
+const LASTING: &[(&str, Scene)] = &[
+    ("media", |site, _| lasting::video(site, true)),
+    ("relayed", |site, _| lasting::video(site, false)),
+    ("archive", |site, _| lasting::archive(site)),
+    ("sleeper", lasting::sleeper),
+];
+
 /// The names of all scenes.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SCENES.iter().map(|(name, _)| *name)
@@ -119,6 +144,42 @@ pub fn play(name: &str, site: &Site<'_>, seed: u64) -> Result<Seen, String> {
     let known = SCENES.iter().find(|(known, _)| *known == name);
     let (_, scene) = known.ok_or_else(|| format!("there is no scene called {name}"))?;
     scene(site, &mut Random::new(seed))
+}
+
+/// The same while kernels are killed, about every so often, by `kill`, which starts another. How many were, besides.
+///
+/// # Errors
+///
+/// What was not as it must be, in words.
+pub fn play_over_kills(
+    name: &str,
+    site: &Site<'_>,
+    seed: u64,
+    every: Duration,
+    mut kill: impl FnMut() -> Result<(), String>,
+) -> Result<(Seen, u64), String> {
+    let known = LASTING.iter().find(|(known, _)| *known == name);
+    let (_, scene) = known.ok_or_else(|| format!("there is no scene called {name}"))?;
+    let (mortal, mut random) = (Mutex::new(false), Random::new(seed));
+    let site = &Site { mortal: Some(&mortal), ..*site };
+    let mut kills = 0;
+    let seen = std::thread::scope(|scope| {
+        let scene = scope.spawn(|| scene(site, &mut Random::new(seed)));
+        let mut next = Instant::now();
+        while !scene.is_finished() {
+            let may = mortal.lock().unwrap_or_else(PoisonError::into_inner);
+            if *may && Instant::now() >= next {
+                kill()?;
+                kills += 1;
+                let every_us = every.as_micros() as u64;
+                next = Instant::now() + Duration::from_micros(random.within(every_us / 2..=every_us * 3 / 2));
+            }
+            drop(may);
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        tools::joined("a scene", scene)
+    })?;
+    Ok((seen, kills))
 }
 
 /// `cargo xtask soak`.
@@ -185,6 +246,7 @@ impl Stranger {
         for (flag, name) in [("--program", "kairo"), ("--tree", "tree")] {
             command.arg(flag).arg(self.0.path().join(name));
         }
+        command.args(options.kill_every.map(|every| format!("--kill-every={every}")));
         if !options.scene.is_empty() {
             command.args(["--scene", &options.scene.join(",")]);
         }
@@ -212,18 +274,26 @@ fn one_kernel(options: &Options, program: &Path, driver: Driver, seed: u64) -> R
     let (mut past, socket, folder) = (Past::default(), home.socket(), home.path().to_owned());
     let tree = options.tree.clone().unwrap_or_else(top);
     let kernel = home.pid().unwrap_or_default();
-    let site = Site { socket: &socket, folder: &folder, tree: &tree, kernel, scale: options.scale };
+    let site =
+        Site { socket: &socket, folder: &folder, tree: &tree, kernel, scale: options.scale, mortal: None };
     let is_wanted = |name: &str| options.scene.is_empty() || options.scene.iter().any(|one| one == name);
     for name in names().filter(|name| is_wanted(name)) {
         let began = Instant::now();
-        let seen = match played(name, &site, seed) {
-            Ok(Seen::Bytes(bytes)) => format!("{} MiB", bytes >> 20),
-            Ok(Seen::Lacks(what)) => format!("skipped, there is no {what}"),
+        let played = match options.kill_every {
+            Some(every) => over_kills(&mut home, (name, &site, seed), Duration::from_millis(every)),
+            None => played(name, &site, seed).map(|seen| (seen, 0)),
+        };
+        let seen = match played {
+            Ok((Seen::Bytes(bytes), 0)) => format!("{} MiB", bytes >> 20),
+            Ok((Seen::Bytes(bytes), kills)) => format!("{} MiB over {kills} kills", bytes >> 20),
+            Ok((Seen::Lacks(what), _)) => format!("skipped, there is no {what}"),
             Err(wrong) => {
                 eprintln!("{name} on {}: {wrong}\n{}", driver.name(), home.log_tail());
                 home.keep();
                 let again = format!("--seed {seed:#x} --minutes 0 --scene {name} --driver {}", driver.name());
-                return Err(format!("try again: cargo xtask soak {again} --scale {}", options.scale));
+                let kills =
+                    options.kill_every.map(|every| format!(" --kill-every {every}")).unwrap_or_default();
+                return Err(format!("try again: cargo xtask soak {again} --scale {}{kills}", options.scale));
             }
         };
         let uid = nix::unistd::geteuid();
@@ -241,6 +311,19 @@ fn one_kernel(options: &Options, program: &Path, driver: Driver, seed: u64) -> R
 
 /// Processes a scene starts, at most.
 const PROCESSES_PER_SCENE: usize = 8;
+
+/// One scene while kernels die.
+fn over_kills(
+    home: &mut Home,
+    (name, site, seed): (&str, &Site<'_>, u64),
+    every: Duration,
+) -> Result<(Seen, u64), Wrong> {
+    play_over_kills(name, site, seed, every, || {
+        home.kill()?;
+        home.start(2, None)?;
+        home.wait_until_ready(false).map(drop)
+    })
+}
 
 /// One scene; a panic of its clients is a wrong like any other.
 fn played(name: &str, site: &Site<'_>, seed: u64) -> Result<Seen, Wrong> {

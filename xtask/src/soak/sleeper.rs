@@ -23,10 +23,10 @@ const DEAF: usize = 80;
 
 /// Bytes of `yes` from their reader's own place.
 #[derive(Default)]
-struct Eaten(u64);
+pub(super) struct Eaten(pub(super) u64);
 
 impl Eaten {
-    fn eat(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
+    pub(super) fn eat(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
         let shall = |at: u64| if at.is_multiple_of(2) { b'y' } else { b'\n' };
         let wrong = bytes.iter().zip(self.0..).find(|(byte, at)| **byte != shall(*at));
         if let Some((byte, at)) = wrong {
