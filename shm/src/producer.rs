@@ -98,6 +98,13 @@ impl Lent {
         self.account.pin(offset, blockers);
     }
 
+    /// What is left of it, in a ring that is held as others are.
+    pub fn last(&self) -> Result<Writer, RingError> {
+        let (from, total) = (self.tail_from(), self.taken());
+        let tail = self.run(from, (total - from.min(total)) as usize).unwrap_or_default();
+        Writer::of_ended(&[], tail, total)
+    }
+
     /// Its sizes.
     pub fn geometry(&self) -> Geometry {
         self.geometry

@@ -257,7 +257,7 @@ impl<D: Driver> Reactor<D> {
         }
         let (key, held) = (process.key, !process.is_unheld());
         // The keeper lets go of what was written in place: what is left of it is held as of any other.
-        match process.streams[0].history.last_of_lent().filter(|_| held) {
+        match process.streams[0].history.lending().filter(|_| held).map(|ring| ring.last()) {
             Some(Ok(ring)) => hold_ring(&mut self.driver, &mut self.lane, key, Channel::Stdout, &ring),
             Some(Err(error)) => {
                 tracing::warn!(%error, "a stream that ends now is not kept for a next kernel")

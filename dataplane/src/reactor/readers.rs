@@ -197,10 +197,10 @@ impl<D: Driver> Reactor<D> {
         let history_bytes = subscribe.history_bytes.filter(|_| !maps);
         let made = place.and_then(|place| {
             self.settle_rests(place);
+            self.catch_up(place, subscribe.from);
             if resumes {
                 self.count_on(place, subscribe.from);
             }
-            self.catch_up(place, subscribe.from);
             Ok((place, self.make_reader(place, subscribe)?))
         });
         let (process_place, reader) = match (made, ticket) {

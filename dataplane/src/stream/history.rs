@@ -159,14 +159,6 @@ impl History {
         }
     }
 
-    /// What is left of a ring that a client wrote, in one that is held as others are.
-    pub fn last_of_lent(&self) -> Option<Result<Writer, RingError>> {
-        let Store::Lent(ring) = &self.store else { return None };
-        let (from, total) = (ring.tail_from(), ring.taken());
-        let tail = ring.run(from, (total - from.min(total)) as usize).unwrap_or_default();
-        Some(Writer::of_ended(&[], tail, total))
-    }
-
     /// Bytes of the stream so far; what a client writes is looked at anew.
     pub fn seen(&mut self) -> u64 {
         if let Store::Lent(ring) = &mut self.store {

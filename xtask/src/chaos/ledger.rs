@@ -113,7 +113,7 @@ impl Ledger {
         if let Some(cause) = event.cause.as_ref().filter(|cause| !self.ids.contains(*cause)) {
             return Err(format!("nothing called {cause} comes before what followed from it: {event:?}"));
         }
-        if event.topic == LOST && !event.data["id"].as_str().is_some_and(is_produced) {
+        if event.topic == LOST {
             return Err(format!("a process is lost: {event:?}"));
         }
         let tells = [
@@ -148,10 +148,6 @@ impl Ledger {
                 "kairo.process.ended",
                 "kairo.stream.closed",
             ];
-            // What a client wrote ends with its kernel, and the next one says so.
-            if is_told(LOST) {
-                continue;
-            }
             if let Some(missing) = all.iter().find(|what| !is_told(what)) {
                 return Err(format!("of {session} the log says {told:?}, and no {missing}"));
             }
@@ -160,13 +156,8 @@ impl Ledger {
     }
 }
 
-/// What the log says of a life that ended with its kernel.
+/// What the log would say of a life that ended with its kernel.
 const LOST: &str = "kairo.process.lost";
-
-/// Of a stream that a client writes.
-fn is_produced(id: &str) -> bool {
-    id.split('.').any(|part| part.starts_with("producers-") || part.starts_with("in_place-"))
-}
 
 /// What was published is there once, and all that was acknowledged.
 fn check_published(stage: &Stage, published: &Published) -> Result<(), Wrong> {
