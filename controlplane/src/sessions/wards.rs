@@ -54,7 +54,7 @@ impl Kernel {
             ward.guardian = Some(Guardian::Gone);
             return;
         }
-        let home = Some(ward.key.home).filter(|_| ward.published.is_none());
+        let home = ward.published.is_none().then_some(ward.key.home);
         let timer = home.map(|home| {
             let at_ns = after_ms(turn.at, self.config.limits.reconnect_grace_ms);
             let timer = self.arm(turn, home, at_ns);
