@@ -128,6 +128,8 @@ impl SharedReader {
                 return Ok(Next::Nothing);
             }
         }
+        // Looked at first: the stream's end and this may come together, and the end is what counts.
+        let closed = self.place.closed();
         let taken = self.readable();
         if self.offset < taken {
             let max = max.max(1).min((taken - self.offset) as usize);
@@ -144,7 +146,7 @@ impl SharedReader {
                 None => Next::Nothing,
             });
         }
-        match (self.ring.end(), self.place.closed()) {
+        match (self.ring.end(), closed) {
             (Some((end, total)), _) if self.offset >= total => Ok(Next::End(end, total)),
             (_, Some(closed)) => Ok(Next::Closed(closed)),
             _ if self.lost.is_some() => Ok(Next::Lost),
