@@ -7,7 +7,6 @@ use crate::support::raw::STREAM_CHUNK;
 use crate::support::sequence;
 use crate::support::{Daemon, until};
 use kairo_client::{Client, DirectItem, DirectStream};
-use kairo_dataplane::points::Point;
 use kairo_wire::event::StreamEndReason;
 use kairo_wire::frame::Decoder;
 use kairo_wire::id::SubscriptionId;
@@ -20,7 +19,6 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 lives_on_both_drivers!(
     frames_go_on_over_kills_whatever_a_reader_wants,
@@ -242,28 +240,13 @@ fn at_every_point_a_frame_is_whole(daemon: &mut Daemon) {
         Reader::of("alone", open(socket("alone"))),
     ];
     ["kept", "relayed", "alone"].iter().for_each(|id| begin(daemon, id));
-    let mut died = 0;
-    let moving = |point: &&Point| {
-        ["take.", "input.", "adopt.", "frame."].iter().any(|of| point.name().starts_with(of))
-    };
-    for point in Point::ALL.iter().filter(moving) {
-        for nth in [1, 17] {
-            daemon.signal(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
-            let (wanted, patience) = (readers[0].at() + 4_000_000, Instant::now() + Duration::from_secs(20));
-            let mut has_died = false;
-            while !has_died && readers[0].at() < wanted && Instant::now() < patience {
-                has_died = daemon.has_ended();
-                std::thread::yield_now();
-            }
-            died += usize::from(has_died);
-            daemon.signal_if_there(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed(&[]);
+    let died = daemon.dies_at_each(
+        &["take.", "input.", "adopt.", "frame."],
+        || readers[0].at(),
+        || {
             readers.iter().for_each(|reader| reader.goes_on(700_001));
-        }
-    }
+        },
+    );
     assert!(died >= 20, "only {died} points were met");
     let totals = ["kept", "relayed", "alone"].map(|id| kill(daemon, id));
     let ends = readers.map(Reader::end);

@@ -9,7 +9,6 @@ use crate::support::raw::{Raw, STREAM_CHUNK};
 use crate::support::sequence;
 use crate::support::{Daemon, until};
 use kairo_client::Opened;
-use kairo_dataplane::points::Point;
 use kairo_wire::methods::open::{Close, OpenParams, Transport};
 use kairo_wire::methods::stream::{Policy, UnsubscribeParams};
 use nix::sys::signal::Signal;
@@ -21,7 +20,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 lives_on_both_drivers!(
     outlets_of_a_history_go_on_at_the_byte,
@@ -232,26 +230,13 @@ fn at_every_point_an_outlet_is_exact(daemon: &mut Daemon) {
     flood(&mut raw, "relayed", &json!("none"));
     let mut readers = open(daemon, "kept", &[Transport::Pipe, Transport::Socket]);
     let relayed = open(daemon, "relayed", &[Transport::Pipe, Transport::Socket]);
-    let mut died = 0;
-    let moving = |point: &&Point| ["take.", "input.", "adopt."].iter().any(|of| point.name().starts_with(of));
-    for point in Point::ALL.iter().filter(moving) {
-        for nth in [1, 17] {
-            daemon.signal(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
-            let (wanted, patience) = (readers[0].at() + 4_000_000, Instant::now() + Duration::from_secs(20));
-            let mut has_died = false;
-            while !has_died && readers[0].at() < wanted && Instant::now() < patience {
-                has_died = daemon.has_ended();
-                std::thread::yield_now();
-            }
-            died += usize::from(has_died);
-            daemon.signal_if_there(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed(&[]);
+    let died = daemon.dies_at_each(
+        &["take.", "input.", "adopt."],
+        || readers[0].at(),
+        || {
             readers.iter().chain(&relayed).for_each(|reader| reader.goes_on(700_001));
-        }
-    }
+        },
+    );
     assert!(died >= 20, "only {died} points were met");
     end(daemon, "kept", std::mem::take(&mut readers));
     end(daemon, "relayed", relayed);

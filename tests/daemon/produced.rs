@@ -9,7 +9,6 @@ use crate::support::{Daemon, pattern, processes, until};
 use kairo_client::produce::Room;
 use kairo_client::shared::{End, Next, SharedError};
 use kairo_client::{CallError, Client};
-use kairo_dataplane::points::Point;
 use kairo_shm::producer::Producer;
 use kairo_wire::methods::open::{OpenParams, Transport};
 use kairo_wire::methods::publish::{Entrance, PublishParams};
@@ -268,26 +267,13 @@ fn at_every_point_a_written_stream_is_exact(daemon: &mut Daemon) {
     let readers = open(daemon, "kept", &[Transport::Pipe, Transport::Socket]);
     let others = open(daemon, "relayed", &[Transport::Pipe, Transport::Pipe]);
     let (kept, relayed) = (Writer::of(kept), Writer::of(relayed));
-    let moving = |point: &&Point| ["take.", "adopt."].iter().any(|of| point.name().starts_with(of));
-    let mut died = 0;
-    for point in Point::ALL.iter().filter(moving) {
-        for nth in [1, 17] {
-            daemon.signal(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
-            let (wanted, patience) = (readers[0].at() + 4_000_000, Instant::now() + Duration::from_secs(20));
-            let mut has_died = false;
-            while !has_died && readers[0].at() < wanted && Instant::now() < patience {
-                has_died = daemon.has_ended();
-                std::thread::yield_now();
-            }
-            died += usize::from(has_died);
-            daemon.signal_if_there(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed(&[]);
+    let died = daemon.dies_at_each(
+        &["take.", "adopt."],
+        || readers[0].at(),
+        || {
             readers.iter().chain(&others).for_each(|reader| reader.goes_on(700_001));
-        }
-    }
+        },
+    );
     assert!(died >= 14, "only {died} points were met");
     end(daemon, "kept", kept, readers);
     end(daemon, "relayed", relayed, others);
@@ -493,29 +479,13 @@ fn at_every_point_what_is_written_in_place_is_exact(daemon: &mut Daemon) {
     let readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
     let waiting = read_in_place(daemon, "camera", Policy::Block);
     let writer = Writer::in_place(producer);
-    let mut died = 0;
-    for point in Point::ALL.iter().filter(|point| {
-        ["take.expected", "take.read", "take.committed", "input.", "adopt.", "ring."]
-            .iter()
-            .any(|of| point.name().starts_with(of))
-    }) {
-        for nth in [1, 17] {
-            daemon.signal(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed_unasked(&["--die-at", &format!("{}:{nth}", point.name())]);
-            let (wanted, patience) = (readers[0].at() + 4_000_000, Instant::now() + Duration::from_secs(20));
-            let mut has_died = false;
-            while !has_died && readers[0].at() < wanted && Instant::now() < patience {
-                has_died = daemon.has_ended();
-                std::thread::yield_now();
-            }
-            died += usize::from(has_died);
-            daemon.signal_if_there(Signal::SIGKILL);
-            daemon.wait();
-            daemon.succeed(&[]);
+    let died = daemon.dies_at_each(
+        &["take.expected", "take.read", "take.committed", "input.", "adopt.", "ring."],
+        || readers[0].at(),
+        || {
             readers.iter().for_each(|reader| reader.goes_on(700_001));
-        }
-    }
+        },
+    );
     assert!(died >= 14, "only {died} points were met");
     end(daemon, "camera", writer, readers);
     until("it ends", || waiting.is_finished());

@@ -7,7 +7,6 @@ use crate::open::{connect, id, kill, spawn};
 use crate::support::processes::{self, Name};
 use crate::support::{Daemon, NOBODY, is_root, needs_root, pattern, program, reachable, until};
 use kairo_client::Client;
-use kairo_dataplane::points::Point;
 use kairo_wire::error::Code;
 use kairo_wire::methods::open::OpenStdinParams;
 use kairo_wire::methods::process::{Status, StatusParams, StdinClose, TargetParams, Wait, WaitParams};
@@ -22,7 +21,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 lives_on_both_drivers!(
     what_is_written_goes_on_at_the_byte,
@@ -141,18 +139,11 @@ impl Writer {
     }
 }
 
-/// The daemon is killed, and another one dies at a point; true if it came there before so much was written.
+/// The daemon is killed, if it isn't dead, and another one comes to a point.
 fn dies_at(daemon: &mut Daemon, writer: &Writer, point: &str) -> bool {
     daemon.signal_if_there(Signal::SIGKILL);
     daemon.wait();
-    daemon.succeed_unasked(&["--die-at", point]);
-    let (wanted, patience) = (writer.at() + 4_000_000, Instant::now() + Duration::from_secs(20));
-    let mut has_died = false;
-    while !has_died && writer.at() < wanted && Instant::now() < patience {
-        has_died = daemon.has_ended();
-        std::thread::yield_now();
-    }
-    has_died
+    daemon.comes_to(point, || writer.at())
 }
 
 fn kill_and_succeed(daemon: &mut Daemon) {
@@ -182,16 +173,8 @@ fn what_is_written_goes_on_at_the_byte(daemon: &mut Daemon) {
 fn at_every_point_it_goes_on_at_the_byte(daemon: &mut Daemon) {
     let sink = Sink::start(daemon, "sink");
     let writer = Writer::of(&sink.way(daemon));
-    let moving =
-        |point: &&Point| ["inlet.", "input.", "adopt."].iter().any(|of| point.name().starts_with(of));
-    let mut died = 0;
-    for point in Point::ALL.iter().filter(moving) {
-        for nth in [1, 17] {
-            died += usize::from(dies_at(daemon, &writer, &format!("{}:{nth}", point.name())));
-            kill_and_succeed(daemon);
-            writer.goes_on(700_001);
-        }
-    }
+    let died =
+        daemon.dies_at_each(&["inlet.", "input.", "adopt."], || writer.at(), || writer.goes_on(700_001));
     // Taking in and handing on at both, adopting once.
     assert!(died >= 20, "only {died} points were met");
     let bytes = writer.end();

@@ -15,6 +15,7 @@ pub(crate) mod sequence;
 
 pub(crate) use raw::until;
 
+use kairo_dataplane::points::Point;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use processes::Name;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A user without rights, where the tests run as root.
@@ -253,6 +255,43 @@ impl Daemon {
         self.signal(Signal::SIGKILL);
         self.wait();
         self.succeed(&[]);
+    }
+
+    /// Starts another one, once the last one has ended, that dies at `point`; true if it came there before `at` had gone a few
+    /// megabytes on.
+    pub(crate) fn comes_to(&mut self, point: &str, at: impl Fn() -> u64) -> bool {
+        self.succeed_unasked(&["--die-at", point]);
+        let (wanted, patience) = (at() + 4_000_000, Instant::now() + Duration::from_secs(20));
+        let mut has_died = false;
+        while !has_died && at() < wanted && Instant::now() < patience {
+            has_died = self.has_ended();
+            std::thread::yield_now();
+        }
+        has_died
+    }
+
+    /// At every point whose name begins so, early and later, one dies and another one succeeds it, under which `goes_on` is to
+    /// hold. Returns how many came there.
+    pub(crate) fn dies_at_each(
+        &mut self,
+        names: &[&str],
+        at: impl Fn() -> u64,
+        mut goes_on: impl FnMut(),
+    ) -> usize {
+        let mut died = 0;
+        let is_meant = |point: &&Point| names.iter().any(|name| point.name().starts_with(name));
+        for point in Point::ALL.iter().filter(is_meant) {
+            for nth in [1, 17] {
+                self.signal(Signal::SIGKILL);
+                self.wait();
+                died += usize::from(self.comes_to(&format!("{}:{nth}", point.name()), &at));
+                self.signal_if_there(Signal::SIGKILL);
+                self.wait();
+                self.succeed(&[]);
+                goes_on();
+            }
+        }
+        died
     }
 
     /// Where its keeper hands over.
