@@ -52,14 +52,14 @@ pub(crate) fn lives(driver: Driver, test: fn(&mut Daemon)) {
 
 /// Reads a stream across the lives of a daemon, and holds it to the sequence.
 #[derive(Default)]
-struct Follower {
+pub(crate) struct Follower {
     at: u64,
-    last: Option<String>,
+    pub(crate) last: Option<String>,
 }
 
 impl Follower {
     /// Subscribes where it is.
-    fn resume(&mut self, raw: &mut Raw, id: &str) {
+    pub(crate) fn resume(&mut self, raw: &mut Raw, id: &str) {
         let mut wish = json!({"stream": "stdout", "from": self.at});
         if let Some(last) = &self.last {
             wish["resumes"] = json!(last);
@@ -90,12 +90,11 @@ fn bytes_of(raw: &mut Raw, id: &str) -> u64 {
 }
 
 /// Spawns what writes so many blocks of the sequence once it is told to.
-fn spawn_late(raw: &mut Raw, id: &str, blocks: &str, options: Json) {
-    let [python, flag, script, blocks] = sequence::argv(blocks);
-    raw.spawn(id, &["sh", "-c", "read go; exec \"$0\" \"$@\"", python, flag, script, blocks], options);
+pub(crate) fn spawn_late(raw: &mut Raw, id: &str, blocks: &str, options: Json) {
+    raw.spawn(id, &sequence::argv_once_told(blocks), options);
 }
 
-fn tell_to_go(raw: &mut Raw, id: &str) {
+pub(crate) fn tell_to_go(raw: &mut Raw, id: &str) {
     raw.ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
 }
 

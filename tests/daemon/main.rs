@@ -13,6 +13,7 @@ mod bad_input;
 mod bus;
 mod cli;
 mod counting;
+mod earlier;
 mod events;
 mod fifo;
 mod framed;

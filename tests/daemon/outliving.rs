@@ -88,8 +88,7 @@ impl Reader {
 /// Starts a flood, once it is told to, that waits for whoever reads it.
 fn flood(raw: &mut Raw, id: &str, history: &Json) {
     let options = json!({"whenUnread": "block", "history": history});
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("100000000")[..]].concat();
-    raw.spawn(id, &argv, options);
+    raw.spawn(id, &sequence::argv_once_told("100000000"), options);
 }
 
 fn begin(daemon: &Daemon, id: &str) {

@@ -2,6 +2,7 @@
 //! its order, and the end of its writers is the end of the stdin.
 
 use crate::adoption::lives_on_both_drivers;
+use crate::earlier;
 use crate::fifo::{said, stdin};
 use crate::open::{connect, id, kill, spawn};
 use crate::support::processes::{self, Name};
@@ -17,7 +18,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -409,31 +410,8 @@ fn the_next_kernel_knows_it_as_its_own(daemon: &mut Daemon) {
     sink.is_the_last_and_ends_with(daemon, 1_000);
 }
 
-/// A keeper of the version before, in the place of the daemon's.
-fn earlier_keeper(daemon: &mut Daemon) {
-    // One that has ended is what it begins from; without anything it would go at once.
-    let client = connect(daemon);
-    spawn(&client, "ended", &["echo", "unread"]);
-    client.call::<Wait>(&WaitParams { id: id("ended"), timeout_ms: None }).expect("it ends");
-    daemon.signal(Signal::SIGTERM);
-    daemon.wait();
-    until("its keeper is gone", || daemon.keeper().is_none());
-    let left = daemon.folder().join("state/keeper.estate");
-    let mut keeper = Command::new(program());
-    keeper.arg("keeper").args(["--on-kernel-loss", "hold", "--speak", "9", "--cgroups", "limits"]);
-    keeper.arg("--handover").arg(daemon.handover()).arg("--resume").arg(&left);
-    let mut keeper = keeper.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
-    until("it listens", || {
-        assert!(keeper.try_wait().expect("it is ours").is_none(), "it has ended");
-        daemon.handover().exists()
-    });
-    // It is waited for by its own thread: whoever looks for it finds nothing once it has ended.
-    std::thread::spawn(move || keeper.wait());
-    daemon.succeed(&[]);
-}
-
 fn with_an_earlier_keeper_it_ends_with_its_kernel(daemon: &mut Daemon) {
-    earlier_keeper(daemon);
+    earlier::keeper(daemon, 9);
     let sink = Sink::start(daemon, "sink");
     let unopened = Sink::start(daemon, "unopened");
     let never = unopened.way(daemon);

@@ -16,3 +16,8 @@ for number in range(int(sys.argv[1])):
 pub(crate) fn argv(blocks: &str) -> [&str; 4] {
     [super::python(), "-c", WRITER, blocks]
 }
+
+/// The same, which begins when it has read a line.
+pub(crate) fn argv_once_told(blocks: &str) -> Vec<&str> {
+    [&["sh", "-c", "read x; exec \"$@\"", "sh"], &argv(blocks)[..]].concat()
+}
