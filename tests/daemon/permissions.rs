@@ -442,6 +442,49 @@ fn each_stage_of_a_pipeline_is_contained_by_its_manifest(daemon: &Daemon) {
     }
 }
 
+fn a_pipeline_is_asked_about_again_when_one_of_its_programs_is_another(daemon: &Daemon) {
+    if !can_contain("a_pipeline_is_asked_about_again_when_one_of_its_programs_is_another") {
+        return;
+    }
+    let skill = Skill::new();
+    let other = skill.path("other").to_str().expect("text").to_owned();
+    let becomes = |script: &str| {
+        skill.program(script);
+        fs::rename(skill.tool(), &other).expect("ours");
+        skill.program("echo said $((40+2))");
+    };
+    becomes("tr a-z A-Z");
+    let (manifest, tool) = (skill.manifest(), skill.tool());
+    let of = |words: &[&str]| {
+        let mut command = daemon.cli(&[words, &["--manifest", &manifest, "--", &tool, "|", &other]].concat());
+        command.env("XDG_CONFIG_HOME", daemon.folder().join("config"));
+        done(command)
+    };
+    assert_eq!(of(&["run"]).status.code(), Some(126));
+    let page = good(daemon, &["approvals", &asked(daemon)]);
+    let [first, second] = [&tool, &other].map(|path| format!("program {path} (sha256 "));
+    assert!(page.contains(&first) && page.contains(&second) && page.contains("it is a pipeline"), "{page}");
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    assert_eq!(text(&of(&["run"]).stdout), "SAID 42\n");
+    assert_eq!(of(&["spawn", "--id", "both"]).status.code(), Some(0));
+    assert_eq!(done(daemon.cli(&["wait", "both"])).status.code(), Some(0));
+    assert!(pending(daemon).is_empty(), "the same again is approved");
+    becomes("tr a-z ' '");
+    for words in [&["run"][..], &["spawn", "--id", "changed"]] {
+        let output = of(words);
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(126), ""), "{words:?}");
+    }
+    let request = &pending(daemon)[0];
+    let programs = request["manifest"]["programs"].as_array().expect("a list");
+    assert_eq!((programs.len(), &request["newly"]), (2, &json!([])));
+    assert_eq!(request["changed"], json!([programs[1]]));
+    let page = good(daemon, &["approvals", &asked(daemon)]);
+    let new = page.lines().filter(|line| line.contains("another one than was approved"));
+    assert!(new.map(|line| line.starts_with(&second)).eq([true]), "{page}");
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    assert_eq!(text(&of(&["run"]).stdout), "     42\n");
+}
+
 fn what_runs_under_a_daemons_grant_ends_when_that_is_taken_back(daemon: &Daemon) {
     if !can_contain("what_runs_under_a_daemons_grant_ends_when_that_is_taken_back") {
         return;
@@ -571,6 +614,7 @@ on_both_drivers!(
     a_run_without_a_terminal_waits_for_somebody_elsewhere,
     a_spawned_skill_is_asked_for_and_ended_with_its_grant,
     each_stage_of_a_pipeline_is_contained_by_its_manifest,
+    a_pipeline_is_asked_about_again_when_one_of_its_programs_is_another,
     what_runs_under_a_daemons_grant_ends_when_that_is_taken_back,
     what_was_approved_for_a_time_or_a_session_ends_with_it,
     agents_work_in_sessions,
