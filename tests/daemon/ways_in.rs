@@ -428,17 +428,17 @@ fn it_counts_for_whoever_had_it_and_goes_with_its_intent(daemon: &mut Daemon) {
     let mut writer = to_write(&of_intent);
     let (writes, mut other) = (Writer::of(&mine.way(daemon)), to_write(&of_skill));
     drop((raw, skill));
-    assert_eq!(count(daemon), [2, 1]);
+    assert_eq!(count(daemon), [3, 1]);
     for _ in 0..2 {
         kill_and_succeed(daemon);
         writes.goes_on(500_000);
-        assert_eq!(count(daemon), [2, 1]);
+        assert_eq!(count(daemon), [3, 1]);
     }
     let receipt = daemon.connect_modern().ok("intent.cancel", json!({"intentId": intent}));
     let [stopped] = receipt["stopped"].as_array().expect("a list").as_slice() else { panic!("{receipt}") };
     assert_eq!((&stopped["kind"], &stopped["id"]), (&json!("stdin"), &json!("its")), "{receipt}");
     until("nobody will read it", || writer.write_all(b"y").is_err());
-    until("it counts no more", || count(daemon) == [1, 1]);
+    until("it counts no more", || count(daemon) == [2, 1]);
     other.write_all(b"others go on").expect("it is read");
     drop(other);
     until("its writer has gone", || count(daemon) == [1, 0]);
