@@ -194,8 +194,6 @@ impl Asker<'_> {
 
     /// None if somebody else has decided meanwhile.
     fn approve(&self, asked: &RequestResult, scope: GrantScope) -> Result<Option<Grant>, Failure> {
-        // The kernel in this process forgets with it, and a pipeline is more than one start.
-        let scope = if self.lasts || self.skill.programs.len() < 2 { scope } else { GrantScope::Always };
         let params =
             ApproveParams { request_id: asked.request_id.clone(), scope: Some(scope), expires_in_ms: None };
         unless_decided(self.client.call::<Approve>(&params)).map(|done| done.map(|done| done.grant))

@@ -51,6 +51,11 @@ impl Declared {
         }
     }
 
+    /// True if it is for the stages of a pipeline together.
+    pub(crate) fn is_of_several(&self) -> bool {
+        self.summary.programs.len() > 1
+    }
+
     /// Whether it is for what is started in a place.
     pub(crate) fn fits(&self, place: &Place<'_>) -> bool {
         let is = |wanted: &Option<&str>, program: Option<&ManifestProgram>| {

@@ -287,10 +287,31 @@ impl Kernel {
         if grant.scope != GrantScope::Once || grant.declared.is_none() || grant.session.is_some() {
             return;
         }
-        let grant = Arc::new(Grant { session: Some(life.into()), ..Grant::clone(grant) });
+        let grant = Grant::clone(grant);
+        self.give_to(grant, life);
+    }
+
+    /// From now on a grant is this life's.
+    fn give_to(&mut self, grant: Grant, life: &str) {
+        let grant = Arc::new(Grant { session: Some(life.into()), ..grant });
         let id = Arc::clone(&grant.id);
         self.permissions.remove(&id);
         self.permissions.insert(grant);
         self.keep_grant(&id);
+    }
+
+    /// A life is over: what was for one start of its pipeline is that of another stage, if one is left. False if none is.
+    pub(crate) fn bequeath(&mut self, grant: &str, life: &str) -> bool {
+        let Some(grant) = self.permissions.grants.get(grant) else { return false };
+        let Some(stage) = self.of_life(life).and_then(|process| process.wired.stage) else { return false };
+        let Some(pipeline) = self.state.pipelines.get(stage.pipeline) else { return false };
+        let stages = pipeline.stages.iter().filter_map(|stage| self.state.processes.get(&stage.process?));
+        let mut left = stages.filter(|process| process.cast.under.as_ref() == Some(&grant.id));
+        let Some(heir) = left.find(|process| process.is_member() && process.session.as_str() != life) else {
+            return false;
+        };
+        let (grant, life) = (Grant::clone(grant), heir.session.as_str().to_owned());
+        self.give_to(grant, &life);
+        true
     }
 }

@@ -154,7 +154,11 @@ impl Kernel {
         self.claim_now(asking.connection, &id)?;
         let intent = asking.trace.intent.as_deref();
         let identity = self.identity(turn.at, asking.connection, (Some(&options), place), intent)?;
-        let used_up = |grant: &Arc<Grant>| grant.scope == GrantScope::Once && grant.declared.is_some();
+        // One that is for these programs together is used once by all of them.
+        let used_up = |grant: &Arc<Grant>| {
+            let of_one = grant.declared.as_ref().is_some_and(|declared| !declared.is_of_several());
+            grant.scope == GrantScope::Once && of_one
+        };
         if let Some(grant) = identity.under.as_ref().filter(|grant| used_up(grant))
             && !once.insert(Arc::clone(&grant.id))
         {

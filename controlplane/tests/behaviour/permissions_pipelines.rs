@@ -40,10 +40,14 @@ fn request(names: &str) -> Value {
 
 /// Asks, and has it approved for good.
 fn approve(world: &mut World, by: ConnectionKey, asked: Value) -> Value {
+    approve_for(world, by, asked, "always")
+}
+
+fn approve_for(world: &mut World, by: ConnectionKey, asked: Value, scope: &str) -> Value {
     let asked = world.ok(by, "permission.request", asked);
     assert_eq!(asked["status"], "pending", "{asked}");
     let owner = world.owner();
-    let approval = json!({ "requestId": asked["requestId"], "scope": "always" });
+    let approval = json!({ "requestId": asked["requestId"], "scope": scope });
     world.ok(owner, "permission.approve", approval)["grant"].clone()
 }
 
@@ -168,6 +172,43 @@ fn a_program_may_start_a_pipeline_as_a_skill_if_all_its_programs_were_named() {
     assert_eq!(refused(&mut world, child, "pipeline.spawn", pipeline("c", "??"))["code"], denied);
     approve(&mut world, child, request("ab"));
     assert_eq!(started(&mut world, child, pipeline("c", "??")), [bound('a'), bound('b')]);
+}
+
+#[test]
+fn once_is_one_start_of_the_whole_pipeline_and_lasts_as_long_as_any_stage_does() {
+    let mut world = World::with(measuring());
+    let owner = world.owner();
+    let grant = approve_for(&mut world, owner, request("abc"), "once");
+    let revoked = "kairo.permission.revoked";
+    world.ok(owner, "subscribe", json!({ "topic": revoked }));
+    let told = |world: &mut World| {
+        let events = world.events(owner).into_iter().filter(|(topic, _)| topic == revoked);
+        events.map(|(_, event)| event).collect::<Vec<_>>()
+    };
+    world.start(owner, "pipeline.spawn", pipeline("p", "???"));
+    let spawns: Vec<_> = std::iter::from_fn(|| world.take_spawn()).collect();
+    assert_eq!(spawns.len(), 3);
+    for spawn in &spawns {
+        world.bear(spawn);
+    }
+    let denied = json!("E_PERMISSION_DENIED");
+    assert_eq!(refused(&mut world, owner, "pipeline.spawn", pipeline("q", "???"))["code"], denied);
+    for ends in [0, 2] {
+        world.finish(spawns[ends].process, 0);
+        let left = world.ok(owner, "permission.grants", json!({}))["grants"].clone();
+        assert_eq!((left[0]["id"].clone(), left.as_array().unwrap().len()), (grant["id"].clone(), 1));
+        assert_eq!((world.take_signal(), told(&mut world)), (None, Vec::new()), "the others go on");
+    }
+    world.finish(spawns[1].process, 0);
+    assert_eq!(world.ok(owner, "permission.grants", json!({}))["grants"], json!([]));
+    let told = told(&mut world);
+    let [revoked] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((&revoked["grant"]["id"], &revoked["cause"]), (&grant["id"], &json!("used")));
+    assert_eq!(world.ok(owner, "permission.request", request("abc"))["status"], "pending");
+    // One for a single program is one stage's.
+    approve_for(&mut world, owner, request("a"), "once");
+    assert_eq!(refused(&mut world, owner, "pipeline.spawn", pipeline("r", "??"))["code"], denied);
+    assert!(world.take_spawn().is_none());
 }
 
 #[test]
