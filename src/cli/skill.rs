@@ -302,6 +302,15 @@ mod tests {
         let meant = options.skill.unwrap();
         assert_eq!((meant.manifest_digest, meant.program_digest), (Some(skill.digest), asked.program_digest));
         assert!(meant.session.is_some_and(|session| session.starts_with("terminal:")));
+        // Of several programs each is named, and each says which it is.
+        let joined = typed(&["--manifest", manifest, "--", tool]);
+        let several = Skill::of_all(&joined, &[tool.into(), "/bin/sh".into()]).unwrap().unwrap();
+        let asked = several.request(Duration::ZERO);
+        let paths: Vec<_> = asked.programs.iter().map(|program| program.path.to_text()).collect();
+        assert_eq!((paths.join(" "), asked.program.is_some()), (format!("{tool} /bin/sh"), false));
+        let mut options = SpawnOptions::default();
+        several.enter(1, &mut options, &mut [OsText::from("sh")]);
+        assert_eq!(options.skill.unwrap().program_digest.as_ref(), Some(&asked.programs[1].digest));
         assert!(Skill::of(&typed(&["true"])).unwrap().is_none());
         put(&folder.path().join("tool"), 0o755);
         let undeclared = Skill::of(&typed(&["--manifest", manifest, "--", tool])).unwrap_err();
