@@ -124,8 +124,8 @@ impl Rule {
         let mut programs = question.programs.iter();
         let suits = match self.effect {
             _ if self.program.is_empty() => true,
-            Effect::Approve => programs.len() > 0 && programs.all(|there| named(&there)),
-            Effect::Forbid | Effect::Ask => programs.any(|there| named(&there)),
+            Effect::Approve => programs.len() > 0 && programs.all(named),
+            Effect::Forbid | Effect::Ask => programs.any(named),
         };
         is_meant(&self.principal, question.principal)
             && manifest.is_none_or(|wanted| question.manifest.is_some_and(|there| same(wanted, there)))
