@@ -274,3 +274,22 @@ fn programs_that_mean_nothing_are_refused_by_their_field() {
     let most = of(json!(vec![program('a'); 32]));
     assert_eq!(world.ok(owner, "permission.request", most)["status"], "pending");
 }
+
+#[test]
+fn the_names_of_programs_take_room_among_what_waits() {
+    let mut world = World::with(measuring());
+    let owner = world.owner();
+    let long = json!(vec![json!({ "path": "a".repeat(4_095), "digest": digest('a') }); 32]);
+    let mut waiting = 0;
+    let error = loop {
+        let asked = json!({ "manifest": manifest(), "programs": long, "session": format!("tty{waiting}") });
+        match world.call(owner, "permission.request", asked) {
+            Ok(asked) => assert_eq!(asked["status"], "pending"),
+            Err(error) => break error.info.unwrap(),
+        }
+        waiting += 1;
+    };
+    let limit: Value = error.details.unwrap().decode().unwrap();
+    assert_eq!((error.code.as_str(), &limit["limit"]), ("E_BUSY", &json!("requestBytesMax")));
+    assert!(waiting <= (1 << 20) / (32 * 4_095), "{waiting} wait");
+}

@@ -353,7 +353,7 @@ pub struct IntentCancelParams {
 pub struct Stopped {
     /// What.
     pub kind: StoppedKind,
-    /// Of a process, of a subscription its id, of a path into a stdin that of its process, of a call its method.
+    /// The id of a process or of a subscription, the method of a call, for a path into a stdin the id of its process.
     pub id: String,
     /// How.
     pub how: StoppedHow,

@@ -251,7 +251,8 @@ pub struct RequestResult {
     /// What is asked for that the approved manifest of this name doesn't reach, in words; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newly: Option<Vec<String>>,
-    /// The programs that are not those of the last approval of this name, in their places; absent if there is none, or it named none.
+    /// The programs that are others than those of the last approval of this name, each in its place; absent if none is, or that
+    /// named none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<ManifestProgram>,
 }
@@ -298,7 +299,8 @@ pub struct PendingRequest {
     /// What the approved manifest of this name doesn't reach, in words; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newly: Option<Vec<String>>,
-    /// The programs that are not those of the last approval of this name, in their places; absent if there is none, or it named none.
+    /// The programs that are others than those of the last approval of this name, each in its place; absent if none is, or that
+    /// named none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<ManifestProgram>,
 }
