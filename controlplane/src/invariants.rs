@@ -288,16 +288,18 @@ impl Kernel {
             + state.consumers.attachments.len()
             + state.watches.len();
         hold(state.subscriptions.len() == names, "there are more names than subscriptions", names as u64);
-        for (serial, way) in &state.inlets {
-            let listed = match way {
+        for (serial, inlet) in &state.inlets {
+            let listed = match &inlet.way {
                 Way::Of(key) => state.connections.get(*key).is_some_and(|p| p.inlets.contains(serial)),
                 Way::Outlives(_) => true,
             };
             hold(listed, "a way in has no connection", *serial);
         }
         for peer in state.connections.iter() {
-            let leads =
-                |serial: &u64| matches!(state.inlets.get(serial), Some(Way::Of(key)) if *key == peer.key);
+            let leads = |serial: &u64| {
+                let way = state.inlets.get(serial).map(|inlet| &inlet.way);
+                matches!(way, Some(Way::Of(key)) if *key == peer.key)
+            };
             hold(peer.inlets.iter().all(leads), "a connection has a way in that is another's", 0);
             let waits = |serial: &&u64| {
                 let stream = state.streams.get(serial);
@@ -504,7 +506,8 @@ impl Kernel {
         let calls = state.calls.iter().map(|(ticket, call)| (Member::Call(*ticket), &call.under));
         let streams = state.streams.iter().map(|(serial, of)| (Member::Stream(*serial), &of.under));
         let topics = state.topics.iter().map(|(serial, of)| (Member::Topic(*serial), &of.under));
-        for (member, under) in calls.chain(streams).chain(topics) {
+        let inlets = state.inlets.iter().map(|(serial, of)| (Member::Inlet(*serial), &of.under));
+        for (member, under) in calls.chain(streams).chain(topics).chain(inlets) {
             let Some(under) = under else { continue };
             put(note(member, under.intent.as_deref(), under.story.as_deref()));
         }
@@ -523,12 +526,8 @@ impl Kernel {
             let found: BTreeSet<(&str, Member)> =
                 found.iter().map(|(name, member)| (&**name, *member)).collect();
             for (_, member) in listed.symmetric_difference(&found) {
-                let (Member::Intent(of)
-                | Member::Process(of)
-                | Member::Call(of)
-                | Member::Stream(of)
-                | Member::Topic(of)) = member;
-                hold(false, "something is in a list it does not name, or not in one it names", *of);
+                let what = "something is in a list it does not name, or not in one it names";
+                hold(false, what, member.serial());
             }
         }
     }

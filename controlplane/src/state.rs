@@ -20,8 +20,8 @@ pub(crate) use calls::{Awaited, Call, Deed, Opened, Pending, Topics};
 pub(crate) use cast::{ActsAs, Cast};
 pub(crate) use connections::Connections;
 pub(crate) use subscriptions::{
-    Outliving, Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription, Way,
-    Wish,
+    Inlet, Outliving, Place, RawSink, StreamSubscription, TopicPlace, TopicSubscription, WatchSubscription,
+    Way, Wish,
 };
 
 use crate::auth::decision::Rights;
@@ -105,8 +105,8 @@ pub(crate) struct State {
     pub pipelines: Pipelines,
     /// Readers.
     pub streams: SerialMap<StreamSubscription>,
-    /// For whom paths lead into stdins, by the serial of the process.
-    pub inlets: BTreeMap<u64, Way>,
+    /// Paths that lead into stdins, by the serial of the process.
+    pub inlets: BTreeMap<u64, Inlet>,
     /// Readers by the serial the data plane knows them by.
     pub reading: SerialMap<u64>,
     /// Readers that wait for a process, by the text form of its id.

@@ -3,7 +3,7 @@
 use crate::cli::args::permission::{Approvals, Approve, Deny};
 use crate::cli::context::{Context, Outcome, json_of};
 use crate::cli::failure::Failure;
-use crate::cli::grants::{asked_for, scope, shown};
+use crate::cli::grants::{asked_for, programs, programs_of, scope, shown};
 use crate::cli::moment::now_ms;
 use crate::cli::table::{Edge, Table, duration, visible};
 use kairo_client::{CallError, Client, EventItem};
@@ -102,6 +102,11 @@ fn table(requests: &[PendingRequest], now_ms: u64) -> Table {
     table
 }
 
+/// What is to be known of an approval that names no program, and of one that names several.
+const NO_PROGRAM: &str = "note: it names no program, and is approved for any\n";
+pub(crate) const PIPELINE: &str =
+    "note: it is a pipeline, and is approved for these programs together, each in its place\n";
+
 /// In a few words.
 fn what(request: &PendingRequest) -> String {
     let new = match request.newly.as_deref() {
@@ -109,7 +114,9 @@ fn what(request: &PendingRequest) -> String {
         Some(new) => format!(", {} new", new.len()),
         None => String::new(),
     };
-    visible(&format!("{}{new}", asked_for(request.manifest.as_ref(), &request.permissions)))
+    let changed = request.changed.iter().map(|program| format!(", another {}", program.path.to_text()));
+    let changed: String = changed.collect();
+    visible(&format!("{}{new}{changed}", asked_for(request.manifest.as_ref(), &request.permissions)))
 }
 
 /// All of it.
@@ -119,12 +126,17 @@ fn page(request: &PendingRequest, now_ms: u64) -> String {
     // Writing to a String does not fail.
     let mut page = format!("{}\n", visible(request_id));
     let _ = writeln!(page, "for {} of user {uid}, asked by {}, {age} ago", visible(principal), visible(by));
-    if let Some(ManifestSummary { name, version, digest, program, program_digest }) = &request.manifest {
+    if let Some(manifest) = &request.manifest {
+        let ManifestSummary { name, version, digest, .. } = manifest;
+        let all = programs_of(manifest);
         let _ = writeln!(page, "manifest {} {} ({})", visible(name), visible(version), visible(digest));
-        if let Some(program) = program {
-            let of = program_digest.as_deref().unwrap_or("any");
-            let _ = writeln!(page, "program {} ({})", visible(&program.to_text()), visible(of));
-        }
+        page.push_str(&programs(&all, &request.changed));
+        let note = match all.len() {
+            0 => NO_PROGRAM,
+            1 => "",
+            _ => PIPELINE,
+        };
+        page.push_str(note);
     }
     if let Some(wanted) = request.scope {
         let _ = writeln!(page, "wanted for: {}", scope(wanted));
@@ -196,6 +208,11 @@ fn unknown(id: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kairo_wire::methods::permission::ManifestProgram;
+
+    fn program(path: &str, digest: &str) -> ManifestProgram {
+        ManifestProgram { path: path.into(), digest: digest.to_owned() }
+    }
 
     fn request() -> PendingRequest {
         let permission = |permission: &str, resource: &str| GrantedPermission {
@@ -216,9 +233,11 @@ mod tests {
                 digest: "ab".to_owned(),
                 program: Some("/bin/tool".into()),
                 program_digest: Some("cd".to_owned()),
+                programs: vec![program("/bin/tool", "cd")],
             }),
             scope: None,
             newly: Some(vec!["read /usr".to_owned()]),
+            changed: Vec::new(),
         }
     }
 
@@ -234,7 +253,7 @@ mod tests {
         let text = page(&request(), 6_000);
         for said in [
             "for skill:photo-index of user 7, asked by owner, 5.0s ago\n",
-            "manifest photo-index 1.4.0 (ab)\nprogram /bin/tool (cd)\n",
+            "manifest photo-index 1.4.0 (ab)\nprogram /bin/tool (sha256 cd)\n",
             "  file.read /usr — the \\u{1b}[2Jindex\n",
             "since what was approved of it before\n  read /usr\n",
         ] {
@@ -245,6 +264,25 @@ mod tests {
         more.permissions.push(GrantedPermission { permission: "file.execute".to_owned(), ..read });
         let text = page(&more, 6_000);
         assert!(text.contains("  file.read, file.execute /usr — the"), "{text}");
+        let mut joined = request();
+        let manifest = joined.manifest.as_mut().unwrap();
+        manifest.programs.push(program("/bin/\x1b[2Jother", "ef"));
+        joined.changed = vec![program("/bin/\x1b[2Jother", "ef")];
+        let text = page(&joined, 6_000);
+        for said in [
+            "program /bin/tool (sha256 cd)\nprogram /bin/\\u{1b}[2Jother (sha256 ef), another one than was approved",
+            "a pipeline, and is approved for these programs together",
+        ] {
+            assert!(text.contains(said), "{said}\n{text}");
+        }
+        let line = "photo-index 1.4.0 (2 permissions, 2 programs), 1 new, another /bin/\\u{1b}[2Jother";
+        assert_eq!(what(&joined), line);
+        let manifest = joined.manifest.as_mut().unwrap();
+        manifest.programs.clear();
+        assert!(page(&joined, 6_000).contains("program /bin/tool (sha256 cd)\n"), "of an older kernel");
+        let manifest = joined.manifest.as_mut().unwrap();
+        (manifest.program, manifest.program_digest) = (None, None);
+        assert!(page(&joined, 6_000).contains("names no program, and is approved for any"));
         let one = PendingRequest { manifest: None, newly: None, ..request() };
         assert!(what(&one).starts_with("file.read /usr, event.publish photo.>"), "{}", what(&one));
     }

@@ -4,8 +4,10 @@
 //! Invariant: nothing is started on a word that was not given: an end of input, an answer that means nothing and a
 //! terminal that isn't one are no approval. Nobody is asked about what would be refused anyway.
 
+use crate::cli::approvals::PIPELINE;
 use crate::cli::context::Context;
 use crate::cli::failure::{Failure, NOT_EXECUTABLE};
+use crate::cli::grants::programs;
 use crate::cli::manifest::{Lack, New, lacks, page};
 use crate::cli::skill::Skill;
 use crate::cli::table::visible;
@@ -166,15 +168,17 @@ impl Asker<'_> {
     /// Who asks for what.
     fn question(&self, asked: &RequestResult, lacks: &[Lack]) -> String {
         let skill = self.skill;
-        let path = |path: &std::path::Path| visible(&path.display().to_string());
         // Writing to a String does not fail.
         let mut text = format!("\nkairo: the skill {} asks for permissions\n", skill.title());
-        for program in &skill.programs {
-            let _ = writeln!(text, "program {} (sha256 {})", path(&program.path), program.digest);
-        }
-        let _ = writeln!(text, "working in {}, started by {}", path(&skill.folder), user());
+        text.push_str(&programs(&skill.named(), &asked.changed));
+        let _ = writeln!(
+            text,
+            "working in {}, started by {}",
+            visible(&skill.folder.display().to_string()),
+            user()
+        );
         if skill.programs.len() > 1 {
-            text.push_str("note: it is several programs, and is approved whatever they are\n");
+            text.push_str(PIPELINE);
         }
         if skill.programs.iter().any(|program| program.is_script) {
             text.push_str("note: it is a script: it may be changed after it was looked at, before it is read to be run\n");
@@ -190,8 +194,6 @@ impl Asker<'_> {
 
     /// None if somebody else has decided meanwhile.
     fn approve(&self, asked: &RequestResult, scope: GrantScope) -> Result<Option<Grant>, Failure> {
-        // The kernel in this process forgets with it, and a pipeline is more than one start.
-        let scope = if self.lasts || self.skill.programs.len() < 2 { scope } else { GrantScope::Always };
         let params =
             ApproveParams { request_id: asked.request_id.clone(), scope: Some(scope), expires_in_ms: None };
         unless_decided(self.client.call::<Approve>(&params)).map(|done| done.map(|done| done.grant))
@@ -241,7 +243,8 @@ impl Asker<'_> {
             "requestId": asked.request_id,
             "principal": self.skill.principal(),
             "manifestDigest": self.skill.digest,
-            "programDigest": self.skill.programs.first().map(|program| &program.digest),
+            "programDigest": self.skill.only().map(|program| &program.digest),
+            "programs": self.skill.named(),
         }))
     }
 }

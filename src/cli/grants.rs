@@ -9,7 +9,7 @@ use kairo_wire::error::Code;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::permission::{
     self, CanParams, CanResult, Grant, GrantEffect, GrantParams, GrantScope, GrantedPermission, GrantsParams,
-    KeptProcess, ManifestSummary, RevokeParams, RevokeResult, SmallestGrant,
+    KeptProcess, ManifestProgram, ManifestSummary, RevokeParams, RevokeResult, SmallestGrant,
 };
 use kairo_wire::permission::Permission;
 use serde_json::json;
@@ -81,13 +81,35 @@ pub(crate) fn scope(scope: GrantScope) -> &'static str {
 pub(crate) fn asked_for(manifest: Option<&ManifestSummary>, permissions: &[GrantedPermission]) -> String {
     match (manifest, permissions) {
         (Some(manifest), permissions) => {
-            format!("{} {} ({} permissions)", manifest.name, manifest.version, permissions.len())
+            let programs = match manifest.programs.len() {
+                0 | 1 => String::new(),
+                several => format!(", {several} programs"),
+            };
+            format!("{} {} ({} permissions{programs})", manifest.name, manifest.version, permissions.len())
         }
         (None, permissions) => {
             let words: Vec<String> = permissions.iter().map(named).collect();
             words.join(", ")
         }
     }
+}
+
+/// The programs something is for. A kernel before there were several tells one apart.
+pub(crate) fn programs_of(manifest: &ManifestSummary) -> Vec<ManifestProgram> {
+    let only = manifest.program.clone().zip(manifest.program_digest.clone());
+    let only = only.filter(|_| manifest.programs.is_empty());
+    let only = only.map(|(path, digest)| ManifestProgram { path, digest });
+    only.into_iter().chain(manifest.programs.iter().cloned()).collect()
+}
+
+/// A line for each program, that says of which it is another one than was approved before.
+pub(crate) fn programs(all: &[ManifestProgram], changed: &[ManifestProgram]) -> String {
+    let line = |program: &ManifestProgram| {
+        let since =
+            if changed.contains(program) { ", another one than was approved of it before" } else { "" };
+        format!("program {} (sha256 {}){since}\n", visible(&program.path.to_text()), visible(&program.digest))
+    };
+    all.iter().map(line).collect()
 }
 
 fn named(permission: &GrantedPermission) -> String {

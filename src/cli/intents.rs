@@ -237,6 +237,7 @@ fn sentence(receipt: &IntentCancelled) -> String {
             StoppedKind::Process => "processes",
             StoppedKind::Call => "calls",
             StoppedKind::Stream | StoppedKind::Events => "subscriptions",
+            StoppedKind::Stdin => "ways into stdins",
         };
         *counts.entry(name).or_default() += 1;
     }

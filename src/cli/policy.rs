@@ -59,9 +59,14 @@ fn word(effect: Effect) -> &'static str {
 }
 
 fn object(rule: &Rule) -> Value {
+    let program = match rule.program.as_slice() {
+        [] => Value::Null,
+        [one] => json!(one),
+        several => json!(several),
+    };
     json!({
         "name": rule.name, "effect": word(rule.effect), "principal": rule.principal, "permission": rule.permission,
-        "resource": rule.resource, "manifest": rule.manifest, "program": rule.program,
+        "resource": rule.resource, "manifest": rule.manifest, "program": program,
         "scope": rule.scope.map(|scope| scope.word()), "expiresSeconds": rule.expires_seconds,
     })
 }
@@ -104,14 +109,15 @@ fn verdict(policy: &Policy, args: &PolicyCheck) -> Result<Verdict, Failure> {
     let Some(file) = &args.manifest else { return Err(Failure::usage("which manifest?")) };
     let manifest = manifest::read(file)?;
     let principal = args.principal.clone().unwrap_or_else(|| format!("skill:{}", manifest.identity.name));
-    let program = args.program.as_deref().map(digest).transpose()?;
+    let programs = args.program.iter().map(|program| digest(program)).collect::<Result<Vec<_>, _>>()?;
+    let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
     let asked = asked_by(&manifest);
     let asked: Vec<(Permission, Option<&str>)> =
         asked.iter().map(|clause| (clause.permission, clause.resource.as_deref())).collect();
     let digest = manifest.digest();
     let decide = |asked: &[(Permission, Option<&str>)]| {
-        let (manifest, program) = (Some(digest.as_str()), program.as_deref());
-        let question = Question { principal: &principal, asked, manifest, program };
+        let manifest = Some(digest.as_str());
+        let question = Question { principal: &principal, asked, manifest, programs: &programs };
         policy.decide(&question).cloned()
     };
     let rule = decide(&asked);

@@ -17,7 +17,7 @@ use kairo_sandbox::manifest::{Kind, Manifest};
 use kairo_wire::codec::text::OsText;
 use kairo_wire::error::Code;
 use kairo_wire::methods::options::SpawnOptions;
-use kairo_wire::methods::permission::{ManifestSyntax, RequestParams, SkillOption};
+use kairo_wire::methods::permission::{ManifestProgram, ManifestSyntax, RequestParams, SkillOption};
 use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -65,7 +65,7 @@ impl Skill {
         Skill::of_all(args, &args.command[..args.command.len().min(1)])
     }
 
-    /// The same for several programs that are started together. An approval is then for the manifest and names none of them.
+    /// The same for several programs that are started together.
     pub(crate) fn of_all(args: &Program, names: &[OsString]) -> Result<Option<Skill>, Failure> {
         let Some(file) = &args.manifest else { return Ok(None) };
         let Loaded { manifest, text, syntax } = load(file, MANIFEST_BYTES_MAX)?;
@@ -116,14 +116,23 @@ impl Skill {
             syntax: self.syntax,
             program: self.only().and_then(|program| words(&program.path)),
             program_digest: self.only().map(|program| program.digest.clone()),
+            programs: if self.only().is_some() { Vec::new() } else { self.named() },
             session: Some(self.session.clone()),
             wait_ms: wait_ms.map(|wait| wait.try_into().unwrap_or(u32::MAX)),
             ..RequestParams::default()
         }
     }
 
+    /// All of them, as they are told.
+    pub(crate) fn named(&self) -> Vec<ManifestProgram> {
+        let told = |program: &Found| {
+            Some(ManifestProgram { path: words(&program.path)?, digest: program.digest.clone() })
+        };
+        self.programs.iter().filter_map(told).collect()
+    }
+
     /// The program, if it is one.
-    fn only(&self) -> Option<&Found> {
+    pub(crate) fn only(&self) -> Option<&Found> {
         <&[_; 1]>::try_from(self.programs.as_slice()).ok().map(|[only]| only)
     }
 
@@ -133,15 +142,10 @@ impl Skill {
         options.skill = Some(SkillOption {
             name: self.manifest.identity.name.clone(),
             manifest_digest: Some(self.digest.clone()),
-            program_digest: self.only().map(|program| program.digest.clone()),
+            program_digest: Some(program.digest.clone()),
             session: Some(self.session.clone()),
         });
         options.watch = true;
-        if self.only().is_none() {
-            // The approval doesn't say what runs, so this does: what was shown to whoever approved it.
-            options.program_digest = Some(program.digest.clone());
-            options.accept_weaker_program = program.is_script;
-        }
         // What was approved is this file, whatever the kernel would find by its name.
         if let (Some(first), Some(program)) = (command.first_mut(), words(&program.path)) {
             *first = program;
@@ -298,6 +302,15 @@ mod tests {
         let meant = options.skill.unwrap();
         assert_eq!((meant.manifest_digest, meant.program_digest), (Some(skill.digest), asked.program_digest));
         assert!(meant.session.is_some_and(|session| session.starts_with("terminal:")));
+        // Of several programs each is named, and each says which it is.
+        let joined = typed(&["--manifest", manifest, "--", tool]);
+        let several = Skill::of_all(&joined, &[tool.into(), "/bin/sh".into()]).unwrap().unwrap();
+        let asked = several.request(Duration::ZERO);
+        let paths: Vec<_> = asked.programs.iter().map(|program| program.path.to_text()).collect();
+        assert_eq!((paths.join(" "), asked.program.is_some()), (format!("{tool} /bin/sh"), false));
+        let mut options = SpawnOptions::default();
+        several.enter(1, &mut options, &mut [OsText::from("sh")]);
+        assert_eq!(options.skill.unwrap().program_digest.as_ref(), Some(&asked.programs[1].digest));
         assert!(Skill::of(&typed(&["true"])).unwrap().is_none());
         put(&folder.path().join("tool"), 0o755);
         let undeclared = Skill::of(&typed(&["--manifest", manifest, "--", tool])).unwrap_err();

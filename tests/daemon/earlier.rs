@@ -87,11 +87,13 @@ fn frames_on_a_socket_of_their_own_end_with_their_kernel_and_raw_bytes_go_on(dae
     let mut raw = daemon.connect_modern();
     // Of two, for a reader that doesn't come back is waited for.
     let ids = ["in frames", "raw"];
-    ids.map(|id| spawn_late(&mut raw, id, "100000000", json!({"whenUnread": "block"})));
+    for id in ids {
+        spawn_late(&mut raw, id, "100000000", json!({"whenUnread": "block"}));
+    }
     let client = connect(daemon);
     let mut framed = client.open_framed(&by(ids[0], Transport::Socket)).expect("it opens");
     let direct = Reader::of(ids[1], client.open(&by(ids[1], Transport::Pipe)).expect("it opens"));
-    ids.map(|id| tell_to_go(&mut raw, id));
+    ids.into_iter().for_each(|id| tell_to_go(&mut raw, id));
     let mut at = 0;
     while at < 1_000_000 {
         match framed.next_item().expect("no frame is torn") {
@@ -117,7 +119,9 @@ fn frames_on_a_socket_of_their_own_end_with_their_kernel_and_raw_bytes_go_on(dae
     }
     direct.goes_on(3_000_000);
     raw = daemon.connect_modern();
-    ids.map(|id| raw.ok("process.kill", json!({"id": id, "signal": "KILL"})));
+    for id in ids {
+        raw.ok("process.kill", json!({"id": id, "signal": "KILL"}));
+    }
     direct.end();
 }
 

@@ -6,6 +6,7 @@
 use crate::sandbox::can_contain;
 use crate::support::raw::PATIENCE;
 use crate::support::{Daemon, Driver, Options, on_both_drivers, program, until, with};
+use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -442,6 +443,60 @@ fn each_stage_of_a_pipeline_is_contained_by_its_manifest(daemon: &Daemon) {
     }
 }
 
+fn a_pipeline_is_asked_about_again_when_one_of_its_programs_is_another(daemon: &Daemon) {
+    if !can_contain("a_pipeline_is_asked_about_again_when_one_of_its_programs_is_another") {
+        return;
+    }
+    let skill = Skill::new();
+    let other = skill.path("other").to_str().expect("text").to_owned();
+    let becomes = |script: &str| {
+        skill.program(script);
+        fs::rename(skill.tool(), &other).expect("ours");
+        skill.program("echo said $((40+2))");
+    };
+    becomes("tr a-z A-Z");
+    let (manifest, tool) = (skill.manifest(), skill.tool());
+    let of = |words: &[&str]| {
+        let mut command = daemon.cli(&[words, &["--manifest", &manifest, "--", &tool, "|", &other]].concat());
+        command.env("XDG_CONFIG_HOME", daemon.folder().join("config"));
+        done(command)
+    };
+    assert_eq!(of(&["run"]).status.code(), Some(126));
+    let page = good(daemon, &["approvals", &asked(daemon)]);
+    let [first, second] = [&tool, &other].map(|path| format!("program {path} (sha256 "));
+    assert!(page.contains(&first) && page.contains(&second) && page.contains("it is a pipeline"), "{page}");
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    assert_eq!(text(&of(&["run"]).stdout), "SAID 42\n");
+    assert_eq!(of(&["spawn", "--id", "both"]).status.code(), Some(0));
+    assert_eq!(done(daemon.cli(&["wait", "both"])).status.code(), Some(0));
+    assert!(pending(daemon).is_empty(), "the same again is approved");
+    becomes("tr a-z ' '");
+    for words in [&["run"][..], &["spawn", "--id", "changed"]] {
+        let output = of(words);
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(126), ""), "{words:?}");
+    }
+    let request = &pending(daemon)[0];
+    let programs = request["manifest"]["programs"].as_array().expect("a list");
+    assert_eq!((programs.len(), &request["newly"]), (2, &json!([])));
+    assert_eq!(request["changed"], json!([programs[1]]));
+    let page = good(daemon, &["approvals", &asked(daemon)]);
+    let new = page.lines().filter(|line| line.contains("another one than was approved"));
+    assert!(new.map(|line| line.starts_with(&second)).eq([true]), "{page}");
+    good(daemon, &["approve", &asked(daemon), "--scope", "always"]);
+    assert_eq!(text(&of(&["run"]).stdout), "     42\n");
+    // Once is one start of all of it, under the daemon as well.
+    becomes("tr 0-9 x");
+    assert_eq!(of(&["spawn", "--id", "once"]).status.code(), Some(126));
+    good(daemon, &["approve", &asked(daemon), "--scope", "once"]);
+    assert_eq!(text(&of(&["spawn", "--id", "once"]).stdout), "once\n");
+    assert_eq!(done(daemon.cli(&["wait", "once"])).status.code(), Some(0));
+    assert_eq!(text(&done(daemon.cli(&["logs", "once.1"])).stdout), "said xx\n");
+    assert_eq!(of(&["spawn", "--id", "twice"]).status.code(), Some(126));
+    good(daemon, &["approve", &asked(daemon), "--scope", "once"]);
+    assert_eq!(text(&of(&["run"]).stdout), "said xx\n");
+    assert_eq!(of(&["run"]).status.code(), Some(126));
+}
+
 fn what_runs_under_a_daemons_grant_ends_when_that_is_taken_back(daemon: &Daemon) {
     if !can_contain("what_runs_under_a_daemons_grant_ends_when_that_is_taken_back") {
         return;
@@ -571,6 +626,7 @@ on_both_drivers!(
     a_run_without_a_terminal_waits_for_somebody_elsewhere,
     a_spawned_skill_is_asked_for_and_ended_with_its_grant,
     each_stage_of_a_pipeline_is_contained_by_its_manifest,
+    a_pipeline_is_asked_about_again_when_one_of_its_programs_is_another,
     what_runs_under_a_daemons_grant_ends_when_that_is_taken_back,
     what_was_approved_for_a_time_or_a_session_ends_with_it,
     agents_work_in_sessions,
@@ -692,5 +748,40 @@ fn a_daemon_that_is_killed_knows_what_was_granted() {
     good(&daemon, &["revoke", &grant]);
     let output = running.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
+    daemon.finish();
+}
+
+#[test]
+fn once_for_a_pipeline_is_that_of_whichever_stage_is_left_under_the_next_daemon() {
+    if !can_contain("once_for_a_pipeline_is_that_of_whichever_stage_is_left_under_the_next_daemon") {
+        return;
+    }
+    let skill = Skill::new();
+    let mut daemon = Daemon::start(&Options::plain(Driver::Poll));
+    let (flag, other) = (skill.path("flag"), skill.path("other").to_str().expect("text").to_owned());
+    fs::write(&flag, "").expect("ours");
+    skill.program("cat; exec sleep 1000");
+    fs::rename(skill.tool(), &other).expect("ours");
+    skill.program(&format!("while test -e {}; do sleep 0.05; done", flag.display()));
+    let (manifest, tool) = (skill.manifest(), skill.tool());
+    let spawn = ["spawn", "--id", "once", "--manifest", &manifest, "--", &tool, "|", &other];
+    assert_eq!(done(daemon.cli(&spawn)).status.code(), Some(126));
+    good(&daemon, &["approve", &asked(&daemon), "--scope", "once"]);
+    good(&daemon, &spawn);
+    let state = |daemon: &Daemon, id: &str| {
+        daemon.connect_modern().ok("process.status", json!({"id": id}))["state"].clone()
+    };
+    let first = daemon.connect_modern().ok("process.status", json!({"id": "once.0"}))["pid"].as_i64();
+    let first = format!("/proc/{}", first.expect("it runs"));
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    fs::remove_file(&flag).expect("ours");
+    until("the first stage ends without a kernel", || !Path::new(&first).exists());
+    daemon.succeed(&[]);
+    assert_eq!((state(&daemon, "once.0"), state(&daemon, "once.1")), (json!("exited"), json!("running")));
+    assert_eq!((grants(&daemon).len(), &grants(&daemon)[0]["scope"]), (1, &json!("once")));
+    assert_eq!(done(daemon.cli(&spawn)).status.code(), Some(126), "it is used");
+    good(&daemon, &["kill", "once.1"]);
+    until("nothing runs under it", || grants(&daemon).is_empty());
     daemon.finish();
 }

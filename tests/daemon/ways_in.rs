@@ -5,6 +5,7 @@ use crate::adoption::lives_on_both_drivers;
 use crate::earlier;
 use crate::fifo::{said, stdin};
 use crate::open::{connect, id, kill, spawn};
+use crate::quotas::counted;
 use crate::support::processes::{self, Name};
 use crate::support::{Daemon, NOBODY, is_root, needs_root, pattern, program, reachable, until};
 use kairo_client::Client;
@@ -13,7 +14,7 @@ use kairo_wire::methods::open::OpenStdinParams;
 use kairo_wire::methods::process::{Status, StatusParams, StdinClose, TargetParams, Wait, WaitParams};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -36,6 +37,7 @@ lives_on_both_drivers!(
     a_process_that_ends_without_a_kernel_takes_its_ways_in_along,
     the_next_kernel_knows_it_as_its_own,
     with_an_earlier_keeper_it_ends_with_its_kernel,
+    it_counts_for_whoever_had_it_and_goes_with_its_intent,
 );
 
 /// A process that writes what it reads to a file.
@@ -410,6 +412,43 @@ fn the_next_kernel_knows_it_as_its_own(daemon: &mut Daemon) {
     sink.is_the_last_and_ends_with(daemon, 1_000);
 }
 
+fn it_counts_for_whoever_had_it_and_goes_with_its_intent(daemon: &mut Daemon) {
+    let count =
+        |daemon: &Daemon| ["owner", "skill:writer"].map(|who| counted(daemon, who, "subscriptions").0);
+    let mut raw = daemon.connect_modern();
+    let intent = raw.ok("intent.begin", json!({"name": "to write"}))["intentId"].clone();
+    let (mine, its) = (Sink::start(daemon, "mine"), Sink::start(daemon, "its"));
+    let mut skill = daemon.connect_modern();
+    skill.ok("identify", json!({"skillId": "writer"}));
+    skill.ok("process.spawn", json!({"id": "written", "command": ["sh", "-c", "cat > /dev/null"]}));
+    let wish = |id: &str| json!({"id": id, "transport": "fifo"});
+    let path = |opened: Json| PathBuf::from(opened["path"].as_str().expect("a path"));
+    let of_skill = path(skill.ok("stdin.open", wish("written")));
+    let under = json!({"intentId": intent});
+    let of_intent = path(raw.call_with("stdin.open", &wish("its"), &under).expect("it opens"));
+    let mut writer = to_write(&of_intent);
+    let (writes, mut other) = (Writer::of(&mine.way(daemon)), to_write(&of_skill));
+    drop((raw, skill));
+    assert_eq!(count(daemon), [3, 1]);
+    for _ in 0..2 {
+        kill_and_succeed(daemon);
+        writes.goes_on(500_000);
+        assert_eq!(count(daemon), [3, 1]);
+    }
+    let receipt = daemon.connect_modern().ok("intent.cancel", json!({"intentId": intent}));
+    let [stopped] = receipt["stopped"].as_array().expect("a list").as_slice() else { panic!("{receipt}") };
+    assert_eq!((&stopped["kind"], &stopped["id"]), (&json!("stdin"), &json!("its")), "{receipt}");
+    until("nobody will read it", || writer.write_all(b"y").is_err());
+    until("it counts no more", || count(daemon) == [2, 1]);
+    other.write_all(b"others go on").expect("it is read");
+    drop(other);
+    until("its writer has gone", || count(daemon) == [1, 0]);
+    let bytes = writes.end();
+    mine.ends_with(daemon, bytes);
+    until("nothing counts any more", || count(daemon) == [0, 0]);
+    kill(&connect(daemon), its.name);
+}
+
 fn with_an_earlier_keeper_it_ends_with_its_kernel(daemon: &mut Daemon) {
     earlier::keeper(daemon, 9);
     let sink = Sink::start(daemon, "sink");
@@ -446,5 +485,5 @@ fn an_ordinary_user_loses_nothing_either() {
     let output = command.uid(NOBODY).gid(NOBODY).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("24 passed"), "{text}");
+    assert!(text.contains("26 passed"), "{text}");
 }

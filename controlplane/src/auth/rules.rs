@@ -9,7 +9,8 @@ use crate::auth::subject::is_meant;
 use crate::digest::sha256_of;
 use kairo_wire::methods::permission::GrantScope;
 use kairo_wire::permission::{PERMISSIONS, Permission, Resource};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// Everything it says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -55,15 +56,31 @@ pub struct Rule {
     /// Only what this manifest asks for: its digest, hexadecimal.
     #[serde(default)]
     pub manifest: Option<String>,
-    /// Only for this program: SHA-256 of it, hexadecimal.
-    #[serde(default)]
-    pub program: Option<String>,
+    /// Only for these programs: SHA-256 of one, or of several in a list, hexadecimal. What approves suits a request of which each
+    /// program is among them; what forbids or asks, one of which any is.
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub program: Vec<String>,
     /// How long an approval is good.
     #[serde(default)]
     pub scope: Option<GrantScope>,
     /// At most so long, seconds.
     #[serde(default)]
     pub expires_seconds: Option<u64>,
+}
+
+/// A text, or a list of texts that isn't empty: an empty one would mind no program.
+fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Typed {
+        One(String),
+        Several(Vec<String>),
+    }
+    match Typed::deserialize(from)? {
+        Typed::One(one) => Ok(vec![one]),
+        Typed::Several(several) if several.is_empty() => Err(D::Error::custom("at least one digest")),
+        Typed::Several(several) => Ok(several),
+    }
 }
 
 fn anything() -> String {
@@ -89,8 +106,8 @@ pub struct Question<'a> {
     pub asked: &'a [(Permission, Option<&'a str>)],
     /// The manifest it comes from.
     pub manifest: Option<&'a str>,
-    /// The program it is for.
-    pub program: Option<&'a str>,
+    /// The digests of the programs it is for, as far as it names them.
+    pub programs: &'a [&'a str],
 }
 
 impl Rule {
@@ -101,14 +118,18 @@ impl Rule {
     }
 
     fn suits(&self, question: &Question<'_>) -> bool {
-        let same = |wanted: &Option<String>, there: Option<&str>| {
-            wanted
-                .as_deref()
-                .is_none_or(|wanted| there.is_some_and(|there| wanted.eq_ignore_ascii_case(there)))
+        let same = |wanted: &str, there: &str| wanted.eq_ignore_ascii_case(there);
+        let manifest = self.manifest.as_deref();
+        let named = |there: &&str| self.program.iter().any(|wanted| same(wanted, there));
+        let mut programs = question.programs.iter();
+        let suits = match self.effect {
+            _ if self.program.is_empty() => true,
+            Effect::Approve => programs.len() > 0 && programs.all(named),
+            Effect::Forbid | Effect::Ask => programs.any(named),
         };
         is_meant(&self.principal, question.principal)
-            && same(&self.manifest, question.manifest)
-            && same(&self.program, question.program)
+            && manifest.is_none_or(|wanted| question.manifest.is_some_and(|there| same(wanted, there)))
+            && suits
     }
 }
 
@@ -139,10 +160,10 @@ impl Policy {
             {
                 return complain("resource", &why);
             }
-            for (field, digest) in [("manifest", &rule.manifest), ("program", &rule.program)] {
-                if digest.as_deref().is_some_and(|text| sha256_of(text).is_none()) {
-                    return complain(field, "a digest is 64 hexadecimal digits");
-                }
+            let digests = rule.manifest.iter().map(|digest| ("manifest", digest));
+            let mut digests = digests.chain(rule.program.iter().map(|digest| ("program", digest)));
+            if let Some((field, _)) = digests.find(|(_, digest)| sha256_of(digest).is_none()) {
+                return complain(field, "a digest is 64 hexadecimal digits");
             }
             if matches!(rule.scope, Some(GrantScope::Session | GrantScope::Intent))
                 && rule.effect != Effect::Approve
@@ -201,7 +222,7 @@ impl Policy {
         permission: Permission,
     ) -> impl Iterator<Item = &'a Rule> {
         // What is said of a certain manifest or program is said of requests.
-        let always = |rule: &&Rule| rule.manifest.is_none() && rule.program.is_none();
+        let always = |rule: &&Rule| rule.manifest.is_none() && rule.program.is_empty();
         self.rules.iter().filter(|rule| rule.effect == Effect::Forbid).filter(always).filter(move |rule| {
             is_meant(&rule.principal, party) && is_meant(&rule.permission, permission.name())
         })
@@ -242,6 +263,7 @@ fn names_some(pattern: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     fn rule(effect: Effect, principal: &str, permission: &str, resource: Option<&str>) -> Rule {
         Rule {
@@ -251,7 +273,7 @@ mod tests {
             permission: permission.to_owned(),
             resource: resource.map(str::to_owned),
             manifest: None,
-            program: None,
+            program: Vec::new(),
             scope: None,
             expires_seconds: None,
         }
@@ -262,7 +284,7 @@ mod tests {
     }
 
     fn decided<'a>(policy: &'a Policy, asked: &[(Permission, Option<&str>)]) -> Option<(&'a str, Effect)> {
-        let question = Question { principal: "skill:x", asked, manifest: Some("aa"), program: None };
+        let question = Question { principal: "skill:x", asked, manifest: Some("aa"), programs: &[] };
         policy.decide(&question).map(|rule| (rule.name.as_str(), rule.effect))
     }
 
@@ -292,6 +314,30 @@ mod tests {
         assert_eq!(decided(&policy, &[(Permission::FileRead, Some("/usr"))]), Some(("1", Effect::Approve)));
         let first = decided(&policy, &[(Permission::FileRead, Some("/usr")), (Permission::FileWrite, None)]);
         assert_eq!(first, Some(("2", Effect::Forbid)));
+    }
+
+    #[test]
+    fn a_pipeline_is_approved_only_if_each_of_its_programs_is_and_forbidden_if_any_is() {
+        let [a, b, c] = ["0a", "0b", "0c"].map(|digit| digit.repeat(32));
+        let read = |effect: &str, program: Value| {
+            serde_json::from_value::<Rule>(json!({ "effect": effect, "principal": "*", "program": program }))
+        };
+        let of = |effect: &str, program: Value| policy(vec![read(effect, program).expect("a rule")]);
+        let asked = [(Permission::FileRead, Some("/usr"))];
+        let decided = |policy: &Policy, programs: &[&str]| {
+            let question = Question { principal: "skill:x", asked: &asked, manifest: None, programs };
+            policy.decide(&question).map(|rule| rule.effect)
+        };
+        let both = of("approve", json!([a, b.to_uppercase()]));
+        assert_eq!(decided(&both, &[&a, &b]), Some(Effect::Approve));
+        assert_eq!(decided(&both, &[&b]), Some(Effect::Approve));
+        assert_eq!(decided(&both, &[&a, &c]), None);
+        assert_eq!(decided(&both, &[]), None);
+        let one = of("approve", json!(a));
+        assert_eq!((decided(&one, &[&a]), decided(&one, &[&a, &b])), (Some(Effect::Approve), None));
+        let none = of("forbid", json!(c));
+        assert_eq!((decided(&none, &[&a, &c]), decided(&none, &[&a])), (Some(Effect::Forbid), None));
+        assert!(read("ask", json!([])).is_err());
     }
 
     #[test]

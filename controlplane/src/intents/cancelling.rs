@@ -363,6 +363,21 @@ impl Kernel {
                 self.cut(turn, topic, CutReason::Cancelled);
                 self.close_if_over(turn, connection);
             }
+            Member::Inlet(process) => {
+                let Some(of) = self.state.inlets.get(&process) else { return };
+                if !self.reaches(cancel, &self.holder_of(of)) {
+                    return;
+                }
+                let id = self.state.processes.get(&process).map(|process| process.id.key().into_owned());
+                self.note_stopped(
+                    turn,
+                    serial,
+                    StoppedKind::Stdin,
+                    id.unwrap_or_default(),
+                    StoppedHow::Ended,
+                );
+                self.end_inlet(turn, process);
+            }
         }
     }
 

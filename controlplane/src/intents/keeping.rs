@@ -459,7 +459,7 @@ impl Kernel {
                 Member::Intent(_) => continue,
                 Member::Process(_) => 0,
                 Member::Call(_) => 1,
-                Member::Stream(_) | Member::Topic(_) => 2,
+                Member::Stream(_) | Member::Topic(_) | Member::Inlet(_) => 2,
             };
             counts[kind] += 1;
         }

@@ -27,6 +27,21 @@ pub(crate) enum Member {
     Stream(u64),
     /// A receiver of events, by serial.
     Topic(u64),
+    /// A way into a stdin, by the serial of the process.
+    Inlet(u64),
+}
+
+impl Member {
+    /// The number it is known by.
+    pub(crate) fn serial(self) -> u64 {
+        let (Member::Intent(of)
+        | Member::Process(of)
+        | Member::Call(of)
+        | Member::Stream(of)
+        | Member::Topic(of)
+        | Member::Inlet(of)) = self;
+        of
+    }
 }
 
 /// To what something belongs that is no process.

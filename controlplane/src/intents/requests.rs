@@ -107,6 +107,7 @@ impl Kernel {
             }
             Member::Stream(serial) => self.state.streams.get(serial).map(|of| self.reader_of(of)),
             Member::Topic(serial) => self.state.topics.get(serial).map(|of| self.creator(of.connection)),
+            Member::Inlet(serial) => self.state.inlets.get(serial).map(|of| self.holder_of(of)),
         };
         // The first that may be touched is enough; who has begun that many things may look at them.
         let mut members = intents.of_story.get(story).into_iter().flatten().filter_map(creator).peekable();

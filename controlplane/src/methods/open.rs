@@ -35,7 +35,9 @@ fn open_stdin(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> 
     if params.transport == StdinTransport::Fifo {
         let name = format!("stdin_{:032x}", bits(&mut *kernel.entropy)).into();
         let (user, wait_ns) = (kernel.user_of_fifo(asking)?, wait_ns(params.wait_ms)?);
-        let (closes, note) = (!params.keep_open, kernel.inlet_note(asking.connection));
+        let under = kernel.under(asking);
+        kernel.may_begin(under.as_deref())?;
+        let (closes, note) = (!params.keep_open, kernel.inlet_note(asking.connection, under.as_deref()));
         let inlet = NamedInlet { name, user, wait_ns, closes, note };
         kernel.undertake(turn, asking, serial, Deed::OpenStdin { inlet: Some(Box::new(inlet)) });
         return Ok(());

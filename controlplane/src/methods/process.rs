@@ -10,6 +10,7 @@ use crate::calls::{Asking, Turn};
 use crate::clock::after_ms;
 use crate::digest::IdempotencyKey;
 use crate::kernel::Kernel;
+use crate::permissions::programs::Place;
 use crate::sessions::ending::{SIGTERM, deed_error, stdin_closed};
 use crate::sessions::launch::{busy, keeper_lost};
 use crate::sessions::plan::{self, Asker, Plan};
@@ -93,7 +94,9 @@ impl Kernel {
         let Some(peer) = self.state.connections.get(asking.connection) else { return Ok(None) };
         let intent = asking.trace.intent.as_deref();
         self.may_begin_under(intent)?;
-        let identity = self.identity(at, asking.connection, params.options.as_deref(), intent)?;
+        let options = params.options.as_deref();
+        let place = Place::alone(options.and_then(|options| options.skill.as_ref()));
+        let identity = self.identity(at, asking.connection, (options, place), intent)?;
         let within = self.within(asking.connection);
         let plan = plan::check(&self.config, &Asker::behind(peer, within, identity), params)?;
         Ok(Some(Plan { trace: asking.trace.clone(), given_key: asking.key, ..plan }))

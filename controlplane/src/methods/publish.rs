@@ -2,6 +2,7 @@
 
 use crate::calls::{Asking, Turn};
 use crate::kernel::Kernel;
+use crate::permissions::programs::Place;
 use crate::sessions::lifecycle::Birth;
 use crate::sessions::plan::{self, Asker, Published};
 use crate::table::{Answers, Entry};
@@ -44,7 +45,7 @@ fn publish(kernel: &mut Kernel, turn: &mut Turn<'_>, asking: &Asking<'_>) -> Res
         ..SpawnOptions::default()
     };
     let intent = asking.trace.intent.as_deref();
-    let identity = kernel.identity(turn.at, asking.connection, Some(&options), intent)?;
+    let identity = kernel.identity(turn.at, asking.connection, (Some(&options), Place::default()), intent)?;
     let within = kernel.within(asking.connection);
     let command = vec![OsText::from(ARGV)];
     let spawn = SpawnParams { id: params.id, command, options: Some(Box::new(options)) };

@@ -8,7 +8,6 @@ use crate::auth::rules::{Effect, Question};
 use crate::auth::subject::{Party, Subject};
 use crate::calls::{Asking, Turn};
 use crate::clock::{after_ms, wall_ms};
-use crate::digest::sha256_of;
 use crate::entropy::bits;
 use crate::events::record::Audience;
 use crate::kernel::{Errand, Kernel};
@@ -16,12 +15,15 @@ use crate::permissions::declared::Declared;
 use crate::permissions::giving::Terms;
 use crate::permissions::grants::Id;
 use crate::permissions::pending::Asker;
-use crate::permissions::{Clause, Grant, PURPOSE_BYTES_MAX, Request};
+use crate::permissions::programs;
+use crate::permissions::{Clause, Grant, News, PURPOSE_BYTES_MAX, Request};
 use crate::state::{Pending, Timer, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
 use kairo_wire::event::{PermissionDenied, PermissionRequested};
-use kairo_wire::methods::permission::{GrantScope, RequestParams, RequestResult, RequestStatus};
+use kairo_wire::methods::permission::{
+    GrantScope, ManifestProgram, RequestParams, RequestResult, RequestStatus,
+};
 use kairo_wire::permission::{Permission, PermissionScope};
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub struct Asked {
     connection: ConnectionKey,
     trace: Trace,
     params: RequestParams,
+    programs: Vec<ManifestProgram>,
     declared: Option<Result<Declared, WireError>>,
 }
 
@@ -40,8 +43,8 @@ impl Asked {
     pub(crate) fn read(&mut self) {
         let params = &mut self.params;
         let text = params.manifest.take().unwrap_or_default();
-        let (program, digest) = (params.program.take(), params.program_digest.take());
-        self.declared = Some(Declared::read(&text, params.syntax, program, digest));
+        let programs = std::mem::take(&mut self.programs);
+        self.declared = Some(Declared::read(&text, params.syntax, programs));
     }
 }
 
@@ -51,7 +54,7 @@ impl Kernel {
         &mut self,
         turn: &mut Turn<'_>,
         asking: &Asking<'_>,
-        params: RequestParams,
+        mut params: RequestParams,
     ) -> Result<(), WireError> {
         self.takes_events()?;
         let wrong = |field: &str, why: &str| Err(WireError::invalid(field, why));
@@ -66,22 +69,18 @@ impl Kernel {
                 Some(clause(permission, params.resource.as_deref(), params.purpose.as_deref())?)
             }
         };
-        if params.program_digest.as_deref().is_some_and(|digest| sha256_of(digest).is_none()) {
-            return wrong("programDigest", "64 hexadecimal digits");
-        }
-        if params.program.is_some() != params.program_digest.is_some() {
-            return wrong("programDigest", "a program goes with its digest, and a digest with its program");
-        }
+        let programs = programs::named(&mut params)?;
         // Else whoever asked could start whatever it likes as that skill.
         let by_program = matches!(self.principal(asking.connection), Principal::Skill(_));
-        if by_program && clause.is_none() && params.program_digest.is_none() {
+        if by_program && clause.is_none() && programs.is_empty() {
             return wrong(
                 "programDigest",
                 "a program asks for a skill with the digest of that skill's program",
             );
         }
-        if clause.is_some() && (params.program.is_some() || params.program_digest.is_some()) {
-            return wrong("program", "it goes with a manifest");
+        if clause.is_some() && !programs.is_empty() {
+            let field = if programs.len() > 1 { "programs" } else { "program" };
+            return wrong(field, "it goes with a manifest");
         }
         let call = self.park(turn, asking, Pending::Decision { request: None, timer: None });
         let asked = Box::new(Asked {
@@ -89,6 +88,7 @@ impl Kernel {
             connection: asking.connection,
             trace: asking.trace.clone(),
             params,
+            programs,
             declared: None,
         });
         match clause {
@@ -126,8 +126,8 @@ impl Kernel {
             Err(error) => return self.reject(turn, asked.call, &error),
         };
         if let Some(grant) = self.approval_for(&request, wall_ms(turn.at)) {
-            let id = grant.request.as_deref().unwrap_or(&grant.id).to_owned();
-            let result = approved(id, &grant, request.newly);
+            let id = grant.request.as_deref().unwrap_or(&grant.id);
+            let result = approved(id, &grant, request.news);
             return self.resolve(turn, asked.call, &result);
         }
         if let Some(id) = self.permissions.requests.like(&request) {
@@ -162,7 +162,7 @@ impl Kernel {
         let own = peer.and_then(|peer| peer.agent_session.clone().or_else(|| peer.life.clone()));
         // Whoever is in a session can't have one decided about for another.
         let session = own.or_else(|| asked.params.session.as_deref().map(Arc::from));
-        let newly = declared.as_ref().and_then(|declared| self.newly(&party, declared));
+        let news = declared.as_ref().and_then(|declared| self.news(&party, declared)).unwrap_or_default();
         let life = peer.and_then(|peer| peer.life.clone());
         let at_ms = wall_ms(turn.at);
         Ok(Request {
@@ -178,17 +178,18 @@ impl Kernel {
             at_ms,
             until_ms: at_ms.saturating_add(self.config.limits.request_ms),
             bytes: 0,
-            newly,
+            news,
             waiting: Vec::new(),
         })
     }
 
-    /// What a manifest reaches that the last one of its skill that was approved doesn't.
-    fn newly(&self, party: &Party, declared: &Declared) -> Option<Vec<String>> {
+    /// What a manifest reaches that the last one of its skill that was approved doesn't, and which programs it has instead of that one's.
+    fn news(&self, party: &Party, declared: &Declared) -> Option<News> {
         let former = self.permissions.approvals(party).max_by_key(|grant| grant.at_ms)?;
         let older = former.declared.as_deref()?;
         let lines = declared.manifest.beyond(&older.manifest);
-        Some(lines.into_iter().map(|line| format!("{}: {}", line.group.name(), line.text)).collect())
+        let newly = lines.into_iter().map(|line| format!("{}: {}", line.group.name(), line.text)).collect();
+        Some(News { newly: Some(newly), changed: declared.changed(older) })
     }
 
     /// The grant that has been given for exactly this already.
@@ -236,11 +237,13 @@ impl Kernel {
         let rules: Vec<(Permission, Option<&str>)> =
             request.rules.iter().map(|clause| (clause.permission, clause.resource.as_deref())).collect();
         let summary = request.declared.as_deref().map(|declared| &declared.summary);
+        let programs = summary.iter().flat_map(|summary| &summary.programs);
+        let programs: Vec<&str> = programs.map(|program| program.digest.as_str()).collect();
         let question = Question {
             principal: &name,
             asked: &rules,
             manifest: summary.map(|summary| summary.digest.as_str()),
-            program: summary.and_then(|summary| summary.program_digest.as_deref()),
+            programs: &programs,
         };
         let policy = self.permissions.snapshot.policy();
         let decision = policy.decide(&question).cloned();
@@ -254,12 +257,9 @@ impl Kernel {
                 let by = format!("policy:{}", rule.name);
                 self.tell_denied_request(turn, &asked.trace, &id, &request, &by, Some(&reason));
                 let result = RequestResult {
-                    request_id: id.as_ref().to_owned(),
-                    status: RequestStatus::Denied,
-                    grant: None,
                     by: Some(by),
                     reason: Some(reason),
-                    newly: request.newly,
+                    ..request.news.answer(&id, RequestStatus::Denied)
                 };
                 self.resolve(turn, asked.call, &result);
             }
@@ -268,10 +268,10 @@ impl Kernel {
                 let expires_ms = lasts_ms.map(|ms| wall_ms(turn.at).saturating_add(ms));
                 let scope = rule.scope.unwrap_or(GrantScope::Always);
                 let terms = Terms::plain(scope, expires_ms, format!("policy:{}", rule.name));
-                let newly = request.newly.clone();
+                let news = request.news.clone();
                 match self.grant_request(turn, &asked.trace, &id, request, terms) {
                     Ok(grant) => {
-                        let result = approved(id.as_ref().to_owned(), &grant, newly);
+                        let result = approved(&id, &grant, news);
                         self.resolve_when_written(turn, asked.call, &result);
                     }
                     Err(error) => self.reject(turn, asked.call, &error),
@@ -336,16 +336,8 @@ impl Kernel {
 
     /// Answers a call that nobody has decided.
     pub(crate) fn answer_pending(&mut self, turn: &mut Turn<'_>, call: u64, id: &str) {
-        let newly = self.permissions.requests.get(id).and_then(|request| request.newly.clone());
-        let result = RequestResult {
-            request_id: id.to_owned(),
-            status: RequestStatus::Pending,
-            grant: None,
-            by: None,
-            reason: None,
-            newly,
-        };
-        self.resolve(turn, call, &result);
+        let news = self.permissions.requests.get(id).map(|request| request.news.clone()).unwrap_or_default();
+        self.resolve(turn, call, &news.answer(id, RequestStatus::Pending));
     }
 
     /// Tells that what was asked for was denied.
@@ -368,14 +360,11 @@ impl Kernel {
 }
 
 /// The answer of what was approved.
-pub(crate) fn approved(request_id: String, grant: &Grant, newly: Option<Vec<String>>) -> RequestResult {
+pub(crate) fn approved(request_id: &str, grant: &Grant, news: News) -> RequestResult {
     RequestResult {
-        request_id,
-        status: RequestStatus::Approved,
         grant: Some(Box::new(grant.told())),
         by: Some(grant.by.as_ref().to_owned()),
-        reason: None,
-        newly,
+        ..news.answer(request_id, RequestStatus::Approved)
     }
 }
 

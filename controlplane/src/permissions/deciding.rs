@@ -48,14 +48,14 @@ impl Kernel {
             expires_in_ms: params.expires_in_ms,
         };
         let terms = self.terms(turn, asking, &basis, &wish)?;
-        let newly = request.newly.clone();
+        let news = request.news.clone();
         let id = params.request_id;
         let grant = self.grant_request(turn, &asking.trace, &id, request, terms)?;
         self.spend_all(turn, basis);
         let waiting = self.permissions.requests.remove(id.as_str()).map(|request| request.waiting);
         self.await_requests(turn);
         for call in waiting.into_iter().flatten() {
-            self.resolve_when_written(turn, call, &approved(id.clone(), &grant, newly.clone()));
+            self.resolve_when_written(turn, call, &approved(&id, &grant, news.clone()));
         }
         self.answer_when_written(turn, asking, &ApproveResult { grant: grant.told() });
         Ok(())
@@ -100,12 +100,9 @@ impl Kernel {
         reason: Option<&str>,
     ) {
         let result = RequestResult {
-            request_id: id.to_owned(),
-            status: RequestStatus::Denied,
-            grant: None,
             by: by.map(str::to_owned),
             reason: reason.map(str::to_owned),
-            newly: request.newly,
+            ..request.news.answer(id, RequestStatus::Denied)
         };
         for call in request.waiting {
             self.resolve(turn, call, &result);

@@ -8,9 +8,8 @@ use kairo_sandbox::manifest::pattern::is_within;
 use kairo_sandbox::manifest::syntax::Syntax;
 use kairo_sandbox::manifest::{self, Manifest};
 use kairo_sandbox::profile::{Profile, Reach};
-use kairo_wire::codec::text::OsText;
 use kairo_wire::error::WireError;
-use kairo_wire::methods::permission::{ManifestSummary, ManifestSyntax};
+use kairo_wire::methods::permission::{ManifestProgram, ManifestSummary, ManifestSyntax};
 use kairo_wire::permission::Permission;
 use std::sync::Arc;
 
@@ -37,8 +36,7 @@ impl Declared {
     pub(crate) fn read(
         text: &str,
         syntax: ManifestSyntax,
-        program: Option<OsText>,
-        program_digest: Option<String>,
+        mut programs: Vec<ManifestProgram>,
     ) -> Result<Declared, WireError> {
         if text.len() > MANIFEST_BYTES_MAX {
             let message = format!("manifest: at most {MANIFEST_BYTES_MAX} bytes are taken");
@@ -57,12 +55,15 @@ impl Declared {
             WireError::invalid(&field, &refusal.why)
                 .with("reason", serde_json::to_value(refusal.reason).unwrap_or_default())
         })?;
+        programs.iter_mut().for_each(|program| program.digest.make_ascii_lowercase());
+        let only = <&[_; 1]>::try_from(programs.as_slice()).ok().map(|[only]: &[ManifestProgram; 1]| only);
         let summary = ManifestSummary {
             name: manifest.identity.name.clone(),
             version: manifest.identity.version.clone(),
             digest: manifest.digest(),
-            program,
-            program_digest,
+            program: only.map(|only| only.path.clone()),
+            program_digest: only.map(|only| only.digest.clone()),
+            programs,
         };
         let profile = manifest.profile();
         Ok(Declared { summary, text: text.into(), syntax, manifest, profile })

@@ -8,12 +8,15 @@ use crate::clock::wall_ms;
 use crate::events::journal::kept;
 use crate::kernel::Kernel;
 use crate::permissions::declared::Declared;
+use crate::permissions::programs::one_or_all;
 use crate::permissions::{Clause, Grant};
 use bytes::Bytes;
 use kairo_dataplane::control::Moment;
 use kairo_wire::codec::decode::from_slice;
 use kairo_wire::codec::text::OsText;
-use kairo_wire::methods::permission::{GrantEffect, GrantScope, GrantedPermission, ManifestSyntax};
+use kairo_wire::methods::permission::{
+    GrantEffect, GrantScope, GrantedPermission, ManifestProgram, ManifestSyntax,
+};
 use kairo_wire::permission::Permission;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -68,6 +71,9 @@ struct Manifest {
     program: Option<OsText>,
     #[serde(default)]
     program_digest: Option<String>,
+    /// Absent in what was written before there were several.
+    #[serde(default)]
+    programs: Vec<ManifestProgram>,
 }
 
 impl Grant {
@@ -78,6 +84,7 @@ impl Grant {
             digest: declared.summary.digest.clone(),
             program: declared.summary.program.clone(),
             program_digest: declared.summary.program_digest.clone(),
+            programs: declared.summary.programs.clone(),
         });
         let written = Written {
             id: Arc::clone(&self.id),
@@ -110,8 +117,9 @@ impl Grant {
             })
         };
         let read = |of: Manifest| {
-            let declared = Declared::read(&of.text, of.syntax, of.program, of.program_digest)
-                .map_err(|error| error.to_string())?;
+            let programs = one_or_all(of.program, of.program_digest, of.programs);
+            let declared =
+                Declared::read(&of.text, of.syntax, programs).map_err(|error| error.to_string())?;
             // What it means may have changed with this program: it is not what was approved then.
             match declared.summary.digest == of.digest {
                 true => Ok(Arc::new(declared)),
@@ -209,4 +217,32 @@ impl Kernel {
 fn declared_key(party: &Party) -> Bytes {
     let text = party.to_string();
     Bytes::from([DECLARED_PREFIX, &party.uid.to_be_bytes(), text.as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_grant_of_before_there_were_several_programs_is_still_for_its_one() {
+        let text = r#"{"manifest": 1, "name": "photo", "version": "1"}"#;
+        let read = Declared::read(text, ManifestSyntax::Json, Vec::new()).unwrap();
+        let manifest = json!({
+            "text": text, "syntax": "json", "digest": read.summary.digest, "program": "/bin/a",
+            "programDigest": "0a".repeat(32),
+        });
+        let written = json!({
+            "id": "gr_1", "uid": 7, "principal": "skill:photo", "effect": "allow", "rules": [], "scope": "always",
+            "manifest": manifest, "by": "owner", "atMs": 1,
+        });
+        let grant = Grant::recalled(&kept(&written).unwrap()).unwrap();
+        let summary = &grant.declared.as_deref().unwrap().summary;
+        assert_eq!(summary.programs.len(), 1);
+        assert_eq!(summary.programs[0].digest, "0a".repeat(32));
+        assert_eq!(summary.program_digest, Some("0a".repeat(32)));
+        // And one that is written now is read by what is older: it has the same in the same place.
+        let again = Grant::recalled(&grant.written().unwrap()).unwrap();
+        assert_eq!(again.declared.unwrap().summary, *summary);
+    }
 }

@@ -16,6 +16,7 @@ pub(crate) mod giving;
 pub(crate) mod grants;
 pub(crate) mod keeping;
 pub(crate) mod pending;
+pub(crate) mod programs;
 pub(crate) mod recognizing;
 pub(crate) mod revoking;
 pub(crate) mod standing;
@@ -32,7 +33,8 @@ use declared::Declared;
 use grants::{Grants, Id, Index};
 use kairo_dataplane::key::{ConnectionKey, TimerKey};
 use kairo_wire::methods::permission::{
-    self as wire, GrantEffect, GrantScope, GrantedPermission, PendingRequest,
+    self as wire, GrantEffect, GrantScope, GrantedPermission, ManifestProgram, PendingRequest, RequestResult,
+    RequestStatus,
 };
 use kairo_wire::permission::Permission;
 use pending::{Asker, Requests};
@@ -155,6 +157,24 @@ impl Grant {
     }
 }
 
+/// What is asked for, against what was last approved of the same name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News {
+    /// What the manifest doesn't reach that was approved.
+    pub newly: Option<Vec<String>>,
+    /// The programs that aren't those that were.
+    pub changed: Vec<ManifestProgram>,
+}
+
+impl News {
+    /// The answer of a request that has come to this.
+    pub(crate) fn answer(self, request_id: &str, status: RequestStatus) -> RequestResult {
+        let News { newly, changed } = self;
+        let request_id = request_id.to_owned();
+        RequestResult { request_id, status, grant: None, by: None, reason: None, newly, changed }
+    }
+}
+
 /// Something asked for that nobody has decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -182,8 +202,8 @@ pub(crate) struct Request {
     pub until_ms: u64,
     /// What it takes, bytes.
     pub bytes: usize,
-    /// What the approved manifest of this name doesn't reach.
-    pub newly: Option<Vec<String>>,
+    /// What is new in it.
+    pub news: News,
     /// Calls that wait for the decision.
     pub waiting: Vec<u64>,
 }
@@ -200,7 +220,8 @@ impl Request {
             permissions: self.rules.iter().map(Clause::told).collect(),
             manifest: self.declared.as_deref().map(|declared| declared.summary.clone()),
             scope: self.scope,
-            newly: self.newly.clone(),
+            newly: self.news.newly.clone(),
+            changed: self.news.changed.clone(),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::state::{Timer, Trace};
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::PermissionExpired;
+use kairo_wire::methods::permission::ManifestProgram;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -63,15 +64,18 @@ impl Share {
 }
 
 impl Request {
-    /// What it takes, bytes: the text of its manifest, and what that says once more in words of ours.
+    /// What it takes, bytes: the text of its manifest, what that says once more in words of ours, and its programs.
     fn weighed(&self) -> usize {
         let text = self.declared.as_deref().map_or(0, |declared| declared.text.len());
         let of = |clause: &Clause| {
             let resource = clause.resource.as_deref().map_or(0, str::len);
             size_of::<Clause>() + resource + clause.purpose.as_deref().map_or(0, str::len)
         };
-        let newly = self.newly.iter().flatten().map(String::len).sum::<usize>();
-        size_of::<Request>() + text + newly + self.rules.iter().map(of).sum::<usize>()
+        let newly = self.news.newly.iter().flatten().map(String::len).sum::<usize>();
+        let named = self.declared.iter().flat_map(|declared| &declared.summary.programs);
+        let path = |program: &ManifestProgram| size_of::<ManifestProgram>() + program.path.as_bytes().len();
+        let programs = named.chain(&self.news.changed).map(path).sum::<usize>();
+        size_of::<Request>() + text + newly + programs + self.rules.iter().map(of).sum::<usize>()
     }
 }
 

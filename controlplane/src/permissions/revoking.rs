@@ -178,7 +178,9 @@ impl Kernel {
         running: RunningOption,
     ) -> Vec<String> {
         let over = self.permissions.grants.of_session(session);
-        let over: Vec<(Id, GrantScope)> = over.map(|grant| (Arc::clone(&grant.id), grant.scope)).collect();
+        let mut over: Vec<(Id, GrantScope)> =
+            over.map(|grant| (Arc::clone(&grant.id), grant.scope)).collect();
+        over.retain(|(id, scope)| *scope != GrantScope::Once || !self.bequeath(id, session));
         for (id, scope) in &over {
             let cause = if *scope == GrantScope::Once { RevokeCause::Used } else { RevokeCause::Session };
             self.take_back(turn, id, &Taking { cause, running, by: None });

@@ -9,13 +9,14 @@ use crate::auth::subject::{Party, Subject, known_as};
 use crate::clock::wall_ms;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
+use crate::permissions::programs::Place;
 use crate::permissions::standing::refused;
 use crate::state::{ActsAs, Cast};
 use kairo_dataplane::control::Moment;
 use kairo_dataplane::key::ConnectionKey;
 use kairo_wire::error::WireError;
 use kairo_wire::methods::options::SpawnOptions;
-use kairo_wire::methods::permission::{GrantScope, SkillOption};
+use kairo_wire::methods::permission::{GrantScope, ManifestSummary, SkillOption};
 use kairo_wire::methods::system::PrincipalKind;
 use kairo_wire::permission::Permission;
 use std::sync::Arc;
@@ -33,10 +34,12 @@ pub(crate) struct Identity {
     pub under: Option<Arc<Grant>>,
     /// Whoever starts it, and whoever started that.
     pub line: Arc<[Party]>,
+    /// Which of the programs that grant is for it is.
+    pub nth: usize,
 }
 
 /// For what an approval has to be good.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Occasion<'a> {
     /// The user whose skill it is.
     pub uid: u32,
@@ -48,6 +51,8 @@ pub(crate) struct Occasion<'a> {
     pub after: Option<&'a str>,
     /// A program starts it: a skill, an agent, a child.
     pub by_program: bool,
+    /// Where it is started.
+    pub place: Place<'a>,
 }
 
 impl Kernel {
@@ -56,11 +61,11 @@ impl Kernel {
         &self,
         at: Moment,
         connection: ConnectionKey,
-        options: Option<&SpawnOptions>,
+        (options, place): (Option<&SpawnOptions>, Place<'_>),
         intent: Option<&str>,
     ) -> Result<Identity, WireError> {
         let line = self.line(connection)?;
-        Ok(Identity { line, ..self.name_for(at, connection, options, intent)? })
+        Ok(Identity { line, ..self.name_for(at, connection, (options, place), intent)? })
     }
 
     /// Everybody a connection goes by, and whoever started it does. A session that is over is left out: nothing is said of it
@@ -86,7 +91,7 @@ impl Kernel {
         &self,
         at: Moment,
         connection: ConnectionKey,
-        options: Option<&SpawnOptions>,
+        (options, place): (Option<&SpawnOptions>, Place<'_>),
         intent: Option<&str>,
     ) -> Result<Identity, WireError> {
         let principal = self.principal(connection);
@@ -110,13 +115,15 @@ impl Kernel {
             let life = peer.and_then(|peer| peer.life.as_deref());
             let session = id.as_deref().or(life).or(skill.session.as_deref());
             let by_program = matches!(principal, Principal::Skill(_));
-            let occasion = Occasion { uid, session, intent, after: None, by_program };
+            let nth = place.nth;
+            let occasion = Occasion { uid, session, intent, after: None, by_program, place };
             let under = self.approval_of(at, skill, &occasion)?;
             self.forbids_none(at, &self.standing(connection), &under)?;
             let name = skill.name.as_str().into();
             return Ok(Identity {
                 acts_as: Some(ActsAs { uid, name, session: id }),
                 under: Some(under),
+                nth,
                 ..Identity::default()
             });
         }
@@ -176,17 +183,13 @@ impl Kernel {
         let party = Party { uid: occasion.uid, subject: Subject::Skill(skill.name.as_str().into()) };
         let now_ms = wall_ms(at);
         let meant = |grant: &Grant| {
-            let summary = grant.declared.as_deref().map(|declared| &declared.summary);
+            let Some(declared) = grant.declared.as_deref() else { return false };
+            let ManifestSummary { digest, programs, .. } = &declared.summary;
+            let wanted = skill.manifest_digest.as_deref();
             // One that names no program is for whoever knows which it starts.
-            let named = summary.is_some_and(|summary| summary.program_digest.is_some());
-            let is = |wanted: &Option<String>, digest: Option<&str>| {
-                wanted
-                    .as_deref()
-                    .is_none_or(|wanted| digest.is_some_and(|digest| digest.eq_ignore_ascii_case(wanted)))
-            };
-            (named || !occasion.by_program)
-                && is(&skill.manifest_digest, summary.map(|summary| summary.digest.as_str()))
-                && is(&skill.program_digest, summary.and_then(|summary| summary.program_digest.as_deref()))
+            (!programs.is_empty() || !occasion.by_program)
+                && wanted.is_none_or(|wanted| digest.eq_ignore_ascii_case(wanted))
+                && declared.fits(&occasion.place)
         };
         let bound = |grant: &Grant| occasion.after.is_some() && grant.session.as_deref() == occasion.after;
         let good = |grant: &&Arc<Grant>| {
@@ -199,8 +202,8 @@ impl Kernel {
         let why = match self.permissions.approvals(&party).any(|grant| meant(grant)) {
             true => "its approval is used up, expired, or for another session or intent",
             false if self.permissions.approvals(&party).next().is_some() => {
-                "another manifest of it, or another program, was approved, or none by its digest, which only the kernel's \
-                 users can start"
+                "another manifest of it, or another program, or a pipeline of other programs, was approved, or none by its \
+                 digest, which only the kernel's users can start"
             }
             false => "no manifest of it was approved",
         };
@@ -284,10 +287,31 @@ impl Kernel {
         if grant.scope != GrantScope::Once || grant.declared.is_none() || grant.session.is_some() {
             return;
         }
-        let grant = Arc::new(Grant { session: Some(life.into()), ..Grant::clone(grant) });
+        let grant = Grant::clone(grant);
+        self.give_to(grant, life);
+    }
+
+    /// From now on a grant is this life's.
+    fn give_to(&mut self, grant: Grant, life: &str) {
+        let grant = Arc::new(Grant { session: Some(life.into()), ..grant });
         let id = Arc::clone(&grant.id);
         self.permissions.remove(&id);
         self.permissions.insert(grant);
         self.keep_grant(&id);
+    }
+
+    /// A life is over: what was for one start of its pipeline is that of another stage, if one is left. False if none is.
+    pub(crate) fn bequeath(&mut self, grant: &str, life: &str) -> bool {
+        let Some(grant) = self.permissions.grants.get(grant) else { return false };
+        let Some(stage) = self.of_life(life).and_then(|process| process.wired.stage) else { return false };
+        let Some(pipeline) = self.state.pipelines.get(stage.pipeline) else { return false };
+        let stages = pipeline.stages.iter().filter_map(|stage| self.state.processes.get(&stage.process?));
+        let mut left = stages.filter(|process| process.cast.under.as_ref() == Some(&grant.id));
+        let Some(heir) = left.find(|process| process.is_member() && process.session.as_str() != life) else {
+            return false;
+        };
+        let (grant, life) = (Grant::clone(grant), heir.session.as_str().to_owned());
+        self.give_to(grant, &life);
+        true
     }
 }

@@ -6,6 +6,7 @@ use crate::calls::{Asking, Turn};
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
 use crate::permissions::Grant;
+use crate::permissions::programs::Place;
 use crate::sessions::plan::{self, Asker, Plan};
 use crate::sessions::wiring::Fed;
 use crate::state::{Awaited, Pending, Trace};
@@ -14,7 +15,7 @@ use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::PipelineStarted;
 use kairo_wire::id::{EventId, ProcessId};
 use kairo_wire::methods::options::{HistoryOption, SpawnOptions, StderrOption, StdinOption};
-use kairo_wire::methods::permission::GrantScope;
+use kairo_wire::methods::permission::{GrantScope, SkillOption};
 use kairo_wire::methods::pipeline::{EdgeStderr, PipelineEdge, PipelineSpawnParams, PipelineStage};
 use kairo_wire::methods::process::SpawnParams;
 use std::collections::HashSet;
@@ -114,6 +115,8 @@ impl Kernel {
         trace: &Trace,
     ) -> Result<Vec<Plan>, WireError> {
         let last = params.stages.len() - 1;
+        let skill = |stage: &PipelineStage| stage.options.as_ref().and_then(|options| options.skill.clone());
+        let skills: Vec<Option<SkillOption>> = params.stages.iter().map(skill).collect();
         let (mut plans, mut ids, mut once) = (Vec::new(), HashSet::new(), HashSet::new());
         for (index, stage) in params.stages.into_iter().enumerate() {
             let own = stage.id.clone().map_or_else(|| usual_id(&params.id, index), Ok);
@@ -123,7 +126,8 @@ impl Kernel {
                 return Err(in_stage(WireError::new(Code::Conflict, message).with("field", "id"), index));
             }
             let edge = (index < last).then(|| edges[index]);
-            let plan = self.plan_stage(turn, asking, stage, (id, index, edge), &mut once);
+            let place = Place::of_stage(&skills, index);
+            let plan = self.plan_stage(turn, asking, (stage, place), (id, index, edge), &mut once);
             let mut plan = plan.map_err(|error| in_stage(error, index))?;
             plan.trace = trace.clone();
             plans.push(plan);
@@ -135,7 +139,7 @@ impl Kernel {
         &mut self,
         turn: &mut Turn<'_>,
         asking: &Asking<'_>,
-        stage: PipelineStage,
+        (stage, place): (PipelineStage, Place<'_>),
         (id, index, edge): (ProcessId, usize, Option<PipelineEdge>),
         once: &mut HashSet<Arc<str>>,
     ) -> Result<Plan, WireError> {
@@ -149,8 +153,12 @@ impl Kernel {
         };
         self.claim_now(asking.connection, &id)?;
         let intent = asking.trace.intent.as_deref();
-        let identity = self.identity(turn.at, asking.connection, Some(&options), intent)?;
-        let used_up = |grant: &Arc<Grant>| grant.scope == GrantScope::Once && grant.declared.is_some();
+        let identity = self.identity(turn.at, asking.connection, (Some(&options), place), intent)?;
+        // One that is for these programs together is used once by all of them.
+        let used_up = |grant: &Arc<Grant>| {
+            let of_one = grant.declared.as_ref().is_some_and(|declared| !declared.is_of_several());
+            grant.scope == GrantScope::Once && of_one
+        };
         if let Some(grant) = identity.under.as_ref().filter(|grant| used_up(grant))
             && !once.insert(Arc::clone(&grant.id))
         {

@@ -3,7 +3,7 @@
 //! | what | from | until |
 //! |---|---|---|
 //! | a connection, its subscriptions, its bytes | it connects, or becomes somebody else | it is gone, or becomes somebody else |
-//! | an outlet of a former kernel's connection | it is adopted | it is gone |
+//! | an outlet, a way into a stdin, of a former kernel's connection | it is adopted | it is gone |
 //! | a process | it is in the table | its tree is gone and it will not be started again |
 //! | a spool | the same | its process is forgotten |
 //!
@@ -15,6 +15,7 @@ use super::holder::Holder;
 use super::ledger::{AccountId, Bill, Ledger, Over, STRANGERS_MAX, SURPLUS_MAX};
 use crate::auth::principal::{Creator, Principal};
 use crate::calls::Turn;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::sessions::plan::Plan;
 use crate::state::{Connection, Outliving, Process};
@@ -224,23 +225,21 @@ impl Kernel {
         }
     }
 
-    /// Outlets of a former kernel go on, and each counts for whoever had it, be it too many. All are adopted: for whom things
-    /// count may lie with somebody younger than what is read.
-    pub(crate) fn bill_outlets(&mut self) {
-        let all = self.state.streams.iter();
-        let mut all: Vec<(u64, Principal)> =
-            all.filter_map(|(serial, of)| Some((*serial, of.outlives.as_ref()?.principal.clone()))).collect();
-        all.sort_unstable_by_key(|(serial, _)| *serial);
-        for (serial, principal) in all {
+    /// Outlets of a former kernel and ways into stdins go on, and each counts for whoever had it, be it too many. All are
+    /// adopted: for whom things count may lie with somebody younger than what is read.
+    pub(crate) fn bill_outliving(&mut self) {
+        let all = self.state.outliving().map(|(member, of)| (member, of.principal.clone()));
+        let mut all: Vec<(Member, Principal)> = all.collect();
+        all.sort_unstable_by_key(|(member, _)| *member);
+        for (member, principal) in all {
             let account = self.hold_account(Holder::of(&principal));
             self.quotas.add(account, QuotaName::Subscriptions, 1);
-            let outlives = self.state.streams.get_mut(&serial).and_then(|of| of.outlives.as_mut());
-            outlives.into_iter().for_each(|of| of.account = Some(account));
+            self.state.outliving_mut(member).into_iter().for_each(|of| of.account = Some(account));
         }
     }
 
     /// One of them is gone.
-    pub(crate) fn unbill_outlet(&mut self, now_ns: u64, of: &Outliving) {
+    pub(crate) fn unbill_outliving(&mut self, now_ns: u64, of: &Outliving) {
         if let Some(account) = of.account {
             self.quotas.sub(account, QuotaName::Subscriptions, 1);
             self.quotas.release(account, now_ns);
@@ -321,12 +320,10 @@ impl Kernel {
             hold(is_own, "a connection counts for somebody else", u64::from(peer.key.slot));
         }
         hold(strangers == self.quotas.strangers, "the strangers are miscounted", strangers);
-        for (serial, of) in
-            self.state.streams.iter().filter_map(|(serial, of)| Some((serial, of.outlives.as_ref()?)))
-        {
+        for (member, of) in self.state.outliving() {
             let own = of.account.and_then(|id| self.quotas.get(id)).map(|account| &account.holder);
             let is_own = own == Some(&Holder::of(&of.principal));
-            hold(is_own, "an outlet counts for somebody else", *serial);
+            hold(is_own, "what is left of a former kernel counts for somebody else", member.serial());
             of.account
                 .into_iter()
                 .for_each(|account| count(account, &[(QuotaName::Subscriptions, 1)], false));
@@ -397,7 +394,7 @@ impl Ledger {
 impl Connection {
     /// What it has of what there is a quota of.
     pub(crate) fn loads(&self) -> [(QuotaName, u64); 3] {
-        let subscriptions = self.streams.len() + self.topics.len() + self.attached.len();
+        let subscriptions = self.streams.len() + self.inlets.len() + self.topics.len() + self.attached.len();
         [
             (QuotaName::Connections, u64::from(self.welcome == Welcome::Counted)),
             (QuotaName::Subscriptions, subscriptions as u64),

@@ -121,7 +121,7 @@ impl Kernel {
         let last = heirs.iter().map(|heir| heir.session.process.serial).chain(outlets).max().unwrap_or(0);
         self.state.skip_serials(last);
         let adopted = heirs.into_iter().map(|heir| self.adopt_one(at, heir, out)).collect();
-        self.bill_outlets();
+        self.bill_outliving();
         self.settle_pipelines(&mut Turn { at, here: None, out });
         adopted
     }

@@ -29,15 +29,15 @@ pub(crate) struct Measured {
     pub found: Option<Box<Program>>,
 }
 
-/// What is asked for. What was approved for one program runs as no other.
+/// What is asked for. What was approved for one program, or in a place of a pipeline, runs as no other.
 pub(crate) fn asked(
     config: &Config,
     asked: &SpawnOptions,
-    approved: Option<&Declared>,
+    approved: Option<(&Declared, usize)>,
 ) -> Result<Option<ProgramCheck>, WireError> {
     let own = asked.program_digest.as_deref().map(parsed).transpose()?;
-    let approved_digest = approved.and_then(|declared| declared.summary.program_digest.as_deref());
-    let approved_digest = approved_digest.map(parsed).transpose()?;
+    let program = approved.and_then(|(declared, nth)| declared.program(nth));
+    let approved_digest = program.map(|program| parsed(&program.digest)).transpose()?;
     if let Some((own, approved)) = own.zip(approved_digest).filter(|(own, approved)| own != approved) {
         let why = "options.programDigest: another program was approved for this skill";
         let error = WireError::denied("process.spawn", why).with("field", FIELD);
@@ -45,7 +45,8 @@ pub(crate) fn asked(
     }
     let wanted = own.or(approved_digest);
     // That it is a script, whoever approved it has been shown.
-    let is_script = approved.is_some_and(|declared| declared.manifest.identity.kind == Some(Kind::Script));
+    let is_script =
+        approved.is_some_and(|(declared, _)| declared.manifest.identity.kind == Some(Kind::Script));
     if wanted.is_none() && !asked.measure_program {
         return Ok(None);
     }

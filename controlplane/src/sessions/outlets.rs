@@ -134,8 +134,10 @@ impl Kernel {
                 let (descriptors, pipe_bytes) = (Vec::new(), bytes as u64);
                 let path = OsText::new(path.into_os_string().into_vec());
                 let result = OpenStdinResult { id, offset, descriptors, path, pipe_bytes };
-                self.note_inlet(turn, ticket, serial);
-                self.resolve(turn, ticket, &result);
+                match self.note_inlet(turn, ticket, serial) {
+                    Ok(()) => self.resolve(turn, ticket, &result),
+                    Err(error) => self.reject(turn, ticket, &error),
+                }
             }
             _ => self.reject(turn, ticket, &WireError::new(Code::Internal, "another answer than a pipe")),
         }

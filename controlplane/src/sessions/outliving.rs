@@ -14,7 +14,7 @@ use crate::calls::Turn;
 use crate::intents::members::{Member, Under};
 use crate::kernel::Kernel;
 use crate::sessions::lifecycle::Doubt;
-use crate::state::{Named, Outliving, Place, RawSink, StreamSubscription, Way, Wish};
+use crate::state::{Inlet, Named, Outliving, Place, RawSink, State, StreamSubscription, Way, Wish};
 use bytes::{Bytes, BytesMut};
 use kairo_dataplane::command::{From, Mode, OutletKind, Policy, Rate, Sink, Subscribe};
 use kairo_dataplane::keeper::settlement::Outlet;
@@ -30,6 +30,14 @@ use kairo_wire::id::{ProcessId, SubscriptionId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// To which intent something belongs, and to which story.
+type Names = (Option<String>, Option<String>);
+
+fn names(under: Option<&Under>) -> Names {
+    let named = |name: Option<&Box<str>>| name.map(|name| name.to_string());
+    (named(under.and_then(|of| of.intent.as_ref())), named(under.and_then(|of| of.story.as_ref())))
+}
+
 /// Of an outlet, for whoever comes after us.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,9 +50,8 @@ struct Note {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
-    /// To which intent it belongs, and to which story.
     #[serde(default)]
-    under: (Option<String>, Option<String>),
+    under: Names,
     /// How its frames look; none where its bytes are raw.
     #[serde(default)]
     frames: Option<Frames>,
@@ -93,6 +100,9 @@ struct WayNote {
     uid: u32,
     of_session: Option<String>,
     of_skill: Option<String>,
+    /// Absent in notes of kernels that did not count it there.
+    #[serde(default)]
+    under: Names,
 }
 
 impl Kernel {
@@ -119,16 +129,15 @@ impl Kernel {
         let (uid, of_session, of_skill) = self.holder(connection);
         let (id, policy, rate) = (id.as_str().to_owned(), wish.policy, wish.rate);
         let frames = Frames::of(sink, wish.mode);
-        let named = |name: Option<&Box<str>>| name.map(|name| name.to_string());
-        let under =
-            (named(under.and_then(|of| of.intent.as_ref())), named(under.and_then(|of| of.story.as_ref())));
+        let under = names(under);
         written_down(&Note { v: 1, id, policy, rate, uid, of_session, of_skill, under, frames })
     }
 
     /// What the keeper is to keep with a path into a stdin.
-    pub(crate) fn inlet_note(&self, connection: ConnectionKey) -> Bytes {
+    pub(crate) fn inlet_note(&self, connection: ConnectionKey, under: Option<&Under>) -> Bytes {
         let (uid, of_session, of_skill) = self.holder(connection);
-        written_down(&WayNote { v: 1, uid, of_session, of_skill }).unwrap_or_default()
+        let note = WayNote { v: 1, uid, of_session, of_skill, under: names(under) };
+        written_down(&note).unwrap_or_default()
     }
 
     fn holder(&self, connection: ConnectionKey) -> (u32, Option<String>, Option<String>) {
@@ -140,17 +149,20 @@ impl Kernel {
     /// Goes on with the path into the stdin of an adopted process. One whose note can't be read is the owner's.
     pub(crate) fn adopt_inlet(&mut self, process: u64, inlet: HeldInlet) -> AdoptedInlet {
         let HeldInlet { fd, path, until_ns, closes, note } = inlet;
-        let holder = match from_slice(&note) {
-            Ok(WayNote { uid, of_session, of_skill, .. }) => {
+        let (principal, under) = match from_slice(&note) {
+            Ok(WayNote { uid, of_session, of_skill, under, .. }) => {
                 let (session, name) = (of_session.map(Into::into), of_skill.map(Into::into));
-                Principal::of_creator(&Creator { uid, session, name }, self.config.owner_uid)
+                let creator = Creator { uid, session, name };
+                (Principal::of_creator(&creator, self.config.owner_uid), Under::named(under.0, under.1))
             }
             Err(error) => {
                 tracing::error!(component = "controlplane", %error, "the note of a way into a stdin can't be read");
-                Principal::Owner
+                (Principal::Owner, None)
             }
         };
-        self.state.inlets.insert(process, Way::Outlives(Box::new(holder)));
+        self.enroll_under(Member::Inlet(process), under.as_deref());
+        let way = Way::Outlives(Outliving { principal, account: None });
+        self.state.inlets.insert(process, Inlet { way, under });
         AdoptedInlet { fd, path, until_ns, closes }
     }
 
@@ -232,8 +244,8 @@ impl Kernel {
             (Some(of), Place::Reading { process, .. }) => by_grant(&of.principal, process),
             _ => false,
         };
-        let ways = self.state.inlets.iter().filter_map(|(process, way)| match way {
-            Way::Outlives(holder) => by_grant(holder, process).then_some(*process),
+        let ways = self.state.inlets.iter().filter_map(|(process, inlet)| match &inlet.way {
+            Way::Outlives(of) => by_grant(&of.principal, process).then_some(*process),
             Way::Of(_) => None,
         });
         let ways: Vec<u64> = ways.collect();
@@ -251,6 +263,32 @@ impl Kernel {
             self.end_inlet(turn, *process);
         }
         (unheld.len() + ways.len()) as u32
+    }
+}
+
+impl State {
+    /// What has no connection and says whose it is.
+    pub(crate) fn outliving(&self) -> impl Iterator<Item = (Member, &Outliving)> {
+        let streams = self.streams.iter();
+        let streams =
+            streams.filter_map(|(serial, of)| Some((Member::Stream(*serial), of.outlives.as_deref()?)));
+        let ways = self.inlets.iter().filter_map(|(serial, inlet)| match &inlet.way {
+            Way::Outlives(of) => Some((Member::Inlet(*serial), of)),
+            Way::Of(_) => None,
+        });
+        streams.chain(ways)
+    }
+
+    /// One of it, to change.
+    pub(crate) fn outliving_mut(&mut self, member: Member) -> Option<&mut Outliving> {
+        match member {
+            Member::Stream(serial) => self.streams.get_mut(&serial)?.outlives.as_deref_mut(),
+            Member::Inlet(serial) => match &mut self.inlets.get_mut(&serial)?.way {
+                Way::Outlives(of) => Some(of),
+                Way::Of(_) => None,
+            },
+            Member::Intent(_) | Member::Process(_) | Member::Call(_) | Member::Topic(_) => None,
+        }
     }
 }
 

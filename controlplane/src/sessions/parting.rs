@@ -7,13 +7,17 @@
 //! Invariant: a connection that is gone is known exactly as long as something outlives it; a way into a stdin is listed by the
 //! connection it was asked for on, unless that went with a former kernel, and by its process's serial.
 
+use crate::auth::principal::Creator;
 use crate::calls::Turn;
+use crate::intents::members::Member;
 use crate::kernel::Kernel;
 use crate::sessions::readers::Departure;
-use crate::state::{Connection, Process, Way};
+use crate::state::{Connection, Inlet, Process, Way};
 use kairo_dataplane::command::Command;
 use kairo_dataplane::key::ConnectionKey;
+use kairo_wire::error::{Code, WireError};
 use kairo_wire::event::{DeadReason, StreamEndReason};
+use kairo_wire::methods::quota::QuotaName;
 
 impl Kernel {
     /// The connection is gone, and with it its calls, its subscriptions and its wards.
@@ -73,16 +77,41 @@ impl Kernel {
         }
     }
 
-    /// A path leads into a stdin, for whoever asked in this call; if that is gone, for nobody.
-    pub(crate) fn note_inlet(&mut self, turn: &mut Turn<'_>, ticket: u64, serial: u64) {
-        let connection = self.state.calls.get(&ticket).map(|call| call.connection);
-        match connection.and_then(|key| Some((key, self.state.connections.get_mut(key)?))) {
-            Some((key, peer)) if !peer.closing => {
-                peer.inlets.insert(serial);
-                self.state.inlets.insert(serial, Way::Of(key));
-            }
-            Some(_) | None => self.end_inlet(turn, serial),
+    /// A path leads into a stdin, for whoever asked in this call; if that is gone, or has too much, for nobody.
+    pub(crate) fn note_inlet(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ticket: u64,
+        serial: u64,
+    ) -> Result<(), WireError> {
+        let noted = self.list_inlet(turn, ticket, serial);
+        if noted.is_err() {
+            self.end_inlet(turn, serial);
         }
+        noted
+    }
+
+    fn list_inlet(&mut self, turn: &mut Turn<'_>, ticket: u64, serial: u64) -> Result<(), WireError> {
+        let gone = || WireError::new(Code::Cancelled, "whoever asked is gone");
+        let call = self.state.calls.get(&ticket).ok_or_else(gone)?;
+        let (key, under) = (call.connection, call.under.clone());
+        self.may_begin(under.as_deref())?;
+        self.within_quota(turn, key, QuotaName::Subscriptions, 1)?;
+        let peer = self.state.connections.get_mut(key).filter(|peer| !peer.closing).ok_or_else(gone)?;
+        peer.inlets.insert(serial);
+        self.bill_subscription(key, true);
+        self.enroll_under(Member::Inlet(serial), under.as_deref());
+        self.state.inlets.insert(serial, Inlet { way: Way::Of(key), under });
+        Ok(())
+    }
+
+    /// Whose a way into a stdin is.
+    pub(crate) fn holder_of(&self, inlet: &Inlet) -> Creator {
+        let principal = match &inlet.way {
+            Way::Of(key) => self.principal(*key),
+            Way::Outlives(of) => &of.principal,
+        };
+        principal.creator(self.config.owner_uid)
     }
 
     /// Ends a way into a stdin.
@@ -112,11 +141,18 @@ impl Kernel {
 
     /// A way into a stdin is over.
     pub(crate) fn inlet_over(&mut self, turn: &mut Turn<'_>, serial: u64) {
-        let Some(Way::Of(key)) = self.state.inlets.remove(&serial) else { return };
-        if let Some(peer) = self.state.connections.get_mut(key) {
-            peer.inlets.remove(&serial);
+        let Some(Inlet { way, under }) = self.state.inlets.remove(&serial) else { return };
+        match way {
+            Way::Of(key) => {
+                if let Some(peer) = self.state.connections.get_mut(key) {
+                    peer.inlets.remove(&serial);
+                }
+                self.bill_subscription(key, false);
+                self.forget_if_over(turn, key);
+            }
+            Way::Outlives(of) => self.unbill_outliving(turn.at.monotonic_ns, &of),
         }
-        self.forget_if_over(turn, key);
+        self.strike(turn, Member::Inlet(serial), under.as_deref());
     }
 
     /// The last reader that has outlived a connection may be gone.

@@ -217,10 +217,11 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         limits.rlimits.iter().map(|(name, value)| ((config.numbers.rlimit)(*name), *value)).collect();
     let cgroup = cgroup(&limits, asked.allow_weaker)?;
     let place = (account.as_ref(), cwd.as_deref());
-    let Identity { acts_as, under, line } = asker.identity.clone();
+    let Identity { acts_as, under, line, nth } = asker.identity.clone();
     let declared = under.as_deref().and_then(|grant| grant.declared.as_deref());
     // What a skill's process starts in the skill's name is contained as that process is.
-    let approved = declared.filter(|_| asked.skill.is_some()).map(|declared| &declared.profile);
+    let declared = declared.filter(|_| asked.skill.is_some());
+    let approved = declared.map(|declared| &declared.profile);
     let Narrowed { contained, rlimits, cgroup } =
         containing::narrow(config, asker.within, (&asked, approved), place, &mut given, (rlimits, cgroup))?;
     Ok(Plan {
@@ -238,7 +239,7 @@ pub(crate) fn check(config: &Config, asker: &Asker<'_>, params: SpawnParams) -> 
         rlimits,
         cgroup,
         contained,
-        program: measuring::asked(config, &asked, declared.filter(|_| asked.skill.is_some()))?,
+        program: measuring::asked(config, &asked, declared.map(|declared| (declared, nth)))?,
         history,
         placement: placing::asked(&config.cores, asker.principal, &asked)?,
         rate: pacing::rate(asked.rate, "options.rate")?,

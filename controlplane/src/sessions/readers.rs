@@ -365,7 +365,7 @@ impl Kernel {
             peer.streams.remove(&serial);
         }
         match &stream.outlives {
-            Some(of) => self.unbill_outlet(turn.at.monotonic_ns, of),
+            Some(of) => self.unbill_outliving(turn.at.monotonic_ns, of),
             None => self.bill_subscription(stream.connection, false),
         }
         let reply = match departure {

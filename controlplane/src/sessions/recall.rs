@@ -14,6 +14,7 @@ use crate::calls::Turn;
 use crate::clock::MS;
 use crate::events::record::Audience;
 use crate::kernel::Kernel;
+use crate::permissions::programs::Place;
 use crate::permissions::starting::{Identity, Occasion};
 use crate::records::{Entry, Life, Recollection, Spec};
 use crate::sessions::containing::Within;
@@ -233,12 +234,13 @@ impl Kernel {
                 let by_program = matches!(principal, Principal::Skill(_));
                 let wanted = session.as_deref().or(skill.session.as_deref());
                 let after = Some(life.session.as_str());
-                let occasion = Occasion { uid, session: wanted, intent: None, after, by_program };
+                let place = Place::alone(Some(skill));
+                let occasion = Occasion { uid, session: wanted, intent: None, after, by_program, place };
                 let under = self.approval_of(at, skill, &occasion)?;
                 (Some(ActsAs { uid, name: skill.name.as_str().into(), session }), Some(under))
             }
         };
-        let identity = Identity { acts_as, under, line: cast.line };
+        let identity = Identity { acts_as, under, line: cast.line, nth: 0 };
         let (gid, groups, within) = (spec.gid, &spec.groups, Within::Nothing);
         let asker = Asker { principal: &principal, gid, groups, within, identity };
         let mut plan = plan::check(&self.config, &asker, spec.params.clone())?;

@@ -32,7 +32,7 @@ pub(crate) struct StreamSubscription {
     pub outlives: Option<Box<Outliving>>,
 }
 
-/// Whose an outlet is that has no connection.
+/// Whose an outlet or a way into a stdin is that has no connection.
 #[derive(Debug)]
 pub(crate) struct Outliving {
     /// Who had it.
@@ -41,13 +41,22 @@ pub(crate) struct Outliving {
     pub account: Option<AccountId>,
 }
 
+/// A path that leads into a stdin.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    /// For whom.
+    pub way: Way,
+    /// To what it belongs.
+    pub under: Option<Box<Under>>,
+}
+
 /// For whom a path leads into a stdin.
 #[derive(Debug)]
 pub(crate) enum Way {
     /// For whom it was asked on this connection, which may be gone.
     Of(ConnectionKey),
     /// For whom a former kernel had it.
-    Outlives(Box<Principal>),
+    Outlives(Outliving),
 }
 
 /// What a reader asked for.

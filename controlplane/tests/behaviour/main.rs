@@ -18,6 +18,7 @@ mod opening;
 mod permissions;
 mod permissions_bounds;
 mod permissions_hostile;
+mod permissions_pipelines;
 mod pipelines;
 mod principals;
 mod quotas;

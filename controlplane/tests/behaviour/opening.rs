@@ -6,6 +6,7 @@ use kairo_dataplane::control::{Notice, Outcome};
 use kairo_dataplane::keeper::settlement::Heir;
 use kairo_dataplane::keeper::successor::HeldInlet;
 use kairo_dataplane::key::{ConnectionKey, Ticket};
+use kairo_wire::request::Meta;
 use serde_json::{Value, json};
 
 const OTHER: u32 = 1_001;
@@ -184,6 +185,39 @@ fn a_way_into_a_stdin_outlives_its_kernel_and_is_taken_back() {
         world.notice(Notice::InletOver { process: spawn.process });
         assert!(world.kernel.broken().is_empty());
     }
+}
+
+#[test]
+fn a_way_into_a_stdin_goes_with_the_intent_it_was_opened_under() {
+    let mut world = World::new();
+    let owner = world.owner();
+    let (process, _) = world.run(owner, "p");
+    let intent = world.ok(owner, "intent.begin", json!({ "name": "to write" }))["intentId"].clone();
+    let meta = Meta { intent_id: Some(intent.as_str().unwrap().into()), ..Meta::default() };
+    world.send_with(owner, &json!("o"), "stdin.open", &fifo("p"), Some(&meta));
+    let ticket = world.take(|command| match command {
+        Command::HandStdin { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    world.done(ticket.unwrap(), Ok(Outcome::Named { path: "/run/there".into(), bytes: 4_096 }));
+    assert!(world.answer(owner, &json!("o")).unwrap().is_ok());
+    let status = world.ok(owner, "intent.status", json!({ "intentId": intent }));
+    assert_eq!(status["subscriptions"], 1, "{status}");
+    let call = world.start(owner, "intent.cancel", json!({ "intentId": intent }));
+    let ended = world.take(|command| match command {
+        Command::EndInlet { process } => Some(*process),
+        _ => None,
+    });
+    assert_eq!(ended, Some(process));
+    world.notice(Notice::InletOver { process });
+    let receipt = world.answer(owner, &call).unwrap().unwrap();
+    let stopped = &receipt["stopped"][0];
+    assert_eq!((&stopped["kind"], &stopped["id"]), (&json!("stdin"), &json!("p")), "{receipt}");
+    assert!(world.kernel.broken().is_empty(), "{:?}", world.kernel.broken());
+    // What is cancelled takes no other.
+    let meta = Meta { intent_id: Some(intent.as_str().unwrap().into()), ..Meta::default() };
+    world.send_with(owner, &json!("again"), "stdin.open", &fifo("p"), Some(&meta));
+    assert!(world.answer(owner, &json!("again")).unwrap().is_err());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use kairo_dataplane::control::{
     ExitStatus, Lineage, Notice, Outcome, SpawnFailure, SpawnStage, StreamEnd, Usage,
 };
 use kairo_dataplane::keeper::settlement::Heir;
+use kairo_dataplane::keeper::successor::HeldInlet;
 use kairo_dataplane::key::{Channel, ConnectionKey, ProcessKey};
 use kairo_wire::frame::Kind;
 use serde_json::{Value, json};
@@ -480,6 +481,79 @@ fn the_next_kernel_counts_what_it_took_over_for_whoever_started_it() {
     assert_eq!(used(&mut world, "skill:x", PROCESSES), 0);
     ended(&mut world, two.process);
     assert_eq!(used(&mut world, "owner", PROCESSES), 0);
+}
+
+/// Has a path into a process's stdin made; the call, and what the keeper is to keep of it.
+fn way_in(world: &mut World, connection: ConnectionKey, id: &str) -> (Value, Vec<u8>) {
+    let call = world.start(connection, "stdin.open", json!({ "id": id, "transport": "fifo" }));
+    let (ticket, note) = world
+        .take(|command| match command {
+            Command::HandStdin { inlet: Some(inlet), ticket, .. } => Some((*ticket, inlet.note.to_vec())),
+            _ => None,
+        })
+        .expect("it is asked for");
+    world.done(ticket, Ok(Outcome::Named { path: "/run/there".into(), bytes: 4_096 }));
+    (call, note)
+}
+
+fn ended_way(world: &mut World) -> Option<ProcessKey> {
+    world.take(|command| match command {
+        Command::EndInlet { process } => Some(*process),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_way_into_a_stdin_is_a_subscription_of_whoever_asked_for_it_under_this_kernel_and_the_next() {
+    let mut before = world(&[("skill:x", SUBSCRIPTIONS, 1)]);
+    let x = skill(&mut before, "x");
+    let spawns = ["p", "q"].map(|id| {
+        before.start(x, "process.spawn", spawn(id));
+        let spawn = before.take_spawn().unwrap();
+        before.bear(&spawn);
+        spawn
+    });
+    let [p, q] = [spawns[0].process, spawns[1].process];
+    let (call, _) = way_in(&mut before, x, "p");
+    assert!(before.answer(x, &call).unwrap().is_ok());
+    assert_eq!(used(&mut before, "skill:x", SUBSCRIPTIONS), 1);
+    // One too many is made and not told of.
+    let (call, _) = way_in(&mut before, x, "q");
+    let error = before.answer(x, &call).unwrap().unwrap_err();
+    assert_eq!(error.info.unwrap().code, "E_QUOTA_EXCEEDED");
+    assert_eq!(ended_way(&mut before), Some(q));
+    before.notice(Notice::InletOver { process: q });
+    before.notice(Notice::InletOver { process: p });
+    assert_eq!(used(&mut before, "skill:x", SUBSCRIPTIONS), 0);
+    let (_, note) = way_in(&mut before, x, "q");
+    before.disconnect(x);
+    assert_eq!((used(&mut before, "skill:x", SUBSCRIPTIONS), ended_way(&mut before)), (1, None));
+    assert!(before.kernel.broken().is_empty(), "{:?}", before.kernel.broken());
+
+    let mut next = world(&[("skill:x", SUBSCRIPTIONS, 1)]);
+    next.at = before.at;
+    let heirs = spawns.iter().map(|spawn| {
+        let mut heir = Heir::of_nothing(spawn.process, &spawn.session, 7, 1);
+        heir.session.record = spawn.record.to_vec();
+        heir.session.ended = false;
+        let fd = std::fs::File::open("/dev/null").expect("it is there").into();
+        let (path, note) = ("/run/there".into(), note.clone());
+        heir.session.inlet = Some(HeldInlet { fd, path, until_ns: 5, closes: true, note });
+        heir
+    });
+    let (at, mut out) = (next.at, Commands::default());
+    next.kernel.adopt(at, heirs.collect(), &mut out);
+    next.kernel.settle_adopted(at, &mut out);
+    next.carry_out(None, out);
+    assert_eq!(used(&mut next, "skill:x", SUBSCRIPTIONS), 2, "what goes on counts, be it too many");
+    let x = skill(&mut next, "x");
+    assert_eq!(refused(&mut next, x, "subscribe", json!({ "topic": "a" }))["quota"], "subscriptions");
+    assert!(next.kernel.broken().is_empty(), "{:?}", next.kernel.broken());
+    for process in [p, q] {
+        next.notice(Notice::InletOver { process });
+    }
+    assert_eq!(used(&mut next, "skill:x", SUBSCRIPTIONS), 0);
+    next.ok(x, "subscribe", json!({ "topic": "a" }));
 }
 
 #[test]

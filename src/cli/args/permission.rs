@@ -304,9 +304,9 @@ pub(crate) struct PolicyCheck {
     /// Asked for by this principal [default: skill:NAME of the manifest]
     #[arg(long = "as", value_name = "PRINCIPAL", requires = "manifest")]
     pub(crate) principal: Option<String>,
-    /// For this program
+    /// For this program; for a pipeline, each of them
     #[arg(long, value_name = "FILE", requires = "manifest")]
-    pub(crate) program: Option<PathBuf>,
+    pub(crate) program: Vec<PathBuf>,
 }
 
 fn parse_permission(text: &str) -> Result<GrantedPermission, String> {

@@ -136,6 +136,8 @@ crate::methods::words! {
         Stream = "stream",
         /// A subscription to events.
         Events = "events",
+        /// A path into a process's stdin.
+        Stdin = "stdin",
     }
 }
 
@@ -351,7 +353,7 @@ pub struct IntentCancelParams {
 pub struct Stopped {
     /// What.
     pub kind: StoppedKind,
-    /// Of a process and a subscription its id, of a call its method.
+    /// The id of a process or of a subscription, the method of a call, for a path into a stdin the id of its process.
     pub id: String,
     /// How.
     pub how: StoppedHow,

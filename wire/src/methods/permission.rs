@@ -38,7 +38,7 @@ methods! {
     /// Grants what was asked for.
     ///
     /// An approval of a manifest is good for that manifest, by its digest, and where the request named a program, for that
-    /// program; a former approval of another manifest of the same name is gone.
+    /// program, or for a pipeline of all it named; a former approval of another manifest of the same name is gone.
     Approve = "permission.approve"(ApproveParams) -> ApproveResult {
         required: [need("requestId")],
         permission: PermissionDecide,
@@ -215,6 +215,20 @@ pub struct RequestParams {
     /// How long to wait for the decision, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u32>,
+    /// The programs it is for, if it is a pipeline: one for each stage that will be started as the skill, in their order; at
+    /// most 32. What is approved then is good for these files together, each in its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ManifestProgram>,
+}
+
+/// A program that something is asked for, as it will be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestProgram {
+    /// The file.
+    pub path: OsText,
+    /// SHA-256 of it, hexadecimal.
+    pub digest: String,
 }
 
 /// Where it stands.
@@ -237,6 +251,10 @@ pub struct RequestResult {
     /// What is asked for that the approved manifest of this name doesn't reach, in words; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newly: Option<Vec<String>>,
+    /// The programs that are others than those of the last approval of this name, each in its place; absent if none is, or that
+    /// named none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<ManifestProgram>,
 }
 
 /// Of whom.
@@ -281,6 +299,10 @@ pub struct PendingRequest {
     /// What the approved manifest of this name doesn't reach, in words; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newly: Option<Vec<String>>,
+    /// The programs that are others than those of the last approval of this name, each in its place; absent if none is, or that
+    /// named none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<ManifestProgram>,
 }
 
 /// One permission of a grant or a request.
@@ -313,6 +335,9 @@ pub struct ManifestSummary {
     /// SHA-256 of that, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program_digest: Option<String>,
+    /// Every program the request named, be it one or the stages of a pipeline in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ManifestProgram>,
 }
 
 /// A grant that is in force.
@@ -558,7 +583,8 @@ pub struct SkillOption {
     /// SHA-256 of the manifest's meaning, hexadecimal: an approval of another one doesn't count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_digest: Option<String>,
-    /// SHA-256 of the program, hexadecimal: an approval for another one doesn't count.
+    /// SHA-256 of the program, hexadecimal: an approval for another one doesn't count, nor one for a pipeline that has another one
+    /// in this place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program_digest: Option<String>,
     /// The session it is started in, for approvals that are for one; that of the caller if it is in one.
