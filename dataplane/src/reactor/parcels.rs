@@ -8,8 +8,7 @@
 //! leaves, shared memory says what frame that is ([`Parcel`]). Whoever comes after a kill sends the rest of that very frame, and
 //! goes on where it ends. Invariants: the payload of a frame that is under way stays in the ring, which the keeper has, until it
 //! is through; that of a reader nobody waits for is moved out of it, before anything can be taken. A relayed stream's frames are
-//! [`relayed_parcels`](super::relayed_parcels)'; those of a stream that a client writes leave as on any connection, and end with
-//! this kernel.
+//! [`relayed_parcels`](super::relayed_parcels)'.
 
 use super::connections::Connection;
 use super::delivery::Step;
@@ -234,7 +233,7 @@ impl<D: Driver> Reactor<D> {
     ) -> Option<Parcels> {
         let key = subscribe.process;
         subscribe.note.as_ref()?;
-        if self.lane.speaks(VERSION_FRAMES) != Some(true) || self.is_produced(key) {
+        if self.lane.speaks(VERSION_FRAMES) != Some(true) || self.is_unheld(key) {
             return None;
         }
         let (channel, cursor) = match cursors {
