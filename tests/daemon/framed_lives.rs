@@ -3,6 +3,7 @@
 
 use crate::adoption::lives_on_both_drivers;
 use crate::open::{by, connect};
+use crate::outliving::uncertain;
 use crate::support::raw::STREAM_CHUNK;
 use crate::support::reader::Reader;
 use crate::support::sequence;
@@ -22,6 +23,7 @@ lives_on_both_drivers!(
     frames_of_a_relay_go_on_over_kills,
     who_has_a_relay_alone_goes_on_in_frames,
     at_every_point_a_frame_is_whole,
+    what_is_taken_for_one_alone_is_exact_wherever_kernels_die,
     a_frame_that_was_half_sent_is_finished_by_the_next_kernel,
     a_reader_that_waits_for_nobody_is_told_its_gaps_over_kills,
     who_reads_the_past_from_disk_goes_on_in_frames,
@@ -194,6 +196,37 @@ fn at_every_point_a_frame_is_whole(daemon: &mut Daemon) {
         assert_eq!(end.0, totals[of], "{ends:?} of {totals:?}");
     }
     assert!([0, 1, 3, 4, 6].iter().all(|waiting| ends[*waiting].1 == 0), "{ends:?}");
+}
+
+/// What is taken for it is in its socket, in the staging pipe or in what is noted of its frame, and nowhere else. So neither the kernel that
+/// takes it may lose any, nor the next one, which settles that, and dies of it.
+fn what_is_taken_for_one_alone_is_exact_wherever_kernels_die(daemon: &mut Daemon) {
+    flood(daemon, "alone", &json!({"history": "none"}));
+    let reader = Reader::framed("alone", lasting(daemon).open_framed(&socket("alone")).expect("it opens"));
+    begin(daemon, "alone");
+    let firsts = ["frame.noted", "input.staged", "input.expected", "input.spliced", "input.settled"];
+    let seconds = ["adopt.inbox_read", "adopt.ring_made", "adopt.ring_held", "adopt.settled", "adopt.taken"];
+    let mut died = [0; 2];
+    for first in firsts.into_iter().chain(["frame.kept", "chunk.sent"]) {
+        for (nth, second) in seconds.into_iter().enumerate() {
+            for (kernel, point) in
+                [format!("{first}:{}", 2 * nth + 1), format!("{second}:1")].iter().enumerate()
+            {
+                daemon.signal_if_there(Signal::SIGKILL);
+                daemon.wait();
+                died[kernel] += usize::from(daemon.comes_to(point, || reader.at()));
+            }
+            daemon.signal_if_there(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed(&[]);
+            reader.goes_on(300_001);
+        }
+    }
+    // There is nothing to be read into an inbox behind most of them.
+    assert!(died[0] >= 30 && died[1] >= 28, "{died:?}");
+    let total = kill(daemon, "alone");
+    assert_eq!(reader.end_and_missed(), (total, 0));
+    assert_eq!(uncertain(&mut daemon.connect_modern()), 0);
 }
 
 /// It takes nothing while its daemon is killed, so a frame is cut wherever its socket was full.

@@ -19,8 +19,8 @@ use crate::key::Ticket;
 use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT, INPUT_STAGING_BYTES};
 use crate::points::{Point, reach};
 use crate::stream::intake;
-use crate::stream::relay::{self, tee};
-use crate::stream::source::{Staging, Taken};
+use crate::stream::relay::{self, splice, tee};
+use crate::stream::source::{Staging, StagingPipe, Taken};
 use kairo_shm::inbox::{Inbox, WriteKey};
 use kairo_shm::layout::RingError;
 use kairo_shm::page::Side;
@@ -420,13 +420,66 @@ pub fn duplicate<D: Driver>(
         return Ok(Fed::Full);
     }
     staging.page.name(Side::Input, name);
-    let staged = if head.is_empty() { 0 } else { driver.write(&staging.input.write_end, head)? };
-    let staged = match tee(driver, from, &staging.input.write_end, max) {
+    let staged = stage(driver, head, &staging.input, |driver, pipe| tee(driver, from, pipe, max))?;
+    if staged == 0 {
+        return Ok(Fed::Full);
+    }
+    let before = inbox.written();
+    inbox.lend(staged);
+    let moved = onward(driver, fd, inbox, &staging.input.read_end, staged, [&[], &[]])?;
+    Ok(fed(moved, inbox.written() - before))
+}
+
+/// Moves what is at the front of the pipe `from` into `fd` by the same steps, behind what is here of the last parcel: no copy of it
+/// is left there, so what `fd` has no room for is kept here, too. What came of it, and how much has left `from`.
+pub fn transfer<D: Driver>(
+    driver: &mut D,
+    from: &D::Fd,
+    (fd, max): (&D::Fd, usize),
+    inbox: &mut Inbox,
+    staging: &Staging<D::Fd>,
+    name: u64,
+) -> io::Result<(Fed, usize)> {
+    let pipe = &staging.input;
+    let parcel = inbox.parcel().ok_or(io::ErrorKind::InvalidData)?;
+    inbox.moves(true);
+    staging.page.name(Side::Input, name);
+    let (head, max) = (inbox.parcel_bytes(&parcel), max.min(pipe.bytes_max));
+    let here_bytes = head.len();
+    let staged = stage(driver, head, pipe, |driver, pipe| splice(driver, from, pipe, max))?;
+    if staged == 0 {
+        return Ok((Fed::Full, 0));
+    }
+    inbox.lend(staged);
+    let (moved, end) = send_staged(driver, fd, inbox, &pipe.read_end, staged, [&[], &[]])?;
+    let (left, here_left) = (staged - moved, here_bytes.saturating_sub(moved));
+    let fed = match end {
+        Moved::All => Fed::Some,
+        Moved::Full => Fed::Full,
+        Moved::Broken => Fed::Broken,
+    };
+    if fed == Fed::Full && left > here_left {
+        inbox.keep_staged(left, |into| read_whole(driver, &pipe.read_end, into))?;
+        reach(Point::FrameKept);
+    } else if left > 0 {
+        drain(driver, &pipe.read_end)?;
+    }
+    Ok((fed, staged.saturating_sub(here_bytes)))
+}
+
+/// `head`, and behind it what `more` brings, into the staging pipe: how much is there now.
+fn stage<D: Driver>(
+    driver: &mut D,
+    head: &[u8],
+    pipe: &StagingPipe<D::Fd>,
+    more: impl FnOnce(&mut D, &D::Fd) -> relay::Moved,
+) -> io::Result<usize> {
+    let staged = if head.is_empty() { 0 } else { driver.write(&pipe.write_end, head)? };
+    let staged = match more(driver, &pipe.write_end) {
         relay::Moved::Bytes(more) => staged + more,
-        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full if staged > 0 => staged,
-        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full => return Ok(Fed::Full),
+        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full => staged,
         refused => {
-            drain(driver, &staging.input.read_end)?;
+            drain(driver, &pipe.read_end)?;
             return Err(match refused {
                 relay::Moved::Broken(error) => error,
                 _ => io::ErrorKind::Unsupported.into(),
@@ -434,10 +487,7 @@ pub fn duplicate<D: Driver>(
         }
     };
     reach(Point::InputStaged);
-    let before = inbox.written();
-    inbox.lend(staged);
-    let moved = onward(driver, fd, inbox, &staging.input.read_end, staged, [&[], &[]])?;
-    Ok(fed(moved, inbox.written() - before))
+    Ok(staged)
 }
 
 fn fed(moved: Moved, bytes: u64) -> Fed {
@@ -476,6 +526,22 @@ fn onward<D: Driver>(
     staged: usize,
     pieces: [&[u8]; 2],
 ) -> io::Result<Moved> {
+    let (moved, end) = send_staged(driver, fd, inbox, pipe, staged, pieces)?;
+    if moved < staged {
+        drain(driver, pipe)?;
+    }
+    Ok(end)
+}
+
+/// Steps 2 to 4, but for what is left then: how much has gone, and why no more.
+fn send_staged<D: Driver>(
+    driver: &mut D,
+    fd: &D::Fd,
+    inbox: &Inbox,
+    pipe: &D::Fd,
+    staged: usize,
+    pieces: [&[u8]; 2],
+) -> io::Result<(usize, Moved)> {
     inbox.expect(staged);
     reach(Point::InputExpected);
     let (mut moved, mut end) = (0, Moved::All);
@@ -502,11 +568,8 @@ fn onward<D: Driver>(
         }
     }
     inbox.settle(inbox.written() + moved as u64);
-    if moved < staged {
-        drain(driver, pipe)?;
-    }
     reach(Point::InputSettled);
-    Ok(end)
+    Ok((moved, end))
 }
 
 /// Where nothing can be spliced into the child, a plain write. A kernel killed inside it leaves E > T, and how much went
@@ -525,6 +588,18 @@ fn by_copy<D: Driver>(driver: &mut D, fd: &D::Fd, bytes: &[u8], end: &mut Moved)
         Err(_) => *end = Moved::Broken,
     }
     Ok(0)
+}
+
+/// Takes bytes out of a pipe that are in it for certain.
+fn read_whole<D: Driver>(driver: &mut D, pipe: &D::Fd, into: &mut [u8]) -> io::Result<()> {
+    let mut at = 0;
+    while at < into.len() {
+        match driver.read(pipe, &mut into[at..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => at += bytes,
+        }
+    }
+    Ok(())
 }
 
 /// Throws away what the child had no room for.
