@@ -4,7 +4,7 @@
 //!  for each stream:  account (T, E, what is staged) ─▶ new ring with what is in the old one ─▶ the keeper holds it
 //!                                                   ─▶ what is staged goes into it, in the usual steps
 //!  for each input:   T = E less what is staged; what is staged is in the inbox still, and is thrown away
-//!  for each outlet:  the same; what is staged is in the ring or in the source still
+//!  for each outlet:  the same; what is staged is in the ring or in the source still, or is kept with the outlet now
 //!  for each inlet:   account (A, C, what is staged) ─▶ what is staged goes into the inbox, which the keeper holds
 //!  then:             lanes ─▶ the keeper has its next kernel
 //! ```

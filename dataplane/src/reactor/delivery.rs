@@ -194,6 +194,10 @@ impl<D: Driver> Reactor<D> {
             return self.gap(place, channel, cursor.offset, to);
         }
         let writes = reader.sink.is_some();
+        // Before it is named what leaves: what nobody waits for must not stand in the ring then.
+        if let Some(step) = self.outlet_waits(place) {
+            return step;
+        }
         let Some(allowance) = self.allowance(place) else { return Step::Throttled };
         let step = match mode {
             _ if writes => self.write_to_sink(place, process, channel, allowance),
@@ -339,10 +343,6 @@ impl<D: Driver> Reactor<D> {
 
     /// Sends one chunk: from the ring where the connection is ours, as a copy where it isn't.
     fn send_chunk(&mut self, place: Place, process: Place, channel: Channel, allowance: Allowance) -> Step {
-        // Before it is named what leaves: what nobody waits for must not stand in the ring then.
-        if let Some(step) = self.outlet_waits(place) {
-            return step;
-        }
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return Step::Gone };

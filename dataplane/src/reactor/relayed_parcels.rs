@@ -3,11 +3,13 @@
 //! ```text
 //!   note ─▶ prelude ─write─▶ ┐
 //!           source  ──tee──▶ ┴ input staging pipe ──splice──▶ socket        what all have is let go, in the steps of a take
+//!   alone:  source ─splice─▶ the same, and into the note what the socket has no room for
 //! ```
 //!
 //! A frame is begun when all of its payload is in the source, and stays there until it is through: so a next kernel finds the rest
-//! of it at the front. What of it went is let go before more of it can be duplicated. Nobody waits for a reader that drops, so its
-//! frames are copied into the note. Invariant: such a reader's cursor is where its branch is, and both where its wire is.
+//! of it at the front. Among several, what of it went is let go before more of it can be duplicated; one that has the source alone
+//! takes it out, and the note says so until that is counted. Nobody waits for a reader that drops, so its frames are copied into the
+//! note. Invariant: such a reader's cursor is where its branch is, and both where its wire is, but for what is in the note.
 
 use super::Reactor;
 use super::delivery::Step;
@@ -18,8 +20,8 @@ use crate::command::{Policy, Sink};
 use crate::driver::Driver;
 use crate::key::Channel;
 use crate::points::{Point, reach};
-use crate::stream::inflow::Fed;
 use crate::stream::relay::{Moved, read, tee};
+use crate::stream::steps::Fed;
 use kairo_shm::inbox::Standing;
 use kairo_shm::page::Side;
 use std::io;
@@ -155,14 +157,15 @@ impl<D: Driver> Reactor<D> {
     /// Sends what is under way, as far as one pass goes, to a reader that may have its source alone. None if its socket is closed.
     fn pass_on(&mut self, way: Way, alone: bool) -> Option<Progress> {
         let from = self.origin(way)?;
-        let alone = alone && self.readers.get(way.reader)?.parcels.as_ref()?.waits_for_source();
+        let reader = self.readers.get(way.reader)?;
+        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return None };
+        let place = Place { slot: connection.slot, generation: connection.generation };
+        let socket = self.connections.get(place)?.socket.clone();
+        let alone = alone && reader.parcels.as_ref()?.waits_for_source();
         if alone {
             self.expects(way, way.max);
         }
         let reader = self.readers.get_mut(way.reader)?;
-        let Sink::Frames { connection, .. } = reader.subscriber.sink else { return None };
-        let place = Place { slot: connection.slot, generation: connection.generation };
-        let socket = self.connections.get(place)?.socket.clone();
         let parcels = reader.parcels.as_mut()?;
         let (staging, key) = (self.staging.as_ref()?, reader.subscriber.key);
         let passed = parcels.pass(&mut self.driver, staging, (&from, &socket), key, (way.max, alone));
