@@ -14,7 +14,7 @@ use kairo_dataplane::command::{
 use kairo_dataplane::control::{ExitStatus, SpawnFailure, SpawnStage, Tree};
 use kairo_dataplane::keeper::link::{self, CgroupUse, Launch, OnKernelLoss, Output};
 use kairo_dataplane::keeper::protocol::{
-    End, ProtocolError, VERSION_FRAMES, VERSION_HOLDS, VERSION_MIN, VERSION_PRODUCES,
+    End, ProtocolError, VERSION_AWAITS, VERSION_FRAMES, VERSION_HOLDS, VERSION_MIN, VERSION_PRODUCES,
 };
 use kairo_dataplane::keeper::settlement::{Inheritance, settle};
 use kairo_dataplane::keeper::successor::Estate;
@@ -90,7 +90,7 @@ const TESTS: [(&str, fn()); 56] = tests![
     a_producer_is_nobodys_parent,
     what_a_client_writes_ends_with_the_first_kernel_that_knows_nothing_of_it,
     what_a_client_wrote_last_is_left_in_a_file_too,
-    frames_under_way_are_handed_to_whoever_has_a_word_for_them,
+    what_is_held_is_handed_to_whoever_has_a_word_for_it,
     what_nobody_came_for_is_left_in_a_file_and_begun_from,
     a_file_that_is_bent_or_newer_is_not_begun_from,
     another_user_is_become_or_refused,
@@ -905,8 +905,8 @@ fn a_keeper_of_the_version_before_is_taken_over_too() {
 }
 
 /// A kernel that knows raw outlets only would take the place of one in frames for an offset.
-fn frames_under_way_are_handed_to_whoever_has_a_word_for_them() {
-    for version in [VERSION_HOLDS, VERSION_FRAMES] {
+fn what_is_held_is_handed_to_whoever_has_a_word_for_it() {
+    for version in [VERSION_HOLDS, VERSION_FRAMES, VERSION_AWAITS] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keeper.sock");
         let mut kernel = Kernel::launch(&Launch { version, ..held(&path) });
@@ -919,6 +919,8 @@ fn frames_under_way_are_handed_to_whoever_has_a_word_for_them() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         kernel.hold_outlet(spawned.process, 21, false, &[ours.as_fd(), raw.descriptor()]);
         kernel.hold_outlet(spawned.process, 22, true, &[ours.as_fd(), framed.descriptor()]);
+        kernel.tell_blockers(spawned.process, [3, 1]);
+        kernel.tell_blockers(spawned.process, [2, 0]);
         let pid = kernel.lose_lanes();
         let Inheritance { lanes, heirs, .. } = take_over(&path, 1);
         let outlets = &heirs[0].outlets;
@@ -931,6 +933,7 @@ fn frames_under_way_are_handed_to_whoever_has_a_word_for_them() {
                 assert_eq!((parcel.payload_left(8), outlets[1].note.as_slice()), (6..9, &b"its note"[..]));
             }
         }
+        assert_eq!(heirs[0].session.blockers, if version < VERSION_AWAITS { [0, 0] } else { [2, 0] });
         let mut kernel = Kernel::succeed(pid, lanes, 100);
         assert_eq!(kernel.signal(spawned.process, libc::SIGTERM, Scope::Tree), Ok(1));
         kernel.ended(spawned.process);

@@ -14,6 +14,7 @@ use crate::cli::program::{self, RestartChoice};
 use crate::cli::progress::Output;
 use crate::cli::run::{FORWARDED, forward};
 use crate::cli::skill::Skill;
+use crate::cli::stats;
 use crate::cli::table::{bytes, duration, visible};
 use crate::cli::violations::Violations;
 use crate::config::policy;
@@ -113,10 +114,7 @@ fn read(text: &str, id: Option<&str>) -> Result<PipelineSpawnParams, String> {
 /// `kairo run` of several programs.
 pub(crate) fn run(context: &Context, args: &Run) -> Outcome {
     let program = &args.program;
-    refuse(&[
-        (args.pty, "--pty", PIPES),
-        (args.stats, "--stats", "--json tells what went through each stage"),
-    ])?;
+    refuse(&[(args.pty, "--pty", PIPES)])?;
     suits(program)?;
     let mut params = params(program, None)?;
     surround(&mut params, args)?;
@@ -238,7 +236,7 @@ fn supervise(
             kernel.call::<pipeline::Kill>(&kill).is_ok()
         })?;
     }
-    forward(client.clone(), ids, signals, false)?;
+    forward(client.clone(), ids.clone(), signals, false)?;
     let ended = wait(client, &id, None)?;
     output.drain()?;
     if let Some(violations) = violations.filter(|_| ended.exit_code != 0) {
@@ -250,7 +248,13 @@ fn supervise(
         let mut report = json_of(&ended)?;
         report["edges"] = json_of(&status.edges)?;
         report["stages"] = json_of(&status.stages)?;
+        if args.stats {
+            let stats = ids.iter().map(|id| stats::object(client, id)).collect::<Result<Vec<_>, _>>()?;
+            report["stats"] = json!(stats);
+        }
         writeln!(io::stderr().lock(), "{}", versioned(report))?;
+    } else if args.stats {
+        stats::print(context, client, &ids)?;
     }
     Ok(exit_code(&ended))
 }

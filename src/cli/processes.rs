@@ -26,6 +26,7 @@ use kairo_wire::methods::spool::{SpoolOption, SpoolSizes};
 use kairo_wire::methods::status::{ProcessStatus, State};
 use kairo_wire::methods::system::{self, ShutdownParams};
 use serde_json::json;
+use std::slice;
 
 pub(crate) fn spawn(context: &Context, args: &Spawn) -> Outcome {
     if pipeline::is_meant(&args.program) {
@@ -163,8 +164,9 @@ pub(crate) fn wait(context: &Context, args: &Wait) -> Outcome {
         if context.json {
             context.object(json_of(&ended)?)?;
         }
-        for stage in ended.stages.iter().filter(|_| args.stats) {
-            stats::print(context, &client, &stage.id)?;
+        if args.stats {
+            let stages: Vec<ProcessId> = ended.stages.iter().map(|stage| stage.id.clone()).collect();
+            stats::print(context, &client, &stages)?;
         }
         return Ok(pipeline::exit_code(&ended));
     }
@@ -177,7 +179,7 @@ pub(crate) fn wait(context: &Context, args: &Wait) -> Outcome {
         context.object(json_of(&ended)?)?;
     }
     if args.stats {
-        stats::print(context, &client, &params.id)?;
+        stats::print(context, &client, slice::from_ref(&params.id))?;
     }
     Ok(exit_code(&ended))
 }

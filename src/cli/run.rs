@@ -40,6 +40,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::Signals;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::slice;
 use std::sync::Arc;
 
 /// The id of the one process.
@@ -273,14 +274,14 @@ fn report(
     (ended, stats): (&WaitResult, bool),
 ) -> Result<(), Failure> {
     if !context.json {
-        return if stats { stats::print(context, client, id) } else { Ok(()) };
+        return if stats { stats::print(context, client, slice::from_ref(id)) } else { Ok(()) };
     }
     let found = client.call::<process::Status>(&StatusParams { id: id.clone(), detail: true })?;
     let streams = found.detail.map(|detail| detail.streams).unwrap_or_default();
     let mut report =
         json!({ "exitCode": ended.exit_code, "exit": json_of(&ended.exit)?, "streams": json_of(&streams)? });
     if stats {
-        report["stats"] = json_of(&stats::ask(client, id)?)?;
+        report["stats"] = stats::object(client, id)?;
     }
     writeln!(io::stderr().lock(), "{}", versioned(report))?;
     Ok(())

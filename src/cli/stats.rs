@@ -2,26 +2,35 @@
 
 use crate::cli::context::{Context, json_of, versioned};
 use crate::cli::failure::Failure;
-use crate::cli::table::bytes;
+use crate::cli::table::{bytes, visible};
 use kairo_client::Client;
 use kairo_wire::id::ProcessId;
 use kairo_wire::methods::usage::{StreamUsage, Usage, UsageParams, UsageResult};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-/// Asks and prints: a table, or with `--json` one object.
-pub(crate) fn print(context: &Context, client: &Client, id: &ProcessId) -> Result<(), Failure> {
-    let used = ask(client, id)?;
-    let text = match context.json {
-        true => format!("{}\n", versioned(json!({ "stats": json_of(&used)? }))),
-        false => table(&used),
-    };
+/// Asks and prints: a table each, which of several has its name above it, or with `--json` an object each.
+pub(crate) fn print(context: &Context, client: &Client, ids: &[ProcessId]) -> Result<(), Failure> {
+    let mut text = String::new();
+    for id in ids {
+        let used = ask(client, id)?;
+        // Writing to a String does not fail.
+        let _ = match (context.json, ids.len()) {
+            (true, _) => writeln!(text, "{}", versioned(json!({ "stats": json_of(&used)? }))),
+            (false, 1) => write!(text, "{}", table(&used)),
+            (false, _) => write!(text, "{}:\n{}", visible(&id.to_string()), table(&used)),
+        };
+    }
     Ok(io::stderr().lock().write_all(text.as_bytes())?)
 }
 
-/// What it has used.
-pub(crate) fn ask(client: &Client, id: &ProcessId) -> Result<UsageResult, Failure> {
+/// What it has used, for `--json`.
+pub(crate) fn object(client: &Client, id: &ProcessId) -> Result<Json, Failure> {
+    json_of(&ask(client, id)?)
+}
+
+fn ask(client: &Client, id: &ProcessId) -> Result<UsageResult, Failure> {
     Ok(client.call::<Usage>(&UsageParams { id: id.clone() })?)
 }
 

@@ -28,6 +28,7 @@ pub(crate) use lives_on_both_drivers;
 
 lives_on_both_drivers!(
     a_reader_that_waits_misses_nothing_and_gets_nothing_twice,
+    who_waits_for_a_first_byte_is_waited_for,
     a_flood_that_nobody_reads_is_counted_on_and_its_latest_is_there,
     what_was_written_goes_in_once_whatever_the_client_heard,
     what_a_child_has_not_read_is_kept_and_so_is_the_wish_to_close,
@@ -88,14 +89,27 @@ fn bytes_of(raw: &mut Raw, id: &str) -> u64 {
     status["detail"]["streams"][0]["bytes"].as_u64().expect("a stream has a length")
 }
 
+/// Spawns what writes so many blocks of the sequence once it is told to.
+fn spawn_late(raw: &mut Raw, id: &str, blocks: &str, options: Json) {
+    let [python, flag, script, blocks] = sequence::argv(blocks);
+    raw.spawn(id, &["sh", "-c", "read go; exec \"$0\" \"$@\"", python, flag, script, blocks], options);
+}
+
+fn tell_to_go(raw: &mut Raw, id: &str) {
+    raw.ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
+}
+
 fn a_reader_that_waits_misses_nothing_and_gets_nothing_twice(daemon: &mut Daemon) {
     let mut followers: Vec<Follower> = (0..3).map(|_| Follower::default()).collect();
     let mut raw = daemon.connect_modern();
-    raw.spawn("flood", &sequence::argv("100000000"), json!({"whenUnread": "block"}));
+    spawn_late(&mut raw, "flood", "100000000", json!({"whenUnread": "block"}));
     for life in 1..=6u64 {
         let mut raws: Vec<Raw> = followers.iter().map(|_| daemon.connect_modern()).collect();
         for (follower, raw) in followers.iter_mut().zip(&mut raws) {
             follower.resume(raw, "flood");
+        }
+        if life == 1 {
+            tell_to_go(&mut raw, "flood");
         }
         // At the same time: one that doesn't read would hold up the others.
         std::thread::scope(|scope| {
@@ -111,6 +125,40 @@ fn a_reader_that_waits_misses_nothing_and_gets_nothing_twice(daemon: &mut Daemon
         }
         daemon.succeed(&[]);
     }
+}
+
+/// Before a first byte there is no ring that could say so.
+fn who_waits_for_a_first_byte_is_waited_for(daemon: &mut Daemon) {
+    // No more than the smallest pipe holds: it ends without a reader.
+    const BYTES: u64 = sequence::BLOCK_BYTES as u64;
+    let mut raw = daemon.connect_modern();
+    spawn_late(&mut raw, "late", "1", json!({"history": {"headBytes": 4096, "tailBytes": 16_384}}));
+    let mut followers: Vec<Follower> = (0..2).map(|_| Follower::default()).collect();
+    // The second kernel sees no byte either.
+    for life in 1..=2 {
+        followers.iter_mut().for_each(|follower| follower.resume(&mut raw, "late"));
+        if life == 2 {
+            // It waits, too, and is back before the others.
+            raw.spawn("fed", &["cat"], json!({"stdin": {"stream": {"id": "late"}}}));
+        }
+        // That all are there is known once they are asked about.
+        raw.ok("process.status", json!({"id": "late", "detail": true}));
+        daemon.kill_and_succeed();
+        raw = daemon.connect_modern();
+    }
+    tell_to_go(&mut raw, "late");
+    raw.wait_for_exit("late");
+    until("all has come", || bytes_of(&mut raw, "late") == BYTES);
+    // Whoever is back is waited for no longer, the other one is.
+    for follower in &mut followers {
+        let mut raw = daemon.connect_modern();
+        follower.resume(&mut raw, "late");
+        assert!(follower.read_to(&mut raw, BYTES));
+    }
+    raw.wait_for_exit("fed");
+    let mut fed = Follower::default();
+    fed.resume(&mut raw, "fed");
+    assert!(fed.read_to(&mut raw, BYTES));
 }
 
 fn a_flood_that_nobody_reads_is_counted_on_and_its_latest_is_there(daemon: &mut Daemon) {

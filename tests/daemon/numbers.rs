@@ -224,6 +224,22 @@ fn a_run_ends_with_its_numbers() {
 }
 
 #[test]
+fn a_run_of_several_ends_with_the_numbers_of_each() {
+    let pipeline = ["--", "echo", "hello", "|", "tr", "h", "j"];
+    let tables = run(&[&["run", "--stats"], &pipeline[..]].concat(), "jello\n");
+    let names: Vec<&str> = tables.lines().filter(|line| line.ends_with(':')).collect();
+    assert_eq!(
+        (names.as_slice(), tables.matches("wall ").count()),
+        (&["pipeline.0:", "run:"][..], 2),
+        "{tables}"
+    );
+    let told = run(&[&["run", "--json", "--stats"], &pipeline[..]].concat(), "jello\n");
+    let told: Json = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((&told["stats"][0]["id"], &told["stats"][1]["id"]), (&json!("pipeline.0"), &json!("run")));
+    assert_eq!(told["stats"][1]["streams"][0]["bytes"], 6);
+}
+
+#[test]
 fn a_run_stays_on_its_core() {
     run(&["run", "--pin", "0@0", "--", ALLOWED[0], ALLOWED[1], ALLOWED[2]], "Cpus_allowed_list:\t0\n");
 }

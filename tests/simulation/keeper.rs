@@ -129,7 +129,7 @@ impl Keeper {
                     self.say(&ToKernel::Signalled { ticket, outcome: Ok(u32::from(alive)) }, Vec::new());
                 }
             }
-            ToKeeper::Acknowledge { .. } | ToKeeper::Annotate { .. } => {}
+            ToKeeper::Acknowledge { .. } | ToKeeper::Annotate { .. } | ToKeeper::Blockers { .. } => {}
             ToKeeper::Several { messages } => {
                 for message in messages {
                     self.obey(message.0, Vec::new());

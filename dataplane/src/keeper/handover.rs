@@ -10,7 +10,7 @@
 use crate::control::{Lineage, Tree};
 use crate::keeper::lane::Lane;
 use crate::keeper::protocol::{
-    Blob, VERSION_FRAMES, VERSION_HOLDS, VERSION_LETS_IN, VERSION_PRODUCES, spoken,
+    Blob, VERSION_AWAITS, VERSION_FRAMES, VERSION_HOLDS, VERSION_LETS_IN, VERSION_PRODUCES, spoken,
 };
 use crate::keeper::session::{Exit, Inlet, Outlet, Ring, Session, Sessions};
 use crate::keeper::succession::{BATCH_PACKETS_MAX, FromSuccessor, ToSuccessor};
@@ -79,6 +79,7 @@ enum Item {
     Input(usize),
     Outlet(usize, usize),
     Inlet(usize),
+    Blockers(usize),
 }
 
 /// How long a keeper that has nothing to keep may take to go.
@@ -230,6 +231,7 @@ impl Successor {
             items.extend(session.inbox.is_some().then_some(Item::Input(index)));
             items.extend((0..session.outlets.len()).map(|outlet| Item::Outlet(index, outlet)));
             items.extend(session.inlet.is_some().then_some(Item::Inlet(index)));
+            items.extend((session.blockers != [0; 2]).then_some(Item::Blockers(index)));
         }
         let pid = std::process::id() as i32;
         self.send(&ToSuccessor::Hello { version: self.version, pid, reactors, sessions: count }, &[])?;
@@ -287,23 +289,7 @@ impl Successor {
                 }
                 Some(_) | None => Ok(()),
             },
-            Item::Outlet(index, outlet) => {
-                let outlet = sessions.get(index).and_then(|session| session.outlets.get(outlet));
-                // It stays here until a kernel lets it go, so there is nothing else to tell a successor that has no word for it.
-                let has_word = |outlet: &&Outlet| {
-                    self.version >= if outlet.framed { VERSION_FRAMES } else { VERSION_HOLDS }
-                };
-                let Some(Outlet { process, serial, end, framed, note, fd, place }) = outlet.filter(has_word)
-                else {
-                    return Ok(());
-                };
-                let (process, serial, end, note) = (*process, *serial, *end, Blob(note));
-                let message = match framed {
-                    true => ToSuccessor::Framed { process, serial, end, note },
-                    false => ToSuccessor::Outlet { process, serial, end, note },
-                };
-                self.send(&message, &[fd.as_fd(), place.as_fd()])
-            }
+            Item::Outlet(index, outlet) => self.send_outlet(sessions.get(index), outlet),
             Item::Inlet(index) => {
                 let session = sessions.get(index).filter(|_| self.version >= VERSION_LETS_IN);
                 let Some(Session { process, inlet: Some(inlet), .. }) = session else { return Ok(()) };
@@ -313,6 +299,13 @@ impl Successor {
                 let message = ToSuccessor::Inlet { process, path, until_ns, closes, note };
                 self.send(&message, &[fd.as_fd()])
             }
+            Item::Blockers(index) => match sessions.get(index) {
+                Some(session) if self.version >= VERSION_AWAITS => {
+                    let (process, counts) = (session.process, session.blockers);
+                    self.send(&ToSuccessor::Blockers { process, counts }, &[])
+                }
+                Some(_) | None => Ok(()),
+            },
             Item::Stream(index, ring) => {
                 let Some(session) = sessions.get(index) else { return Ok(()) };
                 let Some(ring) = session.rings.get(ring) else { return Ok(()) };
@@ -341,6 +334,22 @@ impl Successor {
         };
         let fds: Vec<BorrowedFd<'_>> = session.ends.iter().flatten().map(|kept| kept.fd.as_fd()).collect();
         self.send(&message, &fds)
+    }
+
+    /// It stays here until a kernel lets it go, so there is nothing else to tell a successor that has no word for it.
+    fn send_outlet(&self, session: Option<&Session>, outlet: usize) -> io::Result<()> {
+        let outlet = session.and_then(|session| session.outlets.get(outlet));
+        let has_word =
+            |outlet: &&Outlet| self.version >= if outlet.framed { VERSION_FRAMES } else { VERSION_HOLDS };
+        let Some(Outlet { process, serial, end, framed, note, fd, place }) = outlet.filter(has_word) else {
+            return Ok(());
+        };
+        let (process, serial, end, note) = (*process, *serial, *end, Blob(note));
+        let message = match framed {
+            true => ToSuccessor::Framed { process, serial, end, note },
+            false => ToSuccessor::Outlet { process, serial, end, note },
+        };
+        self.send(&message, &[fd.as_fd(), place.as_fd()])
     }
 
     fn send_facts(&self, session: &Session) -> io::Result<()> {

@@ -212,6 +212,7 @@ fn descriptors_of(message: &ToKeeper<'_>) -> usize {
         | ToKeeper::Annotate { .. }
         | ToKeeper::DropOutlet { .. }
         | ToKeeper::EndProducer { .. }
+        | ToKeeper::Blockers { .. }
         | ToKeeper::DropInlet { .. }
         | ToKeeper::Leave
         | ToKeeper::Shutdown { .. } => 0,

@@ -321,6 +321,16 @@ pub fn encode_drop_inlet(process: ProcessKey, packet: &mut Vec<u8>) -> Result<()
     encode(&ToKeeper::DropInlet { process }, packet)
 }
 
+/// So many readers wait for a first byte of each output. Only for a keeper that speaks
+/// [`VERSION_AWAITS`](crate::keeper::protocol::VERSION_AWAITS).
+pub fn encode_blockers(
+    process: ProcessKey,
+    counts: [u32; 2],
+    packet: &mut Vec<u8>,
+) -> Result<(), ProtocolError> {
+    encode(&ToKeeper::Blockers { process, counts }, packet)
+}
+
 /// Keep a note of a process.
 pub fn encode_annotate(process: ProcessKey, note: &[u8], packet: &mut Vec<u8>) -> Result<(), ProtocolError> {
     if note.len() > NOTE_BYTES_MAX {

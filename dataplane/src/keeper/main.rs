@@ -348,6 +348,7 @@ impl Keeper {
             | ToKeeper::DropOutlet { .. }
             | ToKeeper::HoldInlet { .. }
             | ToKeeper::DropInlet { .. }
+            | ToKeeper::Blockers { .. }
             | ToKeeper::Annotate { .. } => self.keep(lane, request, fds),
             ToKeeper::HoldProducer { process, session, pipe_bytes, record } => {
                 self.hold_producer((lane, *process), session, *pipe_bytes, record.0, fds);
@@ -405,6 +406,11 @@ impl Keeper {
             ToKeeper::DropInlet { process } => {
                 if let Some(session) = self.sessions.by_key_mut(*process) {
                     session.inlet = None;
+                }
+            }
+            ToKeeper::Blockers { process, counts } => {
+                if let Some(session) = self.sessions.by_key_mut(*process) {
+                    session.blockers = *counts;
                 }
             }
             ToKeeper::Annotate { process, note } => {

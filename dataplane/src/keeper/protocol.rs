@@ -13,7 +13,7 @@
 //!                       HoldStream+ring ▶ ◀ Held                 ◀ Exited, Acknowledge ▶
 //!                       CloseChannel ▶                           ◀ TreeEnded, Acknowledge ▶, Forget ▶
 //!                       HoldOutlet | HoldFramed +end+place ▶, DropOutlet ▶     HoldInlet+end ▶, DropInlet ▶
-//!                       HoldProducer+ends ▶, EndProducer ▶ ◀ Exited ◀ TreeEnded
+//!                       HoldProducer+ends ▶, EndProducer ▶ ◀ Exited ◀ TreeEnded       Blockers ▶
 //! ```
 //!
 //! Only data is here: [`link`](crate::keeper::link) encodes and decodes for the kernel's side,
@@ -40,7 +40,8 @@ use serde::{Deserialize, Serialize, Serializer};
 /// - 9: outlets: ends of readers' pipes and sockets (`HoldOutlet`, `DropOutlet`).
 /// - 10: outlets in frames (`HoldFramed`); inlets: fifos that stdins are written by (`HoldInlet`, `DropInlet`); streams that
 ///   clients write (`HoldProducer`, `EndProducer`).
-pub const VERSION: u16 = 10;
+/// - 11: who waits for a first byte (`Blockers`).
+pub const VERSION: u16 = 11;
 
 /// The first version that contains children.
 pub const VERSION_CONTAINS: u16 = 5;
@@ -66,6 +67,9 @@ pub const VERSION_LETS_IN: u16 = 10;
 
 /// The first version that holds what clients write streams by.
 pub const VERSION_PRODUCES: u16 = 10;
+
+/// The first version that is told who waits for a first byte.
+pub const VERSION_AWAITS: u16 = 11;
 
 /// The oldest version that is still spoken.
 pub const VERSION_MIN: u16 = 2;
@@ -316,6 +320,14 @@ pub enum ToKeeper<'a> {
         process: ProcessKey,
         /// How it ended.
         status: ExitStatus,
+    },
+    /// So many readers make the source of each output wait, of which there is no byte yet. One that has a ring says so in there.
+    /// Since version 11.
+    Blockers {
+        /// Whose outputs.
+        process: ProcessKey,
+        /// Of stdout, of stderr.
+        counts: [u32; 2],
     },
 }
 

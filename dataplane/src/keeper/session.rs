@@ -94,6 +94,8 @@ pub(super) struct Session {
     pub(super) terminal: bool,
     pub(super) ends: [Option<Kept>; 3],
     pub(super) rings: Vec<Ring>,
+    /// How many readers wait for a first byte of each output.
+    pub(super) blockers: [u32; 2],
     /// What waits for its stdin.
     pub(super) inbox: Option<OwnedFd>,
     pub(super) outlets: Vec<Outlet>,
@@ -134,6 +136,7 @@ impl Session {
             terminal: false,
             ends: [None, None, None],
             rings: Vec::new(),
+            blockers: [0; 2],
             inbox: None,
             outlets: Vec::new(),
             inlet: None,

@@ -63,6 +63,7 @@ impl Heir {
             terminal: false,
             ends: [None, None, None],
             rings: Vec::new(),
+            blockers: [0; 2],
             inbox: None,
             outlets: Vec::new(),
             inlet: None,
@@ -229,6 +230,9 @@ fn settle_one(
         let given = settled.outlets.iter().filter(|outlet| outlet.channel == channel && size.is_none());
         let given = given.filter_map(Outlet::given).max();
         let (writer, staged, uncertain) = renew(session, ring, size, (staged, desk.is_some()), given)?;
+        if ring.is_none() {
+            writer.pin(0, session.blockers[channel as usize]);
+        }
         reach(Point::AdoptRingMade);
         hold(estate, session.process, channel, &writer)?;
         reach(Point::AdoptRingHeld);

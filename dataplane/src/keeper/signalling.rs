@@ -47,6 +47,7 @@ fn leaves_trees_alone(request: &ToKeeper<'_>) -> bool {
     match request {
         ToKeeper::Acknowledge { .. }
         | ToKeeper::Annotate { .. }
+        | ToKeeper::Blockers { .. }
         | ToKeeper::CloseChannel { .. }
         | ToKeeper::DropOutlet { .. }
         | ToKeeper::DropInlet { .. }

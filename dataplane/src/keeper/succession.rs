@@ -143,6 +143,13 @@ pub(crate) enum ToSuccessor<'a> {
         /// They follow.
         in_place: bool,
     },
+    /// Who waited for a first byte of the last session's outputs. Since version 11.
+    Blockers {
+        /// Whose.
+        process: ProcessKey,
+        /// As given.
+        counts: [u32; 2],
+    },
 }
 
 /// Packets of a batch, at most. Bounds what is in the socket: descriptors in flight count against the user.

@@ -71,6 +71,8 @@ pub struct HeldSession {
     pub ends: [Option<(OwnedFd, u32)>; 3],
     /// The rings of its streams.
     pub rings: Vec<HeldRing>,
+    /// How many readers waited for a first byte of each output: of one that has a ring it says so itself.
+    pub blockers: [u32; 2],
     /// What waits for its stdin (memfd).
     pub inbox: Option<OwnedFd>,
     /// What its readers are given bytes by.
@@ -250,17 +252,7 @@ impl Estate {
                 self.keeper_pid = pid;
             }
             ToSuccessor::Reactor { reactor } => {
-                let mut next = || next(5);
-                let (page, staging_reader, staging_writer) = (next()?, next()?, next()?);
-                let (input_reader, input_writer) = (next()?, next()?);
-                self.reactors.push(HeldReactor {
-                    reactor,
-                    page,
-                    staging_reader,
-                    staging_writer,
-                    input_reader,
-                    input_writer,
-                });
+                self.reactors.push(HeldReactor::of(reactor, || next(5))?);
             }
             ToSuccessor::Session { pipe_bytes, .. } => {
                 let mut ends = [None, None, None];
@@ -292,6 +284,7 @@ impl Estate {
                 let session = self.last(process)?;
                 (session.produced, session.lending) = (true, lending);
             }
+            ToSuccessor::Blockers { process, counts } => self.last(process)?.blockers = counts,
             ToSuccessor::Facts { process, limits, exited_ns, note } => {
                 let session = self.last(process)?;
                 session.limits = limits.into_iter().map(in_force).collect();
@@ -329,6 +322,14 @@ impl Estate {
     }
 }
 
+impl HeldReactor {
+    fn of(reactor: u16, mut next: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<HeldReactor> {
+        let (page, staging_reader, staging_writer) = (next()?, next()?, next()?);
+        let (input_reader, input_writer) = (next()?, next()?);
+        Ok(HeldReactor { reactor, page, staging_reader, staging_writer, input_reader, input_writer })
+    }
+}
+
 impl HeldLending {
     fn of(mut next: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<HeldLending> {
         Ok(HeldLending { ring: next()?, page: next()?, doorbell: next()? })
@@ -363,6 +364,7 @@ impl HeldSession {
             terminal,
             ends,
             rings: Vec::new(),
+            blockers: [0; 2],
             inbox: None,
             outlets: Vec::new(),
             inlet: None,

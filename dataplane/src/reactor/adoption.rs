@@ -16,6 +16,8 @@ use super::{Reactor, Turn};
 use crate::command::{Feed, HistorySize, Rate, Unread};
 use crate::control::StreamEnd;
 use crate::driver::Driver;
+use crate::keeper::link;
+use crate::keeper::protocol::VERSION_AWAITS;
 use crate::keeper::settlement::Heir;
 use crate::key::Channel;
 use crate::meter::ProcessMeter;
@@ -113,7 +115,8 @@ impl<D: Driver> Reactor<D> {
             let meter = &meter.streams[channel as usize];
             meter.pipe_bytes.store(fd.as_ref().map_or(0, |(_, bytes)| *bytes), Ordering::Relaxed);
             let (size, end) = (history[channel as usize], ends[channel as usize]);
-            let mut stream = inherited_stream(size, fd.map(|(fd, _)| fd), ring, end, terminal, unread);
+            let told = if fd.is_some() { session.blockers[channel as usize] } else { 0 };
+            let mut stream = inherited_stream(size, fd.map(|(fd, _)| fd), ring, end, terminal, unread, told);
             stream.closed &= lending.is_none() || channel != Channel::Stdout;
             stream.pace = Pace::new(rate[channel as usize], now_ns);
             stream.spool = spool.map(|limits| StreamSpool::new(&session.session, limits));
@@ -206,6 +209,30 @@ impl<D: Driver> Reactor<D> {
         self.resume_sources(place);
     }
 
+    /// Notes for the next kernel whom it has to wait for: in the ring, or, where there is none before a first byte, with the
+    /// keeper.
+    pub(super) fn note_blockers(&mut self, place: Place) {
+        let blockers = Channel::ALL.map(|channel| {
+            self.pinned(place, channel);
+            self.blockers(place, channel).map_or(0, |(_, count)| count)
+        });
+        let Some(process) = self.processes.get_mut(place) else { return };
+        if process.is_unheld() || self.lane.speaks(VERSION_AWAITS) != Some(true) {
+            return;
+        }
+        let told = process.streams.each_ref().map(|stream| stream.told);
+        for (stream, count) in process.streams.iter_mut().zip(blockers) {
+            if stream.history.is_untouched() && !stream.closed {
+                stream.told = count;
+            }
+        }
+        let counts = process.streams.each_ref().map(|stream| stream.told);
+        if counts != told {
+            let key = process.key;
+            self.tell_keeper(|packet| link::encode_blockers(key, counts, packet));
+        }
+    }
+
     /// Whoever is not back is not waited for any more.
     pub(super) fn lay_ghosts(&mut self, place: Place) {
         let Some(process) = self.processes.get_mut(place) else { return };
@@ -226,8 +253,9 @@ fn inherited_stream<F>(
     end: Option<StreamEnd>,
     terminal: bool,
     unread: Unread,
+    told: u32,
 ) -> Stream<F> {
-    let (offset, blockers) = ring.as_ref().map_or((0, 0), |ring| ring.pinned());
+    let (offset, blockers) = ring.as_ref().map_or((0, told), |ring| ring.pinned());
     let history = match (ring, end) {
         (None, Some(end)) => History::gone(size, end.total_bytes),
         (ring, _) => History::inherited(size, ring),
@@ -235,6 +263,7 @@ fn inherited_stream<F>(
     Stream {
         delivered: if unread == Unread::Block { offset } else { 0 },
         ghost: (blockers > 0).then_some(Ghost { offset, awaited: blockers }),
+        told,
         closed: fd.is_none(),
         source: fd.map(|fd| Source { fd, terminal, armed: false }),
         times: Times::since(history.total()),

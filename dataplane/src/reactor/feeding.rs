@@ -63,6 +63,9 @@ impl<D: Driver> Reactor<D> {
         process.feeding =
             source.zip(from).map(|(source, from)| Feeding { source, channel, ends_source, from });
         process.unfed = process.feeding.is_none();
+        if let Some(source) = source {
+            self.note_blockers(source);
+        }
         self.open_feed(target);
     }
 

@@ -213,6 +213,9 @@ impl<D: Driver> Reactor<D> {
                     self.start(spawn);
                 }
                 self.go_on_with_the_unheard();
+                for place in self.processes.places() {
+                    self.note_blockers(place);
+                }
             }
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),
             FromKeeper::Contained { process, finding } => {

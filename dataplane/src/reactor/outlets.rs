@@ -427,9 +427,7 @@ impl<D: Driver> Reactor<D> {
         if blocks {
             self.come_back(process, back);
         }
-        for channel in Channel::ALL {
-            self.pinned(process, channel);
-        }
+        self.note_blockers(process);
         self.later(Turn::Reader(place));
     }
 }

@@ -438,9 +438,7 @@ impl<D: Driver> Reactor<D> {
         if blocks {
             self.come_back(process, cursors.map(|cursor| cursor.is_some()));
         }
-        for channel in Channel::ALL {
-            self.pinned(process, channel);
-        }
+        self.note_blockers(process);
         self.later(Turn::Reader(place));
     }
 

@@ -89,6 +89,8 @@ pub(super) struct Stream<F> {
     pub(super) feeds: Vec<Place>,
     /// Readers of a dead kernel that are waited for.
     pub(super) ghost: Option<Ghost>,
+    /// So many readers the keeper knows to wait for its first byte.
+    pub(super) told: u32,
     pub(super) spool: Option<StreamSpool>,
     pub(super) source: Option<Source<F>>,
     /// A relayed source was told to be ready, and nothing has come of that yet.
@@ -124,6 +126,7 @@ impl<F> Stream<F> {
             delivered: 0,
             feeds: Vec::new(),
             ghost: None,
+            told: 0,
             spool: None,
             source: None,
             woken: false,

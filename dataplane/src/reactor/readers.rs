@@ -233,9 +233,7 @@ impl<D: Driver> Reactor<D> {
             self.come_back(process_place, wanted);
         }
         // Noted now, and not with the next take: the kernel may not live so long.
-        for channel in Channel::ALL {
-            self.pinned(process_place, channel);
-        }
+        self.note_blockers(process_place);
         self.deliver(place);
     }
 
@@ -547,8 +545,8 @@ impl<D: Driver> Reactor<D> {
     /// Turns the ring of an ended stream into plain memory once nobody reads it or is waited for, within the budget of
     /// all. The keeper's ring stays: the next kernel has the same to tell.
     pub(super) fn retire(&mut self, place: Place, channel: Channel) {
-        // Noted for the next kernel: whom it has to wait for, now that this one may have left.
-        self.pinned(place, channel);
+        // One of them may have left.
+        self.note_blockers(place);
         let Some(process) = self.processes.get_mut(place) else { return };
         let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
         let stream = &process.streams[channel as usize];

@@ -72,8 +72,8 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    /// The lowest offset somebody still needs, if anybody makes the source wait; noted for a successor.
-    pub(super) fn pinned(&self, place: Place, channel: Channel) -> Option<u64> {
+    /// The lowest offset that those who make the source wait still need, and how many they are.
+    pub(super) fn blockers(&self, place: Place, channel: Channel) -> Option<(u64, u32)> {
         let process = self.processes.get(place)?;
         let stream = &process.streams[channel as usize];
         let readers = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
@@ -92,10 +92,17 @@ impl<D: Driver> Reactor<D> {
             Some((fed_to, feeds)) => (lowest.min(fed_to), blockers + feeds),
             None => (lowest, blockers),
         };
-        let (lowest, blockers) = match stream.ghost {
+        Some(match stream.ghost {
             Some(ghost) => (lowest.min(ghost.offset), blockers + ghost.awaited),
             None => (lowest, blockers),
-        };
+        })
+    }
+
+    /// The lowest offset somebody still needs, if anybody makes the source wait; noted for a successor.
+    pub(super) fn pinned(&self, place: Place, channel: Channel) -> Option<u64> {
+        let (lowest, blockers) = self.blockers(place, channel)?;
+        let process = self.processes.get(place)?;
+        let stream = &process.streams[channel as usize];
         let unread = process.unread == Unread::Block && process.phase != Phase::Exited;
         let pinned = match blockers {
             0 if unread => Some(stream.delivered),

@@ -287,6 +287,12 @@ impl Kernel {
         self.send(&mut packet);
     }
 
+    pub(crate) fn tell_blockers(&mut self, key: ProcessKey, counts: [u32; 2]) {
+        let mut packet = Vec::new();
+        link::encode_blockers(key, counts, &mut packet).unwrap();
+        self.send(&mut packet);
+    }
+
     pub(crate) fn leave(&mut self) {
         let mut packet = Vec::new();
         link::encode_leave(&mut packet).unwrap();

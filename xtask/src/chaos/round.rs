@@ -29,8 +29,8 @@ use std::sync::atomic::Ordering;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-/// A round that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// A round in which nothing happens for so long hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Output of this length is kept whole: the head of every history is larger.
 const SHORT_BYTES: u64 = 64 * 1024;
 /// How long a kill waits for what it is to come after, if the load is over or stands still.

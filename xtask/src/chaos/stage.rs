@@ -1,11 +1,12 @@
 //! What the actors of a round share: where the kernel is, how far everybody has come, when to give up.
 //!
-//! Invariant: whatever anybody waits for, it stops waiting when the round has failed or its time is over.
+//! Invariant: whatever anybody waits for, it stops waiting when the round has failed or nothing happens any more.
 //!
 //! Not here: what goes over a connection (`line`).
 
 use super::check::Wrong;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -73,7 +74,8 @@ pub enum Sabotage {
 pub(crate) struct Stage {
     pub(crate) socket: PathBuf,
     pub(crate) begun: Instant,
-    pub(crate) deadline: Instant,
+    patience: Duration,
+    pulse: Mutex<Pulse>,
     pub(crate) sabotage: Option<Sabotage>,
     /// Bytes all readers have seen.
     pub(crate) bytes: AtomicU64,
@@ -100,6 +102,16 @@ pub(crate) struct Stage {
     has_failed: AtomicBool,
     sabotage_is_done: AtomicBool,
     facts: Mutex<Facts>,
+}
+
+/// Whether anything happens.
+#[derive(Debug)]
+struct Pulse {
+    /// All that is known of the round, in a number.
+    felt: u64,
+    /// Since when it is that.
+    since: Instant,
+    looked: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +150,8 @@ impl Stage {
         Stage {
             socket,
             begun,
-            deadline: begun + patience,
+            patience,
+            pulse: Mutex::new(Pulse { felt: 0, since: begun, looked: begun }),
             sabotage,
             bytes: AtomicU64::new(0),
             reconnections: AtomicU64::new(0),
@@ -175,15 +188,40 @@ impl Stage {
         })
     }
 
-    /// An error once the round has failed or its time is over.
+    /// An error once the round has failed or nothing happens any more.
     pub(crate) fn check(&self) -> Result<(), Wrong> {
         if self.has_failed.load(Ordering::Relaxed) {
             return Err(GIVEN_UP.to_owned());
         }
-        if Instant::now() > self.deadline {
-            return Err(format!("nothing more happened within {:?}", self.deadline - self.begun));
+        if self.has_stopped() {
+            return Err(format!("nothing more happened within {:?}", self.patience));
         }
         Ok(())
+    }
+
+    /// Nothing has happened for so long that nothing will. A machine that has other things to do only makes it slow.
+    fn has_stopped(&self) -> bool {
+        let now = Instant::now();
+        let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        if now - pulse.looked < self.patience / 100 {
+            return false;
+        }
+        pulse.looked = now;
+        let felt = self.feel();
+        if felt != pulse.felt {
+            (pulse.felt, pulse.since) = (felt, now);
+        }
+        now - pulse.since > self.patience
+    }
+
+    fn feel(&self) -> u64 {
+        let counters = [&self.bytes, &self.reconnections, &self.resent, &self.dropped_bytes];
+        let facts = self.facts();
+        let mut hasher = DefaultHasher::new();
+        counters.map(|counter| counter.load(Ordering::Relaxed)).hash(&mut hasher);
+        (&facts.doings, &facts.seen, &facts.answers).hash(&mut hasher);
+        (facts.spawned.len(), facts.exits_told.len(), facts.acked.len()).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Waits until it is so.
