@@ -3,11 +3,12 @@
 
 use crate::adoption::lives_on_both_drivers;
 use crate::open::{by, connect};
+use crate::outliving::uncertain;
 use crate::support::raw::STREAM_CHUNK;
+use crate::support::reader::Reader;
 use crate::support::sequence;
 use crate::support::{Daemon, until};
-use kairo_client::{Client, DirectItem, DirectStream};
-use kairo_wire::event::StreamEndReason;
+use kairo_client::Client;
 use kairo_wire::frame::Decoder;
 use kairo_wire::id::SubscriptionId;
 use kairo_wire::methods::open::{Close, Framing, OpenParams, Transport};
@@ -16,15 +17,13 @@ use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 lives_on_both_drivers!(
     frames_go_on_over_kills_whatever_a_reader_wants,
     frames_of_a_relay_go_on_over_kills,
     who_has_a_relay_alone_goes_on_in_frames,
     at_every_point_a_frame_is_whole,
+    what_is_taken_for_one_alone_is_exact_wherever_kernels_die,
     a_frame_that_was_half_sent_is_finished_by_the_next_kernel,
     a_reader_that_waits_for_nobody_is_told_its_gaps_over_kills,
     who_reads_the_past_from_disk_goes_on_in_frames,
@@ -33,63 +32,6 @@ lives_on_both_drivers!(
     a_frame_is_finished_of_what_nobody_wants_any_more,
     a_daemon_that_ends_in_order_is_no_end_to_frames,
 );
-
-/// Reads frames to the end of the stream, and holds them to the sequence and to each other.
-struct Reader {
-    name: String,
-    at: Arc<AtomicU64>,
-    thread: JoinHandle<(u64, u64)>,
-}
-
-impl Reader {
-    fn of(name: &str, mut stream: DirectStream) -> Reader {
-        let at = Arc::new(AtomicU64::new(0));
-        let seen = Arc::clone(&at);
-        let thread = std::thread::spawn(move || {
-            let (mut at, mut missed) = (0, 0);
-            loop {
-                match stream.next_item().expect("no frame is torn").expect("the end is told") {
-                    DirectItem::Chunk { offset, data, .. } => {
-                        assert_eq!(offset, at);
-                        sequence::check(data, offset);
-                        at += data.len() as u64;
-                    }
-                    DirectItem::Gap { from, to, .. } => {
-                        assert_eq!(from, at);
-                        (at, missed) = (to, missed + to - from);
-                    }
-                    DirectItem::End { total_bytes, gap_bytes, reason, .. } => {
-                        assert_eq!((total_bytes, gap_bytes, reason), (at, missed, StreamEndReason::Closed));
-                        assert!(stream.next_item().expect("it is over").is_none());
-                        return (total_bytes, missed);
-                    }
-                    other => panic!("{other:?}"),
-                }
-                seen.store(at, Ordering::Relaxed);
-            }
-        });
-        Reader { name: name.to_owned(), at, thread }
-    }
-
-    fn at(&self) -> u64 {
-        self.at.load(Ordering::Relaxed)
-    }
-
-    /// Until it has so many bytes more.
-    fn goes_on(&self, bytes: u64) {
-        let wanted = self.at() + bytes;
-        until(&format!("{} goes on from {}", self.name, wanted - bytes), || {
-            assert!(!self.thread.is_finished(), "{} has ended at {}", self.name, self.at());
-            self.at() >= wanted
-        });
-    }
-
-    /// How long what it read was, and what it missed, once that has ended.
-    fn end(self) -> (u64, u64) {
-        until(&format!("{} ends", self.name), || self.thread.is_finished());
-        self.thread.join().expect("every frame was right")
-    }
-}
 
 fn socket(id: &str) -> OpenParams {
     by(id, Transport::Socket)
@@ -141,7 +83,7 @@ fn frames_go_on_over_kills_whatever_a_reader_wants(daemon: &mut Daemon) {
     flood(daemon, "flood", &json!({}));
     let client = lasting(daemon);
     let open =
-        |name: &str, params: OpenParams| Reader::of(name, client.open_framed(&params).expect("it opens"));
+        |name: &str, params: OpenParams| Reader::framed(name, client.open_framed(&params).expect("it opens"));
     let rate = Some(Rate { bytes_per_second: 64 << 20, burst: None });
     let waiting = [
         open("chunks", socket("flood")),
@@ -164,10 +106,10 @@ fn frames_go_on_over_kills_whatever_a_reader_wants(daemon: &mut Daemon) {
     assert_eq!(readers(daemon, "flood"), 7, "each is counted, and once");
     let total = kill(daemon, "flood");
     for reader in waiting {
-        assert_eq!(reader.end(), (total, 0));
+        assert_eq!(reader.end_and_missed(), (total, 0));
     }
     for reader in others {
-        assert_eq!(reader.end().0, total);
+        assert_eq!(reader.end(), total);
     }
     until("nobody reads any more", || readers(daemon, "flood") == 0);
 }
@@ -177,7 +119,7 @@ fn frames_of_a_relay_go_on_over_kills(daemon: &mut Daemon) {
     flood(daemon, "flood", &json!({"history": "none"}));
     let client = lasting(daemon);
     let open =
-        |name: &str, params: OpenParams| Reader::of(name, client.open_framed(&params).expect("it opens"));
+        |name: &str, params: OpenParams| Reader::framed(name, client.open_framed(&params).expect("it opens"));
     let dropping = OpenParams { policy: Policy::DropOldest, ..socket("flood") };
     let rate = Some(Rate { bytes_per_second: 64 << 20, burst: None });
     let waiting = [open("one", socket("flood")), open("two", OpenParams { rate, ..socket("flood") })];
@@ -197,9 +139,9 @@ fn frames_of_a_relay_go_on_over_kills(daemon: &mut Daemon) {
     assert_eq!(readers(daemon, "flood"), 4);
     let total = kill(daemon, "flood");
     for reader in waiting {
-        assert_eq!(reader.end(), (total, 0));
+        assert_eq!(reader.end_and_missed(), (total, 0));
     }
-    assert_eq!((dropping.end().0, raw.join().expect("it has ended")), (total, total));
+    assert_eq!((dropping.end(), raw.join().expect("it has ended")), (total, total));
     until("nobody reads any more", || readers(daemon, "flood") == 0);
 }
 
@@ -209,7 +151,7 @@ fn who_has_a_relay_alone_goes_on_in_frames(daemon: &mut Daemon) {
         flood(daemon, id, &json!({"history": "none"}));
         let client = lasting(daemon);
         let params = OpenParams { policy, ..socket(id) };
-        let reader = Reader::of(id, client.open_framed(&params).expect("it opens"));
+        let reader = Reader::framed(id, client.open_framed(&params).expect("it opens"));
         begin(daemon, id);
         for _ in 0..6 {
             reader.goes_on(3_000_017);
@@ -217,7 +159,7 @@ fn who_has_a_relay_alone_goes_on_in_frames(daemon: &mut Daemon) {
         }
         reader.goes_on(3_000_017);
         let total = kill(daemon, id);
-        let (came_to, missed) = reader.end();
+        let (came_to, missed) = reader.end_and_missed();
         assert!(came_to == total && (missed == 0 || policy != Policy::Block), "{missed} of {total}");
     }
 }
@@ -231,13 +173,13 @@ fn at_every_point_a_frame_is_whole(daemon: &mut Daemon) {
     }
     let dropping = |id| OpenParams { policy: Policy::DropOldest, ..socket(id) };
     let readers = [
-        Reader::of("chunks", open(socket("kept"))),
-        Reader::of("each line", open(OpenParams { mode: Some(Mode::Line), ..socket("kept") })),
-        Reader::of("dropping", open(dropping("kept"))),
-        Reader::of("relayed", open(socket("relayed"))),
-        Reader::of("relayed too", open(socket("relayed"))),
-        Reader::of("relayed, dropping", open(dropping("relayed"))),
-        Reader::of("alone", open(socket("alone"))),
+        Reader::framed("chunks", open(socket("kept"))),
+        Reader::framed("each line", open(OpenParams { mode: Some(Mode::Line), ..socket("kept") })),
+        Reader::framed("dropping", open(dropping("kept"))),
+        Reader::framed("relayed", open(socket("relayed"))),
+        Reader::framed("relayed too", open(socket("relayed"))),
+        Reader::framed("relayed, dropping", open(dropping("relayed"))),
+        Reader::framed("alone", open(socket("alone"))),
     ];
     ["kept", "relayed", "alone"].iter().for_each(|id| begin(daemon, id));
     let died = daemon.dies_at_each(
@@ -249,11 +191,42 @@ fn at_every_point_a_frame_is_whole(daemon: &mut Daemon) {
     );
     assert!(died >= 20, "only {died} points were met");
     let totals = ["kept", "relayed", "alone"].map(|id| kill(daemon, id));
-    let ends = readers.map(Reader::end);
+    let ends = readers.map(Reader::end_and_missed);
     for (end, of) in ends.iter().zip([0, 0, 0, 1, 1, 1, 2]) {
         assert_eq!(end.0, totals[of], "{ends:?} of {totals:?}");
     }
     assert!([0, 1, 3, 4, 6].iter().all(|waiting| ends[*waiting].1 == 0), "{ends:?}");
+}
+
+/// What is taken for it is in its socket, in the staging pipe or in what is noted of its frame, and nowhere else. So neither the kernel that
+/// takes it may lose any, nor the next one, which settles that, and dies of it.
+fn what_is_taken_for_one_alone_is_exact_wherever_kernels_die(daemon: &mut Daemon) {
+    flood(daemon, "alone", &json!({"history": "none"}));
+    let reader = Reader::framed("alone", lasting(daemon).open_framed(&socket("alone")).expect("it opens"));
+    begin(daemon, "alone");
+    let firsts = ["frame.noted", "input.staged", "input.expected", "input.spliced", "input.settled"];
+    let seconds = ["adopt.inbox_read", "adopt.ring_made", "adopt.ring_held", "adopt.settled", "adopt.taken"];
+    let mut died = [0; 2];
+    for first in firsts.into_iter().chain(["frame.kept", "chunk.sent"]) {
+        for (nth, second) in seconds.into_iter().enumerate() {
+            for (kernel, point) in
+                [format!("{first}:{}", 2 * nth + 1), format!("{second}:1")].iter().enumerate()
+            {
+                daemon.signal_if_there(Signal::SIGKILL);
+                daemon.wait();
+                died[kernel] += usize::from(daemon.comes_to(point, || reader.at()));
+            }
+            daemon.signal_if_there(Signal::SIGKILL);
+            daemon.wait();
+            daemon.succeed(&[]);
+            reader.goes_on(300_001);
+        }
+    }
+    // There is nothing to be read into an inbox behind most of them.
+    assert!(died[0] >= 30 && died[1] >= 28, "{died:?}");
+    let total = kill(daemon, "alone");
+    assert_eq!(reader.end_and_missed(), (total, 0));
+    assert_eq!(uncertain(&mut daemon.connect_modern()), 0);
 }
 
 /// It takes nothing while its daemon is killed, so a frame is cut wherever its socket was full.
@@ -283,9 +256,9 @@ fn a_frame_that_was_half_sent_is_finished_by_the_next_kernel(daemon: &mut Daemon
             daemon.kill_and_succeed();
         }
         let total = 256 * sequence::BLOCK_BYTES as u64;
-        let stopped: Vec<_> = stopped.into_iter().map(|stream| Reader::of(id, stream)).collect();
+        let stopped: Vec<_> = stopped.into_iter().map(|stream| Reader::framed(id, stream)).collect();
         for reader in stopped {
-            assert_eq!(reader.end(), (total, 0));
+            assert_eq!(reader.end_and_missed(), (total, 0));
         }
     }
 }
@@ -294,7 +267,7 @@ fn a_reader_that_waits_for_nobody_is_told_its_gaps_over_kills(daemon: &mut Daemo
     start(daemon, "writer", "1024", &json!({}));
     let client = lasting(daemon);
     let open = |params: OpenParams| client.open_framed(&params).expect("it opens");
-    let live = Reader::of("one that reads", open(socket("writer")));
+    let live = Reader::framed("one that reads", open(socket("writer")));
     let dropping = OpenParams { policy: Policy::DropOldest, ..socket("writer") };
     let stopped = [open(dropping), open(OpenParams { policy: Policy::Latest, ..socket("writer") })];
     begin(daemon, "writer");
@@ -303,9 +276,9 @@ fn a_reader_that_waits_for_nobody_is_told_its_gaps_over_kills(daemon: &mut Daemo
         daemon.kill_and_succeed();
     }
     let total = 1_024 * sequence::BLOCK_BYTES as u64;
-    assert_eq!(live.end(), (total, 0));
-    for reader in stopped.map(|stream| Reader::of("one that had stopped", stream)) {
-        let (came_to, missed) = reader.end();
+    assert_eq!(live.end_and_missed(), (total, 0));
+    for reader in stopped.map(|stream| Reader::framed("one that had stopped", stream)) {
+        let (came_to, missed) = reader.end_and_missed();
         assert!(came_to == total && missed > total / 2, "{missed} of {total}");
     }
 }
@@ -314,19 +287,19 @@ fn a_reader_that_waits_for_nobody_is_told_its_gaps_over_kills(daemon: &mut Daemo
 fn who_reads_the_past_from_disk_goes_on_in_frames(daemon: &mut Daemon) {
     start(daemon, "writer", "1024", &json!({"spool": true}));
     let client = lasting(daemon);
-    let live = Reader::of("one that reads", client.open_framed(&socket("writer")).expect("it opens"));
+    let live = Reader::framed("one that reads", client.open_framed(&socket("writer")).expect("it opens"));
     let spooled = OpenParams { policy: Policy::Spool, ..socket("writer") };
     let spooled = client.open_framed(&spooled).expect("it opens");
     begin(daemon, "writer");
     live.goes_on(9_000_001);
     daemon.kill_and_succeed();
-    let spooled = Reader::of("one that is brought the past", spooled);
+    let spooled = Reader::framed("one that is brought the past", spooled);
     for _ in 0..3 {
         spooled.goes_on(3_000_001);
         daemon.kill_and_succeed();
     }
     let total = 1_024 * sequence::BLOCK_BYTES as u64;
-    assert_eq!((live.end(), spooled.end().0), ((total, 0), total));
+    assert_eq!((live.end_and_missed(), spooled.end()), ((total, 0), total));
 }
 
 /// Its end, and all before it, were in memory, in the socket, or half of each.
@@ -349,9 +322,9 @@ fn what_had_ended_is_told_to_have_ended(daemon: &mut Daemon) {
     }
     for (id, blocks, stream) in streams {
         let blocks: u64 = blocks.parse().expect("a number");
-        assert_eq!(Reader::of(id, stream).end(), (blocks * sequence::BLOCK_BYTES as u64, 0));
+        assert_eq!(Reader::framed(id, stream).end_and_missed(), (blocks * sequence::BLOCK_BYTES as u64, 0));
     }
-    assert_eq!(Reader::of("silent", silent).end(), (0, 0));
+    assert_eq!(Reader::framed("silent", silent).end_and_missed(), (0, 0));
 }
 
 fn a_framed_socket_ends_when_it_is_closed_by_whoever_had_it(daemon: &mut Daemon) {
@@ -425,7 +398,7 @@ fn a_frame_is_finished_of_what_nobody_wants_any_more(daemon: &mut Daemon) {
 fn a_daemon_that_ends_in_order_is_no_end_to_frames(daemon: &mut Daemon) {
     flood(daemon, "flood", &json!({}));
     let client = lasting(daemon);
-    let reader = Reader::of("chunks", client.open_framed(&socket("flood")).expect("it opens"));
+    let reader = Reader::framed("chunks", client.open_framed(&socket("flood")).expect("it opens"));
     begin(daemon, "flood");
     for _ in 0..3 {
         reader.goes_on(1_000_000);
@@ -435,5 +408,5 @@ fn a_daemon_that_ends_in_order_is_no_end_to_frames(daemon: &mut Daemon) {
     }
     reader.goes_on(1_000_000);
     let total = kill(daemon, "flood");
-    assert_eq!(reader.end(), (total, 0));
+    assert_eq!(reader.end_and_missed(), (total, 0));
 }

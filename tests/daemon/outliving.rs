@@ -6,17 +6,14 @@ use crate::open::{by, connect};
 use crate::quotas::counted;
 use crate::support::output::Chunk;
 use crate::support::raw::{Raw, STREAM_CHUNK};
+use crate::support::reader::Reader;
 use crate::support::sequence;
 use crate::support::{Daemon, until};
-use kairo_client::Opened;
 use kairo_wire::methods::open::{Close, OpenParams, Transport};
 use kairo_wire::methods::stream::{Policy, UnsubscribeParams};
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -33,57 +30,6 @@ lives_on_both_drivers!(
     who_is_ahead_of_a_relay_when_its_kernel_dies_goes_on_where_it_stands,
     an_outlet_counts_for_whoever_had_it_and_goes_with_its_intent,
 );
-
-/// Reads an outlet to its end and holds it to the sequence.
-pub(crate) struct Reader {
-    name: String,
-    at: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
-}
-
-impl Reader {
-    pub(crate) fn of(name: &str, opened: Opened) -> Reader {
-        Reader::of_descriptors(name, opened.descriptors)
-    }
-
-    fn of_descriptors(name: &str, descriptors: Vec<OwnedFd>) -> Reader {
-        let [descriptor] = <[_; 1]>::try_from(descriptors).expect("one descriptor");
-        let (mut file, at) = (File::from(descriptor), Arc::new(AtomicU64::new(0)));
-        let seen = Arc::clone(&at);
-        let thread = std::thread::spawn(move || {
-            let mut bytes = vec![0; 128 << 10];
-            loop {
-                let read = file.read(&mut bytes).expect("it can be read");
-                if read == 0 {
-                    return;
-                }
-                sequence::check(&bytes[..read], seen.load(Ordering::Relaxed));
-                seen.fetch_add(read as u64, Ordering::Relaxed);
-            }
-        });
-        Reader { name: name.to_owned(), at, thread }
-    }
-
-    pub(crate) fn at(&self) -> u64 {
-        self.at.load(Ordering::Relaxed)
-    }
-
-    /// Until it has so many bytes more.
-    pub(crate) fn goes_on(&self, bytes: u64) {
-        let wanted = self.at() + bytes;
-        until(&format!("{} goes on from {}", self.name, wanted - bytes), || {
-            assert!(!self.thread.is_finished(), "{} has ended at {}", self.name, self.at());
-            self.at() >= wanted
-        });
-    }
-
-    /// How long what it read was, once that has ended.
-    pub(crate) fn end(self) -> u64 {
-        until(&format!("{} ends", self.name), || self.thread.is_finished());
-        self.thread.join().expect("every byte was right");
-        self.at.load(Ordering::Relaxed)
-    }
-}
 
 /// Starts a flood, once it is told to, that waits for whoever reads it.
 fn flood(raw: &mut Raw, id: &str, history: &Json) {
@@ -180,10 +126,7 @@ fn many_outlets_of_a_relay_are_exact_or_it_is_told(daemon: &mut Daemon) {
     }
     let mut raw = daemon.connect_modern();
     raw.ok("process.kill", json!({"id": "flood", "signal": "KILL"}));
-    let wrong = readers.into_iter().filter_map(|reader| {
-        until("it ends", || reader.thread.is_finished());
-        reader.thread.join().err()
-    });
+    let wrong = readers.into_iter().filter_map(|reader| reader.outcome().err());
     let (wrong, doubts) = (wrong.count(), doubts(&mut raw));
     assert!(wrong <= doubts.len(), "{wrong} of six are wrong, and {doubts:?} were told");
     assert!(doubts.iter().all(|(from, to)| from < to && to - from <= 1 << 20), "{doubts:?}");

@@ -3,16 +3,17 @@
 
 use crate::adoption::lives_on_both_drivers;
 use crate::open::{by, connect};
-use crate::outliving::{Reader, go_on_over, uncertain};
+use crate::outliving::{go_on_over, uncertain};
 use crate::support::raw::Raw;
+use crate::support::reader::Reader;
 use crate::support::{Daemon, pattern, processes, until};
 use kairo_client::produce::Room;
 use kairo_client::shared::{End, Next, SharedError};
-use kairo_client::{CallError, Client};
+use kairo_client::{CallError, Client, DirectStream};
 use kairo_shm::producer::Producer;
 use kairo_wire::methods::open::{OpenParams, Transport};
 use kairo_wire::methods::publish::{Entrance, PublishParams};
-use kairo_wire::methods::stream::Policy;
+use kairo_wire::methods::stream::{Mode, Policy};
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 use std::fs::File;
@@ -27,6 +28,7 @@ lives_on_both_drivers!(
     what_goes_into_a_pipe_goes_on_over_kills,
     what_is_relayed_from_a_pipe_goes_on_over_kills,
     what_goes_to_disk_too_goes_on_over_kills,
+    a_frame_of_what_is_written_is_finished_by_the_next_kernel,
     at_every_point_a_written_stream_is_exact,
     one_whose_kernel_died_before_its_writer_had_it_is_over_and_told_once,
     a_writer_that_goes_while_there_is_no_kernel_ends_its_stream_once,
@@ -181,6 +183,23 @@ fn open(daemon: &Daemon, name: &str, transports: &[Transport]) -> Vec<Reader> {
     transports.iter().zip(opened).map(|(transport, opened)| Reader::of(&named(transport), opened)).collect()
 }
 
+/// Frames of it on a socket of its own.
+fn open_framed(daemon: &Daemon, name: &str, mode: Mode, policy: Policy) -> DirectStream {
+    let client = connect(daemon);
+    let params = OpenParams { mode: Some(mode), policy, ..by(name, Transport::Socket) };
+    let stream = client.open_framed(&params).expect("it opens");
+    std::mem::forget(client);
+    stream
+}
+
+/// Reads such frames, by one who waits for them and one who doesn't.
+fn framed(daemon: &Daemon, name: &str) -> [Reader; 2] {
+    [Policy::Block, Policy::DropOldest].map(|policy| {
+        let called = format!("frames of {name}, {}", policy.word());
+        Reader::framed(&called, open_framed(daemon, name, Mode::Chunk, policy))
+    })
+}
+
 fn detail(raw: &mut Raw, name: &str) -> Json {
     raw.ok("process.status", json!({"id": name, "detail": true}))["detail"].clone()
 }
@@ -222,7 +241,8 @@ fn goes_on(daemon: &mut Daemon, history: &Json) {
     let pipe = publish(daemon, &wish("camera", history));
     let mut raw = daemon.connect_modern();
     let before = detail(&mut raw, "camera");
-    let readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket, Transport::Pipe]);
+    let mut readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket, Transport::Pipe]);
+    readers.extend(framed(daemon, "camera"));
     let writer = Writer::of(pipe);
     go_on_over(daemon, &readers, 8);
     let mut raw = daemon.connect_modern();
@@ -242,6 +262,30 @@ fn what_goes_into_a_pipe_goes_on_over_kills(daemon: &mut Daemon) {
 
 fn what_is_relayed_from_a_pipe_goes_on_over_kills(daemon: &mut Daemon) {
     goes_on(daemon, &json!("none"));
+}
+
+/// Who reads takes nothing while kernels are killed, so a frame is cut wherever its socket was full.
+fn a_frame_of_what_is_written_is_finished_by_the_next_kernel(daemon: &mut Daemon) {
+    let in_pipe = |daemon: &Daemon, name: &str, history| Writer::of(publish(daemon, &wish(name, &history)));
+    let kept =
+        [(Mode::Chunk, Policy::Block), (Mode::Lines, Policy::Block), (Mode::Chunk, Policy::DropOldest)];
+    for name in ["kept", "relayed", "in-place"] {
+        let writer = match name {
+            "kept" => in_pipe(daemon, name, history()),
+            "relayed" => in_pipe(daemon, name, json!("none")),
+            _ => Writer::in_place(lend(daemon, &in_place(name))),
+        };
+        let wishes = if name == "relayed" { &kept[..1] } else { &kept[..] };
+        let open = |(mode, policy): &(Mode, Policy)| open_framed(daemon, name, *mode, *policy);
+        let stopped: Vec<DirectStream> = wishes.iter().map(open).collect();
+        for _ in 0..4 {
+            let mut raw = daemon.connect_modern();
+            until("nobody takes anything", || detail(&mut raw, name)["streams"][0]["paused"] == json!(true));
+            daemon.kill_and_succeed();
+        }
+        let readers = stopped.into_iter().map(|stream| Reader::framed(name, stream)).collect();
+        end(daemon, name, writer, readers);
+    }
 }
 
 fn what_goes_to_disk_too_goes_on_over_kills(daemon: &mut Daemon) {
@@ -264,17 +308,19 @@ fn what_goes_to_disk_too_goes_on_over_kills(daemon: &mut Daemon) {
 fn at_every_point_a_written_stream_is_exact(daemon: &mut Daemon) {
     let (kept, relayed) = (wish("kept", &history()), wish("relayed", &json!("none")));
     let (kept, relayed) = (publish(daemon, &kept), publish(daemon, &relayed));
-    let readers = open(daemon, "kept", &[Transport::Pipe, Transport::Socket]);
-    let others = open(daemon, "relayed", &[Transport::Pipe, Transport::Pipe]);
+    let mut readers = open(daemon, "kept", &[Transport::Pipe, Transport::Socket]);
+    readers.extend(framed(daemon, "kept"));
+    let mut others = open(daemon, "relayed", &[Transport::Pipe, Transport::Pipe]);
+    others.extend(framed(daemon, "relayed"));
     let (kept, relayed) = (Writer::of(kept), Writer::of(relayed));
     let died = daemon.dies_at_each(
-        &["take.", "adopt."],
+        &["take.", "frame.", "adopt."],
         || readers[0].at(),
         || {
             readers.iter().chain(&others).for_each(|reader| reader.goes_on(700_001));
         },
     );
-    assert!(died >= 14, "only {died} points were met");
+    assert!(died >= 18, "only {died} points were met");
     end(daemon, "kept", kept, readers);
     end(daemon, "relayed", relayed, others);
 }
@@ -456,7 +502,8 @@ fn in_place(name: &str) -> Json {
 
 fn what_is_written_in_place_goes_on_over_kills(daemon: &mut Daemon) {
     let producer = lend(daemon, &in_place("camera"));
-    let readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
+    let mut readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
+    readers.extend(framed(daemon, "camera"));
     let waiting = read_in_place(daemon, "camera", Policy::Block);
     let dropping = read_in_place(daemon, "camera", Policy::DropOldest);
     let writer = Writer::in_place(producer);
@@ -476,17 +523,18 @@ fn what_is_written_in_place_goes_on_over_kills(daemon: &mut Daemon) {
 
 fn at_every_point_what_is_written_in_place_is_exact(daemon: &mut Daemon) {
     let producer = lend(daemon, &in_place("camera"));
-    let readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
+    let mut readers = open(daemon, "camera", &[Transport::Pipe, Transport::Socket]);
+    readers.extend(framed(daemon, "camera"));
     let waiting = read_in_place(daemon, "camera", Policy::Block);
     let writer = Writer::in_place(producer);
     let died = daemon.dies_at_each(
-        &["take.expected", "take.read", "take.committed", "input.", "adopt.", "ring."],
+        &["take.expected", "take.read", "take.committed", "input.", "frame.", "adopt.", "ring."],
         || readers[0].at(),
         || {
             readers.iter().for_each(|reader| reader.goes_on(700_001));
         },
     );
-    assert!(died >= 14, "only {died} points were met");
+    assert!(died >= 18, "only {died} points were met");
     end(daemon, "camera", writer, readers);
     until("it ends", || waiting.is_finished());
     let total =

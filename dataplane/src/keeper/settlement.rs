@@ -4,7 +4,7 @@
 //!  for each stream:  account (T, E, what is staged) ─▶ new ring with what is in the old one ─▶ the keeper holds it
 //!                                                   ─▶ what is staged goes into it, in the usual steps
 //!  for each input:   T = E less what is staged; what is staged is in the inbox still, and is thrown away
-//!  for each outlet:  the same; what is staged is in the ring or in the source still
+//!  for each outlet:  the same; what is staged is in the ring or in the source still, or is kept with the outlet now
 //!  for each inlet:   account (A, C, what is staged) ─▶ what is staged goes into the inbox, which the keeper holds
 //!  then:             lanes ─▶ the keeper has its next kernel
 //! ```
@@ -227,8 +227,8 @@ fn settle_one(
             settled.rings[channel as usize] = Some(writer);
             continue;
         }
-        let given = settled.outlets.iter().filter(|outlet| outlet.channel == channel);
-        let given = given.filter_map(Outlet::offset).max().filter(|_| size.is_none());
+        let given = settled.outlets.iter().filter(|outlet| outlet.channel == channel && size.is_none());
+        let given = given.filter_map(Outlet::given).max();
         let (writer, staged, uncertain) = renew(session, ring, size, (staged, desk.is_some()), given)?;
         if ring.is_none() {
             writer.pin(0, session.blockers[channel as usize]);
@@ -249,6 +249,7 @@ fn settle_one(
     session.lending = lending;
     if let Some(inbox) = session.inbox.take() {
         let desk = desks.iter().find(|desk| desk.input_named == input_name(session.process));
+        let inbox = open_inbox(&session.session, inbox)?;
         let mut inbox = settle_input(&session.session, inbox, desk)?;
         settle_intake(session, &mut inbox, desks)?;
         settled.inbox = Some(inbox);
@@ -263,6 +264,15 @@ impl Outlet {
         let from = self.place.fed_from().filter(|_| !self.framed)?;
         Some(from + self.place.written())
     }
+
+    /// How far it was given what is relayed, and whether that says how far the stream was taken, even if it was not taken on.
+    fn given(&self) -> Option<(u64, bool)> {
+        if self.place.is_moving() {
+            let parcel = self.place.parcel()?;
+            return Some((parcel.payload_left(self.place.written()).start, true));
+        }
+        Some((self.offset()?, false))
+    }
 }
 
 /// Bytes that were on their way to a reader and are staged still it has not had; they are where they came from.
@@ -272,7 +282,7 @@ fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outle
         let channel = if end == End::Stderr { Channel::Stderr } else { Channel::Stdout };
         let desk = desks.iter().find(|desk| desk.input_named == outlet_name(serial));
         let (place, uncertain) = match desk {
-            Some(_) => (settle_input(&session.session, place, desk)?, None),
+            Some(desk) => (settle_outlet(&session.session, place, desk)?, None),
             None => open_unstaged(&session.session, place)?,
         };
         outlets.push(Outlet { serial, channel, framed, note, fd, place, uncertain });
@@ -280,24 +290,41 @@ fn settle_outlets(session: &mut HeldSession, desks: &[Desk]) -> Result<Vec<Outle
     Ok(outlets)
 }
 
+/// The same of one outlet; what is nowhere else is kept with it.
+fn settle_outlet(session: &str, place: OwnedFd, desk: &Desk) -> Result<Inbox, SettleError> {
+    let (mut place, staging) = (open_inbox(session, place)?, &desk.held.input_reader);
+    if !place.is_moving() {
+        return settle_input(session, place, Some(desk));
+    }
+    let staged = queued(staging.as_fd())?;
+    let (taken, expected) = (place.written(), place.expected());
+    let wrong =
+        || SettleError::Account { session: session.to_owned(), taken, expected, staged: staged as u64 };
+    if place.settle_moving(staged).ok_or_else(wrong)? {
+        reach(Point::AdoptInboxRead);
+        let mut staging = staging.try_clone().map(File::from)?;
+        place.keep_staged(staged, |into| staging.read_exact(into))?;
+    }
+    Ok(place)
+}
+
 /// What went to an outlet by no staging pipe was noted afterwards, or is in doubt. Whoever dies before it could say so leaves it
 /// to the next one.
 fn open_unstaged(session: &str, place: OwnedFd) -> Result<(Inbox, Option<u64>), SettleError> {
-    let memory = |source| SettleError::Memory { what: "inbox", session: session.to_owned(), source };
-    let place = Inbox::open(place).map_err(memory)?;
+    let place = open_inbox(session, place)?;
     let (written, expected) = (place.written(), place.expected());
     let uncertain = place.fed_from().filter(|_| expected > written).map(|from| from + expected);
     Ok((place, uncertain))
 }
 
 /// A ring like the old one that can be written to, what is to be added from the staging pipe, and how far the stream may have
-/// come if something may be missing. `given`: how far a reader of a relayed stream has come.
+/// come if something may be missing. `given`: how far a reader of a relayed stream has come, and whether that is exact.
 fn renew(
     session: &HeldSession,
     ring: Option<&HeldRing>,
     size: HistorySize,
     (staged, named): (u64, bool),
-    given: Option<u64>,
+    given: Option<(u64, bool)>,
 ) -> Result<(Writer, u64, Option<u64>), SettleError> {
     let memory = |source| SettleError::Memory { what: "ring", session: session.session.clone(), source };
     let Some(ring) = ring else {
@@ -309,7 +336,9 @@ fn renew(
     // Where there is no splice nothing is staged: what a read brought that was not noted can't be told.
     let uncertain = !named && expected > taken;
     // What was relayed is noted of its reader first.
-    let given = given.filter(|given| uncertain && (taken + 1..=expected).contains(given));
+    let is_known =
+        |(given, exact): &(u64, bool)| uncertain && (taken + u64::from(!exact)..=expected).contains(given);
+    let given = given.filter(is_known).map(|(given, _)| given);
     let uncertain = uncertain && given.is_none();
     let account = match uncertain {
         _ if given.is_some() => Account { in_ring_to: given.unwrap_or(taken), staged_bytes: 0 },
@@ -397,10 +426,12 @@ fn settle_intake(session: &HeldSession, inbox: &mut Inbox, desks: &[Desk]) -> Re
     Ok(())
 }
 
-fn settle_input(session: &str, inbox: OwnedFd, desk: Option<&Desk>) -> Result<Inbox, SettleError> {
-    let session = || session.to_owned();
-    let memory = |source| SettleError::Memory { what: "inbox", session: session(), source };
-    let inbox = Inbox::open(inbox).map_err(memory)?;
+fn open_inbox(session: &str, inbox: OwnedFd) -> Result<Inbox, SettleError> {
+    let memory = |source| SettleError::Memory { what: "inbox", session: session.to_owned(), source };
+    Inbox::open(inbox).map_err(memory)
+}
+
+fn settle_input(session: &str, inbox: Inbox, desk: Option<&Desk>) -> Result<Inbox, SettleError> {
     let (written, expected) = (inbox.written(), inbox.expected());
     if expected > written {
         let staged = match desk {
@@ -408,7 +439,7 @@ fn settle_input(session: &str, inbox: OwnedFd, desk: Option<&Desk>) -> Result<In
             None => 0,
         };
         let Some(offset) = expected.checked_sub(staged).filter(|offset| *offset >= written) else {
-            let session = session();
+            let session = session.to_owned();
             return Err(SettleError::Account { session, taken: written, expected, staged });
         };
         inbox.settle(offset);

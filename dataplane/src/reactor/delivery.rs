@@ -149,7 +149,6 @@ impl<D: Driver> Reactor<D> {
         // A sink that takes another frame has the ones before.
         reader.subscriber.confirm();
         let Some(cursor) = reader.subscriber.cursors[channel as usize] else { return Step::Nothing };
-        let mode = reader.subscriber.mode;
         let Some(running) = self.processes.get(process) else { return Step::Gone };
         let stream = &running.streams[channel as usize];
         if running.is_starting() {
@@ -193,19 +192,28 @@ impl<D: Driver> Reactor<D> {
             let to = if dropping && cursor.offset > 0 { to + (total - to) / 2 } else { to };
             return self.gap(place, channel, cursor.offset, to);
         }
-        let writes = reader.sink.is_some();
         let Some(allowance) = self.allowance(place) else { return Step::Throttled };
-        let step = match mode {
-            _ if writes => self.write_to_sink(place, process, channel, allowance),
-            Mode::Line => self.send_lines(place, process, channel, allowance),
-            Mode::Chunk | Mode::Lines => self.send_chunk(place, process, channel, allowance),
-        };
+        let step = self.send_next(place, process, channel, allowance);
         if let Some(reader) = self.readers.get_mut(place)
             && let Some(Cursor { offset, .. }) = reader.subscriber.cursors[channel as usize]
         {
             reader.throttle.spend((offset - cursor.offset) as usize);
         }
         step
+    }
+
+    /// What comes next for a reader, in its own manner.
+    fn send_next(&mut self, place: Place, process: Place, channel: Channel, allowance: Allowance) -> Step {
+        // Before it is named what leaves: what nobody waits for must not stand in the ring then.
+        if let Some(step) = self.outlet_waits(place) {
+            return step;
+        }
+        let Some(reader) = self.readers.get(place) else { return Step::Gone };
+        match reader.subscriber.mode {
+            _ if reader.sink.is_some() => self.write_to_sink(place, process, channel, allowance),
+            Mode::Line => self.send_lines(place, process, channel, allowance),
+            Mode::Chunk | Mode::Lines => self.send_chunk(place, process, channel, allowance),
+        }
     }
 
     /// True exactly when the reader's sink takes a frame now.

@@ -21,8 +21,8 @@ use crate::driver::Driver;
 use crate::key::Channel;
 use crate::limits::{TAKE_BYTES_MAX, TURN_BYTES_MAX};
 use crate::stream::history::Peek;
-use crate::stream::inflow::Fed;
 use crate::stream::source::{TakeError, input_name};
+use crate::stream::steps::Fed;
 
 /// What came of trying to feed.
 enum Step {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Where one has come to is a word in shared memory which the keeper holds with it: an inbox nothing is written to. What leaves
-//! takes the steps of every input ([`inflow`](crate::stream::inflow)), so whoever comes after a kill finds the byte that is next,
+//! takes the steps of every input ([`steps`](crate::stream::steps)), so whoever comes after a kill finds the byte that is next,
 //! in the ring or in the source. A reader that has a source alone needs no steps: what went is in its pipe, what didn't in the
 //! source. Of more than a few at once each is given a tee of its own, without the steps: one of them may be in doubt, and that is told.
 //! What is not held (by a keeper of an earlier version) ends with this kernel.
@@ -25,9 +25,9 @@ use crate::keeper::protocol::{End, VERSION_HOLDS};
 use crate::key::{Channel, SubscriptionKey};
 use crate::limits::{EXACT_READERS_MAX, INPUT_STAGING_BYTES, TURN_BYTES_MAX};
 use crate::points::{Point, reach};
-use crate::stream::inflow::{Fed, carry, duplicate};
 use crate::stream::relay::{Branch, Moved, let_go, splice, tee};
 use crate::stream::source::{Staging, outlet_name, output_name};
+use crate::stream::steps::{Fed, carry, duplicate};
 use crate::stream::subscriber::Cursor;
 use crate::sys::pipe::capacity;
 use crate::transport::descriptor::{DescriptorSink, Put};
@@ -217,7 +217,7 @@ impl<D: Driver> Reactor<D> {
         None
     }
 
-    /// Writes what comes next for a reader to its descriptor.
+    /// Writes what comes next for a reader to its descriptor, once nothing keeps its outlet back.
     pub(super) fn write_to_sink(
         &mut self,
         place: Place,
@@ -225,9 +225,6 @@ impl<D: Driver> Reactor<D> {
         channel: Channel,
         allowance: Allowance,
     ) -> Step {
-        if let Some(step) = self.outlet_waits(place) {
-            return step;
-        }
         let Some(reader) = self.readers.get_mut(place) else { return Step::Gone };
         let Some(running) = self.processes.get_mut(process) else { return Step::Gone };
         let Some(sink) = &mut reader.sink else { return Step::Gone };

@@ -8,8 +8,7 @@
 //! leaves, shared memory says what frame that is ([`Parcel`]). Whoever comes after a kill sends the rest of that very frame, and
 //! goes on where it ends. Invariants: the payload of a frame that is under way stays in the ring, which the keeper has, until it
 //! is through; that of a reader nobody waits for is moved out of it, before anything can be taken. A relayed stream's frames are
-//! [`relayed_parcels`](super::relayed_parcels)'; those of a stream that a client writes leave as on any connection, and end with
-//! this kernel.
+//! [`relayed_parcels`](super::relayed_parcels)'.
 
 use super::connections::Connection;
 use super::delivery::Step;
@@ -28,9 +27,9 @@ use crate::limits::{CLOSE_PATIENCE_NS, HELD_CHUNK_BYTES_MAX, PARCEL_BYTES_MAX};
 use crate::points::{Point, reach};
 use crate::reactor::timers::Alarm;
 use crate::stream::history::{History, Peek};
-use crate::stream::inflow::{Fed, carry, duplicate};
 use crate::stream::relay::Branch;
 use crate::stream::source::{Staging, outlet_name};
+use crate::stream::steps::{Fed, carry, duplicate, transfer};
 use crate::stream::subscriber::{Cursor, Subscriber};
 use crate::transport::descriptor::Put;
 use crate::transport::frames::Framing;
@@ -147,37 +146,43 @@ impl Parcels {
         Put::Bytes((self.place.written() - before) as usize)
     }
 
-    /// One pass of what is under way, whose payload is at the front of `from` as far as it has not gone. How far that has come,
-    /// and whether the socket takes no more.
+    /// One pass of what is under way, whose payload is at the front of `from` as far as it has not gone. `alone`: nobody else reads
+    /// that, so it is taken out, which is to be [counted](Parcels::counted); else it stays there. How far that has come, and
+    /// whether the socket takes more.
     pub(super) fn pass<D: Driver>(
         &mut self,
         driver: &mut D,
         staging: &Staging<D::Fd>,
         (from, socket): (&D::Fd, &D::Fd),
         key: SubscriptionKey,
-        max: usize,
-    ) -> io::Result<(Progress, bool)> {
-        let Some(parcel) = &self.parcel else { return Ok((Progress::Whole(0), false)) };
+        (max, alone): (usize, bool),
+    ) -> io::Result<(Progress, Fed)> {
+        let Some(parcel) = &self.parcel else { return Ok((Progress::Whole(0), Fed::Some)) };
         let (name, before) = (outlet_name(key.serial), self.place.written());
         let left = parcel.payload_left(before);
         let (head, payload) = (self.place.parcel_bytes(parcel), (left.end - left.start) as usize);
-        let fed = match payload.min(max) {
-            0 => carry(driver, (socket, usize::MAX), &self.place, staging, name, [head, &[]])?,
-            max => duplicate(driver, (head, from), (socket, max), &self.place, staging, name)?,
-        };
-        let written = self.place.written();
-        let still = parcel.payload_left(written);
-        let bytes = (still.start - left.start) as usize;
-        match fed {
-            Fed::Broken => Err(io::ErrorKind::BrokenPipe.into()),
-            _ if written == parcel.to() => {
-                self.parcel = None;
-                Ok((Progress::Whole(bytes), false))
+        let sent = |place: &Inbox| (parcel.payload_left(place.written()).start - left.start) as usize;
+        let (fed, bytes) = match payload.min(max) {
+            0 => (carry(driver, (socket, usize::MAX), &self.place, staging, name, [head, &[]])?, 0),
+            max if alone => transfer(driver, from, (socket, max), &mut self.place, staging, name)?,
+            max => {
+                let fed = duplicate(driver, (head, from), (socket, max), &self.place, staging, name)?;
+                (fed, sent(&self.place))
             }
-            // Fewer pieces fit the staging pipe, or the socket is full: the next attempt tells, and costs as much as a question.
-            Fed::Some if bytes > 0 => Ok((Progress::Part(bytes), false)),
-            Fed::Some | Fed::Full => Ok((Progress::Part(bytes), true)),
+        };
+        if self.place.written() == parcel.to() {
+            self.parcel = None;
+            return Ok((Progress::Whole(bytes), fed));
         }
+        self.parcel = self.place.parcel();
+        // Fewer pieces fit the staging pipe, or the socket is full: the next attempt tells, and costs as much as a question.
+        let fed = if fed == Fed::Some && bytes == 0 { Fed::Full } else { fed };
+        Ok((Progress::Part(bytes), fed))
+    }
+
+    /// What was taken out of a source is in that stream's own account.
+    pub(super) fn counted(&self) {
+        self.place.moves(false);
     }
 
     /// What of the stream is under way and has not gone.
@@ -234,7 +239,7 @@ impl<D: Driver> Reactor<D> {
     ) -> Option<Parcels> {
         let key = subscribe.process;
         subscribe.note.as_ref()?;
-        if self.lane.speaks(VERSION_FRAMES) != Some(true) || self.is_produced(key) {
+        if self.lane.speaks(VERSION_FRAMES) != Some(true) || self.is_unheld(key) {
             return None;
         }
         let (channel, cursor) = match cursors {
@@ -398,6 +403,7 @@ impl<D: Driver> Reactor<D> {
             *of = connection;
         }
         let mut parcels = Parcels { parcel: Some(parcel), place, channel };
+        parcels.counted();
         let throttle = Throttle::new(subscribe.rate, self.at.monotonic_ns);
         let blocks = subscribe.policy == Policy::Block;
         let framing = framing_of(&subscribe).map(|framing| fitting(framing, subscribe.mode));

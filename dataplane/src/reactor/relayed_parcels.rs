@@ -3,11 +3,13 @@
 //! ```text
 //!   note ─▶ prelude ─write─▶ ┐
 //!           source  ──tee──▶ ┴ input staging pipe ──splice──▶ socket        what all have is let go, in the steps of a take
+//!   alone:  source ─splice─▶ the same, and into the note what the socket has no room for
 //! ```
 //!
 //! A frame is begun when all of its payload is in the source, and stays there until it is through: so a next kernel finds the rest
-//! of it at the front. What of it went is let go before more of it can be duplicated. Nobody waits for a reader that drops, so its
-//! frames are copied into the note. Invariant: such a reader's cursor is where its branch is, and both where its wire is.
+//! of it at the front. Among several, what of it went is let go before more of it can be duplicated; one that has the source alone
+//! takes it out, and the note says so until that is counted. Nobody waits for a reader that drops, so its frames are copied into the
+//! note. Invariant: such a reader's cursor is where its branch is, and both where its wire is, but for what is in the note.
 
 use super::Reactor;
 use super::delivery::Step;
@@ -17,7 +19,9 @@ use super::table::Place;
 use crate::command::{Policy, Sink};
 use crate::driver::Driver;
 use crate::key::Channel;
+use crate::points::{Point, reach};
 use crate::stream::relay::{Moved, read, tee};
+use crate::stream::steps::Fed;
 use kairo_shm::inbox::Standing;
 use kairo_shm::page::Side;
 use std::io;
@@ -34,7 +38,12 @@ impl<D: Driver> Reactor<D> {
         let reader = self.readers.get(place)?;
         let parcels = reader.parcels.as_ref().filter(|parcels| parcels.is_under_way())?;
         if !parcels.waits_for_source() {
-            return self.go_on_with_parcel(place);
+            let waits = reader.subscriber.policy == Policy::Block;
+            let step = self.go_on_with_parcel(place);
+            if waits && step == Some(Step::Full) {
+                self.pause_source(process, channel);
+            }
+            return step;
         }
         // The other channel is nothing to it.
         reader.subscriber.cursors[channel as usize]?;
@@ -56,12 +65,14 @@ impl<D: Driver> Reactor<D> {
         }
         match self.begin_relayed_parcel(way) {
             Some(true) => {}
-            Some(false) => return self.source_is_empty(way.process, way.channel),
+            Some(false) => {
+                self.resume_source(way.process, way.channel);
+                return self.source_is_empty(way.process, way.channel);
+            }
             None => return Step::Gone,
         }
-        match self.pass_on(way) {
+        match self.pass_on(way, true) {
             Some(Progress::Whole(bytes)) => Step::Moved(bytes),
-            // What went has to be let go before there is more.
             Some(Progress::Part(bytes)) if bytes > 0 => Step::Moved(bytes),
             Some(Progress::Part(_)) => self.sink_is_full(way),
             None => Step::Gone,
@@ -88,7 +99,7 @@ impl<D: Driver> Reactor<D> {
         if self.begin_relayed_parcel(way) != Some(true) {
             return Some(0);
         }
-        match self.pass_on(way) {
+        match self.pass_on(way, false) {
             Some(Progress::Whole(bytes) | Progress::Part(bytes)) => Some(bytes),
             None => Some(0),
         }
@@ -143,36 +154,60 @@ impl<D: Driver> Reactor<D> {
         Ok(copy)
     }
 
-    /// Sends what is under way, as far as one pass goes. None if its socket is closed.
-    fn pass_on(&mut self, way: Way) -> Option<Progress> {
+    /// Sends what is under way, as far as one pass goes, to a reader that may have its source alone. None if its socket is closed.
+    fn pass_on(&mut self, way: Way, alone: bool) -> Option<Progress> {
         let from = self.origin(way)?;
-        let reader = self.readers.get_mut(way.reader)?;
+        let reader = self.readers.get(way.reader)?;
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return None };
         let place = Place { slot: connection.slot, generation: connection.generation };
         let socket = self.connections.get(place)?.socket.clone();
+        let alone = alone && reader.parcels.as_ref()?.waits_for_source();
+        if alone {
+            self.expects(way, way.max);
+        }
+        let reader = self.readers.get_mut(way.reader)?;
         let parcels = reader.parcels.as_mut()?;
         let (staging, key) = (self.staging.as_ref()?, reader.subscriber.key);
-        let passed = parcels.pass(&mut self.driver, staging, (&from, &socket), key, way.max);
+        let passed = parcels.pass(&mut self.driver, staging, (&from, &socket), key, (way.max, alone));
+        let passed = passed.inspect_err(|error| tracing::error!(%error, "frames can't be sent any further"));
+        if let Ok((Progress::Whole(bytes) | Progress::Part(bytes), _)) = passed {
+            self.count(way, alone, bytes);
+        }
         match passed {
-            Ok((progress, is_full)) => {
-                if let Progress::Whole(bytes) | Progress::Part(bytes) = progress
-                    && bytes > 0
-                {
-                    self.had(way.reader, way.channel, bytes);
-                }
-                if is_full {
+            Ok((_, Fed::Broken)) | Err(_) => {
+                tracing::debug!("a socket was closed");
+                self.disconnect(place);
+                None
+            }
+            Ok((progress, fed)) => {
+                if fed == Fed::Full {
                     self.await_room(place);
+                    if alone {
+                        self.pause_source(way.process, way.channel);
+                    }
                 }
                 if matches!(progress, Progress::Whole(_)) {
                     self.parcel_is_through(way.reader);
                 }
                 Some(progress)
             }
-            Err(error) => {
-                tracing::debug!(%error, "a socket was closed");
-                self.disconnect(place);
-                None
+        }
+    }
+
+    /// A reader has so many bytes more of its source, out of which they were taken if it has that alone.
+    fn count(&mut self, way: Way, alone: bool, bytes: usize) {
+        match (alone, bytes) {
+            (false, 0) => {}
+            (false, _) => self.had(way.reader, way.channel, bytes),
+            (true, 0) => self.expects(way, 0),
+            (true, _) => {
+                reach(Point::ChunkSent);
+                self.given(way.reader, way.channel, bytes);
+                self.taken(way, bytes);
             }
+        }
+        if alone && let Some(parcels) = self.readers.get(way.reader).and_then(|it| it.parcels.as_ref()) {
+            parcels.counted();
         }
     }
 

@@ -76,9 +76,9 @@ impl History {
         matches!(self.store, Store::Passing { .. })
     }
 
-    /// True exactly while what is kept is in a ring, which the keeper may hold.
+    /// True exactly while what is kept is in a ring, out of which a next kernel has it too.
     pub fn is_in_ring(&self) -> bool {
-        matches!(self.store, Store::Ring(_))
+        matches!(self.store, Store::Ring(_) | Store::Lent(_))
     }
 
     /// So many bytes more went by, to somebody or to nobody.

@@ -1,17 +1,12 @@
 //! The way into a child: its stdin, or its terminal.
 //!
 //! ```text
-//!  0  page.name(stream)          whose bytes the input staging pipe holds
-//!  1  write(inbox → staging)     m bytes from T on
-//!  2  inbox.expect(m)            E = T + m
-//!  3  splice(staging → child)    as far as the child's pipe has room
-//!  4  inbox.settle(T + moved)    T = E; what is left in the staging pipe is thrown away, for the inbox has it
+//!  writes ─▶ inbox (T: in the child's pipe, A: taken) ──steps──▶ child
 //! ```
 //!
 //! Writes are taken whole and in order, into an inbox that the keeper holds, and answered when their last byte is in the
-//! child's pipe. Killed anywhere in between: E > T means that all below E less FIONREAD(staging) went in, E = T that all
-//! below T did. So nothing goes in twice and nothing that was taken is lost. Invariant: the staging pipe is empty whenever
-//! nobody is inside [`Inflow::push`].
+//! child's pipe. They go in by the [`steps`](crate::stream::steps) of all that leaves, so nothing goes in twice and nothing that was
+//! taken is lost, whenever a kernel is killed. Invariant: what was answered is in the child's pipe.
 
 use crate::control::{Failure, Outcome};
 use crate::driver::Driver;
@@ -19,13 +14,12 @@ use crate::key::Ticket;
 use crate::limits::{INBOX_BYTES, INBOX_BYTES_KEPT, INPUT_STAGING_BYTES};
 use crate::points::{Point, reach};
 use crate::stream::intake;
-use crate::stream::relay::{self, tee};
 use crate::stream::source::{Staging, Taken};
+use crate::stream::steps::{Fed, Moved, advance, carry};
 use kairo_shm::inbox::{Inbox, WriteKey};
 use kairo_shm::layout::RingError;
-use kairo_shm::page::Side;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 
 /// A child's input.
 #[derive(Debug)]
@@ -58,27 +52,6 @@ struct Waiting {
 
 /// The answer to one queued item.
 pub type Answer = (Ticket, Result<Outcome, Failure>);
-
-/// What came of feeding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fed {
-    /// Something went in.
-    Some,
-    /// The child takes nothing now.
-    Full,
-    /// Nobody will ever read it.
-    Broken,
-}
-
-/// Where an attempt to move bytes has ended.
-enum Moved {
-    /// All that was tried.
-    All,
-    /// The child takes no more now.
-    Full,
-    /// Nobody will ever read it.
-    Broken,
-}
 
 impl<F: Clone> Inflow<F> {
     /// `fd` is none where the child's input is not ours; `pipe_bytes` is 0 for a terminal.
@@ -380,158 +353,3 @@ impl<F: Clone> Inflow<F> {
 
 /// Most bytes that are tried on a terminal at once: its buffer.
 const TERMINAL_PUSH_BYTES: usize = 4096;
-
-/// Moves `pieces`, which stay where they are until they are through, into `fd` as far as it has `room`. The inbox says how far
-/// they have come.
-pub fn carry<D: Driver>(
-    driver: &mut D,
-    (fd, room): (&D::Fd, usize),
-    inbox: &Inbox,
-    staging: &Staging<D::Fd>,
-    name: u64,
-    pieces: [&[u8]; 2],
-) -> io::Result<Fed> {
-    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes());
-    if max == 0 {
-        return Ok(Fed::Full);
-    }
-    let [first, second] = pieces;
-    let first = &first[..first.len().min(max)];
-    let second = &second[..second.len().min(max - first.len())];
-    let before = inbox.written();
-    inbox.lend(first.len() + second.len());
-    reach(Point::InputAppended);
-    let moved = advance(driver, fd, inbox, staging, name, [first, second])?;
-    Ok(fed(moved, inbox.written() - before))
-}
-
-/// Duplicates what is at the front of the pipe `from` into `fd`, behind `head`, by the same steps: it stays there. What came of it,
-/// unless there is nothing to be had.
-pub fn duplicate<D: Driver>(
-    driver: &mut D,
-    (head, from): (&[u8], &D::Fd),
-    (fd, room): (&D::Fd, usize),
-    inbox: &Inbox,
-    staging: &Staging<D::Fd>,
-    name: u64,
-) -> io::Result<Fed> {
-    let max = room.min(staging.input.bytes_max).min(inbox.capacity_bytes() - head.len());
-    if max == 0 {
-        return Ok(Fed::Full);
-    }
-    staging.page.name(Side::Input, name);
-    let staged = if head.is_empty() { 0 } else { driver.write(&staging.input.write_end, head)? };
-    let staged = match tee(driver, from, &staging.input.write_end, max) {
-        relay::Moved::Bytes(more) => staged + more,
-        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full if staged > 0 => staged,
-        relay::Moved::Nothing | relay::Moved::End | relay::Moved::Full => return Ok(Fed::Full),
-        refused => {
-            drain(driver, &staging.input.read_end)?;
-            return Err(match refused {
-                relay::Moved::Broken(error) => error,
-                _ => io::ErrorKind::Unsupported.into(),
-            });
-        }
-    };
-    reach(Point::InputStaged);
-    let before = inbox.written();
-    inbox.lend(staged);
-    let moved = onward(driver, fd, inbox, &staging.input.read_end, staged, [&[], &[]])?;
-    Ok(fed(moved, inbox.written() - before))
-}
-
-fn fed(moved: Moved, bytes: u64) -> Fed {
-    match moved {
-        Moved::Broken => Fed::Broken,
-        Moved::Full if bytes == 0 => Fed::Full,
-        Moved::All | Moved::Full => Fed::Some,
-    }
-}
-
-/// One way through the staging pipe.
-fn advance<D: Driver>(
-    driver: &mut D,
-    fd: &D::Fd,
-    inbox: &Inbox,
-    staging: &Staging<D::Fd>,
-    name: u64,
-    pieces: [&[u8]; 2],
-) -> io::Result<Moved> {
-    let pipe = &staging.input;
-    staging.page.name(Side::Input, name);
-    let staged = match pieces {
-        [one, []] | [[], one] => driver.write(&pipe.write_end, one)?,
-        both => driver.gather(&pipe.write_end, &both.map(IoSlice::new))?,
-    };
-    reach(Point::InputStaged);
-    onward(driver, fd, inbox, &pipe.read_end, staged, pieces)
-}
-
-/// From the staging pipe on. Where nothing can be spliced `pieces` are written, which are the staged ones.
-fn onward<D: Driver>(
-    driver: &mut D,
-    fd: &D::Fd,
-    inbox: &Inbox,
-    pipe: &D::Fd,
-    staged: usize,
-    pieces: [&[u8]; 2],
-) -> io::Result<Moved> {
-    inbox.expect(staged);
-    reach(Point::InputExpected);
-    let (mut moved, mut end) = (0, Moved::All);
-    let is_there = pieces[0].len() + pieces[1].len() >= staged;
-    while moved < staged {
-        match driver.splice(pipe, fd, staged - moved) {
-            Ok(0) => end = Moved::Broken,
-            Ok(bytes) => moved += bytes,
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => continue,
-                io::ErrorKind::WouldBlock => end = Moved::Full,
-                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput if is_there => {
-                    let [first, second] = pieces;
-                    let rest = first.get(moved..).filter(|rest| !rest.is_empty());
-                    let rest = rest.unwrap_or_else(|| &second[moved - first.len()..]);
-                    moved += by_copy(driver, fd, &rest[..rest.len().min(staged - moved)], &mut end)?;
-                }
-                _ => end = Moved::Broken,
-            },
-        }
-        reach(Point::InputSpliced);
-        if !matches!(end, Moved::All) {
-            break;
-        }
-    }
-    inbox.settle(inbox.written() + moved as u64);
-    if moved < staged {
-        drain(driver, pipe)?;
-    }
-    reach(Point::InputSettled);
-    Ok(end)
-}
-
-/// Where nothing can be spliced into the child, a plain write. A kernel killed inside it leaves E > T, and how much went
-/// in can't be told.
-fn by_copy<D: Driver>(driver: &mut D, fd: &D::Fd, bytes: &[u8], end: &mut Moved) -> io::Result<usize> {
-    match driver.write(fd, bytes) {
-        Ok(0) => *end = Moved::Broken,
-        Ok(written) => {
-            if written < bytes.len() {
-                *end = Moved::Full;
-            }
-            return Ok(written);
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => *end = Moved::Full,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        Err(_) => *end = Moved::Broken,
-    }
-    Ok(0)
-}
-
-/// Throws away what the child had no room for.
-fn drain<D: Driver>(driver: &mut D, pipe: &D::Fd) -> io::Result<()> {
-    let mut scratch = [0; 16 << 10];
-    while driver.queued(pipe)? > 0 {
-        driver.read(pipe, &mut scratch)?;
-    }
-    Ok(())
-}

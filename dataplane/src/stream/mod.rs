@@ -8,7 +8,7 @@
 //!
 //! Nothing here does I/O of its own accord: the reactor drives it. [`source`] takes bytes exactly, [`history`]
 //! keeps them by offset, [`relay`] lets them by unseen where nothing is kept, [`subscriber`] is a reader's place and how it cuts
-//! bytes into frames, [`inflow`] is the way back and [`intake`] from a path into it, [`throttle`] how fast, [`times`] when. How frames reach a client is the
+//! bytes into frames, [`inflow`] is the way back and [`intake`] from a path into it, [`steps`] how whatever leaves is accounted for, [`throttle`] how fast, [`times`] when. How frames reach a client is the
 //! [`transport`](crate::transport)'s matter.
 
 pub mod history;
@@ -16,6 +16,7 @@ pub mod inflow;
 pub mod intake;
 pub mod relay;
 pub mod source;
+pub mod steps;
 pub mod subscriber;
 pub mod throttle;
 pub mod times;

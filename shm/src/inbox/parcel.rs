@@ -7,15 +7,23 @@
 //! ```
 //!
 //! T counts bytes of the wire. What is here is a frame's header and prelude, or frames altogether; a large payload is only named.
-//! Invariants: a parcel begins when all of the one before has gone; there are two places, and a word says which one counts, so
-//! that a kill in the middle of a note leaves the one before, of which nothing is missing.
+//! Where a payload leaves its stream as it is staged ([`Inbox::moves`]), what can't go on is kept here instead: read into the other
+//! place, which then counts.
+//!
+//! Invariants: a parcel begins when all of the one before has gone, or with what is left of it; there are two places, and a word says
+//! which one counts, so that a kill in the middle of a note leaves the one before.
 
 use super::{Inbox, RingError, field};
 use crate::layout::PAGE_BYTES;
+use std::io;
 use std::ops::Range;
 
 /// Parcels there have been; the last one is in the place of this number. 0: the inbox has none.
 const NUMBER: usize = 3328;
+/// 1 while what is staged of a payload may not be where it came from.
+const MOVES: usize = 3336;
+/// The number of a parcel that is being read into its place, if it is the next one.
+const KEEPING: usize = 3344;
 /// The first of two places, seven words each.
 const PLACES: usize = 3392;
 const PLACE_BYTES: usize = 64;
@@ -81,6 +89,11 @@ impl Inbox {
             self.map.bytes_mut(at, piece.len()).copy_from_slice(piece);
             at += piece.len();
         }
+        self.note_parcel(number, &parcel);
+        self.set(NUMBER, number);
+    }
+
+    fn note_parcel(&self, number: u64, parcel: &Parcel) {
         let Standing { offset, gap_bytes } = parcel.then;
         let words = [
             parcel.from,
@@ -94,7 +107,62 @@ impl Inbox {
         for (nth, word) in words.into_iter().enumerate() {
             self.set(PLACES + (number % 2) as usize * PLACE_BYTES + nth * 8, word);
         }
+    }
+
+    /// Notes whether what is staged of a payload leaves its stream with that, until the stream's own account has it.
+    pub fn moves(&self, does: bool) {
+        self.set(MOVES, does.into());
+    }
+
+    /// True exactly while it may have.
+    pub fn is_moving(&self) -> bool {
+        self.get(MOVES) == 1
+    }
+
+    /// Of a dead kernel's moving parcel so much is staged: settles what has gone. True if the rest is to be [kept](Inbox::keep_staged).
+    /// None: that can't be.
+    pub fn settle_moving(&self, staged: usize) -> Option<bool> {
+        if self.is_keeping() {
+            return Some(true);
+        }
+        let (written, expected) = (self.written(), self.expected());
+        // Killed before it was noted how much is on its way: nothing of it has gone.
+        let end = if expected > written { expected } else { written + staged as u64 };
+        let gone = end.checked_sub(staged as u64).filter(|gone| *gone >= written)?;
+        self.settle(gone);
+        Some(staged > self.parcel_bytes(&self.parcel()?).len())
+    }
+
+    fn is_keeping(&self) -> bool {
+        self.get(KEEPING) == self.get(NUMBER) + 1
+    }
+
+    /// What is staged of the last parcel, all before it having gone, and some of it being the stream's, is to be here: `read` takes
+    /// it out of the pipe, whole. Goes on where a dead kernel was in the middle of this, with what is staged still.
+    pub fn keep_staged(
+        &mut self,
+        staged: usize,
+        read: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (number, written) = (self.get(NUMBER) + 1, self.written());
+        if !self.is_keeping() {
+            self.lend(staged);
+            self.expect(staged);
+            self.set(KEEPING, number);
+        }
+        let bytes = (self.expected() - written) as usize;
+        // If nothing is expected any more it is all here, and noted.
+        if bytes > 0 {
+            let parcel = self.parcel().filter(|_| (staged..=self.capacity_bytes() / 2).contains(&bytes));
+            let parcel = parcel.ok_or(io::ErrorKind::InvalidData)?;
+            let at = self.place_of_parcel(number) + bytes - staged;
+            read(self.map.bytes_mut(at, staged))?;
+            let payload = parcel.payload_left(written + bytes as u64);
+            self.note_parcel(number, &Parcel { from: written, here_bytes: bytes, payload, ..parcel });
+            self.settle(written);
+        }
         self.set(NUMBER, number);
+        Ok(())
     }
 
     /// The last one, which may have gone. None: there was none, or what is noted can't be.
@@ -172,6 +240,73 @@ mod tests {
         inbox.set(NUMBER, inbox.get(NUMBER) - 1);
         let first = again(&inbox).parcel().expect("it has gone");
         assert_eq!((first.from, first.to(), first.sequence, first.then), (0, 5, 1, at(5)));
+    }
+
+    /// A frame of 6 bytes of its own and 100 of a stream, 60 of which were staged when `gone` bytes had left, and `noted` says that
+    /// something was on its way.
+    fn moving(gone: u64, noted: bool) -> (Inbox, &'static [u8]) {
+        const STAGED: &[u8] = b"header012345678901234567890123456789012345678901234567890123456789";
+        let mut inbox = Inbox::for_parcels(4096, at(500)).unwrap();
+        let frame = Parcel { payload: 500..600, sequence: 1, then: at(600), ..Parcel::default() };
+        inbox.begin_parcel(&[b"header"], frame);
+        inbox.moves(true);
+        inbox.lend(STAGED.len());
+        inbox.expect(if noted { STAGED.len() } else { 0 });
+        (inbox, &STAGED[gone as usize..])
+    }
+
+    fn kept(inbox: &Inbox) -> (&[u8], Range<u64>, u64) {
+        let parcel = inbox.parcel().expect("it is under way");
+        assert_eq!((parcel.to(), parcel.sequence, parcel.then), (106, 1, at(600)));
+        (inbox.parcel_bytes(&parcel), parcel.payload_left(inbox.written()), inbox.written())
+    }
+
+    #[test]
+    fn what_was_staged_is_kept_wherever_a_kernel_was_killed() {
+        for (gone, noted) in [(0, false), (0, true), (3, true), (6, true), (20, true)] {
+            let (inbox, staged) = moving(gone, noted);
+            let mut inbox = again(&inbox);
+            assert!(inbox.is_moving());
+            assert_eq!(inbox.settle_moving(staged.len()), Some(true));
+            // Whoever settles it is killed as well: at once, after some was read, after all was, and before the word that counts.
+            assert_eq!(again(&inbox).settle_moving(staged.len()), Some(true));
+            let half = |into: &mut [u8]| {
+                into[..10].copy_from_slice(&staged[..10]);
+                Err(io::ErrorKind::Interrupted.into())
+            };
+            assert!(inbox.keep_staged(staged.len(), half).is_err());
+            let (mut inbox, rest) = (again(&inbox), &staged[10..]);
+            assert_eq!(inbox.settle_moving(rest.len()), Some(true));
+            let all = |into: &mut [u8]| {
+                into.copy_from_slice(rest);
+                Err(io::ErrorKind::Interrupted.into())
+            };
+            assert!(inbox.keep_staged(rest.len(), all).is_err());
+            let mut inbox = again(&inbox);
+            for _ in 0..2 {
+                assert_eq!(inbox.settle_moving(0), Some(true));
+                inbox.keep_staged(0, |_| Ok(())).unwrap();
+                assert_eq!(kept(&inbox), (staged, 560..600, gone));
+                inbox.set(NUMBER, inbox.get(NUMBER) - 1);
+            }
+            inbox.keep_staged(0, |_| Ok(())).unwrap();
+            assert_eq!(again(&inbox).settle_moving(0), Some(false), "it is all done");
+            assert_eq!(kept(&again(&inbox)), (staged, 560..600, gone));
+        }
+    }
+
+    #[test]
+    fn what_has_gone_or_is_here_anyway_is_not_kept() {
+        let (inbox, _) = moving(66, true);
+        assert_eq!(inbox.settle_moving(0), Some(false));
+        assert_eq!(kept(&inbox), (&b""[..], 560..600, 66));
+        for staged in [0, 4, 6] {
+            let (inbox, _) = moving(0, false);
+            assert_eq!(inbox.settle_moving(staged), Some(false));
+            assert_eq!(kept(&inbox), (&b"header"[..], 500..600, 0));
+        }
+        let (inbox, _) = moving(0, true);
+        assert_eq!(inbox.settle_moving(67), None, "more is staged than was expected");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod output;
 pub(crate) mod pattern;
 pub(crate) mod processes;
 pub(crate) mod raw;
+pub(crate) mod reader;
 pub(crate) mod sequence;
 
 pub(crate) use raw::until;
