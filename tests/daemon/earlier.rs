@@ -3,8 +3,8 @@
 
 use crate::adoption::{Follower, lives_on_both_drivers, spawn_late, tell_to_go};
 use crate::open::{by, connect, id, spawn};
-use crate::outliving::Reader;
 use crate::support::raw::Raw;
+use crate::support::reader::Reader;
 use crate::support::{Daemon, pattern, program, sequence, until};
 use kairo_client::DirectItem;
 use kairo_wire::methods::open::Transport;

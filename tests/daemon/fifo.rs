@@ -178,8 +178,7 @@ fn one_nobody_opens_goes_in_time_and_holds_up_nobody_longer(daemon: &Daemon) {
 
 fn a_stream_of_which_nothing_is_kept_goes_by_a_path_too(daemon: &Daemon) {
     let client = connect(daemon);
-    let writer = sequence::argv(BLOCKS);
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &writer[..]].concat();
+    let argv = sequence::argv_once_told(BLOCKS);
     let none = SpawnOptions { history: HistoryOption::None, ..SpawnOptions::default() };
     spawn_with(&client, "relay", &argv, none);
     let paths = [0, 1].map(|_| path_of(&client, &OpenParams { from: Start::Now, ..fifo("relay") }));

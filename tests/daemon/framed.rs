@@ -42,8 +42,7 @@ fn a_socket_of_ones_own_brings_frames_while_its_connection_calls(daemon: &Daemon
     for relayed in [false, true] {
         let name = if relayed { "relayed" } else { "kept" };
         let history = if relayed { HistoryOption::None } else { HistoryOption::default() };
-        let writer = sequence::argv("256");
-        let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &writer[..]].concat();
+        let argv = sequence::argv_once_told("256");
         spawn_with(&client, name, &argv, SpawnOptions { history, ..SpawnOptions::default() });
         let from = if relayed { Start::Now } else { Start::Oldest };
         let mut streams = [0; 2].map(|_| framed(&client, &OpenParams { from, ..socket(name) }));

@@ -41,7 +41,7 @@ fn socket(id: &str) -> OpenParams {
 fn start(daemon: &Daemon, id: &str, blocks: &str, more: &Json) {
     let mut options = json!({"whenUnread": "block", "history": {"headBytes": 65_536, "tailBytes": 262_144}});
     options.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv(blocks)[..]].concat();
+    let argv = sequence::argv_once_told(blocks);
     daemon.connect_modern().spawn(id, &argv, options);
 }
 

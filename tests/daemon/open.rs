@@ -42,8 +42,7 @@ pub(crate) fn spawn_with(client: &Client, name: &str, argv: &[&str], options: Sp
 
 /// Starts one that writes the sequence once it is told to.
 pub(crate) fn spawn_ready(client: &Client, name: &str) {
-    let writer = sequence::argv("256");
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &writer[..]].concat();
+    let argv = sequence::argv_once_told("256");
     spawn(client, name, &argv);
 }
 

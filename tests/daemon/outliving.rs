@@ -137,7 +137,7 @@ fn a_relay_whose_kernel_died_at_its_birth_is_counted_all_the_same(daemon: &mut D
     daemon.wait();
     daemon.succeed_unasked(&["--die-at", "spawn.heard:1"]);
     let options = json!({"whenUnread": "block", "history": "none"});
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("100000000")[..]].concat();
+    let argv = sequence::argv_once_told("100000000");
     let spawn = json!({"id": "early", "command": argv, "options": options});
     assert!(daemon.connect_modern().try_call("process.spawn", spawn).is_none(), "it dies of it");
     daemon.wait();

@@ -135,7 +135,7 @@ fn run_ends_with_its_reader_as_a_bare_pipe_does() {
 /// A process that waits for a line, then writes the sequence; nothing of it is kept.
 fn spawn(raw: &mut Raw, id: &str, blocks: usize, more: &Json) {
     let blocks = blocks.to_string();
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv(&blocks)[..]].concat();
+    let argv = sequence::argv_once_told(&blocks);
     let mut options = json!({"history": "none"});
     for (name, value) in more.as_object().expect("options") {
         options[name] = value.clone();

@@ -214,7 +214,7 @@ fn what_went_by_a_dropping_reader_is_an_event(daemon: &Daemon) {
 fn who_waits_in_place_is_waited_for_beside_a_spool_too(daemon: &Daemon) {
     let client = connect(daemon);
     let mut raw = daemon.connect_modern();
-    let argv = [&["sh", "-c", "read x; exec \"$@\"", "sh"], &sequence::argv("256")[..]].concat();
+    let argv = sequence::argv_once_told("256");
     raw.spawn("writer", &argv, json!({"spool": true}));
     let mut stream = client.open_shared(&shared("writer")).expect("it opens");
     tell(&client, "writer");
