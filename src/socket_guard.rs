@@ -278,6 +278,8 @@ fn clear(socket: &Path) -> Result<(), GuardError> {
         Err(Errno::CONNREFUSED) | Ok(Listener::Dead) => {
             std::fs::remove_file(socket).map_err(os("removing the dead socket", socket))
         }
+        // Whoever left took it away meanwhile.
+        Err(Errno::NOENT) => Ok(()),
         // A full backlog is a daemon too, if a busy one.
         Ok(Listener::Alive) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(GuardError::Alive { path }),
         Err(errno) => Err(os("trying", socket)(errno)),

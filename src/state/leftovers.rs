@@ -38,10 +38,16 @@ pub(super) fn inspect_keeper(folder: &Path) -> Result<(), StateError> {
             let keeper = credentials(socket.as_fd()).map_err(os("asking who is behind", &path))?;
             if keeper.uid == ours { Ok(()) } else { Err(foreign(keeper.uid)) }
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(component = "state", socket = %path.display(), "nobody is behind it any more: removed");
-            std::fs::remove_file(&path).map_err(os("removing the dead socket", &path))
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => match std::fs::remove_file(&path) {
+            Ok(()) => {
+                tracing::info!(component = "state", socket = %path.display(), "nobody is behind it any more: removed");
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(os("removing the dead socket", &path)(error)),
+        },
+        // One that had nothing more to keep has taken it away meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // A keeper that is busy is one; whoever talks to it will see.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(os("trying", &path)(error)),
@@ -102,6 +108,27 @@ mod tests {
         drop(keeper);
         inspect_keeper(folder.path()).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_keeper_may_leave_while_it_is_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEEPER_SOCKET);
+        let (keepers, left) = (3_000, std::sync::atomic::AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..keepers {
+                    let keeper = listen_packets(&path);
+                    // Away before it is closed, as a keeper's is; whoever looks may have been faster.
+                    let _ = std::fs::remove_file(&path);
+                    drop(keeper);
+                    left.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            while left.load(std::sync::atomic::Ordering::Relaxed) < keepers {
+                inspect_keeper(folder.path()).unwrap();
+            }
+        });
     }
 
     #[test]
