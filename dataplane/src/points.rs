@@ -49,6 +49,8 @@ points! {
     ChunkSent = "chunk.sent",
     /// What leaves next in frames by an outlet is noted, and nothing of it has left.
     FrameNoted = "frame.noted",
+    /// Its payload is about to be taken out of a relayed source, which is noted, and is there still.
+    FrameMoving = "frame.moving",
     /// Some of it has left, and the rest of a dropping reader's was moved out of the ring.
     FrameKept = "frame.kept",
     /// A write is in the inbox, unanswered.

@@ -207,7 +207,7 @@ fn what_is_taken_for_one_alone_is_exact_wherever_kernels_die(daemon: &mut Daemon
     let firsts = ["frame.noted", "input.staged", "input.expected", "input.spliced", "input.settled"];
     let seconds = ["adopt.inbox_read", "adopt.ring_made", "adopt.ring_held", "adopt.settled", "adopt.taken"];
     let mut died = [0; 2];
-    for first in firsts.into_iter().chain(["frame.kept", "chunk.sent"]) {
+    for first in firsts.into_iter().chain(["frame.moving", "frame.kept", "chunk.sent"]) {
         for (nth, second) in seconds.into_iter().enumerate() {
             for (kernel, point) in
                 [format!("{first}:{}", 2 * nth + 1), format!("{second}:1")].iter().enumerate()

@@ -147,8 +147,8 @@ impl Parcels {
     }
 
     /// One pass of what is under way, whose payload is at the front of `from` as far as it has not gone. `alone`: nobody else reads
-    /// that, so it is taken out, which is to be [counted](Parcels::counted); else it stays there. How far that has come, and
-    /// whether the socket takes more.
+    /// that, so it is taken out, which is noted to be [moving](Parcels::moving) and is to be [counted](Parcels::counted); else it
+    /// stays there. How far that has come, and whether the socket takes more.
     pub(super) fn pass<D: Driver>(
         &mut self,
         driver: &mut D,
@@ -178,6 +178,11 @@ impl Parcels {
         // Fewer pieces fit the staging pipe, or the socket is full: the next attempt tells, and costs as much as a question.
         let fed = if fed == Fed::Some && bytes == 0 { Fed::Full } else { fed };
         Ok((Progress::Part(bytes), fed))
+    }
+
+    /// What of it is staged may not be in its source any more, until it is [counted](Parcels::counted).
+    pub(super) fn moving(&self) {
+        self.place.moves(true);
     }
 
     /// What was taken out of a source is in that stream's own account.

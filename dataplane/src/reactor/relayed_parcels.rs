@@ -161,9 +161,13 @@ impl<D: Driver> Reactor<D> {
         let Sink::Frames { connection, .. } = reader.subscriber.sink else { return None };
         let place = Place { slot: connection.slot, generation: connection.generation };
         let socket = self.connections.get(place)?.socket.clone();
-        let alone = alone && reader.parcels.as_ref()?.waits_for_source();
+        let parcels = reader.parcels.as_ref()?;
+        let alone = alone && parcels.waits_for_source();
         if alone {
+            // Before anything may be out of the source: what its account leaves open the note then says.
+            parcels.moving();
             self.expects(way, way.max);
+            reach(Point::FrameMoving);
         }
         let reader = self.readers.get_mut(way.reader)?;
         let parcels = reader.parcels.as_mut()?;

@@ -102,7 +102,7 @@ pub fn transfer<D: Driver>(
 ) -> io::Result<(Fed, usize)> {
     let pipe = &staging.input;
     let parcel = inbox.parcel().ok_or(io::ErrorKind::InvalidData)?;
-    inbox.moves(true);
+    debug_assert!(inbox.is_moving(), "nobody would know where it is");
     staging.page.name(Side::Input, name);
     let (head, max) = (inbox.parcel_bytes(&parcel), max.min(pipe.bytes_max));
     let here_bytes = head.len();
