@@ -2,16 +2,17 @@
 //! it, and whoever reads misses no byte and gets none twice.
 
 use crate::adoption::lives_on_both_drivers;
-use crate::open::{by, connect};
+use crate::open::{by, connect, id};
 use crate::outliving::{go_on_over, uncertain};
 use crate::support::raw::Raw;
 use crate::support::reader::Reader;
 use crate::support::{Daemon, pattern, processes, until};
 use kairo_client::produce::Room;
 use kairo_client::shared::{End, Next, SharedError};
-use kairo_client::{CallError, Client, DirectStream};
+use kairo_client::{CallError, Client, ConnectOptions, DirectStream};
 use kairo_shm::producer::Producer;
 use kairo_wire::methods::open::{OpenParams, Transport};
+use kairo_wire::methods::process::{Kill, KillParams, Status, StatusParams};
 use kairo_wire::methods::publish::{Entrance, PublishParams};
 use kairo_wire::methods::stream::{Mode, Policy};
 use nix::sys::signal::Signal;
@@ -380,34 +381,46 @@ fn a_writer_that_goes_while_there_is_no_kernel_ends_its_stream_once(daemon: &mut
     }
 }
 
+/// A stream with bytes in it, its session, and a client that doesn't wait for the next kernel; none if its kernel dies.
+fn written(daemon: &Daemon, name: &str) -> Option<(Json, Client, File)> {
+    let options = ConnectOptions { reconnect: None, ..ConnectOptions::default() };
+    let client = Client::connect_with(&daemon.socket, &options).ok()?;
+    let mut pipe = try_publish(client.clone(), &wish(name, &history()))?;
+    // No more than the smallest pipe holds: its kernel may be gone.
+    pipe.write_all(&pattern::bytes(0, 50_000)).ok()?;
+    loop {
+        let found = client.call::<Status>(&StatusParams { id: id(name), detail: true }).ok()?;
+        let detail = serde_json::to_value(found.detail).expect("it is JSON");
+        if detail["streams"][0]["bytes"] == 50_000 {
+            return Some((detail["session"].clone(), client, pipe));
+        }
+        std::thread::yield_now();
+    }
+}
+
 fn what_was_ended_stays_ended_at_every_point(daemon: &mut Daemon) {
     for (nth, point) in
         ["stream.closed", "producer.ended", "exit.heard", "exit.told", "signal.sent"].iter().enumerate()
     {
         for by_kill in [false, true] {
-            let name = format!("ended-{nth}-{by_kill}");
-            let mut pipe = loop {
+            let mut attempts = 0..;
+            let (name, session, client, mut pipe) = loop {
                 daemon.signal_if_there(Signal::SIGKILL);
                 daemon.wait();
                 daemon.succeed_unasked(&["--die-at", &format!("{point}:1")]);
                 // What the last one was killed before it was noted may be what this one dies of.
-                match Client::connect(&daemon.socket)
-                    .ok()
-                    .and_then(|client| try_publish(client, &wish(&name, &history())))
-                {
-                    Some(pipe) => break pipe,
+                let name = format!("ended-{nth}-{by_kill}-{}", attempts.next().expect("a number"));
+                match written(daemon, &name) {
+                    Some((session, client, pipe)) => break (name, session, client, pipe),
                     None => {
                         daemon.wait();
                         daemon.succeed(&[]);
                     }
                 }
             };
-            let mut raw = daemon.connect_modern();
-            let session = detail(&mut raw, &name)["session"].clone();
-            pipe.write_all(&pattern::bytes(0, 100_000)).expect("it is taken");
-            until("it is there", || detail(&mut raw, &name)["streams"][0]["bytes"] == 100_000);
             if by_kill {
-                drop(raw.try_call("process.kill", json!({"id": name, "graceMs": 100})));
+                let kill = KillParams { id: id(&name), signal: None, grace_ms: Some(100), scope: None };
+                drop(client.call::<Kill>(&kill));
                 until("its writer is told, or its kernel has died", || {
                     daemon.has_ended() || pipe.write_all(&[0]).is_err()
                 });
