@@ -94,10 +94,6 @@ pub(crate) fn spawn_late(raw: &mut Raw, id: &str, blocks: &str, options: Json) {
     raw.spawn(id, &sequence::argv_once_told(blocks), options);
 }
 
-pub(crate) fn tell_to_go(raw: &mut Raw, id: &str) {
-    raw.ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
-}
-
 fn a_reader_that_waits_misses_nothing_and_gets_nothing_twice(daemon: &mut Daemon) {
     let mut followers: Vec<Follower> = (0..3).map(|_| Follower::default()).collect();
     let mut raw = daemon.connect_modern();
@@ -108,7 +104,7 @@ fn a_reader_that_waits_misses_nothing_and_gets_nothing_twice(daemon: &mut Daemon
             follower.resume(raw, "flood");
         }
         if life == 1 {
-            tell_to_go(&mut raw, "flood");
+            raw.tell_to_go("flood");
         }
         // At the same time: one that doesn't read would hold up the others.
         std::thread::scope(|scope| {
@@ -145,7 +141,7 @@ fn who_waits_for_a_first_byte_is_waited_for(daemon: &mut Daemon) {
         daemon.kill_and_succeed();
         raw = daemon.connect_modern();
     }
-    tell_to_go(&mut raw, "late");
+    raw.tell_to_go("late");
     raw.wait_for_exit("late");
     until("all has come", || bytes_of(&mut raw, "late") == BYTES);
     // Whoever is back is waited for no longer, the other one is.

@@ -1,7 +1,7 @@
 //! A keeper that an earlier release started serves this one until it has nothing to keep: what it has no word for ends with its
 //! kernel, which is told, and the rest goes on.
 
-use crate::adoption::{Follower, lives_on_both_drivers, spawn_late, tell_to_go};
+use crate::adoption::{Follower, lives_on_both_drivers, spawn_late};
 use crate::open::{by, connect, id, spawn};
 use crate::support::raw::Raw;
 use crate::support::reader::Reader;
@@ -93,7 +93,7 @@ fn frames_on_a_socket_of_their_own_end_with_their_kernel_and_raw_bytes_go_on(dae
     let client = connect(daemon);
     let mut framed = client.open_framed(&by(ids[0], Transport::Socket)).expect("it opens");
     let direct = Reader::of(ids[1], client.open(&by(ids[1], Transport::Pipe)).expect("it opens"));
-    ids.into_iter().for_each(|id| tell_to_go(&mut raw, id));
+    ids.into_iter().for_each(|id| raw.tell_to_go(id));
     let mut at = 0;
     while at < 1_000_000 {
         match framed.next_item().expect("no frame is torn") {
@@ -134,7 +134,7 @@ fn who_waits_for_a_first_byte_is_told_what_is_missed(daemon: &mut Daemon) {
     follower.resume(&mut raw, "late");
     daemon.kill_and_succeed();
     let mut raw = daemon.connect_modern();
-    tell_to_go(&mut raw, "late");
+    raw.tell_to_go("late");
     raw.wait_for_exit("late");
     let subscription = raw.subscribe("late", json!({"stream": "stdout", "resumes": follower.last}));
     let output = raw.collect(&subscription, 1);

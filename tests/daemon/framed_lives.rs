@@ -46,7 +46,7 @@ fn start(daemon: &Daemon, id: &str, blocks: &str, more: &Json) {
 }
 
 fn begin(daemon: &Daemon, id: &str) {
-    daemon.connect().ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
+    daemon.connect().tell_to_go(id);
 }
 
 fn flood(daemon: &Daemon, id: &str, more: &Json) {

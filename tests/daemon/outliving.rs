@@ -38,7 +38,7 @@ fn flood(raw: &mut Raw, id: &str, history: &Json) {
 }
 
 fn begin(daemon: &Daemon, id: &str) {
-    daemon.connect().ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
+    daemon.connect().tell_to_go(id);
 }
 
 fn history() -> Json {

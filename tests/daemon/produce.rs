@@ -303,7 +303,7 @@ fn a_program_publishes_by_a_grant_over_the_connection_it_was_born_with(daemon: &
     let principal = format!("session:{}", session.as_str().expect("a session"));
     raw.ok("permission.grant", json!({"principal": principal, "permission": "stream.publish"}));
     let made = reader.subscribe("made", json!({"stream": "stdout"}));
-    raw.ok("process.stdin.write", json!({"id": "producer", "data": "go\n"}));
+    raw.tell_to_go("producer");
     let bytes = reader.collect(&made, 1).stdout;
     assert_eq!(bytes.len(), 64 * BLOCK_BYTES);
     sequence::check(&bytes, 0);

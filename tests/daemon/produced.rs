@@ -217,6 +217,16 @@ fn story(raw: &mut Raw, session: &Json) -> Vec<String> {
     of_it.map(|event| event["topic"].as_str().expect("a topic").to_owned()).collect()
 }
 
+/// The same, once as much is told as of a whole life.
+fn whole_story(raw: &mut Raw, session: &Json) -> Vec<String> {
+    let mut told = Vec::new();
+    until("all is told", || {
+        told = story(raw, session);
+        told.len() >= WHOLE.len()
+    });
+    told
+}
+
 const WHOLE: [&str; 4] =
     ["kairo.process.spawned", "kairo.stream.closed", "kairo.process.exited", "kairo.process.ended"];
 
@@ -230,11 +240,7 @@ fn end(daemon: &Daemon, name: &str, writer: Writer, readers: Vec<Reader>) {
     let total = detail(&mut raw, name)["streams"][0]["bytes"].as_u64().expect("a length");
     assert!(total == written && ends.iter().all(|end| *end == total), "{ends:?} of {total} of {written}");
     assert_eq!(uncertain(&mut raw), 0);
-    let mut told = Vec::new();
-    until("all is told", || {
-        told = story(&mut raw, &session);
-        told.len() >= WHOLE.len()
-    });
+    let told = whole_story(&mut raw, &session);
     assert_eq!(told, WHOLE, "{name}");
 }
 
@@ -336,11 +342,7 @@ fn one_whose_kernel_died_before_its_writer_had_it_is_over_and_told_once(daemon: 
     let mut raw = daemon.connect_modern();
     assert_eq!(raw.wait_for_exit("early")["exitCode"], 0);
     let session = detail(&mut raw, "early")["session"].clone();
-    let mut told = Vec::new();
-    until("all is told", || {
-        told = story(&mut raw, &session);
-        told.len() >= WHOLE.len()
-    });
+    let told = whole_story(&mut raw, &session);
     assert_eq!(told, WHOLE);
     // Its id is free.
     drop(publish(daemon, &wish("early", &history())));
@@ -366,11 +368,7 @@ fn a_writer_that_goes_while_there_is_no_kernel_ends_its_stream_once(daemon: &mut
             daemon.succeed(&[]);
             let mut raw = daemon.connect_modern();
             assert_eq!(raw.wait_for_exit(name)["exitCode"], 0);
-            let mut told = Vec::new();
-            until("all is told", || {
-                told = story(&mut raw, &session);
-                told.len() >= WHOLE.len()
-            });
+            let told = whole_story(&mut raw, &session);
             assert_eq!(told, WHOLE);
             assert_eq!(detail(&mut raw, name)["streams"][0]["bytes"], 41_000);
             daemon.signal(Signal::SIGKILL);
@@ -438,11 +436,7 @@ fn what_was_ended_stays_ended_at_every_point(daemon: &mut Daemon) {
             let code = raw.wait_for_exit(&name)["exitCode"].clone();
             let expected: &[i32] = if by_kill { &[143, 137] } else { &[0] };
             assert!(expected.iter().any(|wanted| code == *wanted), "{point}: {code} of {expected:?}");
-            let mut told = Vec::new();
-            until("all is told", || {
-                told = story(&mut raw, &session);
-                told.len() >= WHOLE.len()
-            });
+            let mut told = whole_story(&mut raw, &session);
             told.sort();
             let mut whole = WHOLE;
             whole.sort();
@@ -573,11 +567,7 @@ fn a_writer_in_place_that_goes_while_there_is_no_kernel_ends_its_stream_once(dae
             daemon.succeed(&[]);
             let mut raw = daemon.connect_modern();
             assert_eq!(raw.wait_for_exit(name)["exitCode"], 0);
-            let mut told = Vec::new();
-            until("all is told", || {
-                told = story(&mut raw, &session);
-                told.len() >= WHOLE.len()
-            });
+            let told = whole_story(&mut raw, &session);
             assert_eq!(told, WHOLE);
             assert_eq!(detail(&mut raw, name)["streams"][0]["bytes"], total);
             let late = open(daemon, name, &[Transport::Pipe]);

@@ -160,7 +160,7 @@ fn wait_has_its_answer_from_the_next_daemon(daemon: &mut Daemon) {
     let is_socket = |of: &std::path::PathBuf| of.to_string_lossy().starts_with("socket:");
     until("it has connected", || processes::descriptor_targets(client).iter().any(is_socket));
     daemon.kill_and_succeed();
-    daemon.connect().ok("process.stdin.write", json!({"id": "code", "data": "go\n"}));
+    daemon.connect().tell_to_go("code");
     let (status, stderr) = waiting.finish();
     assert_eq!(status.code(), Some(7), "{stderr}");
     let told: Vec<Json> =
@@ -461,7 +461,7 @@ fn a_v1_client_that_comes_back_finds_everything(daemon: &mut Daemon) {
     // What it retains comes again: v1 knows no offsets to go on from.
     let subscription = raw.subscribe("talk", json!({}));
     assert_eq!(take(&mut raw, &subscription, 12), b"hello\nagain\n");
-    raw.ok("process.stdin.write", json!({"id": "code", "data": "go\n"}));
+    raw.tell_to_go("code");
     assert_eq!(raw.ok("process.wait", json!({"id": "code"}))["exitCode"], 9);
     assert_eq!(raw.ok("process.kill", json!({"id": "idle"}))["status"], "killed");
     assert_eq!(raw.ok("process.wait", json!({"id": "idle"}))["exitCode"], 143);

@@ -144,7 +144,7 @@ fn spawn(raw: &mut Raw, id: &str, blocks: usize, more: &Json) {
 }
 
 fn tell(raw: &mut Raw, id: &str) {
-    raw.ok("process.stdin.write", json!({"id": id, "data": "go\n"}));
+    raw.tell_to_go(id);
 }
 
 fn status(raw: &mut Raw, id: &str) -> Json {

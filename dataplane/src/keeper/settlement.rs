@@ -14,7 +14,7 @@
 //! the same account. Invariant: at no instant is a byte only in this process.
 
 use crate::command::HistorySize;
-use crate::control::{StreamEnd, Tree};
+use crate::control::StreamEnd;
 use crate::keeper::protocol::End;
 use crate::keeper::succession::{FromSuccessor, ToSuccessor};
 use crate::keeper::successor::{Estate, HeldLending, HeldOutlet, HeldReactor, HeldRing, HeldSession};
@@ -52,28 +52,8 @@ pub struct Heir {
 impl Heir {
     /// A process of which the keeper has nothing, because it is another keeper.
     pub fn of_nothing(process: ProcessKey, session: &str, pid: i32, start_ticks: u64) -> Heir {
-        let session = HeldSession {
-            process,
-            session: session.to_owned(),
-            pid,
-            start_ticks,
-            tree: Tree::BestEffort,
-            exit: None,
-            ended: true,
-            terminal: false,
-            ends: [None, None, None],
-            rings: Vec::new(),
-            blockers: [0; 2],
-            inbox: None,
-            outlets: Vec::new(),
-            inlet: None,
-            produced: false,
-            lending: None,
-            record: Vec::new(),
-            note: Vec::new(),
-            limits: Vec::new(),
-            exited_ns: None,
-        };
+        let bare = HeldSession::bare(process, session, pid, start_ticks);
+        let session = HeldSession { ended: true, ..bare };
         Heir { session, rings: [None, None], inbox: None, outlets: Vec::new(), uncertain: [None; 2] }
     }
 

@@ -353,16 +353,23 @@ impl HeldSession {
         else {
             return None;
         };
-        Some(HeldSession {
+        let record = record.0.to_vec();
+        let bare = HeldSession::bare(process, session, pid, start_ticks);
+        Some(HeldSession { tree, exit, ended, terminal, ends, record, ..bare })
+    }
+
+    /// One of which nothing is held.
+    pub(super) fn bare(process: ProcessKey, session: &str, pid: i32, start_ticks: u64) -> HeldSession {
+        HeldSession {
             process,
             session: session.to_owned(),
             pid,
             start_ticks,
-            tree,
-            exit,
-            ended,
-            terminal,
-            ends,
+            tree: Tree::BestEffort,
+            exit: None,
+            ended: false,
+            terminal: false,
+            ends: [None, None, None],
             rings: Vec::new(),
             blockers: [0; 2],
             inbox: None,
@@ -370,10 +377,10 @@ impl HeldSession {
             inlet: None,
             produced: false,
             lending: None,
-            record: record.0.to_vec(),
+            record: Vec::new(),
             note: Vec::new(),
             limits: Vec::new(),
             exited_ns: None,
-        })
+        }
     }
 }

@@ -211,24 +211,23 @@ impl<D: Driver> Reactor<D> {
 
     /// Notes for the next kernel whom it has to wait for: in the ring, or, where there is none before a first byte, with the
     /// keeper.
-    pub(super) fn note_blockers(&mut self, place: Place) {
-        let blockers = Channel::ALL.map(|channel| {
-            self.pinned(place, channel);
-            self.blockers(place, channel).map_or(0, |(_, count)| count)
-        });
-        let Some(process) = self.processes.get_mut(place) else { return };
-        if process.is_unheld() || self.lane.speaks(VERSION_AWAITS) != Some(true) {
-            return;
-        }
-        let told = process.streams.each_ref().map(|stream| stream.told);
-        for (stream, count) in process.streams.iter_mut().zip(blockers) {
-            if stream.history.is_untouched() && !stream.closed {
-                stream.told = count;
+    pub(super) fn note_blockers(&mut self, place: Place, of: &[Channel]) {
+        let is_told = self.lane.speaks(VERSION_AWAITS) == Some(true);
+        let mut news = false;
+        for channel in of {
+            self.pinned(place, *channel);
+            let Some(process) = self.processes.get(place) else { return };
+            let stream = &process.streams[*channel as usize];
+            if !is_told || process.is_unheld() || stream.closed || !stream.history.is_untouched() {
+                continue;
+            }
+            let count = self.blockers(place, *channel).map_or(0, |(_, count)| count);
+            if let Some(process) = self.processes.get_mut(place) {
+                news |= std::mem::replace(&mut process.streams[*channel as usize].told, count) != count;
             }
         }
-        let counts = process.streams.each_ref().map(|stream| stream.told);
-        if counts != told {
-            let key = process.key;
+        if let Some(process) = self.processes.get(place).filter(|_| news) {
+            let (key, counts) = (process.key, process.streams.each_ref().map(|stream| stream.told));
             self.tell_keeper(|packet| link::encode_blockers(key, counts, packet));
         }
     }

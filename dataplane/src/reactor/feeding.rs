@@ -64,7 +64,7 @@ impl<D: Driver> Reactor<D> {
             source.zip(from).map(|(source, from)| Feeding { source, channel, ends_source, from });
         process.unfed = process.feeding.is_none();
         if let Some(source) = source {
-            self.note_blockers(source);
+            self.note_blockers(source, &[channel]);
         }
         self.open_feed(target);
     }

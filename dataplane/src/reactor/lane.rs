@@ -13,7 +13,7 @@ use crate::keeper::protocol::{
     End, ProtocolError, SEVERAL_BYTES_MAX, VERSION, VERSION_CONTAINS, VERSION_DIVIDES, VERSION_JOINS,
     VERSION_MEASURES, VERSION_PLACES,
 };
-use crate::key::{ProcessKey, SubscriptionKey, Ticket};
+use crate::key::{Channel, ProcessKey, SubscriptionKey, Ticket};
 use crate::points::{Point, reach};
 use crate::sys::pipe::{NonBlocking, Pipe, pipe};
 use crate::sys::socket;
@@ -214,7 +214,7 @@ impl<D: Driver> Reactor<D> {
                 }
                 self.go_on_with_the_unheard();
                 for place in self.processes.places() {
-                    self.note_blockers(place);
+                    self.note_blockers(place, &Channel::ALL);
                 }
             }
             FromKeeper::Spawned(spawned) => self.spawned(*spawned),

@@ -427,7 +427,7 @@ impl<D: Driver> Reactor<D> {
         if blocks {
             self.come_back(process, back);
         }
-        self.note_blockers(process);
+        self.note_blockers(process, &Channel::ALL);
         self.later(Turn::Reader(place));
     }
 }

@@ -443,7 +443,7 @@ impl<D: Driver> Reactor<D> {
         if blocks {
             self.come_back(process, cursors.map(|cursor| cursor.is_some()));
         }
-        self.note_blockers(process);
+        self.note_blockers(process, &Channel::ALL);
         self.later(Turn::Reader(place));
     }
 

@@ -233,7 +233,7 @@ impl<D: Driver> Reactor<D> {
             self.come_back(process_place, wanted);
         }
         // Noted now, and not with the next take: the kernel may not live so long.
-        self.note_blockers(process_place);
+        self.note_blockers(process_place, &Channel::ALL);
         self.deliver(place);
     }
 
@@ -546,7 +546,7 @@ impl<D: Driver> Reactor<D> {
     /// all. The keeper's ring stays: the next kernel has the same to tell.
     pub(super) fn retire(&mut self, place: Place, channel: Channel) {
         // One of them may have left.
-        self.note_blockers(place);
+        self.note_blockers(place, &[channel]);
         let Some(process) = self.processes.get_mut(place) else { return };
         let read = process.readers.iter().filter_map(|reader| self.readers.get(*reader));
         let stream = &process.streams[channel as usize];

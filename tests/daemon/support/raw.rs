@@ -297,6 +297,11 @@ impl Raw {
         self.answer_if_any(self.calls).map(|answer| answer.map(|result| json(&result)))
     }
 
+    /// Writes the line that a program waits for.
+    pub(crate) fn tell_to_go(&mut self, id: &str) {
+        self.ok("process.stdin.write", serde_json::json!({"id": id, "data": "go\n"}));
+    }
+
     /// Calls and waits.
     pub(crate) fn call(&mut self, method: &str, params: Json) -> Result<Json, Refusal> {
         let id = self.request(method, value(&params));
